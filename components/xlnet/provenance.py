@@ -1,0 +1,269 @@
+"""Where an artifact came from: content digests, ``lineage.json`` beside every artifact, whole or not at all.
+
+An artifact is a directory. Its digest covers the names and bytes of its content files;
+``lineage.json`` and everything below ``logs/`` (wall-clock times, TensorBoard events) stay outside,
+so that equal work gives equal digests.
+"""
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import xlnet
+from xlnet.errors import CorruptArtifact, UserError
+
+SCHEMA = 1
+LINEAGE = "lineage.json"
+LOGS = "logs"
+
+# Where each step's function lives: what its code fingerprint starts from.
+STEP_MODULES = {
+    "snapshot": "xlnet.data.snapshot",
+    "preprocess": "xlnet.data.preprocess",
+    "train": "xlnet.training.loop",
+    "evaluate": "xlnet.evaluation.evaluate",
+    "register": "xlnet.registry.register",
+}
+
+# Packages whose version can change a result.
+_RESULT_PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "pyarrow", "safetensors", "mlflow-skinny")
+
+
+def digest_file(path: str | Path) -> str:
+    """``sha256:`` of a file's bytes."""
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """``sha256:`` of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_directory(directory: str | Path) -> str:
+    """``sha256:`` over the relative names and bytes of an artifact's content files."""
+    root = Path(directory)
+    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    content = [file for file in files if file.parts[0] not in (LINEAGE, LOGS)]
+    return digest_json([[file.as_posix(), digest_file(root / file)] for file in content])
+
+
+@contextlib.contextmanager
+def writing(directory: str | Path) -> Iterator[Path]:
+    """Yield a directory beside ``directory``; rename it into place when the block ends well.
+
+    A killed process or a full disk therefore leaves no half-written artifact under the real name.
+    An artifact that is already there is replaced.
+    """
+    final = Path(directory)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
+    aside.mkdir()
+    try:
+        yield aside
+        for path in aside.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(aside, final)
+        _sync(final.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def now() -> str:
+    """The present time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def record(
+    directory: str | Path,
+    *,
+    type: str,
+    step: str,
+    started: str,
+    parameters: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    inputs: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Write ``lineage.json`` into a finished artifact directory and return it.
+
+    Args:
+        directory: the artifact, all content files written.
+        type: ``"dataset"``, ``"model"``, ``"evaluation"`` or ``"registration"``.
+        step: the step that made it.
+        started: :func:`now` at the step's start.
+        parameters: the step's parameters, such as its part of the recipe.
+        metadata: facts about the artifact that a reader wants to see first.
+        inputs: the lineage of each input, as :func:`read` or :func:`snapshot_node` returns it.
+    """
+    lineage = node(
+        type=type,
+        digest=digest_directory(directory),
+        step=step,
+        started=started,
+        parameters=parameters,
+        metadata=metadata,
+        inputs=inputs,
+    )
+    text = json.dumps(lineage, indent=1, ensure_ascii=False)
+    Path(directory, LINEAGE).write_text(text, encoding="utf-8")
+    return lineage
+
+
+def node(
+    *,
+    type: str,
+    digest: str,
+    step: str,
+    started: str,
+    parameters: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    inputs: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """One node of the lineage graph: an artifact, the execution that made it, and its inputs' nodes."""
+    return {
+        "schema": SCHEMA,
+        "artifact": {"type": type, "digest": digest, "metadata": dict(metadata)},
+        "execution": {
+            "step": step,
+            "code": {"version": xlnet.__version__, "fingerprint": code_fingerprint(step), "git_sha": git_sha()},
+            "image_digest": os.environ.get("XLNET_IMAGE_DIGEST", ""),
+            "run": os.environ.get("XLNET_RUN_ID", ""),
+            "parameters": dict(parameters),
+            "machine": machine(),
+            "started": started,
+            "ended": now(),
+        },
+        "inputs": [dict(one) for one in inputs],
+    }
+
+
+def read(directory: str | Path) -> dict[str, Any]:
+    """Read an artifact's lineage.
+
+    Raises:
+        UserError: the directory has no ``lineage.json``.
+        CorruptArtifact: the file is no lineage.
+    """
+    path = Path(directory, LINEAGE)
+    try:
+        lineage = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"'{directory}' has no {LINEAGE}; name an artifact directory that a step wrote") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptArtifact(f"'{path}' is damaged ({error}); run the step again to rewrite it") from None
+    if not isinstance(lineage, dict) or not {"artifact", "execution", "inputs"} <= lineage.keys():
+        raise CorruptArtifact(f"'{path}' is no lineage record; run the step again to rewrite it")
+    return lineage
+
+
+def verify(directory: str | Path) -> str:
+    """Return the artifact's digest after checking that its bytes still have it.
+
+    Raises:
+        UserError: the directory has no ``lineage.json``.
+        CorruptArtifact: the bytes differ from those the lineage names.
+    """
+    promised = read(directory)["artifact"]["digest"]
+    found = digest_directory(directory)
+    if promised != found:
+        raise CorruptArtifact(f"'{directory}' was changed after it was written: digest {found}, lineage says {promised}")
+    return found
+
+
+def code_fingerprint(step: str) -> str:
+    """``sha256:`` of the sources that a step can reach by imports within ``xlnet``, and of library versions.
+
+    A changed line in a module that the step never imports leaves its fingerprint alone.
+    """
+    sources = {name: digest_file(_source(name)) for name in _reachable(STEP_MODULES[step])}
+    return digest_json([sources, _library_versions(), f"{sys.version_info.major}.{sys.version_info.minor}"])
+
+
+def _reachable(module: str) -> list[str]:
+    """Names of ``module`` and of every xlnet module it imports, at any depth, late imports included."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or not _source(name).is_file():
+            continue
+        seen.add(name)
+        if "." in name:
+            waiting.append(name.rpartition(".")[0])
+        for item in ast.walk(ast.parse(_source(name).read_bytes())):
+            if isinstance(item, ast.Import):
+                waiting += [alias.name for alias in item.names if alias.name.split(".")[0] == "xlnet"]
+            elif isinstance(item, ast.ImportFrom) and item.module and item.module.split(".")[0] == "xlnet":
+                waiting += [item.module, *(f"{item.module}.{alias.name}" for alias in item.names)]
+    return sorted(seen)
+
+
+def _source(module: str) -> Path:
+    base = Path(xlnet.__file__).parent.joinpath(*module.split(".")[1:])
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+@functools.cache
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for package in _RESULT_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+@functools.cache
+def git_sha() -> str:
+    """Commit of the source tree, ``-dirty`` when it has changes; empty outside a checkout."""
+    if sha := os.environ.get("XLNET_GIT_SHA"):
+        return sha
+    folder = Path(xlnet.__file__).resolve().parent
+    if "site-packages" in folder.parts:
+        return ""  # an installed copy: the checkout around it, if any, is the user's own
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def machine() -> dict[str, Any]:
+    """The machine as far as it can change a result or a time."""
+    facts: dict[str, Any] = {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "accelerator": "none",
+        "packages": _library_versions(),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["accelerator"] = torch.cuda.get_device_name()
+    return facts

@@ -1,0 +1,1 @@
+"""Thin Kubeflow Pipelines components over the functions of xlnet."""

@@ -1,0 +1,1 @@
+"""Compile, run, watch and trace the xlnet pipeline."""
