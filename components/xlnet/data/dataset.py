@@ -1,0 +1,140 @@
+"""The dataset artifact: its Arrow schema, and a reader that maps the shards into memory.
+
+Layout of one row's tokens (XLNet's own): ``A <sep> <cls>`` or ``A <sep> B <sep> <cls>``, padding
+not stored. Segment ids follow from ``boundary``: 0 below it, 1 from it on, 2 for the final ``<cls>``.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from xlnet.errors import CorruptArtifact, UserError
+
+SPLITS = ("train", "validation", "test")
+
+
+def schema(task: str, with_text: bool) -> pa.Schema:
+    """The Arrow schema of a split's shards.
+
+    Args:
+        task: ``"classification"`` (integer labels) or ``"regression"`` (float labels).
+        with_text: validation and test keep the text, so that reports can show it.
+    """
+    fields = [
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("boundary", pa.int32()),
+        pa.field("label", pa.int32() if task == "classification" else pa.float32()),
+        pa.field("row", pa.int64()),
+        pa.field("source", pa.int32()),
+        pa.field("line", pa.int64()),
+    ]
+    if with_text:
+        fields += [pa.field(name, pa.string()) for name in ("text", "text_pair", "id")]
+    return pa.schema(fields)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split's rows. Token ids stay on disk, mapped, until they are read."""
+
+    name: str
+    shards: tuple[Path, ...]
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return pa.concat_tables([pa.ipc.open_file(pa.memory_map(str(shard))).read_all() for shard in self.shards])
+
+    def table(self) -> pa.Table:
+        """All columns of all rows."""
+        return self._table
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """Token ids of all rows, one after the other: int32 [sum of lengths]."""
+        return self._flat("input_ids")
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Row i holds ``tokens[offsets[i]:offsets[i + 1]]``: int64 [rows + 1]."""
+        lengths = pa.compute.list_value_length(self._table["input_ids"])
+        return np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)]).astype(np.int64)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row: int64 [rows]."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def boundaries(self) -> np.ndarray:
+        """Index of each row's first token with segment id 1: int32 [rows]."""
+        return self._column("boundary")
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class indices (int32) or values (float32): [rows]."""
+        return self._column("label")
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Ordinal of each row within the split's inputs: int64 [rows]."""
+        return self._column("row")
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._table[name].to_numpy()
+
+    def _flat(self, name: str) -> np.ndarray:
+        chunks = [chunk.flatten().to_numpy() for chunk in self._table[name].chunks]
+        return np.concatenate(chunks) if chunks else np.empty(0, np.int32)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset artifact on disk."""
+
+    path: Path
+    card: dict[str, Any]
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in index order; empty for regression."""
+        return list(self.card["classes"])
+
+    @property
+    def pad_id(self) -> int:
+        """Token id of ``<pad>``."""
+        return int(self.card["special_ids"]["pad"])
+
+    def split(self, name: str) -> Split:
+        """One split by name.
+
+        Raises:
+            UserError: the dataset has no such split.
+        """
+        shards = tuple(sorted((self.path / name).glob("*.arrow")))
+        if not shards:
+            raise UserError(f"dataset '{self.path}' has no split '{name}'; allowed: {', '.join(self.card['splits'])}")
+        return Split(name, shards)
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a dataset artifact.
+
+    Raises:
+        UserError: the directory is no dataset artifact.
+        CorruptArtifact: its card cannot be read.
+    """
+    card = Path(path, "card.json")
+    try:
+        return Dataset(Path(path), json.loads(card.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"'{path}' is no dataset: it has no card.json; make one with: python -m xlnet preprocess") from None
+    except json.JSONDecodeError as error:
+        raise CorruptArtifact(f"'{card}' is damaged ({error}); run preprocess again") from None

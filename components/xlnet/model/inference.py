@@ -1,0 +1,37 @@
+"""Logits of many rows, without gradients."""
+
+import numpy as np
+import torch
+
+from xlnet.data.batches import Batch, evaluation_batches
+from xlnet.data.dataset import Split
+from xlnet.model.xlnet import XLNetClassifier
+
+BATCH_TOKENS = 8192
+
+
+def predict_logits(model: XLNetClassifier, split: Split, batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
+    """Logits of every row of a split, in the split's order: float32 [rows, C].
+
+    The model is put into evaluation mode for the call and back after it.
+    """
+    logits = np.empty((len(split), model.config.outputs), np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in evaluation_batches(split, batch_tokens, model.config.pad_token_id):
+            logits[batch.index_B] = batch_logits(model, batch)
+    finally:
+        model.train(was_training)
+    return logits
+
+
+@torch.inference_mode()
+def batch_logits(model: XLNetClassifier, batch: Batch) -> np.ndarray:
+    """Logits of one batch: float32 [B, C]."""
+    device = next(model.parameters()).device
+    mask = None if batch.attention_mask_BL.all() else torch.from_numpy(batch.attention_mask_BL).to(device)
+    logits = model(
+        torch.from_numpy(batch.input_ids_BL).to(device), torch.from_numpy(batch.segment_ids_BL).to(device), mask
+    )
+    return logits.float().cpu().numpy()

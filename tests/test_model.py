@@ -1,0 +1,135 @@
+"""Our XLNet against Hugging Face's: same weights, same inputs, same logits and gradients."""
+
+import pytest
+import torch
+from transformers import XLNetConfig as TheirConfig
+from transformers import XLNetForSequenceClassification
+
+from xlnet.errors import CorruptArtifact, UserError
+from xlnet.model.attention import by_key
+from xlnet.model.weights import load_classifier, load_pretrained, save_classifier
+
+VOCABULARY = 97
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A transformers model with random weights, and ours loaded from the file it wrote."""
+    torch.manual_seed(0)
+    theirs = XLNetForSequenceClassification(
+        TheirConfig(vocab_size=VOCABULARY, d_model=64, n_layer=3, n_head=4, d_inner=128, num_labels=3)
+    ).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # far from initialisation: biases and norms matter too
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder = tmp_path_factory.mktemp("theirs")
+    theirs.save_pretrained(folder)
+    return theirs, load_classifier(folder)
+
+
+def batch(lengths, pairs=False, seed=0):
+    """Left-padded ids, segments (0, 1, 2; padding 3) and mask."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = max(lengths)
+    ids = torch.randint(10, VOCABULARY, (len(lengths), longest), generator=generator)
+    segments = torch.zeros_like(ids)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        if pairs:
+            segments[row, longest - length // 2 :] = 1
+        segments[row, -1] = 2
+        mask[row, : longest - length] = False
+        segments[row, : longest - length] = 3
+    ids[~mask] = 5
+    return ids, segments, mask
+
+
+CASES = {
+    "one token": ([1], False),
+    "seven": ([7, 7], False),
+    "padded": ([7, 3, 1, 12], False),
+    "pairs": ([9, 14, 5], True),
+    "128": ([128, 90], True),
+    "513": ([513, 200], True),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_gradients_equal_transformers(pair, case):
+    theirs, ours = pair
+    ids, segments, mask = batch(*CASES[case])
+    labels = torch.arange(len(ids)) % 3
+    expected = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask.float(), use_mems=False).logits
+    logits = ours(ids, segments, None if mask.all() else mask)
+    assert (logits - expected).abs().max() <= 1e-5
+
+    for model, output in ((theirs, expected), (ours, logits)):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(output, labels).backward()
+    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    compared = 0
+    for name, parameter in theirs.named_parameters():
+        if parameter.grad is None:
+            assert gradients[name] is None or gradients[name].abs().max() == 0, name
+            continue
+        # A gradient that is zero but for rounding is compared against the layer's usual size.
+        scale = max(parameter.grad.abs().max().item(), 1e-4)
+        assert (gradients[name] - parameter.grad).abs().max().item() / scale <= 1e-4, name
+        compared += 1
+    assert compared > 40
+
+
+def test_transformers_loads_our_directory(pair, tmp_path):
+    _, ours = pair
+    save_classifier(ours, tmp_path)
+    theirs = XLNetForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids, segments, mask = batch([6, 11])
+    expected = ours(ids, segments, mask)
+    got = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask.float(), use_mems=False).logits
+    assert (got - expected).abs().max() <= 1e-5
+
+
+def test_equal_weights_give_equal_bytes(pair, tmp_path):
+    _, ours = pair
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_classifier(ours, tmp_path / name)
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_pretrained_takes_the_body_and_makes_a_new_head(pair, tmp_path):
+    theirs, _ = pair
+    theirs.transformer.save_pretrained(tmp_path)  # a bare XLNetModel, as published language models are
+    model = load_pretrained(str(tmp_path), VOCABULARY, "classification", ["a", "b", "c", "d"])
+    assert model.logits_proj.weight.shape == (4, 64)
+    assert torch.equal(model.transformer.layer[2].rel_attn.q, theirs.transformer.layer[2].rel_attn.q)
+
+
+def test_pretrained_errors_name_what_to_do(pair, tmp_path):
+    theirs, _ = pair
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"97 tokens, the dataset's tokenizer 32000; set data\.tokenizer"):
+        load_pretrained(str(tmp_path), 32000, "classification", ["a", "b"])
+    with pytest.raises(UserError, match=r"no such directory"):
+        load_pretrained(str(tmp_path / "nothing"), VOCABULARY, "classification", ["a", "b"])
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(CorruptArtifact, match="cannot be read"):
+        load_pretrained(str(tmp_path), VOCABULARY, "classification", ["a", "b"])
+
+
+def test_a_language_model_is_no_classifier(pair, tmp_path):
+    theirs, _ = pair
+    theirs.transformer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no trained classifier; to fine-tune it name it as model\.pretrained"):
+        load_classifier(tmp_path)
+
+
+def test_by_key_reads_the_right_distance():
+    length = 5
+    scores = torch.arange(length * 2 * length).view(length, 2 * length)
+    skewed = by_key(scores)
+    for i in range(length):
+        for j in range(length):
+            assert skewed[i, j] == scores[i, length + j - i]
+    assert skewed.data_ptr() == scores[0, length:].data_ptr()
