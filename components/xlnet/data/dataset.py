@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xlnet.errors import CorruptArtifact, UserError
 
@@ -64,10 +65,10 @@ class Split:
     @cached_property
     def offsets(self) -> np.ndarray:
         """Row i holds ``tokens[offsets[i]:offsets[i + 1]]``: int64 [rows + 1]."""
-        lengths = pa.compute.list_value_length(self._table["input_ids"])
+        lengths = pc.list_value_length(self._table["input_ids"])
         return np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)]).astype(np.int64)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens per row: int64 [rows]."""
         return np.diff(self.offsets)

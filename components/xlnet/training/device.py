@@ -1,0 +1,69 @@
+"""Where training runs: placement, random state, synchronisation."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlnet.data.batches import Batch
+from xlnet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch on the device."""
+
+    input_ids_BL: Tensor
+    segment_ids_BL: Tensor
+    attention_mask_BL: Tensor | None
+    labels_B: Tensor
+
+
+class Device:
+    """A CPU or one CUDA device behind the few calls that the training loop makes."""
+
+    def __init__(self, kind: str) -> None:
+        self.torch = torch.device(kind)
+        self.name = torch.cuda.get_device_name() if kind == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+
+    def seed(self, seed: int, step: int) -> None:
+        """Make the step's random numbers a function of (seed, step) alone: resuming needs no stored state."""
+        torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+
+    def move(self, batch: Batch) -> Inputs:
+        """Copy a batch to the device; a batch without padding needs no mask."""
+        padded = not batch.attention_mask_BL.all()
+        return Inputs(
+            self._tensor(batch.input_ids_BL),
+            self._tensor(batch.segment_ids_BL),
+            self._tensor(batch.attention_mask_BL) if padded else None,
+            self._tensor(batch.labels_B),
+        )
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.torch, non_blocking=True)
+
+    def synchronise(self) -> None:
+        """Wait for the work queued so far. The CPU has no queue."""
+        if self.torch.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def detect(kind: str = "") -> Device:
+    """The device asked for, or the best there is.
+
+    Args:
+        kind: ``"cpu"``, ``"cuda"``, or empty for ``XLNET_DEVICE`` and then what is found.
+
+    Raises:
+        UserError: an unknown device, or one that is not there.
+    """
+    kind = kind or os.environ.get("XLNET_DEVICE", "auto")
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device is {kind!r}; allowed: auto, cpu, cuda")
+    if kind == "cuda" and found == "cpu":
+        raise UserError("device 'cuda' was asked for, but torch sees none here; allowed: cpu")
+    return Device(found if kind == "auto" else kind)

@@ -1,0 +1,245 @@
+"""The train step and the one training loop, for every device."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.data.batches import Batch, collate, epoch_plan
+from xlnet.data.dataset import Dataset, Split, open_dataset
+from xlnet.errors import RunError, UserError
+from xlnet.model import config as configs
+from xlnet.model.inference import predict_logits
+from xlnet.model.weights import load_pretrained, save_classifier
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import Recipe, TrainingRecipe
+from xlnet.training import objective
+from xlnet.training.device import Device, detect
+from xlnet.training.history import History, Progress, clock
+from xlnet.training.optim import make_optimizer, make_schedule
+
+
+def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
+    """Train a classifier on a dataset artifact and write a model artifact.
+
+    Args:
+        recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
+        dataset: directory of the dataset artifact.
+        out: directory of the model artifact to be written.
+
+    Returns:
+        Facts for the artifact's metadata.
+
+    Raises:
+        UserError: the recipe or the dataset does not allow a training.
+        RunError: the loss became nan or inf.
+    """
+    started = provenance.now()
+    given = recipes.from_json(recipe)
+    dataset_digest = provenance.verify(dataset)
+    data = open_dataset(dataset)
+    data_recipe = recipes.from_json(Path(dataset, "recipe.json").read_text(encoding="utf-8")).data
+    whole = recipes.Recipe(data=data_recipe, model=given.model, training=given.training)
+    device = detect()
+    model = make_model(whole, data).to(device.torch)
+    with provenance.writing(out) as directory:
+        with History(directory) as history:
+            result = fit(model, data.split("train"), data.split("validation"), given.training, device, history)
+        save_classifier(model, directory)
+        for file in Path(dataset, "tokenizer").iterdir():
+            shutil.copyfile(file, directory / file.name)
+        (directory / "recipe.json").write_text(whole.part("data", "model", "training"), encoding="utf-8")
+        facts = {
+            "base_model": given.model.pretrained or f"{given.model.preset}, from scratch",
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            **result.facts(),
+            "accelerator": device.name,
+            "dataset_digest": dataset_digest,
+            "weights_digest": provenance.digest_file(directory / "model.safetensors"),
+            "git_sha": provenance.git_sha(),
+        }
+        lineage = provenance.record(
+            directory,
+            type="model",
+            step="train",
+            started=started,
+            parameters=json.loads(whole.part("model", "training")),
+            metadata=facts,
+            inputs=[provenance.read(dataset)],
+        )
+    return {**facts, "model_digest": lineage["artifact"]["digest"]}
+
+
+def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
+    """A new model, or a pretrained one with a new head, for this dataset; seeded."""
+    Device("cpu").seed(recipe.training.seed, 0)
+    card = data.card
+    if recipe.model.pretrained:
+        return load_pretrained(recipe.model.pretrained, card["vocab_size"], card["task"], data.classes)
+    shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
+    return XLNetClassifier(shape)
+
+
+@dataclass
+class Result:
+    """How a training went. The model holds the best weights, not the last."""
+
+    steps: int
+    best_step: int
+    best: dict[str, float]
+    tokens: int
+    seconds: float
+    stopped_early: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Flat, for metadata."""
+        return {
+            "global_step": self.steps,
+            "best_step": self.best_step,
+            **{name: round(value, 6) for name, value in self.best.items()},
+            "tokens": self.tokens,
+            "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9)),
+            "stopped_early": str(self.stopped_early).lower(),
+        }
+
+
+def fit(
+    model: XLNetClassifier,
+    training: Split,
+    validation: Split,
+    recipe: TrainingRecipe,
+    device: Device,
+    history: History,
+) -> Result:
+    """Train in place; the model ends with its best weights on the validation split."""
+    if not len(training) or not len(validation):
+        raise UserError("the dataset has no rows to train on or none to validate on; see its card.json")
+    task, pad_id = model.config.task, model.config.pad_token_id
+    steps, evaluation_steps = plan_steps(training.lengths, recipe)
+    optimizer = make_optimizer(model, recipe)
+    schedule = make_schedule(optimizer, steps, recipe.warmup)
+    progress = Progress(steps)
+    progress.say(f"training on {device.name}: {len(training):,} rows, {steps:,} steps")
+    best: dict[str, float] | None = None
+    best_weights: dict[str, Tensor] = {}
+    best_step = waited = step = 0
+    log_every = max(1, steps // 200)
+    losses: list[Tensor] = []
+
+    model.train()
+    for batch in batch_stream(training, recipe, pad_id, steps):
+        device.seed(recipe.seed, step + 1)
+        inputs = device.move(batch)  # prepare and move
+        hidden = hide_tokens(inputs.input_ids_BL, inputs.attention_mask_BL, recipe.token_dropout)
+        logits = model(inputs.input_ids_BL, inputs.segment_ids_BL, inputs.attention_mask_BL, hidden)  # forward
+        loss = objective.loss(logits, inputs.labels_B, task, recipe.label_smoothing)
+        loss.backward()  # backward
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        rate = schedule.get_last_lr()[-1]
+        schedule.step()
+
+        step += 1
+        progress.tokens += batch.tokens
+        losses.append(loss.detach())
+        log_now = step % log_every == 0 or step == steps
+        if log_now or progress.due():
+            device.synchronise()  # synchronise
+            mean = finite_mean(losses, step)
+            if progress.due() or step == steps:
+                progress.update(step, mean)
+        if log_now:
+            values = {"loss": mean, "learning_rate": rate, "gradient_norm": norm.item(), "tokens": progress.tokens}
+            history.write(step, values, {"tokens_per_second": progress.tokens_per_second()})
+            losses.clear()
+        if step in evaluation_steps:
+            scores = objective.validation_metrics(predict_logits(model, validation), validation.labels, task)
+            history.write(step, scores)
+            is_better = objective.better(scores, best)
+            waited = 0 if is_better else waited + 1
+            progress.say(f"step {step}/{steps}  {spell(scores)}{'  best so far' if is_better else ''}")
+            if is_better:
+                best, best_step = scores, step
+                best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            if recipe.patience and waited >= recipe.patience:
+                progress.say(f"stopping early: no better validation in {waited} evaluations")
+                break
+
+    seconds = time.perf_counter() - progress.started
+    assert best is not None
+    model.load_state_dict(best_weights)
+    model.eval()
+    progress.say(
+        f"trained {step:,} steps in {clock(seconds)}, {progress.tokens_per_second():,.0f} tokens/s; "
+        f"kept step {best_step}: {spell(best)}"
+    )
+    return Result(step, best_step, best, progress.tokens, seconds, step < steps)
+
+
+def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe) -> tuple[int, set[int]]:
+    """How many steps a training takes, and after which of them the validation split is looked at."""
+    steps, epoch, ends = 0, 0, []
+    target = recipe.steps or math.inf
+    while steps < target and (recipe.steps or epoch < recipe.epochs):
+        batches = len(epoch_plan(lengths, recipe.batch_tokens, recipe.seed, epoch))
+        share = 1.0 if recipe.steps else min(1.0, recipe.epochs - epoch)
+        steps, epoch = steps + max(1, round(batches * share)), epoch + 1
+        ends.append(steps)
+    steps = int(min(steps, target))
+    if recipe.evaluate_every:
+        return steps, {*range(recipe.evaluate_every, steps, recipe.evaluate_every), steps}
+    return steps, {min(end, steps) for end in ends}
+
+
+def batch_stream(split: Split, recipe: TrainingRecipe, pad_id: int, steps: int) -> Iterator[Batch]:
+    """Exactly ``steps`` batches, epoch after epoch; step k is a function of (seed, k) alone."""
+    step, epoch = 0, 0
+    while True:
+        for rows in epoch_plan(split.lengths, recipe.batch_tokens, recipe.seed, epoch):
+            if step == steps:
+                return
+            yield collate(split, rows, pad_id)
+            step += 1
+        epoch += 1
+
+
+def hide_tokens(input_ids_BL: Tensor, mask_BL: Tensor | None, share: float) -> Tensor | None:
+    """Which tokens are replaced by the mask embedding: a random share, never the final <sep> <cls> or padding."""
+    if share == 0:
+        return None
+    hidden_BL = torch.rand(input_ids_BL.shape, device=input_ids_BL.device) < share
+    hidden_BL[:, -2:] = False
+    return hidden_BL if mask_BL is None else hidden_BL & mask_BL
+
+
+def finite_mean(losses: list[Tensor], step: int) -> float:
+    """Mean of the last losses.
+
+    Raises:
+        RunError: one of them is nan or inf; names the steps.
+    """
+    values = torch.stack(losses).tolist()
+    first = step - len(values) + 1
+    for offset, value in enumerate(values):
+        if not math.isfinite(value):
+            raise RunError(
+                f"the loss became {value} at step {first + offset}; lower training.learning_rate or "
+                "training.clip_norm, or raise training.warmup"
+            )
+    return sum(values) / len(values)
+
+
+def spell(scores: dict[str, float]) -> str:
+    """``{"validation_loss": 0.5}`` → ``"validation loss 0.5000"``."""
+    return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
