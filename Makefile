@@ -1,0 +1,63 @@
+# What a developer types. Each target does its own set-up: a virtual environment in .venv with pinned packages.
+# PYTHON=python3.12 chooses another interpreter, PYTEST_ARGS="-m slow" goes to pytest.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# Named after the checkout's place, since an environment that was moved or copied has wrong paths inside.
+STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
+
+.PHONY: help install demo test lint format types bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## make .venv with the pinned packages (again when pyproject.toml or constraints.txt changed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "make: '$(PYTHON)' was not found; install Python 3.11 or newer, or: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: $$($(PYTHON) -V) is too old; Python 3.11 or newer is needed: make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@echo "make: installing pinned packages into $(VENV), about two minutes"
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@rm -f $(VENV)/installed-* && touch $@
+
+demo: $(STAMP) ## train, evaluate and register a model on the shipped sentences, and show where it came from
+	@$(BIN)/xlnet-pipeline run
+	@$(BIN)/xlnet-pipeline lineage xlnet
+	@echo
+	@echo "Where to look next:"
+	@echo "  $(BIN)/xlnet-pipeline predict xlnet 'what a lovely film'"
+	@echo "  $(BIN)/xlnet-pipeline lineage xlnet --html lineage.html"
+	@echo "  $(BIN)/xlnet-pipeline runs list"
+	@echo "  $(BIN)/xlnet-pipeline init     # a commented recipe.toml for your own texts"
+
+test: lint types ## lint, types and tests; PYTEST_ARGS="-k caching" chooses tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff: mistakes and formatting
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+format: $(STAMP) ## let ruff rewrite the formatting
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+types: $(STAMP) ## mypy
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## measure the demo's time and memory (tests/benchmarks has more)
+	@$(BIN)/python tests/benchmarks/demo_limits.py
+
+clean: ## remove the environment, caches and builds; runs and models under .xlnet-pipeline stay
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	find components pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +
