@@ -1,0 +1,90 @@
+"""Fixtures shared by all tests: isolated state, shared data, a small CSV, and one tiny trained pipeline."""
+
+import csv
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: tests share few cores, and repeat to the bit
+
+import pytest
+
+from xlnet import recipe as recipes
+from xlnet.recipe import Recipe
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+GOOD = ["a lovely warm film", "great food and great service", "works well, very happy", "the best phone I had"]
+BAD = ["a dull cold film", "awful food and rude service", "broke at once, very sad", "the worst phone I had"]
+
+
+@pytest.fixture(autouse=True)
+def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep every test's runs, cache and registry in its own directory; returns that directory."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("XLNET_PIPELINE_HOME", str(home))
+    for name in ("MLFLOW_TRACKING_URI", "XLNET_RUN_ID", "XLNET_IMAGE_DIGEST", "XLNET_GIT_SHA"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The public data sets beside the checkout (``../shared/data``)."""
+    folder = CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the data sets of ../shared/data are not beside this checkout")
+    return folder
+
+
+def write_sentences(path: Path, rows: int = 200) -> Path:
+    """Write a CSV (``text,label``) of ``rows`` different sentences, half of each class, that a small net can learn."""
+    draw = random.Random(0)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for row in range(rows):
+            phrases = (BAD, GOOD)[row % 2]
+            writer.writerow([f"{draw.choice(phrases)}, and {draw.choice(phrases)} ({row})", row % 2])
+    return path
+
+
+@pytest.fixture
+def small_csv(tmp_path: Path) -> Path:
+    """A CSV of 200 sentences with the columns text and label (0 or 1)."""
+    return write_sentences(tmp_path / "sentences.csv")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The artifacts of one tiny run: read them, never write into them."""
+
+    recipe: Recipe
+    snapshot: str
+    dataset: Path
+    model: Path
+    evaluation: Path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A dataset, a model and an evaluation, made once by the real steps from 200 sentences."""
+    from xlnet.data.preprocess import preprocess
+    from xlnet.data.snapshot import take
+    from xlnet.evaluation.evaluate import evaluate
+    from xlnet.training.loop import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = recipes.tiny().replace(
+        data={"train": str(write_sentences(folder / "sentences.csv")), "max_length": 32},
+        model={"n_layer": 1, "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64},
+        training={"epochs": 4.0, "batch_tokens": 512, "learning_rate": 3e-3},
+        evaluation={"resamples": 100},
+    )
+    text = recipe.to_json()
+    dataset, model, evaluation = folder / "dataset", folder / "model", folder / "evaluation"
+    snapshot = take(text).digest
+    preprocess(text, snapshot, str(dataset))
+    train(text, str(dataset), str(model))
+    evaluate(text, str(dataset), str(model), str(evaluation))
+    return Trained(recipe, snapshot, dataset, model, evaluation)

@@ -1,0 +1,115 @@
+"""The wheel holds what the packages need at run time, and ``xlnet`` trains where nothing else is installed."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+# Refuses to import what a bare GPU machine lacks, whether or not it is installed here.
+BARE = """
+import importlib.abc, sys
+ABSENT = {"kfp", "kfp_server_api", "google", "mlflow", "tensorboard", "sentencepiece", "triton", "sklearn", "scipy",
+          "pandas", "sqlalchemy", "psutil", "xlnet_steps", "xlnet_pipeline"}
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+IMPORT_ALL = """
+import importlib, pkgutil, xlnet
+modules = sorted(one.name for one in pkgutil.walk_packages(xlnet.__path__, "xlnet."))
+light = [name for name in modules if name.startswith(("xlnet.data", "xlnet.registry"))]
+for name in light:
+    importlib.import_module(name)
+assert "torch" not in sys.modules, "xlnet.data and xlnet.registry load torch only for work"
+for name in modules:
+    importlib.import_module(name)
+print(len(modules))
+"""
+
+TRAIN = """
+import json, pathlib, xlnet
+from xlnet import recipe
+from xlnet.data.preprocess import preprocess
+from xlnet.data.snapshot import take
+from xlnet.training.loop import train
+tiny = recipe.tiny().replace(
+    data={"train": "demo:uci_sentences", "text": 0, "label": 1, "max_length": 16},
+    model={"n_layer": 1, "d_model": 16, "n_head": 1, "d_head": 16, "d_inner": 16},
+    training={"steps": 2, "batch_tokens": 256},
+).to_json()
+preprocess(tiny, take(tiny).digest, "dataset")
+facts = train(tiny, "dataset", "model")
+assert pathlib.Path("model/model.safetensors").stat().st_size > 0
+print(xlnet.__file__)
+"""
+
+
+def python(code: str, folder: Path, **environment: str) -> str:
+    """Run ``code`` in a fresh interpreter in ``folder`` and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(folder), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built without network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+        str(CHECKOUT),
+    ]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_holds_data_files_and_licence(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for package in ("xlnet", "xlnet_steps", "xlnet_pipeline"):
+        assert f"{package}/py.typed" in names
+        assert f"{package}/__init__.py" in names
+    assert "xlnet/demo/uci_sentences/imdb_labelled.txt" in names
+    assert "xlnet/data/vocabulary/xlnet-base-cased/spiece.model" in names
+    assert "xlnet/data/vocabulary/xlnet-base-cased/tokenizer.json" in names
+    assert [name for name in names if name.endswith("licenses/LICENSE")]
+    assets = {path.relative_to(CHECKOUT / "pipeline").as_posix() for path in (CHECKOUT / "pipeline").rglob("ui/*.*")}
+    assert assets <= set(names)
+    ours = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert ours == {"xlnet", "xlnet_steps", "xlnet_pipeline"}
+
+
+def test_every_xlnet_module_imports_on_a_bare_machine(tmp_path: Path) -> None:
+    assert int(python(BARE + IMPORT_ALL, tmp_path)) > 20
+
+
+def test_installed_wheel_trains_on_a_bare_machine(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    out = python(BARE + TRAIN, tmp_path, PYTHONPATH=str(site))
+    assert Path(out.splitlines()[-1]).is_relative_to(site), "the wheel, not the checkout, was run"
+
+
+def test_core_install_says_what_the_command_lacks(wheel: Path, tmp_path: Path) -> None:
+    """Without the pipeline extra the trainer still answers: ``python -m xlnet --help``."""
+    run = "import runpy; sys.argv = ['xlnet', '--help']; runpy.run_module('xlnet', run_name='__main__')"
+    assert "train" in python(BARE + run, tmp_path)
