@@ -253,3 +253,9 @@ def test_readme_names_only_targets_that_exist() -> None:
     shown = subprocess.run(["make", "help"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     named = re.findall(r"`make (\w+)|^make (\w+)", (CHECKOUT / "README.md").read_text(), re.MULTILINE)
     assert {one or other for one, other in named} <= set(re.findall(r"make (\w+)", shown))
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "tests/benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_benchmarks_say_how_to_run_them(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    assert f"python tests/benchmarks/{path.name}" in docstring
