@@ -1,0 +1,116 @@
+"""The run record: what happened in a run, step by step, as one small JSON file that is replaced, never edited."""
+
+import dataclasses
+import json
+import os
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from xlnet.errors import RunError
+
+SCHEMA = 1
+PENDING, RUNNING, SUCCEEDED, CACHED = "PENDING", "RUNNING", "SUCCEEDED", "CACHED"
+FAILED, CANCELLED, SKIPPED = "FAILED", "CANCELLED", "SKIPPED"
+
+# Exit status of a failed run by the kind of its error.
+EXIT_STATUS = {"user": 2, "run": 1, "timeout": 124}
+
+
+@dataclass
+class StepRun:
+    """One step of a run. Times are UTC in ISO 8601; ``seconds`` is the wall time it took."""
+
+    name: str
+    status: str = PENDING  # PENDING, RUNNING, SUCCEEDED, CACHED, FAILED, CANCELLED or SKIPPED
+    started: str | None = None
+    ended: str | None = None
+    seconds: float | None = None
+    cache_key: str | None = None
+    reason: str | None = None  # why it ran, or where its cached result is from
+    inputs: dict[str, Any] = field(default_factory=dict)  # parameter → value, artifact → {uri, digest}
+    outputs: dict[str, Any] = field(default_factory=dict)  # parameter → value, artifact → {uri, type, digest, metadata}
+    log: str | None = None  # path below the run's directory
+
+
+@dataclass
+class RunFailure:
+    """Why a run failed, in the failing step's own words."""
+
+    step: str | None
+    message: str  # one line
+    kind: str  # "user" (the user's mistake), "run" or "timeout"
+    last_lines: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """One run of the pipeline on one target."""
+
+    id: str
+    target: str
+    recipe: dict[str, Any]
+    recipe_digest: str
+    created: str
+    status: str = RUNNING  # RUNNING, SUCCEEDED, FAILED or CANCELLED
+    ended: str | None = None
+    pid: int | None = None
+    pid_started: str | None = None  # tells the process from a later one with the same number
+    error: RunFailure | None = None
+    steps: list[StepRun] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    @property
+    def exit_status(self) -> int:
+        """0 succeeded (or still running), 1 failed, 2 the user's mistake, 124 timed out, 130 cancelled."""
+        if self.status == CANCELLED:
+            return 130
+        if self.status == FAILED:
+            return EXIT_STATUS[self.error.kind] if self.error else 1
+        return 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time from start to end, or until now."""
+        end = datetime.fromisoformat(self.ended) if self.ended else datetime.now(UTC)
+        return (end - datetime.fromisoformat(self.created)).total_seconds()
+
+    def step(self, name: str) -> StepRun:
+        """Return the step of that name; KeyError if there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(name)
+
+
+def new_id() -> str:
+    """A run id that sorts by time and ends in four characters that are quick to type."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def write(run: Run, path: Path) -> None:
+    """Replace the record: a reader sees the old one or the new one, never half of one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        aside.write_text(json.dumps(dataclasses.asdict(run), indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Run:
+    """Read a record.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunError: the file is no run record of this version.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        steps = [StepRun(**step) for step in fields.pop("steps")]
+        failure = fields.pop("error")
+        return Run(**fields, steps=steps, error=RunFailure(**failure) if failure else None)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"'{path}' is no run record ({error}); remove its directory to forget the run") from None
