@@ -39,7 +39,16 @@ STEP_MODULES = {
 }
 
 # Packages whose version can change a result.
-_RESULT_PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "pyarrow", "safetensors", "mlflow-skinny")
+_RESULT_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "mlflow-skinny",
+)
 
 
 def digest_file(path: str | Path) -> str:
@@ -191,7 +200,9 @@ def verify(directory: str | Path) -> str:
     promised = read(directory)["artifact"]["digest"]
     found = digest_directory(directory)
     if promised != found:
-        raise CorruptArtifact(f"'{directory}' was changed after it was written: digest {found}, lineage says {promised}")
+        raise CorruptArtifact(
+            f"'{directory}' was changed after it was written: digest {found}, lineage says {promised}"
+        )
     return found
 
 

@@ -211,9 +211,7 @@ def from_changes(changes: Mapping[str, Mapping[str, Any]]) -> Recipe:
         raise UserError(f"model.preset is {preset!r}; allowed: {', '.join(PRESETS)}{nearest(str(preset), PRESETS)}")
     shape = [name for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner") if name in model]
     if model.get("pretrained") and shape:
-        raise UserError(
-            f"model.{shape[0]} is set beside model.pretrained, whose own shape wins; remove one of the two"
-        )
+        raise UserError(f"model.{shape[0]} is set beside model.pretrained, whose own shape wins; remove one of the two")
     return _merge(PRESETS[preset](), changes)
 
 
@@ -256,7 +254,9 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"recipe '{path}' is not TOML: {error}") from None
     folder = path.resolve().parent
     return {
-        section: {name: _anchor(section, name, value, folder) for name, value in _section_table(section, fields).items()}
+        section: {
+            name: _anchor(section, name, value, folder) for name, value in _section_table(section, fields).items()
+        }
         for section, fields in table.items()
     }
 
@@ -303,9 +303,7 @@ def _section_type(section: str, given: str = "") -> Any:
     hints = typing.get_type_hints(Recipe)
     if section not in hints:
         known = [*hints, *(field_names() if "." in given else [])]
-        raise UserError(
-            f"unknown section '{section}'; allowed: {', '.join(hints)}{nearest(given or section, known)}"
-        )
+        raise UserError(f"unknown section '{section}'; allowed: {', '.join(hints)}{nearest(given or section, known)}")
     return hints[section]
 
 

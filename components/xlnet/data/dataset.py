@@ -136,6 +136,8 @@ def open_dataset(path: str | Path) -> Dataset:
     try:
         return Dataset(Path(path), json.loads(card.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"'{path}' is no dataset: it has no card.json; make one with: python -m xlnet preprocess") from None
+        raise UserError(
+            f"'{path}' is no dataset: it has no card.json; make one with: python -m xlnet preprocess"
+        ) from None
     except json.JSONDecodeError as error:
         raise CorruptArtifact(f"'{card}' is damaged ({error}); run preprocess again") from None

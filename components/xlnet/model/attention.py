@@ -7,14 +7,16 @@ The score of query i for key j is::
 
 with r the projected sinusoids of the distance i - j, and s one of two embeddings: same segment or not.
 
-Shapes: B rows, L tokens, N heads, H head width, D model width, R = 2L distances (from L down to 1 - L).
+Shapes: B rows, L tokens, N heads, H head width, D model width, R = 2L distances (from L down to 1 - L),
+M = B · L queries.
 """
 
 import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from xlnet.model import dropout as noise
 
 
 def distance_encoding(length: int, width: int, clamp_len: int, device: torch.device | None = None) -> Tensor:
@@ -76,14 +78,13 @@ def relative_attention(
     q_NBLH = q_BLNH.permute(2, 0, 1, 3)
     content = torch.matmul(q_NBLH + r_w_bias_NH[:, None, None], k_BLNH.permute(2, 0, 3, 1))
     # One product per head over all rows of the batch: the distances are the same for each.
-    by_distance = torch.matmul(
-        (q_NBLH + r_r_bias_NH[:, None, None]).flatten(1, 2), r_RNH.permute(1, 2, 0)
-    ).unflatten(1, q_NBLH.shape[1:3])
+    q_r_NMH = (q_NBLH + r_r_bias_NH[:, None, None]).flatten(1, 2)
+    by_distance = torch.matmul(q_r_NMH, r_RNH.permute(1, 2, 0)).unflatten(1, q_NBLH.shape[1:3])
     # Softmax ignores what is constant along a row, so "same segment" can be the zero of this term.
-    other = (seg_embed_2NH[1] - seg_embed_2NH[0])[:, :, None]
-    by_segment = torch.matmul((q_NBLH + r_s_bias_NH[:, None, None]).flatten(1, 2), other).unflatten(1, q_NBLH.shape[1:3])
+    other_N1H1 = (seg_embed_2NH[1] - seg_embed_2NH[0])[:, None, :, None]
+    by_segment = torch.matmul(q_NBLH + r_s_bias_NH[:, None, None], other_N1H1)
     scores = (content + by_key(by_distance) + by_segment * differs_BLL) * scale
     if keys_BL is not None:
         scores = scores.masked_fill(~keys_BL[:, None, :], float("-inf"))
-    weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+    weights = noise.dropout(scores.softmax(-1), dropout, training=dropout > 0)
     return torch.matmul(weights, v_BLNH.permute(2, 0, 1, 3)).permute(1, 2, 0, 3)

@@ -37,8 +37,8 @@ def load_classifier(directory: str | Path) -> XLNetClassifier:
     wrong = model.load_state_dict(tensors, strict=False)
     if wrong.missing_keys:
         raise UserError(
-            f"'{directory}' lacks {wrong.missing_keys[0]} ({len(wrong.missing_keys)} weights missing): it is no trained "
-            "classifier; to fine-tune it name it as model.pretrained"
+            f"'{directory}' lacks {wrong.missing_keys[0]} ({len(wrong.missing_keys)} weights missing): it is no "
+            "trained classifier; to fine-tune it name it as model.pretrained"
         )
     return model.eval()
 

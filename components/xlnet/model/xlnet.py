@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from xlnet.model.attention import distance_encoding, relative_attention
 from xlnet.model.config import XLNetConfig
+from xlnet.model.dropout import dropout
 
 
 class RelativeAttention(nn.Module):
@@ -22,17 +23,14 @@ class RelativeAttention(nn.Module):
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
         model, heads, width = config.d_model, config.n_head, config.d_head
-        for name in ("q", "k", "v", "o", "r"):
-            setattr(self, name, nn.Parameter(torch.empty(model, heads, width)))
-        for name in ("r_r_bias", "r_s_bias", "r_w_bias"):
-            setattr(self, name, nn.Parameter(torch.empty(heads, width)))
+        self.q, self.k, self.v, self.o, self.r = (nn.Parameter(torch.empty(model, heads, width)) for _ in "qkvor")
+        self.r_r_bias, self.r_s_bias, self.r_w_bias = (nn.Parameter(torch.empty(heads, width)) for _ in "rsw")
         self.seg_embed = nn.Parameter(torch.empty(2, heads, width))
         self.layer_norm = nn.LayerNorm(model, eps=config.layer_norm_eps)
         self.dropout = config.dropout
 
     def forward(self, x_BLD: Tensor, distances_RD: Tensor, differs_BLL: Tensor, keys_BL: Tensor | None) -> Tensor:
         """[B, L, D] → [B, L, D]."""
-        dropout = self.dropout if self.training else 0.0
         attended_BLNH = relative_attention(
             self._heads(x_BLD, self.q),
             self._heads(x_BLD, self.k),
@@ -44,10 +42,10 @@ class RelativeAttention(nn.Module):
             seg_embed_2NH=self.seg_embed,
             differs_BLL=differs_BLL,
             keys_BL=keys_BL,
-            dropout=dropout,
+            dropout=self.dropout if self.training else 0.0,
         )
         out_BLD = F.linear(attended_BLNH.flatten(-2), self.o.flatten(1))
-        return self.layer_norm(x_BLD + F.dropout(out_BLD, dropout, self.training))
+        return self.layer_norm(x_BLD + dropout(out_BLD, self.dropout, self.training))
 
     def _heads(self, x_D: Tensor, weight_DNH: Tensor) -> Tensor:
         return torch.matmul(x_D, weight_DNH.flatten(1)).unflatten(-1, weight_DNH.shape[1:])
@@ -61,12 +59,12 @@ class FeedForward(nn.Module):
         self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.layer_1 = nn.Linear(config.d_model, config.d_inner)
         self.layer_2 = nn.Linear(config.d_inner, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """[B, L, D] → [B, L, D]."""
-        inner = self.dropout(F.gelu(self.layer_1(x_BLD)))
-        return self.layer_norm(x_BLD + self.dropout(self.layer_2(inner)))
+        inner = dropout(F.gelu(self.layer_1(x_BLD)), self.dropout, self.training)
+        return self.layer_norm(x_BLD + dropout(self.layer_2(inner), self.dropout, self.training))
 
 
 class Layer(nn.Module):
@@ -91,7 +89,7 @@ class Transformer(nn.Module):
         self.word_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.mask_emb = nn.Parameter(torch.empty(1, 1, config.d_model))
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(
         self,
@@ -111,13 +109,14 @@ class Transformer(nn.Module):
         x_BLD = self.word_embedding(input_ids_BL)
         if hidden_BL is not None:
             x_BLD = torch.where(hidden_BL[..., None], self.mask_emb.to(x_BLD.dtype), x_BLD)
-        x_BLD = self.dropout(x_BLD)
+        x_BLD = dropout(x_BLD, self.dropout, self.training)
         length, width = x_BLD.shape[-2:]
-        distances_RD = self.dropout(distance_encoding(length, width, self.config.clamp_len, x_BLD.device).to(x_BLD.dtype))
+        distances_RD = distance_encoding(length, width, self.config.clamp_len, x_BLD.device).to(x_BLD.dtype)
+        distances_RD = dropout(distances_RD, self.dropout, self.training)
         differs_BLL = (segment_ids_BL[:, :, None] != segment_ids_BL[:, None, :]).to(x_BLD.dtype)
         for layer in self.layer:
             x_BLD = layer(x_BLD, distances_RD, differs_BLL, attention_mask_BL)
-        return self.dropout(x_BLD)
+        return dropout(x_BLD, self.dropout, self.training)
 
 
 class SequenceSummary(nn.Module):
@@ -126,11 +125,11 @@ class SequenceSummary(nn.Module):
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
         self.summary = nn.Linear(config.d_model, config.d_model)
-        self.last_dropout = nn.Dropout(config.summary_last_dropout)
+        self.last_dropout = config.summary_last_dropout
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """[B, L, D] → [B, D]."""
-        return self.last_dropout(torch.tanh(self.summary(x_BLD[:, -1])))
+        return dropout(torch.tanh(self.summary(x_BLD[:, -1])), self.last_dropout, self.training)
 
 
 class XLNetClassifier(nn.Module):

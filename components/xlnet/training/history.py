@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -14,12 +15,17 @@ SECONDS_BETWEEN_LINES = 10.0  # where the output is not a terminal
 
 
 class History:
-    """Writes ``history.jsonl`` (a pure function of the work: no times) and, below ``logs/``, speed and TensorBoard events."""
+    """Writes ``history.jsonl``, and below ``logs/`` the speed and TensorBoard events.
 
-    def __init__(self, directory: Path) -> None:
+    ``history.jsonl`` holds no times: equal work writes equal bytes.
+    """
+
+    def __init__(self, directory: Path, earlier: Sequence[str] = ()) -> None:
+        """Start a history, or continue one whose lines an interrupted training had written."""
         logs = directory / LOGS
         logs.mkdir()
-        self._history = (directory / "history.jsonl").open("w", encoding="utf-8")
+        self.lines = list(earlier)
+        self._path = directory / "history.jsonl"
         self._speed = (logs / "speed.jsonl").open("w", encoding="utf-8")
         self._events = _tensorboard(logs)
 
@@ -29,14 +35,14 @@ class History:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._history.close()
+        self._path.write_text("".join(line + "\n" for line in self.lines), encoding="utf-8")
         self._speed.close()
         if self._events is not None:
             self._events.close()
 
     def write(self, step: int, values: dict[str, Any], speed: dict[str, float] | None = None) -> None:
         """Record values at a step; ``speed`` holds what depends on the machine and the moment."""
-        self._history.write(json.dumps({"step": step, **values}) + "\n")
+        self.lines.append(json.dumps({"step": step, **values}))
         if speed:
             self._speed.write(json.dumps({"step": step, **speed}) + "\n")
         if self._events is not None:
@@ -56,8 +62,9 @@ def _tensorboard(logs: Path) -> Any:
 class Progress:
     """A bar on a terminal, a line now and then elsewhere: loss, tokens/s, time left."""
 
-    def __init__(self, steps: int, out: TextIO | None = None) -> None:
+    def __init__(self, steps: int, first: int = 0, out: TextIO | None = None) -> None:
         self.steps = steps
+        self.first = first
         self.out = out or sys.stderr
         self.terminal = self.out.isatty()
         self.started = self.printed = time.perf_counter()
@@ -74,10 +81,9 @@ class Progress:
     def update(self, step: int, loss: float) -> None:
         """Show the state after ``step`` steps."""
         self.printed = time.perf_counter()
-        left = (self.printed - self.started) / max(1, step) * (self.steps - step)
+        left = (self.printed - self.started) / max(1, step - self.first) * (self.steps - step)
         text = (
-            f"step {step}/{self.steps}  loss {loss:.4f}  {self.tokens_per_second():,.0f} tokens/s  "
-            f"{clock(left)} left"
+            f"step {step}/{self.steps}  loss {loss:.4f}  {self.tokens_per_second():,.0f} tokens/s  {clock(left)} left"
         )
         if self.terminal:
             filled = BAR_WIDTH * step // max(1, self.steps)

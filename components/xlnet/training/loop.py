@@ -24,9 +24,10 @@ from xlnet.model.weights import load_pretrained, save_classifier
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
 from xlnet.training import objective
+from xlnet.training.checkpoint import Checkpoints, State, place
 from xlnet.training.device import Device, detect
 from xlnet.training.history import History, Progress, clock
-from xlnet.training.optim import make_optimizer, make_schedule
+from xlnet.training.optim import make_optimizer, set_learning_rate
 
 
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
@@ -52,9 +53,9 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     whole = recipes.Recipe(data=data_recipe, model=given.model, training=given.training)
     device = detect()
     model = make_model(whole, data).to(device.torch)
+    checkpoints = place(out, whole.part("data", "model", "training"), dataset_digest)
     with provenance.writing(out) as directory:
-        with History(directory) as history:
-            result = fit(model, data.split("train"), data.split("validation"), given.training, device, history)
+        result = fit(model, data, given.training, device, directory, checkpoints)
         save_classifier(model, directory)
         for file in Path(dataset, "tokenizer").iterdir():
             shutil.copyfile(file, directory / file.name)
@@ -77,6 +78,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             metadata=facts,
             inputs=[provenance.read(dataset)],
         )
+    checkpoints.clear()
     return {**facts, "model_digest": lineage["artifact"]["digest"]}
 
 
@@ -90,101 +92,121 @@ def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
     return XLNetClassifier(shape)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """How a training went. The model holds the best weights, not the last."""
 
-    steps: int
-    best_step: int
-    best: dict[str, float]
-    tokens: int
-    seconds: float
+    state: State
+    resumed_from: int
+    tokens_per_second: float
     stopped_early: bool
 
     def facts(self) -> dict[str, Any]:
         """Flat, for metadata."""
         return {
-            "global_step": self.steps,
-            "best_step": self.best_step,
-            **{name: round(value, 6) for name, value in self.best.items()},
-            "tokens": self.tokens,
-            "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9)),
+            "global_step": self.state.step,
+            "best_step": self.state.best_step,
+            **{name: round(value, 6) for name, value in self.state.best.items()},
+            "tokens": self.state.tokens,
+            "tokens_per_second": round(self.tokens_per_second),
             "stopped_early": str(self.stopped_early).lower(),
+            "resumed_from": self.resumed_from,
         }
 
 
 def fit(
     model: XLNetClassifier,
-    training: Split,
-    validation: Split,
+    data: Dataset,
     recipe: TrainingRecipe,
     device: Device,
-    history: History,
+    directory: Path,
+    checkpoints: Checkpoints,
 ) -> Result:
-    """Train in place; the model ends with its best weights on the validation split."""
+    """Train in place; the model ends with its best weights on the validation split.
+
+    Args:
+        model: on the device.
+        data: with a train and a validation split.
+        recipe: how to train.
+        device: where.
+        directory: where ``history.jsonl`` and ``logs/`` are written.
+        checkpoints: what an interrupted training left behind, and where this one leaves its own.
+    """
+    training, validation = data.split("train"), data.split("validation")
     if not len(training) or not len(validation):
         raise UserError("the dataset has no rows to train on or none to validate on; see its card.json")
     task, pad_id = model.config.task, model.config.pad_token_id
     steps, evaluation_steps = plan_steps(training.lengths, recipe)
+    every = recipe.checkpoint_every
+    checkpoint_steps = {*range(every, steps, every)} if every else evaluation_steps - {steps}
     optimizer = make_optimizer(model, recipe)
-    schedule = make_schedule(optimizer, steps, recipe.warmup)
-    progress = Progress(steps)
+    state, found = checkpoints.restore(model, optimizer)
+    resumed_from = state.step
+    progress = Progress(steps, resumed_from)
+    if found:
+        progress.say(found)
     progress.say(f"training on {device.name}: {len(training):,} rows, {steps:,} steps")
-    best: dict[str, float] | None = None
-    best_weights: dict[str, Tensor] = {}
-    best_step = waited = step = 0
     log_every = max(1, steps // 200)
     losses: list[Tensor] = []
 
     model.train()
-    for batch in batch_stream(training, recipe, pad_id, steps):
-        device.seed(recipe.seed, step + 1)
-        inputs = device.move(batch)  # prepare and move
-        hidden = hide_tokens(inputs.input_ids_BL, inputs.attention_mask_BL, recipe.token_dropout)
-        logits = model(inputs.input_ids_BL, inputs.segment_ids_BL, inputs.attention_mask_BL, hidden)  # forward
-        loss = objective.loss(logits, inputs.labels_B, task, recipe.label_smoothing)
-        loss.backward()  # backward
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        rate = schedule.get_last_lr()[-1]
-        schedule.step()
+    with History(directory, state.history) as history:
+        for batch in batch_stream(training, recipe, pad_id, state.step, steps):
+            device.seed(recipe.seed, state.step + 1)
+            rate = set_learning_rate(optimizer, state.step, steps, recipe)
+            inputs = device.move(batch)  # prepare and move
+            hidden = hide_tokens(inputs.input_ids_BL, inputs.attention_mask_BL, recipe.token_dropout)
+            logits = model(inputs.input_ids_BL, inputs.segment_ids_BL, inputs.attention_mask_BL, hidden)  # forward
+            loss = objective.loss(logits, inputs.labels_B, task, recipe.label_smoothing)
+            loss.backward()  # backward
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
-        step += 1
-        progress.tokens += batch.tokens
-        losses.append(loss.detach())
-        log_now = step % log_every == 0 or step == steps
-        if log_now or progress.due():
-            device.synchronise()  # synchronise
-            mean = finite_mean(losses, step)
-            if progress.due() or step == steps:
-                progress.update(step, mean)
-        if log_now:
-            values = {"loss": mean, "learning_rate": rate, "gradient_norm": norm.item(), "tokens": progress.tokens}
-            history.write(step, values, {"tokens_per_second": progress.tokens_per_second()})
-            losses.clear()
-        if step in evaluation_steps:
-            scores = objective.validation_metrics(predict_logits(model, validation), validation.labels, task)
-            history.write(step, scores)
-            is_better = objective.better(scores, best)
-            waited = 0 if is_better else waited + 1
-            progress.say(f"step {step}/{steps}  {spell(scores)}{'  best so far' if is_better else ''}")
-            if is_better:
-                best, best_step = scores, step
-                best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-            if recipe.patience and waited >= recipe.patience:
-                progress.say(f"stopping early: no better validation in {waited} evaluations")
-                break
+            state.step += 1
+            state.tokens += batch.tokens
+            progress.tokens += batch.tokens
+            losses.append(loss.detach())
+            log_now = state.step % log_every == 0 or state.step in evaluation_steps
+            if log_now or progress.due():
+                device.synchronise()  # synchronise
+                mean = finite_mean(losses, state.step)
+                if progress.due() or state.step == steps:
+                    progress.update(state.step, mean)
+            if log_now:
+                values = {"loss": mean, "learning_rate": rate, "gradient_norm": norm.item(), "tokens": state.tokens}
+                history.write(state.step, values, {"tokens_per_second": progress.tokens_per_second()})
+                losses.clear()
+            if state.step in evaluation_steps:
+                scores = objective.validation_metrics(predict_logits(model, validation), validation.labels, task)
+                history.write(state.step, scores)
+                note_validation(state, scores, model)
+                is_best = state.best_step == state.step
+                progress.say(f"step {state.step}/{steps}  {spell(scores)}{'  best so far' if is_best else ''}")
+                if recipe.patience and state.evaluations_waited >= recipe.patience:
+                    progress.say(f"stopping early: no better validation in {recipe.patience} evaluations")
+                    break
+            if state.step in checkpoint_steps:
+                state.history = history.lines
+                checkpoints.save(state, model, optimizer)
 
     seconds = time.perf_counter() - progress.started
-    assert best is not None
-    model.load_state_dict(best_weights)
+    model.load_state_dict(state.best_weights)
     model.eval()
     progress.say(
-        f"trained {step:,} steps in {clock(seconds)}, {progress.tokens_per_second():,.0f} tokens/s; "
-        f"kept step {best_step}: {spell(best)}"
+        f"trained {state.step - resumed_from:,} steps in {clock(seconds)}, "
+        f"{progress.tokens_per_second():,.0f} tokens/s; kept step {state.best_step}: {spell(state.best)}"
     )
-    return Result(step, best_step, best, progress.tokens, seconds, step < steps)
+    return Result(state, resumed_from, progress.tokens_per_second(), state.step < steps)
+
+
+def note_validation(state: State, scores: dict[str, float], model: XLNetClassifier) -> None:
+    """Keep the weights if this is the best validation so far."""
+    if objective.better(scores, state.best):
+        state.best, state.best_step, state.evaluations_waited = scores, state.step, 0
+        state.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    else:
+        state.evaluations_waited += 1
 
 
 def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe) -> tuple[int, set[int]]:
@@ -202,16 +224,14 @@ def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe) -> tuple[int, set[in
     return steps, {min(end, steps) for end in ends}
 
 
-def batch_stream(split: Split, recipe: TrainingRecipe, pad_id: int, steps: int) -> Iterator[Batch]:
-    """Exactly ``steps`` batches, epoch after epoch; step k is a function of (seed, k) alone."""
+def batch_stream(split: Split, recipe: TrainingRecipe, pad_id: int, first: int, steps: int) -> Iterator[Batch]:
+    """The batches of steps ``first`` to ``steps - 1``; step k's is a function of (seed, k) alone."""
     step, epoch = 0, 0
-    while True:
-        for rows in epoch_plan(split.lengths, recipe.batch_tokens, recipe.seed, epoch):
-            if step == steps:
-                return
+    while step < steps:
+        plan = epoch_plan(split.lengths, recipe.batch_tokens, recipe.seed, epoch)[: steps - step]
+        for rows in plan[max(0, first - step) :]:
             yield collate(split, rows, pad_id)
-            step += 1
-        epoch += 1
+        step, epoch = step + len(plan), epoch + 1
 
 
 def hide_tokens(input_ids_BL: Tensor, mask_BL: Tensor | None, share: float) -> Tensor | None:

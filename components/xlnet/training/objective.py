@@ -29,9 +29,9 @@ def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dic
     return {"validation_loss": value, "validation_accuracy": float((logits.argmax(1) == labels).mean())}
 
 
-def better(new: dict[str, float], old: dict[str, float] | None) -> bool:
+def better(new: dict[str, float], old: dict[str, float]) -> bool:
     """Whether ``new`` is the better validation: higher accuracy (then lower loss), or lower squared error."""
-    if old is None:
+    if not old:
         return True
     if "validation_accuracy" in new and new["validation_accuracy"] != old["validation_accuracy"]:
         return new["validation_accuracy"] > old["validation_accuracy"]

@@ -26,11 +26,12 @@ def make_optimizer(model: XLNetClassifier, recipe: TrainingRecipe) -> torch.opti
         [
             {
                 "params": parameters,
-                "lr": recipe.learning_rate * recipe.layer_decay**depth,
+                "depth_factor": recipe.layer_decay**depth,
                 "weight_decay": recipe.weight_decay if decayed else 0.0,
             }
             for (depth, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
+        lr=recipe.learning_rate,
         betas=(recipe.adam_beta1, recipe.adam_beta2),
         eps=recipe.adam_epsilon,
         fused=True,
@@ -51,8 +52,9 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return max(0.0, (steps - step) / max(1, steps - warmup_steps))
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, steps: int, warmup: float
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """The schedule of :func:`learning_rate_factor`; call ``.step()`` after each update."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup))
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, recipe: TrainingRecipe) -> float:
+    """Set every group's learning rate for a step counted from 0; return the head's."""
+    rate = recipe.learning_rate * learning_rate_factor(step, steps, recipe.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["depth_factor"]
+    return rate

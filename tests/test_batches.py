@@ -1,0 +1,88 @@
+"""Batches: every row once an epoch, within the budget, left-padded in XLNet's layout."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from xlnet.data import batches
+from xlnet.data.dataset import Split, open_dataset, schema
+from xlnet.errors import CorruptArtifact, UserError
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Five rows, the fourth a pair."""
+    ids = [[10, 4, 3], [11, 12, 13, 4, 3], [4, 3], [20, 4, 30, 31, 4, 3], [40, 41, 4, 3]]
+    table = pa.table(
+        {
+            "input_ids": ids,
+            "boundary": [2, 4, 1, 2, 3],
+            "label": [0, 1, 0, 1, 1],
+            "row": list(range(5)),
+            "source": [0] * 5,
+            "line": [1, 2, 3, 4, 5],
+        },
+        schema=schema("classification", with_text=False),
+    )
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for number, part in enumerate((table.slice(0, 2), table.slice(2))):
+        with pa.ipc.new_file(str(folder / f"{number:05}.arrow"), table.schema) as file:
+            file.write_table(part, max_chunksize=1)
+    return Split("train", tuple(sorted(folder.iterdir())))
+
+
+def test_collate_pads_left_and_numbers_segments(split):
+    batch = batches.collate(split, np.array([2, 3]), pad_id=5)
+    assert batch.input_ids_BL.tolist() == [[5, 5, 5, 5, 4, 3], [20, 4, 30, 31, 4, 3]]
+    assert batch.segment_ids_BL.tolist() == [[3, 3, 3, 3, 0, 2], [0, 0, 1, 1, 1, 2]]
+    assert batch.attention_mask_BL.sum(1).tolist() == [2, 6]
+    assert batch.labels_B.tolist() == [0, 1]
+    assert batch.tokens == 8
+
+
+@pytest.mark.parametrize("budget", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("rows", [1, 2, 997])
+def test_an_epoch_holds_every_row_once_within_the_budget(budget, rows):
+    lengths = np.random.default_rng(0).integers(1, 40, rows)
+    plan = batches.epoch_plan(lengths, budget, seed=1, epoch=0)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(rows))
+    for batch in plan:
+        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
+
+
+def test_the_plan_is_a_function_of_seed_and_epoch():
+    lengths = np.random.default_rng(0).integers(1, 40, 500)
+
+    def flat(seed, epoch):
+        return np.concatenate(batches.epoch_plan(lengths, 128, seed, epoch)).tolist()
+
+    assert flat(0, 0) == flat(0, 0)
+    assert flat(0, 0) != flat(0, 1)
+    assert flat(0, 0) != flat(1, 0)
+
+
+def test_little_padding_is_computed():
+    lengths = np.random.default_rng(0).geometric(1 / 15, 20_000).clip(3, 128)
+    plan = batches.epoch_plan(lengths, 2048, seed=0, epoch=0)
+    padded = sum(len(rows) * lengths[rows].max() for rows in plan)
+    assert lengths.sum() / padded > 0.9
+
+
+def test_evaluation_sees_every_row_once(split):
+    seen = [i for batch in batches.evaluation_batches(split, 12, 5) for i in batch.index_B]
+    assert sorted(seen) == list(range(5))
+
+
+def test_a_folder_that_is_no_dataset_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"no card\.json; make one with: python -m xlnet preprocess"):
+        open_dataset(tmp_path)
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(CorruptArtifact, match="damaged"):
+        open_dataset(tmp_path)
+
+
+def test_an_unknown_split_names_those_there_are(tmp_path):
+    (tmp_path / "card.json").write_text('{"splits": {"train": {}}}')
+    with pytest.raises(UserError, match="no split 'dev'; allowed: train"):
+        open_dataset(tmp_path).split("dev")

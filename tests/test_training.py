@@ -1,0 +1,218 @@
+"""Training: it learns, twice the same, through a kill, and fails with a line that helps."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import XLNetForSequenceClassification
+
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.data.dataset import open_dataset, schema
+from xlnet.errors import RunError, UserError
+from xlnet.model.weights import load_classifier
+from xlnet.training import loop, objective
+from xlnet.training.device import detect
+from xlnet.training.optim import learning_rate_factor, make_optimizer, set_learning_rate
+
+RECIPE = recipes.from_changes(
+    {
+        "model": {"n_layer": 1, "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32},
+        "training": {"epochs": 4.0, "batch_tokens": 256, "learning_rate": 1e-2},
+    }
+)
+
+
+def write_dataset(path, task="classification", rows=240, seed=0):
+    """Rows whose label is whether token 10 or token 11 is in them."""
+    generator = np.random.default_rng(seed)
+    classification = task == "classification"
+    for name, count in (("train", rows), ("validation", 60), ("test", 60)):
+        labels = generator.integers(0, 2, count)
+        bodies = [generator.integers(12, 40, generator.integers(2, 9)).tolist() for _ in range(count)]
+        ids = [[10 + int(label), *body, 4, 3] for label, body in zip(labels, bodies, strict=True)]
+        columns = {
+            "input_ids": ids,
+            "boundary": [len(row) - 1 for row in ids],
+            "label": labels.tolist() if classification else [float(label) for label in labels],
+            "row": list(range(count)),
+            "source": [0] * count,
+            "line": list(range(1, count + 1)),
+        }
+        if name != "train":
+            columns |= {"text": ["x"] * count, "text_pair": [None] * count, "id": [None] * count}
+        layout = schema(task, with_text=name != "train")
+        (path / name).mkdir(parents=True)
+        with pa.ipc.new_file(str(path / name / "00000.arrow"), layout) as file:
+            file.write_table(pa.table(columns, schema=layout))
+    card = {"task": task, "classes": ["no", "yes"] if classification else [], "vocab_size": 40}
+    card |= {"special_ids": {"pad": 5}, "splits": {"train": {}, "validation": {}, "test": {}}}
+    (path / "card.json").write_text(json.dumps(card))
+    (path / "recipe.json").write_text(RECIPE.part("data"))
+    (path / "tokenizer").mkdir()
+    (path / "tokenizer" / "spiece.model").write_bytes(b"stands for the real one")
+    provenance.record(
+        path, type="dataset", step="preprocess", started=provenance.now(), parameters={}, metadata={}, inputs=[]
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+def part(recipe):
+    return recipe.part("model", "training")
+
+
+def test_it_learns_and_leaves_a_whole_artifact(dataset, tmp_path):
+    facts = loop.train(part(RECIPE), dataset, str(tmp_path / "model"))
+    assert facts["validation_accuracy"] >= 0.95
+    assert provenance.verify(tmp_path / "model") == facts["model_digest"]
+    lineage = provenance.read(tmp_path / "model")
+    assert lineage["inputs"][0]["artifact"]["digest"] == facts["dataset_digest"]
+    written = recipes.from_json((tmp_path / "model" / "recipe.json").read_text())
+    assert (written.model, written.training) == (RECIPE.model, RECIPE.training)
+    history = [json.loads(line) for line in (tmp_path / "model" / "history.jsonl").read_text().splitlines()]
+    assert history[-1]["step"] == facts["global_step"]
+    assert any(file.name.startswith("events.") for file in (tmp_path / "model" / "logs").iterdir())
+    assert not list(tmp_path.glob(".*")), "checkpoints and partial directories are gone"
+    assert load_classifier(tmp_path / "model").config.classes == ("no", "yes")
+    XLNetForSequenceClassification.from_pretrained(tmp_path / "model")
+
+
+def test_same_recipe_same_seed_same_bytes(dataset, tmp_path):
+    recipe = RECIPE.replace(training={"steps": 12, "token_dropout": 0.1})
+    first, second = (loop.train(part(recipe), dataset, str(tmp_path / name)) for name in "ab")
+    third = loop.train(part(recipe.replace(training={"seed": 1})), dataset, str(tmp_path / "c"))
+    assert first["model_digest"] == second["model_digest"]
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    assert first["weights_digest"] != third["weights_digest"]
+
+
+def test_regression_learns(tmp_path):
+    dataset = write_dataset(tmp_path / "dataset", task="regression")
+    facts = loop.train(part(RECIPE.replace(training={"epochs": 12.0})), dataset, str(tmp_path / "model"))
+    assert facts["validation_pearson"] > 0.9
+    assert json.loads((tmp_path / "model/config.json").read_text())["problem_type"] == "regression"
+
+
+def test_early_stopping_keeps_the_best(dataset, tmp_path):
+    recipe = RECIPE.replace(training={"epochs": 40.0, "evaluate_every": 5, "patience": 2})
+    facts = loop.train(part(recipe), dataset, str(tmp_path / "model"))
+    assert facts["stopped_early"] == "true"
+    model, data = load_classifier(tmp_path / "model"), open_dataset(dataset)
+    logits = loop.predict_logits(model, data.split("validation"))
+    scores = objective.validation_metrics(logits, data.split("validation").labels, "classification")
+    assert scores["validation_accuracy"] == pytest.approx(facts["validation_accuracy"], abs=1e-6)
+
+
+def test_pretrained_weights_are_where_training_starts(dataset, tmp_path):
+    first = loop.train(part(RECIPE), dataset, str(tmp_path / "first"))
+    recipe = recipes.from_changes(
+        {"model": {"pretrained": str(tmp_path / "first")}, "training": {"steps": 1, "learning_rate": 1e-6}}
+    )
+    second = loop.train(part(recipe), dataset, str(tmp_path / "second"))
+    assert second["validation_accuracy"] == first["validation_accuracy"]
+    assert second["base_model"] == str(tmp_path / "first")
+
+
+def test_killed_training_continues_to_the_same_bits(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLNET_PIPELINE_HOME", str(tmp_path / "home"))
+    recipe = RECIPE.replace(training={"steps": 400, "checkpoint_every": 3, "evaluate_every": 50})
+    whole = loop.train(part(recipe), dataset, str(tmp_path / "whole"))
+    code = "import sys; from xlnet.training.loop import train; train(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, part(recipe), dataset, str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("home/checkpoints/*/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists(), "nothing half-written is under the artifact's name"
+    resumed = loop.train(part(recipe), dataset, str(tmp_path / "killed"))
+    assert resumed["resumed_from"] > 0
+    assert resumed["weights_digest"] == whole["weights_digest"]
+    assert (tmp_path / "killed/history.jsonl").read_text() == (tmp_path / "whole/history.jsonl").read_text()
+
+
+def test_a_damaged_checkpoint_is_reported_and_not_used(dataset, tmp_path, capsys):
+    recipe = RECIPE.replace(training={"steps": 4})
+    whole = recipes.Recipe(model=recipe.model, training=recipe.training).part("data", "model", "training")
+    directory = loop.place(tmp_path / "model", whole, provenance.verify(dataset)).directory
+    directory.mkdir(parents=True)
+    (directory / "checkpoint.pt").write_bytes(b"torn")
+    facts = loop.train(part(recipe), dataset, str(tmp_path / "model"))
+    assert facts["resumed_from"] == 0
+    assert "damaged and not used" in capsys.readouterr().err
+
+
+def test_a_loss_that_explodes_names_the_step(dataset, tmp_path):
+    recipe = RECIPE.replace(training={"learning_rate": 10.0, "clip_norm": 0.0, "warmup": 0.0, "epochs": 40.0})
+    broken = open_dataset(dataset)
+    model = loop.make_model(recipe, broken)
+    with torch.no_grad():
+        model.logits_proj.weight.fill_(float("nan"))
+    checkpoints = loop.place(tmp_path / "out", "x", "y")
+    with pytest.raises(RunError, match=r"the loss became nan at step 1; lower training\.learning_rate"):
+        loop.fit(model, broken, recipe.training, detect("cpu"), tmp_path, checkpoints)
+
+
+def test_a_changed_dataset_is_refused(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "dataset")
+    with (tmp_path / "dataset/card.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(RunError, match="was changed after it was written"):
+        loop.train(part(RECIPE), str(tmp_path / "dataset"), str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(UserError, match="device is 'tpux'; allowed: auto, cpu, cuda"):
+        detect("tpux")
+
+
+def test_learning_rate_goes_up_and_down():
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9] == factors[10] == 1.0
+    assert factors[-1] == pytest.approx(1 / 90)
+    assert learning_rate_factor(0, 10, 0.0) == 1.0
+
+
+def test_layers_learn_at_decaying_rates_and_norms_are_not_decayed(dataset):
+    recipe = RECIPE.replace(model={"n_layer": 3}, training={"layer_decay": 0.5, "weight_decay": 0.1})
+    model = loop.make_model(recipe, open_dataset(dataset))
+    optimizer = make_optimizer(model, recipe.training)
+    set_learning_rate(optimizer, 50, 100, recipe.training)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    group_of = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
+    assert len(group_of) == len(names)
+    head = group_of["logits_proj.weight"]["lr"]
+    assert group_of["transformer.layer.2.rel_attn.q"]["lr"] == pytest.approx(head * 0.5)
+    assert group_of["transformer.layer.0.ff.layer_1.weight"]["lr"] == pytest.approx(head * 0.125)
+    assert group_of["transformer.word_embedding.weight"]["lr"] == pytest.approx(head * 0.0625)
+    assert group_of["transformer.layer.0.rel_attn.q"]["weight_decay"] == 0.1
+    assert group_of["transformer.layer.0.rel_attn.r_w_bias"]["weight_decay"] == 0.0
+    assert group_of["transformer.layer.0.ff.layer_norm.weight"]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(7, 3.0), (0, 0.5), (0, 2.0)])
+def test_planned_steps_are_the_steps_done(dataset, steps, epochs):
+    training = RECIPE.replace(training={"steps": steps, "epochs": epochs}).training
+    split = open_dataset(dataset).split("train")
+    planned, evaluations = loop.plan_steps(split.lengths, training)
+    assert max(evaluations) == planned
+    assert len(list(loop.batch_stream(split, training, 5, 0, planned))) == planned
+    if steps:
+        assert planned == steps
