@@ -30,6 +30,7 @@ class State:
     best_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[Tensor] = field(default_factory=list)  # of the steps since the last line of history
     history: list[str] = field(default_factory=list)
 
 

@@ -147,7 +147,6 @@ def fit(
         progress.say(found)
     progress.say(f"training on {device.name}: {len(training):,} rows, {steps:,} steps")
     log_every = max(1, steps // 200)
-    losses: list[Tensor] = []
 
     model.train()
     with History(directory, state.history) as history:
@@ -166,17 +165,17 @@ def fit(
             state.step += 1
             state.tokens += batch.tokens
             progress.tokens += batch.tokens
-            losses.append(loss.detach())
+            state.losses.append(loss.detach())
             log_now = state.step % log_every == 0 or state.step in evaluation_steps
             if log_now or progress.due():
                 device.synchronise()  # synchronise
-                mean = finite_mean(losses, state.step)
+                mean = finite_mean(state.losses, state.step)
                 if progress.due() or state.step == steps:
                     progress.update(state.step, mean)
             if log_now:
                 values = {"loss": mean, "learning_rate": rate, "gradient_norm": norm.item(), "tokens": state.tokens}
                 history.write(state.step, values, {"tokens_per_second": progress.tokens_per_second()})
-                losses.clear()
+                state.losses.clear()
             if state.step in evaluation_steps:
                 scores = objective.validation_metrics(predict_logits(model, validation), validation.labels, task)
                 history.write(state.step, scores)
