@@ -177,10 +177,10 @@ def large() -> Recipe:
     return recipe.replace(training={"layer_decay": 0.75})
 
 
-def _published(name: str, *, learning_rate: float, **shape: int) -> Recipe:
+def _published(name: str, *, n_layer: int, d_model: int, n_head: int, d_inner: int, learning_rate: float) -> Recipe:
     return Recipe(
         data=DataRecipe(max_length=512),
-        model=ModelRecipe(preset=name, d_head=64, **shape),
+        model=ModelRecipe(name, n_layer=n_layer, d_model=d_model, n_head=n_head, d_head=64, d_inner=d_inner),
         training=TrainingRecipe(learning_rate=learning_rate, batch_tokens=16_384),
     )
 
