@@ -1,0 +1,31 @@
+"""Show an evaluation in the backends' own pages: metrics, confusion matrix, ROC curve and the report."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+from kfp import dsl
+
+ROC_POINTS = 200  # a backend stores the curve as metadata, which should stay small
+
+
+def show(evaluation: str, metrics: dsl.Metrics, classification: dsl.ClassificationMetrics, report: dsl.HTML) -> None:
+    """Fill the artifacts that Kubeflow Pipelines and Vertex AI draw from an evaluation directory."""
+    found = json.loads(Path(evaluation, "metrics.json").read_text(encoding="utf-8"))
+    for name, figure in found["metrics"].items():
+        metrics.log_metric(name, figure["value"])
+    if found["task"] == "classification":
+        classification.log_confusion_matrix(found["classes"], found["confusion"])
+    if found.get("roc"):
+        classification.log_roc_curve(*_thinned(found["roc"]))
+    shutil.copyfile(Path(evaluation, "report.html"), report.path)
+
+
+def _thinned(roc: dict[str, list[float]]) -> tuple[list[float], list[float], list[float]]:
+    """At most ROC_POINTS of the curve, ends kept. The first threshold, infinity, has no JSON: 1 stands for it."""
+    last = len(roc["fpr"]) - 1
+    points = min(last + 1, ROC_POINTS)
+    chosen = [round(index * last / max(1, points - 1)) for index in range(points)]
+    thresholds = [1.0 if math.isinf(roc["thresholds"][index]) else roc["thresholds"][index] for index in chosen]
+    return [roc["fpr"][index] for index in chosen], [roc["tpr"][index] for index in chosen], thresholds

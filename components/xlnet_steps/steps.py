@@ -1,0 +1,75 @@
+"""The five steps as Kubeflow Pipelines components: import, call, log. What they do is in ``xlnet``.
+
+A lightweight component carries its own source, so each body imports what it needs. ``recipe`` is the step's own part
+of the recipe and ``code`` the identity of the code (a source fingerprint, or the image's digest): both are there for
+the backends' cache keys, which hold parameters and nothing else.
+"""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+IMAGE = "python:3.11"  # a placeholder: the local target runs no containers, the others set a pinned image
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
+    "Snapshot", [("digest", str), ("preprocess", str), ("train", str), ("evaluate", str), ("register", str)]
+):
+    """Digest of the input's content, and the part of the recipe that each later step depends on."""
+    from xlnet.data.snapshot import take
+    from xlnet.recipe import STEP_SECTIONS, from_json
+
+    found = take(recipe)
+    print(f"{len(found.files)} files, {sum(file.size for file in found.files):,} bytes, {found.digest}")
+    return (found.digest, *(from_json(recipe).part(*sections) for sections in STEP_SECTIONS.values()))
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def preprocess(recipe: str, snapshot: str, code: str, dataset: dsl.Output[dsl.Dataset]) -> None:
+    """Rows to token ids: ``xlnet.data.preprocess``."""
+    from xlnet.data.preprocess import preprocess as step
+
+    dataset.metadata.update(step(recipe, snapshot, dataset.path))
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train(recipe: str, code: str, dataset: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]) -> None:
+    """A dataset to a model: ``xlnet.training.loop``."""
+    from xlnet.training.loop import train as step
+
+    model.metadata.update(step(recipe, dataset.path, model.path))
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    recipe: str,
+    code: str,
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    classification: dsl.Output[dsl.ClassificationMetrics],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """A model judged on the test split: ``xlnet.evaluation.evaluate``."""
+    from xlnet.evaluation.evaluate import evaluate as step
+    from xlnet_steps.display import show
+
+    evaluation.metadata.update(step(recipe, dataset.path, model.path, evaluation.path))
+    show(evaluation.path, metrics, classification, report)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register(
+    recipe: str,
+    code: str,
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    registration: dsl.Output[dsl.Artifact],
+) -> None:
+    """A model's entry in the registry, champion or not: ``xlnet.registry.register``."""
+    from xlnet.registry.register import register as step
+
+    registration.metadata.update(step(recipe, dataset.path, model.path, evaluation.path, registration.path))
