@@ -1,0 +1,163 @@
+"""Results of equal work, kept: a small JSON file for each, named by a key of everything the work depends on.
+
+The key holds the digests of the input artifacts instead of their paths, so that a step whose input was made again
+and came out equal is not run again.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from xlnet import provenance
+from xlnet.errors import CorruptArtifact, UserError
+
+SCHEMA = 1
+SHOWN_CHANGES = 3
+WAIT = 0.2  # seconds between two looks at a lock
+
+
+class Damaged(Exception):
+    """A kept result that cannot be used; the message says why."""
+
+
+def parts_of(step: str, arguments: dict[str, Any], **more: str) -> dict[str, Any]:
+    """Everything a step's result depends on: its code, its parameters, its inputs' content, and ``more``."""
+    inputs = {name: value for name, value in arguments.items() if isinstance(value, dict)}
+    parameters = {name: value for name, value in arguments.items() if name not in inputs}
+    return {
+        "step": step,
+        "code": parameters.pop("code", ""),
+        "parameters": parameters,
+        "inputs": {name: value["digest"] for name, value in inputs.items()},
+        **more,
+    }
+
+
+def key_of(parts: dict[str, Any]) -> str:
+    """The name of an entry: the step and 40 digits of the digest of all it depends on."""
+    return f"{parts['step']}-{provenance.digest_json([SCHEMA, parts])[7:47]}"
+
+
+class Cache:
+    """The entries in one directory; safe to share between runs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self, key: str, waiting: Callable[[], None], check: Callable[[], None]) -> Iterator[None]:
+        """Hold the work on a key alone: the second of two equal runs waits and then finds the result.
+
+        Args:
+            key: the work.
+            waiting: called once if another run holds it.
+            check: called now and then while waiting; raises to give up.
+        """
+        with (self.directory / f"{key}.lock").open("a") as file:
+            said = False
+            while not _locked(file.fileno()):
+                if not said:
+                    waiting()
+                said = True
+                check()
+                time.sleep(WAIT)
+            yield  # closing the file lets go of the lock, and so does the end of the process
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return the entry (``run`` made it, ``outputs``) with every artifact checked, or None if there is none.
+
+        Raises:
+            Damaged: there is one, but a file of it is gone or changed.
+        """
+        path = self._path(key)
+        try:
+            entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            outputs = entry["outputs"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise Damaged(f"cache entry '{path.name}' is damaged") from None
+        for name, output in outputs.items():
+            if isinstance(output, dict) and output.get("digest"):
+                _check(name, output)
+        with contextlib.suppress(OSError):  # a read-only cache still serves
+            os.utime(path)  # the most recently used entry is what a later change is compared with
+        return entry
+
+    def put(self, key: str, parts: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
+        """Keep a result; a reader sees all of it or nothing."""
+        entry = {"schema": SCHEMA, "key": key, "run": run, "created": provenance.now(), "parts": parts}
+        aside = self._path(key).with_suffix(f".{os.getpid()}.partial")
+        try:
+            aside.write_text(json.dumps({**entry, "outputs": outputs}, indent=1, ensure_ascii=False), encoding="utf-8")
+            os.replace(aside, self._path(key))
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def why(self, parts: dict[str, Any]) -> str:
+        """What is different from the step's most recently used result: why it has to run."""
+        last = self._latest(parts["step"])
+        if last is None:
+            return "first time"
+        changes = [f"{name} changed" for name in ("code", "definition") if parts.get(name) != last.get(name)]
+        changes += [f"{name} changed" for name, digest in parts["inputs"].items() if digest != last["inputs"].get(name)]
+        for name, value in parts["parameters"].items():
+            before = last["parameters"].get(name)
+            if value != before:
+                changes.append(_recipe_change(before, value) if name == "recipe" else f"{name} changed")
+        if parts.get("registry") != last.get("registry"):
+            changes.append(f"registry changed: {last.get('registry')} → {parts.get('registry')}")
+        return "; ".join(changes) or "no result is kept"
+
+    def _latest(self, step: str) -> dict[str, Any] | None:
+        entries = sorted(self.directory.glob(f"{step}-*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in entries:
+            with contextlib.suppress(ValueError, KeyError):
+                parts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["parts"]
+                return parts
+        return None
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{key}.json"
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check(name: str, output: dict[str, Any]) -> None:
+    path = Path(output["uri"])
+    if not path.exists():
+        raise Damaged(f"cached {name} is gone: '{path}'")
+    try:
+        found = provenance.verify(path) if path.is_dir() else provenance.digest_file(path)
+    except (CorruptArtifact, UserError) as error:
+        raise Damaged(f"cached {name} is damaged: {error}") from None
+    if found != output["digest"]:
+        raise Damaged(f"cached {name} is damaged: '{path}' has digest {found}, {output['digest']} was kept")
+
+
+def _recipe_change(before: str | None, after: str) -> str:
+    """``"recipe changed: training.seed 0 → 1"``."""
+    old, new = (
+        {
+            f"{section}.{name}": value
+            for section, fields in json.loads(text or "{}").items()
+            for name, value in fields.items()
+        }
+        for text in (before, after)
+    )
+    changed = [name for name in new if old.get(name) != new[name]]
+    shown = [f"{name} {json.dumps(old.get(name))} → {json.dumps(new[name])}" for name in changed[:SHOWN_CHANGES]]
+    more = f" and {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
+    return f"recipe changed: {', '.join(shown)}{more}"

@@ -1,0 +1,326 @@
+"""The local target: the pipeline's steps as processes on this machine, one after another, with a record of its own.
+
+State lives in one directory: ``runs/<id>/`` (``run.json``, ``logs/``, ``artifacts/``), ``cache/`` and ``mlflow.db``.
+"""
+
+import dataclasses
+import errno
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xlnet import provenance
+from xlnet.errors import RunError, UserError, nearest
+from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet_pipeline.targets import processes, record
+from xlnet_pipeline.targets.cache import Cache, Damaged, key_of, parts_of
+from xlnet_pipeline.targets.output import Output
+from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
+
+if TYPE_CHECKING:  # kfp takes most of a second to import: listing runs does without it
+    from xlnet_pipeline.targets.kfp_local import Outputs, Task
+
+STEPS = ("snapshot", *STEP_SECTIONS)
+CANCEL_WAIT = 30.0  # seconds that a cancelled run has to end
+SQLITE = "sqlite:///"
+DIED = "its process died (kill -9, out of memory or power off); run again: finished steps are kept"
+
+
+class LocalTarget:
+    """Runs on this machine. See :class:`xlnet_pipeline.targets.Target` for the methods."""
+
+    name = "local"
+
+    def __init__(self, home: str | Path | None = None) -> None:
+        """Use the state directory ``home``; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
+
+        Raises:
+            UserError: it is a URI, or a file.
+        """
+        given = str(home or os.environ.get("XLNET_PIPELINE_HOME") or ".xlnet-pipeline")
+        if "://" in given:
+            raise UserError(f"home '{given}' is a URI; the local target keeps its state in a local directory")
+        self.home = Path(given).absolute()
+        if self.home.exists() and not self.home.is_dir():
+            raise UserError(f"home '{given}' is a file; name a directory")
+
+    def submit(
+        self,
+        recipe: Recipe,
+        *,
+        cache: bool = True,
+        timeout: float | None = None,
+        echo: Callable[[str], None] | None = None,
+    ) -> Run:
+        """Run the recipe in the foreground and return its record."""
+        run = self._new_run(recipe)
+        say = echo or (lambda text: None)
+        stop = processes.Stop(timeout)
+        execution = _Execution(self, run, say, stop, cache)
+        say(f"run {run.id}")
+        try:
+            with stop.on_signals():
+                execution.run(recipe)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RunError(f"no space left on device below '{self.home}'; free some and run again") from None
+        for line in summary(run):
+            say(line)
+        return run
+
+    def runs(self) -> list[Run]:
+        """Every run, the newest first."""
+        found = [self._load(path) for path in self._folder.glob("*/run.json")]
+        return sorted(found, key=lambda run: (run.created, run.id), reverse=True)
+
+    def status(self, run: str) -> Run:
+        """The record of a run as it is now."""
+        return self._load(self.directory(run) / "run.json")
+
+    def logs(self, run: str, step: str | None = None) -> Iterator[str]:
+        """Lines of the logs of a run, or of one of its steps."""
+        if step is not None and step not in STEPS:
+            raise UserError(f"step '{step}' is unknown; allowed: {', '.join(STEPS)}{nearest(step, STEPS)}")
+        found = self.status(run)
+        return self._log_lines(found, [one for one in found.steps if step in (None, one.name)])
+
+    def cancel(self, run: str) -> Run:
+        """Ask the process of a run to end it, and wait until it has."""
+        found = self.status(run)
+        if found.status != record.RUNNING or found.pid is None:
+            raise UserError(f"run '{found.id}' is {found.status}; only a running one can be cancelled")
+        os.kill(found.pid, signal.SIGTERM)
+        patience = time.monotonic() + CANCEL_WAIT
+        while found.status == record.RUNNING and time.monotonic() < patience:
+            time.sleep(processes.POLL)
+            found = self.status(found.id)
+        if found.status == record.RUNNING:
+            raise RunError(f"run '{found.id}' has not ended after {CANCEL_WAIT:.0f} s; end its process {found.pid}")
+        return found
+
+    def directory(self, run: str) -> Path:
+        """The directory of the run with this id, unique beginning of it, or ending.
+
+        Raises:
+            UserError: there is none, or several.
+        """
+        known = sorted(path.parent.name for path in self._folder.glob("*/run.json"))
+        matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
+        if run and len(matches) == 1:
+            return self._folder / matches[0]
+        if run and matches:
+            raise UserError(f"run '{run}' could be {', '.join(matches[-5:])}; type more of it")
+        hint = nearest(run, known) or (f"; the latest is '{known[-1]}'" if known else "; there are no runs yet")
+        raise UserError(f"run '{run}' is unknown in '{self.home}'{hint}")
+
+    @property
+    def _folder(self) -> Path:
+        return self.home / "runs"
+
+    def _new_run(self, recipe: Recipe) -> Run:
+        run = Run(
+            id=record.new_id(),
+            target=self.name,
+            recipe=dataclasses.asdict(recipe),
+            recipe_digest=recipe.digest(),
+            created=provenance.now(),
+            pid=os.getpid(),
+            pid_started=processes.started(os.getpid()),
+            steps=[StepRun(name) for name in STEPS],
+        )
+        try:
+            (self._folder / run.id / "logs").mkdir(parents=True)
+            record.write(run, self._folder / run.id / "run.json")
+        except OSError as error:
+            raise UserError(f"cannot write below home '{self.home}': {error.strerror}; choose another") from None
+        return run
+
+    def _load(self, path: Path) -> Run:
+        run = record.read(path)
+        alive = run.pid is not None and processes.started(run.pid) == run.pid_started
+        if run.status == record.RUNNING and not alive:
+            run = record.read(path)  # it may have ended between the two looks
+        if run.status == record.RUNNING and not alive:
+            ended = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
+            _close(run, record.FAILED, RunFailure(None, DIED, "run"), ended)
+        return run
+
+    def _log_lines(self, run: Run, steps: list[StepRun]) -> Iterator[str]:
+        for step in steps:
+            path = self._folder / run.id / (step.log or "")
+            if step.log and path.is_file():
+                yield f"==> {step.name} ({step.status}) <=="
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    yield from (line.rstrip("\n") for line in file)
+
+
+class _Execution:
+    """One run as it happens: hears of each task from kfp, and decides between cache and work."""
+
+    def __init__(
+        self, target: LocalTarget, run: Run, say: Callable[[str], None], stop: processes.Stop, caching: bool
+    ) -> None:
+        self.run_record = run
+        self.home = target.home
+        self.directory = target.home / "runs" / run.id
+        self.say = say
+        self.stop = stop
+        self.caching = caching
+        self.cache = Cache(target.home / "cache")
+        self.tracking_uri = (
+            run.recipe["registry"]["uri"]
+            or os.environ.get("MLFLOW_TRACKING_URI")
+            or f"{SQLITE}{target.home / 'mlflow.db'}"
+        )
+        self.current = run.steps[0]
+        self.scratch = ""
+
+    def run(self, recipe: Recipe) -> None:
+        """Run every step and leave a closed record, whatever happens."""
+        from xlnet_pipeline import dag
+        from xlnet_pipeline.targets import kfp_local
+
+        status = record.FAILED
+        failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
+        self.scratch = tempfile.mkdtemp(prefix="xlnet-run-")
+        try:
+            kfp_local.run(dag.build(), {"recipe": recipe.to_json()}, self.directory / "artifacts", self)
+            status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
+        except processes.Stopped as stopped:
+            status, failure = self._stopped(stopped)
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            if status != record.SUCCEEDED:
+                self._remove_partial()
+            _close(self.run_record, status, failure, provenance.now())
+            self._write()
+
+    def step(self, task: "Task", execute: Callable[[], "Outputs | None"]) -> "Outputs | None":
+        """Find the task's outputs in the cache or make them; None if it fails."""
+        self.stop.check()
+        self.current = step = self.run_record.step(task.name)
+        step.status, step.started = record.RUNNING, provenance.now()
+        step.inputs = {name: _reference(value) for name, value in task.arguments.items()}
+        begun = time.perf_counter()
+        try:
+            if task.caching:
+                step.outputs = self._kept_or_made(task, step, execute) or {}
+            else:
+                step.outputs = self._made(step, "never cached", execute) or {}
+        finally:
+            step.seconds = round(time.perf_counter() - begun, 3)
+        step.ended = provenance.now()
+        self._write()
+        if step.status == record.FAILED:
+            return None
+        if step.status == record.SUCCEEDED:
+            self.say(f"{step.name}: done in {_seconds(step.seconds)}")
+        return step.outputs
+
+    def _kept_or_made(self, task: "Task", step: StepRun, execute: Callable[[], "Outputs | None"]) -> "Outputs | None":
+        more = {"definition": task.definition}
+        if task.name == "register":
+            more["registry"] = self.tracking_uri
+        parts = parts_of(task.name, task.arguments, **more)
+        step.cache_key = key = key_of(parts)
+        with self.cache.lock(
+            key, lambda: self.say(f"{step.name}: waiting for another run's equal work"), self.stop.check
+        ):
+            reason = "caching is off"
+            if self.caching:
+                try:
+                    if entry := self._kept(key, task.name):
+                        step.status, step.reason = record.CACHED, f"same as in run {entry['run']}"
+                        self.say(f"{step.name}: cached, {step.reason}")
+                        outputs: Outputs = entry["outputs"]
+                        return outputs
+                    reason = self.cache.why(parts)
+                except Damaged as damaged:
+                    reason = str(damaged)
+            made = self._made(step, reason, execute)
+            if made is not None:
+                self.cache.put(key, parts, made, self.run_record.id)
+            return made
+
+    def _kept(self, key: str, step: str) -> dict[str, Any] | None:
+        entry = self.cache.get(key)
+        database = Path(self.tracking_uri.removeprefix(SQLITE))
+        if entry and step == "register" and self.tracking_uri.startswith(SQLITE) and not database.is_file():
+            raise Damaged(f"registry file '{database}' is gone")
+        return entry
+
+    def _made(self, step: StepRun, reason: str, execute: Callable[[], "Outputs | None"]) -> "Outputs | None":
+        step.reason, step.log = reason, f"logs/{step.name}.log"
+        self._write()
+        self.say(f"{step.name}: {reason}")
+        made = execute()
+        step.status = record.FAILED if made is None else record.SUCCEEDED
+        return made
+
+    def command(self, command: list[str], environment: dict[str, str]) -> int:
+        """Run the current step's process, its output going to its log and to the user."""
+        step = self.current
+        output = Output(lambda text: self.say(f"  {text}"))
+        with (self.directory / str(step.log)).open("wb") as log:
+            status = processes.run(command, {**self._environment(), **environment}, log, output.line, self.stop)
+        if status:
+            self.run_record.error = output.failure(step.name, status, str(self.home))
+        return status
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "XLNET_RUN_ID": self.run_record.id,
+            "XLNET_PIPELINE_HOME": str(self.home),
+            "XLNET_GIT_SHA": provenance.git_sha(),
+            "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{self.home / 'mlflow.db'}",
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": self.scratch,  # kfp leaves a directory behind for each task
+        }
+
+    def _stopped(self, stopped: processes.Stopped) -> tuple[str, RunFailure | None]:
+        if stopped.reason == "cancelled":
+            return record.CANCELLED, None
+        limit = f"the run took longer than its time limit and was stopped in step '{self.current.name}'"
+        return record.FAILED, RunFailure(self.current.name, f"{limit}; finished steps are kept", "timeout")
+
+    def _remove_partial(self) -> None:
+        for path in (self.directory / "artifacts").glob("*/.*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _write(self) -> None:
+        record.write(self.run_record, self.directory / "run.json")
+
+
+def _close(run: Run, status: str, failure: RunFailure | None, ended: str) -> None:
+    """End a record: no step of it is running or waiting any more."""
+    run.status, run.error, run.ended = status, failure, ended
+    for step in run.steps:
+        if step.status == record.RUNNING:
+            step.status, step.ended = status, ended
+        elif step.status == record.PENDING:
+            step.status = record.SKIPPED
+
+
+def _reference(value: Any) -> Any:
+    return {"uri": value["uri"], "digest": value["digest"]} if isinstance(value, dict) and "uri" in value else value
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f} s"
+
+
+def summary(run: Run) -> list[str]:
+    """What happened in a run, a line for each step, and the error if there is one."""
+    rows = [(step.name, step.status, _seconds(step.seconds), step.reason or "") for step in run.steps]
+    lines = [f"{name:<11}{status:<10}{seconds:>9}  {reason}".rstrip() for name, status, seconds, reason in rows]
+    lines.append(f"run {run.id}: {run.status} after {_seconds(run.seconds)}")
+    if run.error:
+        lines.append(f"error: {run.error.message}")
+    return lines

@@ -1,0 +1,75 @@
+"""A step's output: what of it a person wants to see live, and the error in it, in the step's own words."""
+
+import re
+from collections.abc import Callable
+
+from xlnet_pipeline.targets.record import RunFailure
+
+LAST_LINES = 20
+
+_NOISE = re.compile(r"\[KFP Executor ")
+_TRACEBACK = "Traceback (most recent call last):"
+_CHAINED = ("During handling of the above", "The above exception was")
+_ERROR = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?")
+_OURS = {"xlnet.errors.UserError": "user", "xlnet.errors.RunError": "run", "xlnet.errors.CorruptArtifact": "run"}
+_DISK_FULL = re.compile(r"no space left on device|disk (is|or \w+ is) full|disk quota exceeded", re.IGNORECASE)
+
+
+class Output:
+    """Passes a step's lines on as they come, without the executor's own; holds a traceback back until the end."""
+
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self.echo = echo
+        self.last: list[str] = []
+        self._block = False  # inside the executor's printed input
+        self._held: list[str] = []  # a traceback; the last one is the step's end
+
+    def line(self, text: str) -> None:
+        """Take one line of the step's output."""
+        if self._noise(text):
+            return
+        self.last = [*self.last[1 - LAST_LINES :], text]
+        if text.startswith(_TRACEBACK) or (self._held and self._continues(text)):
+            self._held.append(text)
+        else:
+            self._release()
+            self.echo(text)
+
+    def failure(self, step: str, status: int, home: str) -> RunFailure:
+        """Why the step failed; a traceback is shown only where it is no error of ours but a bug."""
+        kind, message = self._explain(step, status, home)
+        if kind == "bug":
+            self._release()
+        return RunFailure(step, message, "user" if kind == "user" else "run", self.last)
+
+    def _explain(self, step: str, status: int, home: str) -> tuple[str, str]:
+        error = next((line for line in reversed(self._held) if line and not line[0].isspace()), "")
+        match = _ERROR.fullmatch(error)
+        name, message = (match.group(1), match.group(2) or "") if match else ("", "")
+        if _DISK_FULL.search(error):
+            where = f"no space left on device while step '{step}' wrote below '{home}'"
+            return "run", f"{where}; free some and run again: finished steps are kept"
+        if name in _OURS:
+            return _OURS[name], message
+        if name == "MemoryError" or status in (-9, 137):
+            killed = "" if name else ": it was killed (SIGKILL), as the system does when memory runs out"
+            return "run", f"step '{step}' ran out of memory or was ended from outside{killed}"
+        if status < 0 or status > 128:
+            return "run", f"step '{step}' was ended by signal {-status if status < 0 else status - 128}"
+        return "bug", error or f"step '{step}' ended with exit status {status}"
+
+    def _noise(self, text: str) -> bool:
+        if self._block:
+            self._block = text != "}"
+            return True
+        self._block = bool(_NOISE.match(text)) and text.endswith("Got executor_input:")
+        return bool(_NOISE.match(text))
+
+    def _continues(self, text: str) -> bool:
+        ended = not self._held[-1].startswith((" ", _TRACEBACK, *_CHAINED)) and self._held[-1] != ""
+        return text == "" or text.startswith((" ", *_CHAINED)) or not ended
+
+    def _release(self) -> None:
+        for text in self._held:
+            self.echo(text)
+        self._held = []
