@@ -41,7 +41,9 @@ LATE = {
 LATE_ANYWHERE = {"transformers", "tokenizers", "sentencepiece"}
 WITHOUT_TORCH = ("xlnet.data", "xlnet.registry", "xlnet.recipe", "xlnet.provenance", "xlnet.errors")
 
-MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:work|root|home/\w+|Users/\w+)/|pypi\.org|pythonhosted\.|npmjs\.|deb\.debian")
+MACHINE_PATH = re.compile(
+    r"(?<![\w.$}])/(?:work|root|home/\w+|Users/\w+)/|pypi\.org|pythonhosted\.|npmjs\.|deb\.debian"
+)
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".html", ".js", ".css", ".tf", ".sh", ""}
 
 
