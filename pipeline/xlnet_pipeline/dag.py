@@ -12,7 +12,6 @@ from xlnet.recipe import STEP_SECTIONS
 from xlnet_steps import steps
 
 NAME = "xlnet"
-STEPS = ("snapshot", *STEP_SECTIONS)  # in the order in which they run
 
 _PINNED = re.compile(r"[^\s@]+@(sha256:[0-9a-f]{64})")
 

@@ -70,7 +70,7 @@ class Cache:
             yield  # closing the file lets go of the lock, and so does the end of the process
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return the entry (``run`` made it, ``outputs``) with every artifact checked, or None if there is none.
+        """Return the entry (``run``, ``inputs``, ``outputs``), every artifact checked, or None if there is none.
 
         Raises:
             Damaged: there is one, but a file of it is gone or changed.
@@ -83,16 +83,15 @@ class Cache:
             return None
         except (ValueError, KeyError, TypeError):
             raise Damaged(f"cache entry '{path.name}' is damaged") from None
-        for name, output in outputs.items():
-            if isinstance(output, dict) and output.get("digest"):
-                _check(name, output)
+        check(outputs)
         with contextlib.suppress(OSError):  # a read-only cache still serves
             os.utime(path)  # the most recently used entry is what a later change is compared with
         return entry
 
-    def put(self, key: str, parts: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
+    def put(self, key: str, parts: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
         """Keep a result; a reader sees all of it or nothing."""
         entry = {"schema": SCHEMA, "key": key, "run": run, "created": provenance.now(), "parts": parts}
+        entry["inputs"] = inputs
         aside = self._path(key).with_suffix(f".{os.getpid()}.partial")
         try:
             aside.write_text(json.dumps({**entry, "outputs": outputs}, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -110,7 +109,7 @@ class Cache:
         for name, value in parts["parameters"].items():
             before = last["parameters"].get(name)
             if value != before:
-                changes.append(_recipe_change(before, value) if name == "recipe" else f"{name} changed")
+                changes.append(_recipe_change(before, value) if name == "recipe" else "input data changed")
         if parts.get("registry") != last.get("registry"):
             changes.append(f"registry changed: {last.get('registry')} → {parts.get('registry')}")
         return "; ".join(changes) or "no result is kept"
@@ -133,6 +132,13 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def check(artifacts: dict[str, Any]) -> None:
+    """Raise :class:`Damaged` if a file of these artifacts is gone or changed; parameters among them pass."""
+    for name, value in artifacts.items():
+        if isinstance(value, dict) and value.get("digest"):
+            _check(name, value)
 
 
 def _check(name: str, output: dict[str, Any]) -> None:

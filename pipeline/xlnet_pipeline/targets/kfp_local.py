@@ -11,6 +11,7 @@ kfp is pinned to 2.17; a test checks that they are still there and are still use
 """
 
 import contextlib
+import json
 import logging
 import shlex
 import sys
@@ -30,6 +31,8 @@ from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
 from xlnet import provenance
+
+_SUCCESS = status.Status.SUCCESS
 
 Outputs = dict[str, Any]  # parameter → value, artifact → {"uri", "type", "digest", "metadata"}
 
@@ -84,17 +87,17 @@ def _seams(observer: Observer) -> Iterator[None]:
 
         def execute() -> Outputs | None:
             outputs, ended = original(task_name, task_spec, **rest)
-            return _plain(outputs) if ended is status.Status.SUCCESS else None
+            return _exact(_plain(outputs), Path(rest["pipeline_root"], task_name)) if ended is _SUCCESS else None
 
         found = observer.step(task, execute)
-        return (_artifacts(found), status.Status.SUCCESS) if found is not None else ({}, status.Status.FAILURE)
+        return (_artifacts(found), _SUCCESS) if found is not None else ({}, status.Status.FAILURE)
 
     def start(handler: Any) -> status.Status:
         # kfp's own version replaces "python3" in every argument, in the user's paths too.
         ours = f"{shlex.quote(sys.executable)} -m {EXECUTOR_MODULE}"
         command = [part.replace(f"python3 -m {EXECUTOR_MODULE}", ours) for part in handler.full_command]
         failed = observer.command(command, handler.env_vars)
-        return status.Status.FAILURE if failed else status.Status.SUCCESS
+        return status.Status.FAILURE if failed else _SUCCESS
 
     with (
         _replaced(task_executor, "execute_single_task", execute_single_task),
@@ -135,7 +138,16 @@ def _fields(artifact: dsl.Artifact) -> dict[str, Any]:
         "uri": artifact.uri,
         "type": artifact.schema_title,
         "digest": digest(Path(artifact.uri)),
-        "metadata": {name: value for name, value in artifact.metadata.items() if name != "display_name"},
+        "metadata": dict(artifact.metadata),
+    }
+
+
+def _exact(outputs: Outputs, directory: Path) -> Outputs:
+    """Take metadata from the executor's own file: on the way through protobuf every integer has become a float."""
+    written = json.loads((directory / "executor_output.json").read_text(encoding="utf-8")).get("artifacts", {})
+    return {
+        name: {**value, "metadata": written[name]["artifacts"][0]["metadata"]} if name in written else value
+        for name, value in outputs.items()
     }
 
 

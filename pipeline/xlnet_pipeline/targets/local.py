@@ -19,7 +19,7 @@ from xlnet import provenance
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import STEP_SECTIONS, Recipe
 from xlnet_pipeline.targets import processes, record
-from xlnet_pipeline.targets.cache import Cache, Damaged, key_of, parts_of
+from xlnet_pipeline.targets.cache import Cache, Damaged, check, key_of, parts_of
 from xlnet_pipeline.targets.output import Output
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 
@@ -236,7 +236,7 @@ class _Execution:
             reason = "caching is off"
             if self.caching:
                 try:
-                    if entry := self._kept(key, task.name):
+                    if entry := self._kept(key, step):
                         step.status, step.reason = record.CACHED, f"same as in run {entry['run']}"
                         self.say(f"{step.name}: cached, {step.reason}")
                         outputs: Outputs = entry["outputs"]
@@ -246,14 +246,17 @@ class _Execution:
                     reason = str(damaged)
             made = self._made(step, reason, execute)
             if made is not None:
-                self.cache.put(key, parts, made, self.run_record.id)
+                self.cache.put(key, parts, step.inputs, made, self.run_record.id)
             return made
 
-    def _kept(self, key: str, step: str) -> dict[str, Any] | None:
+    def _kept(self, key: str, step: StepRun) -> dict[str, Any] | None:
         entry = self.cache.get(key)
-        database = Path(self.tracking_uri.removeprefix(SQLITE))
-        if entry and step == "register" and self.tracking_uri.startswith(SQLITE) and not database.is_file():
-            raise Damaged(f"registry file '{database}' is gone")
+        if entry and step.name == "register":  # what a registration points to lies outside of it
+            database = Path(self.tracking_uri.removeprefix(SQLITE))
+            if self.tracking_uri.startswith(SQLITE) and not database.is_file():
+                raise Damaged(f"registry file '{database}' is gone")
+            if entry["inputs"] != step.inputs:  # equal inputs in another place: those it names may be gone
+                check(entry["inputs"])
         return entry
 
     def _made(self, step: StepRun, reason: str, execute: Callable[[], "Outputs | None"]) -> "Outputs | None":

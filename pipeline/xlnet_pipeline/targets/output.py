@@ -46,11 +46,11 @@ class Output:
         error = next((line for line in reversed(self._held) if line and not line[0].isspace()), "")
         match = _ERROR.fullmatch(error)
         name, message = (match.group(1), match.group(2) or "") if match else ("", "")
-        if _DISK_FULL.search(error):
-            where = f"no space left on device while step '{step}' wrote below '{home}'"
-            return "run", f"{where}; free some and run again: finished steps are kept"
         if name in _OURS:
             return _OURS[name], message
+        if any(_DISK_FULL.search(line) for line in self.last[-3:]):
+            where = f"no space left on device while step '{step}' wrote below '{home}'"
+            return "run", f"{where}; free some and run again: finished steps are kept"
         if name == "MemoryError" or status in (-9, 137):
             killed = "" if name else ": it was killed (SIGKILL), as the system does when memory runs out"
             return "run", f"step '{step}' ran out of memory or was ended from outside{killed}"

@@ -1,0 +1,83 @@
+"""The DAG as its compiled file: one document, content-keyed caching, pinned images."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xlnet.errors import UserError
+from xlnet_pipeline import dag
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+IMAGE = f"registry.example/team/xlnet@{DIGEST}"
+STEPS = ["snapshot", "preprocess", "train", "evaluate", "register"]
+
+
+def compiled(path: Path, image: str | None = None) -> dict[str, Any]:
+    documents = list(yaml.safe_load_all(dag.compile(path, image).read_text(encoding="utf-8")))
+    assert len(documents) == 1, "the Vertex client refuses a second document"
+    return dict(documents[0])
+
+
+def images(spec: dict[str, Any]) -> set[str]:
+    return {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+
+
+def test_five_steps_in_a_row_and_one_parameter(tmp_path: Path) -> None:
+    spec = compiled(tmp_path / "pipeline.yaml")
+    tasks = spec["root"]["dag"]["tasks"]
+    assert set(tasks) == set(STEPS)
+    assert list(spec["root"]["inputDefinitions"]["parameters"]) == ["recipe"]
+    for before, after in itertools.pairwise(STEPS):
+        assert before in tasks[after]["dependentTasks"]
+
+
+def test_only_the_snapshot_is_never_cached(tmp_path: Path) -> None:
+    tasks = compiled(tmp_path / "pipeline.yaml")["root"]["dag"]["tasks"]
+    assert [name for name in STEPS if not tasks[name]["cachingOptions"].get("enableCache")] == ["snapshot"]
+
+
+def test_a_step_is_given_its_own_part_of_the_recipe_and_its_code(tmp_path: Path) -> None:
+    tasks = compiled(tmp_path / "pipeline.yaml")["root"]["dag"]["tasks"]
+    for name in STEPS[1:]:
+        parameters = tasks[name]["inputs"]["parameters"]
+        assert parameters["recipe"]["taskOutputParameter"]["outputParameterKey"] == name
+        assert parameters["code"]["runtimeValue"]["constant"].startswith("sha256:")
+
+
+def test_a_pinned_image_is_the_identity_of_the_code(tmp_path: Path) -> None:
+    spec = compiled(tmp_path / "pipeline.yaml", IMAGE)
+    assert images(spec) == {IMAGE}
+    code = {
+        task["inputs"]["parameters"]["code"]["runtimeValue"]["constant"]
+        for name, task in spec["root"]["dag"]["tasks"].items()
+        if name != "snapshot"
+    }
+    assert code == {DIGEST}
+    for executor in spec["deploymentSpec"]["executors"].values():
+        assert {"name": "XLNET_IMAGE_DIGEST", "value": DIGEST} in executor["container"]["env"]
+
+
+def test_an_image_does_not_leak_into_the_next_compilation(tmp_path: Path) -> None:
+    compiled(tmp_path / "one.yaml", IMAGE)
+    assert IMAGE not in images(compiled(tmp_path / "two.yaml"))
+
+
+def test_nothing_is_installed_when_a_step_starts(tmp_path: Path) -> None:
+    assert "pip install" not in dag.compile(tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("image", ["xlnet:latest", "xlnet@sha256:12", f"x y@{DIGEST}"])
+def test_an_image_that_can_change_behind_its_name_is_refused(tmp_path: Path, image: str) -> None:
+    with pytest.raises(UserError, match="is not pinned; give it as REGISTRY/NAME@sha256"):
+        dag.compile(tmp_path / "pipeline.yaml", image)
+
+
+def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ends in \.yaml"):
+        dag.compile(tmp_path / "pipeline.txt")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        dag.compile(tmp_path / "file" / "pipeline.yaml")
