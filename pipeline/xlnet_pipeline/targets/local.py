@@ -3,8 +3,8 @@
 State lives in one directory: ``runs/<id>/`` (``run.json``, ``logs/``, ``artifacts/``), ``cache/`` and ``mlflow.db``.
 """
 
-import dataclasses
 import errno
+import json
 import os
 import shutil
 import signal
@@ -128,7 +128,7 @@ class LocalTarget:
         run = Run(
             id=record.new_id(),
             target=self.name,
-            recipe=dataclasses.asdict(recipe),
+            recipe=json.loads(recipe.to_json()),
             recipe_digest=recipe.digest(),
             created=provenance.now(),
             pid=os.getpid(),

@@ -1,0 +1,93 @@
+"""The thin components: what they hand to each other and what they show in the backends' pages."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from conftest import Trained
+from kfp import dsl
+
+from xlnet import recipe as recipes
+from xlnet_steps import display, steps
+
+
+def artifacts(folder: Path) -> tuple[dsl.Metrics, dsl.ClassificationMetrics, dsl.HTML]:
+    kinds = (dsl.Metrics, dsl.ClassificationMetrics, dsl.HTML)
+    made = [kind(name=kind.__name__, uri=str(folder / kind.__name__)) for kind in kinds]
+    return made[0], made[1], made[2]
+
+
+def evaluation(folder: Path, **more: object) -> str:
+    folder.mkdir()
+    found = {"task": "regression", "metrics": {"pearson": {"value": 0.5, "low": 0.4, "high": 0.6}}, **more}
+    (folder / "metrics.json").write_text(json.dumps(found))
+    (folder / "report.html").write_text("<p>report</p>")
+    return str(folder)
+
+
+def test_the_snapshot_hands_each_step_its_part_of_the_recipe(small_csv: Path) -> None:
+    recipe = recipes.tiny().replace(data={"train": str(small_csv)}, training={"seed": 7})
+    found = steps.snapshot.python_func(recipe.to_json())
+    names = list(steps.snapshot.component_spec.outputs)
+    assert names == ["digest", *recipes.STEP_SECTIONS]
+    for name, part in zip(names[1:], found[1:], strict=True):
+        assert set(json.loads(part)) == set(recipes.STEP_SECTIONS[name])
+    assert json.loads(found[names.index("train")])["training"]["seed"] == 7
+
+
+def test_a_margin_is_nothing_that_training_depends_on(small_csv: Path) -> None:
+    recipe = recipes.tiny().replace(data={"train": str(small_csv)})
+    strict = recipe.replace(evaluation={"margin": 0.02})
+    before, after = (steps.snapshot.python_func(one.to_json()) for one in (recipe, strict))
+    names = list(steps.snapshot.component_spec.outputs)
+    assert [name for name, old, new in zip(names, before, after, strict=True) if old != new] == ["evaluate", "register"]
+
+
+def test_a_regression_shows_its_figures_and_the_report(tmp_path: Path) -> None:
+    metrics, classification, report = artifacts(tmp_path)
+    display.show(evaluation(tmp_path / "evaluation"), metrics, classification, report)
+    assert metrics.metadata == {"pearson": 0.5}
+    assert classification.metadata == {}
+    assert Path(report.path).read_text() == "<p>report</p>"
+
+
+def test_a_curve_is_thinned_and_has_no_infinity(tmp_path: Path) -> None:
+    count = 5000
+    roc = {
+        "fpr": [index / (count - 1) for index in range(count)],
+        "tpr": [math.sqrt(index / (count - 1)) for index in range(count)],
+        "thresholds": [math.inf, *(1 - index / count for index in range(1, count))],
+    }
+    metrics, classification, report = artifacts(tmp_path)
+    figures = {"task": "classification", "classes": ["a", "b"], "confusion": [[3, 1], [0, 4]], "roc": roc}
+    display.show(evaluation(tmp_path / "evaluation", **figures), metrics, classification, report)
+    points = classification.metadata["confidenceMetrics"]
+    assert len(points) == display.ROC_POINTS
+    assert (points[0]["falsePositiveRate"], points[-1]["falsePositiveRate"]) == (0.0, 1.0)
+    assert points[0]["confidenceThreshold"] == 1.0
+    json.dumps(classification.metadata, allow_nan=False)
+    assert [row["row"] for row in classification.metadata["confusionMatrix"]["rows"]] == [[3, 1], [0, 4]]
+
+
+def test_a_curve_of_two_points_stays_whole(tmp_path: Path) -> None:
+    metrics, classification, report = artifacts(tmp_path)
+    roc = {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0], "thresholds": [math.inf, 0.2]}
+    figures = {"task": "classification", "classes": ["a", "b"], "confusion": [[1, 0], [0, 1]], "roc": roc}
+    display.show(evaluation(tmp_path / "evaluation", **figures), metrics, classification, report)
+    assert [one["recall"] for one in classification.metadata["confidenceMetrics"]] == [0.0, 1.0]
+
+
+def test_a_real_evaluation_is_shown(trained: Trained, tmp_path: Path) -> None:
+    metrics, classification, report = artifacts(tmp_path)
+    display.show(str(trained.evaluation), metrics, classification, report)
+    assert {"accuracy", "macro_f1", "mcc"} <= set(metrics.metadata)
+    rows = classification.metadata["confusionMatrix"]["rows"]
+    found = json.loads((trained.evaluation / "metrics.json").read_text())
+    assert sum(sum(row["row"]) for row in rows) == found["rows"]
+    json.dumps(classification.metadata, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", [*recipes.STEP_SECTIONS])
+def test_every_cached_step_takes_the_identity_of_its_code(name: str) -> None:
+    assert {"recipe", "code"} <= set(getattr(steps, name).component_spec.inputs)
