@@ -114,3 +114,20 @@ def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
         process.kill()
         time.sleep(0.05)
         assert processes.started(process.pid) is None, "a zombie runs no more"
+
+
+def test_a_progress_bar_is_live_on_a_terminal_and_left_out_of_the_log() -> None:
+    code = (
+        "import sys, time\n"
+        "for percent in (10, 99): sys.stderr.write(f'\\r\\033[K{percent}%'); sys.stderr.flush(); time.sleep(0.3)\n"
+        "print('\\r\\033[Kterminal', sys.stdout.isatty())\n"
+        "print('end', end='')"
+    )
+    lines: list[str] = []
+    bar: list[str] = []
+    log = BytesIO()
+    status = processes.run([sys.executable, "-c", code], {}, log, lines.append, processes.Stop(), bar.append)
+    assert status == 0
+    assert bar == ["10%", "99%"]
+    assert lines == ["terminal True", "end"]
+    assert log.getvalue() == b"terminal True\nend"

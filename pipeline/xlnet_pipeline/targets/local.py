@@ -57,12 +57,16 @@ class LocalTarget:
         cache: bool = True,
         timeout: float | None = None,
         echo: Callable[[str], None] | None = None,
+        live: Callable[[str], None] | None = None,
     ) -> Run:
-        """Run the recipe in the foreground and return its record."""
+        """Run the recipe in the foreground and return its record.
+
+        ``live``, where the output is a terminal, is called with each new state of a step's progress bar.
+        """
         run = self._new_run(recipe)
         say = echo or (lambda text: None)
         stop = processes.Stop(timeout)
-        execution = _Execution(self, run, say, stop, cache)
+        execution = _Execution(self, run, say, live, stop, cache)
         say(f"run {run.id}")
         try:
             with stop.on_signals():
@@ -165,12 +169,19 @@ class _Execution:
     """One run as it happens: hears of each task from kfp, and decides between cache and work."""
 
     def __init__(
-        self, target: LocalTarget, run: Run, say: Callable[[str], None], stop: processes.Stop, caching: bool
+        self,
+        target: LocalTarget,
+        run: Run,
+        say: Callable[[str], None],
+        live: Callable[[str], None] | None,
+        stop: processes.Stop,
+        caching: bool,
     ) -> None:
         self.run_record = run
         self.home = target.home
         self.directory = target.home / "runs" / run.id
         self.say = say
+        self.live = live
         self.stop = stop
         self.caching = caching
         self.cache = Cache(target.home / "cache")
@@ -272,7 +283,8 @@ class _Execution:
         step = self.current
         output = Output(lambda text: self.say(f"  {text}"))
         with (self.directory / str(step.log)).open("wb") as log:
-            status = processes.run(command, {**self._environment(), **environment}, log, output.line, self.stop)
+            variables = {**self._environment(), **environment}
+            status = processes.run(command, variables, log, output.line, self.stop, self.live)
         if status:
             self.run_record.error = output.failure(step.name, status, str(self.home))
         return status

@@ -1,7 +1,9 @@
 """Processes of a local run: started in a group of their own, watched, and stopped whole."""
 
 import contextlib
+import errno
 import os
+import pty
 import select
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -67,9 +70,23 @@ class Stop:
 
 
 def run(
-    command: Sequence[str], environment: Mapping[str, str], log: BinaryIO, line: Callable[[str], None], stop: Stop
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: BinaryIO,
+    line: Callable[[str], None],
+    stop: Stop,
+    live: Callable[[str], None] | None = None,
 ) -> int:
-    """Run a command; its output goes to ``log`` as bytes and to ``line`` line by line.
+    """Run a command; its output goes to ``log``, and line by line to ``line``.
+
+    Args:
+        command: the program and its arguments.
+        environment: variables added to ours.
+        log: gets the output as bytes; where ``live`` is given, without what a progress bar wrote over.
+        line: called with each whole line.
+        stop: looked at all the time.
+        live: if given, the command writes to a terminal of its own, and this is called with the unfinished last
+            line whenever a progress bar has drawn it anew.
 
     Returns:
         The exit status; negative or above 128: killed by a signal.
@@ -77,56 +94,80 @@ def run(
     Raises:
         Stopped: it was stopped; every process it had started is gone.
     """
-    with (
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        ) as process,
-        _watchdog(process.pid),
-    ):
+    ours, theirs = pty.openpty() if live else os.pipe()
+    with os.fdopen(ours, "rb", buffering=0) as output:
         try:
-            for text in _lines(process, log, stop):
-                line(text)
-            while process.poll() is None:  # it closed its output and goes on
-                stop.check()
-                time.sleep(POLL)
-            return process.returncode
-        except BaseException:
-            _end(process, stop)
-            raise
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
         finally:
-            _signal_group(process.pid, signal.SIGKILL)  # what the step left behind
+            os.close(theirs)
+        with process, _watchdog(process.pid):
+            try:
+                for text in _lines(process, output, log, stop, live):
+                    line(text)
+                while process.poll() is None:  # it closed its output and goes on
+                    stop.check()
+                    time.sleep(POLL)
+                return process.returncode
+            except BaseException:
+                _end(process, stop)
+                raise
+            finally:
+                _signal_group(process.pid, signal.SIGKILL)  # what the step left behind
 
 
-def _lines(process: subprocess.Popen[bytes], log: BinaryIO, stop: Stop) -> Iterator[str]:
+def _lines(
+    process: subprocess.Popen[bytes],
+    output: FileIO,
+    log: BinaryIO,
+    stop: Stop,
+    live: Callable[[str], None] | None,
+) -> Iterator[str]:
     """Yield lines as they come, until the output is closed or its process is gone."""
-    assert process.stdout is not None
     rest = b""
     while True:
         stop.check()
-        readable, _, _ = select.select([process.stdout], [], [], POLL)
+        readable, _, _ = select.select([output], [], [], POLL)
         if not readable:
             if process.poll() is None:
                 continue
-            break  # a grandchild may hold the pipe open; the step itself has ended
-        chunk = os.read(process.stdout.fileno(), 65536)
+            break  # a grandchild may hold the output open; the step itself has ended
+        chunk = _read(output)
         if not chunk:
             break
-        log.write(chunk)
-        log.flush()
         *whole, rest = (rest + chunk).split(b"\n")
+        log.write(b"".join(_last_drawn(one) + b"\n" for one in whole) if live else chunk)
+        log.flush()
         yield from (_text(one) for one in whole)
+        if live and b"\r" in rest:
+            live(_text(rest))
     if rest:
+        log.write(_last_drawn(rest) if live else b"")
         yield _text(rest)
 
 
-def _text(line: bytes) -> str:
+def _read(output: FileIO) -> bytes:
+    try:
+        return os.read(output.fileno(), 65536)
+    except OSError as error:
+        if error.errno == errno.EIO:  # how a terminal says that its other end is closed
+            return b""
+        raise
+
+
+def _last_drawn(line: bytes) -> bytes:
     """What a terminal would be left showing of a line that a progress bar wrote over."""
-    return line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
+    return line.rstrip(b"\r").rpartition(b"\r")[2].replace(b"\x1b[K", b"")
+
+
+def _text(line: bytes) -> str:
+    return _last_drawn(line).decode("utf-8", "replace")
 
 
 def _end(process: subprocess.Popen[bytes], stop: Stop) -> None:
