@@ -211,8 +211,13 @@ def code_fingerprint(step: str) -> str:
 
     A changed line in a module that the step never imports leaves its fingerprint alone.
     """
+    return digest_json(code_parts(step))
+
+
+def code_parts(step: str) -> dict[str, str]:
+    """What a step's fingerprint is made of: digest of each module it can reach, version of each library."""
     sources = {name: digest_file(_source(name)) for name in _reachable(STEP_MODULES[step])}
-    return digest_json([sources, _library_versions(), f"{sys.version_info.major}.{sys.version_info.minor}"])
+    return {**sources, **_library_versions(), "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
 
 
 def _reachable(module: str) -> list[str]:

@@ -91,7 +91,7 @@ class Cache:
     def put(self, key: str, parts: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
         """Keep a result; a reader sees all of it or nothing."""
         entry = {"schema": SCHEMA, "key": key, "run": run, "created": provenance.now(), "parts": parts}
-        entry["inputs"] = inputs
+        entry |= {"inputs": inputs, "code": provenance.code_parts(parts["step"])}
         aside = self._path(key).with_suffix(f".{os.getpid()}.partial")
         try:
             aside.write_text(json.dumps({**entry, "outputs": outputs}, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -101,10 +101,13 @@ class Cache:
 
     def why(self, parts: dict[str, Any]) -> str:
         """What is different from the step's most recently used result: why it has to run."""
-        last = self._latest(parts["step"])
-        if last is None:
+        entry = self._latest(parts["step"])
+        if entry is None:
             return "first time"
-        changes = [f"{name} changed" for name in ("code", "definition") if parts.get(name) != last.get(name)]
+        last = entry["parts"]
+        changes = [_code_change(entry["code"], parts["step"])] if parts["code"] != last["code"] else []
+        if parts["definition"] != last["definition"]:
+            changes.append("the step's own definition changed")
         changes += [f"{name} changed" for name, digest in parts["inputs"].items() if digest != last["inputs"].get(name)]
         for name, value in parts["parameters"].items():
             before = last["parameters"].get(name)
@@ -118,8 +121,9 @@ class Cache:
         entries = sorted(self.directory.glob(f"{step}-*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in entries:
             with contextlib.suppress(ValueError, KeyError):
-                parts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["parts"]
-                return parts
+                entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                if entry["schema"] == SCHEMA:
+                    return entry
         return None
 
     def _path(self, key: str) -> Path:
@@ -153,6 +157,18 @@ def _check(name: str, output: dict[str, Any]) -> None:
         raise Damaged(f"cached {name} is damaged: '{path}' has digest {found}, {output['digest']} was kept")
 
 
+def _code_change(before: dict[str, str], step: str) -> str:
+    """``"code changed: xlnet.evaluation.report"``."""
+    after = provenance.code_parts(step)
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    return f"code changed: {_shortened(changed)}"
+
+
+def _shortened(items: list[str]) -> str:
+    more = f" and {len(items) - SHOWN_CHANGES} more" if len(items) > SHOWN_CHANGES else ""
+    return ", ".join(items[:SHOWN_CHANGES]) + more
+
+
 def _recipe_change(before: str | None, after: str) -> str:
     """``"recipe changed: training.seed 0 → 1"``."""
     old, new = (
@@ -163,7 +179,7 @@ def _recipe_change(before: str | None, after: str) -> str:
         }
         for text in (before, after)
     )
-    changed = [name for name in new if old.get(name) != new[name]]
-    shown = [f"{name} {json.dumps(old.get(name))} → {json.dumps(new[name])}" for name in changed[:SHOWN_CHANGES]]
-    more = f" and {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
-    return f"recipe changed: {', '.join(shown)}{more}"
+    changed = [
+        f"{name} {json.dumps(old.get(name))} → {json.dumps(new[name])}" for name in new if old.get(name) != new[name]
+    ]
+    return f"recipe changed: {_shortened(changed)}"
