@@ -80,6 +80,18 @@ def test_a_signal_ends_the_step_and_its_children(number: signal.Signals, monkeyp
     wait_until_gone(*map(int, lines[0].split()[1:]))
 
 
+def test_a_run_under_nohup_goes_on_when_its_terminal_closes() -> None:
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = processes.Stop()
+    try:
+        with stop.on_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.check()
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+    assert stop.signals == 0
+
+
 def test_asking_twice_is_asking_for_less_patience() -> None:
     stop = processes.Stop()
     timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (0.8, 1.2)]

@@ -61,7 +61,9 @@ class Stop:
         def note(number: int, frame: FrameType | None) -> None:
             self.signals += 1
 
-        earlier = {number: signal.signal(number, note) for number in SIGNALS}
+        under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        taken = [number for number in SIGNALS if not (number == signal.SIGHUP and under_nohup)]
+        earlier = {number: signal.signal(number, note) for number in taken}
         try:
             yield
         finally:
