@@ -1,0 +1,279 @@
+"""The preprocess step: rows to token ids, streamed; a dataset artifact with a card and its rejects."""
+
+import errno
+import hashlib
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.data import survey as surveys
+from xlnet.data.dataset import schema
+from xlnet.data.readers import Row, read_rows
+from xlnet.data.snapshot import SPLITS, Snapshot, of
+from xlnet.data.survey import Survey, inputs, say
+from xlnet.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from xlnet.errors import RunError
+from xlnet.recipe import DataRecipe, Recipe
+
+BATCH_ROWS = 2048  # rows tokenised and written at once
+BATCH_CHARACTERS = 8_000_000  # or fewer, where texts are long
+SHARD_ROWS = 131_072
+SECONDS_BETWEEN_LINES = 5.0
+HISTOGRAM = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 1 << 20)
+
+
+def preprocess(recipe: str, snapshot: str, out: str) -> dict[str, Any]:
+    """Turn the input into a dataset artifact.
+
+    Args:
+        recipe: JSON of a recipe, or of its ``data`` section.
+        snapshot: digest that the input must have, as the snapshot step found it; empty: whatever it has.
+        out: directory of the artifact to be written.
+
+    Returns:
+        Facts for the artifact's metadata.
+
+    Raises:
+        UserError: the input cannot be used as the recipe says.
+        RunError: the input changed after the snapshot, or the disk is full.
+    """
+    started = provenance.now()
+    whole = recipes.from_json(recipe)
+    found = of(Recipe(data=whole.data, model=whole.model))
+    if snapshot and found.digest != snapshot:
+        raise RunError("the input changed after the snapshot was taken; run again")
+    try:
+        with provenance.writing(out) as directory:
+            facts = _write(directory, found, whole.data)
+            (directory / "recipe.json").write_text(whole.part("data"), encoding="utf-8")
+            facts["snapshot_digest"] = found.digest
+            lineage = provenance.record(
+                directory,
+                type="dataset",
+                step="preprocess",
+                started=started,
+                parameters=json.loads(whole.part("data")),
+                metadata=facts,
+                inputs=[_snapshot_node(found, started)],
+            )
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(f"no space left for the dataset at '{out}'; free some and run again") from None
+        raise
+    return {**facts, "dataset_digest": lineage["artifact"]["digest"]}
+
+
+def _snapshot_node(snapshot: Snapshot, started: str) -> dict[str, Any]:
+    return provenance.node(
+        type="snapshot",
+        digest=snapshot.digest,
+        step="snapshot",
+        started=started,
+        parameters={},
+        metadata={"files": [file.facts() for file in snapshot.files]},
+    )
+
+
+def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe) -> dict[str, Any]:
+    begun = time.perf_counter()
+    survey, splits = surveys.look(snapshot, recipe, directory / "rejects.jsonl")
+    say(f"read {len(splits):,} rows, {survey.rejects.total():,} rejected, {time.perf_counter() - begun:.1f} s")
+    tokenizer = _tokenizer(directory, snapshot, recipe, splits)
+    classes = survey.classes if recipe.task == "classification" else []
+    writers = [_Writer(directory / name, name, recipe, tokenizer, classes) for name in SPLITS]
+    progress = time.perf_counter()
+    done = 0
+    for row, source, split in _kept(snapshot, recipe, splits):
+        writers[split].add(row, source)
+        done += 1
+        if done % 1024 == 0 and time.perf_counter() - progress > SECONDS_BETWEEN_LINES:
+            progress = time.perf_counter()
+            say(f"tokenised {done:,} of {len(splits):,} rows, {done / (progress - begun):,.0f} rows/s")
+    for writer in writers:
+        writer.close()
+    card = _card(snapshot, recipe, survey, splits, tokenizer, classes, writers)
+    text = json.dumps(card, indent=1, ensure_ascii=False)
+    (directory / "card.json").write_text(text + "\n", encoding="utf-8")
+    seconds = time.perf_counter() - begun
+    facts = _facts(card)
+    print(
+        f"{done:,} rows, {facts['tokens']:,} tokens in {seconds:.1f} s ({done / seconds:,.0f} rows/s); "
+        f"{card['rejects']['total']:,} rejected, {card['duplicates']['train_test']:,} test rows also in train"
+    )
+    return facts
+
+
+def _tokenizer(directory: Path, snapshot: Snapshot, recipe: DataRecipe, splits: np.ndarray) -> Tokenizer:
+    folder = directory / "tokenizer"
+    if recipe.tokenizer == "train":
+        say(f"training a vocabulary of {recipe.vocab_size:,} tokens")
+        # Every k-th row, so that a sample of bounded size covers the whole input.
+        every = max(1, int((splits == surveys.TRAIN).sum()) // 200_000)
+        rows = (row for row, _, split in _kept(snapshot, recipe, splits) if split == surveys.TRAIN)
+        texts = (text for row in itertools.islice(rows, 0, None, every) for text in (row.text, row.text_pair) if text)
+        train_tokenizer(texts, recipe.vocab_size, folder).save(folder)
+    else:
+        load_tokenizer(recipe.tokenizer).save(folder)
+    return load_tokenizer(folder)
+
+
+def _kept(snapshot: Snapshot, recipe: DataRecipe, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
+    """Every row that has a split: (row, index of its file, split)."""
+    assigned = iter(splits)
+    for _, number, source in inputs(snapshot):
+        for row in read_rows(source, recipe):
+            if isinstance(row, Row) and surveys.usable(row, recipe):
+                split = int(next(assigned))
+                if split >= 0:
+                    yield row, number, split
+
+
+@dataclass
+class _Writer:
+    """One split: tokenises in batches and writes Arrow shards."""
+
+    directory: Path
+    name: str
+    recipe: DataRecipe
+    tokenizer: Tokenizer
+    classes: list[str]
+    rows: list[tuple[Row, int]] = field(default_factory=list)
+    characters: int = 0
+    written: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    shard: int = 0
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir()
+        self.schema = schema(self.recipe.task, with_text=self.name != "train")
+        self.index = {name: i for i, name in enumerate(self.classes)}
+        self.counts: Counter[str] = Counter()
+        self.histogram = np.zeros(len(HISTOGRAM), np.int64)
+        self.content = hashlib.sha256()
+        self.file: pa.ipc.RecordBatchFileWriter | None = None
+
+    def add(self, row: Row, source: int) -> None:
+        """Take one row; memory holds at most a batch of them."""
+        self.rows.append((row, source))
+        self.characters += len(row.text) + len(row.text_pair or "")
+        if len(self.rows) >= BATCH_ROWS or self.characters >= BATCH_CHARACTERS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._flush()
+        if self.file is not None:
+            self.file.close()
+
+    def _flush(self) -> None:
+        if not self.rows:
+            return
+        rows = [row for row, _ in self.rows]
+        pairs = [row.text_pair for row in rows] if self.recipe.text_pair is not None else None
+        encoded = self.tokenizer.encode([row.text for row in rows], pairs, self.recipe.max_length)
+        lengths = np.fromiter(map(len, encoded.input_ids), np.int64, len(rows))
+        flat = np.fromiter(itertools.chain.from_iterable(encoded.input_ids), np.int32, int(lengths.sum()))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        columns: dict[str, Any] = {
+            "input_ids": pa.ListArray.from_arrays(offsets, flat),
+            "boundary": encoded.boundaries,
+            "label": self._labels(rows),
+            "row": range(self.written, self.written + len(rows)),
+            "source": [source for _, source in self.rows],
+            "line": [row.line for row in rows],
+        }
+        if self.name != "train":
+            columns |= {"text": [row.text for row in rows], "text_pair": [row.text_pair for row in rows]}
+            columns["id"] = [row.id for row in rows]
+        arrays = [
+            value if isinstance(value, pa.Array) else pa.array(value, self.schema.field(name).type)
+            for name, value in columns.items()
+        ]
+        self._shard().write_batch(pa.record_batch(arrays, schema=self.schema))
+        self._count(rows, lengths, encoded.truncated)
+        self.rows, self.characters = [], 0
+
+    def _labels(self, rows: list[Row]) -> list[Any]:
+        if self.recipe.task == "regression":
+            return [float(row.label) for row in rows]
+        return [self.index[row.label] for row in rows]
+
+    def _shard(self) -> pa.ipc.RecordBatchFileWriter:
+        number = self.written // SHARD_ROWS
+        if self.file is None or number != self.shard:
+            if self.file is not None:
+                self.file.close()
+            self.shard = number
+            self.file = pa.ipc.new_file(str(self.directory / f"{number:05}.arrow"), self.schema)
+        return self.file
+
+    def _count(self, rows: list[Row], lengths: np.ndarray, truncated: list[bool]) -> None:
+        self.written += len(rows)
+        self.tokens += int(lengths.sum())
+        self.truncated += sum(truncated)
+        self.histogram += np.bincount(np.searchsorted(HISTOGRAM, lengths), minlength=len(HISTOGRAM))
+        if self.recipe.task == "classification":
+            self.counts.update(row.label for row in rows)
+        for row in rows:
+            self.content.update(json.dumps([row.text, row.text_pair, row.label], ensure_ascii=False).encode())
+
+    def facts(self) -> dict[str, Any]:
+        """The split's part of the card."""
+        used = int(np.flatnonzero(self.histogram).max()) + 1 if self.written else 0
+        return {
+            "rows": self.written,
+            "tokens": self.tokens,
+            "classes": {name: self.counts[name] for name in self.classes},
+            "length_histogram": [[HISTOGRAM[i], int(self.histogram[i])] for i in range(used)],
+            "truncated": self.truncated,
+            "digest": "sha256:" + self.content.hexdigest(),
+        }
+
+
+def _card(
+    snapshot: Snapshot,
+    recipe: DataRecipe,
+    survey: Survey,
+    splits: np.ndarray,
+    tokenizer: Tokenizer,
+    classes: list[str],
+    writers: list[_Writer],
+) -> dict[str, Any]:
+    return {
+        "task": recipe.task,
+        "classes": classes,
+        "vocab_size": tokenizer.vocab_size,
+        "max_length": recipe.max_length,
+        "special_ids": tokenizer.special_ids,
+        "files": [file.facts() for file in snapshot.files],
+        "splits": {writer.name: writer.facts() for writer in writers},
+        "rejects": {"total": survey.rejects.total(), "by_reason": dict(survey.rejects.most_common())},
+        "duplicates": surveys.duplicates(survey, splits),
+        "snapshot": snapshot.digest,
+    }
+
+
+def _facts(card: dict[str, Any]) -> dict[str, Any]:
+    splits = card["splits"]
+    return {
+        **{f"{name}_rows": part["rows"] for name, part in splits.items()},
+        "tokens": sum(part["tokens"] for part in splits.values()),
+        "truncated": sum(part["truncated"] for part in splits.values()),
+        "classes": len(card["classes"]),
+        "vocab_size": card["vocab_size"],
+        "rejects": card["rejects"]["total"],
+        "duplicates_train_test": card["duplicates"]["train_test"],
+        "test_digest": splits["test"]["digest"],
+        "git_sha": provenance.git_sha(),
+    }

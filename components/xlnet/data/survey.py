@@ -1,0 +1,265 @@
+"""The first look at the rows: classes, rejects, content hashes; then which row goes to which split.
+
+A row costs 17 bytes here, so that memory stays flat as the text grows.
+"""
+
+import hashlib
+import json
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xlnet.data.readers import Reject, Row, read_rows
+from xlnet.data.snapshot import SPLITS, Snapshot
+from xlnet.data.storage import Source
+from xlnet.errors import UserError
+from xlnet.recipe import DataRecipe
+
+MAX_CLASSES = 1000
+SHOWN_REJECTS = 3
+TRAIN, VALIDATION, TEST = range(3)
+
+
+@dataclass
+class Survey:
+    """What the inputs hold. Row arrays are in reading order: split after split, file after file."""
+
+    task: str
+    hashes: "array[int]" = field(default_factory=lambda: array("q"))
+    ids: "array[int]" = field(default_factory=lambda: array("q"))
+    given: "array[int]" = field(default_factory=lambda: array("b"))  # split whose files hold the row
+    labels: "array[int]" = field(default_factory=lambda: array("i"))  # in order of appearance
+    names: dict[str, int] = field(default_factory=dict)
+    rejects: Counter[str] = field(default_factory=Counter)
+    first_rejects: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in index order: numbers by value, others by name."""
+        names = list(self.names)
+        numeric = all(name.lstrip("-").isdigit() and name.isascii() for name in names)
+        return sorted(names, key=int) if numeric else sorted(names)
+
+
+def inputs(snapshot: Snapshot) -> Iterator[tuple[int, int, Source]]:
+    """(split, index of the file, file) in reading order."""
+    for number, file in enumerate(snapshot.files):
+        if file.split in SPLITS:
+            yield SPLITS.index(file.split), number, file.source
+
+
+def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey, np.ndarray]:
+    """Read every row once.
+
+    Args:
+        snapshot: the input.
+        recipe: how to read it.
+        rejects: file to which one JSON line is written for each unusable row: file, line, reason.
+
+    Returns:
+        The survey, and the split of each row: int8 [rows], -1 for a duplicate id.
+
+    Raises:
+        UserError: no usable row, too many rejects, or classes that cannot be trained on.
+    """
+    survey = Survey(recipe.task)
+    with rejects.open("w", encoding="utf-8") as log:
+
+        def reject(source: Source, line: int, reason: str) -> None:
+            log.write(json.dumps({"file": source.uri, "line": line, "reason": reason}, ensure_ascii=False) + "\n")
+            survey.rejects[_kind(reason)] += 1
+            if len(survey.first_rejects) < SHOWN_REJECTS:
+                survey.first_rejects.append(f"{source.uri}:{line}: {reason}")
+
+        for split, _, source in inputs(snapshot):
+            before = len(survey.given) + survey.rejects.total()
+            for row in read_rows(source, recipe):
+                if isinstance(row, Row) and (why := _note(survey, row, split)):
+                    row = Reject(row.line, why)
+                if isinstance(row, Reject):
+                    reject(source, row.line, row.reason)
+            if len(survey.given) + survey.rejects.total() == before:
+                raise UserError(f"'{source.uri}' has no rows; give a file with rows")
+        dropped = _duplicate_ids(survey) if recipe.id is not None else np.zeros(len(survey.given), bool)
+        if dropped.any():
+            _log_duplicates(snapshot, recipe, dropped, reject)
+    _refuse_many_rejects(survey, recipe)
+    if recipe.task == "classification":
+        _refuse_classes(survey)
+    splits = assign(survey, snapshot, recipe, dropped)
+    _refuse_splits(survey, splits)
+    return survey, splits
+
+
+def _note(survey: Survey, row: Row, split: int) -> str:
+    """Add a row; return why not if its label cannot be used."""
+    if survey.task == "regression":
+        try:
+            value = float(row.label)
+        except ValueError:
+            return f"label {row.label[:40]!r} is not a number"
+        if not np.isfinite(value):
+            return f"label {row.label!r} is not finite"
+        label = 0
+    else:
+        label = survey.names.setdefault(row.label, len(survey.names))
+    survey.labels.append(label)
+    survey.given.append(split)
+    survey.hashes.append(_hash(row.text if row.text_pair is None else f"{row.text}\0{row.text_pair}"))
+    if row.id is not None:
+        survey.ids.append(_hash(row.id))
+    return ""
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _kind(reason: str) -> str:
+    """The reason without the row's own values, to count by."""
+    for kind in ("not UTF-8", "malformed CSV", "not JSON", "no field", "label"):
+        if reason.startswith(kind):
+            return {"label": "label is not a number"}.get(kind, kind)
+    return "wrong number of columns" if " columns instead of " in reason else reason
+
+
+def _duplicate_ids(survey: Survey) -> np.ndarray:
+    ids = np.array(survey.ids, np.int64)
+    dropped = np.ones(len(survey.given), bool)
+    dropped[np.unique(ids, return_index=True)[1]] = False
+    return dropped
+
+
+def _log_duplicates(snapshot: Snapshot, recipe: DataRecipe, dropped: np.ndarray, reject: Any) -> None:
+    numbers = iter(range(len(dropped)))
+    for _, _, source in inputs(snapshot):
+        for row in read_rows(source, recipe):
+            if isinstance(row, Row) and usable(row, recipe) and dropped[next(numbers)]:
+                reject(source, row.line, "duplicate id")
+
+
+def usable(row: Row, recipe: DataRecipe) -> bool:
+    """Whether :func:`look` counted the row."""
+    return recipe.task == "classification" or not _note(Survey("regression"), row, 0)
+
+
+def _refuse_many_rejects(survey: Survey, recipe: DataRecipe) -> None:
+    rejected = survey.rejects.total()
+    total = rejected + len(survey.given) - survey.rejects["duplicate id"]
+    if total and rejected / total > recipe.max_rejects:
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in survey.rejects.most_common(3))
+        raise UserError(
+            f"{rejected:,} of {total:,} rows cannot be used: {reasons}; first: {'; '.join(survey.first_rejects)}. "
+            "Correct them, or raise data.max_rejects"
+        )
+
+
+def _refuse_classes(survey: Survey) -> None:
+    names = survey.classes
+    if len(names) == 1:
+        raise UserError(f"data.label has one class only, '{names[0]}'; training needs two or more")
+    numbers = [name for name in names if _is_number(name)]
+    fractions = [name for name in numbers if not float(name).is_integer()]
+    if len(names) > 20 and len(numbers) == len(names) and fractions:
+        raise UserError(
+            f"data.label has {len(names):,} classes, all numbers, such as '{fractions[0]}'; "
+            "set data.task to 'regression'"
+        )
+    if len(names) > MAX_CLASSES:
+        raise UserError(
+            f"data.label has {len(names):,} classes, such as '{names[0][:40]}'; allowed: {MAX_CLASSES:,}. "
+            "Is it the right column?"
+        )
+    by_value: dict[float, str] = {}
+    for name in numbers:
+        other = by_value.setdefault(float(name), name)
+        if other != name:
+            raise UserError(f"data.label has both '{other}' and '{name}' as classes; write equal numbers equally")
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return bool(np.isfinite(float(name)))
+    except ValueError:
+        return False
+
+
+def assign(survey: Survey, snapshot: Snapshot, recipe: DataRecipe, dropped: np.ndarray) -> np.ndarray:
+    """The split of every row: its file's, or for rows of data.train a seeded, stratified share.
+
+    The share is decided by a hash of the row's content, so that it depends on neither order nor
+    sharding, and equal texts stay together. Every class keeps rows to train on.
+    """
+    splits = np.array(survey.given, np.int8)
+    labels, hashes = np.array(survey.labels, np.int32), np.array(survey.hashes, np.int64)
+    wanted = [
+        (TEST, recipe.test_fraction if not snapshot.split("test") else 0.0),
+        (VALIDATION, recipe.validation_fraction if not snapshot.split("validation") else 0.0),
+    ]
+    open_rows = np.flatnonzero((splits == TRAIN) & ~dropped)
+    unique, first, group = np.unique(hashes[open_rows], return_index=True, return_inverse=True)
+    sizes = np.bincount(group, minlength=len(unique))
+    group_labels = labels[open_rows][first]
+    keys = _mix(unique.view(np.uint64), recipe.split_seed)
+    group_splits = np.full(len(unique), TRAIN, np.int8)
+    for label in range(int(labels.max()) + 1 if len(labels) else 0):
+        members = np.flatnonzero(group_labels == label)
+        members = members[np.argsort(keys[members], kind="stable")]
+        ends = np.cumsum(sizes[members])
+        total, start = (int(ends[-1]) if len(ends) else 0), 0.0
+        for split, fraction in wanted:
+            inside = (ends > start) & (ends <= round(start + fraction * total))
+            group_splits[members[inside][: len(members) - 1]] = split
+            start = round(start + fraction * total)
+    splits[open_rows] = group_splits[group]
+    splits[dropped] = -1
+    return splits
+
+
+def _mix(values: np.ndarray, seed: int) -> np.ndarray:
+    """SplitMix64's finaliser (Steele et al. 2014): hashes reordered by a seed."""
+    mixed = values + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & (2**64 - 1))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _refuse_splits(survey: Survey, splits: np.ndarray) -> None:
+    names = list(survey.names)
+    labels = np.array(survey.labels, np.int32)
+    trained = set(labels[splits == TRAIN].tolist())
+    for split in (VALIDATION, TEST):
+        if not (splits == split).any():
+            name = SPLITS[split]
+            raise UserError(
+                f"the {name} split has no rows; raise data.{name}_fraction, give data.{name}, or give more rows"
+            )
+        missing = set(labels[splits == split].tolist()) - trained
+        if survey.task == "classification" and missing:
+            shown = ", ".join(f"'{names[label]}'" for label in sorted(missing)[:5])
+            raise UserError(f"{SPLITS[split]} has classes that train lacks: {shown}; add such rows to data.train")
+    if not trained:
+        raise UserError("the train split has no rows; give more rows")
+
+
+def duplicates(survey: Survey, splits: np.ndarray) -> dict[str, int]:
+    """Rows whose exact text is also in train: of test, of validation, and again within train."""
+    hashes = np.array(survey.hashes, np.int64)
+    train = hashes[splits == TRAIN]
+    unique = np.unique(train)
+    return {
+        "train_test": int(np.isin(hashes[splits == TEST], unique).sum()),
+        "train_validation": int(np.isin(hashes[splits == VALIDATION], unique).sum()),
+        "train": len(train) - len(unique),
+    }
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)

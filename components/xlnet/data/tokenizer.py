@@ -1,0 +1,243 @@
+"""XLNet's tokens: the published vocabulary, one trained on the user's text, or one from a directory.
+
+A row is ``A <sep> <cls>`` or ``A <sep> B <sep> <cls>``. Tokenisation splits at white space first, so
+that the first words of a long text have the same tokens alone as within the whole.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer as RustTokenizer
+
+from xlnet.errors import UserError
+
+SHIPPED = Path(__file__).parent / "vocabulary"
+SPECIALS = ("<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")  # ids 1 to 8, after <unk>
+# A token has up to 16 characters of text, and decomposed accents vanish: four times as many are looked at first.
+PREFIX_CHARACTERS = 64
+TRAINING_SENTENCES = 200_000  # more do not change a vocabulary much, and bound the trainer's memory
+TRAINING_CHARACTERS = 4000  # of one text
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a batch of rows, special tokens included, no padding."""
+
+    input_ids: list[list[int]]
+    boundaries: list[int]
+    truncated: list[bool]
+
+
+class Tokenizer:
+    """A vocabulary with XLNet's special tokens."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open a directory with ``tokenizer.json``; use :func:`load_tokenizer`."""
+        self.directory = directory
+        self._rust = RustTokenizer.from_file(str(directory / "tokenizer.json"))
+        self._rust.no_padding()
+        self._rust.no_truncation()
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return int(self._rust.get_vocab_size())
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """``{"pad": 5, "sep": 4, "cls": 3, "unk": 0, "mask": 6}`` in the published vocabulary."""
+        ids: dict[str, int] = {}
+        for name in ("pad", "sep", "cls", "unk", "mask"):
+            token = self._rust.token_to_id(f"<{name}>")
+            if token is None:
+                raise UserError(f"tokenizer '{self.directory}' has no <{name}>; use one made for XLNet")
+            ids[name] = token
+        return ids
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str | None] | None, max_length: int) -> Encoded:
+        """Token ids of rows in XLNet's layout, at most ``max_length`` each.
+
+        Too long pairs lose tokens at the end of the longer text first, as in ``transformers``.
+        """
+        sep, cls = self.special_ids["sep"], self.special_ids["cls"]
+        first = self._tokens(texts, max_length)
+        if pairs is None or all(pair is None for pair in pairs):
+            room = max_length - 2
+            ids = [[*tokens[:room], sep, cls] for tokens in first]
+            return Encoded(ids, [len(row) - 1 for row in ids], [len(tokens) > room for tokens in first])
+        second = self._tokens([pair or "" for pair in pairs], max_length)
+        rows = Encoded([], [], [])
+        for a, b in zip(first, second, strict=True):
+            keep_a, keep_b = _longest_first(len(a), len(b), max_length - 3)
+            rows.input_ids.append([*a[:keep_a], sep, *b[:keep_b], sep, cls])
+            rows.boundaries.append(keep_a + 1)
+            rows.truncated.append(keep_a < len(a) or keep_b < len(b))
+        return rows
+
+    def _tokens(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
+        limit = PREFIX_CHARACTERS * max_length
+        shortened = [text if len(text) <= limit else _prefix(text, limit) for text in texts]
+        found = [one.ids for one in self._rust.encode_batch_fast(shortened, add_special_tokens=False)]
+        for i, text in enumerate(texts):
+            if len(shortened[i]) < len(text):
+                found[i] = self._long(text, found[i], max_length)
+        return found
+
+    def _long(self, text: str, tokens: list[int], max_length: int) -> list[int]:
+        """More than ``max_length`` tokens of a long text, or all of them."""
+        limit = PREFIX_CHARACTERS * max_length
+        while len(tokens) <= max_length and limit < len(text):
+            limit *= 4
+            prefix = _prefix(text, limit)
+            tokens = self._rust.encode(prefix, add_special_tokens=False).ids
+        return tokens
+
+    def save(self, directory: Path) -> None:
+        """Copy the files that ``transformers.AutoTokenizer`` loads."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("spiece.model", "tokenizer.json"):
+            if (self.directory / name).is_file():
+                shutil.copyfile(self.directory / name, directory / name)
+        settings = {
+            "tokenizer_class": "XLNetTokenizer",
+            "padding_side": "left",
+            "do_lower_case": False,
+            "keep_accents": False,
+            "remove_space": True,
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "sep_token": "<sep>",
+            "pad_token": "<pad>",
+            "cls_token": "<cls>",
+            "mask_token": "<mask>",
+        }
+        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+        (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def _prefix(text: str, limit: int) -> str:
+    """At least ``limit`` characters, up to a white space if there is one near: whole words have final tokens."""
+    for i in range(limit, min(len(text), 2 * limit)):
+        if text[i].isspace():
+            return text[:i]
+    return text[: 2 * limit]
+
+
+def _longest_first(a: int, b: int, room: int) -> tuple[int, int]:
+    """How many tokens of each text stay: the longer one is cut first, then both to halves."""
+    if a + b <= room:
+        return a, b
+    short, long = min(a, b), max(a, b)
+    long = short if short > room else max(short, room - short)
+    if short + long > room:
+        short = room // 2
+        long = short + room % 2
+    return (short, long) if a <= b else (long, short)
+
+
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """Open a shipped vocabulary by name or a directory with ``tokenizer.json`` or ``spiece.model``.
+
+    Raises:
+        UserError: there is no such vocabulary.
+    """
+    directory = SHIPPED / name if (SHIPPED / name / "tokenizer.json").is_file() else Path(name)
+    if not directory.is_dir():
+        shipped = ", ".join(sorted(folder.name for folder in SHIPPED.iterdir()))
+        raise UserError(
+            f"data.tokenizer is '{name}'; allowed: {shipped}, train, or a directory with tokenizer.json or spiece.model"
+        )
+    if (directory / "tokenizer.json").is_file():
+        return Tokenizer(directory)
+    if not (directory / "spiece.model").is_file():
+        raise UserError(
+            f"data.tokenizer '{name}' has neither tokenizer.json nor spiece.model; name a tokenizer's directory"
+        )
+    converted = Path(tempfile.mkdtemp(prefix="xlnet-tokenizer-"))
+    shutil.copyfile(directory / "spiece.model", converted / "spiece.model")
+    _write_tokenizer_json(converted)
+    return Tokenizer(converted)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> Tokenizer:
+    """Train a Unigram vocabulary (Kudo 2018) on texts and write it to ``directory``.
+
+    The same texts give the same vocabulary. At most a bounded sample of them is kept in memory.
+
+    Raises:
+        UserError: sentencepiece is missing, or the text is too small for so many tokens.
+    """
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError("data.tokenizer = 'train' needs sentencepiece: pip install sentencepiece") from None
+    directory.mkdir(parents=True, exist_ok=True)
+    corpus = directory / "corpus.txt"
+    with corpus.open("w", encoding="utf-8") as file:
+        for text in texts:
+            file.write(" ".join(text[:TRAINING_CHARACTERS].split()) + "\n")
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(corpus),
+            model_prefix=str(directory / "spiece"),
+            model_type="unigram",
+            vocab_size=vocab_size,
+            character_coverage=0.9999,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            control_symbols=list(SPECIALS[2:5] + SPECIALS[6:]),
+            user_defined_symbols=[SPECIALS[5]],
+            input_sentence_size=TRAINING_SENTENCES,
+            shuffle_input_sentence=False,
+            max_sentence_length=4 * TRAINING_CHARACTERS,
+            num_threads=1,  # more make the vocabulary depend on their number
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"data.vocab_size is {vocab_size}, which the training text does not allow ({reason}); lower data.vocab_size"
+        ) from None
+    os.unlink(corpus)
+    (directory / "spiece.vocab").unlink()
+    _write_tokenizer_json(directory)
+    return Tokenizer(directory)
+
+
+def _write_tokenizer_json(directory: Path) -> None:
+    """Convert ``spiece.model`` as ``transformers`` does, so that both give the same ids."""
+    import sentencepiece
+    from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spiece.model"))
+    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.get_piece_size())]
+    rust = RustTokenizer(models.Unigram(vocabulary, unk_id=pieces.unk_id(), byte_fallback=False))
+    rust.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace("``", '"'),
+            normalizers.Replace("''", '"'),
+            normalizers.NFKD(),
+            normalizers.StripAccents(),
+        ]
+    )
+    rust.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    rust.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    ids = {name: rust.token_to_id(name) for name in ("<sep>", "<cls>")}
+    rust.post_processor = processors.TemplateProcessing(
+        single="$A:0 <sep>:0 <cls>:2",
+        pair="$A:0 <sep>:0 $B:1 <sep>:1 <cls>:2",
+        special_tokens=list(ids.items()),
+    )
+    rust.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ("<unk>", *SPECIALS)])
+    rust.save(str(directory / "tokenizer.json"))
