@@ -32,13 +32,13 @@ LAYERS = [
 
 # Packages that ``xlnet`` may have at hand when a module of it is imported. Everything else is loaded inside the
 # function that needs it, by the one module named here.
-ALWAYS_THERE = {"numpy", "pyarrow", "safetensors", "torch"}
+ALWAYS_THERE = {"numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 LATE = {
     "google": "xlnet.data.storage",
     "mlflow": "xlnet.registry.mlflow_registry",
     "tensorboard": "xlnet.training.history",
 }
-LATE_ANYWHERE = {"transformers", "tokenizers", "sentencepiece"}
+LATE_ANYWHERE = {"transformers", "sentencepiece"}
 WITHOUT_TORCH = ("xlnet.data", "xlnet.registry", "xlnet.recipe", "xlnet.provenance", "xlnet.errors")
 
 MACHINE_PATH = re.compile(

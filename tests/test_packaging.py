@@ -109,7 +109,6 @@ def test_installed_wheel_trains_on_a_bare_machine(wheel: Path, tmp_path: Path) -
     assert Path(out.splitlines()[-1]).is_relative_to(site), "the wheel, not the checkout, was run"
 
 
-def test_core_install_says_what_the_command_lacks(wheel: Path, tmp_path: Path) -> None:
-    """Without the pipeline extra the trainer still answers: ``python -m xlnet --help``."""
+def test_trainer_answers_without_the_pipeline_extra(wheel: Path, tmp_path: Path) -> None:
     run = "import runpy; sys.argv = ['xlnet', '--help']; runpy.run_module('xlnet', run_name='__main__')"
     assert "train" in python(BARE + run, tmp_path)

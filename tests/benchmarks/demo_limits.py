@@ -20,24 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from dag_overhead import ONE_CALL, PIPELINE, seconds
 
 COMMAND = [str(Path(sys.executable).with_name("xlnet-pipeline"))]
-SHORT = ["--set", "training.steps=10"]  # what the DAG adds does not depend on how long training takes
-
-# The work of a run as one Python call: the step functions in one process, in order.
-ONE_CALL = """
-import json, sys
-from xlnet.data.preprocess import preprocess
-from xlnet.data.snapshot import take
-from xlnet.evaluation.evaluate import evaluate
-from xlnet.registry.register import register
-from xlnet.training.loop import train
-recipe = json.dumps(json.load(open(sys.argv[1]))["recipe"])
-preprocess(recipe, take(recipe).digest, "dataset")
-train(recipe, "dataset", "model")
-evaluate(recipe, "dataset", "model", "evaluation")
-register(recipe, "dataset", "model", "evaluation", "registration")
-"""
 
 
 @dataclass(frozen=True)
@@ -59,16 +44,16 @@ def timed(command: list[str], folder: Path, home: Path) -> tuple[float, float]:
     environment = {**os.environ, "XLNET_PIPELINE_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     with (folder / "output.txt").open("w") as output:
-        started = time.perf_counter()
+        began = time.perf_counter()
         process = psutil.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
         peak = 0
         while process.poll() is None:
             peak = max(peak, resident(process))
             time.sleep(0.02)
-        seconds = time.perf_counter() - started
+        elapsed = time.perf_counter() - began
     if process.returncode:
         raise SystemExit(f"{' '.join(command)[:100]} failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
-    return seconds, peak / 2**30
+    return elapsed, peak / 2**30
 
 
 def resident(process: psutil.Process) -> int:
@@ -82,18 +67,11 @@ def resident(process: psutil.Process) -> int:
     return total
 
 
-def fastest(repeats: int, command: list[str], folder: Path) -> float:
-    """The least seconds of several runs, each in an empty state directory."""
-    return min(timed(command, folder, Path(tempfile.mkdtemp(dir=folder)))[0] for _ in range(repeats))
-
-
 def overhead(folder: Path, repeats: int) -> float:
-    """Seconds that a whole run takes more than the same work as one Python call."""
-    home = folder / "short"
-    timed([*COMMAND, "run", *SHORT], folder, home)
-    record = next(home.glob("runs/*/run.json"))
-    run = fastest(repeats, [*COMMAND, "run", *SHORT], folder)
-    return run - fastest(repeats, [sys.executable, "-c", ONE_CALL, str(record)], folder)
+    """Seconds that a whole run takes more than the same work as one Python call; the fastest of each."""
+    runs = [seconds(PIPELINE, folder / f"run{i}") for i in range(repeats)]
+    calls = [seconds(ONE_CALL, folder / f"call{i}") for i in range(repeats)]
+    return min(runs) - min(calls)
 
 
 def measure(folder: Path, repeats: int) -> list[Limit]:
