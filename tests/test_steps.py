@@ -30,8 +30,9 @@ def test_the_snapshot_hands_each_step_its_part_of_the_recipe(small_csv: Path) ->
     recipe = recipes.tiny().replace(data={"train": str(small_csv)}, training={"seed": 7})
     found = steps.snapshot.python_func(recipe.to_json())
     names = list(steps.snapshot.component_spec.outputs)
-    assert names == ["digest", *recipes.STEP_SECTIONS]
-    for name, part in zip(names[1:], found[1:], strict=True):
+    assert names == ["digest", "pretrained", *recipes.STEP_SECTIONS]
+    assert found[1] == ""
+    for name, part in zip(names[2:], found[2:], strict=True):
         assert set(json.loads(part)) == set(recipes.STEP_SECTIONS[name])
     assert json.loads(found[names.index("train")])["training"]["seed"] == 7
 
@@ -42,6 +43,18 @@ def test_a_margin_is_nothing_that_training_depends_on(small_csv: Path) -> None:
     before, after = (steps.snapshot.python_func(one.to_json()) for one in (recipe, strict))
     names = list(steps.snapshot.component_spec.outputs)
     assert [name for name, old, new in zip(names, before, after, strict=True) if old != new] == ["evaluate", "register"]
+
+
+def test_pretrained_weights_are_nothing_that_preprocessing_depends_on(small_csv: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    recipe = recipes.tiny().replace(data={"train": str(small_csv)}, model={"pretrained": str(weights)})
+    found = []
+    for content in ("one", "two"):
+        (weights / "model.safetensors").write_text(content)
+        found.append(steps.snapshot.python_func(recipe.to_json()))
+    names = list(steps.snapshot.component_spec.outputs)
+    assert [name for name, old, new in zip(names, *found, strict=True) if old != new] == ["pretrained"]
 
 
 def test_a_regression_shows_its_figures_and_the_report(tmp_path: Path) -> None:

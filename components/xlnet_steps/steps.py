@@ -1,8 +1,8 @@
 """The five steps as Kubeflow Pipelines components: import, call, log. What they do is in ``xlnet``.
 
 A lightweight component carries its own source, so each body imports what it needs. ``recipe`` is the step's own part
-of the recipe and ``code`` the identity of the code (a source fingerprint, or the image's digest): both are there for
-the backends' cache keys, which hold parameters and nothing else.
+of the recipe, ``code`` the identity of the code (a source fingerprint, or the image's digest), ``pretrained`` that of the
+weights to start from: they are there for the backends' cache keys, which hold parameters and nothing else.
 """
 
 from typing import NamedTuple
@@ -14,15 +14,16 @@ IMAGE = "python:3.11"  # a placeholder: the local target runs no containers, the
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
-    "Snapshot", [("digest", str), ("preprocess", str), ("train", str), ("evaluate", str), ("register", str)]
+    "Snapshot",
+    [("digest", str), ("pretrained", str), ("preprocess", str), ("train", str), ("evaluate", str), ("register", str)],
 ):
-    """Digest of the input's content, and the part of the recipe that each later step depends on."""
+    """Digests of the input's content, and the part of the recipe that each later step depends on."""
     from xlnet.data.snapshot import take
     from xlnet.recipe import STEP_SECTIONS, from_json
 
     found = take(recipe)
     print(f"{len(found.files)} files, {sum(file.size for file in found.files):,} bytes, {found.digest}")
-    return (found.digest, *(from_json(recipe).part(*sections) for sections in STEP_SECTIONS.values()))
+    return (found.digest, found.pretrained, *(from_json(recipe).part(*sections) for sections in STEP_SECTIONS.values()))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -34,7 +35,9 @@ def preprocess(recipe: str, snapshot: str, code: str, dataset: dsl.Output[dsl.Da
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def train(recipe: str, code: str, dataset: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]) -> None:
+def train(
+    recipe: str, pretrained: str, code: str, dataset: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]
+) -> None:
     """A dataset to a model: ``xlnet.training.loop``."""
     from xlnet.training.loop import train as step
 

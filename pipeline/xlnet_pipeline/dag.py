@@ -36,7 +36,7 @@ def build(image: str | None = None, code: Mapping[str, str] | None = None) -> ds
         part = snapshot.outputs
         preprocess = steps.preprocess(recipe=part["preprocess"], snapshot=part["digest"], code=code["preprocess"])
         dataset = preprocess.outputs["dataset"]
-        train = steps.train(recipe=part["train"], code=code["train"], dataset=dataset)
+        train = steps.train(recipe=part["train"], pretrained=part["pretrained"], code=code["train"], dataset=dataset)
         model = train.outputs["model"]
         evaluate = steps.evaluate(recipe=part["evaluate"], code=code["evaluate"], dataset=dataset, model=model)
         evaluation = evaluate.outputs["evaluation"]

@@ -15,6 +15,7 @@ from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
+PRETRAINED = "pretrained"
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,14 @@ class Snapshot:
 
     @property
     def digest(self) -> str:
-        """``sha256:`` of every object's use, name, size and checksum."""
-        return provenance.digest_json([file.facts() for file in self.files])
+        """``sha256:`` of use, name, size and checksum of every object that the dataset is made of."""
+        return provenance.digest_json([file.facts() for file in self.files if file.split != PRETRAINED])
+
+    @property
+    def pretrained(self) -> str:
+        """``sha256:`` of a local directory of pretrained weights, which only training reads; empty: there is none."""
+        weights = [file.facts() for file in self.files if file.split == PRETRAINED]
+        return provenance.digest_json(weights) if weights else ""
 
     def split(self, name: str) -> list[Source]:
         """The objects of one split."""
@@ -73,7 +80,7 @@ def of(recipe: Recipe) -> Snapshot:
         SourceFile(split, source) for split in SPLITS for source in list_sources(f"data.{split}", getattr(data, split))
     ]
     _refuse_overlap(files)
-    for use, path in (("tokenizer", data.tokenizer), ("pretrained", recipe.model.pretrained)):
+    for use, path in (("tokenizer", data.tokenizer), (PRETRAINED, recipe.model.pretrained)):
         if path and Path(path).is_dir():
             files += [SourceFile(use, source) for source in _directory(path)]
     return Snapshot(tuple(files))

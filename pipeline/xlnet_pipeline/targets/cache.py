@@ -18,6 +18,7 @@ from xlnet.errors import CorruptArtifact, UserError
 
 SCHEMA = 1
 SHOWN_CHANGES = 3
+PARAMETERS = {"snapshot": "input data", "pretrained": "pretrained weights"}  # as a person calls them
 WAIT = 0.2  # seconds between two looks at a lock
 
 
@@ -112,7 +113,9 @@ class Cache:
         for name, value in parts["parameters"].items():
             before = last["parameters"].get(name)
             if value != before:
-                changes.append(_recipe_change(before, value) if name == "recipe" else "input data changed")
+                changes.append(
+                    _recipe_change(before, value) if name == "recipe" else PARAMETERS.get(name, name) + " changed"
+                )
         if parts.get("registry") != last.get("registry"):
             changes.append(f"registry changed: {last.get('registry')} → {parts.get('registry')}")
         return "; ".join(changes) or "no result is kept"
