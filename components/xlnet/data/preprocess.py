@@ -21,7 +21,7 @@ from xlnet.data.dataset import schema
 from xlnet.data.readers import Row, read_rows
 from xlnet.data.snapshot import SPLITS, Snapshot, of
 from xlnet.data.survey import Survey, inputs, say
-from xlnet.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from xlnet.data.tokenizer import TRAINING_SENTENCES, Tokenizer, load_tokenizer, train_tokenizer
 from xlnet.errors import RunError
 from xlnet.recipe import DataRecipe, Recipe
 
@@ -118,7 +118,7 @@ def _tokenizer(directory: Path, snapshot: Snapshot, recipe: DataRecipe, splits: 
     if recipe.tokenizer == "train":
         say(f"training a vocabulary of {recipe.vocab_size:,} tokens")
         # Every k-th row, so that a sample of bounded size covers the whole input.
-        every = max(1, int((splits == surveys.TRAIN).sum()) // 200_000)
+        every = -(-int((splits == surveys.TRAIN).sum()) // TRAINING_SENTENCES)
         rows = (row for row, _, split in _kept(snapshot, recipe, splits) if split == surveys.TRAIN)
         texts = (text for row in itertools.islice(rows, 0, None, every) for text in (row.text, row.text_pair) if text)
         train_tokenizer(texts, recipe.vocab_size, folder).save(folder)

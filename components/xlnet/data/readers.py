@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 import sys
 import zlib
@@ -129,10 +130,10 @@ def _csv_records(file: IO[bytes], source: Source, recipe: DataRecipe) -> Iterato
 
 def _undecodable(fields: list[str]) -> str:
     for field in fields:
-        if not field.isascii():
-            for character in field:
-                if "\udc80" <= character <= "\udcff":
-                    return f"not UTF-8: byte {ord(character) - 0xDC00:#04x}"
+        try:
+            field.encode()
+        except UnicodeEncodeError as error:
+            return f"not UTF-8: byte {ord(field[error.start]) - 0xDC00:#04x} at column {error.start + 1}"
     return ""
 
 
@@ -240,7 +241,7 @@ class _Columns:
 
     def _probed(self, first: _Record) -> Iterator[_Record]:
         """Refuse a forgotten header: a first label that no other row has and that is the column's likely name."""
-        probe = [first, *(record for record, _ in zip(self.stream, range(HEADER_PROBE), strict=False))]
+        probe = [first, *itertools.islice(self.stream, HEADER_PROBE)]
         label = self.keys["label"]
         found = [record.fields[label].strip() for record in probe if record.fields and len(record.fields) > label]
         if len(found) > 2 and found[0] not in found[1:] and found[0].lower() in LIKELY_HEADERS:

@@ -4,8 +4,10 @@ A row is ``A <sep> <cls>`` or ``A <sep> B <sep> <cls>``. Tokenisation splits at 
 that the first words of a long text have the same tokens alone as within the whole.
 """
 
+import io
+import itertools
 import json
-import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -102,7 +104,7 @@ class Tokenizer:
         """Copy the files that ``transformers.AutoTokenizer`` loads."""
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("spiece.model", "tokenizer.json"):
-            if (self.directory / name).is_file():
+            if self.directory != directory and (self.directory / name).is_file():
                 shutil.copyfile(self.directory / name, directory / name)
         settings = {
             "tokenizer_class": "XLNetTokenizer",
@@ -179,14 +181,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> T
     except ImportError:
         raise UserError("data.tokenizer = 'train' needs sentencepiece: pip install sentencepiece") from None
     directory.mkdir(parents=True, exist_ok=True)
-    corpus = directory / "corpus.txt"
-    with corpus.open("w", encoding="utf-8") as file:
-        for text in texts:
-            file.write(" ".join(text[:TRAINING_CHARACTERS].split()) + "\n")
+    sentences = (" ".join(text[:TRAINING_CHARACTERS].split()) for text in texts)
+    model = io.BytesIO()  # a file's name would become part of the model's bytes
     try:
         sentencepiece.SentencePieceTrainer.train(
-            input=str(corpus),
-            model_prefix=str(directory / "spiece"),
+            sentence_iterator=itertools.islice(sentences, TRAINING_SENTENCES),
+            model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
             character_coverage=0.9999,
@@ -194,21 +194,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> T
             bos_id=1,
             eos_id=2,
             pad_id=-1,
-            control_symbols=list(SPECIALS[2:5] + SPECIALS[6:]),
-            user_defined_symbols=[SPECIALS[5]],
-            input_sentence_size=TRAINING_SENTENCES,
-            shuffle_input_sentence=False,
+            control_symbols=list(SPECIALS[2:]),
             max_sentence_length=4 * TRAINING_CHARACTERS,
             num_threads=1,  # more make the vocabulary depend on their number
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
+        limit = re.search(r"<= *(\d+)", str(error))
+        remedy = f"set data.vocab_size to {limit.group(1)} or less" if limit else "lower data.vocab_size"
         raise UserError(
-            f"data.vocab_size is {vocab_size}, which the training text does not allow ({reason}); lower data.vocab_size"
+            f"data.vocab_size is {vocab_size}, more than the training text has pieces for; {remedy}"
         ) from None
-    os.unlink(corpus)
-    (directory / "spiece.vocab").unlink()
+    (directory / "spiece.model").write_bytes(model.getvalue())
     _write_tokenizer_json(directory)
     return Tokenizer(directory)
 

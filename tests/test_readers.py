@@ -1,0 +1,188 @@
+"""Readers: every format, every dirt, and no row that disappears."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from xlnet import recipe as recipes
+from xlnet.data.readers import Reject, Row, read_rows
+from xlnet.data.storage import list_sources
+from xlnet.errors import RunError, UserError
+
+
+def read(path, content=None, **data):
+    """Rows and rejects of one file with the given content."""
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    recipe = recipes.Recipe().replace(data=data).data
+    (source,) = list_sources("data.train", (str(path),))
+    found = list(read_rows(source, recipe))
+    return [row for row in found if isinstance(row, Row)], [row for row in found if isinstance(row, Reject)]
+
+
+def texts(rows):
+    return [(row.text, row.label) for row in rows]
+
+
+def test_csv_with_quoted_newlines_commas_and_a_bom(tmp_path):
+    content = '\ufefftext,label\n"two\nlines, and ""quotes""",pos\r\nplain,neg\n'
+    rows, rejects = read(tmp_path / "a.csv", content)
+    assert texts(rows) == [('two\nlines, and "quotes"', "pos"), ("plain", "neg")]
+    assert [row.line for row in rows] == [2, 4]
+    assert rejects == []
+
+
+def test_tsv_takes_quotes_as_they_are(tmp_path):
+    rows, rejects = read(tmp_path / "a.tsv", 'label\ttext\r\n1\t"half a quote\r\n0\tsays "hi"\n')
+    assert texts(rows) == [('"half a quote', "1"), ('says "hi"', "0")]
+    assert rejects == []
+
+
+def test_columns_by_index_without_header_lose_no_row(tmp_path):
+    content = "".join(f"row {i}\t{i % 2}\n" for i in range(1000))
+    rows, _ = read(tmp_path / "a.txt", content, text=0, label=1)
+    assert len(rows) == 1000
+    rows, _ = read(tmp_path / "a.txt", content, text=0, label=1, header="yes")
+    assert len(rows) == 999
+
+
+def test_the_shipped_demo_has_all_its_rows():
+    recipe = recipes.Recipe().replace(data={"text": 0, "label": 1}).data
+    sources = list_sources("data.train", ("demo:uci_sentences",))
+    rows = [row for source in sources for row in read_rows(source, recipe)]
+    assert len(rows) == 2838
+    assert not [row for row in rows if isinstance(row, Reject)]
+
+
+def test_a_forgotten_header_is_refused(tmp_path):
+    content = "label\tsentence\n1\ta\n0\tb\n1\tc\n"
+    with pytest.raises(UserError, match=r"looks like a header \('label'\); set data.header to 'yes' or 'no'"):
+        read(tmp_path / "a.tsv", content, text=1, label=0)
+    assert len(read(tmp_path / "a.tsv", content, text=1, label=0, header="yes")[0]) == 3
+    assert len(read(tmp_path / "a.tsv", content, text=1, label=0, header="no")[0]) == 4
+
+
+def test_json_lines(tmp_path):
+    lines = [{"text": "a", "label": 1}, {"text": "b", "label": True}, {"text": None, "label": 1}, {"label": 1}, [1]]
+    content = "".join(json.dumps(line) + "\n" for line in lines) + '{"text": "c"\n\n{"text": 5, "label": "x"}\n'
+    rows, rejects = read(tmp_path / "a.jsonl", content)
+    assert texts(rows) == [("a", "1"), ("b", "true")]
+    assert [reject.line for reject in rejects] == [3, 4, 5, 6, 8]
+    assert rejects[1].reason == "no field 'text'"
+    assert rejects[2].reason == "not a JSON object"
+    assert rejects[3].reason.startswith("not JSON")
+    assert rejects[4].reason == "text is int, not a string"
+
+
+def test_parquet_by_name_and_by_index(tmp_path):
+    table = pa.table({"other": [1, 2, 3], "text": ["a", "b", None], "label": [1, None, 0]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for columns in ({}, {"text": 1, "label": 2}):
+        rows, rejects = read(tmp_path / "a.parquet", **columns)
+        assert texts(rows) == [("a", "1")]
+        assert [reject.reason for reject in rejects] == ["no label", "empty text"]
+    with pytest.raises(UserError, match="no column 'txt'; it has: other, text, label; did you mean 'text'"):
+        read(tmp_path / "a.parquet", text="txt")
+
+
+def test_plain_text_takes_labels_from_names(tmp_path):
+    (tmp_path / "pos").mkdir()
+    rows, _ = read(tmp_path / "pos" / "reviews.txt", "one\n\ntwo\n", label="directory")
+    assert texts(rows) == [("one", "pos"), ("two", "pos")]
+    rows, _ = read(tmp_path / "pos" / "reviews.txt", "one\n", label="file")
+    assert texts(rows) == [("one", "reviews")]
+    with pytest.raises(UserError, match="set data.label to 'file' or 'directory'"):
+        read(tmp_path / "pos" / "reviews.txt", "one\n")
+
+
+def test_gzip_is_told_by_its_bytes(tmp_path):
+    rows, _ = read(tmp_path / "a.csv", gzip.compress(b"text,label\na,1\n"))
+    assert texts(rows) == [("a", "1")]
+    with pytest.raises(RunError, match="is damaged"):
+        read(tmp_path / "b.csv.gz", gzip.compress(b"text,label\n" + b"a,1\n" * 9999)[:60])
+
+
+def test_dirty_rows_are_rejected_one_by_one(tmp_path):
+    content = b"text\tlabel\nfine\t1\nb\xffd\t1\nnul\0byte\t1\n  \t1\nno label\t\nfour\tof\tthem\t1\n\nlast\t0"
+    rows, rejects = read(tmp_path / "a.tsv", content)
+    assert texts(rows) == [("fine", "1"), ("last", "0")]
+    assert [(reject.line, reject.reason) for reject in rejects] == [
+        (3, "not UTF-8: byte 0xff at column 2"),
+        (4, "NUL byte"),
+        (5, "empty text"),
+        (6, "no label"),
+        (7, "4 columns instead of 2"),
+    ]
+    csv_rows, csv_rejects = read(tmp_path / "a.csv", content.replace(b"\t", b","))
+    assert texts(csv_rows) == texts(rows)
+    assert [reject.line for reject in csv_rejects] == [reject.line for reject in rejects]
+
+
+def test_malformed_quotes_cost_no_more_than_their_record(tmp_path):
+    rows, rejects = read(tmp_path / "a.csv", 'text,label\n"a"b,1\nfine,0\n"never closed,1\n')
+    assert texts(rows) == [("fine", "0")]
+    assert [reject.reason.partition(":")[0] for reject in rejects] == ["malformed CSV", "malformed CSV"]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_line_endings(tmp_path, ending, name):
+    separator = "," if name == "a.csv" else "\t"
+    rows, rejects = read(tmp_path / name, ending.join([f"text{separator}label", f"a{separator}1", f"b{separator}0"]))
+    assert texts(rows) == [("a", "1"), ("b", "0")]
+    assert rejects == []
+
+
+def test_emoji_chinese_and_a_giant_text(tmp_path):
+    giant = "word " * 1_000_000
+    rows, _ = read(tmp_path / "a.tsv", f"text\tlabel\n👍🏽 fine\t1\n很好\t1\n{giant}\t0\n")
+    assert [row.text for row in rows] == ["👍🏽 fine", "很好", giant]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_million_columns(tmp_path, name):
+    separator = "," if name == "a.csv" else "\t"
+    header = separator.join(f"c{i}" for i in range(1_000_000))
+    values = separator.join("x" for _ in range(1_000_000))
+    rows, rejects = read(tmp_path / name, f"{header}\n{values}\nshort\n", text="c7", label="c999999")
+    assert texts(rows) == [("x", "x")]
+    assert rejects[0].reason == "1 columns instead of 1000000"
+    with pytest.raises(UserError, match=r"no column 'text'; it has: c0, .* and 999980 more") as caught:
+        read(tmp_path / name)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("xlnet.data.readers.MAX_LINE", 1 << 20)
+    rows, rejects = read(tmp_path / "a.tsv", "text\tlabel\n" + "x" * (3 << 20) + "\t1\nfine\t0\n")
+    assert texts(rows) == [("fine", "0")]
+    assert rejects[0].reason == "line longer than 1 MiB"
+
+
+def test_wrong_columns_name_those_there_are(tmp_path):
+    with pytest.raises(UserError, match="no column 'text'; it has: txt, label; did you mean 'txt'"):
+        read(tmp_path / "a.csv", "txt,label\na,1\n")
+    with pytest.raises(UserError, match="has 2 columns, so none with index 2; allowed: 0 to 1"):
+        read(tmp_path / "a.csv", "a,1\n", text=0, label=2)
+    with pytest.raises(UserError, match="data.header is 'no', but 'text' is a name"):
+        read(tmp_path / "a.csv", "text,label\na,1\n", header="no")
+    with pytest.raises(UserError, match="JSON Lines, whose columns have names; 0 is an index"):
+        read(tmp_path / "a.jsonl", '{"text": "a"}\n', text=0)
+
+
+def test_unusable_files_say_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="is empty; give a file with rows"):
+        read(tmp_path / "a.csv", "")
+    with pytest.raises(UserError, match="unknown ending; set data.format to csv, tsv"):
+        read(tmp_path / "a.xls", "x")
+    with pytest.raises(UserError, match="is no Parquet file"):
+        read(tmp_path / "a.parquet", "not parquet")
+
+
+def test_pairs(tmp_path):
+    rows, rejects = read(tmp_path / "a.tsv", "a\tb\tlabel\nx\ty\t1\nx\t\t1\n", text="a", text_pair="b")
+    assert (rows[0].text, rows[0].text_pair) == ("x", "y")
+    assert rejects[0].reason == "empty text"
