@@ -144,7 +144,8 @@ def test_a_changed_line_of_code_reruns_what_reaches_it(project: Project, tmp_pat
     source = Path(xlnet.__file__).parent
     copy = tmp_path / "changed" / "xlnet"
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__", "demo"))
-    project.environment["PYTHONPATH"] = str(copy.parent)
+    earlier = project.environment
+    project.environment = {**earlier, "PYTHONPATH": str(copy.parent)}
     try:
         assert ran(project.run()) == ["snapshot"], "the same code in another place is the same code"
         with (copy / "evaluation" / "report.py").open("a") as file:
@@ -156,7 +157,7 @@ def test_a_changed_line_of_code_reruns_what_reaches_it(project: Project, tmp_pat
             file.write("# changed\n")
         assert ran(project.run()) == ["snapshot", "preprocess"], "a dataset of equal bytes is trained on already"
     finally:
-        del project.environment["PYTHONPATH"]
+        project.environment = earlier
 
 
 def test_a_damaged_artifact_is_made_again_and_the_user_told(project: Project) -> None:

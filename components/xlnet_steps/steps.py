@@ -1,8 +1,8 @@
 """The five steps as Kubeflow Pipelines components: import, call, log. What they do is in ``xlnet``.
 
 A lightweight component carries its own source, so each body imports what it needs. ``recipe`` is the step's own part
-of the recipe, ``code`` the identity of the code (a source fingerprint, or the image's digest), ``pretrained`` the digest of
-weights to start from: they are there for the backends' cache keys, which hold parameters and nothing else.
+of the recipe, ``code`` identifies the code (a source fingerprint, or the image's digest) and ``pretrained`` the weights
+to start from: they are there for the backends' cache keys, which hold parameters and nothing else.
 """
 
 from typing import NamedTuple
