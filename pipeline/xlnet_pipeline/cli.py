@@ -1,0 +1,66 @@
+"""``xlnet-pipeline``: the command line.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from xlnet import __version__
+from xlnet.errors import RunError, UserError
+from xlnet_pipeline.commands import compile, init, lineage, models, predict, run, runs
+from xlnet_pipeline.commands.parser import Parser, add_home
+
+COMMANDS = (init, run, runs, models, lineage, predict, compile)
+CANCELLED = 130
+BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    top = Parser(
+        prog="xlnet-pipeline",
+        description="Train XLNet on your own text: snapshot → preprocess → train → evaluate → register.",
+        epilog="examples:\n"
+        "  xlnet-pipeline run                 # the demo, about two minutes\n"
+        "  xlnet-pipeline init                # a commented recipe.toml for your own texts\n"
+        "  xlnet-pipeline run recipe.toml",
+    )
+    add_home(top)
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}", help="show it and exit")
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        command.add(subparsers)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 a failed run, 2 the user's mistake, 124, 130, 141."""
+    try:
+        options = _parse(arguments)
+        status = options.handler(options) or 0
+        sys.stdout.flush()
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\ncancelled", file=sys.stderr)
+        return CANCELLED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
+        return BROKEN_PIPE
+    return int(status)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    top = parser()
+    options = top.parse_args(arguments)
+    if not hasattr(options, "handler"):
+        top.error("no command was given")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

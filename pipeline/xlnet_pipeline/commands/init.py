@@ -1,0 +1,55 @@
+"""``xlnet-pipeline init``: a recipe to start from, every field explained, with the demo data beside it."""
+
+import argparse
+import shutil
+import tomllib
+from pathlib import Path
+
+from xlnet.errors import UserError
+from xlnet_pipeline import recipe_reference
+from xlnet_pipeline.commands.parser import Subparsers, command
+from xlnet_pipeline.commands.run import DEMO, DEMO_RECIPE
+
+TITLE = """A recipe for xlnet-pipeline. Run it with: xlnet-pipeline run recipe.toml
+It trains on the demo sentences beside it. For your own texts change data.train, data.text, data.label,
+data.format, data.header and registry.name. Remove a leading '# ' to set a field."""
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "init",
+        write,
+        summary="write a commented recipe.toml and the demo data",
+        examples=["xlnet-pipeline init", "xlnet-pipeline init sentiment"],
+    )
+    parser.add_argument("directory", nargs="?", default=".", metavar="DIR", help="where to write (default: here)")
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+
+
+def write(options: argparse.Namespace) -> None:
+    """Write the recipe and the data.
+
+    Raises:
+        UserError: they are there already, or cannot be written.
+    """
+    folder = Path(options.directory)
+    recipe, data = folder / "recipe.toml", folder / DEMO.name
+    for path in (recipe, data):
+        if path.exists() and not options.force:
+            raise UserError(f"'{path}' exists; name another directory, or overwrite it with --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(DEMO, data, dirs_exist_ok=True, ignore=shutil.ignore_patterns(DEMO_RECIPE.name))
+        recipe.write_text(recipe_reference.commented_toml(demo_values(), TITLE), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write '{error.filename}': {error.strerror}; name a directory of yours") from None
+    print(f"wrote {recipe} and {data}\nnext: xlnet-pipeline run {recipe}")
+
+
+def demo_values() -> dict[str, object]:
+    """The demo's fields, with the data beside the recipe instead of inside the package."""
+    sections = tomllib.loads(DEMO_RECIPE.read_text(encoding="utf-8"))
+    values = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+    return {**values, "data.train": f"{DEMO.name}/*.txt"}

@@ -1,0 +1,64 @@
+"""``xlnet-pipeline lineage``: where a model, or any other artifact, came from."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from xlnet.errors import UserError
+from xlnet_pipeline.commands.parser import Subparsers, command
+from xlnet_pipeline.commands.tables import coloured
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "lineage",
+        show,
+        summary="show what an artifact was made from, back to the input files",
+        examples=[
+            "xlnet-pipeline lineage uci-sentences@champion",
+            "xlnet-pipeline lineage 4f2a --html lineage.html",
+            "xlnet-pipeline lineage uci-sentences:1 --verify",
+        ],
+    )
+    parser.add_argument(
+        "subject",
+        metavar="RUN|MODEL|DIR",
+        help="a run, a registered model (NAME, NAME:VERSION, NAME@ALIAS), a directory",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the graph as JSON")
+    form.add_argument("--html", metavar="FILE", help="the graph as one self-contained page")
+    parser.add_argument("--verify", action="store_true", help="check every artifact's bytes against its digest")
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print the lineage, or write it; 1 if ``--verify`` finds an artifact that is not what it was."""
+    from xlnet_pipeline import lineage
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    found = lineage.collect(options.subject, LocalTarget(options.home).home)
+    if options.html:
+        _write(options.html, lineage.to_html(found))
+    elif options.json:
+        print(lineage.to_json(found))
+    else:
+        print(lineage.to_text(found, coloured(sys.stdout), shutil.get_terminal_size().columns))
+    if not options.verify:
+        return 0
+    problems = lineage.verify(found)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if not problems:
+        print("verified: every artifact still has its digest", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _write(file: str, text: str) -> None:
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write '{file}': {error.strerror}; name a file in a directory of yours") from None
+    print(f"wrote {file}")

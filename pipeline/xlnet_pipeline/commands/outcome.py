@@ -1,0 +1,77 @@
+"""What a run came to: its metrics, its model version and the gate's reason, read from its artifacts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xlnet_pipeline.commands.tables import paint
+from xlnet_pipeline.targets.record import Run
+
+
+def evaluation(run: Run) -> dict[str, Any]:
+    """``metrics.json`` of the run; empty if it has none (yet, or any more)."""
+    return _read(run, "evaluate", "evaluation", "metrics.json")
+
+
+def registration(run: Run) -> dict[str, Any]:
+    """``registration.json`` of the run; empty if it has none (yet, or any more)."""
+    return _read(run, "register", "registration", "registration.json")
+
+
+def primary(run: Run) -> str | None:
+    """The metric that decides, such as ``accuracy 0.812``; None before there is one."""
+    found = evaluation(run)
+    return f"{found['primary']} {found['metrics'][found['primary']]['value']:.4f}" if found else None
+
+
+def version(run: Run) -> str | None:
+    """The model version the run registered, such as ``reviews:3``, champion marked; None before there is one."""
+    found = registration(run)
+    return f"{found['name']}:{found['version']}{' champion' if found['promoted'] else ''}" if found else None
+
+
+def lines(run: Run, home: str, colour: bool = False) -> list[str]:
+    """The metrics with their intervals, the model version, the gate's reason, and where to look next.
+
+    Args:
+        home: what to add to the commands shown, such as ``--home DIR``; may be empty.
+    """
+    metrics, entry = evaluation(run), registration(run)
+    shown = [""]
+    shown += _metric_lines(metrics) if metrics else []
+    if entry:
+        label = paint("champion", "champion", colour) if entry["promoted"] else "not the champion"
+        shown += ["", f"model {entry['name']}:{entry['version']}, {label}: {entry['reason']}", "", "next:"]
+        shown += [f"  {command}" for command in _next_commands(run, entry["name"], entry["version"], home)]
+    return shown
+
+
+def _metric_lines(found: dict[str, Any]) -> list[str]:
+    level = f"{found.get('confidence', 0.95):.0%} interval"
+    shown = [f"on {found['rows']:,} test rows:"]
+    for name, metric in found["metrics"].items():
+        if isinstance(metric, dict):
+            shown.append(f"  {name:<10} {metric['value']:.4f}   {level} {metric['low']:.4f} to {metric['high']:.4f}")
+    if majority := found.get("majority_class"):
+        shown.append(f"  {'majority':<10} {majority['accuracy']:.4f}   always answering '{majority['class']}'")
+    return shown
+
+
+def _next_commands(run: Run, name: str, number: Any, home: str) -> list[str]:
+    tool = f"xlnet-pipeline {home}".rstrip()
+    report = Path(run.step("evaluate").outputs["evaluation"]["uri"], "report.html")
+    return [
+        f"{tool} predict {name}:{number} 'what a lovely film'",
+        f"{tool} lineage {name}:{number} --html lineage.html",
+        f"{tool} runs show {run.id}",
+        f"open {report}",
+    ]
+
+
+def _read(run: Run, step: str, artifact: str, file: str) -> dict[str, Any]:
+    output = run.step(step).outputs.get(artifact)
+    path = Path(output["uri"], file) if output else None
+    if path is None or not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

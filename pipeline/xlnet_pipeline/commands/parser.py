@@ -1,0 +1,86 @@
+"""argparse with this project's manners: one line per mistake with the nearest right word, an example in every help."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from xlnet.errors import UserError, nearest
+
+Handler = Callable[[argparse.Namespace], int | None]
+Subparsers = Any  # argparse's own type is private
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError for what argparse would print and exit on."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False, **options
+        )
+        self.add_argument("-h", "--help", action="help", help="show this and exit")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, with where to read more."""
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, and name the nearest known option for an unknown one."""
+        found, unknown = super().parse_known_args(args, namespace)
+        for word in unknown:
+            if word.startswith("-") and word != "-":
+                self.error(f"unknown option '{word}'{nearest(word.partition('=')[0], self._option_string_actions)}")
+        if unknown:
+            self.error(f"unexpected '{unknown[0]}'")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        allowed = [str(choice) for choice in action.choices]
+        what = "command" if isinstance(action, argparse._SubParsersAction) else "/".join(action.option_strings)
+        raise UserError(f"unknown {what} '{value}'; allowed: {', '.join(allowed)}{nearest(str(value), allowed)}")
+
+
+def group(subparsers: Subparsers, name: str, *, summary: str, examples: Sequence[str]) -> Subparsers:
+    """Declare a command that has commands of its own; return what to declare those on."""
+    parser = _declare(subparsers, name, summary=summary, details="", examples=examples)
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+
+
+def command(
+    subparsers: Subparsers, name: str, handler: Handler, *, summary: str, details: str = "", examples: Sequence[str]
+) -> Parser:
+    """Declare a command; return its parser, to add arguments to."""
+    parser = _declare(subparsers, name, summary=summary, details=details, examples=examples)
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _declare(subparsers: Subparsers, name: str, *, summary: str, details: str, examples: Sequence[str]) -> Parser:
+    shown = "\n".join(f"  {example}" for example in examples)
+    heading = "example" if len(examples) == 1 else "examples"
+    parser: Parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}." + (f"\n\n{details}" if details else ""),
+        epilog=f"{heading}:\n{shown}",
+    )
+    add_home(parser, default=argparse.SUPPRESS)
+    return parser
+
+
+def add_home(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Declare ``--home``, which is understood before and after the command."""
+    text = "directory of runs, cache and registry (default: $XLNET_PIPELINE_HOME, else .xlnet-pipeline)"
+    parser.add_argument("--home", metavar="DIR", default=default, help=text)
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds, for argparse's ``type``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
+    return value
