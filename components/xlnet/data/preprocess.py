@@ -5,8 +5,9 @@ import hashlib
 import itertools
 import json
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,17 +91,18 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe) -> dict[str,
     say(f"read {len(splits):,} rows, {survey.rejects.total():,} rejected, {time.perf_counter() - begun:.1f} s")
     tokenizer = _tokenizer(directory, snapshot, recipe, splits)
     classes = survey.classes if recipe.task == "classification" else []
-    writers = [_Writer(directory / name, name, recipe, tokenizer, classes) for name in SPLITS]
     progress = time.perf_counter()
     done = 0
-    for row, source, split in _kept(snapshot, recipe, splits):
-        writers[split].add(row, source)
-        done += 1
-        if done % 1024 == 0 and time.perf_counter() - progress > SECONDS_BETWEEN_LINES:
-            progress = time.perf_counter()
-            say(f"tokenised {done:,} of {len(splits):,} rows, {done / (progress - begun):,.0f} rows/s")
-    for writer in writers:
-        writer.close()
+    with _Behind() as behind:
+        writers = [_Writer(directory / name, name, recipe, tokenizer, classes, behind) for name in SPLITS]
+        for row, source, split in _kept(snapshot, recipe, splits):
+            writers[split].add(row, source)
+            done += 1
+            if done % 1024 == 0 and time.perf_counter() - progress > SECONDS_BETWEEN_LINES:
+                progress = time.perf_counter()
+                say(f"tokenised {done:,} of {len(splits):,} rows, {done / (progress - begun):,.0f} rows/s")
+        for writer in writers:
+            writer.close()
     card = _card(snapshot, recipe, survey, splits, tokenizer, classes, writers)
     text = json.dumps(card, indent=1, ensure_ascii=False)
     (directory / "card.json").write_text(text + "\n", encoding="utf-8")
@@ -138,6 +140,31 @@ def _kept(snapshot: Snapshot, recipe: DataRecipe, splits: np.ndarray) -> Iterato
                     yield row, number, split
 
 
+class _Behind:
+    """One thread that tokenises and writes, in order, while the caller reads on; at most two batches wait."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "_Behind":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Queue work; raises what earlier work raised."""
+        while len(self.waiting) >= 2:
+            self.waiting.popleft().result()
+        self.waiting.append(self.pool.submit(work))
+
+    def finish(self) -> None:
+        """Wait for all of it."""
+        while self.waiting:
+            self.waiting.popleft().result()
+
+
 @dataclass
 class _Writer:
     """One split: tokenises in batches and writes Arrow shards."""
@@ -147,6 +174,7 @@ class _Writer:
     recipe: DataRecipe
     tokenizer: Tokenizer
     classes: list[str]
+    behind: _Behind
     rows: list[tuple[Row, int]] = field(default_factory=list)
     characters: int = 0
     written: int = 0
@@ -173,13 +201,17 @@ class _Writer:
     def close(self) -> None:
         """Write what is left."""
         self._flush()
+        self.behind.finish()
         if self.file is not None:
             self.file.close()
 
     def _flush(self) -> None:
-        if not self.rows:
-            return
-        rows = [row for row, _ in self.rows]
+        if self.rows:
+            batch, self.rows, self.characters = self.rows, [], 0
+            self.behind.do(lambda: self._write(batch))
+
+    def _write(self, batch: list[tuple[Row, int]]) -> None:
+        rows = [row for row, _ in batch]
         pairs = [row.text_pair for row in rows] if self.recipe.text_pair is not None else None
         encoded = self.tokenizer.encode([row.text for row in rows], pairs, self.recipe.max_length)
         lengths = np.fromiter(map(len, encoded.input_ids), np.int64, len(rows))
@@ -190,7 +222,7 @@ class _Writer:
             "boundary": encoded.boundaries,
             "label": self._labels(rows),
             "row": range(self.written, self.written + len(rows)),
-            "source": [source for _, source in self.rows],
+            "source": [source for _, source in batch],
             "line": [row.line for row in rows],
         }
         if self.name != "train":
@@ -202,7 +234,6 @@ class _Writer:
         ]
         self._shard().write_batch(pa.record_batch(arrays, schema=self.schema))
         self._count(rows, lengths, encoded.truncated)
-        self.rows, self.characters = [], 0
 
     def _labels(self, rows: list[Row]) -> list[Any]:
         if self.recipe.task == "regression":
@@ -225,8 +256,9 @@ class _Writer:
         self.histogram += np.bincount(np.searchsorted(HISTOGRAM, lengths), minlength=len(HISTOGRAM))
         if self.recipe.task == "classification":
             self.counts.update(row.label for row in rows)
-        for row in rows:
-            self.content.update(json.dumps([row.text, row.text_pair, row.label], ensure_ascii=False).encode())
+        # No text holds a NUL: the reader rejects it.
+        fields = (f"{row.text}\0{row.text_pair or ''}\0{row.label}\0" for row in rows)
+        self.content.update("".join(fields).encode())
 
     def facts(self) -> dict[str, Any]:
         """The split's part of the card."""

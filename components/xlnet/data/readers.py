@@ -268,28 +268,29 @@ class _Columns:
         if self.form in ("csv", "tsv") and len(fields) != self.width:
             return Reject(record.line, f"{len(fields)} columns instead of {self.width}")
         try:
-            values = {use: fields[key] for use, key in keys.items()}
+            text, label = fields[keys["text"]], fields[keys["label"]]
+            pair = fields[keys["text_pair"]] if "text_pair" in keys else None
+            ident = fields[keys["id"]] if "id" in keys else None
         except KeyError as missing:
             return Reject(record.line, f"no field {missing.args[0]!r}")
-        label = _label(values["label"])
-        text, pair = values["text"], values.get("text_pair")
-        for use, value in (("text", text), ("text_pair", pair)):
-            if value is not None and not isinstance(value, str):
-                return Reject(record.line, f"{use} is {type(value).__name__}, not a string")
         if text is None or ("text_pair" in keys and pair is None):
             return Reject(record.line, "empty text")
-        ident = values.get("id")
-        return _checked(record.line, text, pair, label, None if ident is None else str(ident))
+        for use, value in (("text", text), ("text_pair", pair)):
+            if not isinstance(value, str | None):
+                return Reject(record.line, f"{use} is {type(value).__name__}, not a string")
+        return _checked(record.line, text, pair, _label(label), None if ident is None else str(ident))
 
 
 def _label(value: Any) -> str:
+    if isinstance(value, str):
+        return value.strip()
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
 def _checked(line: int, text: str, pair: str | None, label: str, ident: str | None) -> Row | Reject:
-    if not text.strip() or (pair is not None and not pair.strip()):
+    if not text or text.isspace() or (pair is not None and not pair.strip()):
         return Reject(line, "empty text")
     if "\0" in text or (pair is not None and "\0" in pair) or "\0" in label:
         return Reject(line, "NUL byte")

@@ -21,8 +21,8 @@ from xlnet.errors import UserError
 
 SHIPPED = Path(__file__).parent / "vocabulary"
 SPECIALS = ("<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")  # ids 1 to 8, after <unk>
-# A token has up to 16 characters of text, and decomposed accents vanish: four times as many are looked at first.
-PREFIX_CHARACTERS = 64
+# Of a long text this many characters a token are looked at first; where they give too few tokens, more are.
+PREFIX_CHARACTERS = 8
 TRAINING_SENTENCES = 200_000  # more do not change a vocabulary much, and bound the trainer's memory
 TRAINING_CHARACTERS = 4000  # of one text
 
@@ -75,8 +75,11 @@ class Tokenizer:
             return Encoded(ids, [len(row) - 1 for row in ids], [len(tokens) > room for tokens in first])
         second = self._tokens([pair or "" for pair in pairs], max_length)
         rows = Encoded([], [], [])
-        for a, b in zip(first, second, strict=True):
-            keep_a, keep_b = _longest_first(len(a), len(b), max_length - 3)
+        room = max_length - 3
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            if room % 2 and min(len(a), len(b)) > room // 2:  # the longer text gets the odd token: count them all
+                a, b = self._whole(texts[i], a, max_length), self._whole(pairs[i] or "", b, max_length)
+            keep_a, keep_b = _longest_first(len(a), len(b), room)
             rows.input_ids.append([*a[:keep_a], sep, *b[:keep_b], sep, cls])
             rows.boundaries.append(keep_a + 1)
             rows.truncated.append(keep_a < len(a) or keep_b < len(b))
@@ -90,6 +93,11 @@ class Tokenizer:
             if len(shortened[i]) < len(text):
                 found[i] = self._long(text, found[i], max_length)
         return found
+
+    def _whole(self, text: str, tokens: list[int], max_length: int) -> list[int]:
+        """All tokens of a text, given those that were looked at."""
+        seen_all = len(text) <= PREFIX_CHARACTERS * max_length
+        return tokens if seen_all else list(self._rust.encode(text, add_special_tokens=False).ids)
 
     def _long(self, text: str, tokens: list[int], max_length: int) -> list[int]:
         """More than ``max_length`` tokens of a long text, or all of them."""
