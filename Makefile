@@ -33,11 +33,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## train, evaluate and register a model on the shipped sentences, and show where it came from
 	@$(BIN)/xlnet-pipeline run
-	@$(BIN)/xlnet-pipeline lineage xlnet
+	@$(BIN)/xlnet-pipeline lineage uci-sentences
 	@echo
 	@echo "Where to look next:"
-	@echo "  $(BIN)/xlnet-pipeline predict xlnet 'what a lovely film'"
-	@echo "  $(BIN)/xlnet-pipeline lineage xlnet --html lineage.html"
+	@echo "  $(BIN)/xlnet-pipeline predict uci-sentences 'what a lovely film'"
+	@echo "  $(BIN)/xlnet-pipeline lineage uci-sentences --html lineage.html"
 	@echo "  $(BIN)/xlnet-pipeline runs list"
 	@echo "  $(BIN)/xlnet-pipeline init     # a commented recipe.toml for your own texts"
 

@@ -112,3 +112,11 @@ def test_installed_wheel_trains_on_a_bare_machine(wheel: Path, tmp_path: Path) -
 def test_trainer_answers_without_the_pipeline_extra(wheel: Path, tmp_path: Path) -> None:
     run = "import runpy; sys.argv = ['xlnet', '--help']; runpy.run_module('xlnet', run_name='__main__')"
     assert "train" in python(BARE + run, tmp_path)
+
+
+def test_command_without_its_extra_says_what_to_install(wheel: Path, tmp_path: Path) -> None:
+    core = BARE.replace('"xlnet_steps", "xlnet_pipeline"', "")
+    run = "from xlnet_pipeline.cli import main; sys.stderr = sys.stdout; print(main(['run']))"
+    *lines, status = python(core + run, tmp_path).splitlines()
+    assert status == "2"
+    assert lines[-1] == ("error: kfp is not installed; type: pip install 'xlnet-pipeline[pipeline]'")

@@ -15,6 +15,7 @@ from xlnet_pipeline.commands.parser import Parser, add_home
 
 COMMANDS = (init, run, runs, models, lineage, predict, compile)
 CANCELLED = 130
+EXTRAS = {"kfp", "mlflow", "sqlalchemy", "alembic"}  # packages of the extra that runs the pipeline
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 
@@ -45,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in EXTRAS:
+            raise
+        print(f"error: {error.name} is not installed; type: pip install 'xlnet-pipeline[pipeline]'", file=sys.stderr)
+        return UserError.exit_status
     except KeyboardInterrupt:
         print("\ncancelled", file=sys.stderr)
         return CANCELLED
