@@ -24,10 +24,17 @@ LAYERS = [
     ["xlnet.recipe", "xlnet.provenance"],
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
     ["xlnet.training", "xlnet.evaluation", "xlnet.registry"],
-    ["xlnet.__main__", "xlnet_steps", "xlnet_pipeline", "xlnet_pipeline.machines", "xlnet_pipeline.recipe_reference"],
+    [
+        "xlnet.__main__",
+        "xlnet_steps",
+        "xlnet_pipeline",
+        "xlnet_pipeline.machines",
+        "xlnet_pipeline.recipe_reference",
+        "xlnet_pipeline.reference",
+    ],
     ["xlnet_pipeline.dag"],
     ["xlnet_pipeline.targets", "xlnet_pipeline.lineage", "xlnet_pipeline.plan", "xlnet_pipeline.check"],
-    ["xlnet_pipeline.commands", "xlnet_pipeline.ui", "xlnet_pipeline.recipe_reference"],
+    ["xlnet_pipeline.commands", "xlnet_pipeline.ui", "xlnet_pipeline.recipe_reference", "xlnet_pipeline.reference"],
     ["xlnet_pipeline.cli", "xlnet_pipeline.__main__"],
 ]
 

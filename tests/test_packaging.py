@@ -119,4 +119,4 @@ def test_command_without_its_extra_says_what_to_install(wheel: Path, tmp_path: P
     run = "from xlnet_pipeline.cli import main; sys.stderr = sys.stdout; print(main(['run']))"
     *lines, status = python(core + run, tmp_path).splitlines()
     assert status == "2"
-    assert lines[-1] == ("error: kfp is not installed; type: pip install 'xlnet-pipeline[pipeline]'")
+    assert lines[-1] == "error: kfp is not installed; type: pip install 'xlnet-pipeline[pipeline]'"
