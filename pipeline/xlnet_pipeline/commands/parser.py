@@ -10,13 +10,21 @@ Handler = Callable[[argparse.Namespace], int | None]
 Subparsers = Any  # argparse's own type is private
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that reads the same on every Python: 3.13 began to write ``-o, --output FILE``."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
 class Parser(argparse.ArgumentParser):
     """Raises UserError for what argparse would print and exit on."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False, **options
-        )
+        super().__init__(allow_abbrev=False, formatter_class=Help, add_help=False, **options)
         self.add_argument("-h", "--help", action="help", help="show this and exit")
 
     def error(self, message: str) -> NoReturn:

@@ -35,10 +35,9 @@ def add(subparsers: Subparsers) -> None:
 def predict(options: argparse.Namespace) -> None:
     """Print one line of JSON for each text."""
     folder = model_directory(options)
-    from xlnet.evaluation.predict import predict as predictions
-    from xlnet.evaluation.predict import read_texts
+    from xlnet.evaluation import predict as predictor
 
-    for prediction in predictions(folder, read_texts(options.source, folder, pair=options.pair)):
+    for prediction in predictor.predict(folder, predictor.texts_from(options.source, folder, pair=options.pair)):
         print(json.dumps(prediction, ensure_ascii=False))
 
 

@@ -39,7 +39,9 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
-    parser.add_argument("--target", choices=["local"], default="local", help="where to run (default: local)")
+    parser.add_argument(
+        "--target", choices=["local"], default="local", metavar="TARGET", help="where to run: local (the default)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -97,14 +97,14 @@ def show(options: argparse.Namespace) -> None:
     rows = [(step.name, step.status, duration(step.seconds), step.reason) for step in run.steps]
     print_table(("STEP", "STATUS", "TIME", "WHY"), rows)
     artifacts = [
-        (f"{step.name}/{name}", value.get("digest"), value["uri"])
+        (f"{step.name}/{name}", str(value["digest"])[:19], value["uri"])
         for step in run.steps
         for name, value in step.outputs.items()
         if isinstance(value, dict) and value.get("digest")
     ]
     if artifacts:
         print()
-        print_table(("ARTIFACT", "DIGEST", "PLACE"), [(name, digest[:19], uri) for name, digest, uri in artifacts])
+        print_table(("ARTIFACT", "DIGEST", "PLACE"), artifacts)
     if run.error:
         print(f"\nerror in {run.error.step or 'the run'}: {run.error.message}")
         print("\n".join(f"  | {line}" for line in run.error.last_lines))
