@@ -9,14 +9,72 @@ Shapes: B rows of a batch, L its longest row.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
-from xlnet.data.dataset import Split
+from xlnet.data.tokenizer import Encoded
 
 # Rows are sorted by length within a window of this many batches: wide enough that a batch is almost
 # rectangular, narrow enough that its rows change from epoch to epoch.
 WINDOW_BATCHES = 64
+
+
+class Rows(Protocol):
+    """Tokenised rows, one after the other: a split of a dataset, or texts in memory."""
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Token ids of all rows: int32 [sum of lengths]."""
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Row i holds ``tokens[offsets[i]:offsets[i + 1]]``: int64 [rows + 1]."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row: int64 [rows]."""
+
+    @property
+    def boundaries(self) -> np.ndarray:
+        """Index of each row's first token with segment id 1: int32 [rows]."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class indices (int32) or values (float32): [rows]."""
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Texts in memory, for prediction; see :class:`Rows`."""
+
+    encoded: Encoded
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[rows]."""
+        return np.array([len(ids) for ids in self.encoded.input_ids], np.int64)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """[rows + 1]."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """[sum of lengths]."""
+        return np.concatenate([np.array(ids, np.int32) for ids in self.encoded.input_ids])
+
+    @cached_property
+    def boundaries(self) -> np.ndarray:
+        """[rows]."""
+        return np.array(self.encoded.boundaries, np.int32)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Zeros: nobody knows them."""
+        return np.zeros(len(self.lengths), np.float32)
 
 
 @dataclass(frozen=True)
@@ -64,7 +122,7 @@ def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> l
     return np.split(rows, cuts) if len(rows) else []
 
 
-def collate(split: Split, rows: np.ndarray, pad_id: int) -> Batch:
+def collate(split: Rows, rows: np.ndarray, pad_id: int) -> Batch:
     """Gather rows into a left-padded batch."""
     lengths_B = split.lengths[rows]
     longest = int(lengths_B.max())
@@ -84,7 +142,7 @@ def collate(split: Split, rows: np.ndarray, pad_id: int) -> Batch:
     )
 
 
-def evaluation_batches(split: Split, batch_tokens: int, pad_id: int) -> Iterator[Batch]:
+def evaluation_batches(split: Rows, batch_tokens: int, pad_id: int) -> Iterator[Batch]:
     """Every row once, sorted by length."""
     order = np.argsort(split.lengths, kind="stable")
     for rows in cut_by_tokens(order, split.lengths, batch_tokens):

@@ -18,6 +18,7 @@ from xlnet.recipe import Column, DataRecipe
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 MAX_LINE = 64 << 20  # bytes; a longer line is rejected and skipped, so that memory stays flat
 LIKELY_HEADERS = {"label", "labels", "class", "sentiment", "target", "score", "y", "category", "stars", "rating"}
+UNKNOWN = "?"  # label of a text to predict
 HEADER_PROBE = 200  # rows looked at to tell a forgotten header
 
 csv.field_size_limit(sys.maxsize)
@@ -48,8 +49,13 @@ class _Record(NamedTuple):
     reason: str = ""
 
 
-def read_rows(source: Source, recipe: DataRecipe) -> Iterator[Row | Reject]:
+def read_rows(source: Source, recipe: DataRecipe, labelled: bool = True) -> Iterator[Row | Reject]:
     """All rows of a source in order.
+
+    Args:
+        source: where they are.
+        recipe: format and columns.
+        labelled: False for texts to predict: neither label nor id are looked for, and labels are ``"?"``.
 
     Raises:
         UserError: the format is unknown, a column is not there, the file is empty.
@@ -59,10 +65,10 @@ def read_rows(source: Source, recipe: DataRecipe) -> Iterator[Row | Reject]:
     try:
         with open_binary(source) as file:
             if form == "text":
-                yield from _text_rows(source, file, recipe)
+                yield from _text_rows(source, file, recipe, labelled)
                 return
-            records = _RECORDS[form](file, source, recipe)
-            columns = _Columns(source, recipe, form, records)
+            records = _RECORDS[form](file, source, recipe, labelled)
+            columns = _Columns(source, recipe, form, records, labelled)
             for record in columns.records():
                 yield Reject(record.line, record.reason) if record.reason else columns.row(record)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -104,14 +110,14 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, str | None, str]]:
             yield number, None, f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
 
 
-def _tsv_records(file: IO[bytes], source: Source, recipe: DataRecipe) -> Iterator[_Record]:
+def _tsv_records(file: IO[bytes], source: Source, recipe: DataRecipe, labelled: bool) -> Iterator[_Record]:
     # Quotes mean nothing in TSV as data sets are published: a bare " is part of the text.
     for number, text, reason in _lines(file):
         if reason or text:
             yield _Record(number, None if text is None else text.split("\t"), reason)
 
 
-def _csv_records(file: IO[bytes], source: Source, recipe: DataRecipe) -> Iterator[_Record]:
+def _csv_records(file: IO[bytes], source: Source, recipe: DataRecipe, labelled: bool) -> Iterator[_Record]:
     # surrogateescape keeps undecodable bytes visible, so that only their row is rejected.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(text, strict=True)
@@ -137,7 +143,7 @@ def _undecodable(fields: list[str]) -> str:
     return ""
 
 
-def _json_records(file: IO[bytes], source: Source, recipe: DataRecipe) -> Iterator[_Record]:
+def _json_records(file: IO[bytes], source: Source, recipe: DataRecipe, labelled: bool) -> Iterator[_Record]:
     for number, text, reason in _lines(file):
         if text is None:
             yield _Record(number, None, reason)
@@ -152,7 +158,7 @@ def _json_records(file: IO[bytes], source: Source, recipe: DataRecipe) -> Iterat
                 yield _Record(number, fields, "" if isinstance(fields, dict) else "not a JSON object")
 
 
-def _parquet_records(file: IO[bytes], source: Source, recipe: DataRecipe) -> Iterator[_Record]:
+def _parquet_records(file: IO[bytes], source: Source, recipe: DataRecipe, labelled: bool) -> Iterator[_Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -161,7 +167,7 @@ def _parquet_records(file: IO[bytes], source: Source, recipe: DataRecipe) -> Ite
     except pa.ArrowInvalid as error:
         raise UserError(f"'{source.uri}' is no Parquet file: {str(error).splitlines()[0]}") from None
     names = table.schema_arrow.names
-    wanted = [recipe.text, recipe.text_pair, recipe.label, recipe.id]
+    wanted = [recipe.text, recipe.text_pair, *((recipe.label, recipe.id) if labelled else ())]
     chosen = [
         names[name] if isinstance(name, int) and name < len(names) else name for name in wanted if name is not None
     ]
@@ -179,11 +185,11 @@ def _parquet_records(file: IO[bytes], source: Source, recipe: DataRecipe) -> Ite
 _RECORDS = {"csv": _csv_records, "tsv": _tsv_records, "jsonl": _json_records, "parquet": _parquet_records}
 
 
-def _text_rows(source: Source, file: IO[bytes], recipe: DataRecipe) -> Iterator[Row | Reject]:
+def _text_rows(source: Source, file: IO[bytes], recipe: DataRecipe, labelled: bool) -> Iterator[Row | Reject]:
     """One text a line. The label is the name of the file, or of the directory it lies in."""
     parts = source.uri.rsplit("/", 2)
     labels = {"file": source.name.rpartition(".")[0] or source.name, "directory": parts[-2] if len(parts) > 1 else ""}
-    if recipe.label not in labels:
+    if labelled and recipe.label not in labels:
         raise UserError(
             f"'{source.uri}' is plain text, without columns; set data.label to 'file' or 'directory' (whose name is "
             "the label), or data.format to csv, tsv, jsonl or parquet"
@@ -192,7 +198,7 @@ def _text_rows(source: Source, file: IO[bytes], recipe: DataRecipe) -> Iterator[
         if text is None:
             yield Reject(number, reason)
         elif text.strip():
-            yield _checked(number, text, None, labels[str(recipe.label)], None)
+            yield _checked(number, text, None, labels[str(recipe.label)] if labelled else UNKNOWN, None)
 
 
 @dataclass
@@ -203,11 +209,14 @@ class _Columns:
     recipe: DataRecipe
     form: str
     stream: Iterator[_Record]
+    labelled: bool
 
     def records(self) -> Iterator[_Record]:
         """The records without the header; columns are resolved on the way."""
         recipe = self.recipe
-        keys = {"text": recipe.text, "text_pair": recipe.text_pair, "label": recipe.label, "id": recipe.id}
+        keys = {"text": recipe.text, "text_pair": recipe.text_pair}
+        if self.labelled:
+            keys |= {"label": recipe.label, "id": recipe.id}
         self.keys: dict[str, Any] = {use: key for use, key in keys.items() if key is not None}
         if self.form in ("csv", "tsv"):
             yield from self._with_header()
@@ -237,7 +246,8 @@ class _Columns:
         for key in self.keys.values():
             if key >= len(names):
                 raise _no_column(self.source, key, names)
-        yield from self._probed(first) if self.recipe.header == "auto" else _chain(first, self.stream)
+        probing = self.labelled and self.recipe.header == "auto"
+        yield from self._probed(first) if probing else itertools.chain([first], self.stream)
 
     def _probed(self, first: _Record) -> Iterator[_Record]:
         """Refuse a forgotten header: a first label that no other row has and that is the column's likely name."""
@@ -268,7 +278,7 @@ class _Columns:
         if self.form in ("csv", "tsv") and len(fields) != self.width:
             return Reject(record.line, f"{len(fields)} columns instead of {self.width}")
         try:
-            text, label = fields[keys["text"]], fields[keys["label"]]
+            text, label = fields[keys["text"]], fields[keys["label"]] if self.labelled else UNKNOWN
             pair = fields[keys["text_pair"]] if "text_pair" in keys else None
             ident = fields[keys["id"]] if "id" in keys else None
         except KeyError as missing:
@@ -297,11 +307,6 @@ def _checked(line: int, text: str, pair: str | None, label: str, ident: str | No
     if not label:
         return Reject(line, "no label")
     return Row(text, pair, label, ident, line)
-
-
-def _chain(first: _Record, rest: Iterator[_Record]) -> Iterator[_Record]:
-    yield first
-    yield from rest
 
 
 def _no_column(source: Source, key: Column, names: list[str]) -> UserError:

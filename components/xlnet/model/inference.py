@@ -3,19 +3,18 @@
 import numpy as np
 import torch
 
-from xlnet.data.batches import Batch, evaluation_batches
-from xlnet.data.dataset import Split
+from xlnet.data.batches import Batch, Rows, evaluation_batches
 from xlnet.model.xlnet import XLNetClassifier
 
 BATCH_TOKENS = 8192
 
 
-def predict_logits(model: XLNetClassifier, split: Split, batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
-    """Logits of every row of a split, in the split's order: float32 [rows, C].
+def predict_logits(model: XLNetClassifier, split: Rows, batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
+    """Logits of every row, in the rows' order: float32 [rows, C].
 
     The model is put into evaluation mode for the call and back after it.
     """
-    logits = np.empty((len(split), model.config.outputs), np.float32)
+    logits = np.empty((len(split.lengths), model.config.outputs), np.float32)
     was_training = model.training
     model.eval()
     try:

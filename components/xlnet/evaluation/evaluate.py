@@ -1,0 +1,174 @@
+"""The evaluate step: a model judged on the test split, with predictions, figures and a report to read."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.data.dataset import Dataset, Split, open_dataset
+from xlnet.errors import UserError
+from xlnet.evaluation import metrics, report
+from xlnet.evaluation.comparison import primary_metric
+from xlnet.evaluation.predict import probabilities
+from xlnet.model.inference import predict_logits
+from xlnet.model.weights import load_classifier
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import EvaluationRecipe, Recipe
+
+
+def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
+    """Judge a model on a dataset's test split.
+
+    Args:
+        recipe: JSON of a recipe, or of its ``evaluation`` section.
+        dataset: directory of the dataset artifact.
+        model: directory of the model artifact.
+        out: directory of the evaluation artifact to be written.
+
+    Returns:
+        Facts for the artifact's metadata.
+
+    Raises:
+        UserError: the model and the dataset do not fit together.
+        CorruptArtifact: one of them was changed after it was written.
+    """
+    started = provenance.now()
+    given = recipes.from_json(recipe).evaluation
+    dataset_digest, model_digest = provenance.verify(dataset), provenance.verify(model)
+    data, classifier = open_dataset(dataset), load_classifier(model)
+    refuse_mismatch(classifier, data, model)
+    split = data.split("test")
+    logits = predict_logits(classifier, split)
+    table = predictions_table(logits, split, data.classes)
+    figures = judge(logits, split.labels, data.classes, given)
+    made_of = recipes.from_json(Path(model, "recipe.json").read_text(encoding="utf-8"))
+    whole = Recipe(made_of.data, made_of.model, made_of.training, given)
+    test_digest = data.card["splits"]["test"]["digest"]
+    content = {"test_digest": test_digest, "model_digest": model_digest, "dataset_digest": dataset_digest, **figures}
+    with provenance.writing(out) as directory:
+        pq.write_table(table, directory / "predictions.parquet")
+        _write_json(directory / "metrics.json", content)
+        page = report.render(content, data.card, whole, Path(model), table, given.worst)
+        (directory / "report.html").write_text(page, encoding="utf-8")
+        sections = ("data", "model", "training", "evaluation")
+        (directory / "recipe.json").write_text(whole.part(*sections), encoding="utf-8")
+        facts = _facts(content)
+        lineage = provenance.record(
+            directory,
+            type="evaluation",
+            step="evaluate",
+            started=started,
+            parameters=json.loads(whole.part("evaluation")),
+            metadata=facts,
+            inputs=[provenance.read(dataset), provenance.read(model)],
+        )
+    main = figures["metrics"][figures["primary"]]
+    print(
+        f"{figures['primary']} {main['value']:.4f} [{main['low']:.4f}, {main['high']:.4f}] on {figures['rows']:,} rows"
+        + (f"; always '{m['class']}': {m['accuracy']:.4f}" if (m := figures["majority_class"]) else "")
+    )
+    return {**facts, "evaluation_digest": lineage["artifact"]["digest"]}
+
+
+def refuse_mismatch(model: XLNetClassifier, data: Dataset, name: str) -> None:
+    """Raise UserError if the model's classes or vocabulary are not the dataset's."""
+    config = model.config
+    if config.task != data.card["task"] or list(config.classes) != data.classes:
+        ours = ", ".join(data.classes[:10]) or "a number"
+        theirs = ", ".join(config.classes[:10]) or "a number"
+        raise UserError(f"model '{name}' predicts {theirs}, the dataset's labels are {ours}; evaluate it on its own")
+    if config.vocab_size != data.card["vocab_size"]:
+        raise UserError(
+            f"model '{name}' knows {config.vocab_size} tokens, the dataset has {data.card['vocab_size']}; "
+            "evaluate it on a dataset made with its own tokenizer"
+        )
+
+
+def judge(logits: np.ndarray, labels: np.ndarray, classes: list[str], recipe: EvaluationRecipe) -> dict[str, Any]:
+    """All figures of a test split.
+
+    Args:
+        logits: float32 [rows, C].
+        labels: class indices or values, [rows].
+        classes: class names in index order; empty for regression.
+        recipe: which metric leads, and how intervals are drawn.
+
+    Raises:
+        UserError: the recipe's metric is not one of the task.
+    """
+    task = "classification" if classes else "regression"
+    allowed = metrics.CLASSIFICATION if classes else metrics.REGRESSION
+    primary = primary_metric(recipe, task)
+    if primary not in allowed:
+        raise UserError(f"evaluation.metric is '{primary}'; allowed for {task}: auto, {', '.join(allowed)}")
+    drawing = (recipe.confidence, recipe.resamples, recipe.seed)
+    common = {
+        "task": task,
+        "rows": len(labels),
+        "classes": classes,
+        "primary": primary,
+        "confidence": recipe.confidence,
+    }
+    if not classes:
+        figures = metrics.regression_figures(labels, logits[:, 0], *drawing)
+        return {**common, "metrics": _plain(figures), "majority_class": None, "confusion": None, "roc": None}
+    confusion = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
+    most = int(confusion.sum(1).argmax())
+    return {
+        **common,
+        "metrics": _plain(metrics.classification_figures(confusion, *drawing)),
+        "majority_class": {"class": classes[most], "accuracy": float(confusion[most].sum() / confusion.sum())},
+        "confusion": confusion.tolist(),
+        "roc": _roc(logits, labels) if len(classes) == 2 else None,
+    }
+
+
+def _roc(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
+    fpr, tpr, thresholds, area = metrics.roc_curve(labels, probabilities(logits)[:, 1])
+    if not np.isfinite(area):
+        return None
+    return {"fpr": fpr.tolist(), "tpr": tpr.tolist(), "thresholds": thresholds.tolist(), "auc": area}
+
+
+def _plain(figures: dict[str, metrics.Figure]) -> dict[str, dict[str, float]]:
+    return {name: asdict(figure) for name, figure in figures.items()}
+
+
+def predictions_table(logits: np.ndarray, split: Split, classes: list[str]) -> pa.Table:
+    """One row per test row: where it stands, the truth, the prediction, the loss, the text."""
+    rows = split.table()
+    columns: dict[str, Any] = {name: rows[name] for name in ("row", "source", "line", "id")}
+    if classes:
+        shares = probabilities(logits)
+        names = np.array(classes, dtype=object)
+        columns["label"] = names[split.labels].tolist()
+        columns["prediction"] = names[logits.argmax(1)].tolist()
+        columns["probabilities"] = shares.tolist()
+        columns["loss"] = -np.log(np.maximum(shares[np.arange(len(shares)), split.labels], 1e-300))
+    else:
+        columns["label"] = split.labels.astype(np.float64)
+        columns["prediction"] = logits[:, 0].astype(np.float64)
+        columns["loss"] = (columns["label"] - columns["prediction"]) ** 2
+    columns |= {name: rows[name] for name in ("text", "text_pair")}
+    return pa.table(columns)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _facts(content: dict[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"primary_metric": content["primary"], "test_rows": content["rows"]}
+    for name, figure in content["metrics"].items():
+        facts |= {name: round(figure["value"], 6), f"{name}_low": round(figure["low"], 6)}
+        facts[f"{name}_high"] = round(figure["high"], 6)
+    if content["majority_class"]:
+        facts["majority_class_accuracy"] = round(content["majority_class"]["accuracy"], 6)
+    digests = {name: content[name] for name in ("test_digest", "model_digest", "dataset_digest")}
+    return {**facts, **digests, "git_sha": provenance.git_sha()}

@@ -1,0 +1,124 @@
+"""Predictions for texts: the same tokens, model and probabilities as in training and evaluation."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xlnet import recipe as recipes
+from xlnet.data.batches import Unlabelled
+from xlnet.data.readers import Reject, read_rows
+from xlnet.data.storage import list_sources
+from xlnet.data.tokenizer import Tokenizer, load_tokenizer
+from xlnet.errors import UserError
+
+CHUNK_ROWS = 512  # texts tokenised and sorted by length together
+
+Text = tuple[str, str | None] | Reject
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model directory, opened once."""
+
+    directory: Path
+
+    @cached_property
+    def model(self) -> Any:
+        """The classifier, in evaluation mode."""
+        from xlnet.model.weights import load_classifier
+
+        return load_classifier(self.directory)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary the model was trained with."""
+        return load_tokenizer(self.directory)
+
+    @cached_property
+    def recipe(self) -> recipes.DataRecipe:
+        """How the model's training data was read; defaults for a directory that does not say."""
+        path = self.directory / "recipe.json"
+        return recipes.from_json(path.read_text(encoding="utf-8")).data if path.is_file() else recipes.DataRecipe()
+
+    def logits(self, texts: list[str], pairs: list[str | None] | None) -> tuple[np.ndarray, list[bool]]:
+        """Logits of texts in their order, float32 [rows, C], and which of them were cut."""
+        from xlnet.model.inference import predict_logits
+
+        encoded = self.tokenizer.encode(texts, pairs, self.recipe.max_length)
+        return predict_logits(self.model, Unlabelled(encoded)), encoded.truncated
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def predict(model: str | Path, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
+    """One record per text, in order, read and answered in chunks.
+
+    Args:
+        model: a model directory.
+        texts: (text, its pair or None), or a row that could not be read.
+
+    Yields:
+        ``{"label", "probabilities": {class: p}}``, or ``{"value"}`` for regression; ``"truncated": true``
+        where the text was longer than the model reads; ``{"error", "line"}`` for a row that cannot be used.
+    """
+    predictor = Predictor(Path(model))
+    stream = iter(texts)
+    while chunk := list(islice(stream, CHUNK_ROWS)):
+        usable = [row for row in chunk if not isinstance(row, Reject)]
+        answers: Iterator[tuple[np.ndarray, bool]] = iter(())
+        if usable:
+            answers = zip(*predictor.logits([text for text, _ in usable], [pair for _, pair in usable]), strict=True)
+        for row in chunk:
+            if isinstance(row, Reject):
+                yield {"error": row.reason, "line": row.line}
+            else:
+                yield _record(predictor.model.config, *next(answers))
+
+
+def _record(config: Any, logits: np.ndarray, truncated: bool) -> dict[str, Any]:
+    if config.task == "regression":
+        record: dict[str, Any] = {"value": float(logits[0])}
+    else:
+        shares = probabilities(logits)
+        record = {"label": config.classes[int(shares.argmax())]}
+        record["probabilities"] = {name: float(share) for name, share in zip(config.classes, shares, strict=True)}
+    return record | ({"truncated": True} if truncated else {})
+
+
+def texts_from(source: str, model: str | Path, pair: str | None = None) -> Iterator[Text]:
+    """The texts that a command line names.
+
+    Args:
+        source: ``-`` for the lines of standard input; an existing file, read as the model's training data was
+            (plain text: one text a line); otherwise the text itself.
+        model: the model directory, whose recipe names the columns.
+        pair: second text, beside a text given itself.
+    """
+    if source == "-":
+        for number, line in enumerate(sys.stdin, 1):
+            yield (line.rstrip("\n"), None) if line.strip() else Reject(number, "empty text")
+        return
+    is_file = False
+    with contextlib.suppress(OSError, ValueError):  # a long text is no file name
+        is_file = Path(source).is_file()
+    if not is_file:
+        yield (source, pair) if source.strip() else Reject(1, "empty text")
+        return
+    if pair is not None:
+        raise UserError(f"--pair goes with a text, not with the file '{source}'; give its column as data.text_pair")
+    recipe = dataclasses.replace(Predictor(Path(model)).recipe, format="auto", id=None)
+    (file,) = list_sources("predict", (source,))
+    for row in read_rows(file, recipe, labelled=False):
+        yield row if isinstance(row, Reject) else (row.text, row.text_pair)
