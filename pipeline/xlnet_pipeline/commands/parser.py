@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         """Raise what is wrong, with where to read more."""
         raise UserError(f"{message}; see: {self.prog} --help")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse, and name the nearest known option for an unknown one."""
         found, unknown = super().parse_known_args(args, namespace)
         for word in unknown:
