@@ -34,8 +34,8 @@ LAYERS = [
     ],
     ["xlnet_pipeline.dag"],
     ["xlnet_pipeline.targets", "xlnet_pipeline.lineage", "xlnet_pipeline.plan", "xlnet_pipeline.check"],
-    ["xlnet_pipeline.commands", "xlnet_pipeline.ui", "xlnet_pipeline.recipe_reference", "xlnet_pipeline.reference"],
-    ["xlnet_pipeline.cli", "xlnet_pipeline.__main__"],
+    ["xlnet_pipeline.commands", "xlnet_pipeline.ui", "xlnet_pipeline.recipe_reference"],
+    ["xlnet_pipeline.cli", "xlnet_pipeline.__main__", "xlnet_pipeline.reference"],
 ]
 
 # Packages that ``xlnet`` may have at hand when a module of it is imported. Everything else is loaded inside the
