@@ -15,7 +15,7 @@ def add(subparsers: Subparsers) -> None:
         details="Without --image the steps name a placeholder image, good enough to read and to run locally.",
         examples=[
             "xlnet-pipeline compile -o pipeline.yaml",
-            "xlnet-pipeline compile -o pipeline.yaml --image registry.example/xlnet@sha256:<64 digits>",
+            "xlnet-pipeline compile -o pipeline.yaml --image registry.example/xlnet@sha256:…",
         ],
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write, ending in .yaml")

@@ -1,6 +1,7 @@
 """argparse with this project's manners: one line per mistake with the nearest right word, an example in every help."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -31,15 +32,28 @@ class Parser(argparse.ArgumentParser):
         """Raise what is wrong, with where to read more."""
         raise UserError(f"{message}; see: {self.prog} --help")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and name the nearest known option for an unknown one."""
-        found, unknown = super().parse_known_args(args, namespace)
-        for word in unknown:
-            if word.startswith("-") and word != "-":
-                self.error(f"unknown option '{word}'{nearest(word.partition('=')[0], self._option_string_actions)}")
+        words = list(sys.argv[1:] if args is None else args)
+        if words and self._is_unknown_option(words[0]):  # or its value would be taken for a command
+            self._unknown_option(words[0])
+        found, unknown = super().parse_known_args(words, namespace)
+        for word in filter(self._is_unknown_option, unknown):
+            self._unknown_option(word)
         if unknown:
             self.error(f"unexpected '{unknown[0]}'")
         return found, unknown
+
+    def _is_unknown_option(self, word: str) -> bool:
+        return word.startswith("-") and word not in ("-", "--") and word.partition("=")[0] not in self._known
+
+    def _unknown_option(self, word: str) -> NoReturn:
+        long = [option for option in self._known if option.startswith("--")]
+        self.error(f"unknown option '{word}'{nearest(word.partition('=')[0], long)}")
+
+    @property
+    def _known(self) -> list[str]:
+        return list(self._option_string_actions)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

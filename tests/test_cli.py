@@ -1,0 +1,272 @@
+"""The command line: what it says to right and wrong words, how fast it answers, and the exit status it leaves."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import write_sentences
+
+from xlnet import recipe as recipes
+from xlnet_pipeline import cli, recipe_reference
+from xlnet_pipeline.commands import tables
+from xlnet_pipeline.commands.run import load
+from xlnet_pipeline.targets import record
+from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
+
+COMMAND = [sys.executable, "-m", "xlnet_pipeline"]
+TINY = [
+    word
+    for setting in ("data.max_length=24", "model.n_layer=1", "model.d_model=16", "model.n_head=1", "model.d_head=16")
+    for word in ("--set", setting)
+]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from xlnet_pipeline import cli\n"
+        "try: cli.main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'kfp', 'torch', 'mlflow', 'transformers', 'numpy', 'pyarrow', 'google.cloud'} & sys.modules.keys()\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.endswith("heavy: []\n")
+
+
+def test_help_answers_in_half_a_second() -> None:
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("rnu", "unknown command 'rnu'; allowed: init, run, .*; did you mean 'run'?"),
+        ("runs lst", "unknown command 'lst'; .*; did you mean 'list'?"),
+        ("run --ste training.steps=1", "unknown option '--ste'; did you mean '--set'?; see: .* run --help"),
+        ("--hom x runs list", "unknown option '--hom'; did you mean '--home'?"),
+        ("run a.toml b.toml", "unexpected 'b.toml'; see: xlnet-pipeline run --help"),
+        ("run --target vertx", "unknown --target 'vertx'; allowed: local"),
+        ("run --timeout soon", ".*'soon' is no number of seconds above 0"),
+        ("run --timeout nan", ".*'nan' is no number of seconds above 0"),
+        ("run --set training.stps=5", "unknown field 'training.stps'; did you mean 'training.steps'?"),
+        ("run --set training.steps=many", "training.steps is 'many'; allowed: a whole number"),
+        ("run --set trainingsteps", "--set 'trainingsteps' is not section.field=value"),
+        ("run nothing.toml", "recipe 'nothing.toml' does not exist; write one with: xlnet-pipeline init"),
+        ("run --set data.train=[]", "the recipe names no data: .*--set data.train=FILE.csv"),
+        ("runs show abcd", "run 'abcd' is unknown in .*; there are no runs yet"),
+        ("runs", ".*required: COMMAND; see: xlnet-pipeline runs --help"),
+        ("compile -o pipeline.txt", "output 'pipeline.txt' is no YAML file"),
+        ("lineage x --json --html y", ".*not allowed with argument"),
+        ("predict ./missing hello", "there is no model directory './missing'"),
+        ("--home gs://bucket runs list", "home 'gs://bucket' is a URI"),
+        ("", "no command was given; see: xlnet-pipeline --help"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(
+    words: str, expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert re.match("error: " + expected.replace("?", r"\?"), shown.err), shown.err
+    assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
+
+
+def test_home_is_understood_before_and_after_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], isolated_state: Path
+) -> None:
+    for words in (
+        ["--home", str(tmp_path / "here"), "runs", "list"],
+        ["runs", "list", "--home", str(tmp_path / "here")],
+    ):
+        assert cli.main(words) == 0
+        assert f"no runs in '{tmp_path / 'here'}'" in capsys.readouterr().out
+    assert cli.main(["runs", "list"]) == 0
+    assert str(isolated_state) in capsys.readouterr().out
+
+
+def test_recipe_of_settings_alone_takes_nothing_from_the_demo(tmp_path: Path) -> None:
+    demo = load(None, ["training.epochs=1"])
+    assert demo.data.train == ("demo:uci_sentences",)
+    assert demo.training.epochs == 1.0
+    own = load(None, [f"data.train={tmp_path / 'a.csv'}"])
+    assert own == recipes.Recipe().replace(data={"train": str(tmp_path / "a.csv")})
+
+
+def test_init_writes_the_demo_with_every_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "work"]) == 0
+    assert "next: xlnet-pipeline run work/recipe.toml" in capsys.readouterr().out
+    written = load("work/recipe.toml", [])
+    data = {"train": str(tmp_path / "work" / "uci_sentences" / "*.txt")}
+    assert written == load(None, []).replace(data=data)
+    assert len(list(tmp_path.glob("work/uci_sentences/*.txt"))) == 3
+    assert (tmp_path / "work/uci_sentences/SOURCE.md").is_file(), "the licence asks to name the source"
+    text = (tmp_path / "work/recipe.toml").read_text()
+    fields = re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE)
+    assert fields == [name.split(".")[1] for name in recipes.field_names()]
+
+
+def test_init_overwrites_only_when_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("mine")
+    assert cli.main(["init", str(tmp_path)]) == 2
+    assert f"'{recipe}' exists; name another directory, or overwrite it with --force" in capsys.readouterr().err
+    assert recipe.read_text() == "mine"
+    assert cli.main(["init", str(tmp_path), "--force"]) == 0
+    assert "mine" not in recipe.read_text()
+
+
+def test_every_commented_default_is_valid_once_uncommented() -> None:
+    text = recipe_reference.commented_toml({}, "title")
+    lines = [re.sub(r"^# (\w+ = )", r"\1", line) for line in text.splitlines()]
+    assert recipes.from_changes(tomllib.loads("\n".join(lines))) == recipes.Recipe().replace(
+        data={"text_pair": "column", "id": "column"}
+    )
+
+
+def test_every_field_has_a_meaning() -> None:
+    assert list(recipe_reference.MEANINGS) == recipes.field_names()
+
+
+def written_run(home: Path, number: int, **fields: object) -> Run:
+    """A closed record as the local target leaves it."""
+    moment = f"2026-01-0{number}T10:00:00.000+00:00"
+    ended = f"2026-01-0{number}T10:01:07.000+00:00"
+    steps = [StepRun(name) for name in ("snapshot", "preprocess", "train", "evaluate", "register")]
+    run = Run(f"2026010{number}-100000-abc{number}", "local", {}, "sha256:1", moment, ended=ended, steps=steps)
+    for name, value in fields.items():
+        setattr(run, name, value)
+    (home / "runs" / run.id / "logs").mkdir(parents=True)
+    record.write(run, home / "runs" / run.id / "run.json")
+    return run
+
+
+def test_runs_list_and_show(isolated_state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"rows": 10, "primary": "accuracy", "metrics": {"accuracy": {"value": 0.75, "low": 0.5, "high": 0.9}}}
+    evaluation = isolated_state / "evaluation"
+    evaluation.mkdir(parents=True)
+    (evaluation / "metrics.json").write_text(json.dumps(metrics))
+    good = written_run(isolated_state, 1, status=record.SUCCEEDED)
+    good.step("evaluate").outputs = {"evaluation": {"uri": str(evaluation), "digest": "sha256:2", "metadata": {}}}
+    record.write(good, isolated_state / "runs" / good.id / "run.json")
+    failure = RunFailure("train", "loss became nan", "run", ["step 7/80"])
+    written_run(isolated_state, 2, status=record.FAILED, error=failure)
+
+    assert cli.main(["runs", "list"]) == 0
+    header, newest, oldest = capsys.readouterr().out.splitlines()
+    assert header.split() == ["RUN", "STATUS", "STARTED", "DURATION", "MODEL", "METRIC"]
+    assert newest.split()[:2] == ["20260102-100000-abc2", "FAILED"]
+    assert oldest.split()[:2] == ["20260101-100000-abc1", "SUCCEEDED"]
+    assert oldest.endswith("accuracy 0.7500")
+    assert oldest.index("accuracy") == header.index("METRIC")
+    assert "1 min 07 s" in oldest
+
+    assert cli.main(["runs", "list", "--json"]) == 0
+    assert [run["status"] for run in json.loads(capsys.readouterr().out)] == ["FAILED", "SUCCEEDED"]
+    assert cli.main(["runs", "show", "abc2"]) == 0
+    assert "error in train: loss became nan\n  | step 7/80" in capsys.readouterr().out
+    assert cli.main(["runs", "show", "abc1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == good.id
+
+
+def test_logs_of_a_step(isolated_state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = written_run(isolated_state, 1, status=record.SUCCEEDED)
+    run.step("train").log = "logs/train.log"
+    record.write(run, isolated_state / "runs" / run.id / "run.json")
+    (isolated_state / "runs" / run.id / "logs/train.log").write_text("step 1\nstep 2\n")
+    assert cli.main(["runs", "logs", "abc1", "train"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["step 1", "step 2"]
+    assert cli.main(["runs", "logs", "abc1", "trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (67, "1 min 07 s"), (7500, "2 h 05 min"), (None, None)]
+)
+def test_durations(seconds: float | None, words: str | None) -> None:
+    assert tables.duration(seconds) == words
+
+
+def test_colour_is_for_terminals_and_yields_to_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(slave, "w") as terminal, open(os.devnull, "w") as file:
+        assert tables.coloured(terminal)
+        assert not tables.coloured(file)
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert not tables.coloured(terminal)
+    os.close(master)
+    plain, painted = (tables.table(["A", "STATUS"], [["x", "FAILED"]], colour) for colour in (False, True))
+    assert re.sub(r"\x1b\[\d*m", "", painted[1]) == plain[1]
+    assert "\x1b[31m" in painted[1]
+
+
+def test_closed_pipe_is_no_error(isolated_state: Path) -> None:
+    run = written_run(isolated_state, 1, status=record.SUCCEEDED)
+    run.step("train").log = "logs/train.log"
+    record.write(run, isolated_state / "runs" / run.id / "run.json")
+    (isolated_state / "runs" / run.id / "logs/train.log").write_text("a line\n" * 100_000)
+    process = subprocess.Popen([*COMMAND, "runs", "logs", "abc1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == cli.BROKEN_PIPE
+
+
+def test_interrupt_leaves_a_cancelled_run_and_no_traceback(tmp_path: Path, isolated_state: Path) -> None:
+    csv = write_sentences(tmp_path / "sentences.csv", rows=60)
+    settings = [*TINY, "--set", f"data.train={csv}", "--set", "training.steps=100000"]
+    process = subprocess.Popen([*COMMAND, "run", *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert any(line.startswith("train: ") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    shown, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in shown + errors
+    assert ": CANCELLED after" in shown
+    (path,) = isolated_state.glob("runs/*/run.json")
+    assert json.loads(path.read_text())["status"] == "CANCELLED"
+
+
+def test_user_mistake_inside_a_step_is_status_2(tmp_path: Path) -> None:
+    csv = tmp_path / "one.csv"
+    csv.write_text("text,label\n" + "fine,1\n" * 30)
+    done = subprocess.run([*COMMAND, "run", "--set", f"data.train={csv}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "class" in done.stdout
+
+
+def test_time_out_is_status_124(tmp_path: Path) -> None:
+    csv = write_sentences(tmp_path / "sentences.csv", rows=60)
+    settings = [*TINY, "--set", f"data.train={csv}", "--set", "training.steps=100000", "--timeout", "4"]
+    done = subprocess.run([*COMMAND, "run", *settings], capture_output=True, text=True, check=False)
+    assert done.returncode == 124
+    assert "time limit" in done.stdout
+
+
+def test_compile_writes_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "pipeline.yaml"
+    assert cli.main(["compile", "-o", str(path)]) == 0
+    assert str(path) in capsys.readouterr().out
+    assert "exec-preprocess" in path.read_text()

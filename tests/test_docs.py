@@ -1,0 +1,83 @@
+"""The documents: generated pages are up to date, every command has help and an example, what README types parses."""
+
+import argparse
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from xlnet import recipe as recipes
+from xlnet_pipeline import cli, reference
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", reference.pages())
+def test_generated_pages_are_up_to_date(name: str) -> None:
+    written = (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
+    assert written == reference.pages()[name], "type: python -m xlnet_pipeline.reference"
+
+
+@pytest.mark.parametrize(
+    ("words", "parser"), list(reference.commands()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_command_has_help_and_an_example(words: str, parser: argparse.ArgumentParser) -> None:
+    assert parser.description
+    examples = (parser.epilog or "").splitlines()[1:]
+    assert examples
+    assert all(example.strip().startswith(words) for example in examples)
+    for example in examples:
+        assert parses(example.partition("  # ")[0]), example
+    assert not [action.dest for action in parser._actions if action.dest != argparse.SUPPRESS and not action.help]
+
+
+def parses(line: str) -> bool:
+    """Whether the command line is understood, up to its first redirection."""
+    words = shlex.split(line.partition("<")[0] if " < " in line else line)
+    assert words[0] == "xlnet-pipeline"
+    return hasattr(cli.parser().parse_args(words[1:]), "handler")
+
+
+def readme_commands() -> list[str]:
+    """Every xlnet-pipeline command that README shows, in blocks and in running text."""
+    blocks = re.findall(r"^xlnet-pipeline .*$", README, re.MULTILINE)
+    return blocks + re.findall(r"`(xlnet-pipeline \w[^`]*)`", README)
+
+
+def test_readme_shows_commands() -> None:
+    assert len(readme_commands()) > 8
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_commands_in_readme_parse(line: str) -> None:
+    assert parses(line)
+
+
+def test_recipe_in_readme_is_one() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert recipes.from_changes(tomllib.loads(block)).registry.name == "reviews"
+
+
+def test_links_in_documents_lead_somewhere() -> None:
+    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+    links = [
+        (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert links
+    assert not [link for page, link in links if not (page.parent / link).exists()]
+
+
+def test_tree_in_readme_exists() -> None:
+    (tree,) = re.findall(r"```text\n(components/xlnet/.*?)```", README, re.DOTALL)
+    paths: list[Path] = []
+    root = CHECKOUT
+    for line in tree.splitlines():
+        names = line.strip().partition("  ")[0].split()
+        inside = line.startswith(" ")
+        paths += [(root if inside else CHECKOUT) / name for name in names]
+        root = root if inside else paths[-1]
+    assert len(paths) > 15
+    assert not [path for path in paths if not path.exists()]
