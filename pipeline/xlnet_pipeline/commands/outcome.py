@@ -1,6 +1,7 @@
 """What a run came to: its metrics, its model version and the gate's reason, read from its artifacts."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def version(run: Run) -> str | None:
     return f"{found['name']}:{found['version']}{' champion' if found['promoted'] else ''}" if found else None
 
 
+def report_path(run: Run) -> str:
+    """Where the evaluation's page is, as short as it can be typed."""
+    path = str(Path(run.step("evaluate").outputs["evaluation"]["uri"], "report.html"))
+    return min(path, os.path.relpath(path), key=len)
+
+
 def lines(run: Run, home: str, colour: bool = False) -> list[str]:
     """The metrics with their intervals, the model version, the gate's reason, and where to look next.
 
@@ -41,8 +48,9 @@ def lines(run: Run, home: str, colour: bool = False) -> list[str]:
     shown += _metric_lines(metrics) if metrics else []
     if entry:
         label = paint("champion", "champion", colour) if entry["promoted"] else "not the champion"
-        shown += ["", f"model {entry['name']}:{entry['version']}, {label}: {entry['reason']}", "", "next:"]
-        shown += [f"  {command}" for command in _next_commands(run, entry["name"], entry["version"], home)]
+        shown += ["", f"model {entry['name']}:{entry['version']}, {label}: {entry['reason']}"]
+        shown += [f"report {report_path(run)}", "", "next:"]
+        shown += [f"  {command}" for command in _next_commands(run, f"{entry['name']}:{entry['version']}", home)]
     return shown
 
 
@@ -57,14 +65,12 @@ def _metric_lines(found: dict[str, Any]) -> list[str]:
     return shown
 
 
-def _next_commands(run: Run, name: str, number: Any, home: str) -> list[str]:
+def _next_commands(run: Run, model: str, home: str) -> list[str]:
     tool = f"xlnet-pipeline {home}".rstrip()
-    report = Path(run.step("evaluate").outputs["evaluation"]["uri"], "report.html")
     return [
-        f"{tool} predict {name}:{number} 'what a lovely film'",
-        f"{tool} lineage {name}:{number} --html lineage.html",
+        f"{tool} predict {model} 'what a lovely film'",
+        f"{tool} lineage {model} --html lineage.html",
         f"{tool} runs show {run.id}",
-        f"open {report}",
     ]
 
 
