@@ -1,1 +1,87 @@
-"""Registry."""
+"""The model registry behind one small interface: versions, their facts, and who is champion."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version.
+
+    Tags name where it came from: ``model_uri``, ``model_digest``, ``dataset_digest``, ``snapshot_digest``,
+    ``test_digest``, ``evaluation_uri``, ``registration_uri``, ``run``, ``git_sha``, ``metric``, ``decision``.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    created: str
+    description: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model_uri(self) -> str:
+        """Where the model's directory is."""
+        return self.tags.get("model_uri", "")
+
+    @property
+    def evaluation_uri(self) -> str:
+        """Where the evaluation's directory is."""
+        return self.tags.get("evaluation_uri", "")
+
+    @property
+    def registration_uri(self) -> str:
+        """Where the registration's directory, with the whole lineage, is."""
+        return self.tags.get("registration_uri", "")
+
+
+class Registry(Protocol):
+    """A store of model versions."""
+
+    @property
+    def shown_uri(self) -> str:
+        """Where it is, without credentials."""
+
+    def names(self) -> list[str]:
+        """Registered models, sorted; empty where nothing has been registered yet."""
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Every version of a model, the newest first; UserError if there is no such model."""
+
+    def find(self, reference: str) -> ModelVersion:
+        """``NAME:3``, ``NAME@alias``, or ``NAME`` (champion, else latest version); UserError if there is none."""
+
+    def champion(self, name: str) -> ModelVersion | None:
+        """The version with the alias ``champion``, if there is one."""
+
+    def add(
+        self, name: str, description: str, tags: dict[str, str], parameters: dict[str, str], metrics: dict[str, float]
+    ) -> ModelVersion:
+        """Register a new version."""
+
+    def describe(self, name: str, version: int, description: str, tags: dict[str, str]) -> None:
+        """Change a version's description and add or change tags."""
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Give a version an alias, taking it from the one that had it."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep other registrations on this machine out while a champion is being decided."""
+
+
+def open_registry(uri: str = "", home: str | Path | None = None) -> Registry:
+    """The registry at an MLflow tracking URI.
+
+    Args:
+        uri: the URI; empty: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the state directory.
+        home: the state directory; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
+    """
+    from xlnet.registry.mlflow_registry import MlflowRegistry
+
+    folder = Path(home or os.environ.get("XLNET_PIPELINE_HOME") or ".xlnet-pipeline").absolute()
+    return MlflowRegistry(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}")

@@ -1,0 +1,130 @@
+"""``python -m xlnet STEP``: every step of the pipeline without a pipeline engine."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xlnet import recipe as recipes
+from xlnet.errors import RunError, UserError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it takes, and the function behind it, imported when it runs."""
+
+    summary: str
+    inputs: tuple[str, ...]
+    run: Callable[[str, argparse.Namespace], dict[str, Any]]
+    example: str
+
+
+def _snapshot(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.data.snapshot import take
+
+    found = take(recipe)
+    return {"digest": found.digest, "files": [file.facts() for file in found.files]}
+
+
+def _preprocess(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.data.preprocess import preprocess
+
+    return preprocess(recipe, options.snapshot, options.out)
+
+
+def _train(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.training.loop import train
+
+    return train(recipe, options.dataset, options.out)
+
+
+def _evaluate(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.evaluation.evaluate import evaluate
+
+    return evaluate(recipe, options.dataset, options.model, options.out)
+
+
+def _register(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.registry.register import register
+
+    return register(recipe, options.dataset, options.model, options.evaluation, options.out)
+
+
+STEPS = {
+    "snapshot": Step("list and checksum the input", (), _snapshot, "--recipe recipe.toml"),
+    "preprocess": Step("turn rows into token ids", ("out",), _preprocess, "--recipe recipe.toml --out dataset"),
+    "train": Step(
+        "train a model on a dataset",
+        ("dataset", "out"),
+        _train,
+        "--set model.preset=small --dataset dataset --out model",
+    ),
+    "evaluate": Step(
+        "judge a model on the test split",
+        ("dataset", "model", "out"),
+        _evaluate,
+        "--dataset dataset --model model --out evaluation",
+    ),
+    "register": Step(
+        "register a model, as champion if it beats the present one",
+        ("dataset", "model", "evaluation", "out"),
+        _register,
+        "--set registry.name=reviews --dataset dataset --model model --evaluation evaluation --out registration",
+    ),
+}
+PREDICT_EXAMPLE = "python -m xlnet predict model 'what a lovely film'"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m xlnet", description=__doc__, epilog=f"example: {PREDICT_EXAMPLE}")
+    subparsers = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    for name, step in STEPS.items():
+        epilog = f"example: python -m xlnet {name} {step.example}"
+        one = subparsers.add_parser(name, help=step.summary, description=step.summary, epilog=epilog)
+        one.add_argument("--recipe", metavar="FILE", help="recipe in TOML")
+        one.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change one field")
+        if name == "preprocess":
+            one.add_argument("--snapshot", default="", metavar="DIGEST", help="refuse input with another digest")
+        for field in step.inputs:
+            what = "directory to be written" if field == "out" else f"directory of the {field}"
+            one.add_argument(f"--{field}", required=True, metavar="DIR", help=what)
+    summary = "label texts with a model, as JSON Lines"
+    one = subparsers.add_parser("predict", help=summary, description=summary, epilog=f"example: {PREDICT_EXAMPLE}")
+    one.add_argument("model", metavar="MODEL", help="directory of the model")
+    one.add_argument("source", metavar="TEXT|FILE|-", help="a text, a file of texts, or - for lines of standard input")
+    one.add_argument("--pair", metavar="TEXT", help="the second text, for a model of sentence pairs")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step and print its facts as JSON; return the exit status."""
+    options = build_parser().parse_args(arguments)
+    try:
+        if options.step == "predict":
+            _predict(options)
+        else:
+            recipe = recipes.load(options.recipe, options.set)
+            print(json.dumps(STEPS[options.step].run(recipe.to_json(), options), indent=1, ensure_ascii=False))
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads on: nothing to say
+        return 0
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from xlnet.evaluation.predict import predict, texts_from
+
+    for record in predict(options.model, texts_from(options.source, options.model, options.pair)):
+        print(json.dumps(record, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

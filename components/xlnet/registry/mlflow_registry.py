@@ -1,0 +1,171 @@
+"""The registry in MLflow: a sqlite file by default, or any tracking server."""
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from xlnet.errors import RunError, UserError, nearest
+from xlnet.registry import CHAMPION, ModelVersion
+
+SQLITE = "sqlite:///"
+PARAMETER_LENGTH = 500  # MLflow's limit for a parameter's value in its older stores
+
+
+class MlflowRegistry:
+    """See :class:`xlnet.registry.Registry` for the methods."""
+
+    def __init__(self, uri: str) -> None:
+        """Name a tracking URI; nothing is opened, and no file made, before it is needed."""
+        self.uri = uri
+        self._file = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+    @property
+    def shown_uri(self) -> str:
+        """The URI without a user's name and password."""
+        parts = urlsplit(self.uri)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else self.uri
+
+    def names(self) -> list[str]:
+        """Registered models, sorted."""
+        if self._file is not None and not self._file.is_file():
+            return []
+        with self._errors():
+            return sorted(model.name for model in _all(self._client.search_registered_models))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Every version, the newest first."""
+        if name not in (known := self.names()):
+            listed = f"registered: {', '.join(known)}" if known else "no model is registered yet; run a recipe first"
+            raise UserError(f"model '{name}' is unknown; {listed}{nearest(name, known)}")
+        return self._versions(name)
+
+    def _versions(self, name: str) -> list[ModelVersion]:
+        with self._errors():
+            found = _all(self._client.search_model_versions, filter_string=f"name='{name}'")
+            aliases = self._client.get_registered_model(name).aliases if found else {}
+        versions = [_version(one, aliases) for one in found]
+        return sorted(versions, key=lambda version: version.version, reverse=True)
+
+    def find(self, reference: str) -> ModelVersion:
+        """One version by reference."""
+        name, colon, number = reference.partition(":")
+        name, at, alias = (name, "", "") if colon else reference.partition("@")
+        versions = self.versions(name)
+        by_number = {str(version.version): version for version in versions}
+        by_alias = {alias: version for version in versions for alias in version.aliases}
+        if colon and number not in by_number:
+            raise UserError(f"model '{name}' has no version '{number}'; it has: {', '.join(reversed(by_number))}")
+        if at and alias not in by_alias:
+            raise UserError(f"model '{name}' has no alias '{alias}'; it has: {', '.join(by_alias) or 'none'}")
+        if colon:
+            return by_number[number]
+        return by_alias[alias] if at else by_alias.get(CHAMPION, versions[0])
+
+    def champion(self, name: str) -> ModelVersion | None:
+        """The champion, if the model has one."""
+        if name not in self.names():
+            return None
+        return next((version for version in self._versions(name) if CHAMPION in version.aliases), None)
+
+    def add(
+        self, name: str, description: str, tags: dict[str, str], parameters: dict[str, str], metrics: dict[str, float]
+    ) -> ModelVersion:
+        """Log an MLflow run with parameters and metrics, and register a version that links to it."""
+        known = self.names()
+        with self._errors():
+            client = self._client
+            experiment = client.get_experiment_by_name(name)
+            number = experiment.experiment_id if experiment else client.create_experiment(name)
+            run = client.create_run(number, run_name=tags.get("run") or None, tags=tags).info.run_id
+            for key, value in parameters.items():
+                client.log_param(run, key, value[:PARAMETER_LENGTH])
+            for key, figure in metrics.items():
+                client.log_metric(run, key, figure)
+            client.set_terminated(run)
+            if name not in known:
+                client.create_registered_model(name)
+            source = Path(tags["model_uri"]).as_uri() if tags["model_uri"].startswith("/") else tags["model_uri"]
+            made = client.create_model_version(name, source, run_id=run, tags=tags, description=description)
+        return _version(made, {})
+
+    def describe(self, name: str, version: int, description: str, tags: dict[str, str]) -> None:
+        """Change a version's description and tags."""
+        with self._errors():
+            self._client.update_model_version(name, str(version), description)
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, str(version), key, value)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Move an alias."""
+        with self._errors():
+            self._client.set_registered_model_alias(name, alias, str(version))
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold a lock file beside a sqlite file; a server orders its clients itself."""
+        if self._file is None:
+            yield
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            lock = self._file.with_name(self._file.name + ".lock").open("a")
+        except OSError as error:
+            raise UserError(f"cannot write beside registry '{self._file}': {error.strerror}; choose another") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @cached_property
+    def _client(self) -> Any:
+        # Read when MLflow is imported. A dead server should be told in seconds, not after minutes of retries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        try:
+            from mlflow import MlflowClient
+        except ImportError:
+            raise UserError("the registry needs MLflow: pip install 'xlnet-pipeline[registry]'") from None
+        for name in ("mlflow", "alembic", "urllib3"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn MLflow's exceptions into one line."""
+        assert self._client is not None  # imports MLflow, or says how to install it
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            reason = str(error).strip().splitlines()[0][:200].replace(self.uri, self.shown_uri)
+            raise RunError(f"registry '{self.shown_uri}' does not answer or refuses: {reason}") from None
+
+
+def _all(search: Any, **arguments: Any) -> list[Any]:
+    found, token = [], None
+    while True:
+        page = search(**arguments, page_token=token)
+        found += list(page)
+        if not (token := page.token):
+            return found
+
+
+def _version(one: Any, aliases: dict[str, Any]) -> ModelVersion:
+    created = datetime.fromtimestamp(one.creation_timestamp / 1000, UTC)
+    return ModelVersion(
+        name=one.name,
+        version=int(one.version),
+        aliases=tuple(sorted(alias for alias, version in aliases.items() if int(version) == int(one.version))),
+        created=created.isoformat(timespec="seconds"),
+        description=one.description or "",
+        tags=dict(one.tags),
+    )
