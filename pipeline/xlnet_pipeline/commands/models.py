@@ -2,21 +2,18 @@
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import Any
 
-from xlnet.errors import UserError, nearest
-from xlnet_pipeline.commands.parser import Subparsers, command, group
+from xlnet.errors import UserError
+from xlnet.registry import CHAMPION, ModelVersion, Registry
+from xlnet.registry import open_registry as registry_at
+from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import home_option
 from xlnet_pipeline.commands.runs import target
-from xlnet_pipeline.commands.tables import local_time, print_json, print_table
-
-if TYPE_CHECKING:
-    from xlnet.registry import ModelVersion, Registry
+from xlnet_pipeline.commands.tables import coloured, local_time, paint, print_json, print_table
 
 HELP_MODEL = "NAME, NAME:VERSION or NAME@ALIAS; NAME alone: its champion, else its latest version"
-CHAMPION = "champion"
-LINKS = ("model_uri", "evaluation_uri", "registration_uri", "run")
-DIGESTS = ("model_digest", "dataset_digest", "snapshot_digest", "test_digest", "git_sha")
 
 
 def add(subparsers: Subparsers) -> None:
@@ -48,19 +45,23 @@ def add(subparsers: Subparsers) -> None:
     )
     promoting.add_argument("model", metavar="NAME:VERSION", help="the version to promote")
     for parser in (listing, showing, promoting):
-        parser.add_argument("--uri", metavar="URI", help="MLflow tracking URI (default: the local registry's)")
+        add_uri(parser)
     for parser in (listing, showing):
         parser.add_argument("--json", action="store_true", help="as JSON")
 
 
-def open_registry(options: argparse.Namespace) -> "Registry":
+def add_uri(parser: Parser) -> None:
+    """Declare ``--uri``."""
+    text = "MLflow tracking URI (default: $MLFLOW_TRACKING_URI, else the state directory's)"
+    parser.add_argument("--uri", metavar="URI", help=text)
+
+
+def open_registry(options: argparse.Namespace) -> Registry:
     """The registry that ``--uri``, MLFLOW_TRACKING_URI or the state directory names."""
-    from xlnet.registry import open_registry
-
-    return open_registry(getattr(options, "uri", None) or "", target(options).home)
+    return registry_at(options.uri or "", target(options).home)
 
 
-def find(options: argparse.Namespace) -> "ModelVersion":
+def find(options: argparse.Namespace) -> ModelVersion:
     """The version that ``options.model`` names; UserError if there is none."""
     return open_registry(options).find(options.model)
 
@@ -68,44 +69,51 @@ def find(options: argparse.Namespace) -> "ModelVersion":
 def list_models(options: argparse.Namespace) -> None:
     """Print every version as a row."""
     registry = open_registry(options)
-    names = registry.names()
-    if options.name is not None and options.name not in names:
-        raise UserError(
-            f"model '{options.name}' is not registered; known: {', '.join(names) or 'none'}"
-            f"{nearest(options.name, names)}"
-        )
-    versions = [version for name in names if options.name in (None, name) for version in registry.versions(name)]
+    names = registry.names() if options.name is None else [options.name]
+    versions = [version for name in names for version in registry.versions(name)]
     if options.json:
         print_json([dataclasses.asdict(version) for version in versions])
     elif versions:
-        header = ("MODEL", "ALIASES", "CREATED", "METRIC", "RUN")
-        print_table(header, [_row(version) for version in versions])
+        print_table(("MODEL", "ALIASES", "CREATED", "METRIC", "RUN"), [_row(version) for version in versions])
     else:
-        print(f"no models yet; train one with: xlnet-pipeline {home_option(options.home)}".rstrip() + " run")
+        tool = f"xlnet-pipeline {home_option(options.home)}".rstrip()
+        print(f"no models in '{registry.shown_uri}'; train one with: {tool} run")
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print one version."""
+    """Print one version: what the gate said, its metric, its digests and where it is."""
     version = find(options)
     if options.json:
         print_json(dataclasses.asdict(version))
         return
-    name, aliases, created, metric, _ = _row(version)
-    print(f"{name}  {aliases or ''}".rstrip())
-    facts = {"created": created, "metric": metric, **version.tags}
+    name, aliases, created, *_ = _row(version)
+    colour = coloured(sys.stdout)
+    print(f"model {name}  {paint(aliases, aliases, colour)}".rstrip())
+    facts = {"reason": version.description, "created": created, **version.tags}
     width = max(map(len, facts))
     print("\n".join(f"  {key:<{width}}  {value}" for key, value in facts.items() if value))
 
 
 def promote(options: argparse.Namespace) -> None:
-    """Give a version the alias champion."""
+    """Make a version the champion, and write that a person did.
+
+    Raises:
+        UserError: no version is named, or there is no such one.
+    """
+    if ":" not in options.model and "@" not in options.model:
+        raise UserError(f"'{options.model}' names no version; type for example {options.model}:1")
     registry = open_registry(options)
     version = registry.find(options.model)
+    if CHAMPION in version.aliases:
+        print(f"{version.name}:{version.version} is the champion already")
+        return
+    reason = f"promoted by hand; the gate had said: {version.description}"
+    registry.describe(version.name, version.version, reason, {"decision": "promoted by hand"})
     registry.set_alias(version.name, CHAMPION, version.version)
     print(f"{version.name}:{version.version} is now the champion")
 
 
-def _row(version: "ModelVersion") -> tuple[Any, ...]:
+def _row(version: ModelVersion) -> tuple[Any, ...]:
     return (
         f"{version.name}:{version.version}",
         ", ".join(version.aliases),

@@ -31,6 +31,13 @@ def version(run: Run) -> str | None:
     return f"{found['name']}:{found['version']}{' champion' if found['promoted'] else ''}" if found else None
 
 
+def reference(run: Run) -> str:
+    """What to type for the run's model: its version, or its directory where the recipe names a registry of its own."""
+    entry = registration(run)
+    elsewhere = run.recipe["registry"]["uri"]
+    return str(entry["model_uri"]) if elsewhere else f"{entry['name']}:{entry['version']}"
+
+
 def report_path(run: Run) -> str:
     """Where the evaluation's page is, as short as it can be typed."""
     path = str(Path(run.step("evaluate").outputs["evaluation"]["uri"], "report.html"))
@@ -50,7 +57,7 @@ def lines(run: Run, home: str, colour: bool = False) -> list[str]:
         label = paint("champion", "champion", colour) if entry["promoted"] else "not the champion"
         shown += ["", f"model {entry['name']}:{entry['version']}, {label}: {entry['reason']}"]
         shown += [f"report {report_path(run)}", "", "next:"]
-        shown += [f"  {command}" for command in _next_commands(run, f"{entry['name']}:{entry['version']}", home)]
+        shown += [f"  {command}" for command in _next_commands(run, reference(run), home)]
     return shown
 
 

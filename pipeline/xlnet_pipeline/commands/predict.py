@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from xlnet.errors import UserError
-from xlnet_pipeline.commands.models import find
+from xlnet_pipeline.commands.models import add_uri, find
 from xlnet_pipeline.commands.parser import Subparsers, command
 
 
@@ -29,6 +29,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "source", metavar="TEXT|FILE|-", help="a text, a file of the kind the model saw, or lines from -"
     )
+    add_uri(parser)
     parser.add_argument("--pair", metavar="TEXT", help="the second text, for a model of sentence pairs")
 
 
@@ -51,7 +52,7 @@ def model_directory(options: argparse.Namespace) -> str:
         return str(options.model)
     if os.sep in options.model:
         raise UserError(f"there is no model directory '{options.model}'; name one, or a registered model")
-    place = str(find(options).tags.get("model_uri", ""))
+    place = find(options).model_uri
     if not Path(place).is_dir():
         raise UserError(f"model '{options.model}' was kept in '{place}', which is gone; run its recipe again")
     return place
