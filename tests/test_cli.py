@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import write_sentences
+from conftest import Trained, write_sentences
 
 from xlnet import recipe as recipes
+from xlnet.registry import ModelVersion, open_registry
 from xlnet_pipeline import cli, recipe_reference
 from xlnet_pipeline.commands import tables
 from xlnet_pipeline.commands.run import load
@@ -263,6 +265,76 @@ def test_time_out_is_status_124(tmp_path: Path) -> None:
     done = subprocess.run([*COMMAND, "run", *settings], capture_output=True, text=True, check=False)
     assert done.returncode == 124
     assert "time limit" in done.stdout
+
+
+def add_version(name: str, place: str, metric: str) -> ModelVersion:
+    tags = {"model_uri": place, "model_digest": f"sha256:{place}", "metric": f"accuracy {metric}", "run": "abc1"}
+    return open_registry().add(name, "no champion yet", tags, {"training.seed": "0"}, {"accuracy": float(metric)})
+
+
+def test_models_list_show_and_promote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "list"]) == 0
+    assert re.match("no models in 'sqlite:.*'; train one with: xlnet-pipeline run\n", capsys.readouterr().out)
+    for metric in ("0.7000", "0.8000"):
+        add_version("reviews", str(tmp_path / metric), metric)
+
+    assert cli.main(["models", "promote", "reviews"]) == 2
+    assert "'reviews' names no version; type for example reviews:1" in capsys.readouterr().err
+    assert cli.main(["models", "promote", "reviews:2"]) == 0
+    assert cli.main(["models", "promote", "reviews@champion"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "reviews:2 is now the champion",
+        "reviews:2 is the champion already",
+    ]
+    assert cli.main(["models", "list"]) == 0
+    header, newest, oldest = capsys.readouterr().out.splitlines()
+    assert header.split() == ["MODEL", "ALIASES", "CREATED", "METRIC", "RUN"]
+    assert newest.split()[:2] == ["reviews:2", "champion"]
+    assert oldest.split()[:2] == ["reviews:1", "-"]
+    assert cli.main(["models", "list", "revews"]) == 2
+    assert "did you mean 'reviews'?" in capsys.readouterr().err
+    assert cli.main(["models", "show", "reviews"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("model reviews:2  champion\n")
+    assert "promoted by hand; the gate had said: no champion yet" in shown
+    assert cli.main(["models", "show", "reviews:1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tags"]["metric"] == "accuracy 0.7000"
+    assert cli.main(["predict", "reviews", "hello"]) == 2
+    assert "which is gone; run its recipe again" in capsys.readouterr().err
+
+
+def test_a_run_ends_with_what_to_type_next(tmp_path: Path, isolated_state: Path) -> None:
+    csv = write_sentences(tmp_path / "sentences.csv", rows=60)
+    settings = [*TINY, "--set", f"data.train={csv}", "--set", "training.steps=4", "--set", "registry.name=small"]
+    runs = [
+        subprocess.run([*COMMAND, "run", *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
+        for _ in range(2)
+    ]
+    assert [done.returncode for done in runs] == [0, 0], runs[0].stdout + runs[0].stderr
+    first, second = (done.stdout for done in runs)
+    assert re.search(r"^  accuracy +[01]\.\d{4}   95% interval", first, re.MULTILINE)
+    assert re.search(r"^  majority +0\.5000   always answering '[01]'", first, re.MULTILINE)
+    assert "\nmodel small:1, champion: no champion yet\n" in first
+    report = re.search(r"^report (.*)$", first, re.MULTILINE)
+    assert report
+    assert (tmp_path / report.group(1)).is_file()
+    assert second.count("CACHED") == 4
+    assert "\nmodel small:1, champion" in second
+
+    typed = [line.strip() for line in first.partition("next:\n")[2].splitlines()]
+    assert len(typed) == 3
+    for line in typed:
+        words = shlex.split(line)
+        done = subprocess.run([*COMMAND, *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "lineage.html").is_file()
+
+
+def test_predict_with_a_directory(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(trained.model), "a lovely warm film"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-12)
 
 
 def test_compile_writes_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

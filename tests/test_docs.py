@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from xlnet import recipe as recipes
+from xlnet.__main__ import build_parser
 from xlnet_pipeline import cli, reference
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,11 @@ def test_readme_shows_commands() -> None:
 @pytest.mark.parametrize("line", readme_commands())
 def test_commands_in_readme_parse(line: str) -> None:
     assert parses(line)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python -m xlnet .*$", README, re.MULTILINE))
+def test_steps_in_readme_parse(line: str) -> None:
+    assert vars(build_parser().parse_args(shlex.split(line)[3:]))
 
 
 def test_recipe_in_readme_is_one() -> None:
