@@ -16,6 +16,7 @@ from xlnet_pipeline.commands.tables import coloured
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
 
 def add(subparsers: Subparsers) -> None:
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if done.status == "SUCCEEDED":
         print("\n".join(outcome.lines(done, home_option(options.home), coloured(sys.stdout))))
-    elif done.error and done.error.step:
+    elif done.error and done.error.kind == "run":
         print(f"its log: xlnet-pipeline {home_option(options.home)}".rstrip() + f" runs logs {done.id}")
     return done.exit_status
 
@@ -68,6 +69,8 @@ def load(path: str | None, settings: list[str]) -> Recipe:
     Raises:
         UserError: the recipe is wrong, or names no data to train on.
     """
+    if path and Path(path.removesuffix(".gz")).suffix in DATA_SUFFIXES:
+        raise UserError(f"'{path}' is no recipe; to train on it type: xlnet-pipeline run --set data.train={path}")
     names_data = any(setting.partition("=")[0].strip() == "data.train" for setting in settings)
     recipe = recipes.load(path or (None if names_data else DEMO_RECIPE), settings)
     if not recipe.data.train:
