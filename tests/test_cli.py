@@ -68,7 +68,7 @@ def test_help_answers_in_half_a_second() -> None:
         ("run nothing.toml", "recipe 'nothing.toml' does not exist; write one with: xlnet-pipeline init"),
         (
             "run reviews.csv.gz",
-            "'reviews.csv.gz' is no recipe; to train on it type: .* --set data.train=reviews.csv.gz",
+            "'reviews.csv.gz' is no recipe; to train on it type: .* data.train=reviews.csv.gz",
         ),
         ("run --set data.train=[]", "the recipe names no data: .*--set data.train=FILE.csv"),
         ("runs show abcd", "run 'abcd' is unknown in .*; there are no runs yet"),
