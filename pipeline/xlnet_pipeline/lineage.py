@@ -1,0 +1,422 @@
+"""Lineage: the graph of artifacts that a run, a registered model or a directory came from, back to the input files.
+
+The source of truth is the ``lineage.json`` inside each artifact, which holds its inputs' lineage recursively. An
+artifact that is reached twice, such as the dataset of a model and of its evaluation, is one node here.
+"""
+
+import hashlib
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from xlnet import provenance
+from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
+from xlnet_pipeline.targets.local import LocalTarget
+from xlnet_pipeline.targets.record import CACHED, Run
+
+SCHEMA = 1
+SHOWN_FILES = 8  # of one split; more become one node
+SHORT = 12  # digits of a digest that a person reads
+MIN_WIDTH = 40
+
+# What a reader wants to see first, in this order; the other facts are in the JSON and on the page.
+KEY_FACTS = {
+    "registration": ("gate_decision", "reason", "champion_version", "registry"),
+    "dataset": ("train_rows", "validation_rows", "test_rows", "tokens", "classes", "truncated", "rejects"),
+    "snapshot": ("files", "size"),
+}
+_BORING = ("digest", "_uri", "git_sha", "name", "version", "task", "promoted")
+
+_BOLD, _GREY, _GREEN, _YELLOW = "1", "90", "32", "33"
+
+
+@dataclass(frozen=True)
+class Node:
+    """An artifact, an input file, or many input files of one split."""
+
+    id: str
+    type: str  # registration, evaluation, model, dataset, snapshot, file or files
+    title: str  # as a person calls it; may be empty
+    digest: str  # of the content; of a file, its checksum
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    execution: Mapping[str, Any] = field(default_factory=dict)  # what made it; empty for files
+    inputs: tuple[str, ...] = ()  # ids
+    uri: str = ""  # where it is, as far as known
+    cached: bool | None = None  # in the run that was asked for; None where no run was
+    reason: str = ""  # why that run made it again, or where the kept result was from
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A graph without cycles. ``nodes`` by id, the newest artifact first; edges run from input to artifact."""
+
+    subject: str
+    root: str
+    nodes: dict[str, Node]
+    run: Mapping[str, Any] = field(default_factory=dict)  # id, status and error, where a run was asked for
+
+    @property
+    def edges(self) -> list[tuple[str, str]]:
+        """Pairs (input, artifact) of ids."""
+        return [(one, node.id) for node in self.nodes.values() for one in node.inputs]
+
+
+def collect(subject: str, home: str | Path | None = None) -> Lineage:
+    """Find what is asked for and read its lineage.
+
+    Args:
+        subject: a run (id, or a unique part of it), a registered model (``NAME``, ``NAME:3``, ``NAME@alias``), or
+            an artifact's directory.
+        home: the state directory; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
+
+    Raises:
+        UserError: there is nothing of that name, or it has no artifact yet.
+        RunError: what the registry names is gone.
+        CorruptArtifact: a ``lineage.json`` is damaged.
+    """
+    target = LocalTarget(home)
+    if "://" in subject:
+        raise UserError(f"'{subject}' is a URI; copy the artifact here and name its directory")
+    path = Path(subject)
+    if path.name == provenance.LINEAGE:
+        path = path.parent
+    if (path / provenance.LINEAGE).is_file():
+        return _of_directory(subject, path, target)
+    if (path / "run.json").is_file() and path.parent.name == "runs":
+        target = LocalTarget(path.absolute().parent.parent)
+        return _of_run(subject, target.status(path.absolute().name), target)
+    if path.is_dir() and ("/" in subject or subject in (".", "..")):
+        raise UserError(f"'{subject}' has no {provenance.LINEAGE}; name an artifact directory that a step wrote")
+    if "/" in subject:
+        raise UserError(f"directory '{subject}' does not exist; name an artifact directory, a run or a model")
+    if ":" in subject or "@" in subject:
+        return _of_model(subject, target)
+    return _of_name(subject, target)
+
+
+def _of_name(subject: str, target: LocalTarget) -> Lineage:
+    """A run's id or a part of it, else a model's name."""
+    from xlnet.registry import open_registry
+
+    runs = [run.id for run in target.runs()]
+    matches = [run for run in runs if run.startswith(subject) or run.endswith(subject)]
+    if subject and matches:
+        return _of_run(subject, target.status(subject), target)
+    models = open_registry(home=target.home).names()
+    if subject in models:
+        return _of_model(subject, target)
+    known = [*models, *runs]
+    hint = nearest(subject, known) or (f"; the latest run is '{runs[0]}'" if runs else "; there are no runs yet")
+    raise UserError(f"'{subject}' is no run or model in '{target.home}', and no artifact directory{hint}")
+
+
+def _of_run(subject: str, run: Run, target: LocalTarget) -> Lineage:
+    facts = {"id": run.id, "status": run.status, "error": asdict(run.error) if run.error else None}
+    cached = {}
+    for step in run.steps:
+        values = step.outputs.values()
+        digests = [value["digest"] for value in values if isinstance(value, dict) and value.get("digest")]
+        if step.name == "snapshot" and isinstance(step.outputs.get("digest"), str):
+            digests.append(step.outputs["digest"])
+        for digest in digests:
+            cached[digest] = (step.status == CACHED, step.reason or "")
+    for _, place in _artifacts(run):
+        if Path(place, provenance.LINEAGE).is_file():
+            return _graph(subject, provenance.read(place), _places(target, place), facts, cached)
+    why = f": {run.error.message}" if run.error else ""
+    raise UserError(f"run '{run.id}' is {run.status} and left no artifact{why}")
+
+
+def _artifacts(run: Run) -> Iterator[tuple[str, str]]:
+    """(digest, directory) of what the run's steps put out, the furthest step first."""
+    for step in reversed(run.steps):
+        for value in step.outputs.values():
+            if isinstance(value, dict) and value.get("uri"):
+                yield value.get("digest", ""), value["uri"]
+
+
+def _of_model(subject: str, target: LocalTarget) -> Lineage:
+    from xlnet.registry import open_registry
+
+    version = open_registry(home=target.home).find(subject)
+    for place in (version.registration_uri, version.model_uri):
+        if place and Path(place, provenance.LINEAGE).is_file():
+            places = _places(target, place)
+            for name in ("model", "evaluation"):
+                if uri := version.tags.get(f"{name}_uri"):
+                    places[version.tags.get(f"{name}_digest", "")] = uri
+            return _graph(subject, provenance.read(place), places, {}, {})
+    raise RunError(f"the artifacts of '{version.name}:{version.version}' are gone from '{version.registration_uri}'")
+
+
+def _of_directory(subject: str, path: Path, target: LocalTarget) -> Lineage:
+    return _graph(subject, provenance.read(path), _places(target, str(path)), {}, {})
+
+
+def _places(target: LocalTarget, directory: str) -> dict[str, str]:
+    """Digest → directory of every artifact that a run's record names, and of this one."""
+    places = {digest: place for run in reversed(target.runs()) for digest, place in _artifacts(run)}
+    places[provenance.read(directory)["artifact"]["digest"]] = str(Path(directory).absolute())
+    return places
+
+
+def _graph(
+    subject: str,
+    lineage: Mapping[str, Any],
+    places: Mapping[str, str],
+    run: Mapping[str, Any],
+    cached: Mapping[str, tuple[bool, str]],
+) -> Lineage:
+    """Merge the tree's repeated nodes. Children come after their parents in ``nodes``."""
+    nodes: dict[str, Node] = {}
+
+    def add(one: Mapping[str, Any]) -> str:
+        artifact = one["artifact"]
+        kind, digest = str(artifact["type"]), str(artifact["digest"])
+        name = f"{kind}-{_short(digest)}"
+        if name in nodes:
+            return name
+        metadata = dict(artifact.get("metadata") or {})
+        files = metadata.pop("files", []) if kind == "snapshot" else []
+        if kind == "snapshot":
+            metadata = {"files": len(files), "size": sum(int(file.get("size") or 0) for file in files)} | metadata
+        hit, reason = cached.get(digest, (None, ""))
+        nodes[name] = Node(name, kind, "", digest)  # keeps the place in the order
+        leaves = [_keep(nodes, leaf) for leaf in _leaves(name, files)]
+        inputs = dict.fromkeys([add(child) for child in one["inputs"]] + leaves)
+        nodes[name] = Node(
+            name,
+            kind,
+            _title(kind, metadata),
+            digest,
+            metadata,
+            one["execution"],
+            tuple(inputs),
+            places.get(digest, ""),
+            hit,
+            reason,
+        )
+        return name
+
+    try:
+        root = add(lineage)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CorruptArtifact(f"lineage of '{subject}' is damaged ({error!r}); run its step again") from None
+    return Lineage(subject, root, nodes, run)
+
+
+def _keep(nodes: dict[str, Node], node: Node) -> str:
+    nodes.setdefault(node.id, node)
+    return node.id
+
+
+def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[Node]:
+    """A node for each input file, or one for all files of a split that has many."""
+    for split in dict.fromkeys(file["split"] for file in files):
+        mine = [file for file in files if file["split"] == split]
+        if len(mine) <= SHOWN_FILES:
+            for file in mine:
+                name = "file-" + provenance.digest_json([split, file["uri"], file["checksum"]])[7 : 7 + SHORT]
+                title = str(file["uri"]).rstrip("/").rpartition("/")[2] or str(file["uri"])
+                yield Node(name, "file", title, str(file["checksum"]), file, uri=str(file["uri"]))
+        else:
+            digest = provenance.digest_json(mine)
+            facts = {"split": split, "count": len(mine), "size": sum(int(file["size"]) for file in mine), "files": mine}
+            yield Node(f"files-{_short(digest)}", "files", f"{len(mine)} files", digest, facts)
+
+
+def _short(digest: str) -> str:
+    """The first digits of a digest, without its algorithm; of anything else, of its own digest."""
+    digits = digest.partition(":")[2] or digest
+    if len(digits) >= SHORT and digits.isalnum() and digits.isascii():
+        return digits[:SHORT]
+    return hashlib.sha256(digest.encode("utf-8", "surrogatepass")).hexdigest()[:SHORT]
+
+
+def _title(kind: str, metadata: Mapping[str, Any]) -> str:
+    if kind == "registration" and "name" in metadata:
+        return f"{metadata['name']}:{metadata.get('version', '?')}"
+    return ""
+
+
+def verify(lineage: Lineage) -> list[str]:
+    """One line for each artifact whose place is known and whose bytes are not, or no longer, those of its digest."""
+    problems = []
+    for node in lineage.nodes.values():
+        if not node.uri or node.type in ("file", "files"):
+            continue
+        try:
+            found = provenance.verify(node.uri)
+        except (UserError, CorruptArtifact) as error:
+            problems.append(f"{node.type} {_short(node.digest)}: {error}")
+            continue
+        if found != node.digest:
+            problems.append(
+                f"{node.type} {_short(node.digest)}: '{node.uri}' now holds another {node.type}, {_short(found)}"
+            )
+    return problems
+
+
+def to_json(lineage: Lineage) -> str:
+    """The graph: ``subject``, ``root``, ``run``, ``nodes`` and ``edges`` (input, artifact)."""
+    return json.dumps(_plain(lineage), indent=1)
+
+
+def _plain(lineage: Lineage) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "subject": lineage.subject,
+        "root": lineage.root,
+        "run": lineage.run or None,
+        "nodes": [{**asdict(node), "facts": _facts(node)} for node in lineage.nodes.values()],
+        "edges": lineage.edges,
+    }
+
+
+def to_html(lineage: Lineage) -> str:
+    """One page that needs nothing else: the graph as inline SVG, and each node's facts on click or Enter.
+
+    ``#node=ID`` in its address selects a node.
+    """
+    ui = resources.files("xlnet_pipeline").joinpath("ui")
+    page, style, script = (
+        ui.joinpath(f"lineage.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
+    )
+    # "<" is never needed in JSON outside strings, and "\u003c" means the same there: nothing can end the element.
+    data = json.dumps(_plain(lineage)).replace("<", "\\u003c").replace("&", "\\u0026")
+    parts = {"style": style, "script": script, "data": data, "text": _escape(to_text(lineage, width=100))}
+    pieces = page.split("{{")
+    return pieces[0] + "".join(parts[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:]))
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
+    """A tree, the newest artifact at the top; an artifact that was shown already is only named."""
+    lines: list[str] = []
+    shown: set[str] = set()
+    if lineage.run:
+        error = lineage.run.get("error")
+        why = f" in {error['step']}: {error['message']}" if error else ""
+        lines += textwrap.wrap(_clean(f"run {lineage.run['id']} {lineage.run['status']}{why}"), max(width, MIN_WIDTH))
+
+    def walk(name: str, first: str, rest: str) -> None:
+        node = lineage.nodes[name]
+        head = _head(node, colour)
+        if name in shown:
+            lines.append(f"{first}{head} {_paint('(shown above)', _GREY, colour)}")
+            return
+        shown.add(name)
+        lines.append(f"{first}{head}")
+        below = rest + ("│  " if node.inputs else "   ")
+        room = max(width - len(below), MIN_WIDTH)
+        for fact in (*_facts(node), *_execution(node)):
+            text = _clean(fact)
+            lines.extend(
+                below + _paint(piece, _colour_of(node, fact), colour)
+                for piece in textwrap.wrap(text, room, break_on_hyphens=False)
+            )
+        for child in node.inputs:
+            last = child == node.inputs[-1]
+            walk(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+    walk(lineage.root, "", "")
+    return "\n".join(lines)
+
+
+def _head(node: Node, colour: bool) -> str:
+    title = f" {_clean(node.title)}" if node.title else ""
+    if node.type in ("file", "files"):
+        title = f" {_clean(str(node.metadata['split']))}:{title}"
+    digest = "" if node.type == "file" else f" {_short(node.digest)}"
+    return _paint(node.type, _BOLD, colour) + title + _paint(digest, _GREY, colour)
+
+
+def _facts(node: Node) -> list[str]:
+    """The facts to see first, each a line's worth."""
+    if node.type == "file":
+        more = [f"generation {node.metadata['generation']}"] if node.metadata.get("generation") else []
+        return [node.uri, " · ".join([size(node.metadata["size"]), node.digest, *more])]
+    if node.type == "files":
+        return [f"{size(node.metadata['size'])} · digest of the list {node.digest}"]
+    facts = node.metadata
+    if node.type == "snapshot":
+        return [f"{facts['files']} files, {size(facts['size'])}"]
+    if node.type == "registration":
+        decision = facts.get("gate_decision") or ("promoted" if facts.get("promoted") == "true" else "")
+        return [f"{decision}: {facts['reason']}" if facts.get("reason") else decision] if decision else []
+    names = KEY_FACTS.get(node.type) or [name for name in facts if not name.endswith(_BORING)]
+    return [" · ".join(f"{name} {_value(facts[name])}" for name in names if name in facts)] if facts else []
+
+
+def _execution(node: Node) -> list[str]:
+    """Who made it, when, how long it took, and on what."""
+    made = node.execution
+    if not made:
+        return []
+    code, machine = made.get("code") or {}, made.get("machine") or {}
+    sha = str(code.get("git_sha") or "")
+    words = [f"{made.get('step')} {code.get('version', '')}".strip()]
+    words += [f"git {sha[:SHORT]}{'-dirty' if sha.endswith('-dirty') else ''}"] if sha else []
+    words += [_moment(made.get("started")), _duration(made.get("started"), made.get("ended"))]
+    words += [f"{machine['cores']} cores"] if machine.get("cores") else []
+    words += [str(machine["accelerator"])] if machine.get("accelerator", "none") != "none" else []
+    words += [f"run {made['run']}"] if made.get("run") else []
+    words += [] if node.cached is None else ["cached" if node.cached else "not cached"]
+    return [" · ".join(word for word in words if word)]
+
+
+def _colour_of(node: Node, fact: str) -> str:
+    if node.type == "registration" and node.metadata.get("reason") and str(node.metadata["reason"]) in fact:
+        return _GREEN if node.metadata.get("promoted") == "true" else _YELLOW
+    return _GREY if node.execution and fact.startswith(str(node.execution.get("step"))) else ""
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2e}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def size(count: Any) -> str:
+    """Bytes as a person says them."""
+    amount = float(count or 0)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def _moment(text: Any) -> str:
+    try:
+        return f"{datetime.fromisoformat(str(text)):%Y-%m-%d %H:%M:%S} UTC"
+    except ValueError:
+        return ""
+
+
+def _duration(started: Any, ended: Any) -> str:
+    try:
+        seconds = (datetime.fromisoformat(str(ended)) - datetime.fromisoformat(str(started))).total_seconds()
+    except (ValueError, TypeError):
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _clean(text: str) -> str:
+    """Without control characters: a file's name must not steer the terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _paint(text: str, code: str, colour: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour and code and text else text
