@@ -319,16 +319,21 @@ def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
         room = max(width - len(below), MIN_WIDTH)
         for fact in (*_facts(node), *_execution(node)):
             text = _clean(fact)
-            lines.extend(
-                below + _paint(piece, _colour_of(node, fact), colour)
-                for piece in textwrap.wrap(text, room, break_on_hyphens=False)
-            )
+            lines.extend(below + _paint(piece, _colour_of(node, fact), colour) for piece in _wrap(text, room))
         for child in node.inputs:
             last = child == node.inputs[-1]
             walk(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
 
     walk(lineage.root, "", "")
     return "\n".join(lines)
+
+
+def _wrap(text: str, room: int) -> list[str]:
+    """Lines of at most ``room`` characters, broken between facts rather than inside one."""
+    facts = text.split(" · ")
+    if len(facts) > 1:
+        text = " · ".join(fact.replace(" ", "\xa0") for fact in facts)  # textwrap does not break at these
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(text, room, break_on_hyphens=False)]
 
 
 def _head(node: Node, colour: bool) -> str:
@@ -345,7 +350,7 @@ def _facts(node: Node) -> list[str]:
         more = [f"generation {node.metadata['generation']}"] if node.metadata.get("generation") else []
         return [node.uri, " · ".join([size(node.metadata["size"]), node.digest, *more])]
     if node.type == "files":
-        return [f"{size(node.metadata['size'])} · digest of the list {node.digest}"]
+        return [f"{size(node.metadata['size'])} · {node.digest}"]
     facts = node.metadata
     if node.type == "snapshot":
         return [f"{facts['files']} files, {size(facts['size'])}"]
@@ -353,7 +358,11 @@ def _facts(node: Node) -> list[str]:
         decision = facts.get("gate_decision") or ("promoted" if facts.get("promoted") == "true" else "")
         return [f"{decision}: {facts['reason']}" if facts.get("reason") else decision] if decision else []
     names = KEY_FACTS.get(node.type) or [name for name in facts if not name.endswith(_BORING)]
-    return [" · ".join(f"{name} {_value(facts[name])}" for name in names if name in facts)] if facts else []
+    return (
+        [" · ".join(f"{name.replace('_', ' ')} {_value(facts[name])}" for name in names if name in facts)]
+        if facts
+        else []
+    )
 
 
 def _execution(node: Node) -> list[str]:
