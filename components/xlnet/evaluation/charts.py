@@ -1,129 +1,165 @@
-"""Charts as inline SVG: lines, bars and points, coloured by the page's own style sheet."""
+"""Charts as inline SVG: lines, points and bars, coloured by the page's style sheet."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+from xlnet.evaluation.page import escape
 
-Range = tuple[float, float]
-Scale = Callable[[float], float]
+WIDTH, HEIGHT = 480, 280
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
+
+Points = Sequence[tuple[float, float]]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Line:
-    """One series; ``css`` names its colour class in the page's style sheet."""
+class Series:
+    """Points under a name; ``kind`` is one of one, two (colours), with dots or faint for scattered points."""
 
-    label: str
-    xs: Sequence[float]
-    ys: Sequence[float]
-    css: str
+    name: str
+    points: Points
+    kind: str = "one"
     dots: bool = False
+    line: bool = True
 
 
-def lines(title: str, x_label: str, y_label: str, series: Sequence[Line], unit_square: bool = False) -> str:
-    """A chart of one or more series over common axes."""
-    xs = [x for line in series for x in line.xs]
-    ys = [y for line in series for y in line.ys if math.isfinite(y)]
-    if not xs or not ys:
-        return f"<p class='note'>{escape(title)}: nothing was recorded.</p>"
-    x_range = (0.0, 1.0) if unit_square else _widened(min(xs), max(xs))
-    y_range = (0.0, 1.0) if unit_square else _widened(min(ys), max(ys))
-    scale_x, scale_y = _scale(x_range, LEFT, WIDTH - RIGHT), _scale(y_range, HEIGHT - BOTTOM, TOP)
-    body = [_axes(x_range, y_range, scale_x, scale_y, x_label, y_label)]
-    for line in series:
-        points = [(scale_x(x), scale_y(y)) for x, y in zip(line.xs, line.ys, strict=True) if math.isfinite(y)]
-        text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        if line.dots:
-            body += [f"<circle class='dot {line.css}' cx='{x:.1f}' cy='{y:.1f}' r='3'/>" for x, y in points]
-        if not line.dots or len(points) < 60:
-            body.append(f"<polyline class='line {line.css}' points='{text}'/>")
-    legend = "".join(f"<span class='key {line.css}'>{escape(line.label)}</span>" for line in series)
-    return _figure(title, "".join(body), legend)
+def chart(
+    title: str, x_label: str, y_label: str, series: Sequence[Series], x: Bounds | None = None, y: Bounds | None = None
+) -> str:
+    """Series over two axes, as HTML; empty where no series has a point.
+
+    Args:
+        title: heading, and the drawing's name for screen readers.
+        x_label: what runs to the right.
+        y_label: what runs up.
+        series: what is drawn; more than one gets a legend.
+        x: bounds of the axis, where the data should not say.
+        y: the same upwards.
+    """
+    series = [one for one in series if one.points]
+    if not series:
+        return ""
+    every = [point for one in series for point in one.points]
+    frame = Frame(x or _bounds([p[0] for p in every]), y or _bounds([p[1] for p in every]))
+    named = [one for one in series if one.name]
+    legend = ""
+    if len(named) > 1:
+        spans = "".join(f'<span class="{"b" if one.kind == "two" else "a"}">{escape(one.name)}</span>' for one in named)
+        legend = f'<p class="legend">{spans}</p>'
+    body = frame.axes(x_label, y_label) + "".join(_drawn(one, frame) for one in series)
+    return f"<h3>{escape(title)}</h3>{legend}{_svg(title, body)}"
 
 
-def scatter(title: str, x_label: str, y_label: str, xs: Sequence[float], ys: Sequence[float]) -> str:
-    """Points, with the diagonal on which both are equal."""
-    low, high = _widened(min([*xs, *ys]), max([*xs, *ys]))
-    scale_x, scale_y = _scale((low, high), LEFT, WIDTH - RIGHT), _scale((low, high), HEIGHT - BOTTOM, TOP)
-    body = [_axes((low, high), (low, high), scale_x, scale_y, x_label, y_label)]
-    ends = f"{scale_x(low):.1f},{scale_y(low):.1f} {scale_x(high):.1f},{scale_y(high):.1f}"
-    body.append(f"<polyline class='line faint' points='{ends}'/>")
-    body += [
-        f"<circle class='dot c0' cx='{scale_x(x):.1f}' cy='{scale_y(y):.1f}' r='2.5'/>"
-        for x, y in zip(xs, ys, strict=True)
-    ]
-    return _figure(title, "".join(body), "")
+def bars(title: str, x_label: str, y_label: str, heights: Sequence[tuple[str, float]]) -> str:
+    """Bars with a word under each, as HTML; empty where there are none.
 
-
-def bars(title: str, x_label: str, labels: Sequence[str], counts: Sequence[float]) -> str:
-    """Vertical bars, each with its label below and its count above."""
-    if not counts or max(counts) <= 0:
-        return f"<p class='note'>{escape(title)}: nothing to show.</p>"
-    slot = (WIDTH - LEFT - RIGHT) / len(counts)
-    scale_y = _scale((0.0, float(max(counts)) * 1.1), HEIGHT - BOTTOM, TOP)
-    body = [_x_label(x_label)]
-    for i, (label, count) in enumerate(zip(labels, counts, strict=True)):
-        x, y = LEFT + i * slot, scale_y(count)
-        body.append(
-            f"<rect class='bar' x='{x + slot * 0.12:.1f}' y='{y:.1f}' width='{slot * 0.76:.1f}' "
-            f"height='{HEIGHT - BOTTOM - y:.1f}'/>"
-            f"<text class='tick' x='{x + slot / 2:.1f}' y='{y - 4:.1f}' text-anchor='middle'>{count:,.0f}</text>"
-            f"<text class='tick' x='{x + slot / 2:.1f}' y='{HEIGHT - BOTTOM + 14}' text-anchor='middle'>"
-            f"{escape(label)}</text>"
+    Args:
+        title: heading, and the drawing's name for screen readers.
+        x_label: what the words say.
+        y_label: what the heights count.
+        heights: (word, height) from left to right.
+    """
+    if not heights:
+        return ""
+    frame = Frame((0, len(heights)), (0, max(1.0, *(height for _, height in heights))))
+    every = math.ceil(len(heights) / 8)  # words that fit side by side
+    body = frame.axes("", y_label, x_ticks=False)
+    for index, (word, height) in enumerate(heights):
+        left, right, top = frame.x(index + 0.06), frame.x(index + 0.94), frame.y(height)
+        body += (
+            f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
+            f'height="{max(0.0, frame.y(0) - top):.1f}"><title>{escape(word)}: {height:,g}</title></rect>'
         )
-    return _figure(title, "".join(body), "")
+        if index % every == 0:
+            middle = (left + right) / 2
+            body += f'<text x="{middle:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(word)}</text>'
+    body += f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+    return f"<h3>{escape(title)}</h3>{_svg(title, body)}"
 
 
-def _figure(title: str, body: str, legend: str) -> str:
-    return (
-        f"<figure><figcaption>{escape(title)} {legend}</figcaption>"
-        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{escape(title, quote=True)}'>{body}</svg></figure>"
-    )
+@dataclass(frozen=True)
+class Frame:
+    """The two axes: data coordinates to the drawing's."""
+
+    across: Bounds
+    up: Bounds
+
+    def x(self, value: float) -> float:
+        """Pixels from the left."""
+        low, high = self.across
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        """Pixels from the top."""
+        low, high = self.up
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def axes(self, x_label: str, y_label: str, x_ticks: bool = True) -> str:
+        """Grid lines, their numbers and what they measure."""
+        parts = []
+        for value in ticks(*self.up):
+            y = self.y(value)
+            parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>')
+        for value in ticks(*self.across) if x_ticks else []:
+            x, y = self.x(value), HEIGHT - BOTTOM + 16
+            parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{number(value)}</text>')
+        middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + WIDTH - RIGHT) / 2
+        if x_label:
+            parts.append(f'<text x="{centre}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+        turned = f'transform="rotate(-90 12 {middle})"'
+        parts.append(f'<text x="12" y="{middle}" text-anchor="middle" {turned}>{escape(y_label)}</text>')
+        return "".join(parts)
 
 
-def _axes(x_range: Range, y_range: Range, scale_x: Scale, scale_y: Scale, x_label: str, y_label: str) -> str:
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers from low to high: multiples of 1, 2 or 5 times a power of ten."""
+    raw = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A tick's number, short."""
+    if abs(value) >= 10_000:
+        return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
+    return f"{value:.6g}"
+
+
+def thinned(points: Points, most: int) -> list[tuple[float, float]]:
+    """At most ``most`` points: neighbours replaced by their mean."""
+    if len(points) <= most:
+        return list(points)
+    size = math.ceil(len(points) / most)
+    groups = (points[start : start + size] for start in range(0, len(points), size))
+    return [(sum(p[0] for p in group) / len(group), sum(p[1] for p in group) / len(group)) for group in groups]
+
+
+def _bounds(values: Sequence[float]) -> Bounds:
+    low, high = min(values), max(values)
+    if high - low <= 1e-9 * max(1.0, abs(high)):  # a single value: room on both sides
+        room = max(0.5, abs(high) * 0.1)
+        return low - room, high + room
+    room = 0.04 * (high - low)
+    return (low if 0 <= low < room else low - room), high + room
+
+
+def _drawn(one: Series, frame: Frame) -> str:
+    places = [(frame.x(x), frame.y(y)) for x, y in one.points]
     parts = []
-    for value in _ticks(*y_range):
-        y = scale_y(value)
-        parts.append(
-            f"<line class='grid' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>"
-            f"<text class='tick' x='{LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{_number(value)}</text>"
-        )
-    for value in _ticks(*x_range):
-        x = scale_x(value)
-        parts.append(
-            f"<text class='tick' x='{x:.1f}' y='{HEIGHT - BOTTOM + 15}' text-anchor='middle'>{_number(value)}</text>"
-        )
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    turned = f"transform='translate(12 {middle}) rotate(-90)'"
-    parts += [_x_label(x_label), f"<text class='label' {turned} text-anchor='middle'>{escape(y_label)}</text>"]
+    if one.line and len(places) > 1:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        kind = one.kind if one.kind == "dash" else f"curve {one.kind}"
+        parts.append(f'<polyline class="{kind}" points="{path}"/>')
+    if one.dots or len(places) == 1:
+        for (x, y), (left, up) in zip(places, one.points, strict=True):
+            hint = f"<title>{escape(one.name)}: {left:g}, {up:.4g}</title>" if one.line else ""
+            parts.append(f'<circle class="dot {one.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3">{hint}</circle>')
     return "".join(parts)
 
 
-def _x_label(label: str) -> str:
-    return f"<text class='label' x='{(LEFT + WIDTH) / 2}' y='{HEIGHT - 4}' text-anchor='middle'>{escape(label)}</text>"
-
-
-def _widened(low: float, high: float) -> Range:
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _scale(domain: Range, start: float, end: float) -> Scale:
-    low, high = domain
-    return lambda value: start + (value - low) / (high - low) * (end - start)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers within a range."""
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+def _svg(title: str, body: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{body}</svg>'

@@ -1,210 +1,263 @@
-"""The evaluation's page: one self-contained file that says how good the model is and where it fails."""
+"""The evaluation's report: one HTML page, readable without any other file, on a screen or a phone.
 
+It holds no time, so that equal evaluations write equal pages.
+"""
+
+import dataclasses
+import itertools
 import json
 import math
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from xlnet.evaluation import charts
-from xlnet.evaluation.charts import Line
+from xlnet.evaluation import charts, page
+from xlnet.evaluation.charts import Series
 from xlnet.recipe import Recipe
 
-STYLE = Path(__file__).with_name("report.css")
-SHOWN_CHARACTERS = 300  # of a text; the rest unfolds
+CURVE_POINTS = 400
 SCATTER_POINTS = 2000
-NAMES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "mcc": "MCC",
-    "pearson": "Pearson's r",
-    "spearman": "Spearman's ρ",
-}
+RESIDUAL_BINS = 24
+MATRIX_CLASSES = 100  # more make a page of many megabytes that nobody reads
+CONFUSED_PAIRS = 20
+NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mcc": "MCC", "pearson": "Pearson r", "spearman": "Spearman ρ"}
 
 
 def render(
     content: dict[str, Any], card: dict[str, Any], recipe: Recipe, model: Path, table: pa.Table, worst: int
 ) -> str:
-    """The page's HTML.
+    """The page.
 
     Args:
-        content: what ``metrics.json`` holds.
-        card: the dataset's ``card.json``.
-        recipe: all that made the evaluation.
-        model: the model's directory, for its ``history.jsonl``.
-        table: the predictions, one row per test row.
-        worst: how many of the worst mistakes to show.
+        content: what metrics.json holds.
+        card: the dataset's card.
+        recipe: what made the dataset, the model and this evaluation.
+        model: directory of the model, for its history.
+        table: one row per test row, as in predictions.parquet.
+        worst: how many mistakes to show.
     """
-    title = f"{recipe.model.pretrained or recipe.model.preset} model on {content['rows']:,} test rows"
-    history = [json.loads(line) for line in (model / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    sections = [
-        _headline(content),
-        _curves(history),
-        _confusion(content) if content["classes"] else _residuals(table),
-        _worst(content, table, worst),
-        _data(card),
-        _facts(content, recipe),
-    ]
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>"
-        f"<h1>{escape(title)}</h1>{''.join(sections)}</body></html>\n"
-    )
+    classes = content["classes"]
+    judged = _classes(content) if classes else _values(table)
+    title = f"{NAMES[content['primary']]} {page.figure(content['metrics'][content['primary']]['value'])}"
+    sections = [_headline(title, content), *judged, _training(model)]
+    sections += [_mistakes(table, card, bool(classes), worst), _data(card), _made_of(content, card, recipe)]
+    return page.document(f"{title} – evaluation", sections)
 
 
-def _headline(content: dict[str, Any]) -> str:
-    level = f"{content['confidence']:.0%} interval"
-    cards = []
-    for name, figure in content["metrics"].items():
-        shown = f"{figure['value']:.4f}" if math.isfinite(figure["value"]) else "undefined"
+def _headline(title: str, content: dict[str, Any]) -> str:
+    confidence = f"{content['confidence']:.4g}"
+    tiles = []
+    for name, one in content["metrics"].items():
         interval = (
-            f"{level} {figure['low']:.4f} to {figure['high']:.4f}" if math.isfinite(figure["low"]) else "constant"
+            f"{page.figure(one['low'])} to {page.figure(one['high'])}" if _finite(one["value"]) else "no interval"
         )
-        kind = "card main" if name == content["primary"] else "card"
-        cards.append(f"<div class='{kind}'>{NAMES[name]}<b>{shown}</b><small>{interval}</small></div>")
-    if most := content["majority_class"]:
-        note = f"always answering '{escape(most['class'])}'"
-        cards.append(f"<div class='card'>majority class<b>{most['accuracy']:.4f}</b><small>{note}</small></div>")
-    lead = "<p class='lead'>What a guess would reach stands beside what the model reaches.</p>"
-    return f"{lead}<div class='cards'>{''.join(cards)}</div>"
-
-
-def _curves(history: list[dict[str, Any]]) -> str:
-    def series(key: str, label: str, css: str, dots: bool = False) -> Line:
-        found = [entry for entry in history if key in entry]
-        return Line(label, [entry["step"] for entry in found], [entry[key] for entry in found], css, dots)
-
-    loss = [series("loss", "training", "c0"), series("validation_loss", "validation", "c1", dots=True)]
-    score = "validation_accuracy" if any("validation_accuracy" in entry for entry in history) else "validation_pearson"
-    name = score.removeprefix("validation_")
+        first = " first" if name == content["primary"] else ""
+        tiles.append(_tile(NAMES[name], page.figure(one["value"]), interval, first))
+    if majority := content["majority_class"]:
+        always = f"accuracy of always “{majority['class']}”"
+        tiles.append(_tile("Majority class", page.figure(majority["accuracy"]), always))
+    if content["roc"]:
+        tiles.append(_tile("AUC", page.figure(content["roc"]["auc"]), "area under the ROC curve"))
     return (
-        "<h2>Training</h2><div class='pair'>"
-        + charts.lines("loss", "step", "loss", loss)
-        + charts.lines(f"validation {name}", "step", name, [series(score, "validation", "c1", dots=True)])
-        + "</div>"
+        f"<header><h1>{page.escape(title)} on {content['rows']:,} test rows</h1>"
+        f'<p class="soft">Below each metric: its {confidence} bootstrap interval over the test rows.</p></header>'
+        f'<div class="tiles">{"".join(tiles)}</div>'
     )
 
 
-def _confusion(content: dict[str, Any]) -> str:
-    classes, matrix = content["classes"], np.array(content["confusion"])
-    names = [escape(name) for name in classes]
-    most = max(1, int(matrix.max()))
+def _tile(name: str, value: str, note: str, kind: str = "") -> str:
+    return (
+        f'<div class="card tile{kind}"><span class="soft">{page.escape(name)}</span><b>{value}</b>'
+        f"<small>{page.escape(note)}</small></div>"
+    )
+
+
+def _classes(content: dict[str, Any]) -> list[str]:
+    classes, confusion = content["classes"], np.array(content["confusion"])
+    pairs = _confused(classes, confusion) if len(classes) > 5 else ""
+    matrix = _matrix(classes, confusion) if len(classes) <= MATRIX_CLASSES else ""
+    shown = [page.section("Confusion matrix", page.scrolling(matrix, "Confusion matrix"))] if matrix else []
+    if pairs:
+        shown.append(page.section("What is taken for what", page.scrolling(pairs, "Most frequent confusions")))
+    shown.append(page.section("Classes", page.scrolling(_per_class(classes, confusion), "Classes")))
+    if roc := content["roc"]:
+        keep = np.unique(np.linspace(0, len(roc["fpr"]) - 1, CURVE_POINTS).round().astype(int))
+        points = [(roc["fpr"][i], roc["tpr"][i]) for i in keep]
+        name = f"“{classes[1]}” against “{classes[0]}”, AUC {page.figure(roc['auc'])}"
+        diagonal = Series("", [(0.0, 0.0), (1.0, 1.0)], "dash")
+        curve = [diagonal, Series("", points)]
+        drawn = charts.chart(name, "false positive rate", "true positive rate", curve, (0.0, 1.0), (0.0, 1.0))
+        shown.insert(1, page.section("ROC curve", page.grid(drawn)))
+    return shown
+
+
+def _matrix(classes: Sequence[str], confusion: np.ndarray) -> str:
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     rows = []
-    for i, name in enumerate(names):
-        cells = (f"<td style='--heat:{0.75 * count / most:.3f}'>{count:,}</td>" for count in matrix[i].tolist())
-        rows.append(f"<tr><th scope='row'>{name}</th>{''.join(cells)}</tr>")
-    head = "".join(f"<th scope='col'>{name}</th>" for name in names)
-    table = (
-        "<div class='scroll'><table class='matrix'><caption>rows: true class; columns: predicted class</caption>"
-        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    for true, name in enumerate(classes):
+        cells = []
+        for guess, count in enumerate(confusion[true]):
+            kinds = ["deep"] * bool(shares[true, guess] > 0.5) + ["right"] * (true == guess)
+            hint = f"{name} predicted as {classes[guess]}: {count:,} ({shares[true, guess]:.1%})"
+            mark = f' class="{" ".join(kinds)}"' if kinds else ""
+            shade = f' style="--share:{shares[true, guess]:.3f}" title="{page.escape(hint)}"' if count else ""
+            cells.append(f"<td{mark}{shade}>{f'{count:,}' if count else '·'}</td>")
+        rows.append(f'<tr><th scope="row">{page.escape(name)}</th>{"".join(cells)}</tr>')
+    head = "".join(f'<th scope="col">{page.escape(name)}</th>' for name in classes)
+    many = " many" if sum(map(len, classes)) > 60 else ""
+    return (
+        f'<table class="confusion{many}"><caption>Test rows: true class down, predicted class across; '
+        "shaded by the share of the true class</caption>"
+        f'<thead><tr><th scope="col">true \\ predicted</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
-    right = _roc(content["roc"]) if content["roc"] else ""
-    return f"<h2>Confusion</h2><div class='pair'><div>{table}{_per_class(names, matrix)}</div>{right}</div>"
 
 
-def _per_class(names: list[str], matrix: np.ndarray) -> str:
-    hits, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+def _confused(classes: Sequence[str], confusion: np.ndarray) -> str:
+    wrong = confusion - np.diag(np.diag(confusion))
+    order = np.argsort(-wrong.ravel(), kind="stable")[:CONFUSED_PAIRS]
     rows = []
-    for i, name in enumerate(names):
-        precision, recall = hits[i] / max(1, predicted[i]), hits[i] / max(1, true[i])
-        f1 = 2 * hits[i] / max(1, true[i] + predicted[i])
-        cells = "".join(f"<td>{value:.3f}</td>" for value in (precision, recall, f1))
-        rows.append(f"<tr><th scope='row'>{name}</th>{cells}<td>{true[i]:,}</td></tr>")
-    head = "".join(f"<th scope='col'>{name}</th>" for name in ("precision", "recall", "F1", "rows"))
-    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f"<div class='scroll'>{table}</div>"
+    for true, guess in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if count := int(wrong[true, guess]):
+            names = page.escape(classes[true]), page.escape(classes[guess])
+            rows.append((*names, f"{count:,}", page.share(count / confusion[true].sum())))
+    head = ("true class", "predicted", "rows", "of the true class")
+    return page.table("Most frequent confusions", head, rows, (2, 3)) if rows else ""
 
 
-def _roc(roc: dict[str, Any]) -> str:
-    step = max(1, len(roc["fpr"]) // 500)
-    kept = sorted({*range(0, len(roc["fpr"]), step), len(roc["fpr"]) - 1})
-    model = Line(f"area {roc['auc']:.4f}", [roc["fpr"][i] for i in kept], [roc["tpr"][i] for i in kept], "c0")
-    guess = Line("guess", [0, 1], [0, 1], "faint")
-    return charts.lines("ROC", "false positive rate", "true positive rate", [model, guess], unit_square=True)
+def _per_class(classes: Sequence[str], confusion: np.ndarray) -> str:
+    hits, rows, guesses = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall, f1 = hits / guesses, hits / rows, 2 * hits / (rows + guesses)
+    lines = [
+        (page.escape(name), f"{rows[i]:,}", f"{guesses[i]:,}", *(page.share(x[i]) for x in (precision, recall, f1)))
+        for i, name in enumerate(classes)
+    ]
+    head = ("class", "rows", "predicted", "precision", "recall", "F1")
+    return page.table("Precision, recall and F1 of each class", head, lines, (1, 2, 3, 4, 5))
 
 
-def _residuals(table: pa.Table) -> str:
-    labels, predictions = (np.array(table[name].to_pylist()) for name in ("label", "prediction"))
-    kept = np.linspace(0, len(labels) - 1, min(len(labels), SCATTER_POINTS)).astype(int)
-    counts, edges = np.histogram(predictions - labels, bins=15)
-    middles = [f"{(a + b) / 2:.2g}" for a, b in zip(edges, edges[1:], strict=False)]
-    return (
-        "<h2>Predicted and true</h2><div class='pair'>"
-        + charts.scatter("test rows", "true", "predicted", labels[kept].tolist(), predictions[kept].tolist())
-        + charts.bars("residuals", "predicted - true", middles, counts.tolist())
-        + "</div>"
-    )
+def _values(table: pa.Table) -> list[str]:
+    truth, guess = table["label"].to_numpy(), table["prediction"].to_numpy()
+    known = np.isfinite(truth) & np.isfinite(guess)
+    truth, guess = truth[known], guess[known]
+    if not len(truth):
+        return []
+    keep = np.unique(np.linspace(0, len(truth) - 1, SCATTER_POINTS).round().astype(int))
+    ends = [float(min(truth.min(), guess.min())), float(max(truth.max(), guess.max()))]
+    points = [(float(truth[i]), float(guess[i])) for i in keep]
+    series = [Series("", [(end, end) for end in ends], "dash"), Series("", points, "one faint", True, False)]
+    scatter = charts.chart("Predicted against true", "true value", "predicted value", series)
+    counts, edges = np.histogram(guess - truth, RESIDUAL_BINS)
+    middles = (edges[1:] + edges[:-1]) / 2
+    heights = [(f"{middle:.2g}", float(count)) for middle, count in zip(middles, counts, strict=True)]
+    residuals = charts.bars("Residuals", "predicted − true", "test rows", heights)
+    return [page.section("Predictions", page.grid(scatter, residuals))]
 
 
-def _worst(content: dict[str, Any], table: pa.Table, worst: int) -> str:
-    rows = table.sort_by([("loss", "descending")]).slice(0, worst * 10).to_pylist()
-    wrong = [row for row in rows if not content["classes"] or row["label"] != row["prediction"]][:worst]
-    if not wrong:
-        return "<h2>Worst mistakes</h2><p class='note'>None.</p>"
-    index = {name: i for i, name in enumerate(content["classes"])}
-    body = []
-    for row in wrong:
-        shown = [row["label"], row["prediction"]] if index else [f"{row['label']:.4g}", f"{row['prediction']:.4g}"]
-        sure = f"{row['probabilities'][index[row['prediction']]]:.3f}" if index else f"{row['loss']:.4g}"
-        cells = "".join(f"<td class='left'>{escape(value)}</td>" for value in shown)
-        texts = "<br>".join(_folded(row[name]) for name in ("text", "text_pair") if row[name])
-        body.append(f"<tr>{cells}<td>{sure}</td><td class='text'>{texts}</td></tr>")
-    measure = "probability" if index else "squared error"
-    head = f"<tr><th class='left'>true</th><th class='left'>predicted</th><th>{measure}</th><th class='left'>text</th>"
-    return (
-        "<h2>Worst mistakes</h2><div class='scroll'><table><caption>the surest wrong answers first</caption>"
-        f"<thead>{head}</thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
+def _training(model: Path) -> str:
+    lines = (model / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines if line]
+
+    def points(name: str) -> list[tuple[float, float]]:
+        return [(one["step"], one[name]) for one in records if name in one and _finite(one[name])]
+
+    loss = charts.thinned(points("loss"), CURVE_POINTS)
+    series = [Series("training", loss), Series("validation", points("validation_loss"), "two", True)]
+    drawn = [charts.chart("Loss", "step", "loss", series)]
+    for name, word in (("validation_accuracy", "accuracy"), ("validation_pearson", "Pearson r")):
+        series = [Series("validation", points(name), "two", True)]
+        drawn.append(charts.chart(f"Validation {word}", "step", word, series))
+    if not any(drawn):
+        return page.section("Training", "<p>The history holds no step.</p>")
+    return page.section("Training", page.grid(*drawn))
 
 
-def _folded(text: str) -> str:
-    if len(text) <= SHOWN_CHARACTERS:
-        return escape(text)
-    return f"<details><summary>{escape(text[:SHOWN_CHARACTERS])} …</summary>{escape(text[SHOWN_CHARACTERS:])}</details>"
+def _mistakes(table: pa.Table, card: dict[str, Any], classification: bool, worst: int) -> str:
+    heading = "Worst mistakes" if classification else "Largest errors"
+    loss = np.nan_to_num(table["loss"].to_numpy(), nan=np.inf)
+    order = np.argsort(-loss, kind="stable")
+    if classification:
+        wrong = np.array(table["label"].to_pylist()) != np.array(table["prediction"].to_pylist())
+        order = order[wrong[order]]
+    if not worst:
+        return ""
+    if not len(order):
+        return page.section(heading, "<p>Every test row is predicted rightly.</p>")
+    rows = [_mistake(row, card) for row in table.take(order[:worst]).to_pylist()]
+    head = ("text", "true", "predicted", *(["probability"] if classification else []), "loss", "from")
+    numbers = (3, 4) if classification else (1, 2, 3)
+    caption = f"{len(rows):,} of {len(order):,}, largest loss first; predictions.parquet has all rows"
+    return page.section(heading, page.scrolling(page.table(caption, head, rows, numbers), heading))
+
+
+def _mistake(row: dict[str, Any], card: dict[str, Any]) -> tuple[str, ...]:
+    pair = f'<div class="text soft">{page.folded(row["text_pair"])}</div>' if row["text_pair"] else ""
+    text = f'<div class="text">{page.folded(row["text"])}</div>{pair}'
+    file = str(card["files"][row["source"]]["uri"]).rstrip("/").rpartition("/")[2]
+    place = f"<small>{page.escape(file)}:{row['line']:,}</small>"
+    if "probabilities" not in row:
+        return text, f"{row['label']:.4g}", f"{row['prediction']:.4g}", f"{row['loss']:.4g}", place
+    names = page.escape(row["label"]), page.escape(row["prediction"])
+    return text, *names, page.share(max(row["probabilities"])), f"{row['loss']:.3f}", place
 
 
 def _data(card: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><th scope='row'>{name}</th><td>{part['rows']:,}</td><td>{part['tokens']:,}</td>"
-        f"<td>{part['truncated']:,}</td><td class='left'>{_classes(part['classes'])}</td></tr>"
-        for name, part in card["splits"].items()
-    )
-    head = "".join(f"<th scope='col'>{name}</th>" for name in ("", "rows", "tokens", "truncated", "rows per class"))
-    reasons = ", ".join(f"{escape(reason)} {count:,}" for reason, count in card["rejects"]["by_reason"].items())
-    twice = card["duplicates"]
-    lengths = card["splits"]["train"]["length_histogram"]
-    return (
-        "<h2>Data</h2><div class='pair'><div><div class='scroll'>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-        f"<p>{card['rejects']['total']:,} rows rejected{': ' + reasons if reasons else ''}. "
-        f"Exact texts of train found again: {twice['train_test']:,} in test, {twice['train_validation']:,} in "
-        f"validation, {twice['train']:,} in train itself.</p></div>"
-        + charts.bars("train rows by length", "tokens, up to", [str(b) for b, _ in lengths], [n for _, n in lengths])
-        + "</div>"
+    splits = card["splits"]
+    facts = [
+        (name, *(f"{part[key]:,}" for key in ("rows", "tokens", "truncated")), _tokens_each(part))
+        for name, part in splits.items()
+    ]
+    head = ("split", "rows", "tokens", "cut short", "tokens a row")
+    parts = [page.table(f"Splits; texts are cut at {card['max_length']:,} tokens", head, facts, (1, 2, 3, 4))]
+    rejects = card["rejects"]
+    reasons = [(page.escape(reason), f"{count:,}") for reason, count in rejects["by_reason"].items()]
+    repeats = card["duplicates"]
+    checks = [
+        ("rows that could not be used", f"{rejects['total']:,}"),
+        *((f"&nbsp;– {reason}", count) for reason, count in reasons),
+        ("test rows whose text is also in train", f"{repeats['train_test']:,}"),
+        ("validation rows whose text is also in train", f"{repeats['train_validation']:,}"),
+        ("train rows that repeat an earlier one", f"{repeats['train']:,}"),
+    ]
+    parts.append(page.table("Checks", ("check", "rows"), checks, (1,)))
+    lengths = [(f"≤{bound}", float(count)) for bound, count in splits["train"]["length_histogram"]]
+    parts.append(charts.bars("Length of the training texts", "tokens", "rows", lengths))
+    if card["classes"]:
+        shares = [
+            (page.escape(name), *(f"{part['classes'].get(name, 0):,}" for part in splits.values()))
+            for name in card["classes"]
+        ]
+        columns = tuple(range(1, len(splits) + 1))
+        counts = page.table("Rows of each class", ("class", *splits), shares, columns)
+        parts.append(f'<div class="scroll" tabindex="0" role="region" aria-label="Rows of each class">{counts}</div>')
+    return page.section("Data", page.grid(*parts))
+
+
+def _tokens_each(part: dict[str, Any]) -> str:
+    return f"{part['tokens'] / part['rows']:.1f}" if part["rows"] else "–"
+
+
+def _made_of(content: dict[str, Any], card: dict[str, Any], recipe: Recipe) -> str:
+    digests = [
+        ("snapshot of the input", card["snapshot"]),
+        ("dataset", content["dataset_digest"]),
+        ("test rows", content["test_digest"]),
+        ("model", content["model_digest"]),
+    ]
+    names = page.table("Digests", ("what", "digest"), [(name, f"<code>{page.escape(d)}</code>") for name, d in digests])
+    settings = [
+        (f"{section}.{name}", f"<code>{page.escape(json.dumps(value, ensure_ascii=False))}</code>")
+        for section in ("data", "model", "training", "evaluation")
+        for name, value in dataclasses.asdict(getattr(recipe, section)).items()
+    ]
+    table = page.table("Recipe", ("field", "value"), settings)
+    return page.section(
+        "Made of", page.card(names), f"<details><summary>The recipe</summary>{page.card(table)}</details>"
     )
 
 
-def _classes(counts: dict[str, int]) -> str:
-    shown = ", ".join(f"{escape(name)}: {count:,}" for name, count in list(counts.items())[:8])
-    return shown + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")
-
-
-def _facts(content: dict[str, Any], recipe: Recipe) -> str:
-    digests = "".join(
-        f"<dt>{name}</dt><dd><code>{escape(content[f'{name}_digest'])}</code></dd>"
-        for name in ("dataset", "model", "test")
-    )
-    fields = json.loads(recipe.part("data", "model", "training", "evaluation"))
-    items = "".join(
-        f"<dt>{section}.{name}</dt><dd>{escape(json.dumps(value, ensure_ascii=False))}</dd>"
-        for section, part in fields.items()
-        for name, value in part.items()
-    )
-    return (
-        f"<h2>Where it comes from</h2><dl>{digests}</dl>"
-        f"<details><summary>The whole recipe</summary><dl>{items}</dl></details>"
-    )
+def _finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
