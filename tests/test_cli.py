@@ -318,12 +318,12 @@ def test_a_run_ends_with_what_to_type_next(tmp_path: Path, isolated_state: Path)
     first, second = (done.stdout for done in runs)
     assert re.search(r"^  accuracy +[01]\.\d{4}   95% interval", first, re.MULTILINE)
     assert re.search(r"^  majority +0\.5000   always answering '[01]'", first, re.MULTILINE)
-    assert "\nmodel small:1, champion: no champion yet\n" in first
+    assert "\nregistered small:1 as champion; the gate: no champion yet\n" in first
     report = re.search(r"^report (.*)$", first, re.MULTILINE)
     assert report
     assert (tmp_path / report.group(1)).is_file()
     assert second.count("CACHED") == 4
-    assert "\nmodel small:1, champion" in second
+    assert "\nregistered small:1 as champion" in second
 
     typed = [line.strip() for line in first.partition("next:\n")[2].splitlines()]
     assert len(typed) == 3

@@ -26,9 +26,9 @@ def primary(run: Run) -> str | None:
 
 
 def version(run: Run) -> str | None:
-    """The model version the run registered, such as ``reviews:3``, champion marked; None before there is one."""
+    """The model version the run registered, such as ``reviews:3``; None before there is one."""
     found = registration(run)
-    return f"{found['name']}:{found['version']}{' champion' if found['promoted'] else ''}" if found else None
+    return f"{found['name']}:{found['version']}" if found else None
 
 
 def reference(run: Run) -> str:
@@ -54,8 +54,8 @@ def lines(run: Run, home: str, colour: bool = False) -> list[str]:
     shown = [""]
     shown += _metric_lines(metrics) if metrics else []
     if entry:
-        label = paint("champion", "champion", colour) if entry["promoted"] else "not the champion"
-        shown += ["", f"model {entry['name']}:{entry['version']}, {label}: {entry['reason']}"]
+        place = f"as {paint('champion', 'champion', colour)}" if entry["promoted"] else "as a version, not champion"
+        shown += ["", f"registered {version(run)} {place}; the gate: {entry['reason']}"]
         shown += [f"report {report_path(run)}", "", "next:"]
         shown += [f"  {command}" for command in _next_commands(run, reference(run), home)]
     return shown
