@@ -4,7 +4,6 @@ It holds no time, so that equal evaluations write equal pages.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Sequence

@@ -1,0 +1,125 @@
+"""The report's page: its style sheet, and the HTML pieces that every section is made of."""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+
+SHORT = 160  # characters of a text shown before it folds
+LONGEST = 4000  # characters of a text kept in the page; predictions.parquet holds all of it
+
+CSS = """
+:root { color-scheme: light dark; --page:#f9f9f7; --card:#fcfcfb; --ink:#0b0b0b; --soft:#52514e; --line:#e1e0d9;
+  --one:#2a78d6; --two:#b8500f; --heat:#2a78d6; --bad:#b3261e; }
+@media (prefers-color-scheme: dark) { :root { --page:#0d0d0d; --card:#1a1a19; --ink:#fff; --soft:#c3c2b7;
+  --line:#3a3a38; --one:#5fa3f0; --two:#f0955a; --heat:#2f6fbd; --bad:#ff8a80; } }
+* { box-sizing: border-box; }
+body { margin:0 auto; max-width:1100px; padding:1.5rem 1rem 4rem; background:var(--page); color:var(--ink);
+  font:16px/1.5 system-ui, sans-serif; overflow-wrap:anywhere; }
+h1 { font-size:1.6rem; line-height:1.25; margin:0 0 .25rem; } h2 { font-size:1.2rem; margin:2.5rem 0 .75rem; }
+h3, caption { font-size:1rem; font-weight:600; text-align:left; margin:0; padding:0 0 .5rem; }
+p { margin:.25rem 0 .75rem; } .soft, small { color:var(--soft); } small { font-size:.85rem; }
+.grid { display:grid; gap:1rem; grid-template-columns:repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
+.tiles { display:grid; gap:1rem; grid-template-columns:repeat(auto-fit, minmax(150px, 1fr)); margin-top:1.25rem; }
+.card { background:var(--card); border:1px solid var(--line); border-radius:8px; padding:1rem; min-width:0; margin:0; }
+.tile b { display:block; font-size:1.9rem; line-height:1.2; font-weight:600; } .tile.first { border-color:var(--one); }
+.scroll { overflow:auto; max-height:80vh; } .scroll:focus-visible { outline:2px solid var(--one); }
+table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums; }
+th, td { padding:.3rem .6rem; border-bottom:1px solid var(--line); text-align:left; vertical-align:top; }
+thead th { font-weight:600; color:var(--soft); } .n { text-align:right; white-space:nowrap; }
+th[scope=row] { font-weight:500; } .text { min-width:16rem; white-space:pre-wrap; }
+.words th, .words td { overflow-wrap:normal; } code { font-size:.85rem; overflow-wrap:anywhere; }
+details summary { cursor:pointer; }
+.confusion { width:auto; border-collapse:separate; border-spacing:1px; font-size:.85rem; overflow-wrap:normal; }
+.confusion th, .confusion td { border:0; padding:.25rem .4rem; white-space:nowrap; background:var(--card); }
+.confusion thead th { position:sticky; top:0; z-index:1; vertical-align:bottom; text-align:center; }
+.confusion tbody th { position:sticky; left:0; z-index:1; text-align:right; }
+.confusion thead th:first-child { left:0; z-index:2; }
+.confusion.many thead th:not(:first-child) { writing-mode:vertical-rl; transform:rotate(180deg); text-align:left; }
+.confusion td { text-align:center; min-width:2.2rem;
+  background:color-mix(in srgb, var(--heat) calc(var(--share, 0) * 100%), var(--card)); }
+.confusion td.deep { color:#fff; } .confusion td.right { font-weight:700; }
+svg { display:block; width:100%; height:auto; max-width:560px; } svg text { fill:var(--soft); font-size:12px; }
+.axis { stroke:var(--line); } .one { stroke:var(--one); } .two { stroke:var(--two); } .thin { opacity:.55; }
+.curve { fill:none; stroke-width:2; } .dash { fill:none; stroke:var(--soft); stroke-dasharray:4 4; }
+.dot.one, .bar { fill:var(--one); } .dot.two { fill:var(--two); } .dot { stroke:none; } .dot.faint { opacity:.45; }
+.legend { display:flex; flex-wrap:wrap; gap:0 1.25rem; font-size:.85rem; color:var(--soft); margin:0 0 .25rem; }
+.legend span::before { content:""; display:inline-block; width:1rem; height:3px; margin-right:.4rem;
+  vertical-align:middle; background:var(--one); } .legend .b::before { background:var(--two); }
+"""
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """A whole page that needs no other file."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def section(heading: str, *parts: str) -> str:
+    """A part of the page under its own heading."""
+    return f"<section>\n<h2>{escape(heading)}</h2>\n" + "\n".join(part for part in parts if part) + "\n</section>"
+
+
+def grid(*cards: str) -> str:
+    """Cards side by side where there is room; empty ones left out."""
+    return '<div class="grid">' + "\n".join(card(one) for one in cards if one) + "</div>"
+
+
+def card(content: str) -> str:
+    """A framed box."""
+    return f'<div class="card">{content}</div>'
+
+
+def scrolling(content: str, label: str) -> str:
+    """A box that scrolls by itself, by keyboard too."""
+    return f'<div class="card scroll" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """A table whose first column heads its rows.
+
+    Args:
+        caption: what it shows.
+        head: column names, as text.
+        rows: cells, as HTML.
+        numbers: indices of the columns set flush right.
+    """
+    mark = [' class="n"' if index in numbers else "" for index in range(len(head))]
+    top = "".join(f'<th scope="col"{mark[i]}>{escape(name)}</th>' for i, name in enumerate(head))
+    body = "\n".join(
+        f'<tr><th scope="row"{mark[0]}>{row[0]}</th>'
+        + "".join(f"<td{mark[i]}>{cell}</td>" for i, cell in enumerate(row[1:], 1))
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<table class="words"><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
+        "</table>"
+    )
+
+
+def escape(value: object) -> str:
+    """Text as HTML."""
+    return html.escape(str(value))
+
+
+def folded(text: str) -> str:
+    """A text as HTML; a long one folds behind its beginning."""
+    if len(text) <= SHORT:
+        return escape(text)
+    rest = text if len(text) <= LONGEST else text[:LONGEST] + f" … ({len(text) - LONGEST:,} more characters)"
+    return f"<details><summary>{escape(text[:SHORT])}…</summary>{escape(rest)}</details>"
+
+
+def figure(value: float | None) -> str:
+    """A metric's value, or that it has none."""
+    return "undefined" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def share(value: float) -> str:
+    """A share of rows as a percentage; a dash where nothing was counted."""
+    return f"{value:.1%}" if math.isfinite(value) else "–"
