@@ -86,7 +86,7 @@ def collect(subject: str, home: str | Path | None = None) -> Lineage:
     if path.name == provenance.LINEAGE:
         path = path.parent
     if (path / provenance.LINEAGE).is_file():
-        return _of_directory(subject, path, target)
+        return _graph(subject, str(path), _places(target), {}, {})
     if (path / "run.json").is_file() and path.parent.name == "runs":
         target = LocalTarget(path.absolute().parent.parent)
         return _of_run(subject, target.status(path.absolute().name), target)
@@ -127,7 +127,7 @@ def _of_run(subject: str, run: Run, target: LocalTarget) -> Lineage:
             cached[digest] = (step.status == CACHED, step.reason or "")
     for _, place in _artifacts(run):
         if Path(place, provenance.LINEAGE).is_file():
-            return _graph(subject, provenance.read(place), _places(target, place), facts, cached)
+            return _graph(subject, place, _places(target), facts, cached)
     why = f": {run.error.message}" if run.error else ""
     raise UserError(f"run '{run.id}' is {run.status} and left no artifact{why}")
 
@@ -146,36 +146,31 @@ def _of_model(subject: str, target: LocalTarget) -> Lineage:
     version = open_registry(home=target.home).find(subject)
     for place in (version.registration_uri, version.model_uri):
         if place and Path(place, provenance.LINEAGE).is_file():
-            places = _places(target, place)
+            places = _places(target)
             for name in ("model", "evaluation"):
                 if uri := version.tags.get(f"{name}_uri"):
                     places[version.tags.get(f"{name}_digest", "")] = uri
-            return _graph(subject, provenance.read(place), places, {}, {})
+            return _graph(subject, place, places, {}, {})
     raise RunError(f"the artifacts of '{version.name}:{version.version}' are gone from '{version.registration_uri}'")
 
 
-def _of_directory(subject: str, path: Path, target: LocalTarget) -> Lineage:
-    return _graph(subject, provenance.read(path), _places(target, str(path)), {}, {})
-
-
-def _places(target: LocalTarget, directory: str) -> dict[str, str]:
-    """Digest → directory of every artifact that a run's record names, and of this one."""
-    places = {digest: place for run in reversed(target.runs()) for digest, place in _artifacts(run)}
-    places[provenance.read(directory)["artifact"]["digest"]] = str(Path(directory).absolute())
-    return places
+def _places(target: LocalTarget) -> dict[str, str]:
+    """Digest → directory of every artifact that a run's record names, the newest run's last."""
+    return {digest: place for run in reversed(target.runs()) for digest, place in _artifacts(run)}
 
 
 def _graph(
     subject: str,
-    lineage: Mapping[str, Any],
+    directory: str,
     places: Mapping[str, str],
     run: Mapping[str, Any],
     cached: Mapping[str, tuple[bool, str]],
 ) -> Lineage:
-    """Merge the tree's repeated nodes. Children come after their parents in ``nodes``."""
+    """Read a directory's lineage and merge its repeated nodes. An artifact comes before its inputs in ``nodes``."""
+    lineage = provenance.read(directory)
     nodes: dict[str, Node] = {}
 
-    def add(one: Mapping[str, Any]) -> str:
+    def add(one: Mapping[str, Any], places: Mapping[str, str]) -> str:
         artifact = one["artifact"]
         kind, digest = str(artifact["type"]), str(artifact["digest"])
         name = f"{kind}-{_short(digest)}"
@@ -188,7 +183,7 @@ def _graph(
         hit, reason = cached.get(digest, (None, ""))
         nodes[name] = Node(name, kind, "", digest)  # keeps the place in the order
         leaves = [_keep(nodes, leaf) for leaf in _leaves(name, files)]
-        inputs = dict.fromkeys([add(child) for child in one["inputs"]] + leaves)
+        inputs = dict.fromkeys([add(child, places) for child in one["inputs"]] + leaves)
         nodes[name] = Node(
             name,
             kind,
@@ -204,7 +199,8 @@ def _graph(
         return name
 
     try:
-        root = add(lineage)
+        here = {lineage["artifact"]["digest"]: str(Path(directory).absolute())}
+        root = add(lineage, {**places, **here})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CorruptArtifact(f"lineage of '{subject}' is damaged ({error!r}); run its step again") from None
     return Lineage(subject, root, nodes, run)
@@ -249,6 +245,9 @@ def verify(lineage: Lineage) -> list[str]:
     problems = []
     for node in lineage.nodes.values():
         if not node.uri or node.type in ("file", "files"):
+            continue
+        if not Path(node.uri).is_dir():
+            problems.append(f"{node.type} {_short(node.digest)}: gone from '{node.uri}'")
             continue
         try:
             found = provenance.verify(node.uri)
@@ -378,14 +377,16 @@ def _execution(node: Node) -> list[str]:
     words += [f"{machine['cores']} cores"] if machine.get("cores") else []
     words += [str(machine["accelerator"])] if machine.get("accelerator", "none") != "none" else []
     words += [f"run {made['run']}"] if made.get("run") else []
-    words += [] if node.cached is None else ["cached" if node.cached else "not cached"]
-    return [" · ".join(word for word in words if word)]
+    lines = [" · ".join(word for word in words if word)]
+    if node.cached is not None:
+        lines.append(("cached" if node.cached else "not cached") + (f": {node.reason}" if node.reason else ""))
+    return lines
 
 
 def _colour_of(node: Node, fact: str) -> str:
     if node.type == "registration" and node.metadata.get("reason") and str(node.metadata["reason"]) in fact:
         return _GREEN if node.metadata.get("promoted") == "true" else _YELLOW
-    return _GREY if node.execution and fact.startswith(str(node.execution.get("step"))) else ""
+    return _GREY if node.execution and fact in _execution(node) else ""
 
 
 def _value(value: Any) -> str:

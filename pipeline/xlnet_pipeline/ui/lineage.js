@@ -5,7 +5,8 @@
   const nodes = new Map(lineage.nodes.map((node) => [node.id, { ...node, outputs: [] }]));
   for (const [input, artifact] of lineage.edges) nodes.get(input).outputs.push(artifact);
 
-  const WIDTH = 196, HEIGHT = 74, GAP_X = 64, GAP_Y = 18, LANE = 20, MARGIN = 24;
+  const WIDTH = 176, HEIGHT = 74, GAP_X = 44, GAP_Y = 18, LANE = 20, MARGIN = 16;
+  const SMALLEST = 0.78; // scale below which the graph scrolls instead of shrinking
   const SVG = "http://www.w3.org/2000/svg";
   const graph = document.getElementById("graph");
   const panel = document.getElementById("panel");
@@ -28,10 +29,15 @@
 
   const short = (digest) => (digest.includes(":") ? digest.slice(digest.indexOf(":") + 1) : digest).slice(0, 12);
   const name = (node) => node.title || short(node.digest);
-  const cut = (text, length) => {
-    const signs = [...text];
-    return signs.length <= length ? text : `${signs.slice(0, length - 9).join("")}…${signs.slice(-8).join("")}`;
-  };
+
+  function shorten(element, room) {
+    const signs = [...element.textContent];
+    for (let kept = signs.length - 1; kept > 8 && element.getComputedTextLength() > room; kept -= 1) {
+      const tail = Math.min(8, Math.floor(kept / 2));
+      element.textContent = `${signs.slice(0, Math.min(kept, 40) - tail).join("")}…${signs.slice(-tail).join("")}`;
+      kept = Math.min(kept, 40);
+    }
+  }
 
   /* Layout. A node's column is its longest way from an input file; an edge that jumps columns gets a lane in each. */
 
@@ -126,7 +132,9 @@
       edges.push({ input, artifact, parts: [line, tip] });
     }
     for (const slot of columns.flat()) if (slot.id) svg.append(drawNode(nodes.get(slot.id), slot));
+    svg.style.cssText = `width: 100%; height: auto; max-width: ${width}px; min-width: ${SMALLEST * width}px`;
     graph.append(svg);
+    for (const text of svg.querySelectorAll("text")) shorten(text, WIDTH - 26);
     return svg;
   }
 
@@ -140,9 +148,9 @@
       shape("title", {}, label),
       shape("rect", { class: "box", width: WIDTH, height: HEIGHT, rx: 7 }),
       shape("path", { class: "stripe", d: `M7,0 H6 a6,6 0 0 0 -6,6 V${HEIGHT - 6} a6,6 0 0 0 6,6 H7 z` }),
-      shape("text", { class: "type", x: 16, y: 21 }, node.metadata.split ? `${node.type} · ${cut(String(node.metadata.split), 14)}` : node.type),
-      shape("text", { x: 16, y: 41 }, cut(name(node), 25)),
-      shape("text", { class: "minor", x: 16, y: 60 }, cut(summary(node), 29)),
+      shape("text", { class: "type", x: 16, y: 21 }, node.metadata.split ? `${node.type} · ${node.metadata.split}` : node.type),
+      shape("text", { x: 16, y: 41 }, name(node)),
+      shape("text", { class: "minor", x: 16, y: 60 }, summary(node)),
     );
     if (node.cached) group.append(shape("text", { class: "minor", x: WIDTH - 10, y: 21, "text-anchor": "end" }, "cached"));
     group.addEventListener("click", () => choose(node.id));
@@ -155,6 +163,8 @@
     const facts = node.metadata;
     if (node.type === "registration") return facts.gate_decision ? String(facts.gate_decision) : short(node.digest);
     if (node.type === "file" || node.type === "files") return size(facts.size);
+    const metric = Object.keys(facts).find((key) => /^validation_(accuracy|pearson)$/.test(key));
+    if (metric) return `${metric.slice(11)} ${Number(facts[metric]).toFixed(4)} (val.)`;
     return node.facts.length ? node.facts[0].split(" · ")[0] : "";
   }
 
@@ -206,11 +216,12 @@
       for (const part of parts) part.classList.toggle("lit", lit);
     }
     describe(nodes.get(id));
-    const { slot } = drawn.get(id);
-    const left = svg.getBoundingClientRect().left - graph.getBoundingClientRect().left + graph.scrollLeft + slot.x;
-    const top = svg.getBoundingClientRect().top - graph.getBoundingClientRect().top + graph.scrollTop + slot.y;
-    if (left < graph.scrollLeft || left + WIDTH > graph.scrollLeft + graph.clientWidth) graph.scrollLeft = left + WIDTH / 2 - graph.clientWidth / 2;
-    if (top - HEIGHT < graph.scrollTop || top + HEIGHT > graph.scrollTop + graph.clientHeight) graph.scrollTop = top - graph.clientHeight / 2;
+    reveal(drawn.get(id).group.getBoundingClientRect(), graph.getBoundingClientRect());
+  }
+
+  function reveal(box, view) {
+    if (box.left < view.left || box.right > view.right) graph.scrollLeft += (box.left + box.right - view.left - view.right) / 2;
+    if (box.top < view.top || box.bottom > view.bottom) graph.scrollTop += (box.top + box.bottom - view.top - view.bottom) / 2;
   }
 
   function fromAddress() {
@@ -266,7 +277,7 @@
   }
 
   function facts(node) {
-    const told = node.type === "registration" ? ["reason", "gate_decision"] : node.type === "files" ? ["files"] : [];
+    const told = node.type === "registration" ? ["reason", "gate_decision"] : node.type === "files" ? ["files"] : node.type === "file" ? ["checksum"] : [];
     const rows = Object.entries(node.metadata).filter(([key, value]) => !told.includes(key) && value !== "").map(([key, value]) => [key, key === "size" ? size(value) : shown(value)]);
     if (node.uri && node.type !== "file") rows.push(["place", node.uri]);
     return section("Facts", rows);
@@ -302,7 +313,7 @@
 
   function table(rows) {
     const list = make("dl");
-    for (const [key, value] of rows) list.append(make("dt", {}, key.replaceAll("_", " ")), make("dd", {}, /^sha256:/.test(value) ? make("code", {}, value) : value));
+    for (const [key, value] of rows) list.append(make("dt", {}, key.replaceAll("_", " ")), make("dd", {}, /^(sha256:|[0-9a-f]{40})/.test(value) ? make("code", {}, value) : value));
     return list;
   }
 
