@@ -94,8 +94,7 @@ def _differences(one: Predictions, other: Predictions, metric: str, recipe: Eval
         draw = generator.integers(0, rows, rows)
         pair = [score(Predictions(x.labels[draw], x.predictions[draw], 0), metric) for x in (one, other)]
         found.append(pair[0] - pair[1])
-    finite = np.array(found)[np.isfinite(found)]
-    return finite if len(finite) else np.zeros(1)
+    return np.array(found)
 
 
 def _classification_differences(

@@ -15,7 +15,7 @@ REGRESSION = ("pearson", "spearman")
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric's value and its interval; nan where it is undefined."""
+    """A metric's value and its interval."""
 
     value: float
     low: float
@@ -53,11 +53,10 @@ def mcc(confusion: np.ndarray) -> np.ndarray:
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r along the last axis; nan where one side is constant."""
+    """Pearson's r along the last axis; 0 where one side is constant: it tells nothing of the other."""
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     spread = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(spread > 0, (x * y).sum(-1) / spread, np.nan)
+    return np.where(spread > 0, (x * y).sum(-1) / np.where(spread > 0, spread, 1.0), 0.0)
 
 
 def ranks(x: np.ndarray) -> np.ndarray:
@@ -103,10 +102,7 @@ def regression_figures(
 
 
 def _figure(value: float, samples: np.ndarray, confidence: float) -> Figure:
-    defined = samples[np.isfinite(samples)]
-    if not np.isfinite(value) or not len(defined):
-        return Figure(float("nan"), float("nan"), float("nan"))
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Figure(value, float(low), float(high))
 
 

@@ -74,6 +74,7 @@ def predict(model: str | Path, texts: Iterable[Text]) -> Iterator[dict[str, Any]
         where the text was longer than the model reads; ``{"error", "line"}`` for a row that cannot be used.
     """
     predictor = Predictor(Path(model))
+    config = predictor.model.config
     stream = iter(texts)
     while chunk := list(islice(stream, CHUNK_ROWS)):
         usable = [row for row in chunk if not isinstance(row, Reject)]
@@ -84,7 +85,7 @@ def predict(model: str | Path, texts: Iterable[Text]) -> Iterator[dict[str, Any]
             if isinstance(row, Reject):
                 yield {"error": row.reason, "line": row.line}
             else:
-                yield _record(predictor.model.config, *next(answers))
+                yield _record(config, *next(answers))
 
 
 def _record(config: Any, logits: np.ndarray, truncated: bool) -> dict[str, Any]:

@@ -2,42 +2,12 @@
 
 import os
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-CHAMPION = "champion"
+from xlnet.registry.versions import CHAMPION, ModelVersion
 
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """One registered version.
-
-    Tags name where it came from: ``model_uri``, ``model_digest``, ``dataset_digest``, ``snapshot_digest``,
-    ``test_digest``, ``evaluation_uri``, ``registration_uri``, ``run``, ``git_sha``, ``metric``, ``decision``.
-    """
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    created: str
-    description: str
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def model_uri(self) -> str:
-        """Where the model's directory is."""
-        return self.tags.get("model_uri", "")
-
-    @property
-    def evaluation_uri(self) -> str:
-        """Where the evaluation's directory is."""
-        return self.tags.get("evaluation_uri", "")
-
-    @property
-    def registration_uri(self) -> str:
-        """Where the registration's directory, with the whole lineage, is."""
-        return self.tags.get("registration_uri", "")
+__all__ = ["CHAMPION", "ModelVersion", "Registry", "open_registry"]
 
 
 class Registry(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from xlnet.errors import RunError, UserError, nearest
-from xlnet.registry import CHAMPION, ModelVersion
+from xlnet.registry.versions import CHAMPION, ModelVersion
 
 SQLITE = "sqlite:///"
 PARAMETER_LENGTH = 500  # MLflow's limit for a parameter's value in its older stores

@@ -1,7 +1,6 @@
 """The register step: a version in the registry, and the gate that decides who is champion."""
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,8 +181,7 @@ def _version(
     fields = json.loads((candidate.evaluation / "recipe.json").read_text(encoding="utf-8"))
     parameters = {f"{section}.{key}": str(value) for section, part in fields.items() for key, value in part.items()}
     figures = {key: figure["value"] for key, figure in candidate.metrics["metrics"].items()}
-    finite = {key: value for key, value in figures.items() if math.isfinite(value)}
-    return registry.add(name, decision.reason, tags, parameters, finite), True
+    return registry.add(name, decision.reason, tags, parameters, figures), True
 
 
 def _tags(candidate: Candidate, digests: dict[str, str], decision: Decision, out: Path) -> dict[str, str]:

@@ -1,0 +1,36 @@
+"""A registered version, as every registry describes it."""
+
+from dataclasses import dataclass, field
+
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version.
+
+    Tags name where it came from: ``model_uri``, ``model_digest``, ``dataset_digest``, ``snapshot_digest``,
+    ``test_digest``, ``evaluation_uri``, ``registration_uri``, ``run``, ``git_sha``, ``metric``, ``decision``.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    created: str
+    description: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model_uri(self) -> str:
+        """Where the model's directory is."""
+        return self.tags.get("model_uri", "")
+
+    @property
+    def evaluation_uri(self) -> str:
+        """Where the evaluation's directory is."""
+        return self.tags.get("evaluation_uri", "")
+
+    @property
+    def registration_uri(self) -> str:
+        """Where the registration's directory, with the whole lineage, is."""
+        return self.tags.get("registration_uri", "")
