@@ -227,6 +227,28 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
 
 
+def test_rows_too_many_for_memory_are_read_again_to_the_same_result(tmp_path, monkeypatch):
+    train = [write(tmp_path / "a.csv", [*rows_of(300), ("", "yes"), *rows_of(3)])]
+    first, _ = run(tmp_path / "one", train=train)
+    monkeypatch.setattr("xlnet.data.survey.KEPT_CHARACTERS", 100)
+    second, _ = run(tmp_path / "two", train=train)
+    assert first["dataset_digest"] == second["dataset_digest"]
+    values = [(f"sentence {i}", "much" if i == 7 else i / 7) for i in range(100)]
+    _, data = run(tmp_path / "three", train=[write(tmp_path / "b.csv", values)], task="regression")
+    assert data.card["rejects"]["by_reason"] == {"label is not a number": 1}
+
+
+def test_ids_may_start_anew_in_each_split_and_may_be_missing(tmp_path):
+    def lines(start):
+        rows = [{"text": f"sentence {start + i}", "label": "ab"[i % 2], "id": None if i == 3 else i} for i in range(60)]
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    for name, start in (("a.jsonl", 0), ("b.jsonl", 1000)):
+        (tmp_path / name).write_text(lines(start))
+    _, data = run(tmp_path / "out", train=[str(tmp_path / "a.jsonl")], test=[str(tmp_path / "b.jsonl")], id="id")
+    assert data.card["rejects"]["total"] == 0
+
+
 def test_many_batches_and_shards_keep_every_row(tmp_path, monkeypatch):
     monkeypatch.setattr("xlnet.data.preprocess.BATCH_ROWS", 16)
     monkeypatch.setattr("xlnet.data.preprocess.SHARD_ROWS", 64)

@@ -19,9 +19,9 @@ from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data import survey as surveys
 from xlnet.data.dataset import schema
-from xlnet.data.readers import Row, read_rows
+from xlnet.data.readers import Row
 from xlnet.data.snapshot import SPLITS, Snapshot, of
-from xlnet.data.survey import Survey, inputs, say
+from xlnet.data.survey import Survey, say
 from xlnet.data.tokenizer import TRAINING_SENTENCES, Tokenizer, load_tokenizer, train_tokenizer
 from xlnet.errors import RunError
 from xlnet.recipe import DataRecipe, Recipe
@@ -89,13 +89,13 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe) -> dict[str,
     begun = time.perf_counter()
     survey, splits = surveys.look(snapshot, recipe, directory / "rejects.jsonl")
     say(f"read {len(splits):,} rows, {survey.rejects.total():,} rejected, {time.perf_counter() - begun:.1f} s")
-    tokenizer = _tokenizer(directory, snapshot, recipe, splits)
+    tokenizer = _tokenizer(directory, survey, splits)
     classes = survey.classes if recipe.task == "classification" else []
     progress = time.perf_counter()
     done = 0
     with _Behind() as behind:
         writers = [_Writer(directory / name, name, recipe, tokenizer, classes, behind) for name in SPLITS]
-        for row, source, split in _kept(snapshot, recipe, splits):
+        for row, source, split in _kept(survey, splits):
             writers[split].add(row, source)
             done += 1
             if done % 1024 == 0 and time.perf_counter() - progress > SECONDS_BETWEEN_LINES:
@@ -115,13 +115,14 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe) -> dict[str,
     return facts
 
 
-def _tokenizer(directory: Path, snapshot: Snapshot, recipe: DataRecipe, splits: np.ndarray) -> Tokenizer:
+def _tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Tokenizer:
+    recipe = survey.recipe
     folder = directory / "tokenizer"
     if recipe.tokenizer == "train":
         say(f"training a vocabulary of {recipe.vocab_size:,} tokens")
         # Every k-th row, so that a sample of bounded size covers the whole input.
         every = -(-int((splits == surveys.TRAIN).sum()) // TRAINING_SENTENCES)
-        rows = (row for row, _, split in _kept(snapshot, recipe, splits) if split == surveys.TRAIN)
+        rows = (row for row, _, split in _kept(survey, splits) if split == surveys.TRAIN)
         texts = (text for row in itertools.islice(rows, 0, None, every) for text in (row.text, row.text_pair) if text)
         train_tokenizer(texts, recipe.vocab_size, folder).save(folder)
     else:
@@ -129,15 +130,11 @@ def _tokenizer(directory: Path, snapshot: Snapshot, recipe: DataRecipe, splits: 
     return load_tokenizer(folder)
 
 
-def _kept(snapshot: Snapshot, recipe: DataRecipe, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
+def _kept(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
     """Every row that has a split: (row, index of its file, split)."""
-    assigned = iter(splits)
-    for _, number, source in inputs(snapshot):
-        for row in read_rows(source, recipe):
-            if isinstance(row, Row) and surveys.usable(row, recipe):
-                split = int(next(assigned))
-                if split >= 0:
-                    yield row, number, split
+    for (row, number), split in zip(survey.rows(), splits.tolist(), strict=True):
+        if split >= 0:
+            yield row, number, split
 
 
 class _Behind:

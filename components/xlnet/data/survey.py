@@ -5,13 +5,13 @@ A row costs 17 bytes here, so that memory stays flat as the text grows.
 
 import hashlib
 import json
+import math
 import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from xlnet.recipe import DataRecipe
 
 MAX_CLASSES = 1000
 SHOWN_REJECTS = 3
+KEPT_CHARACTERS = 32_000_000  # of text held between the survey and tokenisation
 TRAIN, VALIDATION, TEST = range(3)
 
 
@@ -30,7 +31,10 @@ TRAIN, VALIDATION, TEST = range(3)
 class Survey:
     """What the inputs hold. Row arrays are in reading order: split after split, file after file."""
 
-    task: str
+    snapshot: Snapshot
+    recipe: DataRecipe
+    kept: list[tuple[Row, int]] | None = field(default_factory=list)  # None: too many for memory
+    characters: int = 0
     hashes: "array[int]" = field(default_factory=lambda: array("q"))
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     given: "array[int]" = field(default_factory=lambda: array("b"))  # split whose files hold the row
@@ -38,6 +42,16 @@ class Survey:
     names: dict[str, int] = field(default_factory=dict)
     rejects: Counter[str] = field(default_factory=Counter)
     first_rejects: list[str] = field(default_factory=list)
+
+    def rows(self) -> Iterator[tuple[Row, int]]:
+        """Every usable row with the index of its file; small inputs are still in memory, others are read again."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        for _, number, source in inputs(self.snapshot):
+            for row in read_rows(source, self.recipe):
+                if isinstance(row, Row) and not (self.recipe.task == "regression" and _not_a_value(row.label)):
+                    yield row, number
 
     @property
     def classes(self) -> list[str]:
@@ -68,7 +82,7 @@ def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey,
     Raises:
         UserError: no usable row, too many rejects, or classes that cannot be trained on.
     """
-    survey = Survey(recipe.task)
+    survey = Survey(snapshot, recipe)
     with rejects.open("w", encoding="utf-8") as log:
 
         def reject(source: Source, line: int, reason: str) -> None:
@@ -77,18 +91,19 @@ def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey,
             if len(survey.first_rejects) < SHOWN_REJECTS:
                 survey.first_rejects.append(f"{source.uri}:{line}: {reason}")
 
-        for split, _, source in inputs(snapshot):
+        for split, number, source in inputs(snapshot):
             before = len(survey.given) + survey.rejects.total()
             for row in read_rows(source, recipe):
-                if isinstance(row, Row) and (why := _note(survey, row, split)):
+                if isinstance(row, Row) and (why := _note(survey, row, split, number)):
                     row = Reject(row.line, why)
                 if isinstance(row, Reject):
                     reject(source, row.line, row.reason)
             if len(survey.given) + survey.rejects.total() == before:
                 raise UserError(f"'{source.uri}' has no rows; give a file with rows")
         dropped = _duplicate_ids(survey) if recipe.id is not None else np.zeros(len(survey.given), bool)
-        if dropped.any():
-            _log_duplicates(snapshot, recipe, dropped, reject)
+        for (row, number), is_dropped in zip(survey.rows(), dropped, strict=True) if dropped.any() else ():
+            if is_dropped:
+                reject(snapshot.files[number].source, row.line, "duplicate id")
     _refuse_many_rejects(survey, recipe)
     if recipe.task == "classification":
         _refuse_classes(survey)
@@ -97,24 +112,33 @@ def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey,
     return survey, splits
 
 
-def _note(survey: Survey, row: Row, split: int) -> str:
+def _note(survey: Survey, row: Row, split: int, number: int) -> str:
     """Add a row; return why not if its label cannot be used."""
-    if survey.task == "regression":
-        try:
-            value = float(row.label)
-        except ValueError:
-            return f"label {row.label[:40]!r} is not a number"
-        if not np.isfinite(value):
-            return f"label {row.label!r} is not finite"
-        label = 0
+    label = 0
+    if survey.recipe.task == "regression":
+        if why := _not_a_value(row.label):
+            return why
     else:
         label = survey.names.setdefault(row.label, len(survey.names))
+    if survey.recipe.id is not None:  # ids may start anew in each split; a missing one is nobody's duplicate
+        survey.ids.append(_hash(f"{split} {row.id}" if row.id else f"no id {len(survey.given)}"))
     survey.labels.append(label)
     survey.given.append(split)
     survey.hashes.append(_hash(row.text if row.text_pair is None else f"{row.text}\0{row.text_pair}"))
-    if row.id is not None:
-        survey.ids.append(_hash(row.id))
+    if survey.kept is not None:
+        survey.kept.append((row, number))
+        survey.characters += len(row.text) + len(row.text_pair or "")
+        if survey.characters > KEPT_CHARACTERS:
+            survey.kept = None
     return ""
+
+
+def _not_a_value(label: str) -> str:
+    try:
+        value = float(label)
+    except ValueError:
+        return f"label {label[:40]!r} is not a number"
+    return "" if math.isfinite(value) else f"label {label!r} is not finite"
 
 
 def _hash(text: str) -> int:
@@ -134,19 +158,6 @@ def _duplicate_ids(survey: Survey) -> np.ndarray:
     dropped = np.ones(len(survey.given), bool)
     dropped[np.unique(ids, return_index=True)[1]] = False
     return dropped
-
-
-def _log_duplicates(snapshot: Snapshot, recipe: DataRecipe, dropped: np.ndarray, reject: Any) -> None:
-    numbers = iter(range(len(dropped)))
-    for _, _, source in inputs(snapshot):
-        for row in read_rows(source, recipe):
-            if isinstance(row, Row) and usable(row, recipe) and dropped[next(numbers)]:
-                reject(source, row.line, "duplicate id")
-
-
-def usable(row: Row, recipe: DataRecipe) -> bool:
-    """Whether :func:`look` counted the row."""
-    return recipe.task == "classification" or not _note(Survey("regression"), row, 0)
 
 
 def _refuse_many_rejects(survey: Survey, recipe: DataRecipe) -> None:
@@ -241,7 +252,7 @@ def _refuse_splits(survey: Survey, splits: np.ndarray) -> None:
                 f"the {name} split has no rows; raise data.{name}_fraction, give data.{name}, or give more rows"
             )
         missing = set(labels[splits == split].tolist()) - trained
-        if survey.task == "classification" and missing:
+        if survey.recipe.task == "classification" and missing:
             shown = ", ".join(f"'{names[label]}'" for label in sorted(missing)[:5])
             raise UserError(f"{SPLITS[split]} has classes that train lacks: {shown}; add such rows to data.train")
     if not trained:
