@@ -124,6 +124,14 @@ def test_pretrained_weights_are_where_training_starts(dataset, tmp_path):
     second = loop.train(part(recipe), dataset, str(tmp_path / "second"))
     assert second["validation_accuracy"] == first["validation_accuracy"]
     assert second["base_model"] == str(tmp_path / "first")
+    _, base = provenance.read(tmp_path / "second")["inputs"]
+    assert base["artifact"]["digest"] == first["model_digest"], "the lineage goes on through the weights"
+    (tmp_path / "first" / "lineage.json").unlink()
+    loop.train(part(recipe), dataset, str(tmp_path / "third"))
+    _, base = provenance.read(tmp_path / "third")["inputs"]
+    assert base["artifact"]["type"] == "pretrained"
+    checksums = {file["uri"]: file["checksum"] for file in base["artifact"]["metadata"]["files"]}
+    assert checksums["model.safetensors"] == first["weights_digest"]
 
 
 def test_killed_training_continues_to_the_same_bits(dataset, tmp_path, monkeypatch):

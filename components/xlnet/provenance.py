@@ -269,6 +269,11 @@ def git_sha() -> str:
     return found.stdout.strip() if found.returncode == 0 else ""
 
 
+def code_facts() -> dict[str, str]:
+    """Which code made an artifact, for the backends' own pages."""
+    return {"git_sha": git_sha(), "image_digest": os.environ.get("XLNET_IMAGE_DIGEST", "")}
+
+
 def machine() -> dict[str, Any]:
     """The machine as far as it can change a result or a time."""
     facts: dict[str, Any] = {

@@ -304,5 +304,5 @@ def _facts(card: dict[str, Any]) -> dict[str, Any]:
         "rejects": card["rejects"]["total"],
         "duplicates_train_test": card["duplicates"]["train_test"],
         "test_digest": splits["test"]["digest"],
-        "git_sha": provenance.git_sha(),
+        **provenance.code_facts(),
     }

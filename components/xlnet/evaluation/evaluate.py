@@ -171,4 +171,4 @@ def _facts(content: dict[str, Any]) -> dict[str, Any]:
     if content["majority_class"]:
         facts["majority_class_accuracy"] = round(content["majority_class"]["accuracy"], 6)
     digests = {name: content[name] for name in ("test_digest", "model_digest", "dataset_digest")}
-    return {**facts, **digests, "git_sha": provenance.git_sha()}
+    return {**facts, **digests, **provenance.code_facts()}

@@ -20,7 +20,7 @@ from xlnet.data.dataset import Dataset, Split, open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.model import config as configs
 from xlnet.model.inference import predict_logits
-from xlnet.model.weights import load_pretrained, save_classifier
+from xlnet.model.weights import fetch, load_pretrained, save_classifier
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
 from xlnet.training import objective
@@ -67,7 +67,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             "accelerator": device.name,
             "dataset_digest": dataset_digest,
             "weights_digest": provenance.digest_file(directory / "model.safetensors"),
-            "git_sha": provenance.git_sha(),
+            **provenance.code_facts(),
         }
         lineage = provenance.record(
             directory,
@@ -76,7 +76,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             started=started,
             parameters=json.loads(whole.part("model", "training")),
             metadata=facts,
-            inputs=[provenance.read(dataset)],
+            inputs=[provenance.read(dataset), *pretrained_lineage(given.model.pretrained, started)],
         )
     checkpoints.clear()
     return {**facts, "model_digest": lineage["artifact"]["digest"]}
@@ -90,6 +90,28 @@ def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
         return load_pretrained(recipe.model.pretrained, card["vocab_size"], card["task"], data.classes)
     shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
     return XLNetClassifier(shape)
+
+
+def pretrained_lineage(name: str, started: str) -> list[dict[str, Any]]:
+    """The lineage of the weights that a training starts from: their own, or for foreign ones their checksums."""
+    if not name:
+        return []
+    directory = fetch(name)
+    if (directory / provenance.LINEAGE).is_file():
+        provenance.verify(directory)
+        return [provenance.read(directory)]
+    files = [
+        {"split": "pretrained", "uri": file.name, "size": file.stat().st_size, "checksum": provenance.digest_file(file)}
+        for file in sorted(directory.iterdir())
+        if file.is_file()
+    ]
+    metadata = {"name": name, "files": files}
+    digest = provenance.digest_json(files)
+    return [
+        provenance.node(
+            type="pretrained", digest=digest, step="train", started=started, parameters={}, metadata=metadata
+        )
+    ]
 
 
 @dataclass(frozen=True)
