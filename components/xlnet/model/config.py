@@ -10,6 +10,19 @@ from xlnet.errors import UserError
 from xlnet.recipe import ModelRecipe
 
 
+# What every published XLNet has, and what our mathematics assumes.
+PUBLISHED: dict[str, Any] = {
+    "attn_type": "bi",
+    "bi_data": False,
+    "same_length": False,
+    "untie_r": True,
+    "ff_activation": "gelu",
+    "summary_type": "last",
+    "summary_use_proj": True,
+    "summary_activation": "tanh",
+}
+
+
 @dataclass(frozen=True)
 class XLNetConfig:
     """Everything the network's computation depends on. Field names are those of ``config.json``."""
@@ -89,17 +102,7 @@ def read(path: str | Path) -> XLNetConfig:
 
 def _refuse_variants(path: str | Path, values: dict[str, Any]) -> None:
     """Settings that no published XLNet uses and that would silently change the result."""
-    expected = {
-        "attn_type": "bi",
-        "bi_data": False,
-        "same_length": False,
-        "untie_r": True,
-        "ff_activation": "gelu",
-        "summary_type": "last",
-        "summary_use_proj": True,
-        "summary_activation": "tanh",
-    }
-    for name, value in expected.items():
+    for name, value in PUBLISHED.items():
         if values.get(name, value) != value:
             raise UserError(f"'{path}' sets {name} = {values[name]!r}; allowed: {value!r}, as in the published models")
 
@@ -113,14 +116,7 @@ def to_json(config: XLNetConfig) -> str:
         "architectures": ["XLNetForSequenceClassification"],
         "model_type": "xlnet",
         "dtype": "float32",
-        "attn_type": "bi",
-        "bi_data": False,
-        "same_length": False,
-        "untie_r": True,
-        "ff_activation": "gelu",
-        "summary_type": "last",
-        "summary_use_proj": True,
-        "summary_activation": "tanh",
+        **PUBLISHED,
         "mem_len": None,
         "reuse_len": None,
         "bos_token_id": 1,
