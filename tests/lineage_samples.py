@@ -32,7 +32,14 @@ def write_artifacts(root: Path, files: list[dict[str, Any]] | None = None) -> Pa
     )
     dataset = write(root, "dataset", "preprocess", [snapshot], {"train_rows": 67349, "rejects": 3})
     model = write(root, "model", "train", [dataset], {"validation_accuracy": 0.834507, "base_model": "tiny"})
-    evaluation = write(root, "evaluation", "evaluate", [dataset, model], {"accuracy": 0.7525, "rows": 1821})
+    judged = {
+        "rows": 1821,
+        "primary_metric": "accuracy",
+        "accuracy": 0.7525,
+        "accuracy_low": 0.72,
+        "accuracy_high": 0.78,
+    }
+    evaluation = write(root, "evaluation", "evaluate", [dataset, model], judged)
     facts = {"name": "reviews", "version": 2, "promoted": "false", "gate_decision": "kept", "reason": REASON}
     write(root, "registration", "register", [model, evaluation], facts)
     return root / "registration"

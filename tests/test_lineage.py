@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lineage_samples import BREAKOUT, REASON, many_files, source, write_artifacts
+from lineage_samples import BREAKOUT, FOREIGN, REASON, many_files, source, write_artifacts
 
 from xlnet import provenance
 from xlnet.errors import CorruptArtifact, RunError, UserError
@@ -86,11 +86,13 @@ def test_text_leads_to_the_checksums_of_the_files(tmp_path: Path) -> None:
     assert lines[0].startswith("registration reviews:2 ")
     assert f"kept: {REASON}" in text
     assert "validation accuracy 0.8345" in text
+    assert "accuracy 0.7525 [0.7200, 0.7800] · rows 1,821" in text
     assert f"sha256:{7001:064x}" in text
     assert text.count("train 0.1.0") == 1
     assert len([line for line in lines if line.endswith("(shown above)")]) == 2
     assert len([line for line in lines if re.search(r"─ dataset \w{12}$", line)]) == 1
-    assert max(map(len, lines)) <= 120
+    assert max(len(line) for line in lines if "gs://" not in line) <= 120
+    assert FOREIGN.partition("评")[0] in text  # an address stays whole, to be copied
     assert "\x1b" not in text
     assert r"\x1b[31m\n.csv" in text
 
@@ -106,7 +108,11 @@ def test_colour_changes_nothing_but_colour(tmp_path: Path) -> None:
 def test_any_width(tmp_path: Path, width: int) -> None:
     text = lineage.to_text(lineage.collect(str(write_artifacts(tmp_path, many_files(300)))), width=width)
     assert "300 files" in text
-    assert max(map(len, text.splitlines())) <= max(width, lineage.MIN_WIDTH + 24)
+    assert f"sha256:{7001:064x}" in text  # whole, however narrow
+    prose = [
+        line for line in text.splitlines() if "sha256:" not in line and "gs://" not in line and "data/" not in line
+    ]
+    assert max(map(len, prose)) <= max(width, lineage.MIN_WIDTH + 24)
 
 
 def test_json_holds_every_file(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ KEY_FACTS = {
     "dataset": ("train_rows", "validation_rows", "test_rows", "tokens", "classes", "truncated", "rejects"),
     "snapshot": ("files", "size"),
 }
-_BORING = ("digest", "_uri", "git_sha", "name", "version", "task", "promoted")
+_BORING = ("digest", "_uri", "git_sha", "name", "version", "task", "promoted", "primary_metric", "_low", "_high")
 
 _BOLD, _GREY, _GREEN, _YELLOW = "1", "90", "32", "33"
 
@@ -328,11 +328,13 @@ def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
 
 
 def _wrap(text: str, room: int) -> list[str]:
-    """Lines of at most ``room`` characters, broken between facts rather than inside one."""
+    """Lines of about ``room`` characters, broken between facts rather than inside one."""
     facts = text.split(" · ")
     if len(facts) > 1:
-        text = " · ".join(fact.replace(" ", "\xa0") for fact in facts)  # textwrap does not break at these
-    return [line.replace("\xa0", " ") for line in textwrap.wrap(text, room, break_on_hyphens=False)]
+        text = "\xa0· ".join(fact.replace(" ", "\xa0") for fact in facts)  # textwrap does not break at these
+    # A digest or an address that is too long stays whole, so that it can be copied.
+    lines = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def _head(node: Node, colour: bool) -> str:
@@ -347,9 +349,9 @@ def _facts(node: Node) -> list[str]:
     """The facts to see first, each a line's worth."""
     if node.type == "file":
         more = [f"generation {node.metadata['generation']}"] if node.metadata.get("generation") else []
-        return [node.uri, " · ".join([size(node.metadata["size"]), node.digest, *more])]
+        return [node.uri, node.digest, " · ".join([size(node.metadata["size"]), *more])]
     if node.type == "files":
-        return [f"{size(node.metadata['size'])} · {node.digest}"]
+        return [f"list {node.digest}", size(node.metadata["size"])]
     facts = node.metadata
     if node.type == "snapshot":
         return [f"{facts['files']} files, {size(facts['size'])}"]
@@ -357,11 +359,16 @@ def _facts(node: Node) -> list[str]:
         decision = facts.get("gate_decision") or ("promoted" if facts.get("promoted") == "true" else "")
         return [f"{decision}: {facts['reason']}" if facts.get("reason") else decision] if decision else []
     names = KEY_FACTS.get(node.type) or [name for name in facts if not name.endswith(_BORING)]
-    return (
-        [" · ".join(f"{name.replace('_', ' ')} {_value(facts[name])}" for name in names if name in facts)]
-        if facts
-        else []
-    )
+    names = sorted(names, key=lambda name: name != facts.get("primary_metric"))
+    told = [
+        f"{name.replace('_', ' ')} {_value(facts[name])}{_interval(name, facts)}" for name in names if name in facts
+    ]
+    return [" · ".join(told)] if told else []
+
+
+def _interval(name: str, facts: Mapping[str, Any]) -> str:
+    low, high = facts.get(f"{name}_low"), facts.get(f"{name}_high")
+    return "" if low is None or high is None else f" [{_value(low)}, {_value(high)}]"
 
 
 def _execution(node: Node) -> list[str]:

@@ -165,7 +165,7 @@
     if (node.type === "file" || node.type === "files") return size(facts.size);
     const metric = Object.keys(facts).find((key) => /^validation_(accuracy|pearson)$/.test(key));
     if (metric) return `${metric.slice(11)} ${Number(facts[metric]).toFixed(4)} (val.)`;
-    return node.facts.length ? node.facts[0].split(" · ")[0] : "";
+    return node.facts.length ? node.facts[0].split(" · ")[0].replace(/ \[.*\]$/, "") : "";
   }
 
   function onKey(event, node) {
