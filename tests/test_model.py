@@ -133,3 +133,20 @@ def test_by_key_reads_the_right_distance():
         for j in range(length):
             assert skewed[i, j] == scores[i, length + j - i]
     assert skewed.data_ptr() == scores[0, length:].data_ptr()
+
+
+CONFIGS = {
+    "{": "is not JSON",
+    '{"model_type": "bert"}': "describes a 'bert' model; allowed: 'xlnet'",
+    '{"model_type": "xlnet", "vocab_size": 9}': "has no whole number 'n_layer'",
+    '{"model_type": "xlnet", "vocab_size": 9, "n_layer": 1, "d_model": 4, "n_head": 1, "d_inner": 4, "untie_r": false}': (
+        "sets untie_r = False; allowed: True"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_a_config_that_is_not_ours_is_refused(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=CONFIGS[text]):
+        load_classifier(tmp_path)

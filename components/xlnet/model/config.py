@@ -9,7 +9,6 @@ from typing import Any
 from xlnet.errors import UserError
 from xlnet.recipe import ModelRecipe
 
-
 # What every published XLNet has, and what our mathematics assumes.
 PUBLISHED: dict[str, Any] = {
     "attn_type": "bi",
@@ -79,6 +78,9 @@ def read(path: str | Path) -> XLNetConfig:
         raise UserError(f"'{path}' is not JSON: {error}") from None
     if values.get("model_type") != "xlnet":
         raise UserError(f"'{path}' describes a {values.get('model_type')!r} model; allowed: 'xlnet'")
+    for name in ("vocab_size", "n_layer", "d_model", "n_head", "d_inner"):
+        if not isinstance(values.get(name), int):
+            raise UserError(f"'{path}' has no whole number '{name}'; it is no XLNet configuration")
     _refuse_variants(path, values)
     names = {int(index): str(name) for index, name in values.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
     regression = values.get("problem_type") == "regression"
