@@ -139,9 +139,8 @@ CONFIGS = {
     "{": "is not JSON",
     '{"model_type": "bert"}': "describes a 'bert' model; allowed: 'xlnet'",
     '{"model_type": "xlnet", "vocab_size": 9}': "has no whole number 'n_layer'",
-    '{"model_type": "xlnet", "vocab_size": 9, "n_layer": 1, "d_model": 4, "n_head": 1, "d_inner": 4, "untie_r": false}': (
-        "sets untie_r = False; allowed: True"
-    ),
+    '{"model_type": "xlnet", "vocab_size": 9, "n_layer": 1, "d_model": 4, "n_head": 1, "d_inner": 4,'
+    ' "untie_r": false}': ("sets untie_r = False; allowed: True"),
 }
 
 
