@@ -31,6 +31,7 @@ th[scope=row] { font-weight:500; } .text { min-width:16rem; white-space:pre-wrap
 details summary { cursor:pointer; }
 .confusion { width:auto; border-collapse:separate; border-spacing:1px; font-size:.85rem; overflow-wrap:normal; }
 .confusion th, .confusion td { border:0; padding:.25rem .4rem; white-space:nowrap; background:var(--card); }
+.confusion:not(.many) td { min-width:4rem; padding:.6rem; text-align:center; }
 .confusion thead th { position:sticky; top:0; z-index:1; vertical-align:bottom; text-align:center; }
 .confusion tbody th { position:sticky; left:0; z-index:1; text-align:right; }
 .confusion thead th:first-child { left:0; z-index:2; }

@@ -47,7 +47,7 @@ def render(
 
 
 def _headline(title: str, content: dict[str, Any]) -> str:
-    confidence = f"{content['confidence']:.4g}"
+    confidence = f"{100 * content['confidence']:.4g} %"
     tiles = []
     for name, one in content["metrics"].items():
         interval = (
@@ -89,7 +89,7 @@ def _classes(content: dict[str, Any]) -> list[str]:
         diagonal = Series("", [(0.0, 0.0), (1.0, 1.0)], "dash")
         curve = [diagonal, Series("", points)]
         drawn = charts.chart(name, "false positive rate", "true positive rate", curve, (0.0, 1.0), (0.0, 1.0))
-        shown.insert(1, page.section("ROC curve", page.grid(drawn)))
+        shown[0] = page.section("Confusion matrix and ROC curve", page.grid(matrix, drawn))
     return shown
 
 
