@@ -15,7 +15,7 @@ from xlnet.data.dataset import Dataset, Split, open_dataset
 from xlnet.errors import UserError
 from xlnet.evaluation import metrics, report
 from xlnet.evaluation.comparison import primary_metric
-from xlnet.evaluation.predict import probabilities
+from xlnet.evaluation.predictor import probabilities
 from xlnet.model.inference import predict_logits
 from xlnet.model.weights import load_classifier
 from xlnet.model.xlnet import XLNetClassifier

@@ -15,7 +15,7 @@ from xlnet import recipe as recipes
 from xlnet.data.dataset import open_dataset
 from xlnet.errors import CorruptArtifact, UserError
 from xlnet.evaluation.comparison import Predictions, compare
-from xlnet.evaluation.predict import Predictor
+from xlnet.evaluation.predictor import Predictor
 from xlnet.recipe import EvaluationRecipe, Recipe
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
 
