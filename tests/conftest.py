@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from xlnet.recipe import Recipe
 CHECKOUT = Path(__file__).resolve().parent.parent
 GOOD = ["a lovely warm film", "great food and great service", "works well, very happy", "the best phone I had"]
 BAD = ["a dull cold film", "awful food and rude service", "broke at once, very sad", "the worst phone I had"]
+
+
+# A shell that starts the tests in the background ignores Ctrl-C for them, and every process they start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
