@@ -88,10 +88,13 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
         text=True,
         env={**os.environ, "XLNET_PIPELINE_HOME": str(tmp_path / "home")},
     )
-    assert "training on" in process.stderr.readline()
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-    assert "Traceback" not in process.stderr.read()
+    try:
+        assert "training on" in process.stderr.readline()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
     assert not (tmp_path / "model").exists()
     assert not list(tmp_path.glob(".*.partial"))
