@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 RECIPE = (
-    "from xlnet import recipe; whole = recipe.tiny().replace(data={'train': 'demo:uci_sentences'},"
-    " training={'steps': 20});"
+    "from xlnet import recipe; whole = recipe.tiny().replace("
+    "data={'train': 'demo:uci_sentences', 'text': 0, 'label': 1}, training={'steps': 20});"
 )
 PIPELINE = RECIPE + (
     "from xlnet_pipeline.targets.local import LocalTarget; run = LocalTarget(home).submit(whole);"
