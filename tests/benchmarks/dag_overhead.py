@@ -17,7 +17,7 @@ from pathlib import Path
 
 RECIPE = (
     "from xlnet import recipe; whole = recipe.tiny().replace("
-    "data={'train': 'demo:uci_sentences', 'text': 0, 'label': 1}, training={'steps': 20});"
+    "data={'train': 'demo:uci_sentences', 'text': 0, 'label': 1}, training={'steps': 2});"
 )
 PIPELINE = RECIPE + (
     "from xlnet_pipeline.targets.local import LocalTarget; run = LocalTarget(home).submit(whole);"
