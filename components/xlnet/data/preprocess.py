@@ -22,7 +22,7 @@ from xlnet.data.dataset import schema
 from xlnet.data.readers import Row
 from xlnet.data.snapshot import SPLITS, Snapshot, of
 from xlnet.data.survey import Survey, say
-from xlnet.data.tokenizer import TRAINING_SENTENCES, Tokenizer, load_tokenizer, train_tokenizer
+from xlnet.data.tokenizer import TRAINING_SENTENCES, Encoded, Tokenizer, load_tokenizer, train_tokenizer
 from xlnet.errors import RunError
 from xlnet.recipe import DataRecipe, Recipe
 
@@ -138,26 +138,28 @@ def _kept(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
 
 
 class _Behind:
-    """One thread that tokenises and writes, in order, while the caller reads on; at most two batches wait."""
+    """Two threads behind the reader, in order: one tokenises the next batch while the other writes the last."""
 
     def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1)
+        self.tokenising, self.writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> "_Behind":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.tokenising.shutdown(cancel_futures=True)
+        self.writing.shutdown(cancel_futures=True)
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Queue work; raises what earlier work raised."""
-        while len(self.waiting) >= 2:
+    def do(self, tokenise: Callable[[], Encoded], write: Callable[[Encoded], None]) -> None:
+        """Queue a batch, of which at most three wait; raises what an earlier one raised."""
+        while len(self.waiting) >= 3:
             self.waiting.popleft().result()
-        self.waiting.append(self.pool.submit(work))
+        encoded = self.tokenising.submit(tokenise)
+        self.waiting.append(self.writing.submit(lambda: write(encoded.result())))
 
     def finish(self) -> None:
-        """Wait for all of it."""
+        """Wait for all of them."""
         while self.waiting:
             self.waiting.popleft().result()
 
@@ -205,12 +207,14 @@ class _Writer:
     def _flush(self) -> None:
         if self.rows:
             batch, self.rows, self.characters = self.rows, [], 0
-            self.behind.do(lambda: self._write(batch))
+            self.behind.do(lambda: self._tokenise(batch), lambda encoded: self._write(batch, encoded))
 
-    def _write(self, batch: list[tuple[Row, int]]) -> None:
+    def _tokenise(self, batch: list[tuple[Row, int]]) -> Encoded:
+        pairs = [row.text_pair for row, _ in batch] if self.recipe.text_pair is not None else None
+        return self.tokenizer.encode([row.text for row, _ in batch], pairs, self.recipe.max_length)
+
+    def _write(self, batch: list[tuple[Row, int]], encoded: Encoded) -> None:
         rows = [row for row, _ in batch]
-        pairs = [row.text_pair for row in rows] if self.recipe.text_pair is not None else None
-        encoded = self.tokenizer.encode([row.text for row in rows], pairs, self.recipe.max_length)
         lengths = np.fromiter(map(len, encoded.input_ids), np.int64, len(rows))
         flat = np.fromiter(itertools.chain.from_iterable(encoded.input_ids), np.int32, int(lengths.sum()))
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

@@ -42,9 +42,13 @@ class Tokenizer:
     def __init__(self, directory: Path) -> None:
         """Open a directory with ``tokenizer.json``; use :func:`load_tokenizer`."""
         self.directory = directory
-        self._rust = RustTokenizer.from_file(str(directory / "tokenizer.json"))
-        self._rust.no_padding()
-        self._rust.no_truncation()
+
+    @cached_property
+    def _rust(self) -> RustTokenizer:
+        tokenizer = RustTokenizer.from_file(str(self.directory / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
 
     @cached_property
     def vocab_size(self) -> int:
