@@ -163,6 +163,7 @@ def fit(
     checkpoint_steps = {*range(every, steps, every)} if every else evaluation_steps - {steps}
     optimizer = make_optimizer(model, recipe)
     state, found = checkpoints.restore(model, optimizer)
+    state.losses = [loss.to(device.torch) for loss in state.losses]
     resumed_from = state.step
     progress = Progress(steps, resumed_from)
     if found:
