@@ -19,8 +19,10 @@ GOOD = ["a lovely warm film", "great food and great service", "works well, very 
 BAD = ["a dull cold film", "awful food and rude service", "broke at once, very sad", "the worst phone I had"]
 
 
-# A shell that starts the tests in the background ignores Ctrl-C for them, and every process they start inherits that.
+# A shell that starts the tests in the background ignores Ctrl-C for them, and nohup the end of the terminal; every
+# process that they start would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
