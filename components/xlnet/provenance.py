@@ -127,7 +127,7 @@ def record(
         started: :func:`now` at the step's start.
         parameters: the step's parameters, such as its part of the recipe.
         metadata: facts about the artifact that a reader wants to see first.
-        inputs: the lineage of each input, as :func:`read` or :func:`snapshot_node` returns it.
+        inputs: the lineage of each input, as :func:`read` or :func:`node` returns it.
     """
     lineage = node(
         type=type,

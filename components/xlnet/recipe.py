@@ -230,6 +230,11 @@ def from_json(text: str) -> Recipe:
     return _merge(Recipe(), changes)
 
 
+def of_artifact(directory: str | Path) -> Recipe:
+    """The recipe beside an artifact: the sections that made it, defaults for the others."""
+    return from_json(Path(directory, "recipe.json").read_text(encoding="utf-8"))
+
+
 def field_names() -> list[str]:
     """Every ``section.field`` there is, in order."""
     return [

@@ -10,7 +10,7 @@ from typing import Any
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data.storage import Source, list_sources
+from xlnet.data.storage import Source, list_sources, local_source
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 
@@ -88,7 +88,7 @@ def of(recipe: Recipe) -> Snapshot:
 
 def _directory(path: str) -> list[Source]:
     files = sorted(file for file in Path(path).iterdir() if file.is_file())
-    return [Source(str(file.absolute()), file.stat().st_size, provenance.digest_file(file)) for file in files]
+    return [local_source(str(file.absolute()), file) for file in files]
 
 
 def _refuse_overlap(files: list[SourceFile]) -> None:

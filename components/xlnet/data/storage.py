@@ -15,7 +15,7 @@ from xlnet.errors import RunError, UserError, nearest
 
 DEMO = "demo:"
 GCS = "gs://"
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,11 @@ def _list_one(field: str, path: str) -> Iterator[Source]:
         )
     else:
         for file in _local_files(path):
-            yield _local(str(file), file)
+            yield local_source(str(file), file)
 
 
-def _local(uri: str, file: Path) -> Source:
+def local_source(uri: str, file: Path) -> Source:
+    """A local file, checksummed; UserError if it cannot be read."""
     try:
         return Source(uri, file.stat().st_size, provenance.digest_file(file))
     except OSError as error:
@@ -79,7 +80,7 @@ def _local(uri: str, file: Path) -> Source:
 def _local_files(path: str) -> list[Path]:
     if Path(path).is_dir():
         files = [file for file in Path(path).rglob("*") if file.is_file() and not file.name.startswith(".")]
-        return sorted(file for file in files if file.name.lower().removesuffix(".gz").endswith(_SUFFIXES))
+        return sorted(file for file in files if file.name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES))
     if Path(path).exists():
         return [Path(path).absolute()]
     return sorted(Path(file).absolute() for file in glob.glob(path, recursive=True) if os.path.isfile(file))
@@ -99,7 +100,7 @@ def _list_demo(field: str, path: str) -> Iterator[Source]:
     if name not in known:
         raise UserError(f"{field}: demo data '{name}' is unknown; allowed: {', '.join(known)}{nearest(name, known)}")
     for file in sorted((root / name).glob("*.txt")):
-        yield _local(f"{DEMO}{name}/{file.name}", file)
+        yield local_source(f"{DEMO}{name}/{file.name}", file)
 
 
 def _gcs_client() -> Any:
@@ -134,7 +135,7 @@ def _list_gcs(field: str, path: str) -> Iterator[Source]:
 
 def _is_data_below(name: str, folder: str) -> bool:
     below = name.startswith(folder.rstrip("/") + "/") if folder else True
-    return below and name.lower().removesuffix(".gz").endswith(_SUFFIXES)
+    return below and name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
 
 
 def local_path(source: Source) -> Path | None:

@@ -47,7 +47,7 @@ def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
     logits = predict_logits(classifier, split)
     table = predictions_table(logits, split, data.classes)
     figures = judge(logits, split.labels, data.classes, given)
-    made_of = recipes.from_json(Path(model, "recipe.json").read_text(encoding="utf-8"))
+    made_of = recipes.of_artifact(model)
     whole = Recipe(made_of.data, made_of.model, made_of.training, given)
     test_digest = data.card["splits"]["test"]["digest"]
     content = {"test_digest": test_digest, "model_digest": model_digest, "dataset_digest": dataset_digest, **figures}

@@ -33,8 +33,8 @@ class Predictor:
     @cached_property
     def recipe(self) -> recipes.DataRecipe:
         """How the model's training data was read; defaults for a directory that does not say."""
-        path = self.directory / "recipe.json"
-        return recipes.from_json(path.read_text(encoding="utf-8")).data if path.is_file() else recipes.DataRecipe()
+        known = (self.directory / "recipe.json").is_file()
+        return recipes.of_artifact(self.directory).data if known else recipes.DataRecipe()
 
     def logits(self, texts: list[str], pairs: list[str | None] | None) -> tuple[np.ndarray, list[bool]]:
         """Logits of texts in their order, float32 [rows, C], and which of them were cut."""

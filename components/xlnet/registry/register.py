@@ -94,7 +94,7 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
         "gate_decision": tags["decision"],
         "registry": registry.shown_uri,
     }
-    made_of = recipes.from_json((candidate.evaluation / "recipe.json").read_text(encoding="utf-8"))
+    made_of = recipes.of_artifact(candidate.evaluation)
     whole = Recipe(made_of.data, made_of.model, made_of.training, given.evaluation, given.registry)
     with provenance.writing(out) as directory:
         text = json.dumps(entry, indent=1, ensure_ascii=False)

@@ -49,7 +49,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     given = recipes.from_json(recipe)
     dataset_digest = provenance.verify(dataset)
     data = open_dataset(dataset)
-    data_recipe = recipes.from_json(Path(dataset, "recipe.json").read_text(encoding="utf-8")).data
+    data_recipe = recipes.of_artifact(dataset).data
     whole = recipes.Recipe(data=data_recipe, model=given.model, training=given.training)
     device = detect()
     model = make_model(whole, data).to(device.torch)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import xlnet
 from xlnet import recipe as recipes
+from xlnet.data.storage import DATA_SUFFIXES
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.commands import outcome
@@ -16,7 +17,6 @@ from xlnet_pipeline.commands.tables import coloured
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
-DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
 
 def add(subparsers: Subparsers) -> None:
