@@ -1,28 +1,62 @@
-"""Dropout whose random numbers are cheap on a CPU.
+"""Dropout whose mask is a function of (seed, row, column): nothing is stored for the backward pass.
 
-torch draws one 64-bit Bernoulli variable per element there, in a single thread: a fifth of a small
-model's step. Here one 64-bit draw decides four elements, 16 bits each.
+Every implementation, on every device, computes the same mask, so each can be tested against the
+readable one below, and a kernel recomputes in the backward pass what it dropped in the forward one.
+The generator is a counter through an integer hash ("lowbias32", Ettinger 2018): each element costs
+two multiplications, where torch's CPU generator draws 64 bits per element in a single thread.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-_LEVELS = 1 << 16
+GOLDEN = 0x9E3779B9
+_M1, _M2, _WORD = 0x21F0AAAD, 0xD35A2D97, 0xFFFFFFFF
 
 
-def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """Zero elements with this probability and scale the others so that the mean stays.
+@dataclass(frozen=True)
+class Dropout:
+    """What to drop: each element with this probability, chosen by this seed.
 
-    On a CPU the probability is rounded to a multiple of 2^-16, and the scale fits the rounded one.
+    Attributes:
+        probability: 0 ≤ p < 1.
+        seed: int64 [1], on the device, below 2^32. A tensor, so that a recorded graph can be replayed with another.
+    """
+
+    probability: float
+    seed: Tensor
+
+    @property
+    def threshold(self) -> int:
+        """Elements whose 32 random bits are below it are dropped."""
+        return round(self.probability * (1 << 32))
+
+    @property
+    def scale(self) -> float:
+        """What kept elements are multiplied with, so that the mean stays."""
+        return 1 / (1 - self.probability)
+
+    def keep(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """True for elements kept, at broadcast int64 row and column numbers."""
+        row_keys = _mix((_mix(self.seed) + rows) & _WORD)
+        return _mix((row_keys + columns * GOLDEN) & _WORD) >= self.threshold
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Hash 32-bit words that lie in int64."""
+    x = ((x ^ (x >> 16)) * _M1) & _WORD
+    x = ((x ^ (x >> 15)) * _M2) & _WORD
+    return x ^ (x >> 15)
+
+
+def dropout(x: Tensor, noise: Dropout | None) -> Tensor:
+    """Zero elements of [..., D] and scale the others so that the mean stays; None: return them as they are.
+
     Source: Srivastava et al. 2014.
     """
-    if not training or probability == 0:
+    if noise is None:
         return x
-    if x.device.type != "cpu":
-        return F.dropout(x, probability)
-    dropped = round(probability * _LEVELS)
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
-    bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    keep = bits >= dropped - _LEVELS // 2
-    return x * keep.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+    rows = torch.arange(x[..., 0].numel(), device=x.device).view(*x.shape[:-1], 1)
+    keep = noise.keep(rows, torch.arange(x.shape[-1], device=x.device))
+    return torch.where(keep, x * noise.scale, 0.0)

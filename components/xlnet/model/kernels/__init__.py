@@ -1,0 +1,1 @@
+"""Implementations of one mathematics: readable, portable, and fast on one kind of device."""

@@ -1,0 +1,66 @@
+"""What attention adds to content: the distance between two tokens, and whether they share a segment.
+
+Shapes: T tokens, N heads, H head width, D model width, L tokens of one text, R = 2L distances (from L
+down to 1 - L).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Positions(NamedTuple):
+    """Relative positions, shared by all texts of a batch.
+
+    Attributes:
+        r_RNH: projected encodings of the distances from the longest text's L down to 1 - L.
+        content_bias_NH: ``r_w_bias``, added to queries that meet keys.
+        position_bias_NH: ``r_r_bias``, added to queries that meet distances.
+    """
+
+    r_RNH: Tensor
+    content_bias_NH: Tensor
+    position_bias_NH: Tensor
+
+    def of_length(self, length: int) -> Tensor:
+        """The rows that a text of this length needs: distances from ``length`` down to ``1 - length``."""
+        longest = len(self.r_RNH) // 2
+        return self.r_RNH[longest - length : longest + length]
+
+
+class Segments(NamedTuple):
+    """Relative segments: only whether two tokens share one matters.
+
+    Attributes:
+        ids_T: segment of each token: int32.
+        bias_NH: ``r_s_bias``, added to queries that meet segments.
+        embed_2NH: embedding of "same segment" (0) and "another segment" (1).
+    """
+
+    ids_T: Tensor
+    bias_NH: Tensor
+    embed_2NH: Tensor
+
+
+def distance_encoding(length: int, width: int, clamp_len: int, device: torch.device | None = None) -> Tensor:
+    """Sinusoids of the distances L, L-1, …, 1-L: float32 [R, D], sines first, then cosines.
+
+    Source: Vaswani et al. 2017, section 3.5, in Transformer-XL's arrangement.
+    """
+    distance_R = torch.arange(length, -length, -1.0, device=device)
+    if clamp_len > 0:
+        distance_R = distance_R.clamp(-clamp_len, clamp_len)
+    frequency = 1.0 / torch.pow(10_000, torch.arange(0, width, 2.0, device=device) / width)
+    angle = torch.outer(distance_R, frequency)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def by_key(scores_R: Tensor) -> Tensor:
+    """Turn scores by distance into scores by key, without copying: [..., L, R] → [..., L, L].
+
+    Key j stands at column L + j - i of query i's row. Read with rows of 2L - 1 instead of 2L, the
+    same memory holds the wanted values one below the other.
+    """
+    length = scores_R.shape[-2]
+    return scores_R.flatten(-2)[..., length:].unflatten(-1, (length, 2 * length - 1))[..., :length]
