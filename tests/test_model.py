@@ -6,8 +6,9 @@ from transformers import XLNetConfig as TheirConfig
 from transformers import XLNetForSequenceClassification
 
 from xlnet.errors import CorruptArtifact, UserError
-from xlnet.model.attention import by_key
-from xlnet.model.weights import load_classifier, load_pretrained, save_classifier
+from xlnet.model.layout import Layout
+from xlnet.model.positions import by_key
+from xlnet.model.weights import load_classifier, load_pretrained, save_classifier, split_qkv
 
 VOCABULARY = 97
 
@@ -44,6 +45,11 @@ def batch(lengths, pairs=False, seed=0):
     return ids, segments, mask
 
 
+def packed(ids, segments, mask):
+    """The same rows as ours takes them: no padding, one behind the other."""
+    return ids[mask], segments[mask].int(), Layout.of(mask.sum(1).numpy())
+
+
 CASES = {
     "one token": ([1], False),
     "seven": ([7, 7], False),
@@ -60,17 +66,17 @@ def test_logits_and_gradients_equal_transformers(pair, case):
     ids, segments, mask = batch(*CASES[case])
     labels = torch.arange(len(ids)) % 3
     expected = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask.float(), use_mems=False).logits
-    logits = ours(ids, segments, None if mask.all() else mask)
+    logits = ours(*packed(ids, segments, mask))
     assert (logits - expected).abs().max() <= 1e-5
 
     for model, output in ((theirs, expected), (ours, logits)):
         model.zero_grad()
         torch.nn.functional.cross_entropy(output, labels).backward()
-    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    gradients = split_qkv({name: value.grad for name, value in ours.named_parameters() if value.grad is not None})
     compared = 0
     for name, parameter in theirs.named_parameters():
         if parameter.grad is None:
-            assert gradients[name] is None or gradients[name].abs().max() == 0, name
+            assert name not in gradients or gradients[name].abs().max() == 0, name
             continue
         # A gradient that is zero but for rounding is compared against the layer's usual size.
         scale = max(parameter.grad.abs().max().item(), 1e-4)
@@ -84,7 +90,7 @@ def test_transformers_loads_our_directory(pair, tmp_path):
     save_classifier(ours, tmp_path)
     theirs = XLNetForSequenceClassification.from_pretrained(tmp_path).eval()
     ids, segments, mask = batch([6, 11])
-    expected = ours(ids, segments, mask)
+    expected = ours(*packed(ids, segments, mask))
     got = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask.float(), use_mems=False).logits
     assert (got - expected).abs().max() <= 1e-5
 
@@ -103,7 +109,8 @@ def test_pretrained_takes_the_body_and_makes_a_new_head(pair, tmp_path):
     theirs.transformer.save_pretrained(tmp_path)  # a bare XLNetModel, as published language models are
     model = load_pretrained(str(tmp_path), VOCABULARY, "classification", ["a", "b", "c", "d"])
     assert model.logits_proj.weight.shape == (4, 64)
-    assert torch.equal(model.transformer.layer[2].rel_attn.q, theirs.transformer.layer[2].rel_attn.q)
+    ours, their = model.transformer.layer[2].rel_attn, theirs.transformer.layer[2].rel_attn
+    assert all(torch.equal(ours.qkv[:, i], getattr(their, name)) for i, name in enumerate("qkv"))
 
 
 def test_pretrained_errors_name_what_to_do(pair, tmp_path):

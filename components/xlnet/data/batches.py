@@ -1,10 +1,10 @@
-"""Batches: which rows an update sees, and how they become rectangular arrays.
+"""Batches: which rows an update sees, and how they are packed.
 
-Rows of similar length share a batch, so that little padding is computed. The plan of an epoch is a
-pure function of (lengths, token budget, seed, epoch), holds every row exactly once, and is known
+No padding is ever made: a batch is its texts' tokens, one text behind the other. The plan of an epoch
+is a pure function of (lengths, token budget, seed, epoch), holds every row exactly once, and is known
 before the first step, so that a run can continue at its exact next batch.
 
-Shapes: B rows of a batch, L its longest row.
+Shapes: S texts of a batch, T tokens of all of them.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ import numpy as np
 
 from xlnet.data.tokenizer import Encoded
 
-# Rows are sorted by length within a window of this many batches: wide enough that a batch is almost
-# rectangular, narrow enough that its rows change from epoch to epoch.
+# Rows are packed within a shuffled window of this many batches: wide enough that batches become full,
+# narrow enough that a batch's rows change from epoch to epoch.
 WINDOW_BATCHES = 64
 
 
@@ -79,18 +79,25 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class Batch:
-    """A left-padded batch."""
+    """Packed texts: one behind the other, nothing between them."""
 
-    input_ids_BL: np.ndarray  # int64
-    segment_ids_BL: np.ndarray  # int64: 0 first text, 1 second text, 2 <cls>, 3 padding
-    attention_mask_BL: np.ndarray  # bool: True where there is a token
-    labels_B: np.ndarray  # int64 or float32
-    index_B: np.ndarray  # int64: positions within the split
-    tokens: int  # without padding
+    input_ids_T: np.ndarray  # int64
+    segment_ids_T: np.ndarray  # int32: 0 first text, 1 second text, 2 <cls>
+    lengths_S: np.ndarray  # int64: tokens per text
+    labels_S: np.ndarray  # int64 or float32
+    index_S: np.ndarray  # int64: positions within the split
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all texts: none of them is padding."""
+        return len(self.input_ids_T)
 
 
 def epoch_plan(lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Split all rows into batches of at most ``batch_tokens`` tokens, padding counted.
+    """Split all rows into batches of at most ``batch_tokens`` tokens.
+
+    Within a window of shuffled rows, longest first, each row goes to the first batch with room for it
+    (first-fit decreasing, Johnson 1973), so that batches are full and an update costs the same each time.
 
     Args:
         lengths: tokens per row, [rows].
@@ -108,42 +115,54 @@ def epoch_plan(lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) ->
     batches: list[np.ndarray] = []
     for start in range(0, len(order), window):
         rows = order[start : start + window]
-        batches += cut_by_tokens(rows[np.argsort(lengths[rows], kind="stable")], lengths, batch_tokens)
+        batches += pack(rows[np.argsort(-lengths[rows], kind="stable")], lengths, batch_tokens)
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
+def pack(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+    """Put each row, in this order, into the first batch that has room for it."""
+    room = np.full(len(rows), batch_tokens, np.int64)  # at worst every row has a batch of its own
+    used = 0
+    batch_of_row = np.empty(len(rows), np.int64)
+    for i, length in enumerate(lengths[rows].tolist()):
+        fits = room[:used] >= length
+        batch = int(fits.argmax()) if used and fits.any() else used
+        used = max(used, batch + 1)
+        room[batch] -= length
+        batch_of_row[i] = batch
+    by_batch = np.argsort(batch_of_row, kind="stable")
+    return np.split(rows[by_batch], np.flatnonzero(np.diff(batch_of_row[by_batch])) + 1) if len(rows) else []
+
+
 def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Cut rows sorted by ascending length where rows × longest would exceed the budget."""
-    cuts, start = [], 0
-    for i, length in enumerate(lengths[rows]):
-        if i > start and (i - start + 1) * length > batch_tokens:
+    """Cut rows, in this order, where a batch would exceed the budget."""
+    cuts, tokens = [], 0
+    for i, length in enumerate(lengths[rows].tolist()):
+        tokens += length
+        if tokens > batch_tokens and tokens > length:
             cuts.append(i)
-            start = i
+            tokens = length
     return np.split(rows, cuts) if len(rows) else []
 
 
-def collate(split: Rows, rows: np.ndarray, pad_id: int) -> Batch:
-    """Gather rows into a left-padded batch."""
-    lengths_B = split.lengths[rows]
-    longest = int(lengths_B.max())
-    # Column c of a row holds its token c - (longest - length); negative means padding.
-    position_BL = np.arange(longest)[None, :] - (longest - lengths_B)[:, None]
-    mask_BL = position_BL >= 0
-    flat_BL = split.offsets[rows][:, None] + np.maximum(position_BL, 0)
-    segment_BL = (position_BL >= split.boundaries[rows][:, None]).astype(np.int64)
-    segment_BL[:, -1] = 2
+def collate(split: Rows, rows: np.ndarray) -> Batch:
+    """Gather rows into a packed batch."""
+    lengths_S = split.lengths[rows]
+    ends_S = np.cumsum(lengths_S)
+    place_T = np.arange(ends_S[-1]) - np.repeat(ends_S - lengths_S, lengths_S)  # within the text
+    segment_T = (place_T >= np.repeat(split.boundaries[rows], lengths_S)).astype(np.int32)
+    segment_T[ends_S - 1] = 2
     return Batch(
-        input_ids_BL=np.where(mask_BL, split.tokens[flat_BL], pad_id).astype(np.int64),
-        segment_ids_BL=np.where(mask_BL, segment_BL, 3),
-        attention_mask_BL=mask_BL,
-        labels_B=split.labels[rows].astype(np.int64 if split.labels.dtype == np.int32 else np.float32),
-        index_B=rows,
-        tokens=int(lengths_B.sum()),
+        input_ids_T=split.tokens[np.repeat(split.offsets[rows], lengths_S) + place_T].astype(np.int64),
+        segment_ids_T=segment_T,
+        lengths_S=lengths_S,
+        labels_S=split.labels[rows].astype(np.int64 if split.labels.dtype == np.int32 else np.float32),
+        index_S=rows,
     )
 
 
-def evaluation_batches(split: Rows, batch_tokens: int, pad_id: int) -> Iterator[Batch]:
+def evaluation_batches(split: Rows, batch_tokens: int) -> Iterator[Batch]:
     """Every row once, sorted by length."""
     order = np.argsort(split.lengths, kind="stable")
     for rows in cut_by_tokens(order, split.lengths, batch_tokens):
-        yield collate(split, rows, pad_id)
+        yield collate(split, rows)

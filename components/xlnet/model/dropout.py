@@ -60,3 +60,18 @@ def dropout(x: Tensor, noise: Dropout | None) -> Tensor:
     rows = torch.arange(x[..., 0].numel(), device=x.device).view(*x.shape[:-1], 1)
     keep = noise.keep(rows, torch.arange(x.shape[-1], device=x.device))
     return torch.where(keep, x * noise.scale, 0.0)
+
+
+class Dropouts:
+    """A seed for each place that drops something, all drawn at once from torch's generator."""
+
+    def __init__(self, places: int, device: torch.device, on: bool) -> None:
+        self._seeds = torch.randint(1 << 32, (places,), device=device) if on else None
+        self._used = 0
+
+    def next(self, probability: float) -> Dropout | None:
+        """The next place's; None if nothing is dropped there."""
+        if self._seeds is None:
+            return None
+        self._used += 1
+        return Dropout(probability, self._seeds[self._used - 1 : self._used]) if probability else None

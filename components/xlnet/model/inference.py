@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from xlnet.data.batches import Batch, Rows, evaluation_batches
+from xlnet.model.layout import Layout
 from xlnet.model.xlnet import XLNetClassifier
 
 BATCH_TOKENS = 8192
@@ -18,8 +19,8 @@ def predict_logits(model: XLNetClassifier, split: Rows, batch_tokens: int = BATC
     was_training = model.training
     model.eval()
     try:
-        for batch in evaluation_batches(split, batch_tokens, model.config.pad_token_id):
-            logits[batch.index_B] = batch_logits(model, batch)
+        for batch in evaluation_batches(split, batch_tokens):
+            logits[batch.index_S] = batch_logits(model, batch)
     finally:
         model.train(was_training)
     return logits
@@ -27,10 +28,11 @@ def predict_logits(model: XLNetClassifier, split: Rows, batch_tokens: int = BATC
 
 @torch.inference_mode()
 def batch_logits(model: XLNetClassifier, batch: Batch) -> np.ndarray:
-    """Logits of one batch: float32 [B, C]."""
+    """Logits of one batch: float32 [S, C]."""
     device = next(model.parameters()).device
-    mask = None if batch.attention_mask_BL.all() else torch.from_numpy(batch.attention_mask_BL).to(device)
     logits = model(
-        torch.from_numpy(batch.input_ids_BL).to(device), torch.from_numpy(batch.segment_ids_BL).to(device), mask
+        torch.from_numpy(batch.input_ids_T).to(device),
+        torch.from_numpy(batch.segment_ids_T).to(device),
+        Layout.of(batch.lengths_S, device),
     )
     return logits.float().cpu().numpy()

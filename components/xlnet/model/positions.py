@@ -4,7 +4,7 @@ Shapes: T tokens, N heads, H head width, D model width, L tokens of one text, R 
 down to 1 - L).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,3 +64,23 @@ def by_key(scores_R: Tensor) -> Tensor:
     """
     length = scores_R.shape[-2]
     return scores_R.flatten(-2)[..., length:].unflatten(-1, (length, 2 * length - 1))[..., :length]
+
+
+def split_heads(qkv_T3NH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as views. Gradients that are again views of one tensor are joined without a copy."""
+    return _Split.apply(qkv_T3NH)
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv_T3NH: Tensor) -> tuple[Tensor, ...]:
+        return qkv_T3NH.unbind(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        whole = grads[0]._base
+        if whole is not None and whole.shape == (len(grads[0]), 3, *grads[0].shape[1:]):
+            views = whole.unbind(1)
+            if all(g.data_ptr() == v.data_ptr() and g.stride() == v.stride() for g, v in zip(grads, views, strict=True)):
+                return whole
+        return torch.stack(grads, 1)

@@ -1,4 +1,7 @@
-"""Weights in and out, in Hugging Face's layout: ``config.json`` and ``model.safetensors``."""
+"""Weights in and out, in Hugging Face's layout: ``config.json`` and ``model.safetensors``.
+
+Queries, keys and values are three tensors there and one parameter here.
+"""
 
 import logging
 from pathlib import Path
@@ -14,13 +17,15 @@ from xlnet.model.xlnet import XLNetClassifier
 
 log = logging.getLogger("xlnet")
 
+FUSED = ".rel_attn.qkv"
 HEADS = ("sequence_summary.", "logits_proj.")  # absent from a pretrained language model
 
 
 def save_classifier(model: XLNetClassifier, directory: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes."""
     Path(directory, "config.json").write_text(configs.to_json(model.config), encoding="utf-8")
-    tensors = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
+    tensors = {name: value.contiguous() for name, value in split_qkv(state).items()}
     save_file(tensors, str(Path(directory, "model.safetensors")), metadata={"format": "pt"})
 
 
@@ -33,7 +38,7 @@ def load_classifier(directory: str | Path) -> XLNetClassifier:
     """
     config = configs.read(Path(directory, "config.json"))
     model = XLNetClassifier(config)
-    tensors = _read_tensors(Path(directory))
+    tensors = join_qkv(_read_tensors(Path(directory)))
     wrong = model.load_state_dict(tensors, strict=False)
     if wrong.missing_keys:
         raise UserError(
@@ -64,7 +69,7 @@ def load_pretrained(name: str, vocab_size: int, task: str, classes: list[str]) -
         )
     config = XLNetConfig(**{**vars(published), "task": task, "classes": tuple(classes)})
     model = XLNetClassifier(config)
-    tensors = _with_prefix(_read_tensors(directory))
+    tensors = join_qkv(_with_prefix(_read_tensors(directory)))
     own = model.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
     missing = sorted(own.keys() - fitting.keys())
@@ -94,6 +99,29 @@ def fetch(name: str) -> Path:
     if Path(str(config)).parent != Path(str(weights)).parent:
         raise CorruptArtifact(f"the hub's cache holds '{name}' in two revisions; delete it and try again")
     return Path(str(config)).parent
+
+
+def split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our names to Hugging Face's: each ``…rel_attn.qkv`` [D, 3, N, H] becomes ``q``, ``k`` and ``v`` [D, N, H]."""
+    split = {}
+    for name, value in tensors.items():
+        if name.endswith(FUSED):
+            stem = name.removesuffix("qkv")
+            split |= {f"{stem}{letter}": part for letter, part in zip("qkv", value.unbind(1), strict=True)}
+        else:
+            split[name] = value
+    return split
+
+
+def join_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Hugging Face's names to ours; a layer that lacks one of the three is left as it is, for the caller to notice."""
+    joined = dict(tensors)
+    for name in tensors:
+        stem = name.removesuffix("q")
+        parts = [f"{stem}{letter}" for letter in "qkv"]
+        if name.endswith(".rel_attn.q") and all(part in tensors for part in parts):
+            joined[f"{stem}qkv"] = torch.stack([joined.pop(part) for part in parts], 1)
+    return joined
 
 
 def _read_tensors(directory: Path) -> dict[str, torch.Tensor]:

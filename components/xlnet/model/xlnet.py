@@ -1,20 +1,45 @@
-"""XLNet for sequence classification and regression, batch first.
+"""XLNet for sequence classification and regression, over packed texts.
 
-Parameter names and shapes are those of Hugging Face's files, so that a state dict needs no
-translation. The mathematics is Yang et al. 2019; what differs from the common implementation is
-where work is done once instead of per row: one table of distances serves the whole batch (with
-dropout, one mask of it).
+Parameter names and shapes are those of Hugging Face's files but for one: queries, keys and values are
+one parameter ``qkv`` here, which :mod:`xlnet.model.weights` joins and splits. The mathematics is Yang
+et al. 2019; what differs from the common implementation is that nothing is computed for padding, and
+that one table of distances serves the whole batch (with dropout, one mask of it).
 
-Shapes: B rows, L tokens, D model width, N heads, H head width, R = 2L distances, C outputs.
+Shapes: S texts, T tokens of all texts together, L tokens of the longest, D model width, N heads,
+H head width, R = 2L distances, C outputs.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from xlnet.model.attention import distance_encoding, relative_attention
+from xlnet.model.attention import relative_attention
 from xlnet.model.config import XLNetConfig
-from xlnet.model.dropout import dropout
+from xlnet.model.dropout import Dropout, Dropouts
+from xlnet.model.fused import dropout, dropout_add_norm, gelu_dropout
+from xlnet.model.layout import Layout
+from xlnet.model.linear import linear, project
+from xlnet.model.positions import Positions, Segments, distance_encoding, split_heads
+
+
+class Shared(NamedTuple):
+    """What all layers of one forward pass use."""
+
+    layout: Layout
+    distances_RD: Tensor
+    segment_ids_T: Tensor | None
+    impl: str
+
+
+class LayerNoise(NamedTuple):
+    """What one layer drops: drawn outside of it, so that a layer computed again drops the same."""
+
+    weights: Dropout | None
+    attended: Dropout | None
+    inner: Dropout | None
+    outer: Dropout | None
 
 
 class RelativeAttention(nn.Module):
@@ -23,48 +48,50 @@ class RelativeAttention(nn.Module):
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
         model, heads, width = config.d_model, config.n_head, config.d_head
-        self.q, self.k, self.v, self.o, self.r = (nn.Parameter(torch.empty(model, heads, width)) for _ in "qkvor")
+        self.qkv = nn.Parameter(torch.empty(model, 3, heads, width))
+        self.o, self.r = (nn.Parameter(torch.empty(model, heads, width)) for _ in "or")
         self.r_r_bias, self.r_s_bias, self.r_w_bias = (nn.Parameter(torch.empty(heads, width)) for _ in "rsw")
         self.seg_embed = nn.Parameter(torch.empty(2, heads, width))
         self.layer_norm = nn.LayerNorm(model, eps=config.layer_norm_eps)
-        self.dropout = config.dropout
 
-    def forward(self, x_BLD: Tensor, distances_RD: Tensor, differs_BLL: Tensor, keys_BL: Tensor | None) -> Tensor:
-        """[B, L, D] → [B, L, D]."""
-        attended_BLNH = relative_attention(
-            self._heads(x_BLD, self.q),
-            self._heads(x_BLD, self.k),
-            self._heads(x_BLD, self.v),
-            self._heads(distances_RD, self.r),
-            r_w_bias_NH=self.r_w_bias,
-            r_r_bias_NH=self.r_r_bias,
-            r_s_bias_NH=self.r_s_bias,
-            seg_embed_2NH=self.seg_embed,
-            differs_BLL=differs_BLL,
-            keys_BL=keys_BL,
-            dropout=self.dropout if self.training else 0.0,
+    def forward(self, x_TD: Tensor, shared: Shared, noise: LayerNoise) -> Tensor:
+        """[T, D] → [T, D]."""
+        q_TNH, k_TNH, v_TNH = split_heads(_heads(x_TD, self.qkv))
+        ids_T = shared.segment_ids_T
+        attended_TNH = relative_attention(
+            q_TNH,
+            k_TNH,
+            v_TNH,
+            Positions(_heads(shared.distances_RD, self.r), self.r_w_bias, self.r_r_bias),
+            None if ids_T is None else Segments(ids_T, self.r_s_bias, self.seg_embed),
+            shared.layout,
+            noise.weights,
+            shared.impl,
         )
-        out_BLD = F.linear(attended_BLNH.flatten(-2), self.o.flatten(1))
-        return self.layer_norm(x_BLD + dropout(out_BLD, self.dropout, self.training))
+        out_TD = linear(attended_TNH.flatten(1), self.o.flatten(1))
+        norm = self.layer_norm
+        return dropout_add_norm(out_TD, x_TD, norm.weight, norm.bias, norm.eps, noise.attended)
 
-    def _heads(self, x_D: Tensor, weight_DNH: Tensor) -> Tensor:
-        return torch.matmul(x_D, weight_DNH.flatten(1)).unflatten(-1, weight_DNH.shape[1:])
+
+def _heads(x_TD: Tensor, weight_DNH: Tensor) -> Tensor:
+    return project(x_TD, weight_DNH.flatten(1)).unflatten(-1, weight_DNH.shape[1:])
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around a GELU (Hendrycks & Gimpel 2016, exact form), residual and layer norm."""
+    """Two linear layers around a GELU, residual and layer norm."""
 
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
         self.layer_1 = nn.Linear(config.d_model, config.d_inner)
         self.layer_2 = nn.Linear(config.d_inner, config.d_model)
-        self.dropout = config.dropout
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """[B, L, D] → [B, L, D]."""
-        inner = dropout(F.gelu(self.layer_1(x_BLD)), self.dropout, self.training)
-        return self.layer_norm(x_BLD + dropout(self.layer_2(inner), self.dropout, self.training))
+    def forward(self, x_TD: Tensor, noise: LayerNoise) -> Tensor:
+        """[T, D] → [T, D]."""
+        inner = gelu_dropout(linear(x_TD, self.layer_1.weight, self.layer_1.bias), noise.inner)
+        out_TD = linear(inner, self.layer_2.weight, self.layer_2.bias)
+        norm = self.layer_norm
+        return dropout_add_norm(out_TD, x_TD, norm.weight, norm.bias, norm.eps, noise.outer)
 
 
 class Layer(nn.Module):
@@ -75,13 +102,18 @@ class Layer(nn.Module):
         self.rel_attn = RelativeAttention(config)
         self.ff = FeedForward(config)
 
-    def forward(self, x_BLD: Tensor, distances_RD: Tensor, differs_BLL: Tensor, keys_BL: Tensor | None) -> Tensor:
-        """[B, L, D] → [B, L, D]."""
-        return self.ff(self.rel_attn(x_BLD, distances_RD, differs_BLL, keys_BL))
+    def forward(self, x_TD: Tensor, shared: Shared, noise: LayerNoise) -> Tensor:
+        """[T, D] → [T, D]."""
+        return self.ff(self.rel_attn(x_TD, shared, noise), noise)
 
 
 class Transformer(nn.Module):
-    """Embeddings and blocks."""
+    """Embeddings and blocks.
+
+    Attributes:
+        impl: which attention to use, see :data:`xlnet.model.attention.IMPLEMENTATIONS`.
+        recompute: compute each layer again in the backward pass instead of keeping its activations.
+    """
 
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
@@ -89,34 +121,37 @@ class Transformer(nn.Module):
         self.word_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.mask_emb = nn.Parameter(torch.empty(1, 1, config.d_model))
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
-        self.dropout = config.dropout
+        self.impl = "auto"
+        self.recompute = False
 
     def forward(
-        self,
-        input_ids_BL: Tensor,
-        segment_ids_BL: Tensor,
-        attention_mask_BL: Tensor | None = None,
-        hidden_BL: Tensor | None = None,
+        self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None
     ) -> Tensor:
-        """Hidden states of the last block: [B, L, D].
+        """Hidden states of the last block: [T, D].
 
         Args:
-            input_ids_BL: token ids.
-            segment_ids_BL: segment ids; only whether two are equal matters.
-            attention_mask_BL: True for tokens, False for padding; None: no padding.
-            hidden_BL: True for tokens to be replaced by the mask embedding; None: none.
+            input_ids_T: token ids of all texts, one behind the other.
+            segment_ids_T: segment ids; only whether two are equal matters. None: no segments.
+            layout: where each text lies.
+            hidden_T: True for tokens to be replaced by the mask embedding; None: none.
         """
-        x_BLD = self.word_embedding(input_ids_BL)
-        if hidden_BL is not None:
-            x_BLD = torch.where(hidden_BL[..., None], self.mask_emb.to(x_BLD.dtype), x_BLD)
-        x_BLD = dropout(x_BLD, self.dropout, self.training)
-        length, width = x_BLD.shape[-2:]
-        distances_RD = distance_encoding(length, width, self.config.clamp_len, x_BLD.device).to(x_BLD.dtype)
-        distances_RD = dropout(distances_RD, self.dropout, self.training)
-        differs_BLL = (segment_ids_BL[:, :, None] != segment_ids_BL[:, None, :]).to(x_BLD.dtype)
+        layout.check(len(input_ids_T))
+        p, layers = self.config.dropout, len(self.layer)
+        dropouts = Dropouts(3 + 4 * layers, input_ids_T.device, self.training)
+        x_TD = self.word_embedding(input_ids_T)
+        if hidden_T is not None:
+            x_TD = torch.where(hidden_T[:, None], self.mask_emb[0].to(x_TD.dtype), x_TD)
+        x_TD = dropout(x_TD, dropouts.next(p))
+        distances_RD = distance_encoding(layout.longest, self.config.d_model, self.config.clamp_len, x_TD.device)
+        distances_RD = dropout(distances_RD.to(x_TD.dtype), dropouts.next(p))
+        shared = Shared(layout, distances_RD, segment_ids_T, self.impl)
         for layer in self.layer:
-            x_BLD = layer(x_BLD, distances_RD, differs_BLL, attention_mask_BL)
-        return dropout(x_BLD, self.dropout, self.training)
+            noise = LayerNoise(*(dropouts.next(p) for _ in LayerNoise._fields))
+            if self.recompute and self.training:
+                x_TD = checkpoint(layer, x_TD, shared, noise, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_TD = layer(x_TD, shared, noise)
+        return dropout(x_TD, dropouts.next(p))
 
 
 class SequenceSummary(nn.Module):
@@ -127,9 +162,10 @@ class SequenceSummary(nn.Module):
         self.summary = nn.Linear(config.d_model, config.d_model)
         self.last_dropout = config.summary_last_dropout
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """[B, L, D] → [B, D]."""
-        return dropout(torch.tanh(self.summary(x_BLD[:, -1])), self.last_dropout, self.training)
+    def forward(self, last_SD: Tensor) -> Tensor:
+        """[S, D] → [S, D]."""
+        summary_SD = torch.tanh(self.summary(last_SD))
+        return dropout(summary_SD, Dropouts(1, last_SD.device, self.training).next(self.last_dropout))
 
 
 class XLNetClassifier(nn.Module):
@@ -154,13 +190,8 @@ class XLNetClassifier(nn.Module):
                 nn.init.normal_(parameter, 0.0, self.config.initializer_range)
 
     def forward(
-        self,
-        input_ids_BL: Tensor,
-        segment_ids_BL: Tensor,
-        attention_mask_BL: Tensor | None = None,
-        hidden_BL: Tensor | None = None,
+        self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None
     ) -> Tensor:
-        """Logits [B, C]; for arguments see :class:`Transformer`. Rows are left-padded."""
-        return self.logits_proj(
-            self.sequence_summary(self.transformer(input_ids_BL, segment_ids_BL, attention_mask_BL, hidden_BL))
-        )
+        """Logits [S, C] of packed texts; for arguments see :class:`Transformer`."""
+        x_TD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
+        return self.logits_proj(self.sequence_summary(x_TD[layout.last_S]))

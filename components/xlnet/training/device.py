@@ -9,16 +9,17 @@ from torch import Tensor
 
 from xlnet.data.batches import Batch
 from xlnet.errors import UserError
+from xlnet.model.layout import Layout
 
 
 @dataclass(frozen=True)
 class Inputs:
     """A batch on the device."""
 
-    input_ids_BL: Tensor
-    segment_ids_BL: Tensor
-    attention_mask_BL: Tensor | None
-    labels_B: Tensor
+    input_ids_T: Tensor
+    segment_ids_T: Tensor
+    layout: Layout
+    labels_S: Tensor
 
 
 class Device:
@@ -33,13 +34,12 @@ class Device:
         torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
 
     def move(self, batch: Batch) -> Inputs:
-        """Copy a batch to the device; a batch without padding needs no mask."""
-        padded = not batch.attention_mask_BL.all()
+        """Copy a batch to the device."""
         return Inputs(
-            self._tensor(batch.input_ids_BL),
-            self._tensor(batch.segment_ids_BL),
-            self._tensor(batch.attention_mask_BL) if padded else None,
-            self._tensor(batch.labels_B),
+            self._tensor(batch.input_ids_T),
+            self._tensor(batch.segment_ids_T),
+            Layout.of(batch.lengths_S, self.torch),
+            self._tensor(batch.labels_S),
         )
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -20,6 +20,7 @@ from xlnet.data.dataset import Dataset, Split, open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.model import config as configs
 from xlnet.model.inference import predict_logits
+from xlnet.model.layout import Layout
 from xlnet.model.weights import fetch, load_pretrained, save_classifier
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
@@ -157,7 +158,7 @@ def fit(
     training, validation = data.split("train"), data.split("validation")
     if not len(training) or not len(validation):
         raise UserError("the dataset has no rows to train on or none to validate on; see its card.json")
-    task, pad_id = model.config.task, model.config.pad_token_id
+    task = model.config.task
     steps, evaluation_steps = plan_steps(training.lengths, recipe)
     every = recipe.checkpoint_every
     checkpoint_steps = {*range(every, steps, every)} if every else evaluation_steps - {steps}
@@ -173,13 +174,13 @@ def fit(
 
     model.train()
     with History(directory, state.history) as history:
-        for batch in batch_stream(training, recipe, pad_id, state.step, steps):
+        for batch in batch_stream(training, recipe, state.step, steps):
             device.seed(recipe.seed, state.step + 1)
             rate = set_learning_rate(optimizer, state.step, steps, recipe)
             inputs = device.move(batch)  # prepare and move
-            hidden = hide_tokens(inputs.input_ids_BL, inputs.attention_mask_BL, recipe.token_dropout)
-            logits = model(inputs.input_ids_BL, inputs.segment_ids_BL, inputs.attention_mask_BL, hidden)  # forward
-            loss = objective.loss(logits, inputs.labels_B, task, recipe.label_smoothing)
+            hidden_T = hide_tokens(inputs.layout, recipe.token_dropout)
+            logits = model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout, hidden_T)  # forward
+            loss = objective.loss(logits, inputs.labels_S, task, recipe.label_smoothing)
             loss.backward()  # backward
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
             optimizer.step()
@@ -246,23 +247,24 @@ def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe) -> tuple[int, set[in
     return steps, {min(end, steps) for end in ends}
 
 
-def batch_stream(split: Split, recipe: TrainingRecipe, pad_id: int, first: int, steps: int) -> Iterator[Batch]:
+def batch_stream(split: Split, recipe: TrainingRecipe, first: int, steps: int) -> Iterator[Batch]:
     """The batches of steps ``first`` to ``steps - 1``; step k's is a function of (seed, k) alone."""
     step, epoch = 0, 0
     while step < steps:
         plan = epoch_plan(split.lengths, recipe.batch_tokens, recipe.seed, epoch)[: steps - step]
         for rows in plan[max(0, first - step) :]:
-            yield collate(split, rows, pad_id)
+            yield collate(split, rows)
         step, epoch = step + len(plan), epoch + 1
 
 
-def hide_tokens(input_ids_BL: Tensor, mask_BL: Tensor | None, share: float) -> Tensor | None:
-    """Which tokens are replaced by the mask embedding: a random share, never the final <sep> <cls> or padding."""
+def hide_tokens(layout: Layout, share: float) -> Tensor | None:
+    """Which tokens are replaced by the mask embedding: a random share, never a text's final <sep> <cls>; bool [T]."""
     if share == 0:
         return None
-    hidden_BL = torch.rand(input_ids_BL.shape, device=input_ids_BL.device) < share
-    hidden_BL[:, -2:] = False
-    return hidden_BL if mask_BL is None else hidden_BL & mask_BL
+    hidden_T = torch.rand(layout.tokens, device=layout.offsets_S1.device) < share
+    hidden_T[layout.last_S] = False
+    hidden_T[(layout.last_S - 1).clamp(min=0)] = False
+    return hidden_T
 
 
 def finite_mean(losses: list[Tensor], step: int) -> float:

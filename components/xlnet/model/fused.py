@@ -1,0 +1,53 @@
+"""The element-wise parts of a block, in as few passes over memory as the device's kernels allow.
+
+Shapes: T rows, D columns.
+"""
+
+import importlib
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xlnet.model import dropout as plain
+from xlnet.model.dropout import Dropout
+from xlnet.model.kernels import native
+
+LANES = 16  # the compiled kernels work on rows of whole vectors
+
+
+def gelu_dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
+    """Dropout of the GELU (Hendrycks & Gimpel 2016, exact form): [T, D]."""
+    if kernels := _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES):
+        return kernels.gelu_dropout(x_TD, noise)
+    return plain.dropout(F.gelu(x_TD), noise)
+
+
+def dropout_add_norm(
+    x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, noise: Dropout | None
+) -> Tensor:
+    """Layer norm (Ba et al. 2016) of ``residual + dropout(x)``: [T, D]."""
+    if kernels := _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES):
+        return kernels.dropout_add_norm(x_TD, residual_TD, weight_D, bias_D, eps, noise)
+    return F.layer_norm(residual_TD + plain.dropout(x_TD, noise), weight_D.shape, weight_D, bias_D, eps)
+
+
+def dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
+    """Zero elements and scale the others so that the mean stays: [T, D]."""
+    if noise is not None and x_TD.is_cuda:
+        return F.dropout(x_TD, noise.probability)  # one pass, as cheap as can be
+    kernels = _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES)
+    return kernels.dropout(x_TD, noise) if kernels and noise is not None else plain.dropout(x_TD, noise)
+
+
+@cache
+def _kernels(device: str, dtype: str, rest: int) -> ModuleType | None:
+    """The module of fused kernels for this device, type and width modulo LANES; None: torch's own operators."""
+    if device == "cuda":  # Triton is loaded by those who use it
+        obstacle = importlib.import_module("xlnet.model.kernels.triton").obstacle(device, dtype, LANES)
+        return None if obstacle else importlib.import_module("xlnet.model.kernels.triton_fused")
+    if device == "cpu" and dtype == str(torch.float32) and not rest and not native.obstacle(device, dtype, LANES):
+        return importlib.import_module("xlnet.model.kernels.native_fused")
+    return None

@@ -1,0 +1,446 @@
+// Relative attention over packed texts on a CPU.
+//
+// Attention works on one (text, head) at a time: its keys, values and distances stay in the core's
+// cache while blocks of ROWS queries pass by, nothing of size length x length reaches memory, and the
+// backward pass recomputes what it needs (after Dao 2023, FlashAttention-2). Scores by distance are a
+// product with the distances' encodings, read one column later per query row.
+//
+// Everything is float32. All results are independent of the number of threads.
+//
+// Names: T tokens, N heads, H head width, R = 2 * longest distances. Sizes are in floats.
+
+#include <cstdlib>
+#include <omp.h>
+
+#include "vectors.h"
+
+namespace {
+
+constexpr int ROWS = LANES == 16 ? 48 : 32;  // queries of a block: whole tiles and whole vectors
+constexpr int PANEL = TILE_VECTORS * LANES;  // columns that one tile of a product covers
+constexpr int DEPTH = 64;                    // rows of the right factor that stay in the first-level cache
+static_assert(ROWS % TILE_ROWS == 0 && ROWS % LANES == 0);
+
+// ---- products of small matrices -------------------------------------------------------------------
+
+// A tile of c (+)= a b, with a's element (i, k) at a[i * a_row + k * a_k].
+template <int VECTORS, bool ADD>
+inline void tile(long depth, const float* a, long a_row, long a_k, const float* b, long b_row, float* c, long c_row) {
+    vec sums[TILE_ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_ROWS; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; ++j) sums[i][j] = ADD ? load(c + i * c_row + j * LANES) : vec{};
+    for (long k = 0; k < depth; ++k) {
+        vec right[VECTORS];
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; ++j) right[j] = load(b + k * b_row + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < TILE_ROWS; ++i) {
+            const float left = a[i * a_row + k * a_k];
+#pragma GCC unroll 8
+            for (int j = 0; j < VECTORS; ++j) sums[i][j] += left * right[j];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_ROWS; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; ++j) store(c + i * c_row + j * LANES, sums[i][j]);
+}
+
+// All rows of one panel of columns. `rows` is rounded up to whole tiles: the buffers have room for them.
+template <int VECTORS, bool ADD>
+inline void panel(long rows, long depth, const float* a, long a_row, long a_k, const float* b, long b_row, float* c,
+                  long c_row) {
+    for (long i = 0; i < rows; i += TILE_ROWS)
+        tile<VECTORS, ADD>(depth, a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row);
+}
+
+template <bool ADD>
+inline void panel(int vectors, long rows, long depth, const float* a, long a_row, long a_k, const float* b, long b_row,
+                  float* c, long c_row) {
+    switch (vectors) {
+        case 1: return panel<1, ADD>(rows, depth, a, a_row, a_k, b, b_row, c, c_row);
+        case 2: return panel<2, ADD>(rows, depth, a, a_row, a_k, b, b_row, c, c_row);
+        case 3: return panel<3, ADD>(rows, depth, a, a_row, a_k, b, b_row, c, c_row);
+        default: return panel<TILE_VECTORS, ADD>(rows, depth, a, a_row, a_k, b, b_row, c, c_row);
+    }
+}
+
+// c [rows, width] += a [rows, depth] b [depth, width], b row by row; width a multiple of LANES.
+void multiply_add(long rows, long depth, long width, const float* a, long a_row, long a_k, const float* b, float* c) {
+    for (long first = 0; first < depth; first += DEPTH) {
+        const long chunk = depth - first < DEPTH ? depth - first : DEPTH;
+        for (long column = 0; column < width; column += PANEL) {
+            const long columns = width - column < PANEL ? width - column : PANEL;
+            panel<true>(columns / LANES, rows, chunk, a + first * a_k, a_row, a_k, b + first * width + column, width,
+                        c + column, width);
+        }
+    }
+}
+
+// c [rows, columns] = a [rows, depth] times columns [first, first + columns) of a matrix kept as panels of
+// PANEL columns ([panel][depth][PANEL]); first and columns are multiples of LANES.
+void multiply_panels(long rows, long depth, const float* a, const float* panels, long first, long columns, float* c,
+                     long c_row) {
+    for (long column = first; column < first + columns;) {
+        const long inside = column % PANEL, room = PANEL - inside, left = first + columns - column;
+        const long take = left < room ? left : room;
+        panel<false>(take / LANES, rows, depth, a, depth, 1, panels + column / PANEL * depth * PANEL + inside, PANEL,
+                     c + column - first, c_row);
+        column += take;
+    }
+}
+
+// Rows x of [count, width] become columns of panels; columns from count to the panel's end become zero.
+void to_panels(const float* x, long x_row, long count, long width, float* panels) {
+    for (long column = 0; column < up(count, PANEL); ++column) {
+        float* out = panels + column / PANEL * width * PANEL + column % PANEL;
+        for (long h = 0; h < width; ++h) out[h * PANEL] = column < count ? x[column * x_row + h] : 0.0f;
+    }
+}
+
+// ---- attention ------------------------------------------------------------------------------------
+
+struct Problem {
+    const float *q, *k, *v, *r;                                  // [T, N, H] with token strides; r [R, N, H]
+    const float *content_bias, *position_bias, *segment_bias;    // [N, H]; segment_bias may be null
+    const float* segment_embed;                                  // [2, N, H]
+    const int32_t* segments;                                     // [T]
+    const int32_t* offsets;                                      // [S + 1]
+    long q_row, k_row, v_row;                                    // strides of tokens
+    long texts, tokens, heads, width, longest;
+    uint32_t seed, threshold;
+    float dropout_scale;
+    int threads;
+
+    Noise noise() const { return {seed, threshold, dropout_scale}; }
+    // Distances are kept from the last block's first column on, so that each block's start is a whole vector.
+    long origin() const { return longest + 1 - up(longest, ROWS); }
+    long columns() const { return up(2 * up(longest, ROWS) + ROWS, PANEL); }
+};
+
+// Scratch memory of one thread, carved into aligned pieces.
+class Scratch {
+  public:
+    explicit Scratch(long floats) : memory_(static_cast<float*>(std::aligned_alloc(64, up(floats * 4, 64)))) {}
+    ~Scratch() { std::free(memory_); }
+    float* take(long floats) {
+        float* piece = memory_ + used_;
+        used_ += up(floats, 16);
+        return piece;
+    }
+
+  private:
+    float* memory_;
+    long used_ = 0;
+};
+
+// The encodings of all distances for every head, as panels (for scores) and as rows (for gradients).
+void arrange_distances(const Problem& p, float* panels, float* rows) {
+    const long columns = p.columns(), origin = p.origin();
+#pragma omp parallel for num_threads(p.threads)
+    for (long n = 0; n < p.heads; ++n) {
+        float* mine = rows + n * columns * p.width;
+        for (long c = 0; c < columns; ++c) {
+            const long distance = c + origin;
+            if (distance >= 0 && distance < 2 * p.longest)
+                std::memcpy(mine + c * p.width, p.r + (distance * p.heads + n) * p.width, p.width * 4);
+            else
+                std::memset(mine + c * p.width, 0, p.width * 4);
+        }
+        to_panels(mine, p.width, columns, p.width, panels + n * columns * p.width);
+    }
+}
+
+// One text and head: what is computed once for all its query blocks.
+struct Text {
+    const Problem& p;
+    const float *r_panels, *r_rows;
+    long n, first, length;
+    long padded, rows, band, band_row;    // length in whole vectors; rows of a block; scores by distance per row, and stride
+    float factor;                         // 1 / sqrt(H), times log2(e): scores are powers of two
+    float *k_panels, *by_key, *by_distance, *q_content, *q_position, *by_segment;
+
+    static long floats(const Problem& p) {
+        const long keys = up(p.longest, PANEL);
+        return keys * p.width + ROWS * (2 * keys + 2 * PANEL) + 2 * ROWS * p.width + ROWS + 256;
+    }
+    Text(const Problem& p, const float* r_panels, const float* r_rows, Scratch& scratch)
+        : p(p), r_panels(r_panels), r_rows(r_rows), factor(1.44269504f / std::sqrt(float(p.width))) {
+        const long keys = up(p.longest, PANEL);
+        k_panels = scratch.take(keys * p.width);
+        by_key = scratch.take(ROWS * keys);
+        by_distance = scratch.take(ROWS * (keys + 2 * PANEL));
+        q_content = scratch.take(ROWS * p.width);
+        q_position = scratch.take(ROWS * p.width);
+        by_segment = scratch.take(ROWS);
+    }
+
+    void enter(long s, long head) {
+        n = head, first = p.offsets[s], length = p.offsets[s + 1] - first;
+        padded = up(length, LANES);
+        rows = padded < ROWS ? padded : ROWS, band = padded + rows, band_row = band + LANES;
+        to_panels(p.k + first * p.k_row + n * p.width, p.k_row, length, p.width, k_panels);
+    }
+    const float* query(long i) const { return p.q + (first + i) * p.q_row + n * p.width; }
+    uint32_t noise_row(long i) const { return uint32_t((first + i) * p.heads + n); }
+    // Where row i of a block reads its scores by distance: one column earlier than the row above.
+    float* distances(long i) const { return by_distance + i * band_row + rows - 1 - i; }
+    // The block's first column among all distances.
+    long first_distance(long block) const { return up(p.longest, ROWS) - rows - block; }
+
+    // Scores of queries [block, block + count), as powers of two, in by_key.
+    void scores(long block, long count) {
+        const long tiled = up(count, TILE_ROWS);
+        for (long i = 0; i < tiled; ++i) {
+            float *content = q_content + i * p.width, *position = q_position + i * p.width;
+            if (i >= count) {
+                std::memset(content, 0, p.width * 4), std::memset(position, 0, p.width * 4);
+                continue;
+            }
+            const float* q = query(block + i);
+            for (long h = 0; h < p.width; ++h) {
+                content[h] = (q[h] + p.content_bias[n * p.width + h]) * factor;
+                position[h] = (q[h] + p.position_bias[n * p.width + h]) * factor;
+            }
+            by_segment[i] = p.segment_bias ? segment_score(q) : 0.0f;
+        }
+        multiply_panels(tiled, p.width, q_content, k_panels, 0, padded, by_key, padded);
+        // Queries that are not there would need the first columns: skip whole vectors of them.
+        const long skipped = (rows - count) / LANES * LANES;
+        multiply_panels(tiled, p.width, q_position, r_panels + n * p.columns() * p.width,
+                        first_distance(block) + skipped, band - skipped, by_distance + skipped, band_row);
+        for (long i = 0; i < count; ++i) add_up(block + i, by_key + i * padded, distances(i), by_segment[i]);
+    }
+
+    float segment_score(const float* q) const {
+        const float* same = p.segment_embed + n * p.width;
+        const float* other = same + p.heads * p.width;
+        float score = 0;
+        for (long h = 0; h < p.width; ++h) score += (q[h] + p.segment_bias[n * p.width + h]) * (other[h] - same[h]);
+        return score * factor;
+    }
+    // Segments of LANES keys differ from the query's; softmax ignores what is constant along a row, so
+    // "same segment" is the zero of this term.
+    ints differs(long i, long j) const {
+        ints ids{};
+        if (j + LANES <= length)
+            ids = *reinterpret_cast<const loose_ints*>(p.segments + first + j);
+        else
+            std::memcpy(&ids, p.segments + first + j, (length - j) * 4);
+        return ids != p.segments[first + i];
+    }
+    void add_up(long i, float* row, const float* distance, float segment) const {
+        if (p.segment_bias)
+            for (long j = 0; j < padded; j += LANES)
+                store(row + j, load(row + j) + load(distance + j) + where(differs(i, j), all(segment), vec{}));
+        else
+            for (long j = 0; j < padded; j += LANES) store(row + j, load(row + j) + load(distance + j));
+        for (long j = length; j < padded; ++j) row[j] = -INFINITY;
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Lengths of the two arrays that attention_forward and attention_backward share, in floats, both the same.
+long distances_floats(const Problem* p) { return p->heads * p->columns() * p->width; }
+
+// out [T, N, H] and the logarithm (base 2) of each row's sum, log_sums [N, T].
+void attention_forward(const Problem* problem, float* r_panels, float* r_rows, float* out, float* log_sums) {
+    const Problem& p = *problem;
+    arrange_distances(p, r_panels, r_rows);
+    const Noise noise = p.noise();
+#pragma omp parallel num_threads(p.threads)
+    {
+        const long keys = up(p.longest, PANEL);
+        Scratch scratch(Text::floats(p) + (keys + ROWS) * p.width + 64);
+        Text text(p, r_panels, r_rows, scratch);
+        float* values = scratch.take(keys * p.width);
+        float* attended = scratch.take(ROWS * p.width);
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < p.texts * p.heads; ++task) {
+            text.enter(task / p.heads, task % p.heads);
+            for (long j = 0; j < text.length; ++j)
+                std::memcpy(values + j * p.width, p.v + (text.first + j) * p.v_row + text.n * p.width, p.width * 4);
+            for (long block = 0; block < text.length; block += text.rows) {
+                const long count = text.length - block < text.rows ? text.length - block : text.rows;
+                text.scores(block, count);
+                float inverse[ROWS];
+                for (long i = 0; i < count; ++i) {
+                    float* row = text.by_key + i * text.padded;
+                    vec best = load(row);
+                    for (long j = LANES; j < text.padded; j += LANES) {
+                        const vec x = load(row + j);
+                        best = where(x > best, x, best);
+                    }
+                    const float top = largest(best);
+                    vec total{};
+                    RowNoise drop(noise, text.noise_row(block + i));
+                    for (long j = 0; j < text.padded; j += LANES) {
+                        vec e = exp2_nonpositive(load(row + j) - top);
+                        if (j + LANES > text.length) e = where(lane_numbers() < int(text.length - j), e, vec{});
+                        total += e;
+                        store(row + j, noise.on() ? where(drop.keep(), e, vec{}) : e);
+                    }
+                    const float whole = sum(total);
+                    inverse[i] = noise.scale / whole;
+                    log_sums[text.n * p.tokens + text.first + block + i] = top + std::log2(whole);
+                }
+                const long rows = up(count, TILE_ROWS);
+                std::memset(attended, 0, rows * p.width * 4);
+                multiply_add(rows, text.length, p.width, text.by_key, text.padded, 1, values, attended);
+                for (long i = 0; i < count; ++i) {
+                    float* to = out + ((text.first + block + i) * p.heads + text.n) * p.width;
+                    for (long h = 0; h < p.width; ++h) to[h] = attended[i * p.width + h] * inverse[i];
+                }
+            }
+        }
+    }
+}
+
+// Gradients. grad_q, grad_k, grad_v: with the strides of q, k, v. grad_r: [R, N, H]. grad_biases: [4, N, H], for
+// content, position, segment bias, and "another segment" (minus that is "same segment").
+// partial_r: [groups, N, columns, H] and partial_biases: [groups, N, 4, H], zeroed by the caller: texts are
+// dealt to groups, each group adds in order, and the groups are added in order.
+void attention_backward(const Problem* problem, const float* r_panels, const float* r_rows, const float* grad_out,
+                        const float* log_sums, float* grad_q, float* grad_k, float* grad_v, float* grad_r,
+                        float* grad_biases, long groups, float* partial_r, float* partial_biases) {
+    const Problem& p = *problem;
+    const Noise noise = p.noise();
+    const long columns = p.columns(), model = p.heads * p.width, H = p.width;
+    const float score_scale = 1.0f / std::sqrt(float(H)), ln2 = 0.69314718f;
+#pragma omp parallel num_threads(p.threads)
+    {
+        const long keys = up(p.longest, PANEL), key_rows = keys + TILE_ROWS;
+        Scratch scratch(Text::floats(p) + keys * H * 2 + 2 * key_rows * H + ROWS * keys + 3 * ROWS * H + 256);
+        Text text(p, r_panels, r_rows, scratch);
+        float* k_rows = scratch.take(keys * H);
+        float* v_panels = scratch.take(keys * H);
+        float* dk = scratch.take(key_rows * H);
+        float* dv = scratch.take(key_rows * H);
+        float* dweights = scratch.take(ROWS * keys);
+        float* dout = scratch.take(ROWS * H);
+        float* dq_content = scratch.take(ROWS * H);
+        float* dq_position = scratch.take(ROWS * H);
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < groups * p.heads; ++task) {
+            const long group = task / p.heads, n = task % p.heads;
+            float* dr = partial_r + (group * p.heads + n) * columns * H;
+            float* dbias = partial_biases + (group * p.heads + n) * 4 * H;
+            for (long s = group; s < p.texts; s += groups) {
+                text.enter(s, n);
+                const long length = text.length, padded = text.padded, band = text.band, band_row = text.band_row;
+                for (long j = 0; j < length; ++j)
+                    std::memcpy(k_rows + j * H, p.k + (text.first + j) * p.k_row + n * H, H * 4);
+                to_panels(p.v + text.first * p.v_row + n * H, p.v_row, length, H, v_panels);
+                std::memset(dk, 0, key_rows * H * 4), std::memset(dv, 0, key_rows * H * 4);
+                for (long block = 0; block < length; block += text.rows) {
+                    const long count = length - block < text.rows ? length - block : text.rows;
+                    const long rows = up(count, TILE_ROWS);
+                    text.scores(block, count);
+                    std::memset(dout, 0, rows * H * 4);
+                    for (long i = 0; i < count; ++i)
+                        std::memcpy(dout + i * H, grad_out + (text.first + block + i) * model + n * H, H * 4);
+                    multiply_panels(rows, H, dout, v_panels, 0, padded, dweights, padded);
+                    for (long i = count; i < rows; ++i) {
+                        std::memset(text.by_distance + i * band_row, 0, band_row * 4);
+                        std::memset(text.by_key + i * padded, 0, padded * 4);
+                    }
+                    float by_segment[ROWS];
+                    for (long i = 0; i < count; ++i) {
+                        float *row = text.by_key + i * padded, *dweight = dweights + i * padded;
+                        const float log_sum = log_sums[n * p.tokens + text.first + block + i];
+                        RowNoise drop(noise, text.noise_row(block + i));
+                        vec dots{};
+                        // Weights; their gradient with the mask applied; weights with the mask applied.
+                        for (long j = 0; j < padded; j += LANES) {
+                            vec weight = exp2_nonpositive(load(row + j) - log_sum);
+                            if (j + LANES > length) weight = where(lane_numbers() < int(length - j), weight, vec{});
+                            vec grad = load(dweight + j);
+                            if (noise.on()) {
+                                const ints keep = drop.keep();
+                                grad = where(keep, grad * noise.scale, vec{});
+                                // The sign carries the mask to the second pass: weights are not negative.
+                                store(row + j, where(keep, weight, -weight));
+                            } else {
+                                store(row + j, weight);
+                            }
+                            store(dweight + j, grad);
+                            dots += weight * grad;
+                        }
+                        const float dot = sum(dots);
+                        vec other{};
+                        float* distance = text.distances(i);
+                        std::memset(text.by_distance + i * band_row, 0, (text.rows - 1 - i) * 4);
+                        for (long j = 0; j < padded; j += LANES) {
+                            const vec marked = load(row + j);
+                            const vec weight = where(marked < 0.0f, -marked, marked);
+                            const vec dscore = weight * (load(dweight + j) - dot);
+                            store(dweight + j, where(marked > 0.0f, marked * noise.scale, vec{}));
+                            store(row + j, dscore);
+                            store(distance + j, dscore);
+                            if (p.segment_bias) other += where(text.differs(block + i, j), dscore, vec{});
+                        }
+                        for (float* end = distance + padded; end < text.by_distance + (i + 1) * band_row; ++end) *end = 0;
+                        by_segment[i] = sum(other) * score_scale;
+                    }
+                    // From here on by_key holds the scores' gradients, dweights the weights after dropout.
+                    multiply_add(up(length, TILE_ROWS), rows, H, dweights, 1, padded, dout, dv);
+                    multiply_add(up(length, TILE_ROWS), rows, H, text.by_key, 1, padded, text.q_content, dk);
+                    const long skipped = text.rows - count;
+                    const long near = text.first_distance(block) + skipped;
+                    multiply_add(up(band - skipped, TILE_ROWS), rows, H, text.by_distance + skipped, 1, band_row,
+                                 text.q_position, dr + near * H);
+                    std::memset(dq_content, 0, rows * H * 4), std::memset(dq_position, 0, rows * H * 4);
+                    multiply_add(rows, length, H, text.by_key, padded, 1, k_rows, dq_content);
+                    multiply_add(rows, band - skipped, H, text.by_distance + skipped, band_row, 1,
+                                 r_rows + (n * columns + near) * H, dq_position);
+                    const float* same = p.segment_embed + n * H;
+                    for (long i = 0; i < count; ++i) {
+                        const float *a = dq_content + i * H, *b = dq_position + i * H, *q = text.query(block + i);
+                        float* to = grad_q + (text.first + block + i) * p.q_row + n * H;
+                        for (long h = 0; h < H; ++h) {
+                            dbias[h] += a[h] * score_scale, dbias[H + h] += b[h] * score_scale;
+                            to[h] = (a[h] + b[h]) * score_scale;
+                        }
+                        if (!p.segment_bias) continue;
+                        for (long h = 0; h < H; ++h) {
+                            const float change = by_segment[i] * (same[model + h] - same[h]);
+                            to[h] += change, dbias[2 * H + h] += change;
+                            dbias[3 * H + h] += by_segment[i] * (q[h] + p.segment_bias[n * H + h]);
+                        }
+                    }
+                }
+                for (long j = 0; j < length; ++j) {
+                    float* to_k = grad_k + (text.first + j) * p.k_row + n * H;
+                    float* to_v = grad_v + (text.first + j) * p.v_row + n * H;
+                    for (long h = 0; h < H; ++h) to_k[h] = dk[j * H + h] * ln2, to_v[h] = dv[j * H + h];
+                }
+            }
+        }
+#pragma omp for
+        for (long row = 0; row < 2 * p.longest * p.heads; ++row) {
+            const long distance = row / p.heads, n = row % p.heads;
+            for (long h = 0; h < H; ++h) {
+                float total = 0;
+                // The farthest distance, "longest", belongs to no pair and may have no column.
+                for (long g = 0; g < groups && distance >= p.origin(); ++g)
+                    total += partial_r[((g * p.heads + n) * columns + distance - p.origin()) * H + h];
+                grad_r[row * H + h] = total * ln2;
+            }
+        }
+#pragma omp for
+        for (long n = 0; n < p.heads; ++n)
+            for (long kind = 0; kind < 4; ++kind)
+                for (long h = 0; h < H; ++h) {
+                    float total = 0;
+                    for (long g = 0; g < groups; ++g) total += partial_biases[((g * p.heads + n) * 4 + kind) * H + h];
+                    grad_biases[(kind * p.heads + n) * H + h] = total;
+                }
+    }
+}
+
+}  // extern "C"

@@ -1,0 +1,166 @@
+"""Relative attention by the compiled CPU kernels: see ``attention.cpp`` for how it works.
+
+Shapes: see :mod:`xlnet.model.attention`; G groups of texts, X distances with room for whole blocks.
+"""
+
+import ctypes
+from ctypes import c_float, c_int, c_long, c_uint32, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlnet.model.dropout import Dropout
+from xlnet.model.kernels import build
+from xlnet.model.layout import Layout
+from xlnet.model.positions import Positions, Segments
+
+LANES = 16  # a head must be whole vectors of the widest kind
+# Each group sums the gradients of its texts' distances in a buffer of its own, so that the sum's order
+# does not depend on the number of threads.
+GROUPS = 4
+
+
+def obstacle(device: str, dtype: str, head_width: int) -> str:  # noqa: ARG001
+    """Why it cannot run here; empty if it can."""
+    if device != "cpu":
+        return f"it is for the CPU, and the tensors are on {device}"
+    if head_width % LANES:
+        return f"heads must be a multiple of {LANES} wide, and these are {head_width}"
+    try:
+        build.library()
+    except build.Unbuildable as error:
+        return str(error)
+    return ""
+
+
+def attention(
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+    positions: Positions,
+    segments: Segments | None,
+    layout: Layout,
+    dropout: Dropout | None,
+) -> Tensor:
+    """See :func:`xlnet.model.attention.relative_attention`. Computes in float32, whatever the type."""
+    ids_T, bias_NH, embed_2NH = segments or (None, None, None)
+    tensors = (*_floats(q_TNH, k_TNH, v_TNH, *positions), *_floats(bias_NH, embed_2NH))
+    return _Attention.apply(*tensors, ids_T, layout, dropout).to(q_TNH.dtype)
+
+
+def _floats(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if x is None else x.float() for x in tensors]
+
+
+class _Problem(ctypes.Structure):
+    """``struct Problem`` of attention.cpp."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("q", "k", "v", "r", "content_bias", "position_bias", "segment_bias")),
+        *((name, c_void_p) for name in ("segment_embed", "segments", "offsets")),
+        *((name, c_long) for name in ("q_row", "k_row", "v_row", "texts", "tokens", "heads", "width", "longest")),
+        ("seed", c_uint32),
+        ("threshold", c_uint32),
+        ("dropout_scale", c_float),
+        ("threads", c_int),
+    ]
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNH: Tensor,
+        r_RNH: Tensor,
+        content_bias_NH: Tensor,
+        position_bias_NH: Tensor,
+        segment_bias_NH: Tensor | None,
+        embed_2NH: Tensor | None,
+        ids_T: Tensor | None,
+        layout: Layout,
+        dropout: Dropout | None,
+    ) -> Tensor:
+        q_TNH, k_TNH, v_TNH = (_by_token(x) for x in (q_TNH, k_TNH, v_TNH))
+        rest = [r_RNH, content_bias_NH, position_bias_NH, segment_bias_NH, embed_2NH]
+        tensors = [q_TNH, k_TNH, v_TNH, *(None if x is None else x.contiguous() for x in rest)]
+        tensors.append(None if ids_T is None else ids_T.to(torch.int32).contiguous())
+        problem = _problem(tensors, layout, dropout)
+        library = build.library()
+        library.distances_floats.restype = c_long
+        size = library.distances_floats(ctypes.byref(problem))
+        r_panels, r_rows = q_TNH.new_empty(size), q_TNH.new_empty(size)
+        out_TNH = q_TNH.new_empty(q_TNH.shape)
+        log_sums_NT = q_TNH.new_empty(q_TNH.shape[1], q_TNH.shape[0])
+        library.attention_forward(ctypes.byref(problem), *_pointers(r_panels, r_rows, out_TNH, log_sums_NT))
+        ctx.save_for_backward(*tensors, r_panels, r_rows, log_sums_NT)
+        ctx.layout, ctx.dropout = layout, dropout
+        return out_TNH
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, r_panels, r_rows, log_sums_NT = ctx.saved_tensors
+        q_TNH, k_TNH, v_TNH, r_RNH, content_bias_NH, _, segment_bias_NH, *_ = tensors
+        problem = _problem(tensors, ctx.layout, ctx.dropout)
+        heads, width = q_TNH.shape[1:]
+        groups = min(GROUPS, problem.texts)
+        grad_q, grad_k, grad_v = _room_for_gradients(q_TNH, k_TNH, v_TNH)
+        grad_r, grad_biases_4NH = torch.empty_like(r_RNH), content_bias_NH.new_empty(4, heads, width)
+        partial_r = q_TNH.new_zeros(groups * r_rows.numel())
+        partial_biases = q_TNH.new_zeros(groups, heads, 4, width)
+        build.library().attention_backward(
+            ctypes.byref(problem),
+            *_pointers(r_panels, r_rows, grads[0].contiguous(), log_sums_NT, grad_q, grad_k, grad_v, grad_r),
+            *_pointers(grad_biases_4NH),
+            c_long(groups),
+            *_pointers(partial_r, partial_biases),
+        )
+        content, position, segment, other = grad_biases_4NH
+        embed = None if segment_bias_NH is None else torch.stack([-other, other])
+        segment = None if segment_bias_NH is None else segment
+        return grad_q, grad_k, grad_v, grad_r, content, position, segment, embed, None, None, None
+
+
+def _by_token(x_TNH: Tensor) -> Tensor:
+    """The kernels want a token's heads side by side; tokens may lie apart, as slices of a larger tensor do."""
+    heads, width = x_TNH.shape[1:]
+    return x_TNH if x_TNH.stride()[1:] == (width, 1) else x_TNH.contiguous().view(-1, heads, width)
+
+
+def _room_for_gradients(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> tuple[Tensor, ...]:
+    """Gradients with the same token strides; slices of one tensor if their inputs are (see positions.split_heads)."""
+    tokens, heads, width = q_TNH.shape
+    step = heads * width * q_TNH.element_size()
+    if all(x.stride(0) == 3 * heads * width for x in (q_TNH, k_TNH, v_TNH)) and (
+        k_TNH.data_ptr() - q_TNH.data_ptr() == v_TNH.data_ptr() - k_TNH.data_ptr() == step
+    ):
+        return q_TNH.new_empty(tokens, 3, heads, width).unbind(1)
+    return tuple(x.new_empty_strided(x.shape, x.stride()) for x in (q_TNH, k_TNH, v_TNH))
+
+
+def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | None) -> _Problem:
+    q_TNH, k_TNH, v_TNH = tensors[:3]
+    assert q_TNH is not None and k_TNH is not None and v_TNH is not None and tensors[3] is not None
+    problem = _Problem(
+        *_pointers(*tensors),
+        *_pointers(layout.offsets_S1),
+        q_TNH.stride(0),
+        k_TNH.stride(0),
+        v_TNH.stride(0),
+        len(layout.lengths_S),
+        *q_TNH.shape,
+        len(tensors[3]) // 2,
+    )
+    problem.threads = torch.get_num_threads()
+    if dropout is not None:
+        problem.seed, problem.threshold = int(dropout.seed), dropout.threshold
+        problem.dropout_scale = dropout.scale
+    else:
+        problem.dropout_scale = 1.0
+    return problem
+
+
+def _pointers(*tensors: Tensor | None) -> list[c_void_p]:
+    return [c_void_p(None if x is None else x.data_ptr()) for x in tensors]

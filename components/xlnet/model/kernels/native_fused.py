@@ -1,0 +1,128 @@
+"""Dropout, GELU with dropout, and layer norm of a residual plus dropout, by the CPU kernels in ``elementwise.cpp``.
+
+Shapes: T rows, D columns.
+"""
+
+from ctypes import c_float, c_int, c_long, c_uint32, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlnet.model.dropout import Dropout
+from xlnet.model.kernels import build
+
+# Sums over rows are taken in this many parts, whatever the number of threads.
+PARTS = 32
+
+
+def gelu_dropout(x_TD: Tensor, dropout: Dropout | None) -> Tensor:
+    """See :func:`xlnet.model.fused.gelu_dropout`."""
+    return _GeluDropout.apply(x_TD, dropout)
+
+
+def dropout_add_norm(
+    x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, dropout: Dropout | None
+) -> Tensor:
+    """See :func:`xlnet.model.fused.dropout_add_norm`."""
+    return _DropoutAddNorm.apply(x_TD, residual_TD, weight_D, bias_D, eps, dropout)
+
+
+def dropout(x_TD: Tensor, noise: Dropout) -> Tensor:
+    """See :func:`xlnet.model.fused.dropout`."""
+    return _Dropout.apply(x_TD, noise)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, noise: Dropout) -> Tensor:
+        ctx.noise = noise
+        return _Dropout._apply(x_TD, noise)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _Dropout._apply(grads[0], ctx.noise), None
+
+    @staticmethod
+    def _apply(x_TD: Tensor, noise: Dropout) -> Tensor:
+        x_TD = x_TD.contiguous()
+        out_TD = torch.empty_like(x_TD)
+        build.library().dropout_rows(*_pointers(x_TD, out_TD), *_sizes(x_TD), *_noise(noise))
+        return out_TD
+
+
+class _GeluDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, dropout: Dropout | None) -> Tensor:
+        x_TD = x_TD.contiguous()
+        out_TD = torch.empty_like(x_TD)
+        build.library().gelu_dropout_forward(*_pointers(x_TD, out_TD), *_sizes(x_TD), *_noise(dropout))
+        ctx.save_for_backward(x_TD)
+        ctx.dropout = dropout
+        return out_TD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x_TD,) = ctx.saved_tensors
+        grad_TD = grads[0].contiguous()
+        out_TD = torch.empty_like(x_TD)
+        arguments = (*_pointers(x_TD, grad_TD, out_TD), *_sizes(x_TD), *_noise(ctx.dropout))
+        build.library().gelu_dropout_backward(*arguments)
+        return out_TD, None
+
+
+class _DropoutAddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        residual_TD: Tensor,
+        weight_D: Tensor,
+        bias_D: Tensor,
+        eps: float,
+        dropout: Dropout | None,
+    ) -> Tensor:
+        x_TD, residual_TD = x_TD.contiguous(), residual_TD.contiguous()
+        out_TD, moments_T2 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 2)
+        build.library().dropout_add_norm_forward(
+            *_pointers(x_TD, residual_TD, weight_D, bias_D, out_TD, moments_T2),
+            *_sizes(x_TD),
+            c_float(eps),
+            *_noise(dropout),
+        )
+        ctx.save_for_backward(x_TD, residual_TD, weight_D, moments_T2)
+        ctx.dropout = dropout
+        return out_TD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, residual_TD, weight_D, moments_T2 = ctx.saved_tensors
+        grad_TD = grads[0].contiguous()
+        grad_x_TD, grad_residual_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
+        partial = x_TD.new_zeros(PARTS, 2, x_TD.shape[1])
+        grad_2D = x_TD.new_empty(2, x_TD.shape[1])
+        build.library().dropout_add_norm_backward(
+            *_pointers(x_TD, residual_TD, weight_D, moments_T2, grad_TD, grad_x_TD, grad_residual_TD, partial),
+            c_long(PARTS),
+            *_pointers(grad_2D),
+            *_sizes(x_TD),
+            *_noise(ctx.dropout),
+        )
+        if ctx.dropout is None:
+            grad_x_TD = grad_residual_TD
+        return grad_x_TD, grad_residual_TD, *grad_2D, None, None
+
+
+def _pointers(*tensors: Tensor) -> list[c_void_p]:
+    return [c_void_p(x.data_ptr()) for x in tensors]
+
+
+def _sizes(x_TD: Tensor) -> list[c_long]:
+    return [c_long(size) for size in x_TD.shape]
+
+
+def _noise(dropout: Dropout | None) -> list[Any]:
+    threads = c_int(torch.get_num_threads())
+    if dropout is None:
+        return [c_uint32(0), c_uint32(0), c_float(1), threads]
+    return [c_uint32(int(dropout.seed)), c_uint32(dropout.threshold), c_float(dropout.scale), threads]

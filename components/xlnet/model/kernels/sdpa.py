@@ -1,0 +1,89 @@
+"""Relative attention through torch's scaled dot-product attention: the portable one.
+
+Position and segment scores become a bias. Texts of similar length are padded to one block, so that
+little padding is computed; dropout is torch's own, with torch's random numbers.
+
+Shapes: see :mod:`xlnet.model.attention`; here B texts of a block and L tokens of its longest.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xlnet.model.dropout import Dropout
+from xlnet.model.layout import Layout
+from xlnet.model.positions import Positions, Segments, by_key
+
+# A block takes texts as long as this share of its query-key pairs is real.
+MIN_REAL = 0.7
+
+
+def obstacle(device: str, dtype: str, head_width: int) -> str:  # noqa: ARG001
+    """Why it cannot run here: it runs everywhere."""
+    return ""
+
+
+def attention(
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+    positions: Positions,
+    segments: Segments | None,
+    layout: Layout,
+    dropout: Dropout | None,
+) -> Tensor:
+    """See :func:`xlnet.model.attention.relative_attention`."""
+    pieces, places = [], []
+    for texts in blocks(layout.lengths_S):
+        token_BL, real_BL = _tokens(layout, texts, q_TNH.device)
+        q_BNLH, k_BNLH, v_BNLH = (x[token_BL].transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH))
+        bias_BNLL = _bias(q_BNLH, positions, segments, token_BL)
+        if real_BL is not None:
+            bias_BNLL = bias_BNLL.masked_fill(~real_BL[:, None, None], float("-inf"))
+        query_BNLH = q_BNLH + positions.content_bias_NH[:, None]
+        probability = dropout.probability if dropout else 0.0
+        out_BNLH = F.scaled_dot_product_attention(query_BNLH, k_BNLH, v_BNLH, bias_BNLL, probability)
+        out_BLNH = out_BNLH.transpose(1, 2)
+        pieces.append(out_BLNH.flatten(0, 1) if real_BL is None else out_BLNH[real_BL])
+        places.append(token_BL.flatten() if real_BL is None else token_BL[real_BL])
+    place = places[0] if len(places) == 1 else torch.cat(places)
+    out_TNH = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return torch.empty_like(out_TNH).index_copy(0, place, out_TNH)
+
+
+def _bias(q_BNLH: Tensor, positions: Positions, segments: Segments | None, token_BL: Tensor) -> Tensor:
+    """Scores by distance and by segment: [B, N, L, L]."""
+    r_NRH = positions.of_length(token_BL.shape[1]).transpose(0, 1)
+    bias = by_key((q_BNLH + positions.position_bias_NH[:, None]) @ r_NRH.mT)
+    if segments is not None:
+        # Softmax ignores what is constant along a row, so "same segment" can be the zero of this term.
+        other_NH1 = (segments.embed_2NH[1] - segments.embed_2NH[0])[..., None]
+        ids_BL = segments.ids_T[token_BL]
+        differs_B1LL = (ids_BL[:, None, :, None] != ids_BL[:, None, None, :]).to(bias.dtype)
+        bias = bias + (q_BNLH + segments.bias_NH[:, None]) @ other_NH1 * differs_B1LL
+    return bias / math.sqrt(q_BNLH.shape[-1])
+
+
+def blocks(lengths_S: np.ndarray) -> list[np.ndarray]:
+    """Texts of similar length together: lists of text numbers."""
+    order = np.argsort(lengths_S, kind="stable")
+    cuts, start, real = [], 0, 0
+    for i, length in enumerate(lengths_S[order].tolist()):
+        real += length**2
+        if real < MIN_REAL * (i - start + 1) * length**2:
+            cuts.append(i)
+            start, real = i, length**2
+    return np.split(order, cuts)
+
+
+def _tokens(layout: Layout, texts: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Where the block's tokens lie, padded with the text's first one, and which are real (None: all)."""
+    lengths_B = layout.lengths_S[texts]
+    starts_B = (np.cumsum(layout.lengths_S) - layout.lengths_S)[texts]
+    column_L = np.arange(lengths_B.max())
+    real_BL = column_L < lengths_B[:, None]
+    token_BL = torch.from_numpy(starts_B[:, None] + np.where(real_BL, column_L, 0)).to(device)
+    return token_BL, None if real_BL.all() else torch.from_numpy(real_BL).to(device)

@@ -1,0 +1,100 @@
+// Vectors of the processor at hand, and the random numbers of model/dropout.py on them.
+//
+// Vectors are the compiler's (GCC and Clang), so one source serves AVX-512, AVX2 and NEON.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TILE_ROWS = 6, TILE_VECTORS = 4;
+#elif defined(__AVX__)
+constexpr int LANES = 8, TILE_ROWS = 4, TILE_VECTORS = 2;
+#else
+constexpr int LANES = 4, TILE_ROWS = 4, TILE_VECTORS = 4;
+#endif
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef float loose __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(LANES * 4)));
+typedef int32_t ints __attribute__((vector_size(LANES * 4)));
+typedef int32_t loose_ints __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+inline vec load(const float* p) { return *reinterpret_cast<const loose*>(p); }
+inline void store(float* p, vec v) { *reinterpret_cast<loose*>(p) = v; }
+inline vec all(float x) { return x - vec{}; }
+inline words all_words(uint32_t x) { return x - words{}; }
+inline vec where(ints condition, vec a, vec b) { return condition ? a : b; }
+inline long up(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+inline float sum(vec v) {
+    float total = 0;
+    for (int i = 0; i < LANES; ++i) total += v[i];
+    return total;
+}
+inline float largest(vec v) {
+    float best = v[0];
+    for (int i = 1; i < LANES; ++i) best = v[i] > best ? v[i] : best;
+    return best;
+}
+inline ints lane_numbers() {
+    ints lanes;
+    for (int i = 0; i < LANES; ++i) lanes[i] = i;
+    return lanes;
+}
+
+// 2^x for x <= 0 (0 below -126): polynomial of 2^fraction, exponent added as bits.
+// Coefficients: least squares on [-0.5, 0.5] in the Chebyshev nodes; relative error 2e-7.
+inline vec exp2_nonpositive(vec x) {
+    const ints vanishes = x < -126.0f;
+    const vec magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+    const vec whole = (x + magic) - magic;
+    const vec f = x - whole;
+    vec p = all(1.5403530e-4f);
+    p = p * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    const ints exponent = __builtin_convertvector(whole, ints) << 23;
+    ints bits;
+    std::memcpy(&bits, &p, sizeof bits);
+    bits += exponent;
+    std::memcpy(&p, &bits, sizeof p);
+    return where(vanishes, vec{}, p);
+}
+
+// The hash of model/dropout.py.
+constexpr uint32_t GOLDEN = 0x9E3779B9u;
+template <class W>
+inline W mix(W x) {
+    x = (x ^ (x >> 16)) * 0x21F0AAADu;
+    x = (x ^ (x >> 15)) * 0xD35A2D97u;
+    return x ^ (x >> 15);
+}
+
+// Which elements of one row survive: call once per vector of columns, from column 0 on.
+struct Noise {
+    uint32_t seed = 0, threshold = 0;
+    float scale = 1;
+    bool on() const { return threshold != 0; }
+};
+struct RowNoise {
+    words counter;
+    words threshold;
+    RowNoise(const Noise& noise, uint32_t row) : threshold(all_words(noise.threshold)) {
+        words column;
+        for (int i = 0; i < LANES; ++i) column[i] = i;
+        counter = mix<uint32_t>(mix<uint32_t>(noise.seed) + row) + column * GOLDEN;
+    }
+    ints keep() {
+        const words bits = mix<words>(counter);
+        counter += uint32_t(LANES) * GOLDEN;
+        return bits >= threshold;
+    }
+};
+
+}  // namespace
