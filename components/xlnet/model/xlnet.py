@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from xlnet.model.attention import relative_attention
@@ -113,6 +114,7 @@ class Transformer(nn.Module):
     Attributes:
         impl: which attention to use, see :data:`xlnet.model.attention.IMPLEMENTATIONS`.
         recompute: compute each layer again in the backward pass instead of keeping its activations.
+        sparse_gradient: give the embedding table a gradient for the batch's tokens only.
     """
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -123,6 +125,7 @@ class Transformer(nn.Module):
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.impl = "auto"
         self.recompute = False
+        self.sparse_gradient = False
 
     def forward(
         self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None
@@ -138,7 +141,7 @@ class Transformer(nn.Module):
         layout.check(len(input_ids_T))
         p, layers = self.config.dropout, len(self.layer)
         dropouts = Dropouts(3 + 4 * layers, input_ids_T.device, self.training)
-        x_TD = self.word_embedding(input_ids_T)
+        x_TD = F.embedding(input_ids_T, self.word_embedding.weight, sparse=self.sparse_gradient)
         if hidden_T is not None:
             x_TD = torch.where(hidden_T[:, None], self.mask_emb[0].to(x_TD.dtype), x_TD)
         x_TD = dropout(x_TD, dropouts.next(p))

@@ -1,7 +1,9 @@
 """Where training runs: placement, random state, synchronisation."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor
 
 from xlnet.data.batches import Batch
 from xlnet.errors import UserError
+from xlnet.model.kernels import native
 from xlnet.model.layout import Layout
+from xlnet.model.xlnet import XLNetClassifier
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Inputs:
 class Device:
     """A CPU or one CUDA device behind the few calls that the training loop makes."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, precision: str = "auto") -> None:
         self.torch = torch.device(kind)
+        self.precision = _precision(kind, precision)
         self.name = torch.cuda.get_device_name() if kind == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
 
     def seed(self, seed: int, step: int) -> None:
@@ -45,17 +50,37 @@ class Device:
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.torch, non_blocking=True)
 
+    def prepare(self, model: XLNetClassifier) -> XLNetClassifier:
+        """Set what in the model depends on where it trains."""
+        on_cpu = self.torch.type == "cpu"
+        model.transformer.sparse_gradient = on_cpu and not native.obstacle("cpu", str(torch.float32), native.LANES)
+        return model
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Where matrix products take the recipe's type; weights and optimizer stay float32."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.torch.type, self.precision)
+
     def synchronise(self) -> None:
         """Wait for the work queued so far. The CPU has no queue."""
         if self.torch.type == "cuda":
             torch.cuda.synchronize()
 
 
-def detect(kind: str = "") -> Device:
+def _precision(kind: str, precision: str) -> torch.dtype:
+    """The type of matrix products: bfloat16 by itself only where it is known to be faster."""
+    if precision == "auto":
+        return torch.bfloat16 if kind == "cuda" and torch.cuda.is_bf16_supported(False) else torch.float32
+    return getattr(torch, precision)
+
+
+def detect(kind: str = "", precision: str = "auto") -> Device:
     """The device asked for, or the best there is.
 
     Args:
         kind: ``"cpu"``, ``"cuda"``, or empty for ``XLNET_DEVICE`` and then what is found.
+        precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``.
 
     Raises:
         UserError: an unknown device, or one that is not there.
@@ -66,4 +91,4 @@ def detect(kind: str = "") -> Device:
         raise UserError(f"device is {kind!r}; allowed: auto, cpu, cuda")
     if kind == "cuda" and found == "cpu":
         raise UserError("device 'cuda' was asked for, but torch sees none here; allowed: cpu")
-    return Device(found if kind == "auto" else kind)
+    return Device(found if kind == "auto" else kind, precision)

@@ -20,7 +20,6 @@ from xlnet.data.dataset import Dataset, Split, open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.model import config as configs
 from xlnet.model.inference import predict_logits
-from xlnet.model.layout import Layout
 from xlnet.model.weights import fetch, load_pretrained, save_classifier
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
@@ -29,6 +28,7 @@ from xlnet.training.checkpoint import Checkpoints, State, place
 from xlnet.training.device import Device, detect
 from xlnet.training.history import History, Progress, clock
 from xlnet.training.optim import make_optimizer, set_learning_rate
+from xlnet.training.step import update
 
 
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
@@ -178,18 +178,12 @@ def fit(
             device.seed(recipe.seed, state.step + 1)
             rate = set_learning_rate(optimizer, state.step, steps, recipe)
             inputs = device.move(batch)  # prepare and move
-            hidden_T = hide_tokens(inputs.layout, recipe.token_dropout)
-            logits = model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout, hidden_T)  # forward
-            loss = objective.loss(logits, inputs.labels_S, task, recipe.label_smoothing)
-            loss.backward()  # backward
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            loss, norm = update(model, optimizer, inputs, recipe, device)  # forward, backward
 
             state.step += 1
             state.tokens += batch.tokens
             progress.tokens += batch.tokens
-            state.losses.append(loss.detach())
+            state.losses.append(loss)
             log_now = state.step % log_every == 0 or state.step in evaluation_steps
             if log_now or progress.due():
                 device.synchronise()  # synchronise
@@ -255,16 +249,6 @@ def batch_stream(split: Split, recipe: TrainingRecipe, first: int, steps: int) -
         for rows in plan[max(0, first - step) :]:
             yield collate(split, rows)
         step, epoch = step + len(plan), epoch + 1
-
-
-def hide_tokens(layout: Layout, share: float) -> Tensor | None:
-    """Which tokens are replaced by the mask embedding: a random share, never a text's final <sep> <cls>; bool [T]."""
-    if share == 0:
-        return None
-    hidden_T = torch.rand(layout.tokens, device=layout.offsets_S1.device) < share
-    hidden_T[layout.last_S] = False
-    hidden_T[(layout.last_S - 1).clamp(min=0)] = False
-    return hidden_T
 
 
 def finite_mean(losses: list[Tensor], step: int) -> float:

@@ -4,15 +4,57 @@ Source: Yang et al. 2019, appendix A.4 (hyper-parameters for fine-tuning); Loshc
 """
 
 import re
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from xlnet.model.kernels import native_fused
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 
 
-def make_optimizer(model: XLNetClassifier, recipe: TrainingRecipe) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's fused AdamW, and the same update for an embedding table whose gradient is sparse.
+
+    A batch has a gradient for a small part of the vocabulary. Rows that never had one have zero moments,
+    and nothing but their decay to be done: the result is that of the dense update.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update all parameters; sparse gradients must be coalesced."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    self._update_rows(parameter, group)
+                    parameter.grad = None
+        super().step(closure)
+
+    def _update_rows(self, table_VD: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[table_VD]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_VD), torch.zeros_like(table_VD)
+            state["seen"] = torch.zeros(len(table_VD), dtype=torch.uint8)
+        state["step"] += 1
+        scale = getattr(self, "grad_scale", None)
+        native_fused.adamw_rows(
+            table_VD,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            state["seen"],
+            table_VD.grad,
+            rate=group["lr"],
+            decay=group["weight_decay"],
+            betas=group["betas"],
+            epsilon=group["eps"],
+            step=int(state["step"]),
+            gradient_scale=1.0 if scale is None else 1 / float(scale),
+        )
+
+
+def make_optimizer(model: XLNetClassifier, recipe: TrainingRecipe) -> AdamW:
     """AdamW over one group per (layer, decayed or not).
 
     A layer's learning rate is ``learning_rate * layer_decay ** depth``, with depth 0 at the head and
@@ -22,7 +64,7 @@ def make_optimizer(model: XLNetClassifier, recipe: TrainingRecipe) -> torch.opti
     for name, parameter in model.named_parameters():
         decayed = not (name.endswith("bias") or "layer_norm" in name)
         groups.setdefault((_depth(name, model.config.n_layer), decayed), []).append(parameter)
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {
                 "params": parameters,

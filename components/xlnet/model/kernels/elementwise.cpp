@@ -1,5 +1,5 @@
 // The element-wise parts of a block, each in one pass over memory: dropout, GELU with dropout, and layer
-// norm of a residual plus dropout. The backward passes recompute the masks and the normalised values.
+// norm of a residual plus dropout; and the optimizer's update of an embedding table. The backward passes recompute the masks and the normalised values.
 //
 // Everything is float32. Rows are dealt to a fixed number of parts, so that sums over rows do not depend
 // on the number of threads.
@@ -156,6 +156,32 @@ void dropout_add_norm_backward(const float* x, const float* residual, const floa
         float total = 0;
         for (long part = 0; part < parts; ++part) total += partial[part * 2 * width + j];
         grad_weight_bias[j] = total;
+    }
+}
+
+// AdamW (Loshchilov & Hutter 2019) on a table [rows, width] whose gradient has few rows: row r's is the
+// gradient[place[r]], or zero where place[r] < 0. Rows that never had a gradient have zero moments: only
+// their decay is left to do. `seen` remembers the others.
+void adamw_rows(float* table, float* mean, float* square, uint8_t* seen, const int32_t* place, const float* gradient,
+                long rows, long width, float rate, float decay, float beta1, float beta2, float epsilon,
+                float correction1, float correction2, float gradient_scale, int threads) {
+    const float keep = 1.0f - rate * decay, pace = rate / correction1, root = 1.0f / std::sqrt(correction2);
+#pragma omp parallel for num_threads(threads)
+    for (long row = 0; row < rows; ++row) {
+        float *p = table + row * width, *m = mean + row * width, *v = square + row * width;
+        const float* g = place[row] < 0 ? nullptr : gradient + place[row] * width;
+        if (!g && !seen[row]) {
+            if (decay != 0.0f)
+                for (long j = 0; j < width; ++j) p[j] *= keep;
+            continue;
+        }
+        seen[row] = 1;
+        for (long j = 0; j < width; ++j) {
+            const float slope = g ? g[j] * gradient_scale : 0.0f;
+            m[j] += (slope - m[j]) * (1.0f - beta1);
+            v[j] = v[j] * beta2 + slope * slope * (1.0f - beta2);
+            p[j] = p[j] * keep - pace * m[j] / (std::sqrt(v[j]) * root + epsilon);
+        }
     }
 }
 

@@ -113,6 +113,34 @@ class _DropoutAddNorm(torch.autograd.Function):
         return grad_x_TD, grad_residual_TD, *grad_2D, None, None
 
 
+def adamw_rows(
+    table_VD: Tensor,
+    mean_VD: Tensor,
+    square_VD: Tensor,
+    seen_V: Tensor,
+    gradient: Tensor,
+    *,
+    rate: float,
+    decay: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    step: int,
+    gradient_scale: float,
+) -> None:
+    """Update a table and its moments in place from a coalesced sparse gradient; ``step`` counts from 1."""
+    rows_U = gradient.indices()[0]
+    place_V = torch.full((len(table_VD),), -1, dtype=torch.int32)
+    place_V[rows_U] = torch.arange(len(rows_U), dtype=torch.int32)
+    values_UD = gradient.values().contiguous()
+    corrections = [1 - beta**step for beta in betas]
+    build.library().adamw_rows(
+        *_pointers(table_VD, mean_VD, square_VD, seen_V, place_V, values_UD),
+        *_sizes(table_VD),
+        *(c_float(x) for x in (rate, decay, *betas, epsilon, *corrections, gradient_scale)),
+        c_int(torch.get_num_threads()),
+    )
+
+
 def _pointers(*tensors: Tensor) -> list[c_void_p]:
     return [c_void_p(x.data_ptr()) for x in tensors]
 

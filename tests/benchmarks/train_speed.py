@@ -1,0 +1,206 @@
+"""Training speed against transformers' XLNet: same weights, same rows, interleaved.
+
+    python tests/benchmarks/train_speed.py sst2                # CPU: 4 layers of base width, or a GPU: base
+    python tests/benchmarks/train_speed.py imdb --json FILE --plot FILE.png
+
+Prints tokens/s of real tokens, the ratio ours / theirs with its spread over the rounds, the share of the
+device's own matrix rate (or on a GPU of the ceiling) in useful operations, losses side by side without
+dropout, and each one's peak memory from a process of its own. `contenders.py` says who runs.
+Useful operations per token and layer, forward: 24 d^2 linear and 6 L d attention, training three times that.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from contenders import KINDS, make
+from real_rows import SETS, VOCABULARY, Sample, sample
+
+from xlnet.model.config import XLNetConfig
+from xlnet.model.weights import split_qkv
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.training.device import Device, detect
+
+SHAPES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
+
+
+def useful(lengths: list[int], layers: int, width: int) -> float:
+    """Floating-point operations of forward and backward that any exact XLNet needs."""
+    return 3.0 * layers * sum(length * (24 * width**2 + 6 * length * width) for length in lengths)
+
+
+def matrix_rate(device: Device) -> float:
+    """Operations per second of one large product in the type that training uses."""
+    size = 2048 if device.torch.type == "cpu" else 8192
+    a = torch.randn(size, size, device=device.torch, dtype=device.precision)
+    return 2 * size**3 / min(_timed(device, lambda: a @ a) for _ in range(3))
+
+
+def _timed(device: Device, work: Any) -> float:
+    device.synchronise()
+    begun = time.perf_counter()
+    work()
+    device.synchronise()
+    return time.perf_counter() - begun
+
+
+def rounds(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, device: Device) -> dict[str, Any]:
+    """Time every contender on the same rows, one after the other in each round."""
+    torch.manual_seed(0)
+    weights = split_qkv(XLNetClassifier(config).state_dict())
+    running = {kind: make(kind, config, weights, device) for kind in arguments.contenders}
+    count, size = arguments.steps, arguments.rows
+    plans = {kind: one.batches(rows, size, count) for kind, one in running.items()}
+    speeds: dict[str, list[float]] = {kind: [] for kind in running}
+    rates: list[float] = []
+    for number in range(arguments.rounds + 1):  # the first warms up
+        rates.append(matrix_rate(device))
+        for kind, one in running.items():
+            # All of the seed loop's batches cost the same: two of them tell what all would.
+            plan = plans[kind][number % count :][:1] if kind == "seed" else plans[kind]
+            seconds = _timed(device, lambda one=one, plan=plan: [one.step(rows, chosen) for chosen in plan])
+            tokens = sum(int(rows.lengths[chosen].sum()) for chosen in plan)
+            if kind == "seed":  # its few rows may be shorter or longer than the rest, its cost is not
+                tokens = int(rows.lengths[: size * count].mean() * size * len(plan))
+            speeds[kind].append(tokens / seconds)
+            print(f"  round {number}: {kind:12} {speeds[kind][-1]:12,.0f} tokens/s", file=sys.stderr, flush=True)
+    lengths = rows.lengths[: size * count].tolist()
+    per_token = useful(lengths, config.n_layer, config.d_model) / sum(lengths)
+    rate = statistics.median(rates)
+    return {kind: _figures(values[1:], speeds["ours"][1:], per_token, rate) for kind, values in speeds.items()} | {
+        "matrix_rate": rate
+    }
+
+
+def _figures(values: list[float], ours: list[float], per_token: float, rate: float) -> dict[str, Any]:
+    ratios = sorted(mine / theirs for mine, theirs in zip(ours, values, strict=True))
+    speed = statistics.median(values)
+    return {
+        "tokens_per_second": speed,
+        "ours_is_times_faster": [statistics.median(ratios), ratios[0], ratios[-1]],
+        "share_of_matrix_rate": speed * per_token / rate,
+    }
+
+
+def losses(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig) -> list[tuple[float, float]]:
+    """Ours and theirs without dropout, in float32, on the same rows in the same order."""
+    torch.manual_seed(0)
+    still = replace(config, dropout=0.0, summary_last_dropout=0.0)
+    weights = split_qkv(XLNetClassifier(still).state_dict())
+    device = detect(arguments.device, "float32")
+    pair = [make(kind, still, weights, device) for kind in ("ours", "hf")]
+    plan = pair[1].batches(rows, min(arguments.rows, 8), arguments.compare)
+    return [tuple(one.step(rows, chosen).item() for one in pair) for chosen in plan]
+
+
+def peak_memory(kind: str, arguments: argparse.Namespace) -> float:
+    """MiB that one contender's training takes, measured in a process of its own."""
+    options = ["--peak", kind, "--rows", str(arguments.rows), "--layers", str(arguments.layers)]
+    options += ["--shape", arguments.shape, "--device", arguments.device]
+    if arguments.folder:
+        options += ["--folder", str(arguments.folder)]
+    command = [sys.executable, __file__, arguments.set, *options]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def _own_peak(kind: str, rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, device: Device) -> float:
+    weights = split_qkv(XLNetClassifier(config).state_dict())
+    one = make(kind, config, weights, device)
+    # The costliest batch: the longest rows.
+    plan = one.batches(rows, arguments.rows, arguments.steps)
+    longest = max(plan, key=lambda chosen: int(rows.lengths[chosen].sum()))
+    for _ in range(2):
+        one.step(rows, longest)
+    if device.torch.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # a child's ru_maxrss begins with its parent's
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as lines of text."""
+    lines = [f"{'':12} {'tokens/s':>10} {'ours is … times faster':>26} {'of matrix rate':>15} {'peak MiB':>9}"]
+    for kind, row in result["contenders"].items():
+        middle, low, high = row["ours_is_times_faster"]
+        spread = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        share = f"{row['share_of_matrix_rate']:.0%}"
+        lines.append(f"{kind:12} {row['tokens_per_second']:10,.0f} {spread:>26} {share:>15} {row['peak_mib']:9,.0f}")
+    return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Bars of tokens per second."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(result["contenders"])
+    figure, axes = pyplot.subplots(figsize=(6, 0.6 * len(names) + 1.2), layout="constrained")
+    speeds = [result["contenders"][name]["tokens_per_second"] for name in names]
+    bars = axes.barh(names[::-1], speeds[::-1], color=["#7a7a7a"] * (len(names) - 1) + ["#1f6feb"])
+    axes.bar_label(bars, [f"{speed:,.0f}" for speed in speeds[::-1]], padding=3)
+    axes.set_xlabel("real tokens per second")
+    axes.set_title(f"{result['set']}, {result['model']}, {result['device']}")
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--contenders", nargs="+", choices=KINDS, default=["ours", "hf", "seed"])
+    parser.add_argument("--rows", type=int, default=32, help="rows per update")
+    parser.add_argument("--steps", type=int, default=4, help="updates per round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", choices=SHAPES, default="base")
+    parser.add_argument("--layers", type=int, help="default: 4 on a CPU, all on a GPU")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--compare", type=int, default=5, help="updates whose losses are compared")
+    parser.add_argument("--folder", type=Path, help="rows written by real_rows.py")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    device = detect(arguments.device)
+    layers, width, heads, inner = SHAPES[arguments.shape]
+    arguments.layers = layers = arguments.layers or (4 if device.torch.type == "cpu" else layers)
+    config = XLNetConfig(VOCABULARY, layers, width, heads, 64, inner, classes=("0", "1"))
+    rows = sample(arguments.set, arguments.rows * arguments.steps, arguments.folder)
+    if arguments.peak:
+        print(_own_peak(arguments.peak, rows, arguments, config, device))
+        return
+    result: dict[str, Any] = {
+        "set": arguments.set,
+        "model": f"{layers} layers of {arguments.shape}",
+        "device": f"{device.name}, {device.precision}",
+        "rows_per_update": arguments.rows,
+        "mean_length": float(rows.lengths.mean()),
+    }
+    figures = rounds(rows, arguments, config, device)
+    result["matrix_rate"] = figures.pop("matrix_rate")
+    result["contenders"] = figures
+    for kind in figures:
+        figures[kind]["peak_mib"] = peak_memory(kind, arguments)
+    result["losses"] = losses(rows, arguments, config)
+    print(f"{arguments.set}: {result['model']}, {arguments.rows} rows per update, {device.name}, {device.precision}")
+    print(f"mean length {result['mean_length']:.1f}; matrix rate {result['matrix_rate'] / 1e9:,.0f} GFLOP/s")
+    print(table(result))
+    print("losses, ours and theirs: " + "  ".join(f"{a:.6f} {b:.6f}" for a, b in result["losses"]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.plot:
+        plot(result, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
