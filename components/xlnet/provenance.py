@@ -215,8 +215,12 @@ def code_fingerprint(step: str) -> str:
 
 
 def code_parts(step: str) -> dict[str, str]:
-    """What a step's fingerprint is made of: digest of each module it can reach, version of each library."""
-    sources = {name: digest_file(_source(name)) for name in _reachable(STEP_MODULES[step])}
+    """What a step's fingerprint is made of: digest of each module it can reach and its kernels' sources, versions of libraries."""
+    files = {name: _source(name) for name in _reachable(STEP_MODULES[step])}
+    for name, path in list(files.items()):
+        if path.name == "__init__.py":  # kernels that are compiled on first use belong to their package
+            files |= {f"{name}/{kernel.name}": kernel for kernel in sorted(path.parent.glob("*.[ch]*"))}
+    sources = {name: digest_file(path) for name, path in files.items()}
     return {**sources, **_library_versions(), "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
 
 

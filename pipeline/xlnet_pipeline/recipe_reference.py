@@ -56,6 +56,8 @@ MEANINGS = {
     "training.adam_beta2": "AdamW's decay of the mean squared gradient",
     "training.adam_epsilon": "AdamW's term against division by zero",
     "training.clip_norm": "longest gradient, all weights together; 0: no clipping",
+    "training.precision": "type of matrix products; weights and optimizer stay float32; `auto`: bfloat16 on a GPU",
+    "training.recompute": "compute activations again in the backward pass: less memory, a third more time",
     "training.token_dropout": "share of input tokens hidden in training; helps small data",
     "training.label_smoothing": "share of the target spread over all classes",
     "training.evaluate_every": "steps between looks at the validation rows; 0: once an epoch",

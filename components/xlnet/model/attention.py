@@ -11,9 +11,7 @@ Shapes: S texts, T tokens of all texts together, N heads, H head width, L tokens
 R = 2L distances.
 """
 
-import importlib
 import logging
-from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
@@ -59,13 +57,12 @@ def relative_attention(
         RunError: shapes, types or boundaries that do not fit together.
     """
     _check(q_TNH, k_TNH, v_TNH, positions, segments, layout)
-    return implementation(impl, q_TNH.device.type, str(q_TNH.dtype), q_TNH.shape[-1])(
-        q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout
-    )
+    name = implementation(impl, q_TNH.device.type, str(q_TNH.dtype), q_TNH.shape[-1])
+    return _module(name).attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)
 
 
-def implementation(impl: str, device: str, dtype: str, head_width: int) -> Callable[..., Tensor]:
-    """The function behind a name, or behind ``auto`` the fastest that runs on this device.
+def implementation(impl: str, device: str, dtype: str, head_width: int) -> str:
+    """The name of the implementation that is used: the one asked for, or for ``auto`` the fastest that runs here.
 
     Raises:
         UserError: an unknown name, or one that cannot run here, with the reason.
@@ -73,10 +70,10 @@ def implementation(impl: str, device: str, dtype: str, head_width: int) -> Calla
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"attention implementation is {impl!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
     if impl == "auto":
-        impl = _best(device, dtype, head_width)
-    elif reason := _obstacle(impl, device, dtype, head_width):
+        return _best(device, dtype, head_width)
+    if reason := _obstacle(impl, device, dtype, head_width):
         raise UserError(f"attention implementation {impl!r} cannot run here: {reason}; take 'auto'")
-    return _module(impl).attention
+    return impl
 
 
 @cache
@@ -100,8 +97,9 @@ def _obstacle(impl: str, device: str, dtype: str, head_width: int) -> str:
 
 
 def _module(impl: str) -> ModuleType:
-    # Triton and the compiled CPU kernels are loaded by those who use them.
-    return importlib.import_module(f"xlnet.model.kernels.{impl}")
+    from xlnet.model.kernels import native, reference, sdpa, triton
+
+    return {"native": native, "reference": reference, "sdpa": sdpa, "triton": triton}[impl]
 
 
 def _check(

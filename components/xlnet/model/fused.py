@@ -3,7 +3,6 @@
 Shapes: T rows, D columns.
 """
 
-import importlib
 from functools import cache
 from types import ModuleType
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from xlnet.model import dropout as plain
 from xlnet.model.dropout import Dropout
-from xlnet.model.kernels import native
+from xlnet.model.kernels import native, native_fused, triton
 
 LANES = 16  # the compiled kernels work on rows of whole vectors
 
@@ -46,8 +45,11 @@ def dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
 def _kernels(device: str, dtype: str, rest: int) -> ModuleType | None:
     """The module of fused kernels for this device, type and width modulo LANES; None: torch's own operators."""
     if device == "cuda":  # Triton is loaded by those who use it
-        obstacle = importlib.import_module("xlnet.model.kernels.triton").obstacle(device, dtype, LANES)
-        return None if obstacle else importlib.import_module("xlnet.model.kernels.triton_fused")
-    if device == "cpu" and dtype == str(torch.float32) and not rest and not native.obstacle(device, dtype, LANES):
-        return importlib.import_module("xlnet.model.kernels.native_fused")
+        if triton.obstacle(device, dtype, LANES):
+            return None
+        from xlnet.model.kernels import triton_fused
+
+        return triton_fused
+    if device == "cpu" and not rest and not native.obstacle(device, dtype, LANES):
+        return native_fused
     return None

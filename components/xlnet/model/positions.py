@@ -81,6 +81,18 @@ class _Split(torch.autograd.Function):
         whole = grads[0]._base
         if whole is not None and whole.shape == (len(grads[0]), 3, *grads[0].shape[1:]):
             views = whole.unbind(1)
-            if all(g.data_ptr() == v.data_ptr() and g.stride() == v.stride() for g, v in zip(grads, views, strict=True)):
+            pairs = zip(grads, views, strict=True)
+            if all(grad.data_ptr() == view.data_ptr() and grad.stride() == view.stride() for grad, view in pairs):
                 return whole
         return torch.stack(grads, 1)
+
+
+def room_for_gradients(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> tuple[Tensor, ...]:
+    """Uninitialised tensors with the same token strides; views of one tensor where the arguments are."""
+    tokens, heads, width = q_TNH.shape
+    step = heads * width * q_TNH.element_size()
+    if all(x.stride(0) == 3 * heads * width for x in (q_TNH, k_TNH, v_TNH)) and (
+        k_TNH.data_ptr() - q_TNH.data_ptr() == v_TNH.data_ptr() - k_TNH.data_ptr() == step
+    ):
+        return q_TNH.new_empty(tokens, 3, heads, width).unbind(1)
+    return tuple(x.new_empty_strided(x.shape, x.stride()) for x in (q_TNH, k_TNH, v_TNH))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from xlnet.model.attention import relative_attention
+from xlnet.model.attention import implementation, relative_attention
 from xlnet.model.config import XLNetConfig
 from xlnet.model.dropout import Dropout, Dropouts
 from xlnet.model.fused import dropout, dropout_add_norm, gelu_dropout
@@ -126,6 +126,11 @@ class Transformer(nn.Module):
         self.impl = "auto"
         self.recompute = False
         self.sparse_gradient = False
+
+    def attention_name(self) -> str:
+        """The attention that ``impl`` stands for where the weights are."""
+        weights = self.word_embedding.weight
+        return implementation(self.impl, weights.device.type, str(weights.dtype), self.config.d_head)
 
     def forward(
         self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None

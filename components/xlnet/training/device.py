@@ -50,8 +50,9 @@ class Device:
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.torch, non_blocking=True)
 
-    def prepare(self, model: XLNetClassifier) -> XLNetClassifier:
+    def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """Set what in the model depends on where it trains."""
+        model.transformer.recompute = recompute
         on_cpu = self.torch.type == "cpu"
         model.transformer.sparse_gradient = on_cpu and not native.obstacle("cpu", str(torch.float32), native.LANES)
         return model

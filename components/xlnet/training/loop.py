@@ -52,8 +52,8 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     data = open_dataset(dataset)
     data_recipe = recipes.of_artifact(dataset).data
     whole = recipes.Recipe(data=data_recipe, model=given.model, training=given.training)
-    device = detect()
-    model = make_model(whole, data).to(device.torch)
+    device = detect(precision=given.training.precision)
+    model = device.prepare(make_model(whole, data).to(device.torch), given.training.recompute)
     checkpoints = place(out, whole.part("data", "model", "training"), dataset_digest)
     with provenance.writing(out) as directory:
         result = fit(model, data, given.training, device, directory, checkpoints)
@@ -66,6 +66,8 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             **result.facts(),
             "accelerator": device.name,
+            "precision": str(device.precision).removeprefix("torch."),
+            "attention": model.transformer.attention_name(),
             "dataset_digest": dataset_digest,
             "weights_digest": provenance.digest_file(directory / "model.safetensors"),
             **provenance.code_facts(),

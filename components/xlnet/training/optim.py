@@ -37,6 +37,7 @@ class AdamW(torch.optim.AdamW):
             state["step"] = torch.tensor(0.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_VD), torch.zeros_like(table_VD)
             state["seen"] = torch.zeros(len(table_VD), dtype=torch.uint8)
+        state["seen"] = state["seen"].to(torch.uint8)  # a restored optimizer has cast it
         state["step"] += 1
         scale = getattr(self, "grad_scale", None)
         native_fused.adamw_rows(

@@ -13,7 +13,7 @@ from torch import Tensor
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
 from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments
+from xlnet.model.positions import Positions, Segments, room_for_gradients
 
 LANES = 16  # a head must be whole vectors of the widest kind
 # Each group sums the gradients of its texts' distances in a buffer of its own, so that the sum's order
@@ -106,7 +106,7 @@ class _Attention(torch.autograd.Function):
         problem = _problem(tensors, ctx.layout, ctx.dropout)
         heads, width = q_TNH.shape[1:]
         groups = min(GROUPS, problem.texts)
-        grad_q, grad_k, grad_v = _room_for_gradients(q_TNH, k_TNH, v_TNH)
+        grad_q, grad_k, grad_v = room_for_gradients(q_TNH, k_TNH, v_TNH)
         grad_r, grad_biases_4NH = torch.empty_like(r_RNH), content_bias_NH.new_empty(4, heads, width)
         partial_r = q_TNH.new_zeros(groups * r_rows.numel())
         partial_biases = q_TNH.new_zeros(groups, heads, 4, width)
@@ -127,17 +127,6 @@ def _by_token(x_TNH: Tensor) -> Tensor:
     """The kernels want a token's heads side by side; tokens may lie apart, as slices of a larger tensor do."""
     heads, width = x_TNH.shape[1:]
     return x_TNH if x_TNH.stride()[1:] == (width, 1) else x_TNH.contiguous().view(-1, heads, width)
-
-
-def _room_for_gradients(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> tuple[Tensor, ...]:
-    """Gradients with the same token strides; slices of one tensor if their inputs are (see positions.split_heads)."""
-    tokens, heads, width = q_TNH.shape
-    step = heads * width * q_TNH.element_size()
-    if all(x.stride(0) == 3 * heads * width for x in (q_TNH, k_TNH, v_TNH)) and (
-        k_TNH.data_ptr() - q_TNH.data_ptr() == v_TNH.data_ptr() - k_TNH.data_ptr() == step
-    ):
-        return q_TNH.new_empty(tokens, 3, heads, width).unbind(1)
-    return tuple(x.new_empty_strided(x.shape, x.stride()) for x in (q_TNH, k_TNH, v_TNH))
 
 
 def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | None) -> _Problem:

@@ -1,5 +1,7 @@
 """Dropout, GELU with dropout, and layer norm of a residual plus dropout, by the CPU kernels in ``elementwise.cpp``.
 
+All compute in float32 and return float32, also under autocast.
+
 Shapes: T rows, D columns.
 """
 
@@ -18,19 +20,19 @@ PARTS = 32
 
 def gelu_dropout(x_TD: Tensor, dropout: Dropout | None) -> Tensor:
     """See :func:`xlnet.model.fused.gelu_dropout`."""
-    return _GeluDropout.apply(x_TD, dropout)
+    return _GeluDropout.apply(x_TD.float(), dropout)
 
 
 def dropout_add_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, dropout: Dropout | None
 ) -> Tensor:
     """See :func:`xlnet.model.fused.dropout_add_norm`."""
-    return _DropoutAddNorm.apply(x_TD, residual_TD, weight_D, bias_D, eps, dropout)
+    return _DropoutAddNorm.apply(x_TD.float(), residual_TD.float(), weight_D, bias_D, eps, dropout)
 
 
 def dropout(x_TD: Tensor, noise: Dropout) -> Tensor:
     """See :func:`xlnet.model.fused.dropout`."""
-    return _Dropout.apply(x_TD, noise)
+    return _Dropout.apply(x_TD.float(), noise)
 
 
 class _Dropout(torch.autograd.Function):

@@ -1,0 +1,48 @@
+"""Relative attention by Triton kernels, for CUDA devices from compute capability 8.0 on.
+
+This module loads Triton only when it is used; the kernels are in :mod:`~xlnet.model.kernels.triton_attention`.
+"""
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from xlnet.model.dropout import Dropout
+from xlnet.model.layout import Layout
+from xlnet.model.positions import Positions, Segments
+
+WIDTHS = (16, 32, 64, 128)
+TYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
+
+
+def obstacle(device: str, dtype: str, head_width: int) -> str:
+    """Why it cannot run here; empty if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install triton"
+    if head_width not in WIDTHS:
+        return f"heads are {head_width} wide; allowed: {', '.join(map(str, WIDTHS))}"
+    if dtype not in TYPES:
+        return f"tensors are {dtype}; allowed: {', '.join(TYPES)}"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    if device != "cuda":
+        return f"it is for CUDA devices, and the tensors are on {device}"
+    capability = torch.cuda.get_device_capability()
+    return "" if capability >= (8, 0) else f"it needs compute capability 8.0, this device has {capability}"
+
+
+def attention(
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+    positions: Positions,
+    segments: Segments | None,
+    layout: Layout,
+    dropout: Dropout | None,
+) -> Tensor:
+    """See :func:`xlnet.model.attention.relative_attention`."""
+    from xlnet.model.kernels import triton_attention
+
+    return triton_attention.attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)
