@@ -207,10 +207,10 @@ def test_layers_learn_at_decaying_rates_and_norms_are_not_decayed(dataset):
     group_of = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
     assert len(group_of) == len(names)
     head = group_of["logits_proj.weight"]["lr"]
-    assert group_of["transformer.layer.2.rel_attn.q"]["lr"] == pytest.approx(head * 0.5)
+    assert group_of["transformer.layer.2.rel_attn.qkv"]["lr"] == pytest.approx(head * 0.5)
     assert group_of["transformer.layer.0.ff.layer_1.weight"]["lr"] == pytest.approx(head * 0.125)
     assert group_of["transformer.word_embedding.weight"]["lr"] == pytest.approx(head * 0.0625)
-    assert group_of["transformer.layer.0.rel_attn.q"]["weight_decay"] == 0.1
+    assert group_of["transformer.layer.0.rel_attn.qkv"]["weight_decay"] == 0.1
     assert group_of["transformer.layer.0.rel_attn.r_w_bias"]["weight_decay"] == 0.0
     assert group_of["transformer.layer.0.ff.layer_norm.weight"]["weight_decay"] == 0.0
 
@@ -221,6 +221,6 @@ def test_planned_steps_are_the_steps_done(dataset, steps, epochs):
     split = open_dataset(dataset).split("train")
     planned, evaluations = loop.plan_steps(split.lengths, training)
     assert max(evaluations) == planned
-    assert len(list(loop.batch_stream(split, training, 5, 0, planned))) == planned
+    assert len(list(loop.batch_stream(split, training, 0, planned))) == planned
     if steps:
         assert planned == steps

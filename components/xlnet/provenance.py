@@ -215,7 +215,7 @@ def code_fingerprint(step: str) -> str:
 
 
 def code_parts(step: str) -> dict[str, str]:
-    """What a step's fingerprint is made of: digest of each module it can reach and its kernels' sources, versions of libraries."""
+    """What a step's fingerprint is made of: digests of modules and kernels it can reach, versions of libraries."""
     files = {name: _source(name) for name in _reachable(STEP_MODULES[step])}
     for name, path in list(files.items()):
         if path.name == "__init__.py":  # kernels that are compiled on first use belong to their package

@@ -1,6 +1,6 @@
 """Real tokenised rows for the benchmarks: a seeded sample of SST-2 or IMDB, or of a file written earlier.
 
-    python tests/benchmarks/real_rows.py sst2 imdb --rows 2048 --out FOLDER   # to carry to another machine
+python tests/benchmarks/real_rows.py sst2 imdb --rows 2048 --out FOLDER   # to carry to another machine
 """
 
 import argparse

@@ -106,7 +106,8 @@ def _check(
     q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, positions: Positions, segments: Segments | None, layout: Layout
 ) -> None:
     if not q_TNH.shape == k_TNH.shape == v_TNH.shape:
-        raise RunError(f"queries, keys and values differ in shape: {[*map(tuple, (q_TNH.shape, k_TNH.shape, v_TNH.shape))]}")
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q_TNH, k_TNH, v_TNH))
+        raise RunError(f"queries, keys and values differ in shape: {shapes}")
     types = {x.dtype for x in (q_TNH, k_TNH, v_TNH, positions.r_RNH)}
     if len(types) > 1:
         raise RunError(f"queries, keys, values and positions differ in type: {', '.join(sorted(map(str, types)))}")

@@ -6,7 +6,6 @@ Shapes: T rows, D columns.
 from functools import cache
 from types import ModuleType
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

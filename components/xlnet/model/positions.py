@@ -87,6 +87,12 @@ class _Split(torch.autograd.Function):
         return torch.stack(grads, 1)
 
 
+def by_token(x_TNH: Tensor) -> Tensor:
+    """What kernels take: a token's heads side by side; tokens may lie apart, as slices of a larger tensor do."""
+    heads, width = x_TNH.shape[1:]
+    return x_TNH if x_TNH.stride()[1:] == (width, 1) else x_TNH.contiguous().view(-1, heads, width)
+
+
 def room_for_gradients(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> tuple[Tensor, ...]:
     """Uninitialised tensors with the same token strides; views of one tensor where the arguments are."""
     tokens, heads, width = q_TNH.shape

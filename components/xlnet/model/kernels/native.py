@@ -13,7 +13,7 @@ from torch import Tensor
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
 from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments, room_for_gradients
+from xlnet.model.positions import Positions, Segments, by_token, room_for_gradients
 
 LANES = 16  # a head must be whole vectors of the widest kind
 # Each group sums the gradients of its texts' distances in a buffer of its own, so that the sum's order
@@ -21,7 +21,7 @@ LANES = 16  # a head must be whole vectors of the widest kind
 GROUPS = 4
 
 
-def obstacle(device: str, dtype: str, head_width: int) -> str:  # noqa: ARG001
+def obstacle(device: str, dtype: str, head_width: int) -> str:
     """Why it cannot run here; empty if it can."""
     if device != "cpu":
         return f"it is for the CPU, and the tensors are on {device}"
@@ -83,7 +83,7 @@ class _Attention(torch.autograd.Function):
         layout: Layout,
         dropout: Dropout | None,
     ) -> Tensor:
-        q_TNH, k_TNH, v_TNH = (_by_token(x) for x in (q_TNH, k_TNH, v_TNH))
+        q_TNH, k_TNH, v_TNH = (by_token(x) for x in (q_TNH, k_TNH, v_TNH))
         rest = [r_RNH, content_bias_NH, position_bias_NH, segment_bias_NH, embed_2NH]
         tensors = [q_TNH, k_TNH, v_TNH, *(None if x is None else x.contiguous() for x in rest)]
         tensors.append(None if ids_T is None else ids_T.to(torch.int32).contiguous())
@@ -123,15 +123,12 @@ class _Attention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_r, content, position, segment, embed, None, None, None
 
 
-def _by_token(x_TNH: Tensor) -> Tensor:
-    """The kernels want a token's heads side by side; tokens may lie apart, as slices of a larger tensor do."""
-    heads, width = x_TNH.shape[1:]
-    return x_TNH if x_TNH.stride()[1:] == (width, 1) else x_TNH.contiguous().view(-1, heads, width)
-
-
 def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | None) -> _Problem:
     q_TNH, k_TNH, v_TNH = tensors[:3]
-    assert q_TNH is not None and k_TNH is not None and v_TNH is not None and tensors[3] is not None
+    assert q_TNH is not None
+    assert k_TNH is not None
+    assert v_TNH is not None
+    assert tensors[3] is not None
     problem = _Problem(
         *_pointers(*tensors),
         *_pointers(layout.offsets_S1),

@@ -13,7 +13,7 @@ from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments, by_key
 
 
-def obstacle(device: str, dtype: str, head_width: int) -> str:  # noqa: ARG001
+def obstacle(device: str, dtype: str, head_width: int) -> str:
     """Why it cannot run here: it runs everywhere."""
     return ""
 

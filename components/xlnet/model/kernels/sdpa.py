@@ -21,7 +21,7 @@ from xlnet.model.positions import Positions, Segments, by_key
 MIN_REAL = 0.7
 
 
-def obstacle(device: str, dtype: str, head_width: int) -> str:  # noqa: ARG001
+def obstacle(device: str, dtype: str, head_width: int) -> str:
     """Why it cannot run here: it runs everywhere."""
     return ""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments, room_for_gradients
+from xlnet.model.positions import Positions, Segments, by_token, room_for_gradients
 
 GROUPS = 8  # texts share this many buffers for the gradients of distances, summed in order
 LOG2E = 1.4426950408889634
@@ -34,7 +34,7 @@ def _mix(x):
 
 
 @triton.jit
-def _keep(seed, rows, columns, threshold):
+def kept(seed, rows, columns, threshold):
     """Which elements survive: rows [M, 1], columns [1, M]."""
     keys = _mix(_mix(seed) + rows.to(tl.uint32))
     return _mix(keys + columns.to(tl.uint32) * 0x9E3779B9) >= threshold
@@ -134,7 +134,7 @@ def _forward(
         if DROPOUT:
             rows = ((first + i) * N + n)[:, None]
             columns = (n0 + tl.arange(0, M))[None, :]
-            weights = tl.where(_keep(tl.load(seed).to(tl.uint32), rows, columns, threshold), weights, 0.0)
+            weights = tl.where(kept(tl.load(seed).to(tl.uint32), rows, columns, threshold), weights, 0.0)
         values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, n0, length, M, H)
         attended = attended * shrink[:, None]
         attended += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
@@ -153,7 +153,7 @@ def _score_gradients(
     grads = tl.dot(dout, tl.trans(values), input_precision=PRECISION)
     dropped = weights
     if DROPOUT:
-        keep = _keep(tl.load(seed).to(tl.uint32), rows, columns, threshold)
+        keep = kept(tl.load(seed).to(tl.uint32), rows, columns, threshold)
         grads = tl.where(keep, grads * drop_scale, 0.0)
         dropped = tl.where(keep, weights * drop_scale, 0.0)
     return weights * (grads - delta[:, None]), dropped
@@ -302,7 +302,7 @@ def _backward_distances(
             grads = tl.gather(tl.dot(grad, tl.trans(values), input_precision=PRECISION), i + c, axis=1)
             if DROPOUT:
                 rows = ((first + query) * N + n)[:, None]
-                keep = _keep(tl.load(seed).to(tl.uint32), rows, key, threshold)
+                keep = kept(tl.load(seed).to(tl.uint32), rows, key, threshold)
                 grads = tl.where(keep, grads * drop_scale, 0.0)
             dscores = weights * (grads - delta[:, None])
             d_distances += tl.dot(tl.trans(dscores.to(x.dtype)), q_position, input_precision=PRECISION)
@@ -324,9 +324,15 @@ def attention(
     return _Attention.apply(q_TNH, k_TNH, v_TNH, *positions, bias_NH, embed_2NH, ids_T, layout, dropout)
 
 
-def tile_rows(width: int) -> int:
-    """Queries and keys of a tile: what leaves room for two products of twice the width in registers."""
-    return 64 if width <= 64 else 32
+def tile(width: int, forward: bool, capability: tuple[int, int]) -> tuple[int, int]:
+    """Rows of a tile, and warps that share it.
+
+    Chosen by what the compiler says for compute capability 8.0 and 9.0 in bfloat16: the largest tiles whose
+    values stay in registers (or nearly so), not yet by timing.
+    """
+    if forward and width <= 64 and capability >= (9, 0):
+        return 64, 8
+    return 32, 4 if width <= 64 else 8
 
 
 class _Attention(torch.autograd.Function):
@@ -345,7 +351,7 @@ class _Attention(torch.autograd.Function):
         layout: Layout,
         dropout: Dropout | None,
     ) -> Tensor:
-        q_TNH, k_TNH, v_TNH = (x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous() for x in (q_TNH, k_TNH, v_TNH))
+        q_TNH, k_TNH, v_TNH = (by_token(x) for x in (q_TNH, k_TNH, v_TNH))
         # Without segments their places are filled with tensors that no kernel reads.
         change_NH = content_bias_NH if embed_2NH is None else embed_2NH[1] - embed_2NH[0]
         segment_bias = content_bias_NH if segment_bias_NH is None else segment_bias_NH
@@ -354,16 +360,16 @@ class _Attention(torch.autograd.Function):
         tensors = (*tensors[:3], *(x.contiguous() for x in tensors[3:]))
         out_TNH = q_TNH.new_empty(q_TNH.shape)
         log_sums_NT = q_TNH.new_empty(q_TNH.shape[1], q_TNH.shape[0], dtype=torch.float32)
-        launch = _Launch(layout, dropout, segments=embed_2NH is not None, like=q_TNH)
+        launch = _Launch(layout, dropout, segments=embed_2NH is not None, like=q_TNH, forward=True)
         launch.over_blocks(_forward, *tensors, out=(out_TNH, log_sums_NT))
         ctx.save_for_backward(*tensors, out_TNH, log_sums_NT)
-        ctx.launch = launch
+        ctx.layout, ctx.dropout, ctx.segments = layout, dropout, embed_2NH is not None
         return out_TNH
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, out_TNH, log_sums_NT = ctx.saved_tensors
-        launch: _Launch = ctx.launch
+        launch = _Launch(ctx.layout, ctx.dropout, ctx.segments, like=out_TNH, forward=False)
         grad_TNH = grads[0].contiguous()
         delta_NT = (grad_TNH.float() * out_TNH).sum(-1).t().contiguous()
         dq, dk, dv = room_for_gradients(*tensors[:3])
@@ -381,10 +387,11 @@ class _Attention(torch.autograd.Function):
 class _Launch:
     """How the kernels of one attention are started: grid, tile, and the arguments that all share."""
 
-    def __init__(self, layout: Layout, dropout: Dropout | None, segments: bool, like: Tensor) -> None:
+    def __init__(self, layout: Layout, dropout: Dropout | None, segments: bool, like: Tensor, forward: bool) -> None:
         self.layout, self.segments, self.like = layout, segments, like
         self.heads, self.width = like.shape[1:]
-        self.rows = tile_rows(self.width)
+        capability = torch.cuda.get_device_capability(like.device) if like.is_cuda else (8, 0)
+        self.rows, self.warps = tile(self.width, forward, capability)
         self.seed = layout.offsets_S1 if dropout is None else dropout.seed
         self.threshold = dropout.threshold if dropout else 0
         self.scale = dropout.scale if dropout else 1.0
@@ -421,7 +428,7 @@ class _Launch:
         precision = "ieee" if self.like.dtype == torch.float32 else "tf32"
         constants = {"N": self.heads, "H": self.width, "M": self.rows, "PRECISION": precision}
         constants |= {"SEGMENTS": self.segments, "DROPOUT": self.threshold > 0}
-        return constants | {"num_warps": 4, "num_stages": 2}
+        return constants | {"num_warps": self.warps, "num_stages": 2}
 
 
 def _blocks(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:

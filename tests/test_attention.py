@@ -1,0 +1,229 @@
+"""Every attention against the readable one: output and every gradient, on the shapes that hurt."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from xlnet.errors import RunError, UserError
+from xlnet.model import attention
+from xlnet.model.attention import IMPLEMENTATIONS, implementation, relative_attention
+from xlnet.model.dropout import Dropout
+from xlnet.model.kernels import build
+from xlnet.model.layout import Layout
+from xlnet.model.positions import Positions, Segments, split_heads
+
+NAMES = ("output", "qkv", "r", "content bias", "position bias", "segment bias", "segment embedding")
+LENGTHS = [[1], [7], [33, 1, 2], [65, 130], [48, 96, 49], [15, 16, 17], [300]]
+
+
+def tensors(lengths, heads=3, width=64, dtype=torch.float64, spare=0, seed=0):
+    """Random inputs of an attention over texts of these lengths; the last third of a text is another segment."""
+    torch.manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, dtype=torch.float64).to(dtype).requires_grad_()
+
+    table = random(2 * (max(lengths) + spare), heads, width)
+    biases = [random(heads, width) for _ in range(3)]
+    segments = torch.cat([(torch.arange(n) >= 2 * n // 3).int() + (torch.arange(n) == n - 1).int() for n in lengths])
+    return [random(sum(lengths), 3, heads, width), table, *biases, random(2, heads, width), segments]
+
+
+def run(impl, given, lengths, probability=0.0, with_segments=True, device="cpu"):
+    """Output and all gradients, as float64 on the CPU."""
+    *leaves, ids = (x.detach().to(device).requires_grad_(x.is_floating_point()) for x in given)
+    qkv, table, content, position, segment, embed = leaves
+    dropout = Dropout(probability, torch.tensor([987654321], device=device)) if probability else None
+    out = relative_attention(
+        *split_heads(qkv),
+        Positions(table, content, position),
+        Segments(ids, segment, embed) if with_segments else None,
+        Layout.of(lengths, device),
+        dropout,
+        impl,
+    )
+    torch.manual_seed(1)
+    out.backward(torch.randn(out.shape, dtype=torch.float64).to(out))
+    return [None if x is None else x.double().cpu() for x in (out.detach(), *(leaf.grad for leaf in leaves))]
+
+
+def assert_close(got, expected, tolerance):
+    """Relative to the largest value; a gradient that is nothing but rounding counts against 1."""
+    for name, mine, theirs in zip(NAMES, got, expected, strict=True):
+        assert (mine is None) == (theirs is None), name
+        if theirs is not None:
+            error = (mine - theirs).abs().max().item() / max(theirs.abs().max().item(), 1.0)
+            assert error <= tolerance, f"{name}: {error:.2e}"
+
+
+def compare(impl, lengths, width, probability, with_segments, dtype, tolerance, device="cpu", spare=0):
+    given = tensors(lengths, width=width, dtype=dtype, spare=spare)
+    exact = [x.double() if x.is_floating_point() else x for x in given]
+    expected = run("reference", exact, lengths, probability, with_segments)
+    assert_close(run(impl, given, lengths, probability, with_segments, device), expected, tolerance)
+
+
+@pytest.mark.parametrize("with_segments", [True, False])
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("width", [16, 64, 128])
+def test_native_equals_the_reference(width, lengths, probability, with_segments):
+    compare("native", lengths, width, probability, with_segments, torch.float32, 1e-5, spare=len(lengths))
+
+
+@pytest.mark.parametrize("with_segments", [True, False])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("width", [8, 64])
+def test_sdpa_equals_the_reference(width, lengths, with_segments):
+    compare("sdpa", lengths, width, 0.0, with_segments, torch.float32, 1e-5, spare=3)
+
+
+def test_sdpa_drops_the_same_for_the_same_seed_in_both_passes():
+    given = tensors([9, 30], dtype=torch.float32)
+    torch.manual_seed(5)
+    first = run("sdpa", given, [9, 30], 0.5)
+    torch.manual_seed(5)
+    assert all(torch.equal(a, b) for a, b in zip(first, run("sdpa", given, [9, 30], 0.5), strict=True))
+    assert not torch.allclose(first[0], run("sdpa", given, [9, 30], 0.0)[0])
+
+
+def test_native_takes_bfloat16():
+    compare("native", [33, 7], 64, 0.3, True, torch.bfloat16, 2e-2)
+
+
+def test_native_gives_the_same_bits_with_any_number_of_threads():
+    given = tensors([70, 5, 120, 33], dtype=torch.float32)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run("native", given, [70, 5, 120, 33], 0.2))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_the_reference_equals_transformers_arithmetic_by_hand():
+    """One query, two keys of the same text, written out from the paper's formula."""
+    given = tensors([2], heads=1, width=4)
+    qkv, table, content, position, segment, embed, ids = given
+    q, k, v = (qkv[:, i, 0] for i in range(3))
+    differs = (ids[0] != ids[1]).long()
+    scores = torch.stack(
+        [
+            (q[0] + content[0]) @ k[j]
+            + (q[0] + position[0]) @ table[2 + j, 0]  # row L + j - i: distance i - j
+            + (q[0] + segment[0]) @ embed[differs if j else 0, 0]
+            for j in range(2)
+        ]
+    )
+    expected = (scores / 2).softmax(0) @ v
+    got = relative_attention(
+        *qkv.unbind(1),
+        Positions(table, content, position),
+        Segments(ids, segment, embed),
+        Layout.of([2]),
+        None,
+        "reference",
+    )
+    assert torch.allclose(got[0, 0], expected)
+
+
+def test_no_text_sees_another():
+    given = tensors([20, 30], dtype=torch.float32)
+    alone = [given[0][20:], given[1][20:-20], *given[2:6], given[6][20:]]
+    for impl in ("reference", "sdpa", "native"):
+        both = run(impl, given, [20, 30])[0][20:]
+        # The second text's distances lie in the middle of a longer table.
+        table = torch.zeros(60, 3, 64)
+        table[:] = given[1]
+        single = run(impl, [alone[0], table, *alone[2:]], [30])[0]
+        assert torch.allclose(both, single, atol=1e-6), impl
+
+
+# ---- choosing ---------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_compiled_kernels_on_a_cpu_and_says_so_once(caplog):
+    attention._best.cache_clear()
+    with caplog.at_level(logging.INFO, logger=attention.__name__):
+        for _ in range(3):
+            assert implementation("auto", "cpu", "torch.float32", 64) == "native"
+    assert [record.getMessage() for record in caplog.records] == ["attention on cpu: native"]
+
+
+def test_auto_falls_back_with_the_reason(caplog):
+    attention._best.cache_clear()
+    with caplog.at_level(logging.INFO, logger=attention.__name__):
+        assert implementation("auto", "cpu", "torch.float32", 8) == "sdpa"
+    assert "multiple of 16 wide, and these are 8" in caplog.text
+
+
+def test_an_implementation_that_cannot_run_says_why():
+    with pytest.raises(UserError, match=r"'flash'; allowed: auto, reference, sdpa, native, triton"):
+        implementation("flash", "cpu", "torch.float32", 64)
+    with pytest.raises(UserError, match=r"'native' cannot run here: heads must be a multiple of 16 wide.*take 'auto'"):
+        implementation("native", "cpu", "torch.float32", 8)
+    with pytest.raises(
+        UserError, match=r"'triton' cannot run here: it is for CUDA devices, and the tensors are on cpu"
+    ):
+        implementation("triton", "cpu", "torch.float32", 64)
+    with pytest.raises(UserError, match=r"heads are 48 wide; allowed: 16, 32, 64, 128"):
+        implementation("triton", "cuda", "torch.float32", 48)
+    assert set(IMPLEMENTATIONS) == {"auto", "reference", "sdpa", "native", "triton"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [({"XLNET_NATIVE_KERNELS": "0"}, "XLNET_NATIVE_KERNELS is 0"), ({"CXX": "no-such-compiler"}, "cannot be started")],
+)
+def test_without_a_compiler_attention_still_runs(environment, reason, tmp_path):
+    """A fresh process without compiled kernels: the portable one, and the reason when asked for the other."""
+    program = (
+        "from xlnet.model.attention import implementation as f; from xlnet.errors import UserError\n"
+        "print(f('auto', 'cpu', 'torch.float32', 64))\n"
+        "try: f('native', 'cpu', 'torch.float32', 64)\n"
+        "except UserError as error: print(error)"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("sdpa\n")
+    assert reason in done.stdout
+
+
+def test_a_compiler_that_fails_is_reported(tmp_path, monkeypatch):
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho 'fatal error: no arithmetic today' >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    build.library.cache_clear()
+    with pytest.raises(build.Unbuildable, match="no arithmetic today"):
+        build.library()
+    build.library.cache_clear()
+
+
+# ---- bad input --------------------------------------------------------------------------------------
+
+
+def test_bad_shapes_are_refused():
+    q, k, v = torch.randn(3, 10, 2, 16)
+    positions = Positions(torch.randn(20, 2, 16), torch.randn(2, 16), torch.randn(2, 16))
+    with pytest.raises(RunError, match=r"10 tokens were given, but the packed texts' lengths add up to 9"):
+        relative_attention(q, k, v, positions, None, Layout.of([4, 5]))
+    with pytest.raises(RunError, match=r"a text of 11 tokens is longer than the position table, which reaches 10"):
+        relative_attention(*torch.randn(3, 11, 2, 16), positions, None, Layout.of([11]))
+    with pytest.raises(RunError, match=r"differ in type: torch\.bfloat16, torch\.float32"):
+        relative_attention(q.bfloat16(), k, v, positions, None, Layout.of([10]))
+    with pytest.raises(RunError, match=r"differ in shape: \(10, 2, 16\), \(10, 2, 16\), \(9, 2, 16\)"):
+        relative_attention(q, k, v[:9], positions, None, Layout.of([10]))
+    with pytest.raises(RunError, match="at least one text"):
+        Layout.of([])
+    with pytest.raises(RunError, match=r"no empty one; its lengths are \[3, 0\]"):
+        Layout.of(np.array([3, 0]))
