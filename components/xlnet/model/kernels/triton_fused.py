@@ -74,15 +74,16 @@ def _norm_backward(
     inside = column < width
     gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     weights, biases = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for row in range(tl.program_id(0), rows, tl.num_programs(0)):
-        at = row.to(tl.int64) * width + column
+    for number in range(tl.program_id(0), rows, tl.num_programs(0)):
+        row = tl.zeros([1], tl.int64) + number
+        at = row * width + column
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         keep = inside
         if DROPOUT:
             keep = kept(tl.load(seed).to(tl.uint32), row, column, threshold)
             value = tl.where(keep, value * scale, 0.0)
         value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-        mean, inverse = tl.load(moments + 2 * row), tl.load(moments + 2 * row + 1)
+        mean, inverse = tl.load(moments + 2 * number), tl.load(moments + 2 * number + 1)
         normal = tl.where(inside, (value - mean) * inverse, 0.0)
         slope = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
         weights += slope * normal

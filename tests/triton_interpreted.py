@@ -1,0 +1,68 @@
+"""The Triton kernels under Triton's interpreter: run by test_triton.py in a process with TRITON_INTERPRET=1."""
+
+import pytest
+import test_attention
+import torch
+from torch.nn import functional as F
+
+from xlnet.model import dropout as plain
+from xlnet.model.dropout import Dropout
+from xlnet.model.kernels import triton_fused
+
+
+@pytest.mark.parametrize(
+    ("width", "lengths", "probability", "with_segments", "spare"),
+    [
+        (16, [1], 0.0, True, 0),
+        (16, [7, 33], 0.3, True, 5),
+        (32, [31, 32, 2], 0.3, False, 0),
+        (64, [65, 1], 0.3, True, 0),
+        (128, [34], 0.0, True, 1),
+    ],
+)
+def test_attention_equals_the_reference(width, lengths, probability, with_segments, spare):
+    test_attention.compare("triton", lengths, width, probability, with_segments, torch.float32, 1e-5, spare=spare)
+
+
+def test_attention_in_half_precision():
+    """float16: the interpreter multiplies bfloat16 as the integers it keeps them in."""
+    test_attention.compare("triton", [33, 7], 16, 0.3, True, torch.float16, 1e-2)
+
+
+def test_forward_tile_of_64_rows(monkeypatch):
+    """What compute capability 9.0 uses."""
+    from xlnet.model.kernels import triton_attention
+
+    monkeypatch.setattr(triton_attention, "tile", lambda width, forward, capability: (64 if forward else 32, 4))
+    test_attention.compare("triton", [70, 20], 16, 0.3, True, torch.float32, 1e-5)
+
+
+def check(got, expected, *given):
+    """Output and gradients of two functions agree."""
+    results = []
+    for work, dtype in ((got, torch.float32), (expected, torch.float64)):
+        leaves = [x.detach().clone().to(dtype).requires_grad_() for x in given]
+        out = work(*leaves)
+        out.backward(torch.linspace(-1, 2, out.numel(), dtype=dtype).view(out.shape))
+        results.append([out, *(x.grad for x in leaves)])
+    for mine, theirs in zip(*results, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-5 * max(1.0, theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (5, 100), (3, 1100)])
+def test_fused(rows, width, probability):
+    torch.manual_seed(0)
+    noise = Dropout(probability, torch.tensor([99])) if probability else None
+    x, residual, weight, bias = (
+        torch.randn(rows, width),
+        torch.randn(rows, width),
+        torch.randn(width),
+        torch.randn(width),
+    )
+    check(lambda x: triton_fused.gelu_dropout(x, noise), lambda x: plain.dropout(F.gelu(x), noise), x)
+    check(
+        lambda *t: triton_fused.dropout_add_norm(*t, 1e-6, noise),
+        lambda x, r, w, b: F.layer_norm(r + plain.dropout(x, noise), (width,), w, b, 1e-6),
+        *(x, residual, weight, bias),
+    )
