@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from xlnet.errors import RunError, UserError
 from xlnet.model.weights import load_classifier
 from xlnet.training import loop, objective
 from xlnet.training.device import detect
+from xlnet.training.feed import Feed, row_stream
 from xlnet.training.optim import learning_rate_factor, make_optimizer, set_learning_rate
 
 RECIPE = recipes.from_changes(
@@ -165,15 +167,44 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(dataset, tmp_path, capsys
     assert "damaged and not used" in capsys.readouterr().err
 
 
-def test_a_loss_that_explodes_names_the_step(dataset, tmp_path):
-    recipe = RECIPE.replace(training={"learning_rate": 10.0, "clip_norm": 0.0, "warmup": 0.0, "epochs": 40.0})
-    broken = open_dataset(dataset)
-    model = loop.make_model(recipe, broken)
-    with torch.no_grad():
-        model.logits_proj.weight.fill_(float("nan"))
-    checkpoints = loop.place(tmp_path / "out", "x", "y")
-    with pytest.raises(RunError, match=r"the loss became nan at step 1; lower training\.learning_rate"):
-        loop.fit(model, broken, recipe.training, detect("cpu"), tmp_path, checkpoints)
+def test_a_loss_that_explodes_names_the_step_and_keeps_its_batch(dataset, tmp_path, monkeypatch):
+    recipe = RECIPE.replace(training={"epochs": 40.0, "checkpoint_every": 2})
+    calls = []
+    true_loss = objective.loss
+
+    def explodes(*arguments):
+        calls.append(0)
+        return true_loss(*arguments) * (float("nan") if len(calls) == 6 else 1)
+
+    monkeypatch.setattr(objective, "loss", explodes)
+    out = tmp_path / "model"
+    with pytest.raises(
+        RunError, match=r"became nan at step 6; its batch is in '.*batch-6\.json'.*lower training"
+    ) as told:
+        loop.train(part(recipe), dataset, str(out))
+    assert not out.exists()
+    batch = json.loads(Path(str(told.value).split("'")[1]).read_text())
+    (rows,) = row_stream(open_dataset(dataset).split("train").lengths, recipe.training, 5, 6)
+    assert sorted(row["row"] for row in batch["rows"]) == sorted(rows.tolist())
+    assert batch["rows"][0]["input_ids"][-2:] == [4, 3]
+    monkeypatch.setattr(objective, "loss", true_loss)
+    assert loop.train(part(recipe), dataset, str(out))["resumed_from"] == 4, "the last good checkpoint was kept"
+
+
+def test_worker_processes_pack_the_same_batches(dataset):
+    split = open_dataset(dataset).split("train")
+    inline, ahead = (list(Feed(split, RECIPE.training, 3, 30, workers)) for workers in (0, 2))
+    assert len(inline) == 27
+    for ours, theirs in zip(inline, ahead, strict=True):
+        assert np.array_equal(ours.input_ids_T, theirs.input_ids_T)
+        assert np.array_equal(ours.index_S, theirs.index_S)
+
+
+@pytest.mark.parametrize("change", [{"recompute": True}, {"precision": "bfloat16"}])
+def test_memory_and_precision_settings_still_learn(dataset, tmp_path, change):
+    facts = loop.train(part(RECIPE.replace(training=change)), dataset, str(tmp_path / "model"))
+    assert facts["validation_accuracy"] >= 0.95
+    assert facts["precision"] == change.get("precision", "float32")
 
 
 def test_a_changed_dataset_is_refused(dataset, tmp_path):
@@ -221,6 +252,6 @@ def test_planned_steps_are_the_steps_done(dataset, steps, epochs):
     split = open_dataset(dataset).split("train")
     planned, evaluations = loop.plan_steps(split.lengths, training)
     assert max(evaluations) == planned
-    assert len(list(loop.batch_stream(split, training, 0, planned))) == planned
+    assert len(list(row_stream(split.lengths, training, 0, planned))) == planned
     if steps:
         assert planned == steps

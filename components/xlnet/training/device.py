@@ -32,6 +32,7 @@ class Device:
     def __init__(self, kind: str, precision: str = "auto") -> None:
         self.torch = torch.device(kind)
         self.precision = _precision(kind, precision)
+        self.workers = 0 if kind == "cpu" else 2  # processes that pack batches while the device computes
         self.name = torch.cuda.get_device_name() if kind == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
 
     def seed(self, seed: int, step: int) -> None:
@@ -48,7 +49,9 @@ class Device:
         )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.torch, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        # A copy from pinned memory does not hold up the one who asks for it.
+        return tensor.pin_memory().to(self.torch, non_blocking=True) if self.torch.type == "cuda" else tensor
 
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """Set what in the model depends on where it trains."""

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data.batches import Batch, collate, epoch_plan
+from xlnet.data.batches import epoch_plan
 from xlnet.data.dataset import Dataset, Split, open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.model import config as configs
@@ -26,6 +25,7 @@ from xlnet.recipe import Recipe, TrainingRecipe
 from xlnet.training import objective
 from xlnet.training.checkpoint import Checkpoints, State, place
 from xlnet.training.device import Device, detect
+from xlnet.training.feed import Feed, row_stream
 from xlnet.training.history import History, Progress, clock
 from xlnet.training.optim import make_optimizer, set_learning_rate
 from xlnet.training.step import update
@@ -44,7 +44,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
 
     Raises:
         UserError: the recipe or the dataset does not allow a training.
-        RunError: the loss became nan or inf.
+        RunError: the loss became nan or inf; the step's batch is written beside the checkpoints.
     """
     started = provenance.now()
     given = recipes.from_json(recipe)
@@ -56,7 +56,10 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     model = device.prepare(make_model(whole, data).to(device.torch), given.training.recompute)
     checkpoints = place(out, whole.part("data", "model", "training"), dataset_digest)
     with provenance.writing(out) as directory:
-        result = fit(model, data, given.training, device, directory, checkpoints)
+        try:
+            result = fit(model, data, given.training, device, directory, checkpoints)
+        except NotFinite as problem:
+            raise explain(problem, data.split("train"), given.training, checkpoints.directory) from None
         save_classifier(model, directory)
         for file in Path(dataset, "tokenizer").iterdir():
             shutil.copyfile(file, directory / file.name)
@@ -176,7 +179,8 @@ def fit(
 
     model.train()
     with History(directory, state.history) as history:
-        for batch in batch_stream(training, recipe, state.step, steps):
+        feed = Feed(training, recipe, state.step, steps, device.workers)
+        for batch in feed:
             device.seed(recipe.seed, state.step + 1)
             rate = set_learning_rate(optimizer, state.step, steps, recipe)
             inputs = device.move(batch)  # prepare and move
@@ -194,7 +198,9 @@ def fit(
                     progress.update(state.step, mean)
             if log_now:
                 values = {"loss": mean, "learning_rate": rate, "gradient_norm": norm.item(), "tokens": state.tokens}
-                history.write(state.step, values, {"tokens_per_second": progress.tokens_per_second()})
+                history.write(
+                    state.step, values, {"tokens_per_second": progress.tokens_per_second(), "waited": feed.waited}
+                )
                 state.losses.clear()
             if state.step in evaluation_steps:
                 scores = objective.validation_metrics(predict_logits(model, validation), validation.labels, task)
@@ -214,7 +220,8 @@ def fit(
     model.eval()
     progress.say(
         f"trained {state.step - resumed_from:,} steps in {clock(seconds)}, "
-        f"{progress.tokens_per_second():,.0f} tokens/s; kept step {state.best_step}: {spell(state.best)}"
+        f"{progress.tokens_per_second():,.0f} tokens/s, "
+        f"{feed.waited:.1f} s of it waiting for batches; kept step {state.best_step}: {spell(state.best)}"
     )
     return Result(state, resumed_from, progress.tokens_per_second(), state.step < steps)
 
@@ -243,31 +250,39 @@ def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe) -> tuple[int, set[in
     return steps, {min(end, steps) for end in ends}
 
 
-def batch_stream(split: Split, recipe: TrainingRecipe, first: int, steps: int) -> Iterator[Batch]:
-    """The batches of steps ``first`` to ``steps - 1``; step k's is a function of (seed, k) alone."""
-    step, epoch = 0, 0
-    while step < steps:
-        plan = epoch_plan(split.lengths, recipe.batch_tokens, recipe.seed, epoch)[: steps - step]
-        for rows in plan[max(0, first - step) :]:
-            yield collate(split, rows)
-        step, epoch = step + len(plan), epoch + 1
-
-
 def finite_mean(losses: list[Tensor], step: int) -> float:
-    """Mean of the last losses.
+    """Mean of the losses of the last steps up to this one.
 
     Raises:
-        RunError: one of them is nan or inf; names the steps.
+        NotFinite: one of them is nan or inf; the first of them.
     """
     values = torch.stack(losses).tolist()
-    first = step - len(values) + 1
-    for offset, value in enumerate(values):
+    for at, value in enumerate(values, step - len(values) + 1):
         if not math.isfinite(value):
-            raise RunError(
-                f"the loss became {value} at step {first + offset}; lower training.learning_rate or "
-                "training.clip_norm, or raise training.warmup"
-            )
+            raise NotFinite(at, value)
     return sum(values) / len(values)
+
+
+class NotFinite(ArithmeticError):
+    """A step's loss is nan or inf."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(step, loss)
+        self.step, self.loss = step, loss
+
+
+def explain(problem: NotFinite, split: Split, recipe: TrainingRecipe, directory: Path) -> RunError:
+    """Write the step's batch to ``directory`` and say what to do."""
+    (rows,) = row_stream(split.lengths, recipe, problem.step - 1, problem.step)
+    table = split.table().select(["row", "source", "line", "label", "input_ids"]).take(rows)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"batch-{problem.step}.json"
+    content = {"step": problem.step, "seed": recipe.seed, "loss": str(problem.loss), "rows": table.to_pylist()}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return RunError(
+        f"the loss became {problem.loss} at step {problem.step}; its batch is in '{path}', checkpoints before it are "
+        "kept; lower training.learning_rate or training.clip_norm, or raise training.warmup"
+    )
 
 
 def spell(scores: dict[str, float]) -> str:
