@@ -62,14 +62,17 @@ def rounds(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, dev
     rates: list[float] = []
     for number in range(arguments.rounds + 1):  # the first warms up
         rates.append(matrix_rate(device))
-        for kind, one in running.items():
-            # All of the seed loop's batches cost the same: two of them tell what all would.
-            plan = plans[kind][number % count :][:1] if kind == "seed" else plans[kind]
-            seconds = _timed(device, lambda one=one, plan=plan: [one.step(rows, chosen) for chosen in plan])
-            tokens = sum(int(rows.lengths[chosen].sum()) for chosen in plan)
-            if kind == "seed":  # its few rows may be shorter or longer than the rest, its cost is not
-                tokens = int(rows.lengths[: size * count].mean() * size * len(plan))
-            speeds[kind].append(tokens / seconds)
+        seconds, tokens = dict.fromkeys(running, 0.0), dict.fromkeys(running, 0)
+        for step in range(count):  # one update each in turn: a slow moment of the machine meets all of them
+            for kind, one in running.items():
+                if kind == "seed" and step != number % count:
+                    continue  # all its batches cost the same: one a round tells what each does
+                chosen = plans[kind][step]
+                seconds[kind] += _timed(device, lambda one=one, chosen=chosen: one.step(rows, chosen))
+                tokens[kind] += int(rows.lengths[chosen].sum())
+        tokens = {k: int(rows.lengths[: size * count].mean() * size) if k == "seed" else n for k, n in tokens.items()}
+        for kind in running:
+            speeds[kind].append(tokens[kind] / seconds[kind])
             print(f"  round {number}: {kind:12} {speeds[kind][-1]:12,.0f} tokens/s", file=sys.stderr, flush=True)
     lengths = rows.lengths[: size * count].tolist()
     per_token = useful(lengths, config.n_layer, config.d_model) / sum(lengths)
