@@ -29,7 +29,8 @@ for name in light:
     importlib.import_module(name)
 assert "torch" not in sys.modules, "xlnet.data and xlnet.registry load torch only for work"
 for name in modules:
-    importlib.import_module(name)
+    if not name.startswith("xlnet.model.kernels.triton_"):  # written in Triton's language
+        importlib.import_module(name)
 print(len(modules))
 """
 
@@ -89,6 +90,7 @@ def test_wheel_holds_data_files_and_licence(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
         assert f"{package}/__init__.py" in names
     assert "xlnet/demo/uci_sentences/imdb_labelled.txt" in names
+    assert {f"xlnet/model/kernels/{name}" for name in ("attention.cpp", "elementwise.cpp", "vectors.h")} <= set(names)
     assert "xlnet/data/vocabulary/xlnet-base-cased/spiece.model" in names
     assert "xlnet/data/vocabulary/xlnet-base-cased/tokenizer.json" in names
     assert [name for name in names if name.endswith("licenses/LICENSE")]

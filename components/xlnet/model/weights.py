@@ -103,7 +103,7 @@ def fetch(name: str) -> Path:
 
 def split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our names to Hugging Face's: each ``…rel_attn.qkv`` [D, 3, N, H] becomes ``q``, ``k`` and ``v`` [D, N, H]."""
-    split = {}
+    split: dict[str, torch.Tensor] = {}
     for name, value in tensors.items():
         if name.endswith(FUSED):
             stem = name.removesuffix("qkv")

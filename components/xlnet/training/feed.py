@@ -6,6 +6,7 @@ computes beside the CPU, and in line where it is the CPU.
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -64,5 +65,5 @@ class _Packed(Dataset[Batch]):
         return collate(self.split, rows)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

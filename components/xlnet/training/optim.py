@@ -21,17 +21,20 @@ class AdamW(torch.optim.AdamW):
     and nothing but their decay to be done: the result is that of the dense update.
     """
 
+    # All gradients are divided by it, as torch's own gradient scaler asks for: here, to clip them.
+    grad_scale: Tensor | None = None
+
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update all parameters; sparse gradients must be coalesced."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.is_sparse:
-                    self._update_rows(parameter, group)
+                    self._update_rows(parameter, parameter.grad, group)
                     parameter.grad = None
-        super().step(closure)
+        return super().step(closure)
 
-    def _update_rows(self, table_VD: Tensor, group: dict[str, Any]) -> None:
+    def _update_rows(self, table_VD: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table_VD]
         if not state:
             state["step"] = torch.tensor(0.0)
@@ -39,19 +42,18 @@ class AdamW(torch.optim.AdamW):
             state["seen"] = torch.zeros(len(table_VD), dtype=torch.uint8)
         state["seen"] = state["seen"].to(torch.uint8)  # a restored optimizer has cast it
         state["step"] += 1
-        scale = getattr(self, "grad_scale", None)
         native_fused.adamw_rows(
             table_VD,
             state["exp_avg"],
             state["exp_avg_sq"],
             state["seen"],
-            table_VD.grad,
+            gradient,
             rate=group["lr"],
             decay=group["weight_decay"],
             betas=group["betas"],
             epsilon=group["eps"],
             step=int(state["step"]),
-            gradient_scale=1.0 if scale is None else 1 / float(scale),
+            gradient_scale=1.0 if self.grad_scale is None else 1 / float(self.grad_scale),
         )
 
 

@@ -8,10 +8,11 @@ from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training import objective
 from xlnet.training.device import Device, Inputs
+from xlnet.training.optim import AdamW
 
 
 def update(
-    model: XLNetClassifier, optimizer: torch.optim.AdamW, inputs: Inputs, recipe: TrainingRecipe, device: Device
+    model: XLNetClassifier, optimizer: AdamW, inputs: Inputs, recipe: TrainingRecipe, device: Device
 ) -> tuple[Tensor, Tensor]:
     """Train on one batch; return its loss and the gradient's norm before clipping, both on the device."""
     hidden_T = hide_tokens(inputs.layout, recipe.token_dropout)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -74,18 +75,20 @@ def _openmp() -> list[str]:
 def _cache() -> Path:
     """Where compiled kernels are kept: the user's cache, or a temporary folder where that cannot be written."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlnet-pipeline"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        if os.access(root, os.W_OK):
-            return root
-    except OSError:
-        pass
+    if _can_write(root):
+        return root
     # The folder's owner is the only one who can put a library there.
     fallback = Path(tempfile.gettempdir()) / f"xlnet-pipeline-{os.getuid()}"
     fallback.mkdir(mode=0o700, exist_ok=True)
     if fallback.stat().st_uid != os.getuid():
         raise Unbuildable(f"neither '{root}' nor '{fallback}' can be written; set XDG_CACHE_HOME")
     return fallback
+
+
+def _can_write(folder: Path) -> bool:
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return os.access(folder, os.W_OK)
 
 
 def _run(command: list[str]) -> str:

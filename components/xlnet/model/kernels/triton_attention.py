@@ -356,8 +356,8 @@ class _Attention(torch.autograd.Function):
         change_NH = content_bias_NH if embed_2NH is None else embed_2NH[1] - embed_2NH[0]
         segment_bias = content_bias_NH if segment_bias_NH is None else segment_bias_NH
         ids = layout.offsets_S1 if ids_T is None else ids_T
-        tensors = (q_TNH, k_TNH, v_TNH, r_RNH, content_bias_NH, position_bias_NH, segment_bias, change_NH, ids)
-        tensors = (*tensors[:3], *(x.contiguous() for x in tensors[3:]))
+        rest = (r_RNH, content_bias_NH, position_bias_NH, segment_bias, change_NH, ids)
+        tensors = (q_TNH, k_TNH, v_TNH, *(x.contiguous() for x in rest))
         out_TNH = q_TNH.new_empty(q_TNH.shape)
         log_sums_NT = q_TNH.new_empty(q_TNH.shape[1], q_TNH.shape[0], dtype=torch.float32)
         launch = _Launch(layout, dropout, segments=embed_2NH is not None, like=q_TNH, forward=True)
