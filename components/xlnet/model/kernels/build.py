@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -76,6 +75,7 @@ def _cache() -> Path:
     """Where compiled kernels are kept: the user's cache, or a temporary folder where that cannot be written."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlnet-pipeline"
     if _can_write(root):
+        root.mkdir(parents=True, exist_ok=True)
         return root
     # The folder's owner is the only one who can put a library there.
     fallback = Path(tempfile.gettempdir()) / f"xlnet-pipeline-{os.getuid()}"
@@ -86,9 +86,8 @@ def _cache() -> Path:
 
 
 def _can_write(folder: Path) -> bool:
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return os.access(folder, os.W_OK)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _run(command: list[str]) -> str:
