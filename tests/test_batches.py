@@ -75,6 +75,26 @@ def test_packing_is_first_fit_in_the_given_order():
     assert [rows.tolist() for rows in packed] == [[0, 3], [1, 2, 4], [5]]
 
 
+def test_buckets_give_few_shapes_and_every_row_once():
+    lengths = np.random.default_rng(0).geometric(1 / 15, 3000).clip(3, 128)
+    plan = batches.bucket_plan(lengths, 1024, seed=0, epoch=2, buckets=(16, 32, 64, 128))
+    assert sorted(np.concatenate([rows for rows, _ in plan]).tolist()) == list(range(3000))
+    assert all(lengths[rows].max() <= length and len(rows) <= 1024 // length for rows, length in plan)
+    assert sum(len(rows) < 1024 // length for rows, length in plan) <= 4, "only the last of each bucket"
+    again = batches.bucket_plan(lengths, 1024, seed=0, epoch=2, buckets=(16, 32, 64, 128))
+    assert all(np.array_equal(a, b) and m == n for (a, m), (b, n) in zip(plan, again, strict=True))
+    with pytest.raises(UserError, match="a row has 119 tokens; the largest bucket holds 64"):
+        batches.bucket_plan(lengths, 1024, 0, 0, (16, 64))
+
+
+def test_padded_rows_are_left_padded_and_filled_up(split):
+    batch = batches.collate_padded(split, np.array([2, 3]), length=7, count=3, pad_id=5)
+    assert batch.input_ids_BL.tolist() == [[5, 5, 5, 5, 5, 4, 3], [5, 20, 4, 30, 31, 4, 3], [5, 5, 5, 5, 5, 4, 3]]
+    assert batch.segment_ids_BL.tolist()[1] == [3, 0, 0, 1, 1, 1, 2]
+    assert batch.real_BL.sum(1).tolist() == [2, 6, 2]
+    assert (batch.weights_B.tolist(), batch.tokens) == ([1, 1, 0], 8)
+
+
 def test_evaluation_sees_every_row_once(split):
     plan = list(batches.evaluation_batches(split, 8))
     assert sorted(i for batch in plan for i in batch.index_S) == list(range(5))

@@ -9,6 +9,7 @@ from transformers import XLNetConfig as TheirConfig
 from transformers import XLNetForSequenceClassification
 
 from xlnet.data.batches import Batch
+from xlnet.errors import UserError
 from xlnet.model.config import XLNetConfig
 from xlnet.model.layout import Layout
 from xlnet.model.weights import join_qkv, split_qkv
@@ -96,6 +97,23 @@ def test_packed_together_or_alone_is_the_same(impl):
     assert (together - alone).abs().max() <= 1e-6
     backwards = logits_of(ours, texts[::-1]).flip(0)
     assert (together - backwards).abs().max() <= 1e-6
+
+
+def test_padded_to_one_length_is_the_same_as_packed():
+    """The way of devices that compile every shape anew; also its gradients."""
+    ours, _ = pair()
+    texts, labels = rows(6, seed=4)
+    padded = left_padded(texts, labels)
+    layout = Layout.padded(padded["attention_mask"].bool())
+    ids, segments = padded["input_ids"].flatten(), padded["token_type_ids"].flatten().int()
+    found = [logits_of(ours, texts), ours(ids, segments, layout)]
+    assert (found[0] - found[1]).abs().max() <= 1e-6
+    packed_gradients, padded_gradients = (gradients(ours, logits.square().sum()) for logits in found)
+    for name, value in packed_gradients.items():
+        assert (value - padded_gradients[name]).abs().max() <= 1e-5 * max(1.0, value.abs().max().item()), name
+    ours.transformer.impl = "native"
+    with pytest.raises(UserError, match="'native' takes packed texts, not padded ones"):
+        ours(ids, segments, layout)
 
 
 def gradients(model, loss):

@@ -159,7 +159,7 @@ def _kind(expected: Any) -> str:
     if expected == Paths:
         return "a path or a list of paths"
     kinds = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
-    words = {str: "a string", int: "a whole number", float: "a number"}
+    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
     return " or ".join(words[kind] for kind in kinds if kind in words)
 
 

@@ -7,7 +7,7 @@ before the first step, so that a run can continue at its exact next batch.
 Shapes: S texts of a batch, T tokens of all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from xlnet.data.tokenizer import Encoded
+from xlnet.errors import UserError
 
 # Rows are packed within a shuffled window of this many batches: wide enough that batches become full,
 # narrow enough that a batch's rows change from epoch to epoch.
@@ -134,6 +135,37 @@ def pack(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.nd
     return np.split(rows[by_batch], np.flatnonzero(np.diff(batch_of_row[by_batch])) + 1) if len(rows) else []
 
 
+def bucket_plan(
+    lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int, buckets: Sequence[int]
+) -> list[tuple[np.ndarray, int]]:
+    """Split all rows into batches of few shapes, for devices that compile every shape anew.
+
+    A row is padded to the smallest bucket that holds it; a batch has ``batch_tokens // bucket`` rows of one
+    bucket, at least one. Only the last batch of each bucket has fewer: :func:`collate_padded` fills it up.
+
+    Args:
+        lengths: tokens per row, [rows].
+        batch_tokens: budget of one batch, padding counted.
+        seed: order of rows and batches.
+        epoch: counted from 0.
+        buckets: ascending lengths; the last must hold the longest row.
+
+    Returns:
+        Row positions and bucket per batch, in training order.
+    """
+    edges = np.asarray(buckets)
+    if len(lengths) and lengths.max() > edges[-1]:
+        raise UserError(f"a row has {lengths.max():,} tokens; the largest bucket holds {edges[-1]:,}")
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    bucket = edges[np.searchsorted(edges, lengths[order])]
+    batches = []
+    for length in edges.tolist():
+        rows, size = order[bucket == length], max(1, batch_tokens // length)
+        batches += [(rows[start : start + size], length) for start in range(0, len(rows), size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
 def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     """Cut rows, in this order, where a batch would exceed the budget."""
     cuts, tokens = [], 0
@@ -158,6 +190,37 @@ def collate(split: Rows, rows: np.ndarray) -> Batch:
         lengths_S=lengths_S,
         labels_S=split.labels[rows].astype(np.int64 if split.labels.dtype == np.int32 else np.float32),
         index_S=rows,
+    )
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Texts left-padded to one length: B rows of L tokens, of which the last ones may be no texts at all."""
+
+    input_ids_BL: np.ndarray  # int64
+    segment_ids_BL: np.ndarray  # int32: as in Batch; 3 padding
+    real_BL: np.ndarray  # bool: True for tokens of a text
+    labels_B: np.ndarray  # int64 or float32
+    weights_B: np.ndarray  # float32: 1 for texts, 0 for rows that only fill the shape
+    tokens: int  # of texts
+
+
+def collate_padded(split: Rows, rows: np.ndarray, length: int, count: int, pad_id: int) -> PaddedBatch:
+    """Gather rows into ``count`` rows of ``length`` tokens; missing rows repeat the first one with weight 0."""
+    filled = np.concatenate([rows, np.full(count - len(rows), rows[0])]) if len(rows) < count else rows
+    lengths_B = split.lengths[filled]
+    place_BL = np.arange(length)[None, :] - (length - lengths_B)[:, None]  # within the text; negative: padding
+    real_BL = place_BL >= 0
+    flat_BL = split.offsets[filled][:, None] + np.maximum(place_BL, 0)
+    segment_BL = (place_BL >= split.boundaries[filled][:, None]).astype(np.int32)
+    segment_BL[:, -1] = 2
+    return PaddedBatch(
+        input_ids_BL=np.where(real_BL, split.tokens[flat_BL], pad_id).astype(np.int64),
+        segment_ids_BL=np.where(real_BL, segment_BL, 3).astype(np.int32),
+        real_BL=real_BL,
+        labels_B=split.labels[filled].astype(np.int64 if split.labels.dtype == np.int32 else np.float32),
+        weights_B=(np.arange(count) < len(rows)).astype(np.float32),
+        tokens=int(split.lengths[rows].sum()),
     )
 
 

@@ -57,6 +57,10 @@ def relative_attention(
         RunError: shapes, types or boundaries that do not fit together.
     """
     _check(q_TNH, k_TNH, v_TNH, positions, segments, layout)
+    if layout.real_T is not None:
+        if impl not in ("auto", "sdpa"):
+            raise UserError(f"attention implementation {impl!r} takes packed texts, not padded ones; take 'auto'")
+        impl = "sdpa"
     name = implementation(impl, q_TNH.device.type, str(q_TNH.dtype), q_TNH.shape[-1])
     return _module(name).attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)
 

@@ -24,10 +24,12 @@ class Layout:
     Attributes:
         lengths_S: tokens per text, on the host, each at least 1.
         offsets_S1: text s holds tokens ``offsets_S1[s]`` to ``offsets_S1[s + 1] - 1``: int32, on the device.
+        real_T: False for padding, where texts were padded to one length (see :meth:`padded`); None: there is none.
     """
 
     lengths_S: np.ndarray
     offsets_S1: Tensor
+    real_T: Tensor | None = None
 
     @classmethod
     def of(cls, lengths_S: np.ndarray, device: torch.device | str = "cpu") -> "Layout":
@@ -41,6 +43,16 @@ class Layout:
             raise RunError(f"a batch needs at least one text and no empty one; its lengths are {lengths_S.tolist()}")
         offsets_S1 = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths_S)]).astype(np.int32))
         return cls(lengths_S, offsets_S1.to(device, non_blocking=True))
+
+    @classmethod
+    def padded(cls, real_SL: Tensor) -> "Layout":
+        """The layout of texts that were left-padded to one length, for devices that compile every shape anew.
+
+        Shapes depend on nothing but ``real_SL``'s: no token count leaves the device.
+        """
+        texts, length = real_SL.shape
+        offsets_S1 = torch.arange(0, (texts + 1) * length, length, dtype=torch.int32, device=real_SL.device)
+        return cls(np.full(texts, length), offsets_S1, real_SL.flatten())
 
     @cached_property
     def tokens(self) -> int:
