@@ -75,7 +75,7 @@ def test_prices_differ_by_target() -> None:
     [
         ("a100", "machine 'a100' is unknown; there are a100-40g, a100-40g-2"),
         ("l44", "machine 'l44' is unknown; did you mean 'l4"),
-        ("v5e-2", "did you mean 'v5e-"),
+        ("v5e-2", "machine 'v5e-2' is unknown; there are v5e-1, v5e-4, v5e-8, v5e-16"),
         ("", "machine '' is unknown; allowed: cpu, t4"),
     ],
 )

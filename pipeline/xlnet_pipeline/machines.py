@@ -97,7 +97,8 @@ def machine(name: str, prices: Mapping[str, Price] | None = None) -> Machine:
         UserError: there is no such machine.
     """
     if name not in MACHINES:
-        family = [known for known in MACHINES if name and known.startswith(name)]
+        stem = name.rpartition("-")[0] or name
+        family = [known for known, row in MACHINES.items() if stem and row.family.startswith(stem)]
         others = nearest(name, MACHINES) or f"; allowed: {', '.join(MACHINES)}"
         raise UserError(f"machine '{name}' is unknown" + (f"; there are {', '.join(family)}" if family else others))
     found = MACHINES[name]
@@ -219,9 +220,9 @@ def _gpu(
 
 def _gpus() -> list[Machine]:
     rows = [
-        _gpu(_T4, 1, ("n1-standard-8", 8, 30), (0.730, 0.219)),
-        _gpu(_T4, 2, ("n1-standard-16", 16, 60), (1.460, 0.438)),
-        _gpu(_T4, 4, ("n1-standard-32", 32, 120), (2.920, 0.876)),
+        _gpu(_T4, 1, ("n1-standard-8", 8, 30), (0.730, 0.279)),
+        _gpu(_T4, 2, ("n1-standard-16", 16, 60), (1.460, 0.558)),
+        _gpu(_T4, 4, ("n1-standard-32", 32, 120), (2.920, 1.116)),
         _gpu(_L4, 1, ("g2-standard-12", 12, 48), (1.000, 0.400)),
         _gpu(_L4, 2, ("g2-standard-24", 24, 96), (2.001, 0.800)),
         _gpu(_L4, 4, ("g2-standard-48", 48, 192), (4.002, 1.600)),
