@@ -29,6 +29,7 @@ LAYERS = [
         "xlnet_steps",
         "xlnet_pipeline",
         "xlnet_pipeline.machines",
+        "xlnet_pipeline.placement",
         "xlnet_pipeline.recipe_reference",
         "xlnet_pipeline.reference",
     ],
