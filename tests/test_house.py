@@ -39,6 +39,7 @@ LAYERS = [
         "xlnet_pipeline.lineage",
         "xlnet_pipeline.workload",
         "xlnet_pipeline.estimate",
+        "xlnet_pipeline.images",
         "xlnet_pipeline.preview",
         "xlnet_pipeline.plan",
         "xlnet_pipeline.check",

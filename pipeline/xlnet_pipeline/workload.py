@@ -50,7 +50,7 @@ def measure(recipe: Recipe) -> Workload:
     share -= 0.0 if recipe.data.validation else recipe.data.validation_fraction
     share -= 0.0 if recipe.data.test else recipe.data.test_fraction
     trained_on = max(1, round(rows * share))
-    lengths, vocabulary = _tokenise(read, recipe.data)
+    lengths, vocabulary = token_lengths(read, recipe.data)
     mean = sum(lengths) / max(1, len(lengths))
     classes = {row.label for row in read} if recipe.data.task == "classification" else {""}
     budget = recipe.training.batch_tokens
@@ -122,7 +122,7 @@ def _usable(source: Source, recipe: DataRecipe) -> Iterator[Row]:
             yield row
 
 
-def _tokenise(rows: list[Row], recipe: DataRecipe) -> tuple[list[int], int]:
+def token_lengths(rows: list[Row], recipe: DataRecipe) -> tuple[list[int], int]:
     """Lengths of rows spread over those given, and the size of the vocabulary."""
     own = recipe.tokenizer == "train"
     tokenizer = load_tokenizer(STAND_IN if own else recipe.tokenizer)
