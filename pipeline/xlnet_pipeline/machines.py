@@ -26,6 +26,9 @@ AUTO = "auto"  # no row: plan chooses one
 VERTEX_FEE = 0.15  # share that Vertex AI training adds to Compute Engine's prices, for every row of its price list
 REGION = "us-central1"
 DATE = "2026-11-23"  # when the list prices were read
+LIST = "list price"  # of Google's billing catalogue, as SkyPilot's catalogue republishes it
+PARTLY = "list price; spot partly estimated"  # the accelerator's is listed, the host's part is not
+OLDER = "list price of 2025; spot list price"  # on demand from Google's price page, not read again
 SPOT_SELECTOR = MappingProxyType({"cloud.google.com/gke-spot": "true"})
 
 
@@ -37,7 +40,7 @@ class Price:
     spot: float | None
     region: str = REGION
     date: str = DATE
-    source: str = "list price"
+    source: str = LIST
 
     def per_hour(self, spot: bool, target: str = "kfp") -> float | None:
         """USD an hour on a target; the target's own machine is free."""
@@ -192,6 +195,7 @@ def _gpu(
     *,
     spot_only: bool = False,
     targets: tuple[str, ...] = TARGETS,
+    source: str = LIST,
 ) -> Machine:
     family, label, vertex, memory, peak = chip
     machine_type, cpus, host_memory = host
@@ -212,7 +216,7 @@ def _gpu(
         host_memory=host_memory,
         memory_per_chip=memory,
         peak=peak,
-        price=Price(*usd),
+        price=Price(*usd, source=source),
         targets=targets,
         spot_only=spot_only,
     )
@@ -220,18 +224,18 @@ def _gpu(
 
 def _gpus() -> list[Machine]:
     rows = [
-        _gpu(_T4, 1, ("n1-standard-8", 8, 30), (0.730, 0.279)),
-        _gpu(_T4, 2, ("n1-standard-16", 16, 60), (1.460, 0.558)),
-        _gpu(_T4, 4, ("n1-standard-32", 32, 120), (2.920, 1.116)),
-        _gpu(_L4, 1, ("g2-standard-12", 12, 48), (1.000, 0.400)),
-        _gpu(_L4, 2, ("g2-standard-24", 24, 96), (2.001, 0.800)),
-        _gpu(_L4, 4, ("g2-standard-48", 48, 192), (4.002, 1.600)),
-        _gpu(_L4, 8, ("g2-standard-96", 96, 384), (8.003, 3.200)),
+        _gpu(_T4, 1, ("n1-standard-8", 8, 30), (0.730, 0.279), source=PARTLY),
+        _gpu(_T4, 2, ("n1-standard-16", 16, 60), (1.460, 0.558), source=PARTLY),
+        _gpu(_T4, 4, ("n1-standard-32", 32, 120), (2.920, 1.116), source=PARTLY),
+        _gpu(_L4, 1, ("g2-standard-12", 12, 48), (1.000, 0.400), source=PARTLY),
+        _gpu(_L4, 2, ("g2-standard-24", 24, 96), (2.001, 0.800), source=PARTLY),
+        _gpu(_L4, 4, ("g2-standard-48", 48, 192), (4.002, 1.600), source=PARTLY),
+        _gpu(_L4, 8, ("g2-standard-96", 96, 384), (8.003, 3.200), source=PARTLY),
     ]
     for n in (1, 2, 4, 8):
         rows.append(_gpu(_A100, n, (f"a2-highgpu-{n}g", 12 * n, 85 * n), (3.673 * n, 1.804 * n)))
     for n in (1, 2, 4, 8):
-        rows.append(_gpu(_A100_80, n, (f"a2-ultragpu-{n}g", 12 * n, 170 * n), (5.069 * n, 2.514 * n)))
+        rows.append(_gpu(_A100_80, n, (f"a2-ultragpu-{n}g", 12 * n, 170 * n), (5.069 * n, 2.514 * n), source=OLDER))
     for n in (1, 2, 4):
         rows.append(_gpu(_H100, n, (f"a3-highgpu-{n}g", 26 * n, 234 * n), (None, 3.354 * n), spot_only=True))
     rows.append(_gpu(_H100, 8, ("a3-highgpu-8g", 208, 1872), (87.833, 26.830)))
@@ -311,7 +315,7 @@ _CPU = Machine(
     host_memory=32.0,
     memory_per_chip=32.0,
     peak=0.6,
-    price=Price(0.388, 0.094),
+    price=Price(0.388, 0.094, source=PARTLY),
 )
 
 MACHINES: Mapping[str, Machine] = MappingProxyType(

@@ -17,7 +17,7 @@ def add(subparsers: Subparsers) -> None:
         "check",
         check,
         summary="check a recipe against its data, target and machine",
-        details="The recipe's columns are compared with the first rows of the real data. Exit status 2: a run would fail.",
+        details="The recipe's columns are compared with the first rows of the data. Exit status 2: a run would fail.",
         examples=[
             "xlnet-pipeline check recipe.toml",
             "xlnet-pipeline check recipe.toml --target vertex --machine v5e-8 --image registry.example/xlnet@sha256:…",
