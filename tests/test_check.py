@@ -187,6 +187,11 @@ def test_everything_is_told_at_once(recipe: Recipe) -> None:
     assert len(str(raised.value).split("\nerror: ")) == 4
 
 
+def test_every_check_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "plan.md").read_text(encoding="utf-8")
+    assert [one.name for one in check.CHECKS if f"| {one.name} | " not in page] == []
+
+
 def test_warnings_do_not_stop_a_run(recipe: Recipe) -> None:
     (found,) = require(Submission(recipe.replace(data={"max_length": 8})))
     assert found.check == "truncation"

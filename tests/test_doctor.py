@@ -274,6 +274,11 @@ def test_gpus_are_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert look("gpu")[1] == "the driver does not answer"
 
 
+def test_every_probe_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "plan.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert [name for name in doctor.PROBES if name not in page.partition("What doctor looks at")[2]] == []
+
+
 def test_packages_are_listed() -> None:
     state, detail, _ = look("packages")
     assert state == OK

@@ -13,7 +13,7 @@ from xlnet.errors import RunError, UserError
 from xlnet_pipeline.commands import check, compile, doctor, init, lineage, models, plan, predict, run, runs
 from xlnet_pipeline.commands.parser import Parser, add_home
 
-COMMANDS = (init, doctor, check, plan, run, runs, models, lineage, predict, compile)
+COMMANDS = (init, run, runs, plan, check, doctor, models, lineage, predict, compile)
 CANCELLED = 130
 EXTRAS = {"kfp", "mlflow", "sqlalchemy", "alembic"}  # packages of the extra that runs the pipeline
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended

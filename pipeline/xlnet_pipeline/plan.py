@@ -139,6 +139,7 @@ def _places(target: str | None, name: str | None, prices: Mapping[str, Price] | 
         machines.refuse(asked, target or next(one for one in ("vertex", "kfp", HERE) if one in asked.targets))
     ours = [(row, HERE) for row in here()] if target in (None, HERE) else []
     theirs = [(row, target or "vertex") for row in machines.offered(target or "vertex", prices)]
+    theirs = [(row, where) for row, where in theirs if where != "kfp" or row.hosts == 1]  # a task there is one pod
     places = ours + (theirs if target != HERE else [])
     if name and name != machines.AUTO:
         same = [(row, where) for row, where in places if row.name == name]
@@ -278,9 +279,19 @@ def _compare(best: Candidate, others: list[Candidate], deadline: float | None) -
         rivals = [one for one in others if one.machine.kind == kind != best.machine.kind]
         if rivals:
             rival = min(rivals, key=lambda one: (one.usd or 0.0, one.hours))
-            text += f"; the cheapest {kind.upper()}, {rival.name}, {_takes(rival)}"
+            text += f"; the cheapest {kind.upper()}, {rival.name}, {_takes(rival)}{_power(best, rival)}"
     faster = min(others, key=lambda one: (one.hours, one.usd or 0.0))
     return text + (f"; the fastest, {faster.name}, {_takes(faster)}" if faster is not best else "")
+
+
+def _power(best: Candidate, rival: Candidate) -> str:
+    """Why: what a dollar an hour buys."""
+    if not best.usd or not rival.usd:
+        return ""
+    ours, theirs = (
+        one.machine.peak * one.machine.chips * one.nodes * one.hours / one.usd for one in (best, rival) if one.usd
+    )
+    return f" ({theirs:,.0f} TFLOP/s for a dollar an hour against {ours:,.0f})"
 
 
 def _takes(one: Candidate) -> str:
@@ -340,6 +351,8 @@ def _lines(plan: Plan) -> list[str]:
     if plan.steps:
         lines += ["", "steps"]
         lines += [f"  {step.name:<11}{'cached' if step.cached else 'runs':<8}{step.reason}" for step in plan.steps]
+    else:
+        lines += ["steps     the target's own cache decides, by the same digests of data, recipe and code"]
     lines += ["", *_table(plan), "", *_basis(plan), ""]
     lines.append(f"{'best' if len(plan.candidates) > 1 else 'verdict'}: {plan.recommendation}")
     if not best.fits and len(plan.candidates) > 1:
@@ -381,10 +394,10 @@ def _basis(plan: Plan) -> list[str]:
     best = plan.chosen
     parts = best.memory
     per_chip = (
-        f"weights {parts.weights:.1f}, optimizer {parts.optimizer:.1f}, best weights {parts.best:.1f}, the larger "
+        f"weights {parts.weights:.2f}, optimizer {parts.optimizer:.2f}, best weights {parts.best:.2f}, the larger "
     )
     per_chip += (
-        f"of gradients {parts.gradients:.1f} and activations {parts.activations:.1f}, program {parts.process:.1f}"
+        f"of gradients {parts.gradients:.2f} and activations {parts.activations:.2f}, program {parts.process:.2f}"
     )
     price = best.machine.price
     shares = " or ".join(sorted({f"{estimate.SHARE[one.machine.kind]:.0%}" for one in plan.candidates}))
