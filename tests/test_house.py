@@ -21,7 +21,7 @@ ROOTS = {"xlnet": "components", "xlnet_steps": "components", "xlnet_pipeline": "
 # What may import what: a module may import modules of its own layer and of layers above it in this list.
 LAYERS = [
     ["xlnet", "xlnet.errors"],
-    ["xlnet.recipe", "xlnet.provenance"],
+    ["xlnet.recipe", "xlnet.provenance", "xlnet.calls"],
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
     ["xlnet.training", "xlnet.evaluation", "xlnet.registry"],
     [

@@ -60,6 +60,7 @@ def build(
             task.set_display_name(TITLES[task.name])
             if image:
                 task.set_container_image(image).set_env_variable("XLNET_IMAGE_DIGEST", digest)
+                task.set_env_variable("XLNET_IMAGE", image)
             if where:
                 _place(task, task.name, where)
 

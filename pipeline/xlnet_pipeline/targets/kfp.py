@@ -11,12 +11,12 @@ from typing import Any
 import kfp_server_api as api
 
 from xlnet import recipe as recipes
+from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline import dag
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import record, remote
-from xlnet_pipeline.targets.calls import Trouble
 from xlnet_pipeline.targets.kfp_api import KfpApi, contains, equals
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import KfpSettings

@@ -9,9 +9,9 @@ from typing import Any
 import kfp_server_api as api
 import urllib3
 
+from xlnet import calls
+from xlnet.calls import Server, Trouble
 from xlnet.errors import UserError
-from xlnet_pipeline.targets import calls
-from xlnet_pipeline.targets.calls import Server, Trouble
 from xlnet_pipeline.targets.settings import KfpSettings
 
 PAGE = 200
@@ -39,7 +39,7 @@ class KfpApi:
         self.server = Server("Kubeflow Pipelines", settings.endpoint, CREDENTIALS, PERMISSION)
 
     def call(self, function: Callable[..., Any], *arguments: Any, recover: Any = None, **options: Any) -> Any:
-        """Call a function of the client; see :func:`xlnet_pipeline.targets.calls.repeated`."""
+        """Call a function of the client; see :func:`xlnet.calls.repeated`."""
 
         def once() -> Any:
             with_limits = {**options, "_request_timeout": calls.TIMEOUT}
@@ -48,7 +48,7 @@ class KfpApi:
             except api.ApiException as error:
                 raise _trouble(error) from None
             except (urllib3.exceptions.HTTPError, ConnectionError) as error:
-                raise Trouble(None, _short(error)) from None
+                raise Trouble(None, calls.short(error)) from None
 
         return calls.repeated(once, self.server, recover)
 
@@ -148,8 +148,3 @@ def _trouble(error: api.ApiException) -> Trouble:
     return Trouble(
         error.status or None, calls.reason(error.body, str(error.reason)), calls.seconds(headers.get("Retry-After"))
     )
-
-
-def _short(error: BaseException) -> str:
-    cause = getattr(error, "reason", None) or error
-    return " ".join(str(cause).split()).rpartition(": ")[2][:200] or type(cause).__name__

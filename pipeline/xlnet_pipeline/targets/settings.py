@@ -47,6 +47,7 @@ class VertexSettings:
     image_registry: str = _variable("CONTAINER_IMAGE_REGISTRY")
     tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
     endpoint: str = _variable("VERTEX_ENDPOINT")
+    logging_endpoint: str = _variable("VERTEX_LOGGING_ENDPOINT", "https://logging.googleapis.com")
 
     @property
     def parent(self) -> str:

@@ -100,3 +100,9 @@ def reason(body: str | bytes | None, fallback: str) -> str:
 def seconds(retry_after: str | None) -> float | None:
     """A Retry-After header's seconds; None where there is none, or a date."""
     return float(retry_after) if retry_after and retry_after.isdigit() else None
+
+
+def short(error: BaseException) -> str:
+    """What went wrong with a connection, without the objects' addresses."""
+    cause = getattr(error, "reason", None) or error
+    return " ".join(str(cause).split()).rpartition(": ")[2][:200] or type(cause).__name__
