@@ -14,7 +14,7 @@ from xlnet.data.storage import DATA_SUFFIXES
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.commands import outcome
-from xlnet_pipeline.commands.parser import Parser, Subparsers, command, seconds
+from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours, seconds
 from xlnet_pipeline.commands.tables import coloured, print_json
 from xlnet_pipeline.targets import NAMES
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
+AUTO = "auto"  # the machine that plan chooses
 
 
 def add(subparsers: Subparsers) -> None:
@@ -50,6 +51,8 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
     add_placement(parser)
     parser.add_argument("--wait", action="store_true", help="on kfp and vertex: wait until the run has ended")
+    parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
+    parser.add_argument("--no-check", action="store_true", help="on kfp and vertex: submit whatever the checks find")
     parser.add_argument("--dry-run", action="store_true", help="print the exact requests as JSON, and send nothing")
 
 
@@ -59,7 +62,7 @@ def add_placement(parser: Parser) -> None:
         "--target", choices=NAMES, default="local", metavar="TARGET", help="local (default), kfp or vertex"
     )
     parser.add_argument(
-        "--machine", metavar="NAME", help="what to train on, such as l4, a100-80g-8 or v5e-4 (default: cpu)"
+        "--machine", metavar="NAME", help="what to train on, such as l4, v5e-4 or auto, the cheapest (default: cpu)"
     )
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines that train together (default: 1)")
     parser.add_argument("--spot", action="store_true", help="machines that can be preempted, for less money")
@@ -98,6 +101,10 @@ def run_elsewhere(options: argparse.Namespace, recipe: Recipe) -> int:
     from xlnet_pipeline.targets import open_target, remote
 
     target = open_target(options.target, options.home, options.recipe)
+    if options.machine == AUTO:
+        options.machine = cheapest(options, recipe)
+    if not options.no_check:
+        check(options, recipe, target.settings)
     where, cache = placed(options, target), not options.no_cache
     if options.dry_run:
         print_json(target.preview(recipe, where, cache))
@@ -114,6 +121,47 @@ def run_elsewhere(options: argparse.Namespace, recipe: Recipe) -> int:
         print(f"error: {done.error.message}")
         print(f"its log: xlnet-pipeline runs logs {done.id} --target {target.name}")
     return done.exit_status
+
+
+def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
+    """The machine that ``--machine auto`` stands for, and a line that says why."""
+    from xlnet_pipeline.plan import plan
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    made = plan(
+        recipe,
+        LocalTarget(options.home).home,
+        target=options.target,
+        machine=AUTO,
+        nodes=options.nodes,
+        spot=options.spot,
+        deadline=options.deadline,
+    )
+    print(made.recommendation, file=sys.stderr)
+    return made.chosen.machine.name
+
+
+def check(options: argparse.Namespace, recipe: Recipe, settings: Any) -> None:
+    """Run every check and print the warnings.
+
+    Raises:
+        UserError: the run would fail; each reason on a line.
+    """
+    from xlnet_pipeline.check import Submission, require
+    from xlnet_pipeline.machines import machine
+    from xlnet_pipeline.targets.settings import image_of
+
+    given = Submission(
+        recipe,
+        options.target,
+        machine(options.machine or "cpu"),
+        options.nodes,
+        options.spot,
+        image_of(settings, options.image),
+        pipeline_root=settings.pipeline_root,
+    )
+    for warning in require(given):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def run_here(options: argparse.Namespace, recipe: Recipe) -> int:
