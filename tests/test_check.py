@@ -240,3 +240,40 @@ def test_command_prints_all_and_answers_with_its_status(
     assert printed.out.endswith("checks: 2 wrong, 0 to watch\n")
     assert [line.split(":")[:2] for line in printed.err.splitlines()] == [["error", " columns"], ["error", " schedule"]]
     assert not isolated_state.exists()
+
+
+@pytest.fixture
+def kfp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of an installation that nobody answers for: what is refused must be refused before it is asked."""
+    for name, value in {"ENDPOINT": "http://127.0.0.1:1", "PIPELINE_ROOT": "gs://bucket/root"}.items():
+        monkeypatch.setenv(f"KFP_{name}", value)
+    monkeypatch.setenv("XLNET_IMAGE", IMAGE)
+
+
+def test_every_submit_is_checked(kfp: None, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["run", "--target", "kfp", "--machine", "h200", "--set", "training.batch_tokens=16"]
+    assert cli.main(asked) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [["error", "machine"], ["error", "batch and length"]]
+
+
+def test_auto_takes_the_machine_that_plan_would(kfp: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--target", "kfp", "--machine", "auto", "--set", "data.text=9"]) == 2
+    assert "has 2 columns" in capsys.readouterr().err, "plan reads the data too"
+    heavy = ["--set", "model.preset=base", "--set", "training.epochs=100", "--deadline", "2h"]
+    assert cli.main(["run", "--target", "kfp", "--machine", "auto", *heavy, "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert " is the cheapest that fits within 2.0 h (takes " in printed.err
+    assert "cloud.google.com/gke-" in printed.out
+
+
+def test_settings_of_the_recipe_file_are_used(
+    small_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XLNET_IMAGE", raising=False)
+    text = f'[data]\ntrain = "{small_csv}"\n[target.kfp]\nimage = "x:latest"\npipeline_root = "bucket"\n'
+    (tmp_path / "recipe.toml").write_text(text)
+    assert cli.main(["check", str(tmp_path / "recipe.toml"), "--target", "kfp"]) == 2
+    told = capsys.readouterr().err
+    assert "image: image 'x:latest' is not pinned" in told
+    assert "pipeline root: pipeline root 'bucket' is no URI" in told

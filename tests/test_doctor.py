@@ -334,6 +334,15 @@ def test_command_prints_a_line_for_each_probe(
     assert not isolated_state.exists()
 
 
+def test_settings_of_the_recipe_file_are_used(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KFP_ENDPOINT", raising=False)
+    (tmp_path / "recipe.toml").write_text('[target.kfp]\nendpoint = "http://127.0.0.1:1"\n')
+    assert cli.main(["doctor", str(tmp_path / "recipe.toml")]) == 1
+    assert "bad kfp endpoint      http://127.0.0.1:1 cannot be reached" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [(["--from-terraform", "none.json"], "cannot read 'none.json'"), (["--machine", "l5"], "machine 'l5' is unknown")],

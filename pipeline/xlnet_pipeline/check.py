@@ -65,10 +65,15 @@ class Submission:
                 found.append((source, workload.first_rows(source, self.recipe.data, FIRST_ROWS)))
         return found
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
         """Those of the first rows that can be used."""
         return [row for _, rows in self.first for row in rows if isinstance(row, Row)]
+
+    @cached_property
+    def lengths(self) -> tuple[list[int], int]:
+        """Tokens of some of these rows, and the size of the vocabulary."""
+        return workload.token_lengths(self.rows, self.recipe.data)
 
     @property
     def chips(self) -> int:
@@ -175,7 +180,7 @@ def _sorted_by_class(data: DataRecipe, given: Submission) -> bool:
 
 def truncation(given: Submission) -> str | None:
     """Few texts should be cut."""
-    lengths, _ = workload.token_lengths(given.rows, given.recipe.data)
+    lengths, _ = given.lengths
     limit = given.recipe.data.max_length
     cut = sum(length >= limit for length in lengths) / max(1, len(lengths))
     return (
@@ -248,11 +253,10 @@ def _need(given: Submission) -> tuple[float, int, float]:
     """GiB that a step needs, the largest batch that is safe, GiB that there are."""
     if not given.remote or given.chips < 1:
         return 0.0, 0, 1.0  # the local target has this machine, whatever it is: plan tells
-    data, training = given.recipe.data, given.recipe.training
-    lengths, vocabulary = workload.token_lengths(given.rows, data)
+    lengths, vocabulary = given.lengths
     mean = sum(lengths) / max(1, len(lengths))
-    classes = len({row.label for row in given.rows})
-    work = workload.Workload(0, mean, max(lengths, default=1), mean, vocabulary, classes, 1, training.batch_tokens, "")
+    classes, batch = len({row.label for row in given.rows}), given.recipe.training.batch_tokens
+    work = workload.Workload(0, mean, max(lengths, default=1), mean, vocabulary, classes, 1, batch, "")
     model = workload.shape(given.recipe.model)
     need = estimate.memory(model, work, given.machine, given.nodes).total
     return need, estimate.most_tokens(model, work, given.machine, given.nodes), given.machine.memory_per_chip

@@ -15,7 +15,7 @@ ACCEPT = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
-TIMEOUT = 5.0  # seconds
+TIMEOUT = 2.0  # seconds: a submit waits for it
 _NAME = re.compile(r"(?P<host>[^/@]+[.:][^/@]*|localhost)/(?P<name>[^@]+)@(?P<digest>sha256:[0-9a-f]{64})")
 
 

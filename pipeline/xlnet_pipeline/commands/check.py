@@ -32,7 +32,7 @@ def add(subparsers: Subparsers) -> None:
         "--target", choices=["local", "kfp", "vertex"], default="local", metavar="TARGET", help="default: local"
     )
     add_machine(parser)
-    parser.add_argument("--image", metavar="IMAGE", help="the image the steps run in (default: $XLNET_IMAGE)")
+    parser.add_argument("--image", metavar="IMAGE", help="what the steps run in: REGISTRY/NAME@sha256:… ($XLNET_IMAGE)")
     parser.add_argument("--cron", metavar="EXPRESSION", help="a schedule of five fields")
     parser.add_argument("--timezone", metavar="NAME", help="the schedule's, such as Europe/Berlin")
 
@@ -41,8 +41,10 @@ def check(options: argparse.Namespace) -> int:
     """Print what was found; 2 if a run would fail."""
     from xlnet_pipeline import check as checks
     from xlnet_pipeline import machines
+    from xlnet_pipeline.targets import settings
     from xlnet_pipeline.targets.local import LocalTarget
 
+    known = {**settings.variables(options.recipe), **os.environ}
     found = checks.findings(
         checks.Submission(
             recipe=load(options.recipe, options.settings),
@@ -50,8 +52,9 @@ def check(options: argparse.Namespace) -> int:
             machine=machines.machine(options.machine or "cpu"),
             nodes=options.nodes,
             spot=options.spot,
-            image=options.image or os.environ.get("XLNET_IMAGE", ""),
+            image=options.image or known.get("XLNET_IMAGE", ""),
             home=Path(LocalTarget(options.home).home),
+            pipeline_root=known.get(f"{options.target.upper()}_PIPELINE_ROOT", ""),
             cron=options.cron or "",
             timezone=options.timezone or "",
         )

@@ -19,9 +19,12 @@ def add(subparsers: Subparsers) -> None:
         details="One line for each thing: ok, bad, or - for what is not set up. Exit status 1 if something is bad.",
         examples=[
             "xlnet-pipeline doctor",
-            "xlnet-pipeline doctor --machine v5e-8",
+            "xlnet-pipeline doctor recipe.toml --machine v5e-8",
             "xlnet-pipeline doctor --from-terraform outputs.json",
         ],
+    )
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE.toml", help="whose [target] tables name services (default: recipe.toml)"
     )
     parser.add_argument("--machine", metavar="NAME", help="look at the project's quota for this machine")
     parser.add_argument(
@@ -32,10 +35,11 @@ def add(subparsers: Subparsers) -> None:
 def diagnose(options: argparse.Namespace) -> int:
     """Print one line for each probe; 1 if something is bad."""
     from xlnet_pipeline import doctor, machines
+    from xlnet_pipeline.targets import settings
 
     made = doctor.from_terraform(_read(options.from_terraform)) if options.from_terraform else None
     around = doctor.Surroundings(
-        environment={**os.environ, **(made or {})},
+        environment={**settings.variables(options.recipe), **os.environ, **(made or {})},
         exported=None if made is None else {name: made[name] for name in made if os.environ.get(name) != made[name]},
         machine=machines.machine(options.machine) if options.machine else None,
     )

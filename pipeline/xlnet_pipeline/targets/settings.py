@@ -91,6 +91,20 @@ def read(kind: type[Settings], file: str | Path | None = None) -> Settings:
     return found
 
 
+def variables(file: str | Path | None = None) -> dict[str, str]:
+    """What a recipe file's tables say of all targets, under the names of the environment variables.
+
+    Raises:
+        UserError: the file cannot be read or its tables are none.
+    """
+    found = {}
+    for kind, name in TABLES.items():
+        table = _table(name, file)
+        known = {item.name: item.metadata for item in dataclasses.fields(kind) if not item.metadata["secret"]}
+        found |= {known[key]["variable"]: value for key, value in table.items() if key in known and value}
+    return found
+
+
 def _table(name: str, file: str | Path | None) -> dict[str, Any]:
     path = Path(file or DEFAULT_FILE)
     if file is None and not path.is_file():
