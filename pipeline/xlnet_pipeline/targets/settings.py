@@ -56,7 +56,7 @@ class VertexSettings:
 
 
 REQUIRED = {KfpSettings: ("endpoint", "pipeline_root"), VertexSettings: ("project", "pipeline_root")}
-TABLES = {KfpSettings: "kfp", VertexSettings: "vertex"}
+TABLES: dict[Any, str] = {KfpSettings: "kfp", VertexSettings: "vertex"}
 Settings = TypeVar("Settings", KfpSettings, VertexSettings)
 
 
@@ -97,7 +97,7 @@ def variables(file: str | Path | None = None) -> dict[str, str]:
     Raises:
         UserError: the file cannot be read or its tables are none.
     """
-    found = {}
+    found: dict[str, str] = {}
     for kind, name in TABLES.items():
         table = _table(name, file)
         known = {item.name: item.metadata for item in dataclasses.fields(kind) if not item.metadata["secret"]}
