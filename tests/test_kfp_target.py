@@ -1,38 +1,15 @@
 """The target for Kubeflow Pipelines against a server that runs what it is sent, over real connections."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import write_sentences
 from servers.kfp_server import KfpServer
-from servers.storage import bucket_server
 
-from xlnet import calls
 from xlnet import recipe as recipes
-from xlnet.recipe import Recipe
 from xlnet_pipeline.cli import main
-from xlnet_pipeline.targets import remote
 
 IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
-    """A server, a bucket with 200 sentences, and settings that name both."""
-    with bucket_server(monkeypatch) as bucket:
-        bucket.blob("data/rows.csv").upload_from_filename(str(write_sentences(tmp_path / "rows.csv")))
-        store = f"sqlite:///{tmp_path / 'registry.db'}"
-        with KfpServer(tmp_path / "kfp") as started:
-            monkeypatch.setenv("KFP_ENDPOINT", started.url)
-            monkeypatch.setenv("KFP_PIPELINE_ROOT", "gs://bucket/root")
-            monkeypatch.setenv("XLNET_IMAGE", IMAGE)
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-            monkeypatch.setattr(remote, "FIRST_POLL", 0.1)
-            monkeypatch.setattr(remote, "LONGEST_POLL", 0.3)
-            monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)
-            yield started
 
 
 def recipe_file(path: Path, **training: object) -> Path:
@@ -46,9 +23,7 @@ def recipe_file(path: Path, **training: object) -> Path:
     return path
 
 
-def test_a_run_from_submission_to_lineage(
-    server: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_from_submission_to_lineage(kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = recipe_file(tmp_path / "recipe.toml")
     assert main(["run", str(recipe), "--target", "kfp", "--wait"]) == 0
     shown = capsys.readouterr().out
@@ -92,13 +67,9 @@ def test_a_run_from_submission_to_lineage(
 
 
 def test_a_failing_step_says_so_in_its_own_words(
-    server: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = recipe_file(tmp_path / "recipe.toml")
     arguments = ["run", str(recipe), "--target", "kfp", "--wait", "--no-check", "--set", "data.text=body"]
     assert main(arguments) == 2
     assert "column 'body'" in capsys.readouterr().out
-
-
-def tiny() -> Recipe:
-    return recipes.Recipe().replace(data={"train": "demo:uci_sentences"})

@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("google.cloud.aiplatform_v1", reason="pip install google-cloud-aiplatform: its messages check ours")
 
-from conftest import write_sentences
+from conftest import PINNED_IMAGE, write_sentences
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as v1
 from google.cloud.aiplatform_v1.services.pipeline_service.transports import PipelineServiceRestTransport
 from servers.storage import bucket_server
 from servers.vertex_server import VertexServer
-from test_kfp_target import IMAGE, recipe_file
+from test_kfp_target import recipe_file
 
 from xlnet import calls
 from xlnet.registry import vertex_api
@@ -33,7 +33,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VertexSe
             monkeypatch.setenv("VERTEX_PROJECT_ID", "demo")
             monkeypatch.setenv("VERTEX_PIPELINE_ROOT", "gs://bucket/root")
             monkeypatch.setenv("VERTEX_SA_EMAIL", "trainer@demo.iam.gserviceaccount.com")
-            monkeypatch.setenv("XLNET_IMAGE", IMAGE)
+            monkeypatch.setenv("XLNET_IMAGE", PINNED_IMAGE)
             monkeypatch.setattr(remote, "FIRST_POLL", 0.1)
             monkeypatch.setattr(remote, "LONGEST_POLL", 0.3)
             monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)

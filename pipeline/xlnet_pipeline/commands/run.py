@@ -89,11 +89,20 @@ def run(options: argparse.Namespace) -> int:
     recipe = load(options.recipe, options.settings)
     if options.target != "local":
         return run_elsewhere(options, recipe)
-    given = [name for name in ("machine", "spot", "image", "dry_run") if getattr(options, name)]
+    local_only(options)
+    return run_here(options, recipe)
+
+
+def local_only(options: argparse.Namespace) -> None:
+    """Do nothing if no option asks for what only the remote targets have.
+
+    Raises:
+        UserError: one does.
+    """
+    given = [name for name in ("machine", "spot", "image", "dry_run") if getattr(options, name, None)]
     if given or options.nodes != 1:
         name = (given or ["nodes"])[0].replace("_", "-")
         raise UserError(f"--{name} is for the targets kfp and vertex; the local target is this machine")
-    return run_here(options, recipe)
 
 
 def run_elsewhere(options: argparse.Namespace, recipe: Recipe) -> int:

@@ -8,7 +8,7 @@ from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 
-__all__ = ["NAMES", "Run", "RunFailure", "StepRun", "Target", "open_target"]
+__all__ = ["NAMES", "Run", "RunFailure", "StepRun", "Target", "open_schedules", "open_target"]
 
 NAMES = ("local", "kfp", "vertex")
 
@@ -77,3 +77,18 @@ class Target(Protocol):
 
     def cancel(self, run: str) -> Run:
         """Stop a run, wait until it has stopped, and return its record; UserError if it is not running."""
+
+
+def open_schedules(target: Any) -> Any:
+    """The schedules of a target that :func:`open_target` returned; see ``targets.schedules.Schedules``."""
+    if target.name == "kfp":
+        from xlnet_pipeline.targets.kfp_schedules import KfpSchedules
+
+        return KfpSchedules(target)
+    if target.name == "vertex":
+        from xlnet_pipeline.targets.vertex_schedules import VertexSchedules
+
+        return VertexSchedules(target)
+    from xlnet_pipeline.targets.local_schedules import LocalSchedules
+
+    return LocalSchedules(target.home)

@@ -102,9 +102,10 @@ class KfpTarget:
 
     def runs(self) -> list[Run]:
         """Every run of the experiment, the newest first, without its steps' outputs."""
-        return [self._record(one) for one in self._listed()]
+        return [self._record(one) for one in self.listed()]
 
-    def _listed(self) -> Iterator[Any]:
+    def listed(self) -> Iterator[Any]:
+        """The experiment's runs as the API describes them, the newest first."""
         experiment = self.api.experiment()
         return self.api.pages(self.api.runs.run_service_list_runs, "runs", experiment_id=experiment)
 
@@ -133,7 +134,7 @@ class KfpTarget:
         if found is not None:
             return self._by_id(found.run_id)
         some = list(self.api.pages(self.api.runs.run_service_list_runs, "runs", filter=contains(run))) if run else []
-        candidates = {_id(one): one for one in some or self._listed()}
+        candidates = {_id(one): one for one in some or self.listed()}
         return self._by_id(candidates[remote.choose(run, list(candidates), self.name)].run_id)
 
     def _by_id(self, run_id: str) -> Any:
@@ -196,7 +197,7 @@ class KfpTarget:
         located: dict[str, tuple[str, str]] = {}
         if not missing:
             return located
-        for number, listed in enumerate(self._listed()):
+        for number, listed in enumerate(self.listed()):
             if number >= SEARCHED or len(located) == len(missing):
                 break
             if listed.run_id == found.run_id or listed.created_at > found.created_at:
