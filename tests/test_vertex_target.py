@@ -96,3 +96,31 @@ def test_googles_own_client_reads_what_was_submitted(server: VertexServer, tmp_p
     (job,) = v1.PipelineServiceClient(transport=transport).list_pipeline_jobs(parent=server.parent)
     assert job.labels["created-by"] == "xlnet-pipeline"
     assert main(["runs", "cancel", job.name.rpartition("/")[2].removeprefix("xlnet-"), "--target", "vertex"]) == 0
+
+
+def test_a_schedule_is_made_changed_paused_fired_and_deleted(
+    server: VertexServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(recipe_file(tmp_path / "recipe.toml"))
+    create = ["schedule", "create", "weekly", recipe, "--target", "vertex", "--cron", "0 3 * * 1"]
+    assert main(create) == 0
+    assert main(create) == 0
+    assert "weekly: unchanged" in capsys.readouterr().out
+    assert main([*create, "--timezone", "Asia/Tokyo", "--machine", "l4"]) == 0
+    shown = capsys.readouterr().out
+    assert "timezone: UTC → Asia/Tokyo" in shown
+    assert "g2-standard-12 NVIDIA_L4" in shown
+    ((name, schedule),) = server.schedules.items()
+    assert schedule["cron"] == "TZ=Asia/Tokyo 0 3 * * mon"
+    assert main(["schedule", "pause", "weekly", "--target", "vertex"]) == 0
+    assert schedule["state"] == "PAUSED"
+    assert main(["schedule", "resume", "weekly", "--target", "vertex"]) == 0
+    made = server.fire(name)
+    server.executions[made["name"]].join(60)
+    run = made["name"].rpartition("/")[2]
+    assert main(["lineage", run, "--target", "vertex"]) == 0
+    assert "registration reviews:1" in capsys.readouterr().out
+    assert main(["schedule", "list", "--target", "vertex", "--recipe", recipe]) == 0
+    assert "none" in capsys.readouterr().out, "no drift"
+    assert main(["schedule", "delete", "weekly", "--target", "vertex"]) == 0
+    assert not server.schedules

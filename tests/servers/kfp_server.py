@@ -121,7 +121,9 @@ class KfpServer(WebServer):
         return made
 
     def list_runs(self, request: Request) -> Any:
-        return self.page(request, "runs", [self.show(run, details=False) for run in self.runs.values()])
+        found = self.page(request, "runs", list(self.runs.values()))
+        found["runs"] = [self.show(run, details=False) for run in found["runs"]]
+        return found
 
     def create_run(self, request: Request) -> Any:
         return self.start(checked("V2beta1Run", request.body))

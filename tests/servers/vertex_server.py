@@ -44,6 +44,12 @@ def checked(kind: Any, body: Any) -> dict[str, Any]:
     return found
 
 
+def masked(job: dict[str, Any], mask: str | None) -> dict[str, Any]:
+    """The fields that a read mask names."""
+    wanted = {field.partition(".")[0] for field in mask.split(",")} if mask else set(job)
+    return {key: value for key, value in job.items() if key in wanted}
+
+
 class VertexServer(WebServer):
     """State: pipeline jobs, custom jobs, schedules, models by id with their versions."""
 
@@ -182,7 +188,9 @@ class VertexServer(WebServer):
         return {key: items[start : start + size], **more}
 
     def list_jobs(self, request: Request) -> Any:
-        return self.page(request, "pipelineJobs", [self.show(job) for job in self.jobs.values()])
+        found = self.page(request, "pipelineJobs", list(self.jobs.values()))
+        found["pipelineJobs"] = [masked(self.show(job), request.query.get("readMask")) for job in found["pipelineJobs"]]
+        return found
 
     def cancel(self, request: Request) -> Any:
         self.executions[self.job(request)["name"]].cancel()
