@@ -19,11 +19,10 @@ PROCESS = {"cpu": 0.37, "gpu": 0.8, "tpu": 0.5}  # GiB that the program takes be
 # Share of a chip's memory that may be in use. A CPU's allocator was measured to hold a third more than is in use.
 USABLE = {"cpu": 0.70, "gpu": 0.92, "tpu": 0.92}
 
-# Values that one layer keeps for the backward pass, counted on the code as it is: (d, i, N·L), without dropout and
-# what dropout adds. `tests/test_plan.py` counts them again.
-KEPT, KEPT_BY_DROPOUT = (11, 2, 1), (2, 1, 2)
-PASSING = 1.5  # times N·L: values that are there for a moment beside them (measured)
-AROUND = (3, 1)  # values kept for the embeddings and the mask: (d, L)
+# Values for each token, as multiples of (d, i, N·L): what one layer keeps for its backward pass, what dropout adds to
+# that, what is kept around the layers, and what is there for a moment beside all this. Counted on the code as it is,
+# the last one measured; `tests/test_plan.py` counts and measures them again.
+KEPT, KEPT_BY_DROPOUT, AROUND, PASSING = (11, 2, 1), (2, 1, 2), (3, 0, 0), (0, 0, 1.5)
 
 # Share of a chip's peak that training reaches in useful operations. CPU: measured, of the rate at which matrices are
 # multiplied. Others: modelled, of the data sheet's peak (the design's 43 to 47 % of what an H200 was measured to
@@ -77,24 +76,26 @@ def memory(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1)
     numbers = parameters(model, work.vocabulary, work.outputs) / GIB
     width = ACTIVATION[machine.kind]
     tokens = tokens_per_chip(work, machine, nodes)
+    values = kept_values(model, work.longest) + _values(PASSING, model, work.longest)
     return Memory(
         weights=numbers * WEIGHTS,
         gradients=numbers * GRADIENTS,
         optimizer=numbers * OPTIMIZER,
         best=numbers * BEST,
-        activations=tokens * width * kept_values(model, work.longest) / GIB,
+        activations=tokens * width * values / GIB,
         process=PROCESS[machine.kind],
     )
 
 
 def kept_values(model: ModelRecipe, longest: int) -> float:
-    """Values kept for one token until its backward pass, and those that one layer needs for a moment."""
+    """Values kept for one token from its forward to its backward pass."""
+    layer = _values(KEPT, model, longest) + (_values(KEPT_BY_DROPOUT, model, longest) if model.dropout else 0.0)
+    return model.n_layer * layer + _values(AROUND, model, longest)
+
+
+def _values(multiples: tuple[float, float, float], model: ModelRecipe, longest: int) -> float:
     sizes = (model.d_model, model.d_inner, model.n_head * longest)
-    layer = sum(count * size for count, size in zip(KEPT, sizes, strict=True))
-    if model.dropout:
-        layer += sum(count * size for count, size in zip(KEPT_BY_DROPOUT, sizes, strict=True))
-    around = AROUND[0] * model.d_model + AROUND[1] * longest
-    return model.n_layer * layer + around + PASSING * model.n_head * longest
+    return sum(multiple * size for multiple, size in zip(multiples, sizes, strict=True))
 
 
 def tokens_per_chip(work: Workload, machine: Machine, nodes: int = 1) -> float:
