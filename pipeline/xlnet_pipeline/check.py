@@ -4,22 +4,21 @@ A check is a name, a function and a remedy. The function looks at what is about 
 wrong with it, or nothing; a UserError that it raises is what is wrong, remedy included.
 """
 
-import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from xlnet.data import snapshot as snapshots
 from xlnet.data.readers import Reject, Row
 from xlnet.data.storage import Source
-from xlnet.errors import RunError, UserError, nearest
+from xlnet.errors import RunError, UserError
 from xlnet.recipe import DataRecipe, Recipe
 from xlnet_pipeline import estimate, images, workload
 from xlnet_pipeline.machines import MACHINES, Machine
 from xlnet_pipeline.placement import image_digest, placement
+from xlnet_pipeline.targets import schedules
 
 FIRST_ROWS = 200  # of each file
 FIRST_FILES = 20  # of each split
@@ -29,8 +28,6 @@ CHECKPOINTS = 2  # that lie beside each other while the newer one is written
 MODEL_ERROR = 1.15  # how far a modelled memory figure may be wrong
 LOCAL = "local"
 ANY_IMAGE = "image@sha256:" + "0" * 64
-CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
-CRON_NAMES = {"month": "jan feb mar apr may jun jul aug sep oct nov dec", "weekday": "sun mon tue wed thu fri sat"}
 
 
 @dataclass(frozen=True)
@@ -302,47 +299,16 @@ def root(given: Submission) -> str | None:
 
 
 def schedule_name(given: Submission) -> str | None:
-    """A schedule's name is part of resource names and of paths."""
-    if given.schedule and not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", given.schedule):
-        return f"schedule name '{given.schedule}' is not allowed"
+    """A schedule's name is part of names of resources."""
+    if given.schedule:
+        schedules.check_name(given.schedule)
     return None
 
 
-def cron(given: Submission) -> str | None:
-    """Five fields: minute, hour, day of the month, month, day of the week."""
-    if not given.cron:
-        return None
-    fields = given.cron.split()
-    if len(fields) != len(CRON_FIELDS):
-        return f"schedule '{given.cron}' has {len(fields)} fields instead of 5"
-    for text, (name, low, high) in zip(fields, CRON_FIELDS, strict=True):
-        if not all(_cron_item(item, name, low, high) for item in text.split(",")):
-            return f"schedule '{given.cron}': '{text}' is no {name} ({low} to {high})"
-    return None
-
-
-def _cron_item(item: str, name: str, low: int, high: int) -> bool:
-    span, _, every = item.lower().partition("/")
-    words = CRON_NAMES.get(name, "").split()
-    ends = [words.index(end) + low if end in words else end for end in span.split("-")]
-    if span == "*":
-        numbers = [low, high]
-    elif len(ends) > 2 or not all(str(end).isdecimal() for end in ends):
-        return False
-    else:
-        numbers = [int(end) for end in ends]
-    steps_well = every.isdecimal() and int(every) > 0 if "/" in item else True
-    return steps_well and low <= numbers[0] <= numbers[-1] <= high
-
-
-def timezone(given: Submission) -> str | None:
-    """A name of the IANA time zone database."""
-    if not given.timezone:
-        return None
-    try:
-        ZoneInfo(given.timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return f"timezone '{given.timezone}' is unknown{nearest(given.timezone, available_timezones())}"
+def timing(given: Submission) -> str | None:
+    """Five fields and a time zone that has a name."""
+    if given.cron:
+        schedules.timing(given.cron, given.timezone or "UTC")
     return None
 
 
@@ -362,8 +328,7 @@ CHECKS: tuple[Check, ...] = (
     Check("image", image_pinned, "give --image REGISTRY/NAME@sha256:…"),
     Check("image", image_there, "push it, or name another"),
     Check("pipeline root", root, "name it gs://BUCKET/FOLDER"),
-    Check("schedule name", schedule_name, "use at most 63 of a-z, 0-9 and -, such as nightly-reviews"),
-    Check("schedule", cron, "such as '0 3 * * 1' for Mondays at three"),
-    Check("timezone", timezone, "name one such as Europe/Berlin or UTC"),
+    Check("schedule name", schedule_name, "such as nightly-reviews"),
+    Check("schedule", timing, "such as '0 3 * * mon' for Mondays at three"),
     Check("truncation", truncation, "raise data.max_length if their ends matter", fatal=False),
 )
