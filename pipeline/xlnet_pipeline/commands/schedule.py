@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
-from xlnet_pipeline.commands.run import add_placement, load, local_only, placed
+from xlnet_pipeline.commands.run import add_placement, check, load, local_only, placed
 from xlnet_pipeline.commands.runs import add_target
 from xlnet_pipeline.commands.tables import local_time, print_json, print_table
 from xlnet_pipeline.targets import open_schedules, open_target
@@ -96,6 +96,8 @@ def create(options: argparse.Namespace) -> None:
     target = open_target(options.target, options.home, options.recipe)
     if target.name == "local":
         local_only(options)
+    else:
+        check(options, recipe, target.settings)
     where = None if target.name == "local" else placed(options, target)
     made, changed = open_schedules(target).create(options.name, timing, recipe, where)
     if not changed:
