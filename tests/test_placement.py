@@ -14,7 +14,7 @@ from kfp import components
 from xlnet.errors import UserError
 from xlnet_pipeline import dag
 from xlnet_pipeline.machines import MACHINES, Machine
-from xlnet_pipeline.placement import Placement, placement
+from xlnet_pipeline.placement import TITLES, Placement, placement
 from xlnet_pipeline.placement.vertex import LAUNCHER_IMAGE
 
 IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4
@@ -67,7 +67,7 @@ def test_every_machine_compiles_and_passes_kfp_and_kubernetes(target: str, machi
     assert len(documents) == (2 if target == "kfp" else 1), "the Vertex client refuses a second document"
     assert components.load_component_from_text(yaml.safe_dump_all(documents))
     if target == "kfp":
-        for step in dag.TITLES if machine.name in ("cpu", "l4", "v5e-4") else ("train",):
+        for step in TITLES if machine.name in ("cpu", "l4", "v5e-4") else ("train",):
             kubernetes_validate.validate(pod(step, *documents), "1.33", strict=True)
 
 

@@ -12,17 +12,10 @@ from xlnet import provenance
 from xlnet.errors import UserError
 from xlnet.recipe import STEP_SECTIONS
 from xlnet_pipeline import placement
-from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.placement import TITLES, Placement
 from xlnet_steps import steps
 
 NAME = "xlnet"
-TITLES = {
-    "snapshot": "Snapshot the input",
-    "preprocess": "Preprocess",
-    "train": "Train XLNet",
-    "evaluate": "Evaluate",
-    "register": "Register",
-}
 
 
 def build(

@@ -6,7 +6,7 @@ The tests check each body against that client's message classes, and let that cl
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from xlnet import calls
@@ -38,8 +38,9 @@ class VertexApi:
         method: str,
         path: str,
         body: Any = None,
+        *,
+        query: Mapping[str, str | int] | None = None,
         recover: Callable[[], dict[str, Any] | None] | None = None,
-        **query: str | int,
     ) -> dict[str, Any]:
         """One request; see :func:`xlnet.calls.repeated` for ``recover`` and for what is raised."""
         url = path if "://" in path else f"{self.base}/v1/{path}"
@@ -55,12 +56,12 @@ class VertexApi:
                 raise
             return None
 
-    def pages(self, path: str, items: str, **query: str | int) -> Iterator[dict[str, Any]]:
+    def pages(self, path: str, items: str, query: Mapping[str, str | int]) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page; none where the parent does not exist."""
         token = ""
         while True:
             try:
-                page = self.call("GET", path, **query, **({"pageToken": token} if token else {}))
+                page = self.call("GET", path, query={**query, **({"pageToken": token} if token else {})})
             except Trouble as trouble:
                 raise UserError(f"{self.server.name} at {self.base} knows no '{path}': {trouble.message}") from None
             yield from page.get(items, [])
@@ -86,7 +87,7 @@ class VertexApi:
         response: dict[str, Any] = operation.get("response", {})
         return response
 
-    def _once(self, method: str, url: str, body: Any, query: dict[str, str | int]) -> dict[str, Any]:
+    def _once(self, method: str, url: str, body: Any, query: Mapping[str, str | int] | None) -> dict[str, Any]:
         from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import ConnectionError, RequestException
 

@@ -35,14 +35,14 @@ class VertexRegistry:
 
     def names(self) -> list[str]:
         """Registered models, sorted."""
-        query = {"filter": 'labels.created-by="xlnet-pipeline"', "pageSize": 100}
-        return sorted(model["displayName"] for model in self.api.pages(f"{self.api.parent}/models", "models", **query))
+        query: dict[str, str | int] = {"filter": 'labels.created-by="xlnet-pipeline"', "pageSize": 100}
+        return sorted(model["displayName"] for model in self.api.pages(f"{self.api.parent}/models", "models", query))
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Every version of a model, the newest first; UserError if there is no such model."""
         path = f"{self._path(name)}:listVersions"
         try:
-            found = [_version(name, one) for one in self.api.pages(path, "models", pageSize=100)]
+            found = [_version(name, one) for one in self.api.pages(path, "models", {"pageSize": 100})]
         except UserError:
             known = self.names()
             hint = nearest(name, known) or (f"; there are {', '.join(known)}" if known else "; there are none yet")
@@ -109,7 +109,7 @@ class VertexRegistry:
         """Change a version's description and add or change tags."""
         merged = {**self.find(f"{name}:{version}").tags, **tags}
         body = {"versionDescription": _described(description, merged), "labels": _labels(merged)}
-        self.api.call("PATCH", f"{self._path(name)}@{version}", body, updateMask="versionDescription,labels")
+        self.api.call("PATCH", f"{self._path(name)}@{version}", body, query={"updateMask": "versionDescription,labels"})
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Give a version an alias, taking it from the one that had it."""

@@ -17,6 +17,13 @@ _PINNED = re.compile(r"[^\s@]+@(sha256:[0-9a-f]{64})")
 PROGRAM_RETRIES = 1
 PREEMPTION_RETRIES = 12
 BACKOFF = {"backoff_duration": "30s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
+TITLES = {
+    "snapshot": "Snapshot the input",
+    "preprocess": "Preprocess",
+    "train": "Train XLNet",
+    "evaluate": "Evaluate",
+    "register": "Register",
+}
 HEAVY = ("train", "evaluate")  # the steps that compute; the others run on small CPU machines
 
 

@@ -7,11 +7,12 @@ reach the pipeline's lineage as those of any other step.
 
 import copy
 import json
-from typing import Any
-
-from kfp import dsl
+from typing import TYPE_CHECKING, Any
 
 from xlnet_pipeline.placement import HEAVY, PROGRAM_RETRIES, Placement
+
+if TYPE_CHECKING:
+    from kfp import dsl
 
 LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components:2.22.0"
 LAUNCHER = ["python3", "-u", "-m", "google_cloud_pipeline_components.container.v1.custom_job.launcher"]
@@ -24,7 +25,7 @@ BOOT_DISK_GB = 200
 SMALL = ("4", "16G")  # CPUs and memory of a light step
 
 
-def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
+def place(task: "dsl.PipelineTask", step: str, where: Placement) -> None:
     """Say what a step's container needs; the train step's is replaced in :func:`with_custom_job`."""
     task.set_retry(PROGRAM_RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
     machine = where.single

@@ -14,8 +14,7 @@ from xlnet import recipe as recipes
 from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
-from xlnet_pipeline import dag
-from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.placement import TITLES, Placement
 from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.kfp_api import KfpApi, contains, equals
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
@@ -51,6 +50,8 @@ class KfpTarget:
 
     def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:
         """What creates a run, or is repeated by a schedule."""
+        from xlnet_pipeline import dag  # and kfp, which takes most of a second: reading runs does without
+
         documents = dag.documents(where)
         if not cache:
             for task in documents[0]["root"]["dag"]["tasks"].values():
@@ -215,8 +216,8 @@ def _id(found: Any) -> str:
 
 
 def _step(display_name: str | None) -> str | None:
-    titles = {title: name for name, title in dag.TITLES.items()}
-    return display_name if display_name in dag.TITLES else titles.get(display_name or "")
+    titles = {title: name for name, title in TITLES.items()}
+    return display_name if display_name in TITLES else titles.get(display_name or "")
 
 
 def _details(found: Any) -> list[Any]:

@@ -109,12 +109,11 @@ class LocalSchedules:
                 raise UserError(f"schedules of '{self.home}' are served by another process already") from None
             scheduler = self._scheduler(blocking=True)
             scheduler.add_job(len, "interval", args=[""], seconds=LOOK, jobstore="memory")  # wakes it up to look
-            signal.signal(signal.SIGTERM, lambda *_: scheduler.shutdown(wait=False))
             say(f"serving {len(self.all())} schedules of '{self.home}'; stop with Ctrl-C")
-            try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # out of the loop first: see _Desk
+            with contextlib.suppress(KeyboardInterrupt):
                 scheduler.start()
-            except KeyboardInterrupt:
-                scheduler.shutdown(wait=False)
+            scheduler.shutdown(wait=False)
             for process in list(_running):
                 process.terminate()
                 process.wait()
@@ -140,11 +139,21 @@ class LocalSchedules:
         from apscheduler.executors.pool import ThreadPoolExecutor
         from apscheduler.jobstores.memory import MemoryJobStore
         from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
-        from apscheduler.schedulers.background import BackgroundScheduler
+        from apscheduler.schedulers.base import BaseScheduler
         from apscheduler.schedulers.blocking import BlockingScheduler
 
+        class _Desk(BaseScheduler):
+            """Looks at jobs and changes them, without a loop: APScheduler's loops, once they are told to stop, take
+            what is due for done."""
+
+            def wakeup(self) -> None:
+                pass
+
+            def shutdown(self, wait: bool = True) -> None:
+                super().shutdown(wait)
+
         store = SQLAlchemyJobStore(url=f"sqlite:///{self.folder / 'jobs.db'}")
-        return (BlockingScheduler if blocking else BackgroundScheduler)(
+        return (BlockingScheduler if blocking else _Desk)(
             jobstores={"default": store, "memory": MemoryJobStore()},
             executors={"default": ThreadPoolExecutor(8)},
             job_defaults={"coalesce": True, "misfire_grace_time": GRACE},

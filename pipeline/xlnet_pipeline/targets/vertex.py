@@ -13,8 +13,7 @@ from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
 from xlnet.registry.vertex_api import VertexApi
-from xlnet_pipeline import dag
-from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.placement import TITLES, Placement
 from xlnet_pipeline.placement.vertex import RESOURCES
 from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
@@ -61,6 +60,8 @@ class VertexTarget:
 
     def body(self, recipe: Recipe, where: Placement, name: str, cache: bool = True) -> dict[str, Any]:
         """The PipelineJob that is created, or repeated by a schedule."""
+        from xlnet_pipeline import dag  # and kfp, which takes most of a second: reading runs does without
+
         (spec,) = dag.documents(where)
         if not cache:
             for task in spec["root"]["dag"]["tasks"].values():
@@ -97,7 +98,7 @@ class VertexTarget:
         path = f"{self.jobs}/{name}"
         try:
             body = self.body(recipe, where, name, cache)
-            self.api.call("POST", self.jobs, body, recover=lambda: self.api.get(path), pipelineJobId=name)
+            self.api.call("POST", self.jobs, body, query={"pipelineJobId": name}, recover=lambda: self.api.get(path))
         except Trouble as trouble:
             if trouble.status != 409:  # there already: the answer to the first attempt was lost
                 raise UserError(
@@ -115,8 +116,13 @@ class VertexTarget:
         return [self._record(job) for job in self._listed()]
 
     def _listed(self) -> Iterator[dict[str, Any]]:
-        query: dict[str, str | int] = {"filter": OURS, "orderBy": "create_time desc", "pageSize": PAGE}
-        return self.api.pages(self.jobs, "pipelineJobs", readMask=LISTED, **query)
+        query: dict[str, str | int] = {
+            "filter": OURS,
+            "orderBy": "create_time desc",
+            "pageSize": PAGE,
+            "readMask": LISTED,
+        }
+        return self.api.pages(self.jobs, "pipelineJobs", query)
 
     def status(self, run: str) -> Run:
         """The record of a run as it is now, with what its artifacts say of themselves."""
@@ -219,7 +225,7 @@ def _details(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _step(detail: dict[str, Any]) -> str:
-    titles = {title: name for name, title in dag.TITLES.items()}
+    titles = {title: name for name, title in TITLES.items()}
     name = str(detail.get("taskName", ""))
     return titles.get(name, name)
 

@@ -46,11 +46,11 @@ class VertexSchedules:
         changed = schedules.differences(_schedule(old), _schedule({**wanted, "name": "", "state": "ACTIVE"}))
         if not changed:
             return _schedule(old), []
-        return _schedule(self._call("PATCH", old["name"], wanted, updateMask=CHANGED)), changed
+        return _schedule(self._call("PATCH", old["name"], wanted, query={"updateMask": CHANGED})), changed
 
     def all(self) -> list[Schedule]:
         """Every schedule that holds a recipe, by name."""
-        found = self.api.pages(self.path, "schedules", pageSize=PAGE)
+        found = self.api.pages(self.path, "schedules", {"pageSize": PAGE})
         return sorted((_schedule(one) for one in found if _parameters(one)), key=lambda one: one.name)
 
     def pause(self, name: str) -> Schedule:
@@ -78,7 +78,7 @@ class VertexSchedules:
             raise UserError(f"Vertex AI refused ({trouble.status}): {trouble.message}") from None
 
     def _named(self, name: str) -> dict[str, Any] | None:
-        found = self.api.pages(self.path, "schedules", filter=f'display_name="{name}"', pageSize=PAGE)
+        found = self.api.pages(self.path, "schedules", {"filter": f'display_name="{name}"', "pageSize": PAGE})
         return next(iter(found), None)
 
 
