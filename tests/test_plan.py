@@ -220,11 +220,13 @@ def test_spot_and_own_prices_change_the_choice(recipe: Recipe, tmp_path: Path) -
 
 def test_several_nodes_share_the_batch_and_cost_more_an_hour(recipe: Recipe, tmp_path: Path) -> None:
     long = recipe.replace(training={"epochs": 3000.0})
-    one = planned(long, tmp_path, target="kfp", machine="l4").chosen
-    two = planned(long, tmp_path, target="kfp", machine="l4", nodes=2).chosen
+    one = planned(long, tmp_path, target="vertex", machine="l4").chosen
+    two = planned(long, tmp_path, target="vertex", machine="l4", nodes=2).chosen
     assert two.name == "2 × l4"
     assert two.memory.activations == pytest.approx(one.memory.activations / 2)
     assert two.usd == pytest.approx((one.usd or 0.0) * 2 * two.hours / one.hours)
+    with pytest.raises(UserError, match="--nodes is 2; a task of Kubeflow Pipelines is one pod"):
+        planned(long, tmp_path, target="kfp", nodes=2)
 
 
 def test_a_short_training_stays_here(recipe: Recipe, tmp_path: Path) -> None:
@@ -250,6 +252,8 @@ def test_what_does_not_fit_says_what_would(tmp_path: Path) -> None:
     [
         ({"machine": "a100", "target": "vertex"}, "machine 'a100' is unknown; there are a100-40g"),
         ({"machine": "h200", "target": "vertex"}, "not offered on target 'vertex'; the nearest is 'h200-8'"),
+        ({"machine": "v5e-16", "target": "kfp"}, "machine 'v5e-16' has 4 hosts; .* --machine v5e-8"),
+        ({"machine": "h100", "target": "vertex"}, "machine 'h100' is sold on spot alone; add --spot"),
         ({"target": "vertx"}, "target 'vertx' is unknown"),
         ({"nodes": 0}, "--nodes is 0"),
     ],

@@ -16,8 +16,10 @@ from typing import Any
 from xlnet.errors import UserError
 from xlnet.recipe import ModelRecipe, Recipe
 from xlnet_pipeline import estimate, machines, preview, workload
+from xlnet_pipeline.check import ANY_IMAGE
 from xlnet_pipeline.estimate import Memory
 from xlnet_pipeline.machines import Machine, Price
+from xlnet_pipeline.placement import placement
 from xlnet_pipeline.preview import StepForecast
 from xlnet_pipeline.workload import Workload
 
@@ -114,7 +116,7 @@ def plan(
     """
     if nodes < 1:
         raise UserError(f"--nodes is {nodes}; allowed: 1 and more")
-    places = _places(target, machine, prices)
+    places = _places(target, machine, nodes, spot, prices)
     work = workload.measure(recipe)
     model = workload.shape(recipe.model)
     speeds = _past_speeds(recipe, home)
@@ -132,11 +134,17 @@ def plan(
     )
 
 
-def _places(target: str | None, name: str | None, prices: Mapping[str, Price] | None) -> list[tuple[Machine, str]]:
+def _places(
+    target: str | None, name: str | None, nodes: int, spot: bool, prices: Mapping[str, Price] | None
+) -> list[tuple[Machine, str]]:
     """Machines to compare, each with the target it is on."""
     if name and name != machines.AUTO:
         asked = machines.machine(name, prices)
+        if target in ("kfp", "vertex"):
+            placement(target, ANY_IMAGE, asked, nodes=nodes, spot=spot)
         machines.refuse(asked, target or next(one for one in ("vertex", "kfp", HERE) if one in asked.targets))
+    elif target == "kfp" and nodes > 1:
+        raise UserError(f"--nodes is {nodes}; a task of Kubeflow Pipelines is one pod on one host: use --target vertex")
     ours = [(row, HERE) for row in here()] if target in (None, HERE) else []
     theirs = [(row, target or "vertex") for row in machines.offered(target or "vertex", prices)]
     theirs = [(row, where) for row, where in theirs if where != "kfp" or row.hosts == 1]  # a task there is one pod

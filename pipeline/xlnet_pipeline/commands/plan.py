@@ -19,7 +19,7 @@ def add(subparsers: Subparsers) -> None:
         examples=[
             "xlnet-pipeline plan recipe.toml",
             "xlnet-pipeline plan recipe.toml --target vertex --machine auto --deadline 2h",
-            "xlnet-pipeline plan recipe.toml --target kfp --machine l4 --nodes 2 --spot",
+            "xlnet-pipeline plan recipe.toml --target vertex --machine l4-8 --nodes 2 --spot",
         ],
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what would run (default: the demo)")
