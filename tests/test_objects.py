@@ -1,6 +1,9 @@
 """gs:// objects over a real connection to an emulator: parallel, checked, resumed, mounted."""
 
+import contextlib
+import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,3 +110,56 @@ def test_what_is_not_there_is_one_line(bucket: Any, tmp_path: Path) -> None:
         objects.download("gs://bucket/none", tmp_path)
     with pytest.raises(UserError, match="is no gs://BUCKET/OBJECT"):
         objects.read("s3://bucket/a")
+
+
+class Flaky(threading.Thread):
+    """A proxy before the emulator that cuts answers in mid-body, or refuses, as often as it is told to."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.port, self.cuts, self.seen = port, 0, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.own = self.listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.own}"
+
+    def run(self) -> None:
+        while True:
+            connection, _ = self.listener.accept()
+            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def serve(self, connection: socket.socket) -> None:
+        with connection, socket.create_connection(("127.0.0.1", self.port)) as server:
+            threading.Thread(target=self.pump, args=(connection, server), daemon=True).start()
+            while data := server.recv(1 << 16):
+                data = data.replace(b":%d/" % self.port, b":%d/" % self.own)  # the emulator's links to itself
+                if self.cuts and len(data) > 2000:
+                    self.cuts -= 1
+                    self.seen += 1
+                    connection.sendall(data[: len(data) // 2])
+                    connection.shutdown(socket.SHUT_RDWR)
+                    return
+                connection.sendall(data)
+
+    @staticmethod
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("chunk", [1 << 20, 4000])
+def test_connections_that_are_cut_in_mid_body_are_made_again(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    content = os.urandom(40_000)
+    bucket.blob("many/large.bin").upload_from_string(content)
+    bucket.blob("many/small.bin").upload_from_string(b"small")
+    proxy = Flaky(int(os.environ["STORAGE_EMULATOR_HOST"].rpartition(":")[2]))
+    proxy.start()
+    proxy.cuts = 2
+    monkeypatch.setattr(objects, "CHUNK", chunk)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+    copy = objects.download("gs://bucket/many", tmp_path / "copy")
+    assert (copy / "large.bin").read_bytes() == content
+    assert proxy.seen == 2, "it did cut"

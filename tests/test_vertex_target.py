@@ -13,12 +13,15 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as v1
 from google.cloud.aiplatform_v1.services.pipeline_service.transports import PipelineServiceRestTransport
 from servers.storage import bucket_server
-from servers.vertex_server import VertexServer
+from servers.vertex_server import VertexServer, checked
 from test_kfp_target import recipe_file
 
 from xlnet import calls
 from xlnet.registry import vertex_api
+from xlnet_pipeline import dag
 from xlnet_pipeline.cli import main
+from xlnet_pipeline.machines import Machine
+from xlnet_pipeline.placement import placement
 from xlnet_pipeline.targets import remote
 
 
@@ -69,7 +72,7 @@ def test_a_run_from_submission_to_lineage(
     for word in ("registration reviews:1", "evaluation", "model", "dataset", "snapshot", "gs://bucket/data/rows.csv"):
         assert word in tree
 
-    registry = ["--uri", "vertex://demo/us-central1"]
+    registry = ["--target", "vertex"]
     assert main(["models", "list", *registry]) == 0
     listed = capsys.readouterr().out
     assert "reviews:1" in listed
@@ -84,13 +87,14 @@ def test_a_run_from_submission_to_lineage(
     assert main(seeded) == 0, "a second version, compared with the champion in its bucket"
     assert "reviews:2" in capsys.readouterr().out
     assert [one["versionId"] for one in server.models["reviews"]] == ["1", "2"]
+    registry = ["--uri", "vertex://demo/us-central1"]
     assert main(["models", "promote", "reviews:2", *registry]) == 0
     assert "champion" in server.models["reviews"][1]["versionAliases"]
 
 
 def test_googles_own_client_reads_what_was_submitted(server: VertexServer, tmp_path: Path) -> None:
     recipe = recipe_file(tmp_path / "recipe.toml")
-    assert main(["run", str(recipe), "--target", "vertex", "--set", "data.text=body"]) == 0
+    assert main(["run", str(recipe), "--target", "vertex", "--set", "data.text=body", "--no-check"]) == 0
     host = server.url.removeprefix("http://")
     transport = PipelineServiceRestTransport(host=host, url_scheme="http", credentials=AnonymousCredentials())
     (job,) = v1.PipelineServiceClient(transport=transport).list_pipeline_jobs(parent=server.parent)
@@ -124,3 +128,19 @@ def test_a_schedule_is_made_changed_paused_fired_and_deleted(
     assert "none" in capsys.readouterr().out, "no drift"
     assert main(["schedule", "delete", "weekly", "--target", "vertex"]) == 0
     assert not server.schedules
+
+
+@pytest.mark.parametrize(
+    "machine", [row for row in MACHINES.values() if "vertex" in row.targets], ids=lambda row: row.name
+)
+def test_every_machine_is_a_job_that_googles_messages_know(machine: Machine) -> None:
+    where = placement("vertex", PINNED_IMAGE, machine, nodes=2, spot=True)
+    (spec,) = dag.documents(where)
+    checked(v1.PipelineJob, {"displayName": "x", "pipelineSpec": spec})
+    arguments = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["args"]
+    job = checked(v1.CustomJob, json.loads(arguments[arguments.index("--payload") + 1]))
+    first, others = job["jobSpec"]["workerPoolSpecs"]
+    assert first["machineSpec"]["machineType"] == machine.machine_type
+    assert int(others["replicaCount"]) == 1
+    kind = first["machineSpec"].get("acceleratorType")
+    assert kind is None or kind in v1.AcceleratorType.__members__

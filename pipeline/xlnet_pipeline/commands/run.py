@@ -122,7 +122,11 @@ def run_elsewhere(options: argparse.Namespace, recipe: Recipe) -> int:
     if not (options.wait or options.timeout):
         print(f"next: xlnet-pipeline runs show {done.id} --target {target.name}")
         return 0
-    done = remote.wait(target, target.status(done.id), options.timeout, print)
+    try:
+        done = remote.wait(target, target.status(done.id), options.timeout, print)
+    except KeyboardInterrupt:
+        print(f"\nrun {done.id} goes on; to stop it: xlnet-pipeline runs cancel {done.id} --target {target.name}")
+        raise
     print(f"run {done.id}: {done.status}")
     if done.status == "SUCCEEDED":
         print("\n".join(outcome.lines(done, f"--target {target.name}", coloured(sys.stdout))))
