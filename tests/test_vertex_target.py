@@ -130,9 +130,7 @@ def test_a_schedule_is_made_changed_paused_fired_and_deleted(
     assert not server.schedules
 
 
-@pytest.mark.parametrize(
-    "machine", [row for row in MACHINES.values() if "vertex" in row.targets], ids=lambda row: row.name
-)
+@pytest.mark.parametrize("machine", offered("vertex"), ids=lambda row: row.name)
 def test_every_machine_is_a_job_that_googles_messages_know(machine: Machine) -> None:
     where = placement("vertex", PINNED_IMAGE, machine, nodes=2, spot=True)
     (spec,) = dag.documents(where)
