@@ -20,7 +20,7 @@ from xlnet import calls
 from xlnet.registry import vertex_api
 from xlnet_pipeline import dag
 from xlnet_pipeline.cli import main
-from xlnet_pipeline.machines import Machine
+from xlnet_pipeline.machines import Machine, offered
 from xlnet_pipeline.placement import placement
 from xlnet_pipeline.targets import remote
 
