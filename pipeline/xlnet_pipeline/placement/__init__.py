@@ -38,6 +38,7 @@ class Placement:
         nodes: how many such machines train together.
         spot: take machines that can be preempted, for less money.
         environment: variables of every step, such as the registry's address.
+        registry_secret: Kubernetes secret from which every step gets MLFLOW_TRACKING_URI; empty: none.
         service_account: whom the steps act as on Vertex AI; empty: the project's default.
         output_root: ``gs://`` directory below which Vertex AI's custom jobs keep their files.
     """
@@ -48,6 +49,7 @@ class Placement:
     nodes: int = 1
     spot: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    registry_secret: str = ""
     service_account: str = ""
     output_root: str = ""
 

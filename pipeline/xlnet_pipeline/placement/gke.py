@@ -10,6 +10,7 @@ from kfp import dsl, kubernetes
 from xlnet_pipeline.machines import SPOT_SELECTOR, Machine
 from xlnet_pipeline.placement import BACKOFF, HEAVY, Placement
 
+REGISTRY = "MLFLOW_TRACKING_URI"
 SPOT_TAINT = "cloud.google.com/gke-spot"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 SMALL = ("500m", "1Gi")  # what a light step asks for
@@ -20,6 +21,8 @@ SHARED_MEMORY = 0.25  # of the host's memory, at /dev/shm, through which data lo
 def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     """Say where in the cluster a step's task runs."""
     kubernetes.use_field_path_as_env(task, "XLNET_RUN_ID", RUN_LABEL)
+    if where.registry_secret:
+        kubernetes.use_secret_as_env(task, where.registry_secret, {REGISTRY: REGISTRY})
     task.set_retry(where.retries if step in HEAVY else 1, **BACKOFF)
     machine = where.machine if step == "train" else where.single
     if step not in HEAVY or machine.resource is None:

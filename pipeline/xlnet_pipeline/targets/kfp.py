@@ -44,9 +44,12 @@ class KfpTarget:
         self.api = KfpApi(settings)
 
     def placing(self) -> dict[str, Any]:
-        """What the settings add to a placement: variables of every step."""
+        """What the settings add to a placement: variables of every step, or the secret that they are taken from."""
         uri = self.settings.tracking_uri
-        return {"environment": {"MLFLOW_TRACKING_URI": uri}} if uri else {}
+        return {
+            "environment": {"MLFLOW_TRACKING_URI": uri} if uri else {},
+            "registry_secret": self.settings.registry_secret,
+        }
 
     def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:
         """What creates a run, or is repeated by a schedule."""

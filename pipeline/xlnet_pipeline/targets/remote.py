@@ -19,6 +19,7 @@ from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.output import Output
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
+from xlnet_pipeline.targets.settings import refuse_password
 
 STEPS = ("snapshot", *STEP_SECTIONS)
 ARTIFACTS = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
@@ -45,8 +46,9 @@ def check_data(recipe: Recipe, target: str) -> None:
     """Do nothing if the steps will be able to read the recipe's input from another machine.
 
     Raises:
-        UserError: a path lies on this machine.
+        UserError: a path lies on this machine; the registry's address holds a password.
     """
+    refuse_password(recipe.registry.uri, "registry.uri")
     for split in ("train", "validation", "test"):
         for path in getattr(recipe.data, split):
             if not path.startswith((GCS, DEMO)):

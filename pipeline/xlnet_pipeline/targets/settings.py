@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from xlnet.errors import UserError, nearest
 
@@ -32,6 +33,7 @@ class KfpSettings:
     image: str = _variable("XLNET_IMAGE")
     image_registry: str = _variable("CONTAINER_IMAGE_REGISTRY")
     tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
+    registry_secret: str = _variable("KFP_REGISTRY_SECRET")  # a Kubernetes secret with the key MLFLOW_TRACKING_URI
     token: str = _variable("KFP_TOKEN", secret=True)
 
 
@@ -86,6 +88,7 @@ def read(kind: type[Settings], file: str | Path | None = None) -> Settings:
         if not getattr(found, key):
             variable = known[key].metadata["variable"]
             raise UserError(f"target '{name}' needs {key}: set {variable}, or write {key} under [target.{name}]")
+    refuse_password(found.tracking_uri, "MLFLOW_TRACKING_URI")
     if not found.pipeline_root.startswith("gs://"):
         raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is no gs://BUCKET/FOLDER")
     return found
@@ -103,6 +106,21 @@ def variables(file: str | Path | None = None) -> dict[str, str]:
         known = {item.name: item.metadata for item in dataclasses.fields(kind) if not item.metadata["secret"]}
         found |= {known[key]["variable"]: value for key, value in table.items() if key in known and value}
     return found
+
+
+def refuse_password(uri: str, name: str) -> None:
+    """Do nothing if an address may stand in a compiled file for everybody to read.
+
+    Raises:
+        UserError: there is a password in it.
+    """
+    place = urlsplit(uri)
+    if place.password:
+        shown = f"{place.scheme}://{place.username}:…@{place.hostname}"
+        raise UserError(
+            f"{name} '{shown}' holds a password, which would stand in the compiled pipeline; keep it in a Kubernetes "
+            "secret (key MLFLOW_TRACKING_URI) and name that in KFP_REGISTRY_SECRET"
+        )
 
 
 def _table(name: str, file: str | Path | None) -> dict[str, Any]:
