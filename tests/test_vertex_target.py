@@ -102,6 +102,7 @@ def test_googles_own_client_reads_what_was_submitted(server: VertexServer, tmp_p
     assert main(["runs", "cancel", job.name.rpartition("/")[2].removeprefix("xlnet-"), "--target", "vertex"]) == 0
 
 
+@pytest.mark.slow
 def test_a_schedule_is_made_changed_paused_fired_and_deleted(
     server: VertexServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
