@@ -20,13 +20,14 @@ AGAIN = (408, 429, 500, 502, 503, 504)
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Trouble(Exception):
+class Trouble(RunError):
     """A call that did not succeed: an HTTP status, or None for a connection that broke or never came about."""
 
-    status: int | None
-    message: str
-    retry_after: float | None = None
+    def __init__(self, status: int | None, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"the server answered {status}: {message}" if status else message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
 
     @property
     def passing(self) -> bool:

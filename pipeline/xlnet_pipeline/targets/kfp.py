@@ -158,6 +158,8 @@ class KfpTarget:
         for step in run.steps:
             if one := details.get(step.name):
                 _fill(step, one)
+                if one.state == "SKIPPED":  # what the API says of a cached task, and of one after a failure
+                    step.status = record.SKIPPED if run.status == record.FAILED else record.CACHED
             elif run.status in remote.ENDED:
                 step.status = record.SKIPPED
         if run.status == record.FAILED:
@@ -188,7 +190,9 @@ class KfpTarget:
         missing = {
             step.name: _output_ids(found, step.name)
             for step in run.steps
-            if step.name in remote.ARTIFACTS and step.name not in places and step.status == record.SUCCEEDED
+            if step.name in remote.ARTIFACTS
+            and step.name not in places
+            and step.status in (record.SUCCEEDED, record.CACHED)
         }
         for name, (place, earlier) in self._earlier(found, missing).items():
             places[name] = place

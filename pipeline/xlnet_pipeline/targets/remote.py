@@ -56,6 +56,11 @@ def check_data(recipe: Recipe, target: str) -> None:
                     f"data.{split}: '{path}' lies on this machine, where target '{target}' does not reach; copy it: "
                     "gcloud storage cp FILE gs://BUCKET/FOLDER/"
                 )
+    for name, place in (("data.tokenizer", recipe.data.tokenizer), ("model.pretrained", recipe.model.pretrained)):
+        if place.startswith("/"):
+            raise UserError(
+                f"{name}: '{place}' lies on this machine; target '{target}' needs a name, or one in its image"
+            )
 
 
 def wait(
