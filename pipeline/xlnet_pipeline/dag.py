@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from google.protobuf import json_format
 from kfp import dsl
 
 from xlnet import provenance
@@ -70,6 +68,8 @@ def _place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
 
 def documents(where: Placement | None = None, image: str | None = None) -> list[dict[str, Any]]:
     """The compiled pipeline: its specification, and for Kubernetes a second document that says where tasks run."""
+    from google.protobuf import json_format
+
     built = build(image, where=where)
     spec: dict[str, Any] = json_format.MessageToDict(built.pipeline_spec)
     if where and where.target == "vertex":
@@ -89,6 +89,8 @@ def compile(path: str | Path, image: str | None = None, where: Placement | None 
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"output '{path}' is no YAML file; name one that ends in .yaml")
+    import yaml
+
     text = yaml.safe_dump_all(documents(where, image), sort_keys=True, allow_unicode=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
