@@ -4,8 +4,10 @@ import csv
 import os
 import random
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: tests share few cores, and repeat to the bit
 
@@ -14,6 +16,10 @@ import pytest
 from xlnet import recipe as recipes
 from xlnet.recipe import Recipe
 
+if TYPE_CHECKING:
+    from servers.kfp_server import KfpServer
+
+PINNED_IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4
 CHECKOUT = Path(__file__).resolve().parent.parent
 GOOD = ["a lovely warm film", "great food and great service", "works well, very happy", "the best phone I had"]
 BAD = ["a dull cold film", "awful food and rude service", "broke at once, very sad", "the worst phone I had"]
@@ -30,7 +36,14 @@ def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep every test's runs, cache and registry in its own directory; returns that directory."""
     home = tmp_path / "home"
     monkeypatch.setenv("XLNET_PIPELINE_HOME", str(home))
-    for name in ("MLFLOW_TRACKING_URI", "XLNET_RUN_ID", "XLNET_IMAGE_DIGEST", "XLNET_GIT_SHA"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "XLNET_RUN_ID",
+        "XLNET_IMAGE_DIGEST",
+        "XLNET_GIT_SHA",
+        "XLNET_IMAGE",
+        "XLNET_REGISTRY",
+    ):
         monkeypatch.delenv(name, raising=False)
     return home
 
@@ -95,3 +108,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     train(text, str(dataset), str(model))
     evaluate(text, str(dataset), str(model), str(evaluation))
     return Trained(recipe, snapshot, dataset, model, evaluation)
+
+
+@pytest.fixture
+def kfp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[KfpServer]":
+    """A server, a bucket with 200 sentences, and settings that name both."""
+    from servers.kfp_server import KfpServer
+    from servers.storage import bucket_server
+
+    from xlnet import calls
+    from xlnet_pipeline.targets import remote
+
+    with bucket_server(monkeypatch) as bucket:
+        bucket.blob("data/rows.csv").upload_from_filename(str(write_sentences(tmp_path / "rows.csv")))
+        store = f"sqlite:///{tmp_path / 'registry.db'}"
+        with KfpServer(tmp_path / "kfp") as started:
+            monkeypatch.setenv("KFP_ENDPOINT", started.url)
+            monkeypatch.setenv("KFP_PIPELINE_ROOT", "gs://bucket/root")
+            monkeypatch.setenv("XLNET_IMAGE", PINNED_IMAGE)
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+            monkeypatch.setattr(remote, "FIRST_POLL", 0.1)
+            monkeypatch.setattr(remote, "LONGEST_POLL", 0.3)
+            monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)
+            yield started

@@ -93,5 +93,5 @@ def test_google_cloud_storage_is_listed_without_downloading_and_read(bucket):
     assert snapshot(train=["gs://rows/data"]).digest != found.digest
     with pytest.raises(UserError, match="matches no file"):
         snapshot(train=["gs://rows/none.csv"])
-    with pytest.raises(UserError, match="cannot be listed"):
+    with pytest.raises(UserError, match="does not exist; check the bucket"):
         snapshot(train=["gs://other-bucket/a.csv"])

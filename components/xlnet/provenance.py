@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -76,9 +77,15 @@ def writing(directory: str | Path) -> Iterator[Path]:
     """Yield a directory beside ``directory``; rename it into place when the block ends well.
 
     A killed process or a full disk therefore leaves no half-written artifact under the real name.
-    An artifact that is already there is replaced.
+    An artifact that is already there is replaced. A mounted bucket (``XLNET_GCS_MOUNT``, else ``/gcs``) has no
+    directories that could be renamed: there the files are copied, ``lineage.json`` last.
     """
     final = Path(directory)
+    if final.absolute().is_relative_to(os.environ.get("XLNET_GCS_MOUNT", "/gcs")):
+        with tempfile.TemporaryDirectory(prefix="xlnet-artifact-") as scratch:
+            yield Path(scratch)
+            _copy_into_bucket(Path(scratch), final)
+        return
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
     aside.mkdir()
@@ -93,6 +100,13 @@ def writing(directory: str | Path) -> Iterator[Path]:
         _sync(final.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy_into_bucket(source: Path, final: Path) -> None:
+    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+    for file in sorted(files, key=lambda file: file == Path(LINEAGE)):
+        (final / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, final / file)
 
 
 def _sync(path: Path) -> None:

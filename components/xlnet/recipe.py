@@ -259,6 +259,7 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"recipe '{path}' is a directory; name the .toml file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"recipe '{path}' is not TOML: {error}") from None
+    table.pop("target", None)  # how targets are reached: no part of what a run is; xlnet_pipeline.targets reads it
     folder = path.resolve().parent
     return {
         section: {

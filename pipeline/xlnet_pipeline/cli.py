@@ -10,12 +10,20 @@ from collections.abc import Sequence
 
 from xlnet import __version__
 from xlnet.errors import RunError, UserError
-from xlnet_pipeline.commands import compile, init, lineage, models, predict, run, runs
+from xlnet_pipeline.commands import check, compile, doctor, init, lineage, models, plan, predict, run, runs, schedule
 from xlnet_pipeline.commands.parser import Parser, add_home
 
-COMMANDS = (init, run, runs, models, lineage, predict, compile)
+COMMANDS = (init, run, runs, schedule, plan, check, doctor, models, lineage, predict, compile)
 CANCELLED = 130
-EXTRAS = {"kfp", "mlflow", "sqlalchemy", "alembic"}  # packages of the extra that runs the pipeline
+EXTRAS = {
+    "kfp",
+    "kfp_server_api",
+    "apscheduler",
+    "google",
+    "mlflow",
+    "sqlalchemy",
+    "alembic",
+}  # of the extra 'pipeline'
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 

@@ -1,33 +1,37 @@
 """The pipeline, from top to bottom: snapshot → preprocess → train → evaluate → register."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from kfp import compiler, dsl
+from kfp import dsl
 
 from xlnet import provenance
 from xlnet.errors import UserError
 from xlnet.recipe import STEP_SECTIONS
+from xlnet_pipeline import placement
+from xlnet_pipeline.placement import TITLES, Placement
 from xlnet_steps import steps
 
 NAME = "xlnet"
 
-_PINNED = re.compile(r"[^\s@]+@(sha256:[0-9a-f]{64})")
 
-
-def build(image: str | None = None, code: Mapping[str, str] | None = None) -> dsl.base_component.BaseComponent:
+def build(
+    image: str | None = None, code: Mapping[str, str] | None = None, where: Placement | None = None
+) -> dsl.base_component.BaseComponent:
     """Return the pipeline; its one parameter is the recipe's JSON.
 
     Args:
         image: ``REGISTRY/NAME@sha256:…`` for the steps to run in; None: a placeholder, for the local target.
         code: step → identity of its code, part of every cache key; None: the image's digest, or without an image
             the fingerprints of the installed sources.
+        where: target and machine to build for; None: for none, as the local target wants it.
 
     Raises:
         UserError: the image is not pinned by its digest, so that a cache could not see that it changed.
     """
-    digest = _digest(image) if image else ""
+    image = where.image if where else image
+    digest = placement.image_digest(image) if image else ""
     code = code or {step: digest or provenance.code_fingerprint(step) for step in STEP_SECTIONS}
 
     @dsl.pipeline(name=NAME, description="Train, evaluate and register XLNet on your own text")
@@ -43,22 +47,41 @@ def build(image: str | None = None, code: Mapping[str, str] | None = None) -> ds
         register = steps.register(
             recipe=part["register"], code=code["register"], dataset=dataset, model=model, evaluation=evaluation
         )
-        for task, title in (
-            (snapshot, "Snapshot the input"),
-            (preprocess, "Preprocess"),
-            (train, "Train XLNet"),
-            (evaluate, "Evaluate"),
-            (register, "Register"),
-        ):
-            task.set_display_name(title)
+        for task in (snapshot, preprocess, train, evaluate, register):
+            task.set_display_name(TITLES[task.name])
             if image:
                 task.set_container_image(image).set_env_variable("XLNET_IMAGE_DIGEST", digest)
+                task.set_env_variable("XLNET_IMAGE", image)
+            if where:
+                _place(task, task.name, where)
 
     return xlnet
 
 
-def compile(path: str | Path, image: str | None = None) -> Path:
-    """Write the pipeline as one YAML document that Kubeflow Pipelines and Vertex AI accept.
+def _place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
+    from xlnet_pipeline.placement import gke, vertex
+
+    for key, value in where.environment.items():
+        task.set_env_variable(key, value)
+    (gke if where.target == "kfp" else vertex).place(task, step, where)
+
+
+def documents(where: Placement | None = None, image: str | None = None) -> list[dict[str, Any]]:
+    """The compiled pipeline: its specification, and for Kubernetes a second document that says where tasks run."""
+    from google.protobuf import json_format
+
+    built = build(image, where=where)
+    spec: dict[str, Any] = json_format.MessageToDict(built.pipeline_spec)
+    if where and where.target == "vertex":
+        from xlnet_pipeline.placement import vertex
+
+        return [vertex.with_custom_job(spec, where)]
+    platform = json_format.MessageToDict(built.platform_spec)
+    return [spec, platform] if platform else [spec]
+
+
+def compile(path: str | Path, image: str | None = None, where: Placement | None = None) -> Path:
+    """Write the pipeline as YAML: one document that Kubeflow Pipelines and Vertex AI accept, or made for ``where``.
 
     Raises:
         UserError: the path is no .yaml file or cannot be written; the image is not pinned.
@@ -66,17 +89,12 @@ def compile(path: str | Path, image: str | None = None) -> Path:
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"output '{path}' is no YAML file; name one that ends in .yaml")
-    pipeline = build(image)
+    import yaml
+
+    text = yaml.safe_dump_all(documents(where, image), sort_keys=True, allow_unicode=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        compiler.Compiler().compile(pipeline, str(path))
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; name a file in a directory of yours") from None
     return path
-
-
-def _digest(image: str) -> str:
-    match = _PINNED.fullmatch(image)
-    if not match:
-        raise UserError(f"image '{image}' is not pinned; give it as REGISTRY/NAME@sha256:… with all 64 digits")
-    return match.group(1)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from xlnet import provenance
+from xlnet.data import objects
 from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
+from xlnet_pipeline.targets import remote
 from xlnet_pipeline.targets.local import LocalTarget
 from xlnet_pipeline.targets.record import CACHED, Run
 
@@ -86,7 +88,7 @@ def collect(subject: str, home: str | Path | None = None) -> Lineage:
     if path.name == provenance.LINEAGE:
         path = path.parent
     if (path / provenance.LINEAGE).is_file():
-        return _graph(subject, str(path), _places(target), {}, {})
+        return _graph(subject, provenance.read(path), str(path), _places(target), {}, {})
     if (path / "run.json").is_file() and path.parent.name == "runs":
         target = LocalTarget(path.absolute().parent.parent)
         return _of_run(subject, target.status(path.absolute().name), target)
@@ -115,7 +117,16 @@ def _of_name(subject: str, target: LocalTarget) -> Lineage:
     raise UserError(f"'{subject}' is no run or model in '{target.home}', and no artifact directory{hint}")
 
 
-def _of_run(subject: str, run: Run, target: LocalTarget) -> Lineage:
+def of_target(run: str, target: Any) -> Lineage:
+    """The lineage of a run on a remote target, from the artifacts in its bucket.
+
+    Raises:
+        UserError: there is no such run, or it has no artifact yet.
+    """
+    return _of_run(run, target.status(run), target)
+
+
+def _of_run(subject: str, run: Run, target: Any) -> Lineage:
     facts = {"id": run.id, "status": run.status, "error": asdict(run.error) if run.error else None}
     cached = {}
     for step in run.steps:
@@ -125,9 +136,10 @@ def _of_run(subject: str, run: Run, target: LocalTarget) -> Lineage:
             digests.append(step.outputs["digest"])
         for digest in digests:
             cached[digest] = (step.status == CACHED, step.reason or "")
+    places = _places(target) if isinstance(target, LocalTarget) else dict(_artifacts(run))
     for _, place in _artifacts(run):
-        if Path(place, provenance.LINEAGE).is_file():
-            return _graph(subject, place, _places(target), facts, cached)
+        if lineage := _read(place):
+            return _graph(subject, lineage, place, places, facts, cached)
     why = f": {run.error.message}" if run.error else ""
     raise UserError(f"run '{run.id}' is {run.status} and left no artifact{why}")
 
@@ -145,12 +157,12 @@ def _of_model(subject: str, target: LocalTarget) -> Lineage:
 
     version = open_registry(home=target.home).find(subject)
     for place in (version.registration_uri, version.model_uri):
-        if place and Path(place, provenance.LINEAGE).is_file():
+        if lineage := _read(place):
             places = _places(target)
             for name in ("model", "evaluation"):
                 if uri := version.tags.get(f"{name}_uri"):
                     places[version.tags.get(f"{name}_digest", "")] = uri
-            return _graph(subject, place, places, {}, {})
+            return _graph(subject, lineage, place, places, {}, {})
     raise RunError(f"the artifacts of '{version.name}:{version.version}' are gone from '{version.registration_uri}'")
 
 
@@ -159,15 +171,22 @@ def _places(target: LocalTarget) -> dict[str, str]:
     return {digest: place for run in reversed(target.runs()) for digest, place in _artifacts(run)}
 
 
+def _read(place: str) -> dict[str, Any] | None:
+    """The lineage inside the artifact at a place; None if there is none."""
+    if place.startswith(objects.GCS):
+        return remote.lineage_of(place)
+    return provenance.read(place) if place and Path(place, provenance.LINEAGE).is_file() else None
+
+
 def _graph(
     subject: str,
+    lineage: Mapping[str, Any],
     directory: str,
     places: Mapping[str, str],
     run: Mapping[str, Any],
     cached: Mapping[str, tuple[bool, str]],
 ) -> Lineage:
-    """Read a directory's lineage and merge its repeated nodes. An artifact comes before its inputs in ``nodes``."""
-    lineage = provenance.read(directory)
+    """Merge the repeated nodes of a directory's lineage. An artifact comes before its inputs in ``nodes``."""
     nodes: dict[str, Node] = {}
 
     def add(one: Mapping[str, Any], places: Mapping[str, str]) -> str:
@@ -199,7 +218,8 @@ def _graph(
         return name
 
     try:
-        here = {lineage["artifact"]["digest"]: str(Path(directory).absolute())}
+        where = directory if directory.startswith(objects.GCS) else str(Path(directory).absolute())
+        here = {lineage["artifact"]["digest"]: where}
         root = add(lineage, {**places, **here})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CorruptArtifact(f"lineage of '{subject}' is damaged ({error!r}); run its step again") from None
@@ -246,11 +266,12 @@ def verify(lineage: Lineage) -> list[str]:
     for node in lineage.nodes.values():
         if not node.uri or node.type in ("file", "files"):
             continue
-        if not Path(node.uri).is_dir():
-            problems.append(f"{node.type} {_short(node.digest)}: gone from '{node.uri}'")
-            continue
         try:
-            found = provenance.verify(node.uri)
+            directory = objects.local_directory(node.uri)
+            if not directory.is_dir():
+                problems.append(f"{node.type} {_short(node.digest)}: gone from '{node.uri}'")
+                continue
+            found = provenance.verify(directory)
         except (UserError, CorruptArtifact) as error:
             problems.append(f"{node.type} {_short(node.digest)}: {error}")
             continue

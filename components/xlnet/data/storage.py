@@ -7,14 +7,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import xlnet
 from xlnet import provenance
+from xlnet.data import objects
 from xlnet.errors import RunError, UserError, nearest
 
 DEMO = "demo:"
-GCS = "gs://"
+GCS = objects.GCS
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
 
@@ -103,30 +104,13 @@ def _list_demo(field: str, path: str) -> Iterator[Source]:
         yield local_source(f"{DEMO}{name}/{file.name}", file)
 
 
-def _gcs_client() -> Any:
-    try:
-        from google.auth.credentials import AnonymousCredentials
-        from google.cloud import storage
-    except ImportError:
-        raise UserError("gs:// paths need google-cloud-storage: pip install 'xlnet-pipeline[gcs]'") from None
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        return storage.Client(project="emulator", credentials=AnonymousCredentials())
-    return storage.Client()
-
-
 def _list_gcs(field: str, path: str) -> Iterator[Source]:
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-
     bucket, _, pattern = path.removeprefix(GCS).partition("/")
     prefix = pattern.partition("*")[0]
     try:
-        blobs = list(_gcs_client().list_blobs(bucket, prefix=prefix, match_glob=pattern if "*" in pattern else None))
-    except (GoogleAPIError, GoogleAuthError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{field}: '{path}' cannot be listed ({reason}); check the bucket's name and your access"
-        ) from None
+        blobs = objects.listing(f"{GCS}{bucket}/{prefix}", pattern if "*" in pattern else None)
+    except (UserError, RunError) as error:
+        raise type(error)(f"{field}: {error}") from None
     for blob in blobs:
         if "*" not in pattern and blob.name != pattern and not _is_data_below(blob.name, pattern):
             continue
@@ -165,6 +149,6 @@ def open_binary(source: Source) -> IO[bytes]:
 
 
 def _open_gcs(source: Source) -> IO[bytes]:
-    bucket, _, name = source.uri.removeprefix(GCS).partition("/")
-    blob = _gcs_client().bucket(bucket).blob(name, generation=int(source.generation))
-    return cast(IO[bytes], blob.open("rb"))
+    bucket, name = objects.split(source.uri)
+    blob = objects.storage_client().bucket(bucket).blob(name, generation=int(source.generation))
+    return cast(IO[bytes], blob.open("rb", retry=objects.retry(), timeout=objects.TIMEOUT))

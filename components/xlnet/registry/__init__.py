@@ -45,13 +45,18 @@ class Registry(Protocol):
 
 
 def open_registry(uri: str = "", home: str | Path | None = None) -> Registry:
-    """The registry at an MLflow tracking URI.
+    """The registry at an MLflow tracking URI, or at ``vertex://PROJECT/LOCATION``.
 
     Args:
-        uri: the URI; empty: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the state directory.
+        uri: the URI; empty: ``XLNET_REGISTRY``, ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the state directory.
         home: the state directory; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
     """
+    given = uri or os.environ.get("XLNET_REGISTRY") or os.environ.get("MLFLOW_TRACKING_URI")
+    if given and given.startswith("vertex://"):
+        from xlnet.registry.vertex_registry import VertexRegistry
+
+        return VertexRegistry(given)
     from xlnet.registry.mlflow_registry import MlflowRegistry
 
     folder = Path(home or os.environ.get("XLNET_PIPELINE_HOME") or ".xlnet-pipeline").absolute()
-    return MlflowRegistry(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}")
+    return MlflowRegistry(given or f"sqlite:///{folder / 'mlflow.db'}")

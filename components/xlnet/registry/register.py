@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from xlnet import provenance
 from xlnet import recipe as recipes
+from xlnet.data import objects
 from xlnet.data.dataset import open_dataset
-from xlnet.errors import CorruptArtifact, UserError
+from xlnet.errors import RunError, UserError
 from xlnet.evaluation.comparison import Predictions, compare
 from xlnet.evaluation.predictor import Predictor
 from xlnet.recipe import EvaluationRecipe, Recipe
@@ -79,7 +80,7 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
     with registry.exclusive():
         champion = registry.champion(name)
         decision = gate(candidate, champion, given.evaluation)
-        tags = _tags(candidate, digests, decision, Path(out).absolute())
+        tags = _tags(candidate, digests, decision, out)
         version, is_new = _version(registry, name, candidate, decision, tags)
         if decision.promote and CHAMPION not in version.aliases:
             registry.set_alias(name, CHAMPION, version.version)
@@ -140,17 +141,19 @@ def _champion_predictions(candidate: Candidate, champion: ModelVersion, content:
     classes = content["classes"]
     if champion.tags.get("test_digest") == content["test_digest"] and champion.evaluation_uri:
         try:
-            provenance.verify(champion.evaluation_uri)
-            return _read_predictions(Path(champion.evaluation_uri), classes)
-        except (UserError, CorruptArtifact):
-            pass  # gone or damaged: predict again
-    if not Path(champion.model_uri).is_dir():
-        return f"its files in '{champion.model_uri}' are gone"
+            kept = objects.local_directory(champion.evaluation_uri)
+            provenance.verify(kept)
+            return _read_predictions(kept, classes)
+        except (UserError, RunError):
+            pass  # gone, damaged or out of reach: predict again
     try:
-        provenance.verify(champion.model_uri)
-    except (UserError, CorruptArtifact) as error:
+        model = objects.local_directory(champion.model_uri)
+        if not model.is_dir():
+            return f"its files in '{champion.model_uri}' are gone"
+        provenance.verify(model)
+    except (UserError, RunError) as error:
         return str(error)
-    predictor = Predictor(Path(champion.model_uri))
+    predictor = Predictor(model)
     if list(predictor.model.config.classes) != classes:
         return "it predicts other classes"
     split = open_dataset(candidate.dataset).split("test")
@@ -184,18 +187,18 @@ def _version(
     return registry.add(name, decision.reason, tags, parameters, figures), True
 
 
-def _tags(candidate: Candidate, digests: dict[str, str], decision: Decision, out: Path) -> dict[str, str]:
+def _tags(candidate: Candidate, digests: dict[str, str], decision: Decision, out: str) -> dict[str, str]:
     content = candidate.metrics
     card = open_dataset(candidate.dataset).card
     return {
-        "model_uri": str(candidate.model),
+        "model_uri": objects.address(candidate.model),
         "model_digest": digests["model"],
         "dataset_digest": digests["dataset"],
         "snapshot_digest": card["snapshot"],
         "test_digest": content["test_digest"],
-        "evaluation_uri": str(candidate.evaluation),
+        "evaluation_uri": objects.address(candidate.evaluation),
         "evaluation_digest": digests["evaluation"],
-        "registration_uri": str(out),
+        "registration_uri": objects.address(out),
         "run": os.environ.get("XLNET_RUN_ID", ""),
         "git_sha": provenance.git_sha(),
         "metric": f"{content['primary']} {content['metrics'][content['primary']]['value']:.4f}",
@@ -218,7 +221,7 @@ def _entry(
         "difference": decision.difference,
         "low": decision.low,
         "high": decision.high,
-        "model_uri": str(candidate.model),
+        "model_uri": objects.address(candidate.model),
         "model_digest": digests["model"],
         "dataset_digest": digests["dataset"],
         "evaluation_digest": digests["evaluation"],

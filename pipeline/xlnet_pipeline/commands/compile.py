@@ -2,7 +2,10 @@
 
 import argparse
 
+from xlnet.errors import UserError
 from xlnet_pipeline.commands.parser import Subparsers, command
+from xlnet_pipeline.commands.run import add_placement, placed
+from xlnet_pipeline.targets import open_target
 
 
 def add(subparsers: Subparsers) -> None:
@@ -12,18 +15,25 @@ def add(subparsers: Subparsers) -> None:
         "compile",
         write,
         summary="write the pipeline as a KFP YAML file",
-        details="Without --image the steps name a placeholder image, good enough to read and to run locally.",
+        details="Without --image the steps name a placeholder image, good enough to read and to run locally."
+        "\nWith --target the file says where the steps run; it needs an image.",
         examples=[
             "xlnet-pipeline compile -o pipeline.yaml",
             "xlnet-pipeline compile -o pipeline.yaml --image registry.example/xlnet@sha256:…",
+            "xlnet-pipeline compile -o vertex.yaml --target vertex --machine v5e-8 --image example/xlnet@sha256:…",
         ],
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write, ending in .yaml")
-    parser.add_argument("--image", help="the image the steps run in, pinned as NAME@sha256:…")
+    add_placement(parser)
 
 
 def write(options: argparse.Namespace) -> None:
     """Compile and say where the file is."""
     from xlnet_pipeline import dag
 
-    print(f"wrote {dag.compile(options.output, options.image)}")
+    where = None
+    if options.target != "local":
+        where = placed(options, open_target(options.target, options.home))
+    elif options.machine or options.spot or options.nodes != 1:
+        raise UserError("--machine, --spot and --nodes need --target kfp or --target vertex")
+    print(f"wrote {dag.compile(options.output, options.image, where)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xlnet.errors import UserError
 from xlnet_pipeline.commands.parser import Subparsers, command
+from xlnet_pipeline.commands.runs import add_target, chosen
 from xlnet_pipeline.commands.tables import coloured
 
 
@@ -21,6 +22,7 @@ def add(subparsers: Subparsers) -> None:
             "xlnet-pipeline lineage uci-sentences@champion",
             "xlnet-pipeline lineage 4f2a --html lineage.html",
             "xlnet-pipeline lineage uci-sentences:1 --verify",
+            "xlnet-pipeline lineage 4f2a --target vertex",
         ],
     )
     parser.add_argument(
@@ -31,6 +33,7 @@ def add(subparsers: Subparsers) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the graph as JSON")
     form.add_argument("--html", metavar="FILE", help="the graph as one self-contained page")
+    add_target(parser)
     parser.add_argument("--verify", action="store_true", help="check every artifact's bytes against its digest")
 
 
@@ -39,7 +42,10 @@ def show(options: argparse.Namespace) -> int:
     from xlnet_pipeline import lineage
     from xlnet_pipeline.targets.local import LocalTarget
 
-    found = lineage.collect(options.subject, LocalTarget(options.home).home)
+    if options.target == "local":
+        found = lineage.collect(options.subject, LocalTarget(options.home).home)
+    else:
+        found = lineage.of_target(options.subject, chosen(options))
     if options.html:
         _write(options.html, lineage.to_html(found))
     elif options.json:

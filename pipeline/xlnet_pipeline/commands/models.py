@@ -10,7 +10,7 @@ from xlnet.registry import CHAMPION, ModelVersion, Registry
 from xlnet.registry import open_registry as registry_at
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import home_option
-from xlnet_pipeline.commands.runs import target
+from xlnet_pipeline.commands.runs import add_target, chosen, target
 from xlnet_pipeline.commands.tables import coloured, local_time, paint, print_json, print_table
 
 HELP_MODEL = "NAME, NAME:VERSION or NAME@ALIAS; NAME alone: its champion, else its latest version"
@@ -46,18 +46,24 @@ def add(subparsers: Subparsers) -> None:
     promoting.add_argument("model", metavar="NAME:VERSION", help="the version to promote")
     for parser in (listing, showing, promoting):
         add_uri(parser)
+        add_target(parser)
     for parser in (listing, showing):
         parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def add_uri(parser: Parser) -> None:
     """Declare ``--uri``."""
-    text = "MLflow tracking URI (default: $MLFLOW_TRACKING_URI, else the state directory's)"
+    text = "MLflow URI or vertex://PROJECT/LOCATION (default: $MLFLOW_TRACKING_URI, else the state directory's)"
     parser.add_argument("--uri", metavar="URI", help=text)
 
 
 def open_registry(options: argparse.Namespace) -> Registry:
-    """The registry that ``--uri``, MLFLOW_TRACKING_URI or the state directory names."""
+    """The registry that ``--uri``, ``--target``, MLFLOW_TRACKING_URI or the state directory names."""
+    elsewhere = getattr(options, "target", "local")
+    if elsewhere != "local" and not options.uri:
+        settings = chosen(options).settings
+        place = f"vertex://{settings.project}/{settings.location}" if elsewhere == "vertex" else ""
+        return registry_at(settings.tracking_uri or place, target(options).home)
     return registry_at(options.uri or "", target(options).home)
 
 

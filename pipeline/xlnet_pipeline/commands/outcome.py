@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from xlnet.data import objects
+from xlnet.errors import UserError
 from xlnet_pipeline.commands.tables import paint
 from xlnet_pipeline.targets.record import Run
 
@@ -40,7 +42,10 @@ def reference(run: Run) -> str:
 
 def report_path(run: Run) -> str:
     """Where the evaluation's page is, as short as it can be typed."""
-    path = str(Path(run.step("evaluate").outputs["evaluation"]["uri"], "report.html"))
+    place = run.step("evaluate").outputs["evaluation"]["uri"]
+    if place.startswith(objects.GCS):
+        return f"{place}/report.html"
+    path = str(Path(place, "report.html"))
     return min(path, os.path.relpath(path), key=len)
 
 
@@ -48,7 +53,7 @@ def lines(run: Run, home: str, colour: bool = False) -> list[str]:
     """The metrics with their intervals, the model version, the gate's reason, and where to look next.
 
     Args:
-        home: what to add to the commands shown, such as ``--home DIR``; may be empty.
+        home: what to add to the commands shown, such as ``--home DIR`` or ``--target kfp``; may be empty.
     """
     metrics, entry = evaluation(run), registration(run)
     shown = [""]
@@ -73,6 +78,11 @@ def _metric_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _next_commands(run: Run, model: str, home: str) -> list[str]:
+    if run.target != "local":
+        return [
+            f"xlnet-pipeline lineage {run.id} {home} --html lineage.html",
+            f"xlnet-pipeline runs show {run.id} {home}",
+        ]
     tool = f"xlnet-pipeline {home}".rstrip()
     return [
         f"{tool} predict {model} 'what a lovely film'",
@@ -83,8 +93,17 @@ def _next_commands(run: Run, model: str, home: str) -> list[str]:
 
 def _read(run: Run, step: str, artifact: str, file: str) -> dict[str, Any]:
     output = run.step(step).outputs.get(artifact)
-    path = Path(output["uri"], file) if output else None
-    if path is None or not path.is_file():
+    if not output:
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if output["uri"].startswith(objects.GCS):
+        try:
+            content = objects.read(f"{output['uri']}/{file}")
+        except UserError:  # it is gone
+            return {}
+    else:
+        path = Path(output["uri"], file)
+        if not path.is_file():
+            return {}
+        content = path.read_bytes()
+    found: dict[str, Any] = json.loads(content)
     return found

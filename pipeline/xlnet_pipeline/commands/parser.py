@@ -106,3 +106,15 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
     return value
+
+
+def hours(text: str) -> float:
+    """A positive time such as ``90m``, ``2h`` or ``1.5`` (hours), as hours, for argparse's ``type``."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("h", "m") else (text, "h")
+    try:
+        value = float(number) / (60 if unit == "m" else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no time above 0; write it as 90m or 2h")
+    return value

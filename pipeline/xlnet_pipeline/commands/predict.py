@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+from xlnet.data import objects
 from xlnet.errors import UserError
 from xlnet_pipeline.commands.models import add_uri, find
 from xlnet_pipeline.commands.parser import Subparsers, command
@@ -50,9 +51,12 @@ def model_directory(options: argparse.Namespace) -> str:
     """
     if Path(options.model).is_dir():
         return str(options.model)
+    if options.model.startswith(objects.GCS):
+        return str(objects.local_directory(options.model))
     if os.sep in options.model:
         raise UserError(f"there is no model directory '{options.model}'; name one, or a registered model")
     place = find(options).model_uri
-    if not Path(place).is_dir():
+    directory = objects.local_directory(place)
+    if not directory.is_dir():
         raise UserError(f"model '{options.model}' was kept in '{place}', which is gone; run its recipe again")
-    return place
+    return str(directory)

@@ -1,10 +1,12 @@
 """``xlnet-pipeline run``: one recipe through the whole pipeline."""
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import xlnet
 from xlnet import recipe as recipes
@@ -12,11 +14,16 @@ from xlnet.data.storage import DATA_SUFFIXES
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.commands import outcome
-from xlnet_pipeline.commands.parser import Subparsers, command, seconds
-from xlnet_pipeline.commands.tables import coloured
+from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours, seconds
+from xlnet_pipeline.commands.tables import coloured, print_json
+from xlnet_pipeline.targets import NAMES
+
+if TYPE_CHECKING:
+    from xlnet_pipeline.placement import Placement
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
+AUTO = "auto"  # the machine that plan chooses
 
 
 def add(subparsers: Subparsers) -> None:
@@ -32,6 +39,8 @@ def add(subparsers: Subparsers) -> None:
             "xlnet-pipeline run",
             "xlnet-pipeline run recipe.toml --set training.epochs=5 --set model.preset=small",
             "xlnet-pipeline run --set data.train=reviews.csv --set data.text=review --set data.label=stars",
+            "xlnet-pipeline run recipe.toml --target kfp --machine l4 --spot --wait",
+            "xlnet-pipeline run recipe.toml --target vertex --machine v5e-8 --dry-run",
         ],
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what to run; 'init' writes one")
@@ -40,14 +49,136 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
+    add_placement(parser)
+    parser.add_argument("--wait", action="store_true", help="on kfp and vertex: wait until the run has ended")
+    parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
+    parser.add_argument("--no-check", action="store_true", help="on kfp and vertex: submit whatever the checks find")
+    parser.add_argument("--dry-run", action="store_true", help="print the exact requests as JSON, and send nothing")
+
+
+def add_placement(parser: Parser) -> None:
+    """Declare where to run, and on what."""
     parser.add_argument(
-        "--target", choices=["local"], default="local", metavar="TARGET", help="where to run: local (the default)"
+        "--target", choices=NAMES, default="local", metavar="TARGET", help="local (default), kfp or vertex"
     )
+    parser.add_argument(
+        "--machine", metavar="NAME", help="what to train on, such as l4, v5e-4 or auto, the cheapest (default: cpu)"
+    )
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines that train together (default: 1)")
+    parser.add_argument("--spot", action="store_true", help="machines that can be preempted, for less money")
+    parser.add_argument("--image", metavar="IMAGE", help="what the steps run in: REGISTRY/NAME@sha256:… ($XLNET_IMAGE)")
+
+
+def placed(options: argparse.Namespace, target: Any) -> "Placement":
+    """The placement that the options and the target's settings name.
+
+    Raises:
+        UserError: the target does not offer the machine, or the image is not pinned.
+    """
+    from xlnet_pipeline.machines import machine
+    from xlnet_pipeline.placement import placement
+    from xlnet_pipeline.targets.settings import image_of
+
+    image = image_of(target.settings, options.image)
+    found = placement(target.name, image, machine(options.machine or "cpu"), nodes=options.nodes, spot=options.spot)
+    return dataclasses.replace(found, **target.placing())
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the recipe and say what came of it; the run's own exit status."""
     recipe = load(options.recipe, options.settings)
+    if options.target != "local":
+        return run_elsewhere(options, recipe)
+    local_only(options)
+    return run_here(options, recipe)
+
+
+def local_only(options: argparse.Namespace) -> None:
+    """Do nothing if no option asks for what only the remote targets have.
+
+    Raises:
+        UserError: one does.
+    """
+    given = [name for name in ("machine", "spot", "image", "dry_run") if getattr(options, name, None)]
+    if given or options.nodes != 1:
+        name = (given or ["nodes"])[0].replace("_", "-")
+        raise UserError(f"--{name} is for the targets kfp and vertex; the local target is this machine")
+
+
+def run_elsewhere(options: argparse.Namespace, recipe: Recipe) -> int:
+    """Submit the recipe to a remote target; with ``--wait`` or ``--timeout``, watch it to its end."""
+    from xlnet_pipeline.targets import open_target, remote
+
+    target = open_target(options.target, options.home, options.recipe)
+    if options.machine == AUTO:
+        options.machine = cheapest(options, recipe)
+    if not options.no_check:
+        check(options, recipe, target.settings)
+    where, cache = placed(options, target), not options.no_cache
+    if options.dry_run:
+        print_json(target.preview(recipe, where, cache))
+        return 0
+    done = target.submit(recipe, where=where, cache=cache, echo=print)
+    if not (options.wait or options.timeout):
+        print(f"next: xlnet-pipeline runs show {done.id} --target {target.name}")
+        return 0
+    try:
+        done = remote.wait(target, target.status(done.id), options.timeout, print)
+    except KeyboardInterrupt:
+        print(f"\nrun {done.id} goes on; to stop it: xlnet-pipeline runs cancel {done.id} --target {target.name}")
+        raise
+    print(f"run {done.id}: {done.status}")
+    if done.status == "SUCCEEDED":
+        print("\n".join(outcome.lines(done, f"--target {target.name}", coloured(sys.stdout))))
+    elif done.error:
+        print(f"error: {done.error.message}")
+        print(f"its log: xlnet-pipeline runs logs {done.id} --target {target.name}")
+    return done.exit_status
+
+
+def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
+    """The machine that ``--machine auto`` stands for, and a line that says why."""
+    from xlnet_pipeline.plan import plan
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    made = plan(
+        recipe,
+        LocalTarget(options.home).home,
+        target=options.target,
+        machine=AUTO,
+        nodes=options.nodes,
+        spot=options.spot,
+        deadline=options.deadline,
+    )
+    print(made.recommendation, file=sys.stderr)
+    return made.chosen.machine.name
+
+
+def check(options: argparse.Namespace, recipe: Recipe, settings: Any) -> None:
+    """Run every check and print the warnings.
+
+    Raises:
+        UserError: the run would fail; each reason on a line.
+    """
+    from xlnet_pipeline.check import Submission, require
+    from xlnet_pipeline.machines import machine
+    from xlnet_pipeline.targets.settings import image_of
+
+    given = Submission(
+        recipe,
+        options.target,
+        machine(options.machine or "cpu"),
+        options.nodes,
+        options.spot,
+        image_of(settings, options.image),
+        pipeline_root=settings.pipeline_root,
+    )
+    for warning in require(given):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def run_here(options: argparse.Namespace, recipe: Recipe) -> int:
+    """Run the recipe on this machine, in the foreground."""
     from xlnet_pipeline.targets.local import LocalTarget
     from xlnet_pipeline.targets.terminal import Terminal
 

@@ -3,12 +3,13 @@
 import argparse
 import dataclasses
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xlnet_pipeline.commands import outcome
-from xlnet_pipeline.commands.parser import Subparsers, command, group
+from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import home_option
 from xlnet_pipeline.commands.tables import coloured, duration, local_time, paint, print_json, print_table
+from xlnet_pipeline.targets import NAMES, open_target
 
 if TYPE_CHECKING:
     from xlnet_pipeline.targets.local import LocalTarget
@@ -52,6 +53,26 @@ def add(subparsers: Subparsers) -> None:
         examples=["xlnet-pipeline runs cancel 4f2a"],
     )
     stopping.add_argument("run", metavar="RUN", help=HELP_RUN)
+    for parser in (listing, showing, reading, stopping):
+        add_target(parser)
+
+
+def add_target(parser: Parser) -> None:
+    """Declare ``--target``, and where its settings are."""
+    text = "where the runs are: local (default), kfp or vertex"
+    parser.add_argument("--target", choices=NAMES, default="local", metavar="TARGET", help=text)
+    text = "recipe file with [target.…] settings (default: recipe.toml, if there is one)"
+    parser.add_argument("--recipe", metavar="FILE", help=text)
+
+
+def chosen(options: argparse.Namespace) -> Any:
+    """The target that ``--target`` names."""
+    return open_target(options.target, options.home, options.recipe)
+
+
+def tool_option(options: argparse.Namespace) -> str:
+    """What to repeat in commands that are suggested."""
+    return home_option(options.home) if options.target == "local" else f"--target {options.target}"
 
 
 def target(options: argparse.Namespace) -> "LocalTarget":
@@ -63,7 +84,7 @@ def target(options: argparse.Namespace) -> "LocalTarget":
 
 def list_runs(options: argparse.Namespace) -> None:
     """Print every run as a row."""
-    here = target(options)
+    here = chosen(options)
     found = here.runs()
     if options.json:
         print_json([dataclasses.asdict(run) for run in found])
@@ -82,12 +103,13 @@ def list_runs(options: argparse.Namespace) -> None:
         ]
         print_table(header, rows)
     else:
-        print(f"no runs in '{here.home}'; start one with: xlnet-pipeline {home_option(options.home)}".rstrip() + " run")
+        place = f"in '{here.home}'" if here.name == "local" else f"on target '{here.name}'"
+        print(f"no runs {place}; start one with: xlnet-pipeline {tool_option(options)}".rstrip() + " run")
 
 
 def show(options: argparse.Namespace) -> None:
     """Print one run: its steps, what came of it, and its error."""
-    run = target(options).status(options.run)
+    run = chosen(options).status(options.run)
     if options.json:
         print_json(dataclasses.asdict(run))
         return
@@ -108,16 +130,16 @@ def show(options: argparse.Namespace) -> None:
     if run.error:
         print(f"\nerror in {run.error.step or 'the run'}: {run.error.message}")
         print("\n".join(f"  | {line}" for line in run.error.last_lines))
-    print("\n".join(outcome.lines(run, home_option(options.home), colour)).rstrip())
+    print("\n".join(outcome.lines(run, tool_option(options), colour)).rstrip())
 
 
 def logs(options: argparse.Namespace) -> None:
     """Print the lines of a run's logs."""
-    for line in target(options).logs(options.run, options.step):
+    for line in chosen(options).logs(options.run, options.step):
         print(line)
 
 
 def cancel(options: argparse.Namespace) -> None:
     """Stop a run."""
-    run = target(options).cancel(options.run)
+    run = chosen(options).cancel(options.run)
     print(f"run {run.id}: {run.status}")

@@ -1,12 +1,44 @@
 """Where a run happens, behind one small interface."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 
-__all__ = ["Run", "RunFailure", "StepRun", "Target"]
+__all__ = ["NAMES", "Run", "RunFailure", "StepRun", "Target", "open_schedules", "open_target"]
+
+NAMES = ("local", "kfp", "vertex")
+
+
+def open_target(name: str, home: str | Path | None = None, recipe_file: str | Path | None = None) -> Any:
+    """The target of that name.
+
+    Args:
+        name: ``local``, ``kfp`` or ``vertex``.
+        home: state directory of the local target.
+        recipe_file: where the settings of the others are, environment variables aside.
+
+    Raises:
+        UserError: a setting is missing or wrong.
+    """
+    from xlnet_pipeline.targets import settings
+
+    if name == "local":
+        from xlnet_pipeline.targets.local import LocalTarget
+
+        return LocalTarget(home)
+    if name == "kfp":
+        from xlnet_pipeline.targets.kfp import KfpTarget
+
+        return KfpTarget(settings.read(settings.KfpSettings, recipe_file))
+    if name == "vertex":
+        from xlnet_pipeline.targets.vertex import VertexTarget
+
+        return VertexTarget(settings.read(settings.VertexSettings, recipe_file))
+    raise UserError(f"target '{name}' is unknown; allowed: {', '.join(NAMES)}")
 
 
 class Target(Protocol):
@@ -45,3 +77,18 @@ class Target(Protocol):
 
     def cancel(self, run: str) -> Run:
         """Stop a run, wait until it has stopped, and return its record; UserError if it is not running."""
+
+
+def open_schedules(target: Any) -> Any:
+    """The schedules of a target that :func:`open_target` returned; see ``targets.schedules.Schedules``."""
+    if target.name == "kfp":
+        from xlnet_pipeline.targets.kfp_schedules import KfpSchedules
+
+        return KfpSchedules(target)
+    if target.name == "vertex":
+        from xlnet_pipeline.targets.vertex_schedules import VertexSchedules
+
+        return VertexSchedules(target)
+    from xlnet_pipeline.targets.local_schedules import LocalSchedules
+
+    return LocalSchedules(target.home)

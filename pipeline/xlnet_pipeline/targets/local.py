@@ -185,11 +185,7 @@ class _Execution:
         self.stop = stop
         self.caching = caching
         self.cache = Cache(target.home / "cache")
-        self.tracking_uri = (
-            run.recipe["registry"]["uri"]
-            or os.environ.get("MLFLOW_TRACKING_URI")
-            or f"{SQLITE}{target.home / 'mlflow.db'}"
-        )
+        self.tracking_uri = registry_uri(run.recipe["registry"]["uri"], target.home)
         self.current = run.steps[0]
         self.scratch = ""
 
@@ -311,6 +307,11 @@ class _Execution:
 
     def _write(self) -> None:
         record.write(self.run_record, self.directory / "run.json")
+
+
+def registry_uri(given: str, home: Path) -> str:
+    """The MLflow store of a run: the recipe's, the environment's, or a file in the state directory."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home / 'mlflow.db'}"
 
 
 def _close(run: Run, status: str, failure: RunFailure | None, ended: str) -> None:

@@ -35,6 +35,10 @@ class Output:
             self._release()
             self.echo(text)
 
+    def close(self) -> None:
+        """Let go of what was held back: the output has ended."""
+        self._release()
+
     def failure(self, step: str, status: int, home: str) -> RunFailure:
         """Why the step failed; a traceback is shown only where it is no error of ours but a bug."""
         kind, message = self._explain(step, status, home)

@@ -1,0 +1,109 @@
+"""Calls to a server that may be slow, busy or gone: what is tried again, for how long, and what is said in the end.
+
+A call that creates something is never simply repeated: ``recover`` looks first whether it has been created after all.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from xlnet.errors import RunError, UserError
+
+PATIENCE = 90.0  # seconds that a call is tried again for
+FIRST_PAUSE = 0.5  # seconds, doubled each time
+LONGEST_PAUSE = 20.0
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes of an answer
+
+AGAIN = (408, 429, 500, 502, 503, 504)
+Result = TypeVar("Result")
+
+
+class Trouble(RunError):
+    """A call that did not succeed: an HTTP status, or None for a connection that broke or never came about."""
+
+    def __init__(self, status: int | None, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"the server answered {status}: {message}" if status else message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def passing(self) -> bool:
+        """Whether it may go away by itself."""
+        return self.status is None or self.status in AGAIN
+
+
+@dataclass(frozen=True)
+class Server:
+    """Whom we talk to, for messages: what it is, where, and what to do about a refused or unknown caller."""
+
+    name: str
+    address: str
+    credentials: str  # what to type when they are missing or have expired
+    permission: str  # what to ask for when they do not suffice
+
+
+def repeated(call: Callable[[], Result], server: Server, recover: Callable[[], Result | None] | None = None) -> Result:
+    """The call's result, trying again as long as trouble may pass.
+
+    Args:
+        call: raises Trouble.
+        server: for messages.
+        recover: looks for what the call was to create, before it is tried again; None: the call may be repeated.
+
+    Raises:
+        UserError: wrong address, credentials, permission or request.
+        RunError: the server went on failing.
+        Trouble: 404 and 409, which mean something only to the caller.
+    """
+    pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call()
+        except Trouble as trouble:
+            wait = max(pause, trouble.retry_after or 0.0)
+            if not trouble.passing or time.monotonic() + wait > deadline:
+                _give_up(trouble, server)
+            time.sleep(wait)
+        if recover and (found := repeated(recover, server)) is not None:
+            return found
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _give_up(trouble: Trouble, server: Server) -> None:
+    where = f"{server.name} at {server.address}"
+    if trouble.status in (404, 409):
+        raise trouble
+    if trouble.status == 401:
+        raise UserError(f"{where} does not accept the credentials (expired?); {server.credentials}") from None
+    if trouble.status == 403:
+        raise UserError(f"{where} denies access: {trouble.message}; {server.permission}") from None
+    if trouble.status is None:
+        raise RunError(f"{where} does not answer ({trouble.message}); check the address and that it is up") from None
+    if trouble.passing:
+        raise RunError(f"{where} goes on failing ({trouble.status}: {trouble.message}); try again later") from None
+    raise UserError(f"{where} refused the request ({trouble.status}): {trouble.message}") from None
+
+
+def reason(body: str | bytes | None, fallback: str) -> str:
+    """The message in an answer's JSON body, on one line."""
+    try:
+        content = json.loads(body or "")
+        error = content.get("error")
+        message = error.get("message") if isinstance(error, dict) else content.get("message") or error
+    except (ValueError, AttributeError):
+        message = None
+    return " ".join(str(message or fallback).split())[:300]
+
+
+def seconds(retry_after: str | None) -> float | None:
+    """A Retry-After header's seconds; None where there is none, or a date."""
+    return float(retry_after) if retry_after and retry_after.isdigit() else None
+
+
+def short(error: BaseException) -> str:
+    """What went wrong with a connection, without the objects' addresses."""
+    cause = getattr(error, "reason", None) or error
+    return " ".join(str(cause).split()).rpartition(": ")[2][:200] or type(cause).__name__

@@ -1,0 +1,148 @@
+"""Vertex AI Model Registry behind the registry interface: versions of one parent model, aliases, labels, evaluations.
+
+Vertex AI's labels are short and of few characters; digests and addresses therefore stand in the version's description,
+a line each, below the reason that a person reads.
+"""
+
+import contextlib
+import os
+import re
+from contextlib import AbstractContextManager
+from typing import Any
+from urllib.parse import urlsplit
+
+from xlnet.calls import Trouble
+from xlnet.errors import UserError, nearest
+from xlnet.registry.versions import CHAMPION, ModelVersion
+from xlnet.registry.vertex_api import VertexApi
+
+SCHEME = "vertex://"
+SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/classification_metrics_1.0.0.yaml"
+LABELS = ("decision", "git_sha", "run")
+OURS = {"created-by": "xlnet-pipeline"}
+
+
+class VertexRegistry:
+    """The registry at ``vertex://PROJECT/LOCATION``; ``VERTEX_ENDPOINT`` names another server."""
+
+    def __init__(self, uri: str) -> None:
+        place = urlsplit(uri)
+        project, location = place.netloc, place.path.strip("/")
+        if not project or not location:
+            raise UserError(f"registry '{uri}' is no vertex://PROJECT/LOCATION")
+        self.shown_uri = uri
+        self.api = VertexApi(project, location, os.environ.get("VERTEX_ENDPOINT", ""))
+
+    def names(self) -> list[str]:
+        """Registered models, sorted."""
+        query: dict[str, str | int] = {"filter": 'labels.created-by="xlnet-pipeline"', "pageSize": 100}
+        return sorted(model["displayName"] for model in self.api.pages(f"{self.api.parent}/models", "models", query))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Every version of a model, the newest first; UserError if there is no such model."""
+        path = f"{self._path(name)}:listVersions"
+        try:
+            found = [_version(name, one) for one in self.api.pages(path, "models", {"pageSize": 100})]
+        except UserError:
+            known = self.names()
+            hint = nearest(name, known) or (f"; there are {', '.join(known)}" if known else "; there are none yet")
+            raise UserError(f"model '{name}' is unknown in '{self.shown_uri}'{hint}") from None
+        return sorted(found, key=lambda one: one.version, reverse=True)
+
+    def find(self, reference: str) -> ModelVersion:
+        """``NAME:3``, ``NAME@alias``, or ``NAME`` (champion, else latest version); UserError if there is none."""
+        match = re.fullmatch(r"([^:@]+)(?::(\d+)|@(.+))?", reference)
+        if not match:
+            raise UserError(f"'{reference}' names no model; type NAME, NAME:VERSION or NAME@ALIAS")
+        name, number, alias = match.groups()
+        versions = self.versions(name)
+        if number:
+            chosen = [one for one in versions if one.version == int(number)]
+        else:
+            chosen = [one for one in versions if (alias or CHAMPION) in one.aliases] or ([] if alias else versions)
+        if not chosen:
+            there = ", ".join(f"{name}:{one.version}" for one in versions[:5])
+            raise UserError(f"'{reference}' is unknown in '{self.shown_uri}'; there are {there}")
+        return chosen[0]
+
+    def champion(self, name: str) -> ModelVersion | None:
+        """The version with the alias ``champion``, if there is one."""
+        found = self.api.get(f"{self._path(name)}@{CHAMPION}")
+        return _version(name, found) if found else None
+
+    def add(
+        self, name: str, description: str, tags: dict[str, str], parameters: dict[str, str], metrics: dict[str, float]
+    ) -> ModelVersion:
+        """Register a new version with its evaluation."""
+        model: dict[str, Any] = {
+            "displayName": name,
+            "versionDescription": _described(description, tags),
+            "labels": _labels(tags),
+            "artifactUri": tags.get("model_uri", ""),
+            "containerSpec": {"imageUri": os.environ.get("XLNET_IMAGE", "")},
+        }
+        exists = self.api.get(self._path(name)) is not None
+        place = {"parentModel": self._path(name)} if exists else {"modelId": _id(name)}
+        digest = tags.get("model_digest", "")
+        operation = self.api.call(
+            "POST",
+            f"{self.api.parent}/models:upload",
+            {**place, "model": model},
+            recover=lambda: self._uploaded(name, digest),
+        )
+        response = self.api.finished(operation)
+        number = int(response["modelVersionId"])
+        evaluation = {"displayName": f"{name}:{number}", "metricsSchemaUri": SCHEMA, "metrics": metrics}
+        path = f"{self._path(name)}@{number}/evaluations:import"
+        self.api.call("POST", path, {"modelEvaluation": evaluation})
+        return self.find(f"{name}:{number}")
+
+    def _uploaded(self, name: str, digest: str) -> dict[str, Any] | None:
+        """A finished operation for the version that an upload without an answer has made after all."""
+        with contextlib.suppress(UserError):
+            for one in self.versions(name):
+                if digest and one.tags.get("model_digest") == digest:
+                    return {"done": True, "response": {"modelVersionId": str(one.version)}}
+        return None
+
+    def describe(self, name: str, version: int, description: str, tags: dict[str, str]) -> None:
+        """Change a version's description and add or change tags."""
+        merged = {**self.find(f"{name}:{version}").tags, **tags}
+        body = {"versionDescription": _described(description, merged), "labels": _labels(merged)}
+        self.api.call("PATCH", f"{self._path(name)}@{version}", body, query={"updateMask": "versionDescription,labels"})
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Give a version an alias, taking it from the one that had it."""
+        try:
+            self.api.call("POST", f"{self._path(name)}@{version}:mergeVersionAliases", {"versionAliases": [alias]})
+        except Trouble as trouble:
+            raise UserError(f"'{name}:{version}' is unknown in '{self.shown_uri}': {trouble.message}") from None
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Nothing: Vertex AI has no lock; two registrations at once end in the champion that was decided last."""
+        return contextlib.nullcontext()
+
+    def _path(self, name: str) -> str:
+        return f"{self.api.parent}/models/{_id(name)}"
+
+
+def _id(name: str) -> str:
+    """A model's id: what Vertex AI allows of the name."""
+    return re.sub(r"[^a-z0-9_-]", "-", name.lower())[:63]
+
+
+def _labels(tags: dict[str, str]) -> dict[str, str]:
+    short = {key.replace("_", "-"): _id(tags[key]) for key in LABELS if tags.get(key)}
+    return {**OURS, **short}
+
+
+def _described(reason: str, tags: dict[str, str]) -> str:
+    return "\n".join([reason, "", *(f"{key}: {value}" for key, value in sorted(tags.items()) if value)])
+
+
+def _version(name: str, model: dict[str, Any]) -> ModelVersion:
+    reason, _, rest = model.get("versionDescription", "").partition("\n\n")
+    tags = dict(line.split(": ", 1) for line in rest.splitlines() if ": " in line)
+    aliases = tuple(alias for alias in model.get("versionAliases", []) if alias != "default")
+    created = model.get("versionCreateTime") or model.get("createTime", "")
+    return ModelVersion(name, int(model["versionId"]), aliases, created.replace("Z", "+00:00"), reason, tags)

@@ -1,0 +1,67 @@
+"""``xlnet-pipeline check``: everything that would make a run fail, before it is started."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from xlnet_pipeline.commands.parser import Subparsers, command
+from xlnet_pipeline.commands.plan import add_machine
+from xlnet_pipeline.commands.run import load
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "check",
+        check,
+        summary="check a recipe against its data, target and machine",
+        details="The recipe's columns are compared with the first rows of the data. Exit status 2: a run would fail.",
+        examples=[
+            "xlnet-pipeline check recipe.toml",
+            "xlnet-pipeline check recipe.toml --target vertex --machine v5e-8 --image registry.example/xlnet@sha256:…",
+            "xlnet-pipeline check recipe.toml --cron '0 3 * * 1' --timezone Europe/Berlin",
+        ],
+    )
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what would run (default: the demo)")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
+    )
+    parser.add_argument(
+        "--target", choices=["local", "kfp", "vertex"], default="local", metavar="TARGET", help="default: local"
+    )
+    add_machine(parser)
+    parser.add_argument("--image", metavar="IMAGE", help="what the steps run in: REGISTRY/NAME@sha256:… ($XLNET_IMAGE)")
+    parser.add_argument("--cron", metavar="EXPRESSION", help="a schedule of five fields")
+    parser.add_argument("--timezone", metavar="NAME", help="the schedule's, such as Europe/Berlin")
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print what was found; 2 if a run would fail."""
+    from xlnet_pipeline import check as checks
+    from xlnet_pipeline import machines
+    from xlnet_pipeline.targets import settings
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    known = {**settings.variables(options.recipe), **os.environ}
+    found = checks.findings(
+        checks.Submission(
+            recipe=load(options.recipe, options.settings),
+            target=options.target,
+            machine=machines.machine(options.machine or "cpu"),
+            nodes=options.nodes,
+            spot=options.spot,
+            image=options.image or known.get("XLNET_IMAGE", ""),
+            home=Path(LocalTarget(options.home).home),
+            pipeline_root=known.get(f"{options.target.upper()}_PIPELINE_ROOT", ""),
+            cron=options.cron or "",
+            timezone=options.timezone or "",
+        )
+    )
+    for one in found:
+        print(f"{'error' if one.fatal else 'warning'}: {one}", file=sys.stderr)
+    errors = sum(one.fatal for one in found)
+    names = len({one.name for one in checks.CHECKS})
+    print(f"{names} checks: {errors} wrong, {len(found) - errors} to watch" if found else f"{names} checks: all well")
+    return 2 if errors else 0

@@ -1,0 +1,57 @@
+"""``xlnet-pipeline doctor``: what of the services and tools that a run may need is reachable from here."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from xlnet.errors import UserError
+from xlnet_pipeline.commands.parser import Subparsers, command
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "doctor",
+        diagnose,
+        summary="tell what is reachable from here, and how to repair what is not",
+        details="One line for each thing: ok, bad, or - for what is not set up. Exit status 1 if something is bad.",
+        examples=[
+            "xlnet-pipeline doctor",
+            "xlnet-pipeline doctor recipe.toml --machine v5e-8",
+            "xlnet-pipeline doctor --from-terraform outputs.json",
+        ],
+    )
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE.toml", help="whose [target] tables name services (default: recipe.toml)"
+    )
+    parser.add_argument("--machine", metavar="NAME", help="look at the project's quota for this machine")
+    parser.add_argument(
+        "--from-terraform", metavar="FILE", help="what terraform output -json printed; -: read it from standard input"
+    )
+
+
+def diagnose(options: argparse.Namespace) -> int:
+    """Print one line for each probe; 1 if something is bad."""
+    from xlnet_pipeline import doctor, machines
+    from xlnet_pipeline.targets import settings
+
+    made = doctor.from_terraform(_read(options.from_terraform)) if options.from_terraform else None
+    around = doctor.Surroundings(
+        environment={**settings.variables(options.recipe), **os.environ, **(made or {})},
+        exported=None if made is None else {name: made[name] for name in made if os.environ.get(name) != made[name]},
+        machine=machines.machine(options.machine) if options.machine else None,
+    )
+    found = doctor.probe(around)
+    print("\n".join(str(one) for one in found))
+    return 1 if any(one.state == doctor.BAD for one in found) else 0
+
+
+def _read(file: str) -> str:
+    if file == "-":
+        return sys.stdin.read()
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read '{file}': {error}; write it with: terraform output -json > {file}") from None

@@ -1,0 +1,63 @@
+"""``xlnet-pipeline plan``: what a run would reuse, need, take and cost, on every machine."""
+
+import argparse
+
+from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours
+from xlnet_pipeline.commands.run import load
+from xlnet_pipeline.commands.tables import print_json
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "plan",
+        show,
+        summary="show what a run would reuse, need, take and cost",
+        details="Nothing is started and nothing is spent. Without --target it compares this machine with all of Vertex"
+        "\nAI's; --machine auto takes the cheapest that fits.",
+        examples=[
+            "xlnet-pipeline plan recipe.toml",
+            "xlnet-pipeline plan recipe.toml --target vertex --machine auto --deadline 2h",
+            "xlnet-pipeline plan recipe.toml --target vertex --machine l4-8 --nodes 2 --spot",
+        ],
+    )
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what would run (default: the demo)")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
+    )
+    parser.add_argument("--target", choices=["local", "kfp", "vertex"], metavar="TARGET", help="local, kfp or vertex")
+    add_machine(parser)
+    parser.add_argument("--deadline", type=hours, metavar="TIME", help="how long training may take, such as 90m or 2h")
+    parser.add_argument("--prices", metavar="FILE", help="your own prices, TOML or JSON: machine = USD an hour")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def add_machine(parser: Parser) -> None:
+    """Declare ``--machine``, ``--nodes`` and ``--spot``."""
+    parser.add_argument("--machine", metavar="NAME", help="such as l4, h100-8 or v5e-4; auto: the cheapest that fits")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="how many of them (default: 1)")
+    parser.add_argument("--spot", action="store_true", help="spot machines: cheaper, and may be taken away")
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print the plan; 1 if what was asked for does not fit."""
+    from xlnet_pipeline import machines
+    from xlnet_pipeline.plan import plan
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    made = plan(
+        load(options.recipe, options.settings),
+        LocalTarget(options.home).home,
+        target=options.target,
+        machine=options.machine,
+        nodes=options.nodes,
+        spot=options.spot,
+        deadline=options.deadline,
+        prices=machines.read_prices(options.prices) if options.prices else None,
+    )
+    if options.json:
+        print_json(made.to_dict())
+    else:
+        print(made.text())
+    return 0 if made.chosen.fits else 1

@@ -1,0 +1,214 @@
+"""``xlnet-pipeline schedule``: retraining at fixed times, on any target."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
+from xlnet_pipeline.commands.run import add_placement, check, load, local_only, placed
+from xlnet_pipeline.commands.runs import add_target
+from xlnet_pipeline.commands.tables import local_time, print_json, print_table
+from xlnet_pipeline.targets import open_schedules, open_target
+
+DEFAULT_RECIPE = Path("recipe.toml")
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command and its commands."""
+    inner = group(
+        subparsers,
+        "schedule",
+        summary="retrain at fixed times",
+        examples=[
+            "xlnet-pipeline schedule create nightly recipe.toml --cron '0 3 * * *' --timezone Europe/Berlin",
+            "xlnet-pipeline schedule serve",
+        ],
+    )
+    _add_create(inner)
+    listing = command(
+        inner,
+        "list",
+        list_schedules,
+        summary="list schedules: next and last run, state, drift from the present recipe and image",
+        examples=["xlnet-pipeline schedule list --target vertex"],
+    )
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.add_argument("--image", metavar="IMAGE", help="the present image, to compare with ($XLNET_IMAGE)")
+    add_target(listing)
+    for name, handler, summary in (
+        ("show", show, "show a schedule: its times, what it runs, and what changed"),
+        ("pause", pause, "let a schedule fire no more until it is resumed"),
+        ("resume", resume, "let a paused schedule fire again, from now on"),
+        ("delete", delete, "remove a schedule; its runs stay"),
+    ):
+        parser = command(
+            inner, name, handler, summary=summary, examples=[f"xlnet-pipeline schedule {name} nightly --target kfp"]
+        )
+        parser.add_argument("name", metavar="NAME", help="the schedule's name")
+        add_target(parser)
+    command(
+        inner,
+        "serve",
+        serve,
+        summary="fire the schedules of the local target, until it is stopped",
+        details="A time that comes while nothing serves is skipped.",
+        examples=["xlnet-pipeline schedule serve"],
+    )
+
+
+def _add_create(inner: Subparsers) -> None:
+    parser = command(
+        inner,
+        "create",
+        create,
+        summary="make a schedule, or change the one of that name",
+        details="What has changed is shown; where nothing has, nothing is done. A run over unchanged data, settings and"
+        "\ncode takes all its steps from the cache.",
+        examples=[
+            "xlnet-pipeline schedule create nightly recipe.toml --cron '0 3 * * *' --timezone Europe/Berlin",
+            "xlnet-pipeline schedule create weekly recipe.toml --cron '0 3 * * mon' --target vertex --machine v5e-8",
+        ],
+    )
+    parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and '-'")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what to run")
+    parser.add_argument("--cron", required=True, metavar="CRON", help="minute, hour, day, month, day of the week")
+    parser.add_argument("--timezone", default="UTC", metavar="ZONE", help="such as Europe/Berlin (default: UTC)")
+    parser.add_argument("--max-concurrent", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
+    _add_settings(parser)
+    add_placement(parser)
+
+
+def _add_settings(parser: Parser) -> None:
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
+    )
+
+
+def create(options: argparse.Namespace) -> None:
+    """Make or change a schedule, and say what was done."""
+    from xlnet_pipeline.targets import schedules
+
+    schedules.check_name(options.name)
+    timing = schedules.timing(options.cron, options.timezone, options.max_concurrent)
+    recipe = load(options.recipe, options.settings)
+    target = open_target(options.target, options.home, options.recipe)
+    if target.name == "local":
+        local_only(options)
+    else:
+        check(options, recipe, target.settings)
+    where = None if target.name == "local" else placed(options, target)
+    made, changed = open_schedules(target).create(options.name, timing, recipe, where)
+    if not changed:
+        print(f"schedule {made.name}: unchanged")
+    elif changed == ["created"]:
+        print(f"schedule {made.name}: created")
+    else:
+        print(f"schedule {made.name}: updated")
+        print("\n".join(f"  {line}" for line in changed))
+    print(f"next run {local_time(made.next_run) or '-'}" + (" (paused)" if made.state == "PAUSED" else ""))
+    if target.name == "local":
+        print("it fires while this runs: xlnet-pipeline schedule serve")
+
+
+def _opened(options: argparse.Namespace) -> Any:
+    return open_schedules(open_target(options.target, options.home, options.recipe))
+
+
+def list_schedules(options: argparse.Namespace) -> None:
+    """Print every schedule as a row."""
+    target = open_target(options.target, options.home, options.recipe)
+    found = open_schedules(target).all()
+    if options.json:
+        print_json([dataclasses.asdict(one) for one in found])
+    elif found:
+        header = ("SCHEDULE", "STATE", "CRON", "TIMEZONE", "NEXT", "LAST", "DRIFT")
+        rows = [
+            (
+                one.name,
+                one.state,
+                one.timing.cron,
+                one.timing.timezone,
+                local_time(one.next_run),
+                local_time(one.last_run),
+                _short(_drift(options, target, one)),
+            )
+            for one in found
+        ]
+        print_table(header, rows)
+    else:
+        print(f"no schedules on target '{options.target}'; make one with: xlnet-pipeline schedule create")
+
+
+def _drift(options: argparse.Namespace, target: Any, scheduled: Any) -> list[str] | None:
+    """How a schedule differs from the present recipe and image; None where there is no recipe to compare with."""
+    from xlnet import recipe as recipes
+    from xlnet_pipeline.targets import schedules
+
+    path = Path(options.recipe) if options.recipe else DEFAULT_RECIPE
+    if not path.is_file():
+        return None
+    image = scheduled.image
+    if target.name != "local":
+        given = getattr(options, "image", None) or target.settings.image
+        image = schedules_image(target, given) if given else image
+    present = dataclasses.replace(scheduled, recipe=json.loads(recipes.load(path).to_json()), image=image)
+    return schedules.differences(scheduled, present)
+
+
+def schedules_image(target: Any, given: str) -> str:
+    """The image as a submission would name it."""
+    from xlnet_pipeline.targets.settings import image_of
+
+    return image_of(target.settings, given)
+
+
+def _short(drift: list[str] | None) -> str | None:
+    if drift is None:
+        return None
+    return "none" if not drift else drift[0].partition(":")[0] + (f" and {len(drift) - 1} more" if drift[1:] else "")
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print one schedule."""
+    from xlnet_pipeline.targets import schedules
+
+    target = open_target(options.target, options.home, options.recipe)
+    one = schedules.find(options.name, open_schedules(target).all())
+    facts = {
+        "state": one.state,
+        "cron": f"{one.timing.cron} ({one.timing.timezone})",
+        "next run": local_time(one.next_run),
+        "last run": local_time(one.last_run),
+        "image": one.image,
+        "machine": one.machine,
+        "id": one.id,
+    }
+    print(f"schedule {one.name}")
+    print("\n".join(f"  {key:<9} {value}" for key, value in facts.items() if value))
+    for title, lines in (("history", one.history), ("drift", _drift(options, target, one) or [])):
+        if lines:
+            print(f"{title}:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def pause(options: argparse.Namespace) -> None:
+    """Pause a schedule."""
+    print(f"schedule {_opened(options).pause(options.name).name}: PAUSED")
+
+
+def resume(options: argparse.Namespace) -> None:
+    """Resume a schedule."""
+    one = _opened(options).resume(options.name)
+    print(f"schedule {one.name}: ACTIVE, next run {local_time(one.next_run)}")
+
+
+def delete(options: argparse.Namespace) -> None:
+    """Remove a schedule."""
+    _opened(options).delete(options.name)
+    print(f"schedule {options.name}: deleted")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Fire local schedules until stopped."""
+    open_schedules(open_target("local", options.home)).serve(lambda text: print(text, flush=True))

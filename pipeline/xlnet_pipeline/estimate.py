@@ -1,0 +1,140 @@
+"""What a training needs: parameters, operations, memory and seconds a step; each constant with its source.
+
+Shapes: d model width, i inner width, N heads, H head width, L tokens of a text, T tokens on one chip in one step.
+"""
+
+import math
+from dataclasses import dataclass
+
+from xlnet.recipe import ModelRecipe
+from xlnet_pipeline.machines import Machine
+from xlnet_pipeline.workload import Workload
+
+GIB = float(1 << 30)
+
+# Bytes of one parameter: the optimizer holds two moments, and the best weights so far are kept beside the current.
+WEIGHTS, GRADIENTS, OPTIMIZER, BEST = 4, 4, 8, 4
+ACTIVATION = {"cpu": 4, "gpu": 2, "tpu": 2}  # bytes of one activation: float32 on a CPU, else bfloat16
+PROCESS = {"cpu": 0.46, "gpu": 0.8, "tpu": 0.5}  # GiB that the program takes before it trains (CPU: measured)
+# Share of a chip's memory that may be in use. A CPU's allocator was measured to hold a third more than is in use.
+USABLE = {"cpu": 0.70, "gpu": 0.92, "tpu": 0.92}
+
+# Values for each token, as multiples of (d, i, N·L): what one layer keeps for its backward pass, what dropout adds to
+# that, what is kept around the layers, and what is there for a moment beside all this. Counted on the code as it is,
+# the last one measured; `tests/test_plan.py` counts and measures them again.
+KEPT, KEPT_BY_DROPOUT, AROUND, PASSING = (8.5, 2, 0), (0, 0, 0), (0, 0, 0), (0, 1.2, 0)
+
+# Share of a chip's peak that training reaches in useful operations. CPU: measured, of the rate at which matrices are
+# multiplied. Others: modelled, of the data sheet's peak (the design's 43 to 47 % of what an H200 was measured to
+# multiply, which is 80 % of its data sheet).
+SHARE = {"cpu": 0.45, "gpu": 0.35, "tpu": 0.35}
+# Seconds that a step, and each of its layers, costs whatever its size: about a hundred launches a layer (modelled).
+STEP, LAUNCH = 2e-3, {"cpu": 1e-4, "gpu": 3e-4, "tpu": 1e-4}
+# Seconds before the first step: loading and compiling, and elsewhere a machine to be had and an image (modelled).
+START, AWAY = {"cpu": 5.0, "gpu": 60.0, "tpu": 180.0}, 120.0
+# GB/s at which a chip sums gradients with the others in its machine (modelled from data sheets); between machines.
+LINK = {"t4": 8, "l4": 12, "a100-40g": 230, "a100-80g": 230, "h100": 350, "h200": 350, "v5e": 150, "v6e": 300}
+NETWORK = 10.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB on one chip. Gradients grow while activations are let go: the larger of the two counts."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    best: float
+    activations: float
+    process: float
+
+    @property
+    def total(self) -> float:
+        """GiB at the peak."""
+        static = self.process + self.weights + self.optimizer + self.best
+        return static + max(self.gradients, self.activations)
+
+
+def parameters(model: ModelRecipe, vocabulary: int, outputs: int) -> int:
+    """Numbers in the network, exactly: embeddings, layers, summary and head."""
+    d, i, heads = model.d_model, model.d_inner, model.n_head * model.d_head
+    attention = 5 * d * heads + 5 * heads + 2 * d
+    feed_forward = 2 * d * i + i + d + 2 * d
+    summary = d * d + d + d * outputs + outputs
+    return vocabulary * d + d + model.n_layer * (attention + feed_forward) + summary
+
+
+def operations(model: ModelRecipe, attended: float) -> float:
+    """Useful floating-point operations of a training for one token: 24 d² + 6 L d a layer forward, three times that."""
+    d, heads = model.d_model, model.n_head * model.d_head
+    layer = 8 * d * heads + 4 * d * model.d_inner + 6 * attended * heads
+    return 3.0 * model.n_layer * layer
+
+
+def memory(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1) -> Memory:
+    """GiB that a step needs on one chip of the machine."""
+    numbers = parameters(model, work.vocabulary, work.outputs) / GIB
+    width = ACTIVATION[machine.kind]
+    tokens = tokens_per_chip(work, machine, nodes)
+    values = kept_values(model, work.longest) + _values(PASSING, model, work.longest)
+    return Memory(
+        weights=numbers * WEIGHTS,
+        gradients=numbers * GRADIENTS,
+        optimizer=numbers * OPTIMIZER,
+        best=numbers * BEST,
+        activations=tokens * width * values / GIB,
+        process=PROCESS[machine.kind],
+    )
+
+
+def kept_values(model: ModelRecipe, longest: int) -> float:
+    """Values kept for one token from its forward to its backward pass."""
+    layer = _values(KEPT, model, longest) + (_values(KEPT_BY_DROPOUT, model, longest) if model.dropout else 0.0)
+    return model.n_layer * layer + _values(AROUND, model, longest)
+
+
+def _values(multiples: tuple[float, float, float], model: ModelRecipe, longest: int) -> float:
+    sizes = (model.d_model, model.d_inner, model.n_head * longest)
+    return sum(multiple * size for multiple, size in zip(multiples, sizes, strict=True))
+
+
+def tokens_per_chip(work: Workload, machine: Machine, nodes: int = 1) -> float:
+    """Tokens of a step on one chip: its part of the batch, but at least one text."""
+    return max(work.batch_tokens / (machine.chips * nodes), float(work.longest))
+
+
+def step_seconds(model: ModelRecipe, work: Workload, machine: Machine, peak: float, nodes: int = 1) -> float:
+    """Seconds of a step: computing, launching, and summing gradients between chips.
+
+    Args:
+        model: the network.
+        work: its batches.
+        machine: where.
+        peak: TFLOP/s of one chip.
+        nodes: how many such machines.
+    """
+    rows = max(work.mean, 1.0)
+    tokens = max(work.batch_tokens / (machine.chips * nodes), rows)
+    computing = tokens * operations(model, work.attended) / (peak * 1e12 * SHARE[machine.kind])
+    launching = STEP + model.n_layer * LAUNCH[machine.kind]
+    return computing + launching + _exchange(model, work, machine, nodes)
+
+
+def _exchange(model: ModelRecipe, work: Workload, machine: Machine, nodes: int) -> float:
+    """Seconds to sum the gradients of all chips: each sends and receives them twice, less one part (ring)."""
+    size = GRADIENTS * parameters(model, work.vocabulary, work.outputs) / 1e9
+    inside = 2 * size * (1 - 1 / machine.chips) / LINK.get(machine.family, NETWORK)
+    between = 2 * size * (1 - 1 / nodes) / NETWORK
+    return inside + between
+
+
+def most_tokens(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1) -> int:
+    """The largest ``training.batch_tokens`` that fits; 0: not even one text does."""
+    need = memory(model, work, machine, nodes)
+    static = need.total - max(need.gradients, need.activations)
+    room = machine.memory_per_chip * USABLE[machine.kind] - static
+    if room < need.gradients:
+        return 0
+    per_token = need.activations / tokens_per_chip(work, machine, nodes)
+    tokens = math.floor(room / per_token)
+    return tokens * machine.chips * nodes if tokens >= work.longest else 0

@@ -1,0 +1,113 @@
+"""Where the pipeline's steps are to run: target, machine, image, and what each target needs to be told of it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from xlnet.errors import UserError
+from xlnet_pipeline.machines import MACHINES, Machine, refuse
+
+__all__ = ["Placement", "placement"]
+
+_PINNED = re.compile(r"[^\s@]+@(sha256:[0-9a-f]{64})")
+
+# How often a task is started again. A preempted machine says nothing about the program, so that budget is larger; a
+# target with one budget for both, as Kubeflow Pipelines, gets the larger one on spot machines alone.
+PROGRAM_RETRIES = 1
+PREEMPTION_RETRIES = 12
+BACKOFF = {"backoff_duration": "30s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
+TITLES = {
+    "snapshot": "Snapshot the input",
+    "preprocess": "Preprocess",
+    "train": "Train XLNet",
+    "evaluate": "Evaluate",
+    "register": "Register",
+}
+HEAVY = ("train", "evaluate")  # the steps that compute; the others run on small CPU machines
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One target, one machine for training, one image.
+
+    Attributes:
+        target: ``kfp`` or ``vertex``.
+        image: ``REGISTRY/NAME@sha256:…``.
+        machine: what the train step runs on; evaluation runs on one accelerator of the same family.
+        nodes: how many such machines train together.
+        spot: take machines that can be preempted, for less money.
+        environment: variables of every step, such as the registry's address.
+        registry_secret: Kubernetes secret from which every step gets MLFLOW_TRACKING_URI; empty: none.
+        service_account: whom the steps act as on Vertex AI; empty: the project's default.
+        output_root: ``gs://`` directory below which Vertex AI's custom jobs keep their files.
+    """
+
+    target: str
+    image: str
+    machine: Machine = MACHINES["cpu"]
+    nodes: int = 1
+    spot: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    registry_secret: str = ""
+    service_account: str = ""
+    output_root: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The image's digest, ``sha256:…``; UserError if the image is not pinned by one."""
+        return image_digest(self.image)
+
+    @property
+    def retries(self) -> int:
+        """How often a failed task is started again."""
+        return PREEMPTION_RETRIES if self.spot and self.target == "kfp" else PROGRAM_RETRIES
+
+    @property
+    def single(self) -> Machine:
+        """The smallest machine of the family: one accelerator, enough to evaluate."""
+        rows = [row for row in MACHINES.values() if row.family == self.machine.family and self.target in row.targets]
+        return min(rows, key=lambda row: row.chips)
+
+
+def placement(target: str, image: str, machine: Machine, *, nodes: int = 1, spot: bool = False) -> Placement:
+    """Check that a target can run a machine so, and return the placement.
+
+    Raises:
+        UserError: the target does not offer the machine, or not in that number, or not at that price; the image is
+            not pinned.
+    """
+    refuse(machine, target)
+    place = Placement(target, image, machine, nodes, spot)
+    image_digest(image)
+    if nodes < 1:
+        raise UserError(f"--nodes is {nodes}; allowed: 1 or more")
+    if target == "kfp" and (nodes > 1 or machine.hosts > 1):
+        what = f"machine '{machine.name}' has {machine.hosts} hosts" if machine.hosts > 1 else f"--nodes is {nodes}"
+        raise UserError(
+            f"{what}; a task of Kubeflow Pipelines is one pod on one host: use --target vertex, or "
+            f"--machine {_largest(machine, target).name}"
+        )
+    if machine.spot_only and not spot:
+        raise UserError(f"machine '{machine.name}' is sold on spot alone; add --spot, or take '{machine.family}-8'")
+    return place
+
+
+def _largest(machine: Machine, target: str) -> Machine:
+    rows = [row for row in MACHINES.values() if row.family == machine.family and row.hosts == 1]
+    return max((row for row in rows if target in row.targets), key=lambda row: row.chips)
+
+
+def image_digest(image: str) -> str:
+    """``sha256:…`` of a pinned image.
+
+    Raises:
+        UserError: the image is not pinned by its digest, so that a cache could not see that it changed.
+    """
+    match = _PINNED.fullmatch(image)
+    if match:
+        return match.group(1)
+    how = ""
+    if image and not re.search(r"[\s@]", image):
+        how = f"; to read it: docker buildx imagetools inspect {image} --format '{{{{.Manifest.Digest}}}}'"
+    raise UserError(f"image '{image}' is not pinned; give it as REGISTRY/NAME@sha256:… with all 64 digits{how}")

@@ -1,0 +1,421 @@
+"""The plan: what a run would reuse, need, take and cost on each machine, before anything is spent.
+
+Every figure says where it is from: counted on the data, computed exactly, measured, or modelled.
+"""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xlnet.errors import UserError
+from xlnet.recipe import ModelRecipe, Recipe
+from xlnet_pipeline import estimate, machines, preview, workload
+from xlnet_pipeline.check import ANY_IMAGE
+from xlnet_pipeline.estimate import Memory
+from xlnet_pipeline.machines import Machine, Price
+from xlnet_pipeline.placement import placement
+from xlnet_pipeline.preview import StepForecast
+from xlnet_pipeline.workload import Workload
+
+HERE = "local"
+SHORT = 0.5  # hours that are worth waiting for on this machine rather than paying for another
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A machine, and what the training would take on it."""
+
+    machine: Machine
+    target: str
+    nodes: int
+    spot: bool
+    memory: Memory
+    most_tokens: int  # the largest batch that fits
+    step_seconds: float
+    hours: float
+    usd: float | None  # of the whole training; None: not for sale
+    speed_basis: str  # "measured …" or "modelled …"
+
+    @property
+    def room(self) -> float:
+        """GiB of one chip that may be in use."""
+        return self.machine.memory_per_chip * estimate.USABLE[self.machine.kind]
+
+    @property
+    def fits(self) -> bool:
+        """Whether a step fits into a chip's memory."""
+        return self.memory.total <= self.room
+
+    @property
+    def name(self) -> str:
+        """Machine and number, such as ``l4`` or ``2 × l4``."""
+        return self.machine.name if self.nodes == 1 else f"{self.nodes} × {self.machine.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of it; ``chosen`` is the machine asked for, or the one that ``auto`` took, or the recommended one."""
+
+    model: ModelRecipe
+    parameters: int
+    work: Workload
+    steps: tuple[StepForecast, ...]
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    recommendation: str
+    deadline: float | None = None  # hours
+
+    def text(self) -> str:
+        """The plan for people, on as many lines as it takes."""
+        return "\n".join(_lines(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan for programs."""
+        return {
+            "parameters": self.parameters,
+            "work": dataclasses.asdict(self.work),
+            "steps": [dataclasses.asdict(step) for step in self.steps],
+            "machines": [_row(candidate) for candidate in self.candidates],
+            "chosen": self.chosen.machine.name,
+            "recommendation": self.recommendation,
+        }
+
+
+def plan(
+    recipe: Recipe,
+    home: Path,
+    *,
+    target: str | None = None,
+    machine: str | None = None,
+    nodes: int = 1,
+    spot: bool = False,
+    deadline: float | None = None,
+    prices: Mapping[str, Price] | None = None,
+) -> Plan:
+    """Work out what a run would take.
+
+    Args:
+        recipe: what would run.
+        home: the local target's state directory: its cache, and its past runs for their speed.
+        target: where; None: this machine and all of Vertex AI's, to compare.
+        machine: one by name, ``auto`` for the cheapest that fits, None for all.
+        nodes: how many of them.
+        spot: at spot prices.
+        deadline: hours that the training may take.
+        prices: machine → the user's own price.
+
+    Raises:
+        UserError: the data are not there, the machine is unknown or not offered, nothing fits the deadline.
+    """
+    if nodes < 1:
+        raise UserError(f"--nodes is {nodes}; allowed: 1 and more")
+    places = _places(target, machine, nodes, spot, prices)
+    work = workload.measure(recipe)
+    model = workload.shape(recipe.model)
+    speeds = _past_speeds(recipe, home)
+    found = tuple(_candidate(model, work, place, where, nodes, spot, speeds) for place, where in places)
+    chosen, why = _choose(found, machine, spot, deadline)
+    return Plan(
+        model=model,
+        parameters=estimate.parameters(model, work.vocabulary, work.outputs),
+        work=work,
+        steps=tuple(preview.forecast(recipe, home)) if target in (None, HERE) else (),
+        candidates=found,
+        chosen=chosen,
+        recommendation=why,
+        deadline=deadline,
+    )
+
+
+def _places(
+    target: str | None, name: str | None, nodes: int, spot: bool, prices: Mapping[str, Price] | None
+) -> list[tuple[Machine, str]]:
+    """Machines to compare, each with the target it is on."""
+    if name and name != machines.AUTO:
+        asked = machines.machine(name, prices)
+        if target in ("kfp", "vertex"):
+            placement(target, ANY_IMAGE, asked, nodes=nodes, spot=spot)
+        machines.refuse(asked, target or next(one for one in ("vertex", "kfp", HERE) if one in asked.targets))
+    elif target == "kfp" and nodes > 1:
+        raise UserError(f"--nodes is {nodes}; a task of Kubeflow Pipelines is one pod on one host: use --target vertex")
+    ours = [(row, HERE) for row in here()] if target in (None, HERE) else []
+    theirs = [(row, target or "vertex") for row in machines.offered(target or "vertex", prices)]
+    theirs = [(row, where) for row, where in theirs if where != "kfp" or row.hosts == 1]  # a task there is one pod
+    places = ours + (theirs if target != HERE else [])
+    if name and name != machines.AUTO:
+        same = [(row, where) for row, where in places if row.name == name]
+        return same or [(asked, HERE)]
+    return places
+
+
+def here() -> list[Machine]:
+    """This machine as rows of the table: its CPU, and its GPUs if the driver names some that are in the table."""
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    memory = pages * size / estimate.GIB
+    rate = _matrix_rate()
+    cpu = machines.machine("cpu")
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows = [dataclasses.replace(cpu, cpus=cpus, host_memory=memory, memory_per_chip=memory, peak=rate)]
+    gpus = [family for name in _gpu_names() if (family := _family(name))]
+    if gpus:
+        wanted = gpus[0] if len(gpus) == 1 else f"{gpus[0]}-{len(gpus)}"
+        rows += [machines.MACHINES[wanted]] if wanted in machines.MACHINES else []
+    return rows
+
+
+def _matrix_rate() -> float:
+    """TFLOP/s at which this machine multiplies float32 matrices, measured in a few hundredths of a second."""
+    import numpy as np
+
+    a, best = np.ones((768, 768), np.float32), 0.0
+    for _ in range(4):  # the first starts the threads
+        begun = time.perf_counter()
+        a @ a
+        best = max(best, 2 * 768**3 / (time.perf_counter() - begun))
+    return best / 1e12
+
+
+def _gpu_names() -> list[str]:
+    if not (tool := shutil.which("nvidia-smi")):
+        return []
+    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def _family(name: str) -> str | None:
+    """The table's name of a GPU as the driver calls it."""
+    if "A100" in name:
+        return "a100-80g" if "80" in name else "a100-40g"
+    return next((family for family in ("h200", "h100", "t4", "l4") if family.upper() in name.split()), None)
+
+
+def _past_speeds(recipe: Recipe, home: Path) -> dict[str, tuple[float, str]]:
+    """Accelerator → tokens a second of the latest run here of the same network and batches, and that run's id."""
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    found: dict[str, tuple[float, str]] = {}
+    for run in LocalTarget(home).runs() if (home / "runs").is_dir() else []:
+        made = run.step("train").outputs.get("model", {}).get("metadata", {})
+        wanted = dataclasses.asdict(recipe.model), recipe.training.batch_tokens, recipe.data.max_length
+        past = run.recipe["model"], run.recipe["training"]["batch_tokens"], run.recipe["data"]["max_length"]
+        if made.get("tokens_per_second") and past == wanted:
+            found.setdefault(str(made.get("accelerator", "")).split()[0], (made["tokens_per_second"], run.id))
+    return found
+
+
+def _candidate(
+    model: ModelRecipe,
+    work: Workload,
+    machine: Machine,
+    target: str,
+    nodes: int,
+    spot: bool,
+    speeds: Mapping[str, tuple[float, str]],
+) -> Candidate:
+    cheap = spot or machine.spot_only
+    seconds = estimate.step_seconds(model, work, machine, machine.peak, nodes)
+    basis = "modelled"
+    if target == HERE and machine.kind == "cpu":
+        basis = f"modelled on {1000 * machine.peak:.0f} GFLOP/s measured here"
+        if "cpu" in speeds:
+            rate, run = speeds["cpu"]
+            seconds, basis = work.batch_tokens / rate, f"measured in run {run}"
+    start = estimate.START[machine.kind] + (0.0 if target == HERE else estimate.AWAY)
+    hours = (start + work.steps * seconds) / _HOUR
+    price = machine.price.per_hour(cheap, target)
+    return Candidate(
+        machine=machine,
+        target=target,
+        nodes=nodes,
+        spot=cheap and target != HERE,
+        memory=estimate.memory(model, work, machine, nodes),
+        most_tokens=estimate.most_tokens(model, work, machine, nodes),
+        step_seconds=seconds,
+        hours=hours,
+        usd=None if price is None else price * hours * nodes,
+        speed_basis=basis,
+    )
+
+
+def _choose(
+    found: tuple[Candidate, ...], machine: str | None, spot: bool, deadline: float | None
+) -> tuple[Candidate, str]:
+    """The candidate to take, and why. What is sold on spot alone is for those who asked for spot.
+
+    Raises:
+        UserError: none fits the memory or the deadline, and it was ours to choose.
+    """
+    if len(found) == 1 and machine != machines.AUTO:
+        return found[0], _judge(found[0], deadline)
+    on_sale = [
+        one for one in found if one.usd is not None and (spot or not one.machine.spot_only or one.target == HERE)
+    ]
+    fitting = [one for one in on_sale if one.fits]
+    in_time = [one for one in fitting if deadline is None or one.hours <= deadline]
+    if not in_time:
+        raise UserError(_nothing(found, fitting, deadline))
+    if machine != machines.AUTO and (ours := [one for one in in_time if one.target == HERE and one.hours <= SHORT]):
+        best = min(ours, key=lambda one: one.hours)
+        return best, f"this machine's {best.name}: {_takes(best)}, too little to pay for another"
+    paid = [one for one in in_time if one.target != HERE] or in_time
+    best = min(paid, key=lambda one: (one.usd or 0.0, one.hours))
+    return best, _compare(best, paid, deadline)
+
+
+def _judge(one: Candidate, deadline: float | None) -> str:
+    if not one.fits:
+        return f"no: {_too_large(one)}"
+    late = deadline is not None and one.hours > deadline
+    return f"{one.name} {_takes(one)}" + (f": longer than the {_time(deadline or 0.0)} allowed" if late else "")
+
+
+def _compare(best: Candidate, others: list[Candidate], deadline: float | None) -> str:
+    """``"TPU: v5e-1 …; the cheapest GPU, l4, …"``."""
+    limit = f" within {_time(deadline)}" if deadline is not None else ""
+    text = f"{best.machine.kind.upper()}: {best.name} is the cheapest that fits{limit} ({_takes(best)})"
+    for kind in ("gpu", "tpu"):
+        rivals = [one for one in others if one.machine.kind == kind != best.machine.kind]
+        if rivals:
+            rival = min(rivals, key=lambda one: (one.usd or 0.0, one.hours))
+            text += f"; the cheapest {kind.upper()}, {rival.name}, {_takes(rival)}{_power(best, rival)}"
+    faster = min(others, key=lambda one: (one.hours, one.usd or 0.0))
+    return text + (f"; the fastest, {faster.name}, {_takes(faster)}" if faster is not best else "")
+
+
+def _power(best: Candidate, rival: Candidate) -> str:
+    """Why: what a dollar an hour buys."""
+    if not best.usd or not rival.usd:
+        return ""
+    ours, theirs = (
+        one.machine.peak * one.machine.chips * one.nodes * one.hours / one.usd for one in (best, rival) if one.usd
+    )
+    return f" ({theirs:,.0f} TFLOP/s for a dollar an hour against {ours:,.0f})"
+
+
+def _takes(one: Candidate) -> str:
+    return f"takes {_time(one.hours)}" + (f" and ${_usd(one)}" if one.usd else "")
+
+
+def _nothing(found: tuple[Candidate, ...], fitting: list[Candidate], deadline: float | None) -> str:
+    if not fitting:
+        return f"nothing fits: {_too_large(max(found, key=lambda one: one.room))}"
+    fastest = min(fitting, key=lambda one: one.hours)
+    best = f"the fastest is '{fastest.name}' in {_time(fastest.hours)}"
+    return f"no machine trains this within {_time(deadline or 0.0)}; {best}; raise --deadline or lower training.epochs"
+
+
+def _too_large(one: Candidate) -> str:
+    text = f"a step needs {one.memory.total:.1f} GiB of the {one.room:.1f} that {one.name} has to give"
+    advice = (
+        f"--set training.batch_tokens={one.most_tokens}" if one.most_tokens else "a smaller data.max_length or model"
+    )
+    return f"{text}; try {advice}"
+
+
+def _usd(one: Candidate) -> str:
+    return f"{max(0.01, one.usd or 0.0):,.2f}{' spot' if one.spot else ''}"
+
+
+def _time(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:,.1f} min"
+
+
+def _row(one: Candidate) -> dict[str, Any]:
+    return {
+        "machine": one.machine.name,
+        "nodes": one.nodes,
+        "target": one.target,
+        "spot": one.spot,
+        "memory_gib": {**dataclasses.asdict(one.memory), "total": one.memory.total, "usable": one.room},
+        "fits": one.fits,
+        "most_tokens": one.most_tokens,
+        "steps_per_second": 1 / one.step_seconds,
+        "hours": one.hours,
+        "usd": one.usd,
+        "speed_basis": one.speed_basis,
+        "price": dataclasses.asdict(one.machine.price),
+    }
+
+
+def _lines(plan: Plan) -> list[str]:
+    work, best = plan.work, plan.chosen
+    origin = f"from {plan.model.pretrained}" if plan.model.pretrained else "from scratch"
+    lines = [
+        f"network   {plan.model.preset}, {origin}: {plan.parameters:,} parameters (exact)",
+        f"data      {work.rows:,} rows to train on, {work.mean:.0f} tokens on average, {work.longest} at most "
+        f"({work.basis})",
+        f"training  {work.steps:,} steps of {work.batch_tokens:,} tokens, {work.tokens / 1e6:,.1f} M tokens in all",
+    ]
+    if plan.steps:
+        lines += ["", "steps"]
+        lines += [f"  {step.name:<11}{'cached' if step.cached else 'runs':<8}{step.reason}" for step in plan.steps]
+    else:
+        lines += ["steps     the target's own cache decides, by the same digests of data, recipe and code"]
+    lines += ["", *_table(plan), "", *_basis(plan), ""]
+    lines.append(f"{'best' if len(plan.candidates) > 1 else 'verdict'}: {plan.recommendation}")
+    if not best.fits and len(plan.candidates) > 1:
+        lines.append(f"error: {_too_large(best)}")
+    return lines
+
+
+def _table(plan: Plan) -> list[str]:
+    header = ("MACHINE", "ON", "CHIPS", "NEEDS GiB", "HAS GiB", "FITS", "STEPS/S", "TIME", "USD")
+    rows = [header, *(_cells(one, one is plan.chosen) for one in plan.candidates)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cells(one: Candidate, chosen: bool) -> tuple[str, ...]:
+    most = f"to {one.most_tokens:,}" if one.most_tokens else "no"
+    usd = "-" if one.usd is None else "free" if one.target == HERE else _usd(one)
+    return (
+        one.name + (" *" if chosen else ""),
+        "here" if one.target == HERE else one.target,
+        str(one.machine.chips * one.nodes),
+        f"{one.memory.total:.1f}",
+        f"{one.machine.memory_per_chip:.1f}",
+        "yes" if one.fits else most,
+        f"{rate:,.0f}" if (rate := 1 / one.step_seconds) >= 100 else f"{rate:.2g}",
+        _time(one.hours),
+        usd,
+    )
+
+
+def _basis(plan: Plan) -> list[str]:
+    """Where the figures of the table are from."""
+    best = plan.chosen
+    parts = best.memory
+    per_chip = (
+        f"weights {parts.weights:.2f}, optimizer {parts.optimizer:.2f}, best weights {parts.best:.2f}, the larger "
+    )
+    per_chip += (
+        f"of gradients {parts.gradients:.2f} and activations {parts.activations:.2f}, program {parts.process:.2f}"
+    )
+    price = best.machine.price
+    shares = " or ".join(sorted({f"{estimate.SHARE[one.machine.kind]:.0%}" for one in plan.candidates}))
+    speeds = sorted({one.speed_basis for one in plan.candidates})
+    cost = ""
+    if best.target != HERE:
+        cost = f"{price.source}, {price.region}, {price.date}"
+        cost += f", and Vertex AI's {machines.VERTEX_FEE:.0%}" if best.target == "vertex" else ""
+    lines = [
+        f"memory    GiB of a chip on {best.name}: {per_chip} (modelled; on a CPU within 15 % of what was measured)",
+        f"time      training alone; speed {' or '.join(speeds)}, at {shares} of the peak",
+    ]
+    return lines + ([f"price     {cost}; --prices FILE for your own"] if cost else [])

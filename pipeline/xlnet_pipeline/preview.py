@@ -1,0 +1,73 @@
+"""Which steps of a local run would be found in the cache, and why not, told before anything runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xlnet import provenance
+from xlnet.data import snapshot as snapshots
+from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet_pipeline.targets.cache import Cache, Damaged, key_of, parts_of
+from xlnet_pipeline.targets.local import registry_uri
+
+OUTPUTS = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
+NEEDS = {"train": ("preprocess",), "evaluate": ("preprocess", "train"), "register": ("preprocess", "train", "evaluate")}
+
+
+@dataclass(frozen=True)
+class StepForecast:
+    """One step of a run to come."""
+
+    name: str
+    cached: bool
+    reason: str
+    outputs: dict[str, Any]  # of the kept result; empty if there is none
+
+
+def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
+    """What the local target's cache in ``home`` holds for this recipe. Writes nothing.
+
+    Raises:
+        UserError: the recipe's input is not there.
+    """
+    taken = snapshots.of(recipe)
+    extra = {"preprocess": {"snapshot": taken.digest}, "train": {"pretrained": taken.pretrained}}
+    definitions = _definitions()
+    cache = Cache(home / "cache") if (home / "cache").is_dir() else None
+    steps = [StepForecast("snapshot", False, "never cached", {})]
+    for name, sections in STEP_SECTIONS.items():
+        made = [step for step in steps if step.name in NEEDS.get(name, ()) and not step.cached]
+        if made or cache is None:
+            reason = f"{' and '.join(step.name for step in made)} will run" if made else "first time"
+            steps.append(StepForecast(name, False, reason, {}))
+            continue
+        arguments: dict[str, Any] = {"recipe": recipe.part(*sections), "code": provenance.code_fingerprint(name)}
+        arguments |= extra.get(name, {})
+        arguments |= {OUTPUTS[step.name]: step.outputs[OUTPUTS[step.name]] for step in steps if step.outputs}
+        more = {"definition": definitions[name]}
+        if name == "register":
+            more["registry"] = registry_uri(recipe.registry.uri, home)
+        steps.append(_look(cache, name, parts_of(name, arguments, **more)))
+    return steps
+
+
+def _look(cache: Cache, name: str, parts: dict[str, Any]) -> StepForecast:
+    try:
+        entry = cache.get(key_of(parts))
+    except Damaged as damaged:
+        return StepForecast(name, False, str(damaged), {})
+    if entry is None:
+        return StepForecast(name, False, cache.why(parts), {})
+    return StepForecast(name, True, f"same as in run {entry['run']}", entry["outputs"])
+
+
+def _definitions() -> dict[str, str]:
+    """Digest of each component's own source, as the local target's keys hold it."""
+    from xlnet_pipeline import dag
+
+    executors = dag.build().pipeline_spec.deployment_spec["executors"]
+    return {
+        name: provenance.digest_json([*container["command"], *container["args"]])
+        for name in STEP_SECTIONS
+        for container in [executors[f"exec-{name}"]["container"]]
+    }

@@ -1,0 +1,150 @@
+"""The Kubeflow Pipelines v2beta1 API through its own client, with time limits, retries and one-line errors."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api as api
+import urllib3
+
+from xlnet import calls
+from xlnet.calls import Server, Trouble
+from xlnet.errors import UserError
+from xlnet_pipeline.targets.settings import KfpSettings
+
+PAGE = 200
+TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # kfp's own variable: a mounted service account token
+PERMISSION = "ask for the role kubeflow-pipelines-edit in that namespace"
+CREDENTIALS = "set KFP_TOKEN to a fresh token"
+
+
+class KfpApi:
+    """One installation. Methods return the API's messages as the client's model objects."""
+
+    def __init__(self, settings: KfpSettings) -> None:
+        if not settings.endpoint.startswith(("http://", "https://")):
+            raise UserError(f"KFP endpoint '{settings.endpoint}' is no URL; type http://HOST:PORT or https://HOST")
+        configuration = api.Configuration(host=settings.endpoint.rstrip("/"))
+        configuration.retries = False  # ours know what may be repeated
+        if token := _token(settings):
+            configuration.api_key["authorization"] = token
+            configuration.api_key_prefix["authorization"] = "Bearer"
+        self.settings = settings
+        self.client = api.ApiClient(configuration)
+        self.runs = api.RunServiceApi(self.client)
+        self.recurring = api.RecurringRunServiceApi(self.client)
+        self.experiments = api.ExperimentServiceApi(self.client)
+        self.server = Server("Kubeflow Pipelines", settings.endpoint, CREDENTIALS, PERMISSION)
+
+    def call(self, function: Callable[..., Any], *arguments: Any, recover: Any = None, **options: Any) -> Any:
+        """Call a function of the client; see :func:`xlnet.calls.repeated`."""
+
+        def once() -> Any:
+            with_limits = {**options, "_request_timeout": calls.TIMEOUT}
+            try:
+                return function(*arguments, **with_limits)
+            except api.ApiException as error:
+                raise _trouble(error) from None
+            except (urllib3.exceptions.HTTPError, ConnectionError) as error:
+                raise Trouble(None, calls.short(error)) from None
+
+        return calls.repeated(once, self.server, recover)
+
+    def text(self, path: str, **query: str) -> str:
+        """A page of the installation that is no part of the v2beta1 API, such as a pod's log."""
+
+        def once() -> str:
+            answer = self.client.call_api(
+                path,
+                "GET",
+                query_params=list(query.items()),
+                auth_settings=["Bearer"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=calls.TIMEOUT,
+            )
+            return str(answer.data.decode("utf-8", "replace"))
+
+        return str(self.call(lambda **_: once()))
+
+    def experiment(self) -> str:
+        """Id of the experiment that the settings name; made if there is none."""
+        found = self._find_experiment()
+        if found is None:
+            body = api.V2beta1Experiment(
+                display_name=self.settings.experiment, namespace=self.settings.namespace or None
+            )
+            create = self.experiments.experiment_service_create_experiment
+            try:
+                found = self.call(create, body, recover=self._find_experiment)
+            except Trouble as trouble:
+                found = self._find_experiment()
+                if trouble.status != 409 or found is None:
+                    raise self.unexpected(trouble) from None
+        return str(found.experiment_id)
+
+    def _find_experiment(self) -> Any:
+        options = {"filter": equals(self.settings.experiment), **self._namespace()}
+        try:
+            found = self.call(self.experiments.experiment_service_list_experiments, **options)
+        except Trouble as trouble:
+            raise self.unexpected(trouble) from None
+        return (found.experiments or [None])[0]
+
+    def unexpected(self, trouble: Trouble) -> UserError:
+        """A 404 or 409 where neither can be the answer of a Kubeflow Pipelines server."""
+        address = self.settings.endpoint
+        return UserError(
+            f"'{address}' answers {trouble.status}, as no Kubeflow Pipelines v2 API does ({trouble.message}); "
+            "check KFP_ENDPOINT"
+        )
+
+    def pages(self, function: Callable[..., Any], items: str, **options: Any) -> Iterator[Any]:
+        """Every item of a list call, page by page, the newest first."""
+        token = ""
+        while True:
+            more = {"page_size": PAGE, "page_token": token, "sort_by": "created_at desc", **self._namespace()}
+            try:
+                page = self.call(function, **more, **options)
+            except Trouble as trouble:
+                raise self.unexpected(trouble) from None
+            yield from getattr(page, items) or []
+            token = page.next_page_token
+            if not token:
+                return
+
+    def _namespace(self) -> dict[str, str]:
+        return {"namespace": self.settings.namespace} if self.settings.namespace else {}
+
+
+def equals(name: str) -> str:
+    """A filter for that display name."""
+    return _filter("EQUALS", name)
+
+
+def contains(part: str) -> str:
+    """A filter for display names with that part."""
+    return _filter("IS_SUBSTRING", part)
+
+
+def _filter(operation: str, value: str) -> str:
+    return json.dumps({"predicates": [{"operation": operation, "key": "display_name", "stringValue": value}]})
+
+
+def _token(settings: KfpSettings) -> str:
+    if settings.token:
+        return settings.token
+    path = os.environ.get(TOKEN_FILE)
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() if path else ""
+    except OSError as error:
+        raise UserError(f"{TOKEN_FILE}: '{path}' cannot be read: {error.strerror}") from None
+
+
+def _trouble(error: api.ApiException) -> Trouble:
+    headers = error.headers or {}
+    return Trouble(
+        error.status or None, calls.reason(error.body, str(error.reason)), calls.seconds(headers.get("Retry-After"))
+    )

@@ -1,0 +1,199 @@
+"""Schedules on this machine: APScheduler with its jobs in a sqlite file, fired while ``schedule serve`` runs.
+
+A schedule is ``schedules/NAME.json`` in the state directory, beside ``NAME.runs`` with a line for each run it started.
+A time that comes while nobody serves is skipped, unless serving starts again within GRACE seconds: then it is run once.
+
+    python -m xlnet_pipeline.targets.local_schedules HOME NAME    # what a scheduled time starts: one run, in a process
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from xlnet import recipe as recipes
+from xlnet.errors import UserError
+from xlnet.recipe import Recipe
+from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.targets import schedules
+from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
+
+GRACE = 60  # seconds by which a run may start late
+LOOK = 1  # seconds between two looks at what other processes have changed
+_running: set["subprocess.Popen[bytes]"] = set()
+
+
+class LocalSchedules:
+    """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.folder = home / "schedules"
+
+    def create(
+        self, name: str, timing: Timing, recipe: Recipe, where: Placement | None = None
+    ) -> tuple[Schedule, list[str]]:
+        """Make the schedule, or change the one of that name."""
+        schedules.check_name(name)
+        content: dict[str, Any] = {
+            "timing": {"cron": timing.cron, "timezone": timing.timezone, "max_concurrent": timing.max_concurrent},
+            "recipe": json.loads(recipe.to_json()),
+        }
+        path = self.folder / f"{name}.json"
+        old = self._schedule(name) if path.is_file() else None
+        changed = schedules.differences(old, self._of(name, content)) if old else ["created"]
+        if old and not changed:
+            return old, []
+        history = [*(old.history if old else ()), f"{datetime.now(UTC):%Y-%m-%d %H:%M} {'; '.join(changed)}"]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".partial")
+        aside.write_text(json.dumps({**content, "history": history}, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(aside, path)
+        with self._store() as store:
+            was_paused = old is not None and old.state == PAUSED
+            store.add_job(
+                fire,
+                schedules.trigger(timing),
+                args=[str(self.home), name],
+                id=name,
+                max_instances=timing.max_concurrent,
+                replace_existing=True,
+            )
+            if was_paused:
+                store.pause_job(name)
+        return self._schedule(name), changed
+
+    def all(self) -> list[Schedule]:
+        """Every schedule, by name."""
+        return [self._schedule(path.stem) for path in sorted(self.folder.glob("*.json"))]
+
+    def pause(self, name: str) -> Schedule:
+        """Let it fire no more until it is resumed."""
+        schedules.find(name, self.all())
+        with self._store() as store:
+            store.pause_job(name)
+        return self._schedule(name)
+
+    def resume(self, name: str) -> Schedule:
+        """Let it fire again, from now on."""
+        schedules.find(name, self.all())
+        with self._store() as store:
+            store.resume_job(name)
+        return self._schedule(name)
+
+    def delete(self, name: str) -> None:
+        """Remove it; its runs stay."""
+        schedules.find(name, self.all())
+        with self._store() as store:
+            store.remove_job(name)
+        (self.folder / f"{name}.json").unlink()
+
+    def serve(self, say: Callable[[str], None]) -> None:
+        """Fire schedules until SIGTERM or Ctrl-C; runs under way are then stopped.
+
+        Raises:
+            UserError: another process serves this state directory already.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "serve.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"schedules of '{self.home}' are served by another process already") from None
+            scheduler = self._scheduler(blocking=True)
+            scheduler.add_job(len, "interval", args=[""], seconds=LOOK, jobstore="memory")  # wakes it up to look
+            say(f"serving {len(self.all())} schedules of '{self.home}'; stop with Ctrl-C")
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # out of the loop first: see _Desk
+            with contextlib.suppress(KeyboardInterrupt):
+                scheduler.start()
+            scheduler.shutdown(wait=False)
+            for process in list(_running):
+                process.terminate()
+                process.wait()
+
+    def _schedule(self, name: str) -> Schedule:
+        content = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        found = self._of(name, content)
+        with self._store() as store:
+            job = store.get_job(name)
+            coming = job.next_run_time.isoformat() if job and job.next_run_time else None
+        runs = self.folder / f"{name}.runs"
+        last = runs.read_text(encoding="utf-8").splitlines()[-1].split()[0] if runs.is_file() else None
+        state = ACTIVE if coming else PAUSED
+        return Schedule(
+            found.name, "local", name, found.timing, state, found.recipe,
+            next_run=coming, last_run=last, history=tuple(content["history"]),
+        )  # fmt: skip
+
+    def _of(self, name: str, content: dict[str, Any]) -> Schedule:
+        return Schedule(name, "local", name, Timing(**content["timing"]), ACTIVE, content["recipe"])
+
+    def _scheduler(self, blocking: bool) -> Any:
+        from apscheduler.executors.pool import ThreadPoolExecutor
+        from apscheduler.jobstores.memory import MemoryJobStore
+        from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
+        from apscheduler.schedulers.base import BaseScheduler
+        from apscheduler.schedulers.blocking import BlockingScheduler
+
+        class _Desk(BaseScheduler):
+            """Looks at jobs and changes them, without a loop: APScheduler's loops, once they are told to stop, take
+            what is due for done."""
+
+            def wakeup(self) -> None:
+                pass
+
+            def shutdown(self, wait: bool = True) -> None:
+                super().shutdown(wait)
+
+        store = SQLAlchemyJobStore(url=f"sqlite:///{self.folder / 'jobs.db'}")
+        return (BlockingScheduler if blocking else _Desk)(
+            jobstores={"default": store, "memory": MemoryJobStore()},
+            executors={"default": ThreadPoolExecutor(8)},
+            job_defaults={"coalesce": True, "misfire_grace_time": GRACE},
+            timezone=UTC,
+        )
+
+    @contextlib.contextmanager
+    def _store(self) -> Iterator[Any]:
+        """The scheduler's jobs, without firing any."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scheduler = self._scheduler(blocking=False)
+        scheduler.start(paused=True)
+        try:
+            yield scheduler
+        finally:
+            scheduler.shutdown(wait=False)
+
+
+def fire(home: str, name: str) -> None:
+    """Start one run of a schedule in a process of its own, and wait for it. The scheduler calls this."""
+    process = subprocess.Popen([sys.executable, "-m", __name__, home, name])
+    _running.add(process)
+    try:
+        process.wait()
+    finally:
+        _running.discard(process)
+
+
+def run_once(home: str, name: str) -> int:
+    """Run a schedule's recipe and note the run."""
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    folder = Path(home) / "schedules"
+    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    done = LocalTarget(home).submit(recipes.from_json(json.dumps(content["recipe"])), echo=print)
+    with (folder / f"{name}.runs").open("a", encoding="utf-8") as file:
+        file.write(f"{started} {done.id} {done.status}\n")
+    return done.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(run_once(*sys.argv[1:3]))

@@ -1,0 +1,223 @@
+"""What the remote targets share: submitting once, waiting, and reading a run's artifacts from its bucket.
+
+A backend says how its tasks went; where an artifact came from is read from the ``lineage.json`` inside it.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Protocol
+
+from xlnet import provenance
+from xlnet.data import objects
+from xlnet.data.storage import DEMO, GCS
+from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
+from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.targets import record
+from xlnet_pipeline.targets.output import Output
+from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
+from xlnet_pipeline.targets.settings import refuse_password
+
+STEPS = ("snapshot", *STEP_SECTIONS)
+ARTIFACTS = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
+PREFIX = "xlnet-"  # of a run's name in a backend; the run's id follows
+FIRST_POLL, LONGEST_POLL = 1.0, 15.0  # seconds between two looks at a run
+CANCEL_WAIT = 60.0  # seconds that a cancelled run has to end
+DONE = (record.SUCCEEDED, record.CACHED, record.FAILED, record.CANCELLED, record.SKIPPED)
+ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED)
+
+
+class Remote(Protocol):
+    """A target on another machine, beyond what :class:`xlnet_pipeline.targets.Target` asks of it."""
+
+    name: str
+
+    def status(self, run: str) -> Run:
+        """The record of a run as it is now."""
+
+    def cancel(self, run: str) -> Run:
+        """Stop a run."""
+
+
+def check_data(recipe: Recipe, target: str) -> None:
+    """Do nothing if the steps will be able to read the recipe's input from another machine.
+
+    Raises:
+        UserError: a path lies on this machine; the registry's address holds a password.
+    """
+    refuse_password(recipe.registry.uri, "registry.uri")
+    for split in ("train", "validation", "test"):
+        for path in getattr(recipe.data, split):
+            if not path.startswith((GCS, DEMO)):
+                raise UserError(
+                    f"data.{split}: '{path}' lies on this machine, where target '{target}' does not reach; copy it: "
+                    "gcloud storage cp FILE gs://BUCKET/FOLDER/"
+                )
+    for name, place in (("data.tokenizer", recipe.data.tokenizer), ("model.pretrained", recipe.model.pretrained)):
+        if place.startswith("/"):
+            raise UserError(
+                f"{name}: '{place}' lies on this machine; target '{target}' needs a name, or one in its image"
+            )
+
+
+def wait(
+    target: Remote,
+    run: Run,
+    timeout: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Watch a run until it has ended; say each step's end. A run that takes too long is stopped."""
+    told: set[str] = set()
+    deadline = time.monotonic() + timeout if timeout else None
+    pause = FIRST_POLL
+    while True:
+        for step in run.steps:
+            if step.status in DONE and step.name not in told:
+                told.add(step.name)
+                took = f" in {step.seconds:.1f} s" if step.seconds else ""
+                say(f"{step.name}: {step.status.lower()}{took}")
+        if run.status in ENDED:
+            return run
+        if deadline and time.monotonic() > deadline:
+            run = target.cancel(run.id)
+            message = "the run took longer than its time limit and was stopped; finished steps are kept"
+            run.status, run.error = record.FAILED, RunFailure(None, message, "timeout")
+            return run
+        time.sleep(pause if deadline is None else min(pause, max(0.01, deadline - time.monotonic())))
+        pause = min(pause * 1.5, LONGEST_POLL)
+        run = target.status(run.id)
+
+
+def until_ended(look: Callable[[], Run]) -> Run:
+    """The record of a run that was asked to end, once it has.
+
+    Raises:
+        RunError: it has not after a while.
+    """
+    deadline = time.monotonic() + CANCEL_WAIT
+    while (run := look()).status not in ENDED:
+        if time.monotonic() > deadline:
+            raise RunError(f"run '{run.id}' has not ended after {CANCEL_WAIT:.0f} s; look again with: runs show")
+        time.sleep(FIRST_POLL)
+    return run
+
+
+def failure(step: str, lines: list[str], root: str) -> RunFailure:
+    """Why a step failed, in the words of its own log."""
+    output = Output(lambda text: None)
+    for line in lines:
+        output.line(line)
+    return output.failure(step, 1, root)
+
+
+def with_artifacts(run: Run, places: dict[str, str]) -> Run:
+    """Fill in the outputs of a run's steps from the lineage inside each artifact.
+
+    Args:
+        run: the record, its steps without outputs.
+        places: step → address of its artifact.
+    """
+    with ThreadPoolExecutor(len(ARTIFACTS)) as pool:
+        found = dict(zip(places, pool.map(lineage_of, places.values()), strict=True))
+    for name, lineage in found.items():
+        if lineage is None:
+            continue
+        artifact = lineage["artifact"]
+        step = run.step(name)
+        step.outputs[ARTIFACTS[name]] = {
+            "uri": places[name],
+            "type": artifact["type"],
+            "digest": artifact["digest"],
+            "metadata": artifact["metadata"],
+        }
+        step.inputs = dict(lineage["execution"]["parameters"])
+    return run
+
+
+def lineage_of(uri: str) -> dict[str, Any] | None:
+    """The lineage inside the artifact at an address; None if there is no artifact (yet, or any more)."""
+    try:
+        found: dict[str, Any] = json.loads(objects.read(f"{uri}/{provenance.LINEAGE}"))
+    except UserError:
+        return None
+    except ValueError as error:
+        raise CorruptArtifact(f"'{uri}/{provenance.LINEAGE}' is damaged ({error}); run the step again") from None
+    return found
+
+
+def artifact_places(root: str, run: str) -> dict[str, str]:
+    """Step → address of its artifact, for the steps that a run itself has done: found by listing its folder."""
+    found = {}
+    for blob in objects.listing(f"{root.rstrip('/')}/{PREFIX.rstrip('-')}/{run}/"):
+        folder, _, name = blob.name.rpartition("/")
+        artifact = folder.rpartition("/")[2]
+        for step, expected in ARTIFACTS.items():
+            if name == provenance.LINEAGE and artifact == expected and f"/{run}/{step}/" in f"/{folder}/":
+                found[step] = f"{GCS}{objects.split(root)[0]}/{folder}"
+    return found
+
+
+def new_run(recipe: Recipe, target: str, run: str) -> Run:
+    """The record of a run that has just been submitted."""
+    steps = [StepRun(name) for name in STEPS]
+    whole = json.loads(recipe.to_json())
+    return Run(run, target, whole, recipe.digest(), provenance.now(), steps=steps)
+
+
+def moment(value: datetime | str | None) -> str | None:
+    """A backend's time as our records write it."""
+    if value is None or value == "":
+        return None
+    found = datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
+    return found.isoformat(timespec="milliseconds")
+
+
+def between(started: str | None, ended: str | None) -> float | None:
+    """Seconds from one moment to another."""
+    if not started or not ended:
+        return None
+    return round((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds(), 3)
+
+
+def choose(run: str, known: list[str], target: str) -> str:
+    """The one of the known ids that ``run`` names: whole, its beginning, or its ending.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
+    if run and len(matches) == 1:
+        return matches[0]
+    if run and matches:
+        raise UserError(f"run '{run}' could be {', '.join(matches[:5])}; type more of it")
+    hint = nearest(run, known) or (f"; the latest is '{known[0]}'" if known else "; there are no runs yet")
+    raise UserError(f"run '{run}' is unknown on target '{target}'{hint}")
+
+
+def log_lines(run: Run, step: str | None, read: Callable[[StepRun], str]) -> Iterator[str]:
+    """Lines of the steps' logs, each step under a heading.
+
+    Raises:
+        UserError: there is no such step.
+    """
+    if step is not None and step not in STEPS:
+        raise UserError(f"step '{step}' is unknown; allowed: {', '.join(STEPS)}{nearest(step, STEPS)}")
+    for one in run.steps:
+        if step in (None, one.name) and one.status not in (record.PENDING, record.SKIPPED):
+            yield f"==> {one.name} ({one.status}) <=="
+            lines: list[str] = []
+            output = Output(lines.append)
+            for line in read(one).splitlines():
+                output.line(line)
+            output.close()
+            yield from lines
+
+
+class Submitter(Protocol):
+    """What the command line needs of a remote target."""
+
+    def preview(self, recipe: Recipe, where: Placement, cache: bool = True) -> list[dict[str, Any]]:
+        """The exact requests that a submission would send."""

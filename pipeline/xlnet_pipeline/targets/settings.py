@@ -1,0 +1,158 @@
+"""How to reach a target: the ``[target.kfp]`` or ``[target.vertex]`` table of a recipe file, or environment variables.
+
+A variable goes before the table. Secrets come from the environment alone: a table that holds one is refused. Nothing
+is read when this module is imported, and no secret is part of a value's printed form.
+"""
+
+import dataclasses
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from xlnet.errors import UserError, nearest
+
+DEFAULT_FILE = "recipe.toml"
+
+
+def _variable(name: str, default: str = "", *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"variable": name, "secret": secret})
+
+
+@dataclass(frozen=True)
+class KfpSettings:
+    """A Kubeflow Pipelines installation."""
+
+    endpoint: str = _variable("KFP_ENDPOINT")
+    namespace: str = _variable("KFP_NAMESPACE")
+    experiment: str = _variable("KFP_EXPERIMENT", "xlnet")
+    pipeline_root: str = _variable("KFP_PIPELINE_ROOT")
+    service_account: str = _variable("KFP_SERVICE_ACCOUNT")
+    image: str = _variable("XLNET_IMAGE")
+    image_registry: str = _variable("CONTAINER_IMAGE_REGISTRY")
+    tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
+    registry_secret: str = _variable("KFP_REGISTRY_SECRET")  # a Kubernetes secret with the key MLFLOW_TRACKING_URI
+    token: str = _variable("KFP_TOKEN", secret=True)
+
+
+@dataclass(frozen=True)
+class VertexSettings:
+    """A Google Cloud project with Vertex AI."""
+
+    project: str = _variable("VERTEX_PROJECT_ID")
+    location: str = _variable("VERTEX_LOCATION", "us-central1")
+    pipeline_root: str = _variable("VERTEX_PIPELINE_ROOT")
+    service_account: str = _variable("VERTEX_SA_EMAIL")
+    image: str = _variable("XLNET_IMAGE")
+    image_registry: str = _variable("CONTAINER_IMAGE_REGISTRY")
+    tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
+    endpoint: str = _variable("VERTEX_ENDPOINT")
+    logging_endpoint: str = _variable("VERTEX_LOGGING_ENDPOINT", "https://logging.googleapis.com")
+
+    @property
+    def parent(self) -> str:
+        """The resource that holds all others."""
+        return f"projects/{self.project}/locations/{self.location}"
+
+
+REQUIRED = {KfpSettings: ("endpoint", "pipeline_root"), VertexSettings: ("project", "pipeline_root")}
+TABLES: dict[Any, str] = {KfpSettings: "kfp", VertexSettings: "vertex"}
+Settings = TypeVar("Settings", KfpSettings, VertexSettings)
+
+
+def read(kind: type[Settings], file: str | Path | None = None) -> Settings:
+    """The settings of a target.
+
+    Args:
+        kind: which target's.
+        file: a recipe file; None: ``recipe.toml`` in the working directory, if there is one.
+
+    Raises:
+        UserError: an unknown or missing setting; a secret in a file.
+    """
+    name = TABLES[kind]
+    table = _table(name, file)
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    for key, value in table.items():
+        if key not in known:
+            raise UserError(f"unknown setting 'target.{name}.{key}'; allowed: {', '.join(known)}{nearest(key, known)}")
+        if known[key].metadata["secret"]:
+            raise UserError(f"target.{name}.{key} is a secret; set {known[key].metadata['variable']} instead")
+        if not isinstance(value, str):
+            raise UserError(f"target.{name}.{key} is {value!r}; it must be a string")
+    values = {key: os.environ.get(item.metadata["variable"]) or table.get(key) for key, item in known.items()}
+    found = kind(**{key: value for key, value in values.items() if value})
+    for key in REQUIRED[kind]:
+        if not getattr(found, key):
+            variable = known[key].metadata["variable"]
+            raise UserError(f"target '{name}' needs {key}: set {variable}, or write {key} under [target.{name}]")
+    refuse_password(found.tracking_uri, "MLFLOW_TRACKING_URI")
+    if not found.pipeline_root.startswith("gs://"):
+        raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is no gs://BUCKET/FOLDER")
+    return found
+
+
+def variables(file: str | Path | None = None) -> dict[str, str]:
+    """What a recipe file's tables say of all targets, under the names of the environment variables.
+
+    Raises:
+        UserError: the file cannot be read or its tables are none.
+    """
+    found: dict[str, str] = {}
+    for kind, name in TABLES.items():
+        table = _table(name, file)
+        known = {item.name: item.metadata for item in dataclasses.fields(kind) if not item.metadata["secret"]}
+        found |= {known[key]["variable"]: value for key, value in table.items() if key in known and value}
+    return found
+
+
+def refuse_password(uri: str, name: str) -> None:
+    """Do nothing if an address may stand in a compiled file for everybody to read.
+
+    Raises:
+        UserError: there is a password in it.
+    """
+    place = urlsplit(uri)
+    if place.password:
+        shown = f"{place.scheme}://{place.username}:…@{place.hostname}"
+        raise UserError(
+            f"{name} '{shown}' holds a password, which would stand in the compiled pipeline; keep it in a Kubernetes "
+            "secret (key MLFLOW_TRACKING_URI) and name that in KFP_REGISTRY_SECRET"
+        )
+
+
+def _table(name: str, file: str | Path | None) -> dict[str, Any]:
+    path = Path(file or DEFAULT_FILE)
+    if file is None and not path.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("target", {})
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}; name a recipe file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe '{path}' is not TOML: {error}") from None
+    if not isinstance(tables, dict):
+        raise UserError("target must be a table: [target.kfp] or [target.vertex] with settings below it")
+    for key in tables:
+        if key not in TABLES.values():
+            raise UserError(
+                f"unknown table [target.{key}]; allowed: target.kfp, target.vertex{nearest(key, ['kfp', 'vertex'])}"
+            )
+    found = tables.get(name, {})
+    if not isinstance(found, dict):
+        raise UserError(f"target.{name} must be a table: [target.{name}] with settings below it")
+    return found
+
+
+def image_of(settings: KfpSettings | VertexSettings, given: str | None) -> str:
+    """The image to run: the one that was given, else the settings' own; its registry added where it names none.
+
+    Raises:
+        UserError: there is none.
+    """
+    image = given or settings.image
+    if not image:
+        raise UserError("no image: type --image REGISTRY/NAME@sha256:…, or set XLNET_IMAGE")
+    return f"{settings.image_registry.rstrip('/')}/{image}" if settings.image_registry and "/" not in image else image

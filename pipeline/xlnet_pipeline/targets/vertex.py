@@ -1,0 +1,252 @@
+"""The target for Vertex AI Pipelines.
+
+We choose a job's id: a submission that broke off is looked for under it before it is tried again, and a second one of
+the same id is refused by the server.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from xlnet import recipe as recipes
+from xlnet.calls import Trouble
+from xlnet.errors import RunError, UserError
+from xlnet.recipe import Recipe
+from xlnet.registry.vertex_api import VertexApi
+from xlnet_pipeline.placement import TITLES, Placement
+from xlnet_pipeline.placement.vertex import RESOURCES
+from xlnet_pipeline.targets import record, remote
+from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
+from xlnet_pipeline.targets.settings import VertexSettings
+
+STATES = {
+    "PIPELINE_STATE_SUCCEEDED": record.SUCCEEDED,
+    "PIPELINE_STATE_FAILED": record.FAILED,
+    "PIPELINE_STATE_CANCELLED": record.CANCELLED,
+}
+TASK_STATES = {
+    "PENDING": record.PENDING,
+    "SUCCEEDED": record.SUCCEEDED,
+    "SKIPPED": record.CACHED,
+    "FAILED": record.FAILED,
+    "CANCELLED": record.CANCELLED,
+    "NOT_TRIGGERED": record.SKIPPED,
+}
+LISTED = "name,createTime,endTime,state,displayName,runtimeConfig.parameterValues,error"
+LABELS = {"created-by": "xlnet-pipeline"}
+OURS = 'labels.created-by="xlnet-pipeline"'
+PAGE = 100
+
+
+class VertexTarget:
+    """Runs on Vertex AI Pipelines. See :class:`xlnet_pipeline.targets.Target` for the methods."""
+
+    name = "vertex"
+
+    def __init__(self, settings: VertexSettings) -> None:
+        self.settings = settings
+        self.api = VertexApi(settings.project, settings.location, settings.endpoint)
+        self.jobs = f"{settings.parent}/pipelineJobs"
+
+    def placing(self) -> dict[str, Any]:
+        """What the settings add to a placement: variables of every step, service account, output directory."""
+        registry = f"vertex://{self.settings.project}/{self.settings.location}"
+        uri = self.settings.tracking_uri
+        return {
+            "environment": {"MLFLOW_TRACKING_URI": uri} if uri else {"XLNET_REGISTRY": registry},
+            "service_account": self.settings.service_account,
+            "output_root": self.settings.pipeline_root,
+        }
+
+    def body(self, recipe: Recipe, where: Placement, name: str, cache: bool = True) -> dict[str, Any]:
+        """The PipelineJob that is created, or repeated by a schedule."""
+        from xlnet_pipeline import dag  # and kfp, which takes most of a second: reading runs does without
+
+        (spec,) = dag.documents(where)
+        if not cache:
+            for task in spec["root"]["dag"]["tasks"].values():
+                task["cachingOptions"] = {}
+        job = {
+            "displayName": name,
+            "pipelineSpec": spec,
+            "labels": LABELS,
+            "runtimeConfig": {
+                "gcsOutputDirectory": self.settings.pipeline_root,
+                "parameterValues": {"recipe": recipe.to_json()},
+            },
+        }
+        return job | ({"serviceAccount": self.settings.service_account} if self.settings.service_account else {})
+
+    def preview(self, recipe: Recipe, where: Placement, cache: bool = True) -> list[dict[str, Any]]:
+        """The request that a submission would send."""
+        remote.check_data(recipe, self.name)
+        url = f"{self.api.base}/v1/{self.jobs}?pipelineJobId={remote.PREFIX}RUN"
+        return [{"method": "POST", "url": url, "body": self.body(recipe, where, f"{remote.PREFIX}RUN", cache)}]
+
+    def submit(
+        self,
+        recipe: Recipe,
+        *,
+        where: Placement,
+        cache: bool = True,
+        echo: Callable[[str], None] | None = None,
+    ) -> Run:
+        """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
+        remote.check_data(recipe, self.name)
+        run = remote.new_run(recipe, self.name, record.new_id())
+        name = f"{remote.PREFIX}{run.id}"
+        path = f"{self.jobs}/{name}"
+        try:
+            body = self.body(recipe, where, name, cache)
+            self.api.call("POST", self.jobs, body, query={"pipelineJobId": name}, recover=lambda: self.api.get(path))
+        except Trouble as trouble:
+            if trouble.status != 409:  # there already: the answer to the first attempt was lost
+                raise UserError(
+                    f"Vertex AI at {self.api.base} knows no '{self.settings.parent}': {trouble.message}; "
+                    "check VERTEX_PROJECT_ID and VERTEX_LOCATION"
+                ) from None
+        if echo:
+            place = f"locations/{self.settings.location}/runs/{name}?project={self.settings.project}"
+            echo(f"run {run.id}")
+            echo(f"page https://console.cloud.google.com/vertex-ai/pipelines/{place}")
+        return run
+
+    def runs(self) -> list[Run]:
+        """Every run that this tool submitted, the newest first, without its steps' outputs."""
+        return [self._record(job) for job in self._listed()]
+
+    def _listed(self) -> Iterator[dict[str, Any]]:
+        query: dict[str, str | int] = {
+            "filter": OURS,
+            "orderBy": "create_time desc",
+            "pageSize": PAGE,
+            "readMask": LISTED,
+        }
+        return self.api.pages(self.jobs, "pipelineJobs", query)
+
+    def status(self, run: str) -> Run:
+        """The record of a run as it is now, with what its artifacts say of themselves."""
+        job = self._get(run)
+        shown = self._record(job)
+        places = {}
+        for detail in _details(job):
+            step = _step(detail)
+            for artifact in (detail.get("outputs", {}).get(remote.ARTIFACTS.get(step, ""), {})).get("artifacts", []):
+                places[step] = artifact["uri"]
+        shown = remote.with_artifacts(shown, places)
+        for step_run in shown.steps:
+            if step_run.status == record.CACHED and (place := places.get(step_run.name)):
+                step_run.reason = f"same as in {_maker(place)}"
+        return shown
+
+    def logs(self, run: str, step: str | None = None) -> Iterator[str]:
+        """Lines of the logs of a run's jobs, from Cloud Logging."""
+        job = self._get(run)
+        return remote.log_lines(self._record(job), step, lambda one: self._log(job, one))
+
+    def cancel(self, run: str) -> Run:
+        """Ask Vertex AI to end a run, and wait until it has."""
+        job = self._get(run)
+        shown = self._record(job)
+        if shown.status != record.RUNNING:
+            raise UserError(f"run '{shown.id}' is {shown.status}; only a running one can be cancelled")
+        self.api.call("POST", f"{job['name']}:cancel", {})
+        return remote.until_ended(lambda: self._record(self.api.call("GET", job["name"])))
+
+    def _get(self, run: str) -> dict[str, Any]:
+        """The job whose run id, or a unique part of it, is given."""
+        if run and (job := self.api.get(f"{self.jobs}/{remote.PREFIX}{run}")):
+            return job
+        known = {_id(job): job["name"] for job in self._listed()}
+        return self.api.call("GET", known[remote.choose(run, list(known), self.name)])
+
+    def _record(self, job: dict[str, Any]) -> Run:
+        text = job.get("runtimeConfig", {}).get("parameterValues", {}).get("recipe", "{}")
+        run = remote.new_run(recipes.from_json(text), self.name, _id(job))
+        run.created, run.ended = str(remote.moment(job["createTime"])), remote.moment(job.get("endTime"))
+        run.status = STATES.get(job.get("state", ""), record.RUNNING)
+        details = {_step(detail): detail for detail in _details(job)}
+        for step in run.steps:
+            if detail := details.get(step.name):
+                _fill(step, detail)
+            elif run.status in remote.ENDED:
+                step.status = record.SKIPPED
+        if run.status == record.FAILED:
+            run.error = self._failure(job, run)
+        return run
+
+    def _failure(self, job: dict[str, Any], run: Run) -> RunFailure:
+        failed = next((step for step in run.steps if step.status == record.FAILED), None)
+        message = job.get("error", {}).get("message", "the run failed")
+        if failed is None:
+            return RunFailure(None, message, "run")
+        try:
+            lines = self._log(job, failed).splitlines()
+        except (RunError, UserError, Trouble) as error:
+            return RunFailure(failed.name, f"{message}; its log cannot be read: {error}", "run")
+        if not lines:
+            return RunFailure(failed.name, message, "run")
+        return remote.failure(failed.name, lines, self.settings.pipeline_root)
+
+    def _log(self, job: dict[str, Any], step: StepRun) -> str:
+        """What the step's jobs wrote: its pipeline container, and for training the custom job behind it."""
+        detail = next(one for one in _details(job) if _step(one) == step.name)
+        ids = [name.rpartition("/")[2] for name in _jobs(detail)]
+        if not ids:
+            return ""
+        among = " OR ".join(f'"{one}"' for one in ids)
+        query: dict[str, Any] = {
+            "resourceNames": [f"projects/{self.settings.project}"],
+            "filter": f'resource.type="ml_job" AND resource.labels.job_id=({among})',
+            "orderBy": "timestamp asc",
+            "pageSize": 1000,
+        }
+        lines: list[str] = []
+        while True:
+            page = self.api.call("POST", f"{self.settings.logging_endpoint}/v2/entries:list", query)
+            lines += [_text(entry) for entry in page.get("entries", [])]
+            if not page.get("nextPageToken"):
+                return "\n".join(lines)
+            query["pageToken"] = page["nextPageToken"]
+
+
+def _text(entry: dict[str, Any]) -> str:
+    payload = entry.get("jsonPayload", {})
+    return str(entry.get("textPayload") or payload.get("message") or "").rstrip("\n")
+
+
+def _id(job: dict[str, Any]) -> str:
+    return str(job["name"].rpartition("/")[2].removeprefix(remote.PREFIX))
+
+
+def _details(job: dict[str, Any]) -> list[dict[str, Any]]:
+    details: list[dict[str, Any]] = job.get("jobDetail", {}).get("taskDetails", [])
+    return details
+
+
+def _step(detail: dict[str, Any]) -> str:
+    titles = {title: name for name, title in TITLES.items()}
+    name = str(detail.get("taskName", ""))
+    return titles.get(name, name)
+
+
+def _maker(place: str) -> str:
+    """The job in whose folder an artifact lies: ROOT/PROJECT_NUMBER/JOB/TASK/ARTIFACT."""
+    job = next((part for part in place.split("/") if part.startswith(remote.PREFIX)), "")
+    return f"run {job.removeprefix(remote.PREFIX)}" if job else f"'{place}'"
+
+
+def _jobs(detail: dict[str, Any]) -> list[str]:
+    """Resource names of the jobs in which a task ran, the newest attempt's last."""
+    container = detail.get("executorDetail", {}).get("containerDetail", {})
+    found = [*container.get("failedMainJobs", []), container.get("mainJob", "")]
+    metadata = detail.get("execution", {}).get("metadata", {})
+    if resources := metadata.get(f"output:{RESOURCES}"):
+        found += [one["resourceUri"] for one in json.loads(resources).get("resources", [])]
+    return [name for name in dict.fromkeys(found) if name]
+
+
+def _fill(step: StepRun, detail: dict[str, Any]) -> None:
+    step.status = TASK_STATES.get(detail.get("state", ""), record.RUNNING)
+    step.started, step.ended = remote.moment(detail.get("startTime")), remote.moment(detail.get("endTime"))
+    step.seconds = remote.between(step.started, step.ended)

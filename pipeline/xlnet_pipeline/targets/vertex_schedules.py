@@ -1,0 +1,107 @@
+"""Schedules on Vertex AI: a Schedule resource with the pipeline job to create, changed in place."""
+
+import json
+from typing import Any
+
+from xlnet.calls import Trouble
+from xlnet.errors import UserError
+from xlnet.recipe import Recipe
+from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.targets import remote, schedules
+from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
+from xlnet_pipeline.targets.vertex import PAGE, VertexTarget
+
+CHANGED = "cron,maxConcurrentRunCount,createPipelineJobRequest"
+
+
+class VertexSchedules:
+    """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
+
+    def __init__(self, target: VertexTarget) -> None:
+        self.target = target
+        self.api = target.api
+        self.path = f"{target.settings.parent}/schedules"
+
+    def body(self, name: str, timing: Timing, recipe: Recipe, where: Placement) -> dict[str, Any]:
+        """The Schedule resource."""
+        return {
+            "displayName": name,
+            "cron": schedules.five_fields(timing),
+            "maxConcurrentRunCount": str(timing.max_concurrent),
+            "createPipelineJobRequest": {
+                "parent": self.target.settings.parent,
+                "pipelineJob": self.target.body(recipe, where, name),
+            },
+        }
+
+    def create(self, name: str, timing: Timing, recipe: Recipe, where: Placement) -> tuple[Schedule, list[str]]:
+        """Make the schedule, or change the one of that name."""
+        schedules.check_name(name)
+        remote.check_data(recipe, self.target.name)
+        wanted = self.body(name, timing, recipe, where)
+        old = self._named(name)
+        if old is None:
+            made = self._call("POST", self.path, wanted, recover=lambda: self._named(name))
+            return _schedule(made), ["created"]
+        changed = schedules.differences(_schedule(old), _schedule({**wanted, "name": "", "state": "ACTIVE"}))
+        if not changed:
+            return _schedule(old), []
+        return _schedule(self._call("PATCH", old["name"], wanted, query={"updateMask": CHANGED})), changed
+
+    def all(self) -> list[Schedule]:
+        """Every schedule that holds a recipe, by name."""
+        found = self.api.pages(self.path, "schedules", {"pageSize": PAGE})
+        return sorted((_schedule(one) for one in found if _parameters(one)), key=lambda one: one.name)
+
+    def pause(self, name: str) -> Schedule:
+        """Let it fire no more until it is resumed."""
+        return self._switch(name, "pause", {})
+
+    def resume(self, name: str) -> Schedule:
+        """Let it fire again, from now on: what was missed stays missed."""
+        return self._switch(name, "resume", {"catchUp": False})
+
+    def delete(self, name: str) -> None:
+        """Remove it; its runs stay."""
+        found = schedules.find(name, self.all())
+        self.api.finished(self._call("DELETE", found.id))
+
+    def _switch(self, name: str, verb: str, body: dict[str, Any]) -> Schedule:
+        found = schedules.find(name, self.all())
+        self._call("POST", f"{found.id}:{verb}", body)
+        return _schedule(self._call("GET", found.id))
+
+    def _call(self, method: str, path: str, body: Any = None, **options: Any) -> dict[str, Any]:
+        try:
+            return self.api.call(method, path, body, **options)
+        except Trouble as trouble:
+            raise UserError(f"Vertex AI refused ({trouble.status}): {trouble.message}") from None
+
+    def _named(self, name: str) -> dict[str, Any] | None:
+        found = self.api.pages(self.path, "schedules", {"filter": f'display_name="{name}"', "pageSize": PAGE})
+        return next(iter(found), None)
+
+
+def _parameters(found: dict[str, Any]) -> dict[str, Any]:
+    job = found.get("createPipelineJobRequest", {}).get("pipelineJob", {})
+    parameters: dict[str, Any] = job.get("runtimeConfig", {}).get("parameterValues", {})
+    return parameters if "recipe" in parameters else {}
+
+
+def _schedule(found: dict[str, Any]) -> Schedule:
+    timing = schedules.read_cron(found["cron"], int(found.get("maxConcurrentRunCount", 1)))
+    image, machine = schedules.image_and_machine(found["createPipelineJobRequest"]["pipelineJob"]["pipelineSpec"])
+    active = found.get("state", "ACTIVE") == "ACTIVE"
+    last = found.get("lastScheduledRunResponse", {}).get("scheduledRunTime")
+    return Schedule(
+        name=found["displayName"],
+        target="vertex",
+        id=found["name"],
+        timing=timing,
+        state=ACTIVE if active else PAUSED,
+        recipe=json.loads(_parameters(found)["recipe"]),
+        image=image,
+        machine=machine,
+        next_run=(remote.moment(found.get("nextRunTime")) or schedules.next_after(timing)) if active else None,
+        last_run=remote.moment(last),
+    )

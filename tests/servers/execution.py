@@ -1,0 +1,244 @@
+"""Executes a compiled pipeline as a backend does: tasks in order, a cache over their inputs, artifacts in a bucket.
+
+Each task's command runs in a process of its own, as it would in its container. Artifacts lie below a directory that
+stands for the mounted buckets, and are uploaded to the storage emulator when their task has ended.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+EXECUTOR = f"{sys.executable} {Path(__file__).with_name('executor.py')}"
+_ids = itertools.count(1)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Task:
+    """One task as it ran."""
+
+    name: str
+    title: str
+    state: str = "PENDING"  # PENDING, RUNNING, SUCCEEDED, CACHED, FAILED, CANCELLED, NOT_TRIGGERED
+    started: datetime | None = None
+    ended: datetime | None = None
+    log: str = ""
+    error: str = ""
+    attempts: int = 0
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)  # output name → runtime artifact, with "id"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Backend:
+    """What all executions of one server share: the mount, the bucket, the cache."""
+
+    def __init__(self, root: Path) -> None:
+        self.mount = root / "gcs"
+        self.mount.mkdir(parents=True)
+        self.root = root
+        self.cache: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self.custom_job: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]] | None = None
+        self.client = storage.Client(project="emulator", credentials=AnonymousCredentials())
+
+    def upload(self, uri: str) -> None:
+        bucket, _, name = uri.removeprefix("gs://").partition("/")
+        local = self.mount / bucket / name
+        files = [local] if local.is_file() else [path for path in local.rglob("*") if path.is_file()]
+        for path in files:
+            key = path.relative_to(self.mount / bucket).as_posix()
+            self.client.bucket(bucket).blob(key).upload_from_filename(str(path))
+
+
+class Execution(threading.Thread):
+    """One run of a pipeline specification."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        spec: dict[str, Any],
+        parameters: dict[str, Any],
+        *,
+        run: str,
+        root: str,
+        environment: Callable[[str], dict[str, str]] = lambda step: {},
+        placeholders: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.backend, self.spec, self.parameters, self.run_id, self.pipeline_root = backend, spec, parameters, run, root
+        self.environment = environment
+        self.placeholders = placeholders or {}
+        self.state = "PENDING"
+        self.ended: datetime | None = None
+        self.cancelled = threading.Event()
+        self.process: subprocess.Popen[str] | None = None
+        tasks = spec["root"]["dag"]["tasks"]
+        self.tasks = {name: Task(name, tasks[name].get("taskInfo", {}).get("name", name)) for name in tasks}
+
+    def run(self) -> None:
+        self.state = "RUNNING"
+        waiting = dict(self.spec["root"]["dag"]["tasks"])
+        while waiting:
+            ready = [name for name in waiting if not set(waiting[name].get("dependentTasks", [])) & set(waiting)]
+            for name in ready:
+                spec = waiting.pop(name)
+                task = self.tasks[name]
+                needed = [self.tasks[other].state for other in spec.get("dependentTasks", [])]
+                if self.cancelled.is_set() or any(state not in ("SUCCEEDED", "CACHED") for state in needed):
+                    task.state = "NOT_TRIGGERED"
+                else:
+                    self._attempts(task, spec)
+        states = {task.state for task in self.tasks.values()}
+        self.ended = now()
+        self.state = (
+            "CANCELLED" if self.cancelled.is_set() else "FAILED" if states - {"SUCCEEDED", "CACHED"} else "SUCCEEDED"
+        )
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+
+    def _attempts(self, task: Task, spec: dict[str, Any]) -> None:
+        task.started, task.state = now(), "RUNNING"
+        for _ in range(1 + int(spec.get("retryPolicy", {}).get("maxRetryCount", 0))):
+            task.attempts += 1
+            try:
+                self._task(task, spec)
+            except Exception:  # a mistake of this server's, or a specification that no backend could run
+                task.state, task.error = "FAILED", traceback.format_exc()
+                task.log += task.error
+            if task.state != "FAILED" or self.cancelled.is_set():
+                break
+        if task.state == "FAILED" and self.cancelled.is_set():
+            task.state = "CANCELLED"
+        task.ended = now()
+
+    def _task(self, task: Task, spec: dict[str, Any]) -> None:
+        component = self.spec["components"][spec["componentRef"]["name"]]
+        container = self.spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        inputs = self._inputs(spec.get("inputs", {}))
+        task.inputs = inputs["artifacts"]
+        key = hashlib.sha256(json.dumps([component, container, inputs], sort_keys=True).encode()).hexdigest()
+        cached = self.backend.cache.get(key) if spec.get("cachingOptions", {}).get("enableCache") else None
+        if cached:
+            task.artifacts, task.parameters = cached
+            task.state = "CACHED"
+            return
+        outputs = self._outputs(task.name, component.get("outputDefinitions", {}))
+        executor_input = {"inputs": self._as_given(inputs), "outputs": outputs}
+        status, task.log = self._command(task.name, container, executor_input)
+        if status:
+            task.state, task.error = "FAILED", f"the container ended with exit status {status}"
+            return
+        self._collect(task, outputs)
+        self.backend.cache[key] = (task.artifacts, task.parameters)
+        task.state = "SUCCEEDED"
+
+    def _inputs(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        parameters, artifacts = {}, {}
+        for name, source in wanted.get("parameters", {}).items():
+            if "runtimeValue" in source:
+                parameters[name] = source["runtimeValue"]["constant"]
+            elif "componentInputParameter" in source:
+                parameters[name] = self.parameters[source["componentInputParameter"]]
+            else:
+                output = source["taskOutputParameter"]
+                parameters[name] = self.tasks[output["producerTask"]].parameters[output["outputParameterKey"]]
+        for name, source in wanted.get("artifacts", {}).items():
+            output = source["taskOutputArtifact"]
+            artifacts[name] = self.tasks[output["producerTask"]].artifacts[output["outputArtifactKey"]]
+        return {"parameters": parameters, "artifacts": artifacts}
+
+    def _as_given(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "parameterValues": inputs["parameters"],
+            "artifacts": {name: {"artifacts": [value]} for name, value in inputs["artifacts"].items()},
+        }
+
+    def _outputs(self, task: str, definitions: dict[str, Any]) -> dict[str, Any]:
+        salt = hashlib.sha256(f"{self.run_id}{task}{next(_ids)}".encode()).hexdigest()[:8]
+        base = f"{self.pipeline_root.rstrip('/')}/{self.spec['pipelineInfo']['name']}/{self.run_id}/{task}/{salt}"
+        scratch = self.backend.root / "scratch" / self.run_id / f"{task}-{salt}"
+        scratch.mkdir(parents=True)
+        return {
+            "parameters": {name: {"outputFile": str(scratch / name)} for name in definitions.get("parameters", {})},
+            "artifacts": {
+                name: {
+                    "artifacts": [{"name": name, "uri": f"{base}/{name}", "type": one["artifactType"], "metadata": {}}]
+                }
+                for name, one in definitions.get("artifacts", {}).items()
+            },
+            "outputFile": str(scratch / "executor_output.json"),
+        }
+
+    def _command(self, step: str, container: dict[str, Any], executor_input: dict[str, Any]) -> tuple[int, str]:
+        text = json.dumps(executor_input)
+        variables = {one["name"]: one["value"] for one in container.get("env", [])}
+        if any("custom_job.launcher" in word for word in container["command"]):
+            assert self.backend.custom_job, "this server has no custom jobs"
+            args = [self._filled(word, executor_input) for word in container["args"]]
+            payload = args[args.index("--payload") + 1].replace("{{$.json_escape[1]}}", json.dumps(text)[1:-1])
+            name, spec = self.backend.custom_job(json.loads(payload))
+            resources = json.dumps({"resources": [{"resourceType": "CustomJob", "resourceUri": name}]})
+            Path(args[args.index("--gcp_resources") + 1]).write_text(resources)
+            inner = spec["worker_pool_specs"][0]["container_spec"]
+            variables = {one["name"]: one["value"] for one in inner.get("env", [])}
+            return self._process(step, [*inner["command"], *inner["args"]], variables)
+        words = [*container["command"], *container.get("args", [])]
+        return self._process(step, [text if word == "{{$}}" else word for word in words], variables)
+
+    def _filled(self, word: str, executor_input: dict[str, Any]) -> str:
+        for name, value in self.placeholders.items():
+            word = word.replace("{{$." + name + "}}", value)
+        for name, one in executor_input["outputs"]["parameters"].items():
+            word = word.replace("{{$.outputs.parameters['" + name + "'].output_file}}", one["outputFile"])
+        return word
+
+    def _process(self, step: str, command: list[str], variables: dict[str, str]) -> tuple[int, str]:
+        words = [word.replace("python3 -m kfp.dsl.executor_main", EXECUTOR) for word in command]
+        environment = {
+            **os.environ,
+            **variables,
+            **self.environment(step),
+            "XLNET_GCS_MOUNT": str(self.backend.mount),
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.process = subprocess.Popen(
+            words, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        if self.cancelled.is_set():
+            self.cancel()
+        log, _ = self.process.communicate()
+        return self.process.returncode, log
+
+    def _collect(self, task: Task, outputs: dict[str, Any]) -> None:
+        file = Path(outputs["outputFile"])
+        written = json.loads(file.read_text()) if file.is_file() else {}
+        for name, one in outputs["parameters"].items():
+            told = written.get("parameterValues", {})
+            task.parameters[name] = told[name] if name in told else Path(one["outputFile"]).read_text()
+        for name, one in outputs["artifacts"].items():
+            artifact = {**one["artifacts"][0], "id": str(next(_ids))}
+            if name in written.get("artifacts", {}):
+                artifact["metadata"] = written["artifacts"][name]["artifacts"][0].get("metadata", {})
+            task.artifacts[name] = artifact
+            self.backend.upload(artifact["uri"])

@@ -1,0 +1,41 @@
+"""A storage emulator on 127.0.0.1 with one bucket, in a process of its own, as a bucket is elsewhere."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+
+@contextlib.contextmanager
+def bucket_server(monkeypatch: pytest.MonkeyPatch, name: str = "bucket") -> Iterator[Any]:
+    """Start an emulator, point the clients at it, and yield its bucket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "gcp_storage_emulator",
+        "start",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--in-memory",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        yield storage.Client(project="emulator", credentials=AnonymousCredentials()).create_bucket(name)
+    finally:
+        process.terminate()
+        process.wait(10)

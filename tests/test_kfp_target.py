@@ -1,0 +1,75 @@
+"""The target for Kubeflow Pipelines against a server that runs what it is sent, over real connections."""
+
+import json
+from pathlib import Path
+
+import pytest
+from servers.kfp_server import KfpServer
+
+from xlnet import recipe as recipes
+from xlnet_pipeline.cli import main
+
+IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4
+
+
+def recipe_file(path: Path, **training: object) -> Path:
+    """A recipe that trains in a second."""
+    fields = {"epochs": 4.0, "batch_tokens": 512, "learning_rate": 3e-3, **training}
+    lines = ["[data]", 'train = "gs://bucket/data/rows.csv"', "max_length = 32"]
+    lines += ["[model]", "n_layer = 1", "d_model = 32", "n_head = 2", "d_head = 16", "d_inner = 64"]
+    lines += ["[training]", *(f"{key} = {value}" for key, value in fields.items())]
+    lines += ["[evaluation]", "resamples = 100", "[registry]", 'name = "reviews"']
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_run_from_submission_to_lineage(kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_file(tmp_path / "recipe.toml")
+    assert main(["run", str(recipe), "--target", "kfp", "--wait"]) == 0
+    shown = capsys.readouterr().out
+    run = shown.split("run ", 1)[1].split()[0]
+    assert "registered reviews:1 as champion" in shown
+    assert "accuracy" in shown
+
+    assert main(["runs", "list", "--target", "kfp"]) == 0
+    assert run in capsys.readouterr().out
+    assert main(["runs", "show", run, "--target", "kfp", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["status"] == "SUCCEEDED"
+    assert [step["status"] for step in record["steps"]] == ["SUCCEEDED"] * 5
+    assert record["recipe_digest"] == recipes.load(recipe).digest()
+    model = record["steps"][2]["outputs"]["model"]
+    assert model["uri"].startswith("gs://bucket/root/xlnet/")
+    assert model["digest"].startswith("sha256:")
+
+    assert main(["runs", "logs", run, "train", "--target", "kfp"]) == 0
+    log = capsys.readouterr().out
+    assert "==> train (SUCCEEDED) <==" in log
+    assert "step" in log
+    assert "KFP Executor" not in log
+
+    assert main(["lineage", run, "--target", "kfp"]) == 0
+    tree = capsys.readouterr().out
+    for word in ("registration reviews:1", "evaluation", "model", "dataset", "snapshot", "gs://bucket/data/rows.csv"):
+        assert word in tree
+    assert main(["models", "list"]) == 0
+    assert "reviews:1" in capsys.readouterr().out
+    assert main(["lineage", "reviews:1"]) == 0
+    assert "gs://bucket/data/rows.csv" in capsys.readouterr().out
+    assert main(["predict", "reviews:1", "a lovely warm film"]) == 0
+
+    assert main(["run", str(recipe), "--target", "kfp", "--wait"]) == 0, "equal work"
+    again = capsys.readouterr().out
+    assert again.count("cached") >= 4
+    second = again.split("run ", 1)[1].split()[0]
+    assert main(["lineage", second, "--target", "kfp"]) == 0
+    assert f"cached: same as in run {run}" in capsys.readouterr().out
+
+
+def test_a_failing_step_says_so_in_its_own_words(
+    kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_file(tmp_path / "recipe.toml")
+    arguments = ["run", str(recipe), "--target", "kfp", "--wait", "--no-check", "--set", "data.text=body"]
+    assert main(arguments) == 2
+    assert "column 'body'" in capsys.readouterr().out
