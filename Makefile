@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 # Named after the checkout's place, since an environment that was moved or copied has wrong paths inside.
 STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install demo test lint format types bench clean
+.PHONY: help install demo test lint format types bench kind-up kind-down clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## make .venv with the pinned packages (again when pyproject.toml or constraints.txt changed)
 
@@ -57,6 +57,12 @@ types: $(STAMP) ## mypy
 
 bench: $(STAMP) ## measure the demo's time and memory (tests/benchmarks has more)
 	@$(BIN)/python tests/benchmarks/demo_limits.py
+
+kind-up: ## a cluster on this machine with Kubeflow Pipelines and MLflow (infra/kind/settings.sh says what can be set)
+	@infra/kind/up.sh
+
+kind-down: ## remove that cluster, with all runs and models in it
+	@infra/kind/down.sh
 
 clean: ## remove the environment, caches and builds; runs and models under .xlnet-pipeline stay
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
