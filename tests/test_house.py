@@ -33,7 +33,13 @@ LAYERS = [
         "xlnet_pipeline.reference",
     ],
     ["xlnet_pipeline.dag"],
-    ["xlnet_pipeline.targets", "xlnet_pipeline.lineage", "xlnet_pipeline.plan", "xlnet_pipeline.check"],
+    [
+        "xlnet_pipeline.targets",
+        "xlnet_pipeline.lineage",
+        "xlnet_pipeline.plan",
+        "xlnet_pipeline.check",
+        "xlnet_pipeline.build",
+    ],
     ["xlnet_pipeline.commands", "xlnet_pipeline.ui", "xlnet_pipeline.recipe_reference"],
     ["xlnet_pipeline.cli", "xlnet_pipeline.__main__", "xlnet_pipeline.reference"],
 ]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from xlnet import __version__
 from xlnet.errors import RunError, UserError
-from xlnet_pipeline.commands import compile, init, lineage, models, predict, run, runs
+from xlnet_pipeline.commands import build, compile, init, lineage, models, predict, run, runs
 from xlnet_pipeline.commands.parser import Parser, add_home
 
-COMMANDS = (init, run, runs, models, lineage, predict, compile)
+COMMANDS = (init, run, runs, models, lineage, predict, compile, build)
 CANCELLED = 130
 EXTRAS = {"kfp", "mlflow", "sqlalchemy", "alembic"}  # packages of the extra that runs the pipeline
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended

@@ -78,6 +78,7 @@ def run(
     line: Callable[[str], None],
     stop: Stop,
     live: Callable[[str], None] | None = None,
+    directory: Path | None = None,
 ) -> int:
     """Run a command; its output goes to ``log``, and line by line to ``line``.
 
@@ -89,6 +90,7 @@ def run(
         stop: looked at all the time.
         live: if given, the command writes to a terminal of its own, and this is called with the unfinished last
             line whenever a progress bar has drawn it anew.
+        directory: where the command runs; None: where we are.
 
     Returns:
         The exit status; negative or above 128: killed by a signal.
@@ -105,6 +107,7 @@ def run(
                 stdout=theirs,
                 stderr=theirs,
                 env={**os.environ, **environment},
+                cwd=directory,
                 start_new_session=True,
             )
         finally:
