@@ -15,7 +15,7 @@ from xlnet_pipeline.commands.parser import Parser, add_home
 
 COMMANDS = (init, run, runs, models, lineage, predict, compile, build)
 CANCELLED = 130
-EXTRAS = {"kfp", "mlflow", "sqlalchemy", "alembic"}  # packages of the extra that runs the pipeline
+EXTRAS = {"kfp", "docker", "mlflow", "sqlalchemy", "alembic"}  # packages of the extra that runs the pipeline
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 

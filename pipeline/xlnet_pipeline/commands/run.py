@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xlnet
 from xlnet import recipe as recipes
@@ -14,6 +15,9 @@ from xlnet.recipe import Recipe
 from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Subparsers, command, seconds
 from xlnet_pipeline.commands.tables import coloured
+
+if TYPE_CHECKING:
+    from xlnet_pipeline.targets.local import LocalTarget
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
@@ -41,19 +45,24 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
     parser.add_argument(
-        "--target", choices=["local"], default="local", metavar="TARGET", help="where to run: local (the default)"
+        "--target",
+        choices=["local", "docker"],
+        default="local",
+        metavar="TARGET",
+        help="where to run: local (the default), or docker: each step in a container of the image that build made",
     )
+    parser.add_argument("--image", metavar="IMAGE", help="with --target docker: another image that Docker has")
+    parser.add_argument("--memory", metavar="SIZE", help="with --target docker: the most a step may use, such as 4g")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the recipe and say what came of it; the run's own exit status."""
     recipe = load(options.recipe, options.settings)
-    from xlnet_pipeline.targets.local import LocalTarget
     from xlnet_pipeline.targets.terminal import Terminal
 
     terminal = Terminal(sys.stdout)
     live = terminal.live if sys.stdout.isatty() else None
-    done = LocalTarget(options.home).submit(
+    done = _target(options).submit(
         recipe, cache=not options.no_cache, timeout=options.timeout, echo=terminal.line, live=live
     )
     if done.status == "SUCCEEDED":
@@ -61,6 +70,18 @@ def run(options: argparse.Namespace) -> int:
     elif done.error and done.error.kind == "run":
         print(f"its log: xlnet-pipeline {home_option(options.home)}".rstrip() + f" runs logs {done.id}")
     return done.exit_status
+
+
+def _target(options: argparse.Namespace) -> "LocalTarget":
+    from xlnet_pipeline.targets.docker import DockerTarget
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    if options.target == "docker":
+        return DockerTarget(options.home, image=options.image, memory=options.memory)
+    for option in ("image", "memory"):
+        if getattr(options, option):
+            raise UserError(f"--{option} is for --target docker; target '{options.target}' runs no containers")
+    return LocalTarget(options.home)
 
 
 def load(path: str | None, settings: list[str]) -> Recipe:
