@@ -115,7 +115,7 @@ def engine(name: str = "") -> str:
         raise UserError(f"engine '{name}' is unknown; allowed: {', '.join(ENGINES)}")
     found = next((one for one in ([name] if name else ENGINES) if shutil.which(one)), None)
     if not found:
-        raise UserError(f"neither {' nor '.join([name] if name else ENGINES)} is installed; install Docker or Podman")
+        raise UserError(f"{' or '.join([name] if name else ENGINES)} is not installed; install Docker or Podman")
     answer = subprocess.run([found, "info"], capture_output=True, text=True, check=False)
     if answer.returncode:
         raise UserError(
