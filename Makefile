@@ -44,9 +44,13 @@ demo: $(STAMP) ## train, evaluate and register a model on the shipped sentences,
 test: lint types ## lint, types and tests; PYTEST_ARGS="-k caching" chooses tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff: mistakes and formatting
+lint: $(STAMP) ## mistakes and formatting: Python, shell scripts, the Dockerfile, YAML, workflows
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR .ci/run containers/*.sh infra/kind/*.sh
+	@$(BIN)/hadolint containers/Dockerfile
+	@$(BIN)/yamllint --strict .github infra .pre-commit-config.yaml
+	@$(BIN)/zizmor --offline --no-progress --quiet .github
 
 format: $(STAMP) ## let ruff rewrite the formatting
 	@$(BIN)/ruff check --fix

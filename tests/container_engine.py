@@ -51,7 +51,15 @@ def daemon(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
+        _unmount_below(folder)
+        shutil.rmtree(folder)
+
+
+def _unmount_below(folder: Path) -> None:
+    """A daemon that ended leaves its network namespaces mounted."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in reversed([one for one in mounts if one.startswith(f"{folder}/")]):
+        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 def docker(host: str, *words: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:

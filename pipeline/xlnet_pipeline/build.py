@@ -26,7 +26,7 @@ RECORD = "images.json"
 SOURCE = "https://github.com/xlnet-pipeline/xlnet-pipeline"
 
 _NO_BASE = re.compile(
-    r"pull access denied|manifest unknown|not found: manifest|name unknown|no such host|unable to pull"
+    r"pull access denied|manifest unknown|Get "https?://[^"]*/v2/|not found: manifest|name unknown|no such host|unable to pull"
 )
 _NO_SPACE = re.compile(r"no space left on device", re.IGNORECASE)
 
