@@ -23,10 +23,10 @@ ACCELERATORS = ("cpu", "gpu", "tpu", "tpu-native")
 NAME = "xlnet-pipeline"
 ENGINES = ("docker", "podman")
 RECORD = "images.json"
-SOURCE = "https://github.com/xlnet-pipeline/xlnet-pipeline"
 
 _NO_BASE = re.compile(
-    r"pull access denied|manifest unknown|Get "https?://[^"]*/v2/|not found: manifest|name unknown|no such host|unable to pull"
+    r"pull access denied|manifest unknown|not found: manifest|name unknown|unable to pull|failed to resolve source"
+    r"|Get .?https?://[^ ]*/v2/"
 )
 _NO_SPACE = re.compile(r"no space left on device", re.IGNORECASE)
 
@@ -82,7 +82,7 @@ class Build:
     def options(self) -> list[str]:
         """What ``docker build`` is told, but for where the image goes."""
         chosen = [f"BASE_IMAGE={self.base_image}"] if self.base_image else []
-        facts = [f"REVISION={provenance.git_sha()}", f"VERSION={xlnet.__version__}", f"SOURCE={SOURCE}"]
+        facts = [f"REVISION={provenance.git_sha()}", f"VERSION={xlnet.__version__}", f"SOURCE={_source_url()}"]
         options = ["--file", "containers/Dockerfile", "--target", self.accelerator, "--tag", self.tag]
         for argument in (*chosen, *self.arguments, *facts):
             options += ["--build-arg", argument]
@@ -99,6 +99,12 @@ def checkout() -> Path:
     if not (root / "containers" / "Dockerfile").is_file():
         raise UserError("images are built from a checkout, and this is an installed package; clone the project first")
     return root
+
+
+def _source_url() -> str:
+    """Where the code is public, as GitHub tells its workflows; empty elsewhere: a private remote stays private."""
+    server, repository = os.environ.get("GITHUB_SERVER_URL", ""), os.environ.get("GITHUB_REPOSITORY", "")
+    return f"{server}/{repository}" if server and repository else ""
 
 
 def _is_source(path: Path) -> bool:
