@@ -12,6 +12,10 @@ output "environment" {
       XLNET_DATA_BUCKET        = module.storage.data
     },
     { for instance in module.vertex : "VERTEX_TENSORBOARD" => instance.tensorboard },
+    var.cluster ? {
+      KFP_PIPELINE_ROOT   = "gs://${module.storage.artifacts}/kfp"
+      KFP_SERVICE_ACCOUNT = split("/", var.kubernetes_service_accounts[0])[1]
+    } : {},
   )
 }
 
