@@ -73,10 +73,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _target(options: argparse.Namespace) -> "LocalTarget":
-    from xlnet_pipeline.targets.docker import DockerTarget
     from xlnet_pipeline.targets.local import LocalTarget
 
     if options.target == "docker":
+        from xlnet_pipeline.targets.docker import DockerTarget
+
         return DockerTarget(options.home, image=options.image, memory=options.memory)
     for option in ("image", "memory"):
         if getattr(options, option):

@@ -97,10 +97,11 @@ class DockerTarget(LocalTarget):
             line(text)
 
         whole = [self.program, "run", "--name", name, *self._options(environment), self.image, *command]
+        remove = [self.program, "rm", "--force", name]
         try:
-            status = processes.run(whole, environment, log, keep, stop)
+            status = processes.run(whole, environment, log, keep, stop, after=remove)
         finally:  # also when the engine's client was ended and the container was not
-            subprocess.run([self.program, "rm", "--force", name], capture_output=True, check=False)
+            subprocess.run(remove, capture_output=True, check=False)
         if status == ENGINE_FAILED:
             raise RunError(f"{self.program} could not start the step's container: {last}")
         return status
