@@ -254,6 +254,26 @@ def test_ctrl_c_ends_the_container_too(target: DockerTarget, tmp_path: Path, hos
     assert not engine.docker(host, "ps", "--all", "--quiet").stdout
 
 
+def test_a_container_does_not_outlive_a_run_that_was_killed(target: DockerTarget, tmp_path: Path, host: str) -> None:
+    rows = write_sentences(tmp_path / "rows.csv")
+    command = [sys.executable, "-m", "xlnet_pipeline", "--home", str(target.home), "run", "--target", "docker"]
+    command += ["--set", f"data.train={rows}", "--set", "training.steps=100000", "--set", "registry.name=sentences"]
+    environment = {**os.environ, "DOCKER_HOST": host}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as runner:
+        assert runner.stdout is not None
+        assert any("train: first time" in line for line in runner.stdout)
+        patience = time.monotonic() + 20
+        while not (running := engine.docker(host, "ps", "--quiet").stdout):
+            assert time.monotonic() < patience
+            time.sleep(0.1)
+        runner.kill()
+    patience = time.monotonic() + 20
+    while running:
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+        running = engine.docker(host, "ps", "--all", "--quiet").stdout
+
+
 def test_changed_code_is_rebuilt_in_seconds_and_only_what_follows_it_runs(
     target: DockerTarget, recipe: Recipe, image: build.Image, arguments: tuple[str, ...], tmp_path: Path, host: str
 ) -> None:
