@@ -145,7 +145,7 @@ cat <<EOF
 
   UI of Kubeflow Pipelines   http://localhost:$UI_PORT
   MLflow                     kubectl --context kind-$CLUSTER -n kubeflow port-forward svc/mlflow 5000
-  next                       export KFP_ENDPOINT=http://localhost:$UI_PORT KFP_SERVICE_ACCOUNT=xlnet-steps
+  next                       export KFP_ENDPOINT=http://localhost:$UI_PORT KFP_SERVICE_ACCOUNT=xlnet-steps KFP_REGISTRY_SECRET=xlnet-registry
                              xlnet-pipeline build --load-kind $CLUSTER
   remove all of it           make kind-down
 EOF

@@ -14,6 +14,7 @@ output "environment" {
     { for instance in module.vertex : "VERTEX_TENSORBOARD" => instance.tensorboard },
     var.cluster ? {
       KFP_PIPELINE_ROOT   = "gs://${module.storage.artifacts}/kfp"
+      KFP_REGISTRY_SECRET = "xlnet-registry" # of infra/kustomize
       KFP_SERVICE_ACCOUNT = split("/", var.kubernetes_service_accounts[0])[1]
     } : {},
   )
