@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 # Named after the checkout's place, since an environment that was moved or copied has wrong paths inside.
 STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install demo test lint format types bench clean
+.PHONY: help install demo test lint format types bench kind-up kind-down clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## make .venv with the pinned packages (again when pyproject.toml or constraints.txt changed)
 
@@ -44,9 +44,13 @@ demo: $(STAMP) ## train, evaluate and register a model on the shipped sentences,
 test: lint types ## lint, types and tests; PYTEST_ARGS="-k caching" chooses tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff: mistakes and formatting
+lint: $(STAMP) ## mistakes and formatting: Python, shell scripts, the Dockerfile, YAML, workflows
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR .ci/run containers/*.sh infra/kind/*.sh
+	@$(BIN)/hadolint containers/Dockerfile
+	@$(BIN)/yamllint --strict .github infra .pre-commit-config.yaml
+	@$(BIN)/zizmor --offline --no-progress --quiet .github
 
 format: $(STAMP) ## let ruff rewrite the formatting
 	@$(BIN)/ruff check --fix
@@ -57,6 +61,12 @@ types: $(STAMP) ## mypy
 
 bench: $(STAMP) ## measure the demo's time and memory (tests/benchmarks has more)
 	@$(BIN)/python tests/benchmarks/demo_limits.py
+
+kind-up: ## a cluster on this machine with Kubeflow Pipelines and MLflow (infra/kind/settings.sh says what can be set)
+	@infra/kind/up.sh
+
+kind-down: ## remove that cluster, with all runs and models in it
+	@infra/kind/down.sh
 
 clean: ## remove the environment, caches and builds; runs and models under .xlnet-pipeline stay
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -118,6 +118,25 @@ def test_a_step_does_not_outlive_a_run_that_was_killed(tmp_path: Path) -> None:
     wait_until_gone(*pids)
 
 
+def test_what_others_run_for_a_step_does_not_outlive_a_run_that_was_killed(tmp_path: Path) -> None:
+    """A container is no child of ours: the watchdog is told what ends it."""
+    ended = tmp_path / "ended"
+    code = (
+        "from io import BytesIO; from xlnet_pipeline.targets import processes;"
+        "processes.run(['sh', '-c', 'echo ready; sleep 60'], {}, BytesIO(), lambda text: print(text, flush=True),"
+        f" processes.Stop(), after=['touch', {str(ended)!r}])"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as runner:
+        assert runner.stdout is not None
+        assert runner.stdout.readline() == "ready\n"
+        assert not ended.exists()
+        runner.kill()
+    patience = time.monotonic() + 5
+    while not ended.exists():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+
+
 def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         first = processes.started(process.pid)

@@ -10,15 +10,29 @@ from collections.abc import Sequence
 
 from xlnet import __version__
 from xlnet.errors import RunError, UserError
-from xlnet_pipeline.commands import check, compile, doctor, init, lineage, models, plan, predict, run, runs, schedule
+from xlnet_pipeline.commands import (
+    build,
+    check,
+    compile,
+    doctor,
+    init,
+    lineage,
+    models,
+    plan,
+    predict,
+    run,
+    runs,
+    schedule,
+)
 from xlnet_pipeline.commands.parser import Parser, add_home
 
-COMMANDS = (init, run, runs, schedule, plan, check, doctor, models, lineage, predict, compile)
+COMMANDS = (init, run, runs, schedule, plan, check, doctor, models, lineage, predict, compile, build)
 CANCELLED = 130
 EXTRAS = {
     "kfp",
     "kfp_server_api",
     "apscheduler",
+    "docker",
     "google",
     "mlflow",
     "sqlalchemy",

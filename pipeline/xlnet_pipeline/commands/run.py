@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,11 @@ from xlnet_pipeline.targets import NAMES
 
 if TYPE_CHECKING:
     from xlnet_pipeline.placement import Placement
+    from xlnet_pipeline.targets.local import LocalTarget
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
+HERE = ("local", "docker")  # targets that are this machine
 AUTO = "auto"  # the machine that plan chooses
 
 
@@ -49,17 +52,19 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
-    add_placement(parser)
+    add_placement(parser, (*HERE, *NAMES[1:]))
+    parser.add_argument("--memory", metavar="SIZE", help="with --target docker: the most a step may use, such as 4g")
     parser.add_argument("--wait", action="store_true", help="on kfp and vertex: wait until the run has ended")
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
     parser.add_argument("--no-check", action="store_true", help="on kfp and vertex: submit whatever the checks find")
     parser.add_argument("--dry-run", action="store_true", help="print the exact requests as JSON, and send nothing")
 
 
-def add_placement(parser: Parser) -> None:
+def add_placement(parser: Parser, targets: Sequence[str] = NAMES) -> None:
     """Declare where to run, and on what."""
+    names = f"{', '.join(targets[1:-1])} or {targets[-1]}"
     parser.add_argument(
-        "--target", choices=NAMES, default="local", metavar="TARGET", help="local (default), kfp or vertex"
+        "--target", choices=targets, default="local", metavar="TARGET", help=f"local (default), {names}"
     )
     parser.add_argument(
         "--machine", metavar="NAME", help="what to train on, such as l4, v5e-4 or auto, the cheapest (default: cpu)"
@@ -87,19 +92,20 @@ def placed(options: argparse.Namespace, target: Any) -> "Placement":
 def run(options: argparse.Namespace) -> int:
     """Run the recipe and say what came of it; the run's own exit status."""
     recipe = load(options.recipe, options.settings)
-    if options.target != "local":
+    if options.target not in HERE:
         return run_elsewhere(options, recipe)
-    local_only(options)
+    local_only(options, allowed=("image",) if options.target == "docker" else ())
     return run_here(options, recipe)
 
 
-def local_only(options: argparse.Namespace) -> None:
-    """Do nothing if no option asks for what only the remote targets have.
+def local_only(options: argparse.Namespace, allowed: Sequence[str] = ()) -> None:
+    """Do nothing if no option, but for those allowed, asks for what only the remote targets have.
 
     Raises:
         UserError: one does.
     """
-    given = [name for name in ("machine", "spot", "image", "dry_run") if getattr(options, name, None)]
+    asking = {"machine", "spot", "image", "dry_run"} - set(allowed)
+    given = sorted(name for name in asking if getattr(options, name, None))
     if given or options.nodes != 1:
         name = (given or ["nodes"])[0].replace("_", "-")
         raise UserError(f"--{name} is for the targets kfp and vertex; the local target is this machine")
@@ -179,12 +185,11 @@ def check(options: argparse.Namespace, recipe: Recipe, settings: Any) -> None:
 
 def run_here(options: argparse.Namespace, recipe: Recipe) -> int:
     """Run the recipe on this machine, in the foreground."""
-    from xlnet_pipeline.targets.local import LocalTarget
     from xlnet_pipeline.targets.terminal import Terminal
 
     terminal = Terminal(sys.stdout)
     live = terminal.live if sys.stdout.isatty() else None
-    done = LocalTarget(options.home).submit(
+    done = _target(options).submit(
         recipe, cache=not options.no_cache, timeout=options.timeout, echo=terminal.line, live=live
     )
     if done.status == "SUCCEEDED":
@@ -192,6 +197,18 @@ def run_here(options: argparse.Namespace, recipe: Recipe) -> int:
     elif done.error and done.error.kind == "run":
         print(f"its log: xlnet-pipeline {home_option(options.home)}".rstrip() + f" runs logs {done.id}")
     return done.exit_status
+
+
+def _target(options: argparse.Namespace) -> "LocalTarget":
+    from xlnet_pipeline.targets.local import LocalTarget
+
+    if options.target == "docker":
+        from xlnet_pipeline.targets.docker import DockerTarget
+
+        return DockerTarget(options.home, image=options.image, memory=options.memory)
+    if options.memory:
+        raise UserError(f"--memory is for --target docker; target '{options.target}' runs no containers")
+    return LocalTarget(options.home)
 
 
 def load(path: str | None, settings: list[str]) -> Recipe:

@@ -47,8 +47,9 @@ def key_of(parts: dict[str, Any]) -> str:
 class Cache:
     """The entries in one directory; safe to share between runs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, code_parts: Callable[[str], dict[str, str]] = provenance.code_parts) -> None:
         self.directory = directory
+        self.code_parts = code_parts  # what a step's code consists of, where it runs
         directory.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
@@ -92,7 +93,7 @@ class Cache:
     def put(self, key: str, parts: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
         """Keep a result; a reader sees all of it or nothing."""
         entry = {"schema": SCHEMA, "key": key, "run": run, "created": provenance.now(), "parts": parts}
-        entry |= {"inputs": inputs, "code": provenance.code_parts(parts["step"])}
+        entry |= {"inputs": inputs, "code": self.code_parts(parts["step"])}
         aside = self._path(key).with_suffix(f".{os.getpid()}.partial")
         try:
             aside.write_text(json.dumps({**entry, "outputs": outputs}, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -106,7 +107,8 @@ class Cache:
         if entry is None:
             return "first time"
         last = entry["parts"]
-        changes = [_code_change(entry["code"], parts["step"])] if parts["code"] != last["code"] else []
+        after = self.code_parts(parts["step"])
+        changes = [_code_change(entry["code"], after)] if parts["code"] != last["code"] else []
         if parts["definition"] != last["definition"]:
             changes.append("the step's own definition changed")
         changes += [f"{name} changed" for name, digest in parts["inputs"].items() if digest != last["inputs"].get(name)]
@@ -160,9 +162,8 @@ def _check(name: str, output: dict[str, Any]) -> None:
         raise Damaged(f"cached {name} is damaged: '{path}' has digest {found}, {output['digest']} was kept")
 
 
-def _code_change(before: dict[str, str], step: str) -> str:
+def _code_change(before: dict[str, str], after: dict[str, str]) -> str:
     """``"code changed: xlnet.evaluation.report"``."""
-    after = provenance.code_parts(step)
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     return f"code changed: {_shortened(changed)}"
 

@@ -4,7 +4,8 @@ kfp.local keeps no record of a run, hides a failing task's message, keys its cac
 leaves a task running when it is interrupted. Some of its functions are replaced while a run lasts:
 
 - ``task_executor.execute_single_task``, which runs one task of the DAG: ours asks the run first;
-- ``SubprocessTaskHandler.run``, which starts the task's command: ours starts it through the run;
+- ``SubprocessTaskHandler.run`` and ``DockerTaskHandler.run``, which start the task's command: ours start it through the
+  run (kfp's own takes a container that was gone too soon for one that succeeded);
 - three of ``logging_utils``, which print banners: ours print nothing.
 
 kfp is pinned to 2.17; a test checks that they are still there and are still used.
@@ -57,13 +58,23 @@ class Observer(Protocol):
         """Run a task's command with these environment variables added; return its exit status."""
 
 
-def run(pipeline: dsl.base_component.BaseComponent, arguments: dict[str, Any], root: Path, observer: Observer) -> None:
-    """Run a compiled pipeline through ``kfp.local``, artifacts below ``root/<task>/``; ``observer`` hears of it all."""
+def run(
+    pipeline: dsl.base_component.BaseComponent,
+    arguments: dict[str, Any],
+    root: Path,
+    observer: Observer,
+    containers: bool = False,
+) -> None:
+    """Run a compiled pipeline through ``kfp.local``, artifacts below ``root/<task>/``; ``observer`` hears of it all.
+
+    ``containers``: the commands are for containers of the tasks' image, which ``observer`` starts, instead of for here.
+    """
     workspace = tempfile.mkdtemp(prefix="xlnet-workspace-")  # kfp removes it
     earlier = LocalExecutionConfig.instance
-    local.init(local.SubprocessRunner(use_venv=False), str(root), workspace, raise_on_error=False)
+    runner = local.DockerRunner() if containers else local.SubprocessRunner(use_venv=False)
+    local.init(runner, str(root), workspace, raise_on_error=False)
     try:
-        with _seams(observer), warnings.catch_warnings():
+        with _seams(observer), _containers(observer, containers), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # display names and images have no effect here: so they should
             pipeline(**arguments)
     finally:
@@ -106,6 +117,21 @@ def _seams(observer: Observer) -> Iterator[None]:
         _replaced(logging_utils, "indented_print", contextlib.nullcontext),
         _replaced(logging_utils, "print_horizontal_line", lambda: None),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def _containers(observer: Observer, wanted: bool) -> Iterator[None]:
+    if not wanted:  # the module needs Docker's client package, which running without containers does not
+        yield
+        return
+    from kfp.local import docker_task_handler
+
+    def start(handler: Any) -> status.Status:
+        failed = observer.command(handler.full_command, handler.env_vars)
+        return status.Status.FAILURE if failed else _SUCCESS
+
+    with _replaced(docker_task_handler.DockerTaskHandler, "run", start):
         yield
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from xlnet import provenance
 from xlnet.errors import RunError, UserError, nearest
@@ -24,6 +24,8 @@ from xlnet_pipeline.targets.output import Output
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 
 if TYPE_CHECKING:  # kfp takes most of a second to import: listing runs does without it
+    from kfp.dsl.base_component import BaseComponent
+
     from xlnet_pipeline.targets.kfp_local import Outputs, Task
 
 STEPS = ("snapshot", *STEP_SECTIONS)
@@ -36,6 +38,7 @@ class LocalTarget:
     """Runs on this machine. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "local"
+    containers = False  # whether commands are for containers of the DAG's image
 
     def __init__(self, home: str | Path | None = None) -> None:
         """Use the state directory ``home``; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
@@ -124,6 +127,28 @@ class LocalTarget:
         hint = nearest(run, known) or (f"; the latest is '{known[-1]}'" if known else "; there are no runs yet")
         raise UserError(f"run '{run}' is unknown in '{self.home}'{hint}")
 
+    def pipeline(self) -> "BaseComponent":
+        """The DAG, its cache keys naming the code that the steps will run."""
+        from xlnet_pipeline import dag
+
+        return dag.build()
+
+    def code_parts(self, step: str) -> dict[str, str]:
+        """What a step's code consists of, to say which part of it changed."""
+        return provenance.code_parts(step)
+
+    def start(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        log: BinaryIO,
+        line: Callable[[str], None],
+        stop: processes.Stop,
+        live: Callable[[str], None] | None,
+    ) -> int:
+        """Run a step's command and return its exit status; see :func:`processes.run`."""
+        return processes.run(command, environment, log, line, stop, live)
+
     @property
     def _folder(self) -> Path:
         return self.home / "runs"
@@ -178,27 +203,28 @@ class _Execution:
         caching: bool,
     ) -> None:
         self.run_record = run
+        self.target = target
         self.home = target.home
         self.directory = target.home / "runs" / run.id
         self.say = say
         self.live = live
         self.stop = stop
         self.caching = caching
-        self.cache = Cache(target.home / "cache")
+        self.cache = Cache(target.home / "cache", target.code_parts)
         self.tracking_uri = registry_uri(run.recipe["registry"]["uri"], target.home)
         self.current = run.steps[0]
         self.scratch = ""
 
     def run(self, recipe: Recipe) -> None:
         """Run every step and leave a closed record, whatever happens."""
-        from xlnet_pipeline import dag
         from xlnet_pipeline.targets import kfp_local
 
         status = record.FAILED
         failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
         self.scratch = tempfile.mkdtemp(prefix="xlnet-run-")
         try:
-            kfp_local.run(dag.build(), {"recipe": recipe.to_json()}, self.directory / "artifacts", self)
+            arguments, root = {"recipe": recipe.to_json()}, self.directory / "artifacts"
+            kfp_local.run(self.target.pipeline(), arguments, root, self, self.target.containers)
             status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
         except processes.Stopped as stopped:
             status, failure = self._stopped(stopped)
@@ -280,7 +306,7 @@ class _Execution:
         output = Output(lambda text: self.say(f"  {text}"))
         with (self.directory / str(step.log)).open("wb") as log:
             variables = {**self._environment(), **environment}
-            status = processes.run(command, variables, log, output.line, self.stop, self.live)
+            status = self.target.start(command, variables, log, output.line, self.stop, self.live)
         if status:
             self.run_record.error = output.failure(step.name, status, str(self.home))
         return status

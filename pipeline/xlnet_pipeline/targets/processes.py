@@ -78,6 +78,8 @@ def run(
     line: Callable[[str], None],
     stop: Stop,
     live: Callable[[str], None] | None = None,
+    directory: Path | None = None,
+    after: Sequence[str] = (),
 ) -> int:
     """Run a command; its output goes to ``log``, and line by line to ``line``.
 
@@ -89,6 +91,8 @@ def run(
         stop: looked at all the time.
         live: if given, the command writes to a terminal of its own, and this is called with the unfinished last
             line whenever a progress bar has drawn it anew.
+        directory: where the command runs; None: where we are.
+        after: a command that ends what the command has others run for it, should we be killed.
 
     Returns:
         The exit status; negative or above 128: killed by a signal.
@@ -105,11 +109,12 @@ def run(
                 stdout=theirs,
                 stderr=theirs,
                 env={**os.environ, **environment},
+                cwd=directory,
                 start_new_session=True,
             )
         finally:
             os.close(theirs)
-        with process, _watchdog(process.pid):
+        with process, _watchdog(process.pid, after):
             try:
                 for text in _lines(process, output, log, stop, live):
                     line(text)
@@ -186,11 +191,11 @@ def _signal_group(group: int, number: int) -> None:
 
 
 @contextlib.contextmanager
-def _watchdog(group: int) -> Iterator[None]:
+def _watchdog(group: int, after: Sequence[str]) -> Iterator[None]:
     """Kill the group should this process die without a chance to (kill -9): a pipe that only it holds closes then."""
     ours, theirs = os.pipe()
-    script = 'read -r _; kill -s KILL -- "-$0"'
-    guard = subprocess.Popen(["sh", "-c", script, str(group)], stdin=ours, start_new_session=True)
+    script = 'read -r _; kill -s KILL -- "-$0"; "$@"'
+    guard = subprocess.Popen(["sh", "-c", script, str(group), *after], stdin=ours, start_new_session=True)
     os.close(ours)
     try:
         yield

@@ -1,0 +1,95 @@
+variable "project" {
+  description = "Project id."
+  type        = string
+}
+
+variable "zone" {
+  description = "Zone of the cluster: accelerators are in few zones, and traffic within one is free."
+  type        = string
+}
+
+variable "name" {
+  description = "Name of the cluster."
+  type        = string
+}
+
+variable "network" {
+  description = "Id of the VPC."
+  type        = string
+}
+
+variable "subnetwork" {
+  description = "Id of a subnetwork with the secondary ranges 'pods' and 'services'."
+  type        = string
+}
+
+variable "control_plane_cidr" {
+  description = "A /28 for the control plane."
+  type        = string
+}
+
+variable "private_endpoint" {
+  description = "Whether the control plane has no public address at all."
+  type        = bool
+}
+
+variable "authorized_networks" {
+  description = "Name to CIDR of the networks that may reach the control plane."
+  type        = map(string)
+}
+
+variable "node_service_account" {
+  description = "Address of the nodes' service account."
+  type        = string
+}
+
+variable "kms_key" {
+  description = "Id of the key that encrypts Kubernetes secrets; null: Google's own."
+  type        = string
+}
+
+variable "binary_authorization" {
+  description = "Enforce the project's policy on which images may run."
+  type        = bool
+}
+
+variable "deletion_protection" {
+  description = "Refuse to destroy the cluster."
+  type        = bool
+}
+
+variable "node_pools" {
+  description = "Node pools by name; accelerator pools have min_nodes 0 and cost nothing while no step asks for them."
+  type = map(object({
+    machine_type = string
+    accelerator  = optional(string)
+    accelerators = optional(number, 0)
+    tpu_topology = optional(string)
+    hosts        = optional(number, 1)
+    spot         = optional(bool, false)
+    min_nodes    = optional(number, 0)
+    max_nodes    = number
+    disk_gb      = optional(number, 100)
+    disk_type    = optional(string, "pd-balanced")
+  }))
+
+  validation {
+    condition     = alltrue([for pool in var.node_pools : (pool.accelerator == null) == (pool.accelerators == 0)])
+    error_message = "A pool has an accelerator and a number of them, or neither: set accelerator and accelerators."
+  }
+
+  validation {
+    condition     = alltrue([for pool in var.node_pools : pool.hosts == 1 || pool.tpu_topology != null])
+    error_message = "A pool of several hosts is a TPU slice: set tpu_topology, such as \"4x4\"."
+  }
+
+  validation {
+    condition     = alltrue([for pool in var.node_pools : pool.max_nodes % pool.hosts == 0])
+    error_message = "A slice scales whole: max_nodes must be a multiple of hosts."
+  }
+
+  validation {
+    condition     = length([for pool in var.node_pools : pool if pool.min_nodes > 0 && pool.accelerator == null && !pool.spot]) > 0
+    error_message = "Kubeflow Pipelines itself needs a machine: give one CPU pool without spot min_nodes of 1 or more."
+  }
+}

@@ -1,0 +1,78 @@
+# Who may do what: four service accounts, each with what it needs and no keys. The README says what each role serves.
+
+resource "google_service_account" "this" {
+  for_each = local.accounts
+
+  project      = var.project
+  account_id   = "${var.name}-${each.key}"
+  display_name = each.value
+}
+
+resource "google_project_iam_member" "this" {
+  for_each = merge([
+    for account, roles in local.project_roles : { for role in roles : "${account} ${role}" => [account, role] }
+  ]...)
+
+  project = var.project
+  role    = each.value[1]
+  member  = google_service_account.this[each.value[0]].member
+}
+
+resource "google_storage_bucket_iam_member" "this" {
+  for_each = {
+    "steps write artifacts" = ["steps", var.artifacts_bucket, "roles/storage.objectUser"]
+    "steps read data"       = ["steps", var.data_bucket, "roles/storage.objectViewer"]
+    # KFP's launcher and Vertex AI ask for the bucket itself before they write to it.
+    "steps see the artifact bucket" = ["steps", var.artifacts_bucket, "roles/storage.bucketViewer"]
+    "schedule reads artifacts"      = ["schedule", var.artifacts_bucket, "roles/storage.objectViewer"]
+  }
+
+  bucket = each.value[1]
+  role   = each.value[2]
+  member = google_service_account.this[each.value[0]].member
+}
+
+resource "google_artifact_registry_repository_iam_member" "this" {
+  for_each = {
+    build = "roles/artifactregistry.writer"
+    nodes = "roles/artifactregistry.reader"
+    steps = "roles/artifactregistry.reader"
+  }
+
+  project    = var.project
+  location   = var.region
+  repository = var.repository
+  role       = each.value
+  member     = google_service_account.this[each.key].member
+}
+
+# A schedule starts runs as the steps' account: without this it could not hand that identity over.
+resource "google_service_account_iam_member" "schedule_acts_as_steps" {
+  service_account_id = google_service_account.this["steps"].name
+  role               = "roles/iam.serviceAccountUser"
+  member             = google_service_account.this["schedule"].member
+}
+
+# Pods of these Kubernetes service accounts are the steps' account, without a key in the cluster.
+resource "google_service_account_iam_member" "workload_identity" {
+  for_each = toset(var.kubernetes_service_accounts)
+
+  service_account_id = google_service_account.this["steps"].name
+  role               = "roles/iam.workloadIdentityUser"
+  member             = "serviceAccount:${var.project}.svc.id.goog[${each.value}]"
+}
+
+locals {
+  accounts = {
+    steps    = "xlnet-pipeline: steps of a run"
+    nodes    = "xlnet-pipeline: nodes of the cluster"
+    build    = "xlnet-pipeline: image builds"
+    schedule = "xlnet-pipeline: schedules that start runs"
+  }
+  project_roles = {
+    steps    = concat(["roles/logging.logWriter", "roles/monitoring.metricWriter"], var.vertex ? ["roles/aiplatform.user"] : [])
+    nodes    = ["roles/container.defaultNodeServiceAccount"]
+    build    = ["roles/logging.logWriter"]
+    schedule = var.vertex ? ["roles/aiplatform.user"] : []
+  }
+}

@@ -1,0 +1,167 @@
+"""The docker target: the local target's runs, records and cache, with each step in a container of our image.
+
+A container sees the state directory and, read-only, the recipe's data; its root file system is read-only, it has no
+capabilities, no network unless the recipe names something that is not on this machine, and the user's own id, so that
+what it writes is the user's.
+"""
+
+import functools
+import json
+import os
+import re
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from xlnet import provenance
+from xlnet.errors import RunError, UserError
+from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet_pipeline import build
+from xlnet_pipeline.targets import processes
+from xlnet_pipeline.targets.local import LocalTarget
+from xlnet_pipeline.targets.record import Run
+
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
+
+ENGINE_FAILED = 125  # exit status of ``docker run`` when the container was never started
+
+_GLOB = re.compile(r"[*?\[]")
+
+# Variables that a container gets from us; the rest of our environment is none of its business.
+_PASSED = ("XLNET_RUN_ID", "XLNET_PIPELINE_HOME", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS", "PYTHONUNBUFFERED")
+_CODE = (
+    "import json; from xlnet import provenance as p; print(json.dumps({s: p.code_parts(s) for s in p.STEP_MODULES}))"
+)
+
+
+class DockerTarget(LocalTarget):
+    """Runs in containers on this machine. See :class:`xlnet_pipeline.targets.Target` for the methods."""
+
+    name = "docker"
+    containers = True
+
+    def __init__(self, home: str | Path | None = None, *, image: str | None = None, memory: str | None = None) -> None:
+        """Use the state directory ``home``, as the local target does.
+
+        Args:
+            home: the state directory.
+            image: an image that the engine has; None: the CPU image that was built last.
+            memory: the most that a step may use, as ``docker run --memory`` has it, such as ``4g``.
+
+        Raises:
+            UserError: no engine, no such image.
+        """
+        super().__init__(home)
+        self.program = build.engine()
+        self.memory = memory
+        self.image = self._identity(image)
+        self._mounts: list[str] = []
+        self._network = "none"
+
+    def submit(self, recipe: Recipe, **options: Any) -> Run:
+        """Run the recipe in the foreground and return its record; options are the local target's."""
+        self._mounts = [f"{path}:{path}:ro" for path in sorted(_data_folders(recipe)) if path != self.home]
+        self._network = "bridge" if _leaves_this_machine(recipe) else "none"
+        return super().submit(recipe, **options)
+
+    def pipeline(self) -> "BaseComponent":
+        """The DAG in our image; each step's cache key names the code in the image that the step can reach."""
+        from xlnet_pipeline import dag
+
+        code = {step: provenance.digest_json(self._code[step]) for step in STEP_SECTIONS}
+        return dag.build(f"{build.NAME}@{self.image}", code)
+
+    def code_parts(self, step: str) -> dict[str, str]:
+        """What a step's code consists of in the image."""
+        return self._code[step]
+
+    def start(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        log: BinaryIO,
+        line: Callable[[str], None],
+        stop: processes.Stop,
+        live: Callable[[str], None] | None,
+    ) -> int:
+        """Run a step's command in a container and return its exit status."""
+        name = f"xlnet-{uuid.uuid4().hex[:12]}"
+        last = ""
+
+        def keep(text: str) -> None:
+            nonlocal last
+            last = text
+            line(text)
+
+        whole = [self.program, "run", "--name", name, *self._options(environment), self.image, *command]
+        remove = [self.program, "rm", "--force", name]
+        try:
+            status = processes.run(whole, environment, log, keep, stop, after=remove)
+        finally:  # also when the engine's client was ended and the container was not
+            subprocess.run(remove, capture_output=True, check=False)
+        if status == ENGINE_FAILED:
+            raise RunError(f"{self.program} could not start the step's container: {last}")
+        return status
+
+    def _options(self, environment: dict[str, str]) -> Iterator[str]:
+        ours = [*_PASSED, *(one for one in environment if one.startswith("XLNET_IMAGE"))]
+        yield from (f"--env={one}" for one in ours if one in {**os.environ, **environment})
+        yield from (f"--volume={one}" for one in (f"{self.home}:{self.home}", *self._mounts))
+        yield f"--user={os.getuid()}:{os.getgid()}"
+        yield f"--workdir={Path.cwd()}"
+        yield f"--network={self._network}"
+        yield from ("--read-only", "--tmpfs=/tmp:exec", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+        if self.memory:
+            yield from (f"--memory={self.memory}", f"--memory-swap={self.memory}")
+
+    def _identity(self, image: str | None) -> str:
+        if image is None:
+            built = build.recorded("cpu", self.home)
+            if built is None:
+                raise UserError("no CPU image was built yet; build it first: xlnet-pipeline build")
+            image = built.tag
+        found = build.image_id(self.program, image)
+        if not found:
+            raise UserError(f"image '{image}' is not in {self.program}; build it: xlnet-pipeline build")
+        return found
+
+    @functools.cached_property
+    def _code(self) -> dict[str, dict[str, str]]:
+        """Step → what its code consists of, as the image itself says."""
+        command = [self.program, "run", "--rm", "--network=none", "--read-only", self.image, "python", "-c", _CODE]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            found: dict[str, dict[str, str]] = json.loads(done.stdout)
+        except json.JSONDecodeError:
+            reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+            raise UserError(
+                f"image '{self.image}' does not hold xlnet ({reason}); build one: xlnet-pipeline build"
+            ) from None
+        return found
+
+
+def _data_folders(recipe: Recipe) -> set[Path]:
+    """Directories that hold the recipe's local files, links followed."""
+    data = recipe.data
+    weights = [path for path in (data.tokenizer, recipe.model.pretrained) if path and Path(path).exists()]
+    folders = set()
+    for path in [*data.train, *data.validation, *data.test, *weights]:
+        if "://" in path or path.startswith("demo:"):
+            continue
+        found = Path(_GLOB.split(path)[0]).absolute()
+        for one in (found, found.resolve()):
+            folder = one if one.is_dir() else one.parent
+            folders |= {folder} if folder.is_dir() else set()
+    return folders
+
+
+def _leaves_this_machine(recipe: Recipe) -> bool:
+    """Whether a step has to reach something else: a bucket, a registry's server, a hub of models."""
+    data = recipe.data
+    uris = [*data.train, *data.validation, *data.test, recipe.registry.uri, os.environ.get("MLFLOW_TRACKING_URI", "")]
+    remote = any("://" in one and not one.startswith(("sqlite:", "file:")) for one in uris)
+    pretrained = recipe.model.pretrained
+    return remote or bool(pretrained and not Path(pretrained).exists())

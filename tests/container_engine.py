@@ -1,0 +1,135 @@
+"""A Docker daemon and a base image of the tests' own, on a machine that can pull no image: Debian's packages and root.
+
+The daemon runs with no network of its own (builds and runs name theirs), in a directory of its own, and ends with the
+tests. The base image is a minimal Debian from debootstrap with Python, and, in a layer that only tests use, the
+machine's certificates and package index. The torch wheel that lies on the machine is offered by a server on loopback.
+"""
+
+import contextlib
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = ("dockerd", "docker", "debootstrap")
+START = 60.0  # seconds that a daemon has to answer
+BASE = "xlnet-tests/base"
+
+
+def missing() -> str:
+    """Why there can be no engine here; empty: there can."""
+    if os.getuid() != 0:
+        return "a Docker daemon of the tests' own needs root"
+    absent = [program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+@contextlib.contextmanager
+def daemon(folder: Path) -> Iterator[str]:
+    """A running daemon; yields what DOCKER_HOST has to be. Everything of it is gone afterwards."""
+    host = f"unix://{folder}/docker.sock"
+    command = ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--host", host]
+    command += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+    try:
+        patience = time.monotonic() + START
+        while docker(host, "info", check=False).returncode:
+            if process.poll() is not None or time.monotonic() > patience:
+                pytest.fail("dockerd did not start: " + (folder / "log").read_text()[-500:])
+            time.sleep(0.2)
+        yield host
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        _unmount_below(folder)
+        shutil.rmtree(folder)
+
+
+def _unmount_below(folder: Path) -> None:
+    """A daemon that ended leaves its network namespaces mounted."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in reversed([one for one in mounts if one.startswith(f"{folder}/")]):
+        subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def docker(host: str, *words: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run Docker's client against a daemon."""
+    environment = {**os.environ, "DOCKER_HOST": host}
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        ["docker", *words], env=environment, text=True, capture_output=True, check=check, **options
+    )
+
+
+def import_base(host: str, folder: Path) -> None:
+    """Make the base image :data:`BASE`."""
+    root, context = folder / "root", folder / "context"
+    command = [
+        "debootstrap",
+        "--variant=minbase",
+        "--include=python3,python3-venv,ca-certificates",
+        "bookworm",
+        str(root),
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
+        shutil.rmtree(root / waste)
+        (root / waste).mkdir()
+    archive = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
+    docker(host, "import", "-", f"{BASE}:debian", stdin=archive.stdout)
+    assert archive.wait() == 0
+    shutil.rmtree(root)
+    context.mkdir()
+    (context / "pip.conf").write_text("\n".join(["[global]", *_pip_settings()]) + "\n")
+    shutil.copy(_certificates(), context / "certificates.crt")
+    (context / "Dockerfile").write_text(
+        f"FROM {BASE}:debian\nCOPY certificates.crt /etc/ssl/certs/ca-certificates.crt\nCOPY pip.conf /etc/pip.conf\n"
+    )
+    docker(host, "build", "--tag", BASE, str(context))
+
+
+def _certificates() -> str:
+    return os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
+
+
+def _pip_settings() -> list[str]:
+    index = _pip("global.index-url")
+    return ["cert = /etc/ssl/certs/ca-certificates.crt", *([f"index-url = {index}"] if index else [])]
+
+
+def _pip(setting: str) -> str:
+    command = [sys.executable, "-m", "pip", "config", "get", setting]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def torch_wheels() -> list[Path]:
+    """CPU builds of torch on this machine, where pip's configuration says that wheels are."""
+    places = f"{os.environ.get('PIP_FIND_LINKS', '')} {_pip('global.find-links')}".split()
+    return sorted({wheel for place in places if "://" not in place for wheel in Path(place).glob("torch-*+cpu-*.whl")})
+
+
+@contextlib.contextmanager
+def torch_index(folder: Path) -> Iterator[str]:
+    """Build arguments that make the CPU build of torch come from this machine, if it is here."""
+    wheels = torch_wheels()
+    if not wheels:
+        yield ""
+        return
+    (folder / "torch").mkdir()
+    for wheel in wheels:
+        (folder / "torch" / wheel.name).symlink_to(wheel)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *words: None  # type: ignore[attr-defined]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"TORCH_INDEX=http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()

@@ -1,0 +1,309 @@
+"""The real Dockerfile, built; the real DAG in its containers; and what a container must and must not be able to do.
+
+Run with ``pytest -m containers`` as root where Debian's docker.io and debootstrap are installed; about six minutes.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import container_engine as engine
+import pytest
+from conftest import write_sentences
+
+from xlnet import recipe as recipes
+from xlnet.errors import UserError
+from xlnet.recipe import Recipe
+from xlnet_pipeline import build
+from xlnet_pipeline.targets.docker import DockerTarget
+from xlnet_pipeline.targets.local import LocalTarget
+
+pytestmark = pytest.mark.containers
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SIZE = 1.2e9  # bytes of the CPU image, base included
+REBUILD = 20.0  # seconds after a changed line of code
+START = 1.5  # seconds to the first line of a step's code
+IMPORT = 2.5  # seconds to import what trains
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """DOCKER_HOST of a daemon that has the base image."""
+    if reason := engine.missing():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("engine")
+    with engine.daemon(folder) as address:
+        engine.import_base(address, tmp_path_factory.mktemp("base"))
+        yield address
+
+
+@pytest.fixture(scope="session")
+def arguments(host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """Build arguments that make the unmodified Dockerfile build on this machine."""
+    with engine.torch_index(tmp_path_factory.mktemp("index")) as index:
+        yield (index,) if index else ()
+
+
+@pytest.fixture(autouse=True)
+def at_our_daemon(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host)
+
+
+@pytest.fixture(scope="session")
+def image(host: str, arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> build.Image:
+    """The CPU image, built once by the function that ``xlnet-pipeline build`` calls."""
+    os.environ["DOCKER_HOST"] = host
+    wanted = build.Build("cpu", base_image=engine.BASE, arguments=arguments, network="host")
+    lines: list[str] = []
+    try:
+        return build.build(wanted, tmp_path_factory.mktemp("home"), program="docker", say=lines.append)
+    except Exception:
+        print("\n".join(lines[-40:]))
+        raise
+    finally:
+        del os.environ["DOCKER_HOST"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A run of seconds over a file on this machine."""
+    return small_recipe(write_sentences(tmp_path / "sentences.csv"))
+
+
+def small_recipe(rows: Path, **training: object) -> Recipe:
+    return recipes.tiny().replace(
+        data={"train": str(rows), "max_length": 32},
+        model={"n_layer": 1, "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 32},
+        training={"steps": 10, "batch_tokens": 512, **training},
+        registry={"name": "sentences"},
+    )
+
+
+def run(
+    host: str, image: build.Image, *command: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    words = ("run", "--rm", "--network=none", *options, image.reference, *command)
+    return engine.docker(host, *words, check=False)
+
+
+# --- the image --------------------------------------------------------------------------------------------------------
+
+
+def test_the_image_is_small_and_says_what_it_is(host: str, image: build.Image) -> None:
+    (found,) = json.loads(engine.docker(host, "image", "inspect", image.reference).stdout)
+    assert found["Size"] <= SIZE
+    labels = found["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"]
+    assert labels["org.opencontainers.image.revision"] == build.provenance.git_sha()
+    assert "org.opencontainers.image.source" in labels
+    assert found["Config"]["User"] == "10001:10001"
+    materials = json.loads(run(host, image, "cat", labels["io.xlnet-pipeline.sbom"]).stdout)
+    versions = {one["name"].lower(): one["version"] for one in materials["components"]}
+    assert versions["torch"].endswith("+cpu")
+    assert "kfp" in versions
+
+
+def test_nothing_is_left_that_only_a_build_needs(host: str, image: build.Image) -> None:
+    script = "ls /opt/venv/bin; find / -xdev -name .git -o -path '/build/*' -o -path '/tmp/*' -o -name .cache"
+    shown = run(host, image, "sh", "-c", script).stdout.split()
+    assert not [one for one in shown if one.startswith("pip")]
+    assert not [one for one in shown if one.startswith("/")]
+    assert run(host, image, "sh", "-c", "command -v gcc cc make git").returncode != 0
+    assert not run(host, image, "find", "/var/lib/apt/lists", "/var/cache/apt", "-type", "f").stdout
+
+
+def test_a_container_is_nobody_and_writes_nowhere_but_tmp(host: str, image: build.Image) -> None:
+    assert run(host, image, "id", "-u").stdout.strip() == "10001"
+    script = "import tempfile, xlnet.training.loop; tempfile.TemporaryFile(); open('/opt/x', 'w')"
+    done = run(host, image, "python", "-c", script, options=("--read-only", "--tmpfs=/tmp"))
+    assert done.stderr.splitlines()[-1].startswith("OSError: [Errno 30] Read-only file system: '/opt/x'")
+    assert "Permission denied" in run(host, image, "sh", "-c", "echo x > /opt/venv/x").stderr
+
+
+def test_a_container_starts_and_imports_fast(host: str, image: build.Image) -> None:
+    def seconds() -> float:
+        begun = time.monotonic()
+        assert run(host, image, "python", "-c", "print('step')").returncode == 0
+        return time.monotonic() - begun
+
+    assert min(seconds() for _ in range(3)) <= START
+    # Seconds of processor time: tests share a machine.
+    code = "import xlnet.training.loop, resource; print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
+    done = [run(host, image, "python", "-c", code, options=("--read-only", "--tmpfs=/tmp")) for _ in range(3)]
+    assert min(float(one.stdout) for one in done) <= IMPORT
+
+
+def test_sigterm_reaches_the_trainer_through_its_shell(host: str, image: build.Image) -> None:
+    code = """import signal, sys, time
+def end(*_):
+    print('asked to end')
+    sys.exit(7)
+signal.signal(signal.SIGTERM, end)
+print('ready', flush=True)
+time.sleep(60)"""
+    command = [
+        "docker",
+        "run",
+        "--rm",
+        "--name=asked",
+        "--network=none",
+        image.reference,
+        "sh",
+        "-c",
+        f'python -c "{code}"; exit $?',
+    ]
+    environment = {**os.environ, "DOCKER_HOST": host}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    engine.docker(host, "kill", "--signal=TERM", "asked")
+    begun = time.monotonic()
+    rest, _ = process.communicate(timeout=10)
+    assert rest == "asked to end\n"
+    assert time.monotonic() - begun < 5
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_build_does_nothing(image: build.Image, arguments: tuple[str, ...], tmp_path: Path) -> None:
+    wanted = build.Build("cpu", base_image=engine.BASE, arguments=arguments, network="host")
+    lines: list[str] = []
+    begun = time.monotonic()
+    again = build.build(wanted, tmp_path, program="docker", say=lines.append)
+    assert lines == [f"nothing changed: {image.tag} is there"]
+    assert time.monotonic() - begun < 2
+    assert again.digest == image.digest
+    assert build.recorded("cpu", tmp_path) == again
+
+
+def test_a_base_image_that_cannot_be_had(tmp_path: Path, image: build.Image) -> None:
+    wanted = build.Build("cpu", base_image="localhost:1/absent:1", network="host")
+    with pytest.raises(
+        UserError, match="base image 'localhost:1/absent:1' cannot be had: .*; name another: --base-image"
+    ):
+        build.build(wanted, tmp_path, program="docker", say=lambda text: None)
+
+
+# --- the DAG ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def target(image: build.Image, isolated_state: Path) -> DockerTarget:
+    build.record(image, isolated_state)
+    return DockerTarget(isolated_state)
+
+
+def test_containers_and_processes_give_the_same_model_to_the_byte(
+    target: DockerTarget, recipe: Recipe, tmp_path: Path, image: build.Image
+) -> None:
+    lines: list[str] = []
+    done = target.submit(recipe, echo=lines.append)
+    assert done.status == "SUCCEEDED", "\n".join(lines)
+    assert done.target == "docker"
+    here = LocalTarget(tmp_path / "other").submit(recipe)
+    assert here.status == "SUCCEEDED"
+    weights = [
+        Path(one.step("train").outputs["model"]["uri"], "model.safetensors").read_bytes() for one in (done, here)
+    ]
+    assert weights[0] == weights[1]
+    lineage = json.loads(Path(done.step("train").outputs["model"]["uri"], "lineage.json").read_text())
+    assert lineage["execution"]["image_digest"] == image.digest
+    assert "step 10/10" in "\n".join(target.logs(done.id, "train"))
+    again = target.submit(recipe)
+    assert [step.status for step in again.steps] == ["SUCCEEDED", *["CACHED"] * 4]
+    assert (Path(again.step("train").outputs["model"]["uri"]).stat().st_uid) == os.getuid()
+
+
+def test_a_failing_step_fails_the_run_in_its_own_words(target: DockerTarget, recipe: Recipe) -> None:
+    done = target.submit(recipe.replace(data={"text": "absent"}))
+    assert (done.status, done.exit_status) == ("FAILED", 2)
+    assert done.error is not None
+    assert "absent" in done.error.message
+    assert [step.status for step in done.steps][1:] == ["FAILED", "SKIPPED", "SKIPPED", "SKIPPED"]
+
+
+def test_a_step_that_needs_more_memory_than_it_may_use(
+    image: build.Image, recipe: Recipe, isolated_state: Path
+) -> None:
+    done = DockerTarget(isolated_state, image=image.reference, memory="150m").submit(recipe)
+    assert (done.status, done.exit_status) == ("FAILED", 1)
+    assert done.error is not None
+    assert "ran out of memory" in done.error.message
+
+
+def test_ctrl_c_ends_the_container_too(target: DockerTarget, tmp_path: Path, host: str) -> None:
+    recipe = small_recipe(write_sentences(tmp_path / "rows.csv"), steps=100_000)
+    begun: list[float] = []
+
+    def watch(line: str) -> None:
+        if "step " in line and not begun:
+            begun.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    done = target.submit(recipe, echo=watch)
+    assert (done.status, done.exit_status) == ("CANCELLED", 130)
+    assert time.monotonic() - begun[0] < 15
+    assert not engine.docker(host, "ps", "--all", "--quiet").stdout
+
+
+def test_a_container_does_not_outlive_a_run_that_was_killed(target: DockerTarget, tmp_path: Path, host: str) -> None:
+    rows = write_sentences(tmp_path / "rows.csv")
+    command = [sys.executable, "-m", "xlnet_pipeline", "--home", str(target.home), "run", "--target", "docker"]
+    command += ["--set", f"data.train={rows}", "--set", "training.steps=100000", "--set", "registry.name=sentences"]
+    environment = {**os.environ, "DOCKER_HOST": host}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as runner:
+        assert runner.stdout is not None
+        assert any("train: first time" in line for line in runner.stdout)
+        patience = time.monotonic() + 20
+        while not (running := engine.docker(host, "ps", "--quiet").stdout):
+            assert time.monotonic() < patience
+            time.sleep(0.1)
+        runner.kill()
+    patience = time.monotonic() + 20
+    while running:
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+        running = engine.docker(host, "ps", "--all", "--quiet").stdout
+
+
+def test_changed_code_is_rebuilt_in_seconds_and_only_what_follows_it_runs(
+    target: DockerTarget, recipe: Recipe, image: build.Image, arguments: tuple[str, ...], tmp_path: Path, host: str
+) -> None:
+    assert target.submit(recipe).status == "SUCCEEDED"
+    copy = tmp_path / "checkout"
+    for folder in ("components", "pipeline", "containers"):
+        shutil.copytree(CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / ".dockerignore", copy)
+    with (copy / "components/xlnet/evaluation/report.py").open("a") as file:
+        file.write("# a changed line\n")
+    environment = {**os.environ, "PYTHONPATH": f"{copy}/components:{copy}/pipeline", "DOCKER_HOST": host}
+    words = ["build", "--base-image", engine.BASE, "--network", "host"]
+    for argument in arguments:
+        words += ["--build-arg", argument]
+    command = [sys.executable, "-m", "xlnet_pipeline", "--home", str(target.home), *words]
+    begun = time.monotonic()
+    built = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert time.monotonic() - begun <= REBUILD
+    changed = DockerTarget(target.home)
+    assert changed.image != image.digest
+    done = changed.submit(recipe)
+    # The evaluation came out equal, so that registering it again would be the same work.
+    assert [step.status for step in done.steps] == ["SUCCEEDED", "CACHED", "CACHED", "SUCCEEDED", "CACHED"]
+    assert done.step("evaluate").reason == "code changed: xlnet.evaluation.report"
+    lineage = Path(done.step("evaluate").outputs["evaluation"]["uri"], "lineage.json").read_text()
+    assert image.digest in lineage
+    assert changed.image in lineage
+
+
+def test_an_image_without_our_code_is_refused(host: str, image: build.Image, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not hold xlnet"):
+        DockerTarget(tmp_path, image=engine.BASE).submit(recipe)
