@@ -1,12 +1,16 @@
-"""Compiles the CPU kernels on first use, for the processor at hand.
+"""Compiles the CPU kernels, on first use or ahead of time.
 
-The library is kept under a name made from the source, the compiler and the processor's features, so
-nothing stale is ever loaded and a second process compiles nothing.
+    python build.py FOLDER      # for every level of x86-64; XLNET_KERNELS=FOLDER then needs no compiler
+
+A library's name is made from the sources, the level of the processor, and the compiler, so nothing stale
+is ever loaded and a second process compiles nothing. Levels rather than the very processor: equal levels
+give equal bits on different machines.
 """
 
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,7 +22,13 @@ import torch
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
+# What each level of x86-64 adds that the kernels gain from, as Linux names it; best first.
+LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx2", "fma", "bmi2", "f16c"},
+    "x86-64": set(),
+}
 
 
 class Unbuildable(Exception):
@@ -34,30 +44,52 @@ def library() -> ctypes.CDLL:
     """
     if os.environ.get("XLNET_NATIVE_KERNELS") == "0":
         raise Unbuildable("XLNET_NATIVE_KERNELS is 0")
-    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if not compiler:
-        raise Unbuildable("no C++ compiler found; install one (apt install g++) or set CXX")
-    target = _cache() / f"native-{_fingerprint(compiler)}.so"
-    if not target.exists():
-        _compile(compiler, target)
+    target = _find()
     try:
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise Unbuildable(f"'{target}' cannot be loaded: {error}") from None
 
 
-def _fingerprint(compiler: str) -> str:
-    """A digest of everything the library's bytes depend on: the compiler's macros name it and the processor."""
-    macros = _run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
+def level() -> str:
+    """The best level that this processor has; ``native`` where it is no x86-64."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "native"
+    features = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split()) if sys.platform == "linux" else set()
+    return next(name for name, needed in LEVELS.items() if needed <= features)
+
+
+def _find() -> Path:
+    """The library for this processor: compiled ahead of time, or earlier, or now."""
+    ready = Path(os.environ.get("XLNET_KERNELS") or os.devnull) / _name(level())
+    if ready.exists():
+        return ready
+    compiler = _compiler()
+    # The compiler's macros name it and its version.
+    macros = _run([compiler, "-dM", "-E", "-x", "c++", os.devnull])
+    target = _cache() / _name(level(), macros + torch.__version__)
+    if not target.exists():
+        _compile(compiler, level(), target)
+    return target
+
+
+def _compiler() -> str:
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if not compiler:
+        raise Unbuildable("no C++ compiler found; install one (apt install g++) or set CXX")
+    return compiler
+
+
+def _name(processor: str, toolchain: str = "") -> str:
     sources = b"".join(path.read_bytes() for path in SOURCES + HEADERS)
-    return hashlib.sha256(sources + macros.encode() + torch.__version__.encode()).hexdigest()[:16]
+    return f"native-{processor}-{hashlib.sha256(sources + toolchain.encode()).hexdigest()[:16]}.so"
 
 
-def _compile(compiler: str, target: Path) -> None:
+def _compile(compiler: str, processor: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         objects = [str(Path(folder, source.stem + ".o")) for source in SOURCES]
         for source, compiled in zip(SOURCES, objects, strict=True):
-            _run([compiler, *FLAGS, "-c", str(source), "-o", compiled])
+            _run([compiler, *FLAGS, f"-march={processor}", "-c", str(source), "-o", compiled])
         built = Path(folder, "native.so")
         _run([compiler, "-shared", *objects, *_openmp(), "-o", str(built)])
         built.replace(target)  # several processes may do this at once: the last one wins, all are equal
@@ -98,3 +130,15 @@ def _run(command: list[str]) -> str:
     except subprocess.CalledProcessError as error:
         line = next((line for line in error.stderr.splitlines() if "error" in line), f"status {error.returncode}")
         raise Unbuildable(f"'{command[0]}' failed on {sys.platform}: {line}") from None
+
+
+def main(folder: str) -> None:
+    """Compile for every level into a folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for processor in LEVELS:
+        _compile(_compiler(), processor, Path(folder, _name(processor)))
+        print(f"{folder}/{_name(processor)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
