@@ -26,7 +26,7 @@ compile() { # NAME INPUT OPTION...: input is lines of requirements beside pyproj
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-grep -v -e '^torch==' -e '^setuptools==' constraints.txt >"$work/constraints"
+grep -v -e '^torch==' -e '^triton==' -e '^setuptools==' constraints.txt >"$work/constraints"
 torch=$(sed -n 's/^torch==//p' constraints.txt)
 kfp=$(grep '^kfp==' constraints.txt)
 

@@ -96,3 +96,10 @@ def test_a_changed_recipe_module_changes_every_step(copied_source):
     with (copied_source / "errors.py").open("a") as file:
         file.write("# a comment\n")
     assert all(provenance.code_fingerprint(step) != before[step] for step in before)
+
+
+def test_a_steps_code_holds_the_kernels_it_compiles():
+    trained = provenance.code_parts("train")
+    kernels = {name for name in trained if name.startswith("xlnet.model.kernels/")}
+    assert {f"xlnet.model.kernels/{name}" for name in ("attention.cpp", "elementwise.cpp", "vectors.h")} == kernels
+    assert not any("kernels/" in name for name in provenance.code_parts("preprocess"))

@@ -17,7 +17,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed; pip inst
 
 HERE = Path(__file__).parent
 # Bytes that a thread may keep outside of its registers, and shared memory that a block may have.
-STACK, SHARED = {"_forward": 0, "_backward_queries": 64, "_backward_keys": 64, "_backward_distances": 320}, 160 * 1024
+STACK, SHARED = {"_forward": 0, "_backward_queries": 64, "_backward_keys": 96, "_backward_distances": 320}, 160 * 1024
 
 
 def test_the_kernels_are_right_under_the_interpreter():
