@@ -75,6 +75,21 @@ def test_packing_is_first_fit_in_the_given_order():
     assert [rows.tolist() for rows in packed] == [[0, 3], [1, 2, 4], [5]]
 
 
+@pytest.mark.parametrize("budget", [5, 64, 300])
+def test_packing_equal_lengths_at_once_is_packing_them_one_by_one(budget):
+    lengths = np.random.default_rng(1).geometric(1 / 9, 700).clip(1, 60)
+    for order in (np.arange(700), np.argsort(-lengths, kind="stable")):
+        room, expected = [], []
+        for row in order.tolist():
+            batch = next((i for i, left in enumerate(room) if left >= lengths[row]), len(room))
+            if batch == len(room):
+                room.append(budget)
+                expected.append([])
+            room[batch] -= lengths[row]
+            expected[batch].append(row)
+        assert [rows.tolist() for rows in batches.pack(order, lengths, budget)] == expected
+
+
 def test_buckets_give_few_shapes_and_every_row_once():
     lengths = np.random.default_rng(0).geometric(1 / 15, 3000).clip(3, 128)
     plan = batches.bucket_plan(lengths, 1024, seed=0, epoch=2, buckets=(16, 32, 64, 128))

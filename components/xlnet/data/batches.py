@@ -121,18 +121,28 @@ def epoch_plan(lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) ->
 
 
 def pack(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Put each row, in this order, into the first batch that has room for it."""
-    room = np.full(len(rows), batch_tokens, np.int64)  # at worst every row has a batch of its own
-    used = 0
+    """Put each row, in this order, into the first batch that has room for it; a longer row has one of its own.
+
+    Rows of one length that follow each other are placed at once: the first batch takes as many as fit, then the next.
+    """
+    if not len(rows):
+        return []
+    sizes = lengths[rows]
+    runs = np.flatnonzero(np.diff(sizes, prepend=-1))
     batch_of_row = np.empty(len(rows), np.int64)
-    for i, length in enumerate(lengths[rows].tolist()):
-        fits = room[:used] >= length
-        batch = int(fits.argmax()) if used and fits.any() else used
-        used = max(used, batch + 1)
-        room[batch] -= length
-        batch_of_row[i] = batch
+    room = np.empty(0, np.int64)
+    for start, stop in zip(runs, [*runs[1:], len(rows)], strict=True):
+        length, count = int(sizes[start]), int(stop - start)
+        filled = np.minimum(np.cumsum(room // length), count)  # rows of the run in the batches up to each
+        placed = int(filled[-1]) if len(filled) else 0
+        batch_of_row[start : start + placed] = np.searchsorted(filled, np.arange(placed), side="right")
+        room -= np.diff(filled, prepend=0) * length
+        each = max(1, batch_tokens // length)
+        new = np.arange(count - placed) // each
+        batch_of_row[start + placed : stop] = len(room) + new
+        room = np.concatenate([room, np.maximum(batch_tokens - np.bincount(new) * length, 0)])
     by_batch = np.argsort(batch_of_row, kind="stable")
-    return np.split(rows[by_batch], np.flatnonzero(np.diff(batch_of_row[by_batch])) + 1) if len(rows) else []
+    return np.split(rows[by_batch], np.flatnonzero(np.diff(batch_of_row[by_batch])) + 1)
 
 
 def bucket_plan(
