@@ -174,11 +174,11 @@ def fit(
     progress = Progress(steps, resumed_from)
     if found:
         progress.say(found)
-    progress.say(f"training on {device.name}: {len(training):,} rows, {steps:,} steps")
     log_every = max(1, steps // 200)
 
     model.train()
     with History(directory, state.history) as history:
+        progress.say(f"training on {device.name}: {len(training):,} rows, {steps:,} steps")
         feed = Feed(training, recipe, state.step, steps, device.workers)
         for batch in feed:
             device.seed(recipe.seed, state.step + 1)
