@@ -18,6 +18,7 @@ from transformers import XLNetForSequenceClassification
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import open_dataset, schema
+from xlnet.data.shapes import Packed
 from xlnet.errors import RunError, UserError
 from xlnet.model.weights import load_classifier
 from xlnet.training import loop, objective
@@ -170,13 +171,13 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(dataset, tmp_path, capsys
 def test_a_loss_that_explodes_names_the_step_and_keeps_its_batch(dataset, tmp_path, monkeypatch):
     recipe = RECIPE.replace(training={"epochs": 40.0, "checkpoint_every": 2})
     calls = []
-    true_loss = objective.loss
+    true_loss = objective.losses
 
     def explodes(*arguments):
         calls.append(0)
         return true_loss(*arguments) * (float("nan") if len(calls) == 6 else 1)
 
-    monkeypatch.setattr(objective, "loss", explodes)
+    monkeypatch.setattr(objective, "losses", explodes)
     out = tmp_path / "model"
     with pytest.raises(
         RunError, match=r"became nan at step 6; its batch is in '.*batch-6\.json'.*lower training"
@@ -184,18 +185,21 @@ def test_a_loss_that_explodes_names_the_step_and_keeps_its_batch(dataset, tmp_pa
         loop.train(part(recipe), dataset, str(out))
     assert not out.exists()
     batch = json.loads(Path(str(told.value).split("'")[1]).read_text())
-    (rows,) = row_stream(open_dataset(dataset).split("train").lengths, recipe.training, 5, 6)
+    (rows,) = row_stream(open_dataset(dataset).split("train").lengths, recipe.training, Packed(), 5, 6)
     assert sorted(row["row"] for row in batch["rows"]) == sorted(rows.tolist())
     assert batch["rows"][0]["input_ids"][-2:] == [4, 3]
-    monkeypatch.setattr(objective, "loss", true_loss)
+    monkeypatch.setattr(objective, "losses", true_loss)
     assert loop.train(part(recipe), dataset, str(out))["resumed_from"] == 4, "the last good checkpoint was kept"
 
 
 def test_worker_processes_pack_the_same_batches(dataset):
     split = open_dataset(dataset).split("train")
-    inline, ahead = (list(Feed(split, RECIPE.training, 3, 30, workers)) for workers in (0, 2))
+    device, ahead_of = detect("cpu"), detect("cpu")
+    ahead_of.workers = 2
+    inline, ahead = (list(Feed(split, RECIPE.training, 3, 30, one)) for one in (device, ahead_of))
     assert len(inline) == 27
-    for ours, theirs in zip(inline, ahead, strict=True):
+    for share, other in zip(inline, ahead, strict=True):
+        (ours,), (theirs,) = share.batches, other.batches
         assert np.array_equal(ours.input_ids_T, theirs.input_ids_T)
         assert np.array_equal(ours.index_S, theirs.index_S)
 
@@ -217,7 +221,7 @@ def test_a_changed_dataset_is_refused(dataset, tmp_path):
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(UserError, match="device is 'tpux'; allowed: auto, cpu, cuda"):
+    with pytest.raises(UserError, match="device is 'tpux'; allowed: auto, cpu, cuda, xla, tpu"):
         detect("tpux")
 
 
@@ -250,8 +254,8 @@ def test_layers_learn_at_decaying_rates_and_norms_are_not_decayed(dataset):
 def test_planned_steps_are_the_steps_done(dataset, steps, epochs):
     training = RECIPE.replace(training={"steps": steps, "epochs": epochs}).training
     split = open_dataset(dataset).split("train")
-    planned, evaluations = loop.plan_steps(split.lengths, training)
+    planned, evaluations = loop.plan_steps(split.lengths, training, Packed())
     assert max(evaluations) == planned
-    assert len(list(row_stream(split.lengths, training, 0, planned))) == planned
+    assert len(list(row_stream(split.lengths, training, Packed(), 0, planned))) == planned
     if steps:
         assert planned == steps

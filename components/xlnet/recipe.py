@@ -77,6 +77,7 @@ class TrainingRecipe:
     epochs: float = _number(3.0, 0.0)
     steps: int = _number(0, 0)  # 0: as many as ``epochs`` asks for
     batch_tokens: int = _number(4096, 1)  # tokens an update sees, at most
+    micro_batch_tokens: int = _number(0, 0)  # what a device computes at once, at most; 0: its whole share of an update
     learning_rate: float = _number(1e-3, 0.0, 10.0)
     warmup: float = _number(0.1, 0.0, 1.0)  # share of the steps
     layer_decay: float = _number(1.0, 0.01, 1.0)  # learning rate of layer l: decay ** (n_layer - l)

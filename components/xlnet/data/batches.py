@@ -245,11 +245,13 @@ class PaddedBatch:
     labels_B: np.ndarray  # int64 or float32
     weights_B: np.ndarray  # float32: 1 for texts, 0 for rows that only fill the shape
     tokens: int  # of texts
+    first_text: int = 0  # of the update's, where this is a part of them
 
 
-def collate_padded(split: Rows, rows: np.ndarray, length: int, count: int, pad_id: int) -> PaddedBatch:
-    """Gather rows into ``count`` rows of ``length`` tokens; missing rows repeat the first one with weight 0."""
-    filled = np.concatenate([rows, np.full(count - len(rows), rows[0])]) if len(rows) < count else rows
+def collate_padded(split: Rows, rows: np.ndarray, part: slice, length: int, pad_id: int) -> PaddedBatch:
+    """Gather a part of an update's rows, each of ``length`` tokens; missing rows are the first one with weight 0."""
+    count, given = part.stop - part.start, len(rows[part])
+    filled = np.concatenate([rows[part], np.full(count - given, rows[0])])
     lengths_B = split.lengths[filled]
     place_BL = np.arange(length)[None, :] - (length - lengths_B)[:, None]  # within the text; negative: padding
     real_BL = place_BL >= 0
@@ -261,8 +263,9 @@ def collate_padded(split: Rows, rows: np.ndarray, length: int, count: int, pad_i
         segment_ids_BL=np.where(real_BL, segment_BL, 3).astype(np.int32),
         real_BL=real_BL,
         labels_B=split.labels[filled].astype(np.int64 if split.labels.dtype == np.int32 else np.float32),
-        weights_B=(np.arange(count) < len(rows)).astype(np.float32),
-        tokens=int(split.lengths[rows].sum()),
+        weights_B=(np.arange(count) < given).astype(np.float32),
+        tokens=int(split.lengths[rows[part]].sum()),
+        first_text=part.start,
     )
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data.batches import epoch_plan
 from xlnet.data.dataset import Dataset, Split, open_dataset
+from xlnet.data.shapes import Shapes
 from xlnet.errors import RunError, UserError
 from xlnet.model import config as configs
 from xlnet.model.inference import predict_logits
@@ -28,7 +28,7 @@ from xlnet.training.device import Device, detect
 from xlnet.training.feed import Feed, row_stream
 from xlnet.training.history import History, Progress, clock
 from xlnet.training.optim import make_optimizer, set_learning_rate
-from xlnet.training.step import update
+from xlnet.training.step import forward, optimise
 
 
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
@@ -53,13 +53,15 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     data_recipe = recipes.of_artifact(dataset).data
     whole = recipes.Recipe(data=data_recipe, model=given.model, training=given.training)
     device = detect(precision=given.training.precision)
-    model = device.prepare(make_model(whole, data).to(device.torch), given.training.recompute)
+    device.fit(data, given.training)
+    model = device.prepare(make_model(whole, data), given.training.recompute)
+    device.ranks.attach(model)
     checkpoints = place(out, whole.part("data", "model", "training"), dataset_digest)
     with provenance.writing(out) as directory:
         try:
             result = fit(model, data, given.training, device, directory, checkpoints)
         except NotFinite as problem:
-            raise explain(problem, data.split("train"), given.training, checkpoints.directory) from None
+            raise explain(problem, data.split("train"), given.training, device.shapes, checkpoints.directory) from None
         save_classifier(model, directory)
         for file in Path(dataset, "tokenizer").iterdir():
             shutil.copyfile(file, directory / file.name)
@@ -90,7 +92,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
 
 def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
     """A new model, or a pretrained one with a new head, for this dataset; seeded."""
-    Device("cpu").seed(recipe.training.seed, 0)
+    Device().seed(recipe.training.seed, 0)
     card = data.card
     if recipe.model.pretrained:
         return load_pretrained(recipe.model.pretrained, card["vocab_size"], card["task"], data.classes)
@@ -164,7 +166,7 @@ def fit(
     if not len(training) or not len(validation):
         raise UserError("the dataset has no rows to train on or none to validate on; see its card.json")
     task = model.config.task
-    steps, evaluation_steps = plan_steps(training.lengths, recipe)
+    steps, evaluation_steps = plan_steps(training.lengths, recipe, device.shapes)
     every = recipe.checkpoint_every
     checkpoint_steps = {*range(every, steps, every)} if every else evaluation_steps - {steps}
     optimizer = make_optimizer(model, recipe)
@@ -179,21 +181,29 @@ def fit(
     model.train()
     with History(directory, state.history) as history:
         progress.say(f"training on {device.name}: {len(training):,} rows, {steps:,} steps")
-        feed = Feed(training, recipe, state.step, steps, device.workers)
-        for batch in feed:
-            device.seed(recipe.seed, state.step + 1)
+        feed = Feed(training, recipe, state.step, steps, device)
+        for share in feed:
             rate = set_learning_rate(optimizer, state.step, steps, recipe)
-            inputs = device.move(batch)  # prepare and move
-            loss, norm = update(model, optimizer, inputs, recipe, device)  # forward, backward
+            parts = []
+            for batch in share.batches:
+                device.seed(recipe.seed, state.step + 1)  # the same on every rank, for every part of the update
+                device.ranks.add_gradients(last=batch is share.batches[-1])
+                inputs = device.move(batch)  # prepare and move the data
+                loss = forward(model, inputs, share.texts, recipe, device)  # forward
+                loss.backward()  # backward
+                parts.append(loss.detach())
+            device.ranks.synchronise()  # synchronise all devices
+            norm = optimise(model, optimizer, recipe)
+            device.step()
 
             state.step += 1
-            state.tokens += batch.tokens
-            progress.tokens += batch.tokens
-            state.losses.append(loss)
+            state.tokens += share.tokens
+            progress.tokens += share.tokens
+            state.losses.append(sum(parts[1:], parts[0]))
             log_now = state.step % log_every == 0 or state.step in evaluation_steps
             if log_now or progress.due():
-                device.synchronise()  # synchronise
-                mean = finite_mean(state.losses, state.step)
+                device.synchronise()
+                mean = finite_mean(device.ranks.sum(torch.stack(state.losses)), state.step)
                 if progress.due() or state.step == steps:
                     progress.update(state.step, mean)
             if log_now:
@@ -235,12 +245,12 @@ def note_validation(state: State, scores: dict[str, float], model: XLNetClassifi
         state.evaluations_waited += 1
 
 
-def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe) -> tuple[int, set[int]]:
+def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> tuple[int, set[int]]:
     """How many steps a training takes, and after which of them the validation split is looked at."""
     steps, epoch, ends = 0, 0, []
     target = recipe.steps or math.inf
     while steps < target and (recipe.steps or epoch < recipe.epochs):
-        batches = len(epoch_plan(lengths, recipe.batch_tokens, recipe.seed, epoch))
+        batches = len(shapes.plan(lengths, recipe.batch_tokens, recipe.seed, epoch))
         share = 1.0 if recipe.steps else min(1.0, recipe.epochs - epoch)
         steps, epoch = steps + max(1, round(batches * share)), epoch + 1
         ends.append(steps)
@@ -250,13 +260,13 @@ def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe) -> tuple[int, set[in
     return steps, {min(end, steps) for end in ends}
 
 
-def finite_mean(losses: list[Tensor], step: int) -> float:
+def finite_mean(losses: Tensor, step: int) -> float:
     """Mean of the losses of the last steps up to this one.
 
     Raises:
         NotFinite: one of them is nan or inf; the first of them.
     """
-    values = torch.stack(losses).tolist()
+    values = losses.tolist()
     for at, value in enumerate(values, step - len(values) + 1):
         if not math.isfinite(value):
             raise NotFinite(at, value)
@@ -271,9 +281,9 @@ class NotFinite(ArithmeticError):
         self.step, self.loss = step, loss
 
 
-def explain(problem: NotFinite, split: Split, recipe: TrainingRecipe, directory: Path) -> RunError:
+def explain(problem: NotFinite, split: Split, recipe: TrainingRecipe, shapes: Shapes, directory: Path) -> RunError:
     """Write the step's batch to ``directory`` and say what to do."""
-    (rows,) = row_stream(split.lengths, recipe, problem.step - 1, problem.step)
+    (rows,) = row_stream(split.lengths, recipe, shapes, problem.step - 1, problem.step)
     table = split.table().select(["row", "source", "line", "label", "input_ids"]).take(rows)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"batch-{problem.step}.json"
