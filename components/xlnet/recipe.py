@@ -89,6 +89,7 @@ class TrainingRecipe:
     token_dropout: float = _number(0.0, 0.0, 0.9)  # share of input tokens hidden behind mask_emb
     label_smoothing: float = _number(0.0, 0.0, 0.9)
     precision: str = _choice("auto", "auto", "float32", "bfloat16")  # of products; auto: bfloat16 where it is faster
+    shard_weights: bool = False  # weights, gradients and optimizer spread over the ranks (FSDP): less memory on each
     recompute: bool = False  # layers' activations in the backward pass: less memory, a third more time
     evaluate_every: int = _number(0, 0)  # steps; 0: once an epoch
     patience: int = _number(0, 0)  # evaluations without a better one before stopping; 0: never

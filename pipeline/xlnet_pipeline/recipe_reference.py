@@ -60,6 +60,7 @@ MEANINGS = {
     "training.token_dropout": "share of input tokens hidden in training; helps small data",
     "training.label_smoothing": "share of the target spread over all classes",
     "training.precision": "type of matrix products; weights and optimizer stay float32; `auto`: bfloat16 on a GPU",
+    "training.shard_weights": "spread weights, gradients and optimizer over all devices (FSDP): less memory on each",
     "training.recompute": "compute activations again in the backward pass: less memory, a third more time",
     "training.evaluate_every": "steps between looks at the validation rows; 0: once an epoch",
     "training.patience": "looks without a better one before training stops early; 0: never",

@@ -243,6 +243,7 @@ class PaddedBatch:
     segment_ids_BL: np.ndarray  # int32: as in Batch; 3 padding
     real_BL: np.ndarray  # bool: True for tokens of a text
     labels_B: np.ndarray  # int64 or float32
+    index_B: np.ndarray  # int64: positions within the split, of texts only
     weights_B: np.ndarray  # float32: 1 for texts, 0 for rows that only fill the shape
     tokens: int  # of texts
     first_text: int = 0  # of the update's, where this is a part of them
@@ -263,6 +264,7 @@ def collate_padded(split: Rows, rows: np.ndarray, part: slice, length: int, pad_
         segment_ids_BL=np.where(real_BL, segment_BL, 3).astype(np.int32),
         real_BL=real_BL,
         labels_B=split.labels[filled].astype(np.int64 if split.labels.dtype == np.int32 else np.float32),
+        index_B=rows[part],
         weights_B=(np.arange(count) < given).astype(np.float32),
         tokens=int(split.lengths[rows[part]].sum()),
         first_text=part.start,

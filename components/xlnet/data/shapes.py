@@ -5,6 +5,7 @@ device, computes of it: its share. A share is cut from the update's rows in an o
 on the number of shares, so that however many there are, they add up to the same update.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from xlnet.data.batches import (
     collate_padded,
     cut_evenly,
     epoch_plan,
+    evaluation_batches,
 )
 
 
@@ -45,6 +47,9 @@ class Shapes(Protocol):
 
     def share(self, split: Rows, rows: np.ndarray, budget: "Budget") -> Share:
         """One rank's share of an update's rows."""
+
+    def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[Batch | PaddedBatch]:
+        """Every row once."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,10 @@ class Packed:
         parts = cut_evenly(lengths, budget.ranks * rounds)[budget.rank * rounds :][:rounds]
         return Share(tuple(collate(split, rows, part) for part in parts), len(rows), tokens)
 
+    def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[Batch | PaddedBatch]:
+        """See :func:`xlnet.data.batches.evaluation_batches`."""
+        return evaluation_batches(split, batch_tokens)
+
 
 @dataclass(frozen=True)
 class Padded:
@@ -112,3 +121,11 @@ class Padded:
             for first in range(budget.rank * rounds * count, (budget.rank + 1) * rounds * count, count)
         ]
         return Share(tuple(batches), len(rows), int(lengths.sum()))
+
+    def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[Batch | PaddedBatch]:
+        """By bucket: one shape for each."""
+        bucket = np.searchsorted(self.buckets, split.lengths)
+        for number, length in enumerate(self.buckets):
+            rows, count = np.flatnonzero(bucket == number), max(1, batch_tokens // length)
+            for first in range(0, len(rows), count):
+                yield collate_padded(split, rows, slice(first, first + count), length, self.pad_id)

@@ -108,6 +108,10 @@ class Device:
         """A copy of an array on the device."""
         return torch.from_numpy(array)
 
+    def describe(self) -> str:
+        """What all ranks train on."""
+        return f"{self.ranks.size} × {self.name}" if self.ranks.size > 1 else self.name
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Where matrix products take the recipe's type; weights and optimizer stay float32."""
         if self.precision == torch.float32:

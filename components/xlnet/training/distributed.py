@@ -28,6 +28,7 @@ class Alone:
     rank = 0
     size = 1
     local_rank = 0
+    background: Any = None  # the process group of the thread that writes checkpoints
 
     def attach(self, model: nn.Module) -> None:
         """Add this model's gradients over all ranks from now on."""
@@ -42,8 +43,13 @@ class Alone:
         """Sum over all ranks, on each of them; exact where at most one rank's is not zero."""
         return tensor
 
-    def gather(self, value: Any) -> list[Any]:
-        """A small picklable value of every rank, in their order, on each of them."""
+    def gather(self, value: Any, background: bool = False) -> list[Any]:
+        """A small picklable value of every rank, in their order, on each of them.
+
+        Args:
+            value: this rank's.
+            background: in the thread that writes checkpoints, beside what the training exchanges.
+        """
         return [value]
 
     def ask(self, flag: bool) -> bool:
@@ -52,6 +58,10 @@ class Alone:
         The answer is one question late, so that nobody waits for it.
         """
         return flag
+
+    def another_store(self) -> Any:
+        """A connection of one's own to the store that all ranks share, for another thread."""
+        raise NotImplementedError("there is nobody to share a store with")
 
     def leave(self) -> None:
         """End the exchange."""
@@ -74,6 +84,7 @@ class TorchRanks(Alone):
         dist.init_process_group(backend, store=dist.PrefixStore("ranks", self.store), rank=rank, world_size=size)
         # Its messages are small, on the host, and must not wait behind gradients.
         self.side: Any = dist.new_group(backend="gloo")
+        self.background = dist.new_group(backend="gloo")
         self._sums: Sums | None = None
         self._question: tuple[Tensor, Any] | None = None
 
@@ -97,10 +108,10 @@ class TorchRanks(Alone):
         dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, background: bool = False) -> list[Any]:
         """See :class:`Alone`."""
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.side)
+        dist.all_gather_object(values, value, group=self.background if background else self.side)
         return values
 
     def ask(self, flag: bool) -> bool:
@@ -113,6 +124,10 @@ class TorchRanks(Alone):
         votes = torch.tensor([int(flag)])
         self._question = votes, dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.side, async_op=True)
         return answer
+
+    def another_store(self) -> Any:
+        """See :class:`Alone`."""
+        return dist.PrefixStore("watchdog", self.store.clone())  # type: ignore[attr-defined]
 
     def leave(self) -> None:
         """See :class:`Alone`."""
