@@ -28,6 +28,7 @@ from xlnet.training.storehouse import MANIFEST, Storehouse, open_storehouse
 from xlnet.training.tensors import Replicated
 
 KEEP = 2  # newest checkpoints
+LOCK_SECONDS = 30.0  # that a killed predecessor may take to be gone
 STATE, ABOUT, BEST = "state.json", "about.json", "best-"
 
 
@@ -75,6 +76,7 @@ class Checkpoints:
             )
         if self._tensors.leads:
             self.place.prepare(self._tensors.size())
+            self.place.lock(LOCK_SECONDS)
             self.place.clean()
             self.place.write(ABOUT, json.dumps(self._about, indent=1).encode())
 
@@ -155,8 +157,9 @@ class Checkpoints:
                 self.place.remove(old)
 
     def close(self) -> None:
-        """Wait for the last write."""
+        """Wait for the last write, and let others write here."""
         self._writer.close()
+        self.place.unlock()
 
     def directory(self) -> Path:
         """A local directory for what has to be looked at after a failure."""
@@ -164,7 +167,6 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Forget the work: it is done."""
-        self.close()
         if self._tensors.leads:
             self.place.remove()
 

@@ -6,6 +6,7 @@ the first step, so that a resumed training would add in another order and end in
 embedding's gradient, most of a small model's bytes, travels here as the rows that a batch has touched.
 """
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable
@@ -131,9 +132,10 @@ class TorchRanks(Alone):
 
     def leave(self) -> None:
         """See :class:`Alone`."""
-        if self._question:
-            self._question[1].wait()
-        dist.destroy_process_group()
+        with contextlib.suppress(RuntimeError):  # another rank is gone, which the one who watches will say
+            if self._question:
+                self._question[1].wait()
+            dist.destroy_process_group()
 
 
 class Sums:
@@ -283,6 +285,12 @@ def join(kind: str) -> Alone:
             f"rank {rank} needs GPU {local_rank}, but this node has {torch.cuda.device_count()}; start one rank per GPU"
         )
     return TorchRanks(kind, rank, size, local_rank) if size > 1 else Alone()
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an exchange broke because another rank is gone."""
+    broken = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    return isinstance(error, dist.DistBackendError) or any(words in str(error) for words in broken)
 
 
 def compare(ranks: Alone, about: dict[str, str]) -> None:

@@ -203,6 +203,7 @@ def _environment(node: Node, local: int, report: Path) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // node.ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else ranks that lose a peer print C++ frames over the reason
         **os.environ,
         "RANK": str(node.node * node.ranks + local),
         "WORLD_SIZE": str(node.nodes * node.ranks),

@@ -4,14 +4,18 @@ A checkpoint becomes visible by one last act: the rename of its folder, or the u
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from xlnet.data import objects
-from xlnet.errors import UserError
+from xlnet.errors import RunError, UserError
 
 MANIFEST = "manifest.json"
 ROOM = 2.5  # checkpoints that must fit: two are kept, and the next is written before the oldest goes
@@ -23,6 +27,7 @@ class Storehouse:
     def __init__(self, root: str) -> None:
         self.root = root
         self._path = Path(root)
+        self._lock: IO[str] | None = None
 
     def __str__(self) -> str:
         return self.root
@@ -47,6 +52,29 @@ class Storehouse:
                 f"checkpoints need {needed / 1e9:.1f} GB at '{self.root}', where {free / 1e9:.1f} GB are free; "
                 f"make room, or {remedy}"
             )
+
+    def lock(self, seconds: float) -> None:
+        """Keep others from writing here as long as this process lives.
+
+        Raises:
+            RunError: another process does so, and goes on for ``seconds``.
+        """
+        lock = self._lock = (self._path / "lock").open("a+")
+        deadline = time.monotonic() + seconds
+        while not _locked(lock):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                raise RunError(f"the same training is already running ({lock.read()}); wait for it, or end it")
+            time.sleep(0.1)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+
+    def unlock(self) -> None:
+        """Let others write here."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
 
     def local(self) -> Path:
         """A directory on this machine for what is no checkpoint."""
@@ -139,6 +167,9 @@ class Bucket(Storehouse):
         """See :class:`Storehouse`."""
         objects.write(self._uri(".writable"), b"")
 
+    def lock(self, seconds: float) -> None:
+        """See :class:`Storehouse`; a bucket has no locks: who runs the same work twice is told by the engine."""
+
     def local(self) -> Path:
         """See :class:`Storehouse`."""
         return Path(tempfile.gettempdir())
@@ -208,6 +239,14 @@ class Bucket(Storehouse):
 def open_storehouse(root: str) -> Storehouse:
     """The place that a path or ``gs://`` prefix names."""
     return Bucket(root) if root.startswith(objects.GCS) else Storehouse(root)
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

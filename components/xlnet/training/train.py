@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,23 @@ import torch
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, open_dataset
+from xlnet.errors import RunError
 from xlnet.model import config as configs
 from xlnet.model.weights import fetch, load_pretrained, save_classifier
 from xlnet.model.xlnet import XLNetClassifier
-from xlnet.recipe import Recipe
+from xlnet.recipe import Recipe, TrainingRecipe
 from xlnet.training.checkpoint import Checkpoints, place
 from xlnet.training.device import Device, detect
-from xlnet.training.distributed import compare
+from xlnet.training.distributed import compare, lost
 from xlnet.training.history import Progress
 from xlnet.training.loop import Result, Training
-from xlnet.training.optim import make_optimizer
+from xlnet.training.optim import AdamW, make_optimizer
 from xlnet.training.preemption import Stop
 from xlnet.training.sharding import shard
 from xlnet.training.tensors import Replicated, Sharded
 from xlnet.training.watchdog import Watchdog, end_with_parent
+
+LINGER = 3.0  # seconds that a rank leaves to the one that failed first, to say why
 
 
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
@@ -68,45 +72,34 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
                 "dataset_digest": dataset_digest,
                 **provenance.code_facts(),
             }
-            checkpoints, training = _training(model, data, whole, device, about, watchdog, stop, out)
             leads = device.ranks.rank == 0
-            with provenance.writing(out) if leads else tempfile.TemporaryDirectory() as folder:
-                directory = Path(folder)
-                result = training.run(directory)
-                checkpoints.close()
+            progress = Progress(silent=not leads)
+            optimizer, tensors = _tensors(model, given.training, device)
+            checkpoints = Checkpoints(place(out, shaping, dataset_digest), tensors, about, progress.say)
+            with (
+                contextlib.closing(checkpoints),
+                provenance.writing(out) if leads else tempfile.TemporaryDirectory() as folder,
+            ):
+                parts = (model, optimizer, tensors, data, given.training, device, checkpoints, progress, watchdog, stop)
+                result = Training(*parts).run(Path(folder))
                 device.ranks.gather("done")  # nobody leaves while another may still ask something of it
                 watchdog.close()
                 if not leads:
                     return {}
-                lineage = _write(directory, model, result, facts, started, whole, dataset)
-    checkpoints.clear()
+                lineage = _write(Path(folder), model, result, facts, started, whole, dataset)
+            checkpoints.clear()
     return {**lineage["artifact"]["metadata"], "model_digest": lineage["artifact"]["digest"]}
 
 
-def _training(
-    model: XLNetClassifier,
-    data: Dataset,
-    recipe: Recipe,
-    device: Device,
-    about: dict[str, Any],
-    watchdog: Watchdog,
-    stop: Stop,
-    out: str,
-) -> tuple[Checkpoints, Training]:
-    """Put together what a training needs; it finds where to go on."""
-    ranks, options = device.ranks, recipe.training
-    progress = Progress(silent=ranks.rank > 0)
-    sharded = options.shard_weights and ranks.size > 1
-    if sharded:
+def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> tuple[AdamW, Replicated]:
+    """The model's optimizer, and the tensors of both; whole on every rank, or spread over them."""
+    if recipe.shard_weights and device.ranks.size > 1:
         shard(model, device)
-    else:
-        ranks.attach(model)
-    optimizer = make_optimizer(model, options)
-    tensors = (Sharded if sharded else Replicated)(model, optimizer, ranks)
-    where = place(out, json.dumps(about["recipe"]), about["dataset"])
-    checkpoints = Checkpoints(where, tensors, about, progress.say)
-    parts = (model, optimizer, tensors, data, options, device, checkpoints, progress, watchdog, stop)
-    return checkpoints, Training(*parts)
+        optimizer = make_optimizer(model, recipe)
+        return optimizer, Sharded(model, optimizer, device.ranks)
+    device.ranks.attach(model)
+    optimizer = make_optimizer(model, recipe)
+    return optimizer, Replicated(model, optimizer, device.ranks)
 
 
 @contextlib.contextmanager
@@ -127,8 +120,11 @@ def _together(device: Device, about: dict[str, Any]) -> Iterator[Watchdog]:
     try:
         yield watchdog
     except Exception as error:
+        if ranks.size > 1 and lost(error):
+            time.sleep(LINGER)
+            error = RunError(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
         watchdog.failed(error)
-        raise
+        raise error from None
     finally:
         watchdog.close()
         ranks.leave()

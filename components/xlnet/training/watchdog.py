@@ -88,7 +88,7 @@ class Watchdog:
                 if reason := self._trouble(lives, quiet):
                     stop(reason)
         except RuntimeError as error:
-            if not self._end.is_set():
+            if not self._end.wait(2 * INTERVAL):
                 stop(f"the rank that keeps the connections of all others is gone ({str(error).splitlines()[0]})")
 
     def _trouble(self, lives: "Lives", quiet: float) -> str:
@@ -175,16 +175,18 @@ def trace_of(thread: int) -> str:
 
 def stop(reason: str) -> None:
     """End this process at once: its main thread may wait for ever, and cannot be interrupted."""
-    report(reason)
-    print(f"error: {reason}", file=sys.stderr, flush=True)
+    if not report(reason):
+        print(f"error: {reason}", file=sys.stderr, flush=True)
     os._exit(RunError.exit_status)
 
 
-def report(reason: str) -> None:
-    """Leave the reason where the one who started the ranks looks for it; the first one there is told."""
-    if path := os.environ.get("XLNET_RANK_REPORT"):
+def report(reason: str) -> bool:
+    """Leave the reason where the one who started this rank looks for it, if there is one; the first one is told."""
+    path = os.environ.get("XLNET_RANK_REPORT")
+    if path:
         with contextlib.suppress(OSError), open(path, "x", encoding="utf-8") as file:
             file.write(reason)
+    return bool(path)
 
 
 def end_with_parent() -> None:
