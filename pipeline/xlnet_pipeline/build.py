@@ -146,19 +146,23 @@ def build(wanted: Build, home: Path, *, program: str, push: bool = False, say: S
     """
     if push and not wanted.registry:
         raise UserError("--push needs to know where to; type --registry HOST/PATH or set CONTAINER_IMAGE_REGISTRY")
-    identity = image_id(program, wanted.tag)
+    tag = wanted.tag
+    identity = image_id(program, tag)
     if identity:
-        say(f"nothing changed: {wanted.tag} is there")
+        say(f"nothing changed: {tag} is there")
     else:
-        say(f"building {wanted.tag}")
+        say(f"building {tag}")
         lines = _run([program, "build", *wanted.options(), "."], say)
         if lines is not None:
             raise _build_failure(lines, wanted)
-        identity = image_id(program, wanted.tag)
+        if wanted.tag != tag:
+            subprocess.run([program, "rmi", tag], capture_output=True, check=False)
+            raise RunError("the sources changed while they were built into an image; build again")
+        identity = image_id(program, tag)
         if not identity:
-            raise RunError(f"{program} ended well but has no image '{wanted.tag}'; type: {program} images")
-    digest = _pushed(program, wanted.tag, say) if push else identity
-    return record(Image(wanted.accelerator, wanted.tag, digest, push, provenance.now()), home)
+            raise RunError(f"{program} ended well but has no image '{tag}'; type: {program} images")
+    digest = _pushed(program, tag, say) if push else identity
+    return record(Image(wanted.accelerator, tag, digest, push, provenance.now()), home)
 
 
 def build_in_cloud(wanted: Build, home: Path, say: Say) -> Image:
