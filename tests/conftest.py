@@ -97,7 +97,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from xlnet.data.preprocess import preprocess
     from xlnet.data.snapshot import take
     from xlnet.evaluation.evaluate import evaluate
-    from xlnet.training.loop import train
+    from xlnet.training.launch import train
 
     folder = tmp_path_factory.mktemp("trained")
     recipe = recipes.tiny().replace(

@@ -38,7 +38,7 @@ def run(impl, given, lengths, probability=0.0, with_segments=True, device="cpu")
     """Output and all gradients, as float64 on the CPU."""
     *leaves, ids = (x.detach().to(device).requires_grad_(x.is_floating_point()) for x in given)
     qkv, table, content, position, segment, embed = leaves
-    dropout = Dropout(probability, torch.tensor([987654321], device=device)) if probability else None
+    dropout = Dropout.seeded(probability, torch.tensor([987654321], device=device)) if probability else None
     out = relative_attention(
         *split_heads(qkv),
         Positions(table, content, position),

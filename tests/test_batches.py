@@ -103,7 +103,7 @@ def test_buckets_give_few_shapes_and_every_row_once():
 
 
 def test_padded_rows_are_left_padded_and_filled_up(split):
-    batch = batches.collate_padded(split, np.array([2, 3]), length=7, count=3, pad_id=5)
+    batch = batches.collate_padded(split, np.array([2, 3]), slice(0, 3), length=7, pad_id=5)
     assert batch.input_ids_BL.tolist() == [[5, 5, 5, 5, 5, 4, 3], [5, 20, 4, 30, 31, 4, 3], [5, 5, 5, 5, 5, 4, 3]]
     assert batch.segment_ids_BL.tolist()[1] == [3, 0, 0, 1, 1, 1, 2]
     assert batch.real_BL.sum(1).tolist() == [2, 6, 2]

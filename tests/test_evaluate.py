@@ -71,7 +71,7 @@ def test_the_page_is_one_safe_file(trained, tmp_path):
 
 def test_a_regression_has_correlations_and_a_page(tmp_path):
     from xlnet.data.preprocess import preprocess
-    from xlnet.training.loop import train
+    from xlnet.training.launch import train
 
     data = tmp_path / "a.csv"
     data.write_text("text,label\n" + "".join(f"{'good ' * (i % 7)}{i},{i % 7}.5\n" for i in range(140)))

@@ -87,7 +87,7 @@ def test_logits_and_gradients_equal_transformers(pair, case):
 
 def test_transformers_loads_our_directory(pair, tmp_path):
     _, ours = pair
-    save_classifier(ours, tmp_path)
+    save_classifier(ours.state_dict(), ours.config, tmp_path)
     theirs = XLNetForSequenceClassification.from_pretrained(tmp_path).eval()
     ids, segments, mask = batch([6, 11])
     expected = ours(*packed(ids, segments, mask))
@@ -99,7 +99,7 @@ def test_equal_weights_give_equal_bytes(pair, tmp_path):
     _, ours = pair
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        save_classifier(ours, tmp_path / name)
+        save_classifier(ours.state_dict(), ours.config, tmp_path / name)
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 

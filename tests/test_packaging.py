@@ -39,7 +39,7 @@ import json, pathlib, xlnet
 from xlnet import recipe
 from xlnet.data.preprocess import preprocess
 from xlnet.data.snapshot import take
-from xlnet.training.loop import train
+from xlnet.training.launch import train
 tiny = recipe.tiny().replace(
     data={"train": "demo:uci_sentences", "text": 0, "label": 1, "max_length": 16},
     model={"n_layer": 1, "d_model": 16, "n_head": 1, "d_head": 16, "d_inner": 16},

@@ -18,7 +18,7 @@ from xlnet.errors import UserError
 from xlnet.model import config as configs
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe
-from xlnet.training.loop import train
+from xlnet.training.launch import train
 from xlnet_pipeline import cli, estimate, machines, plan, preview, workload
 from xlnet_pipeline.machines import Price, machine
 from xlnet_pipeline.plan import Plan
@@ -31,7 +31,7 @@ WORDS = ["film", "book", "good", "bad", "great", "awful", "plot", "actor", "scen
 MEASURE = """
 import sys
 import torch
-from xlnet.training.loop import train
+from xlnet.training.launch import train
 recipe, dataset, out = sys.argv[1:]
 open("/proc/self/clear_refs", "w").write("5")
 train(recipe, dataset, out)

@@ -88,7 +88,7 @@ def test_mistakes(trained, tmp_path):
 
 def test_pairs(tmp_path):
     from xlnet.data.preprocess import preprocess
-    from xlnet.training.loop import train
+    from xlnet.training.launch import train
 
     (tmp_path / "a.csv").write_text("a,b,label\n" + "".join(f"one {i},two {i},{i % 2}\n" for i in range(80)))
     recipe = recipes.Recipe().replace(

@@ -10,61 +10,24 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
+from token_rows import RECIPE, write_dataset
 from transformers import XLNetForSequenceClassification
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data.dataset import open_dataset, schema
+from xlnet.data.dataset import open_dataset
+from xlnet.data.shapes import Packed
 from xlnet.errors import RunError, UserError
+from xlnet.model.inference import predict_logits
 from xlnet.model.weights import load_classifier
-from xlnet.training import loop, objective
+from xlnet.training import objective
 from xlnet.training.device import detect
 from xlnet.training.feed import Feed, row_stream
 from xlnet.training.optim import learning_rate_factor, make_optimizer, set_learning_rate
-
-RECIPE = recipes.from_changes(
-    {
-        "model": {"n_layer": 1, "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32},
-        "training": {"epochs": 4.0, "batch_tokens": 256, "learning_rate": 1e-2},
-    }
-)
-
-
-def write_dataset(path, task="classification", rows=240, seed=0):
-    """Rows whose label is whether token 10 or token 11 is in them."""
-    generator = np.random.default_rng(seed)
-    classification = task == "classification"
-    for name, count in (("train", rows), ("validation", 60), ("test", 60)):
-        labels = generator.integers(0, 2, count)
-        bodies = [generator.integers(12, 40, generator.integers(2, 9)).tolist() for _ in range(count)]
-        ids = [[10 + int(label), *body, 4, 3] for label, body in zip(labels, bodies, strict=True)]
-        columns = {
-            "input_ids": ids,
-            "boundary": [len(row) - 1 for row in ids],
-            "label": labels.tolist() if classification else [float(label) for label in labels],
-            "row": list(range(count)),
-            "source": [0] * count,
-            "line": list(range(1, count + 1)),
-        }
-        if name != "train":
-            columns |= {"text": ["x"] * count, "text_pair": [None] * count, "id": [None] * count}
-        layout = schema(task, with_text=name != "train")
-        (path / name).mkdir(parents=True)
-        with pa.ipc.new_file(str(path / name / "00000.arrow"), layout) as file:
-            file.write_table(pa.table(columns, schema=layout))
-    card = {"task": task, "classes": ["no", "yes"] if classification else [], "vocab_size": 40}
-    card |= {"special_ids": {"pad": 5}, "splits": {"train": {}, "validation": {}, "test": {}}}
-    (path / "card.json").write_text(json.dumps(card))
-    (path / "recipe.json").write_text(RECIPE.part("data"))
-    (path / "tokenizer").mkdir()
-    (path / "tokenizer" / "spiece.model").write_bytes(b"stands for the real one")
-    provenance.record(
-        path, type="dataset", step="preprocess", started=provenance.now(), parameters={}, metadata={}, inputs=[]
-    )
-    return str(path)
+from xlnet.training.schedule import plan
+from xlnet.training.train import make_model, train
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +40,7 @@ def part(recipe):
 
 
 def test_it_learns_and_leaves_a_whole_artifact(dataset, tmp_path):
-    facts = loop.train(part(RECIPE), dataset, str(tmp_path / "model"))
+    facts = train(part(RECIPE), dataset, str(tmp_path / "model"))
     assert facts["validation_accuracy"] >= 0.95
     assert provenance.verify(tmp_path / "model") == facts["model_digest"]
     lineage = provenance.read(tmp_path / "model")
@@ -94,8 +57,8 @@ def test_it_learns_and_leaves_a_whole_artifact(dataset, tmp_path):
 
 def test_same_recipe_same_seed_same_bytes(dataset, tmp_path):
     recipe = RECIPE.replace(training={"steps": 12, "token_dropout": 0.1})
-    first, second = (loop.train(part(recipe), dataset, str(tmp_path / name)) for name in "ab")
-    third = loop.train(part(recipe.replace(training={"seed": 1})), dataset, str(tmp_path / "c"))
+    first, second = (train(part(recipe), dataset, str(tmp_path / name)) for name in "ab")
+    third = train(part(recipe.replace(training={"seed": 1})), dataset, str(tmp_path / "c"))
     assert first["model_digest"] == second["model_digest"]
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
     assert first["weights_digest"] != third["weights_digest"]
@@ -103,33 +66,33 @@ def test_same_recipe_same_seed_same_bytes(dataset, tmp_path):
 
 def test_regression_learns(tmp_path):
     dataset = write_dataset(tmp_path / "dataset", task="regression")
-    facts = loop.train(part(RECIPE.replace(training={"epochs": 12.0})), dataset, str(tmp_path / "model"))
+    facts = train(part(RECIPE.replace(training={"epochs": 12.0})), dataset, str(tmp_path / "model"))
     assert facts["validation_pearson"] > 0.9
     assert json.loads((tmp_path / "model/config.json").read_text())["problem_type"] == "regression"
 
 
 def test_early_stopping_keeps_the_best(dataset, tmp_path):
     recipe = RECIPE.replace(training={"epochs": 40.0, "evaluate_every": 5, "patience": 2})
-    facts = loop.train(part(recipe), dataset, str(tmp_path / "model"))
+    facts = train(part(recipe), dataset, str(tmp_path / "model"))
     assert facts["stopped_early"] == "true"
     model, data = load_classifier(tmp_path / "model"), open_dataset(dataset)
-    logits = loop.predict_logits(model, data.split("validation"))
+    logits = predict_logits(model, data.split("validation"))
     scores = objective.validation_metrics(logits, data.split("validation").labels, "classification")
     assert scores["validation_accuracy"] == pytest.approx(facts["validation_accuracy"], abs=1e-6)
 
 
 def test_pretrained_weights_are_where_training_starts(dataset, tmp_path):
-    first = loop.train(part(RECIPE), dataset, str(tmp_path / "first"))
+    first = train(part(RECIPE), dataset, str(tmp_path / "first"))
     recipe = recipes.from_changes(
         {"model": {"pretrained": str(tmp_path / "first")}, "training": {"steps": 1, "learning_rate": 1e-6}}
     )
-    second = loop.train(part(recipe), dataset, str(tmp_path / "second"))
+    second = train(part(recipe), dataset, str(tmp_path / "second"))
     assert second["validation_accuracy"] == first["validation_accuracy"]
     assert second["base_model"] == str(tmp_path / "first")
     _, base = provenance.read(tmp_path / "second")["inputs"]
     assert base["artifact"]["digest"] == first["model_digest"], "the lineage goes on through the weights"
     (tmp_path / "first" / "lineage.json").unlink()
-    loop.train(part(recipe), dataset, str(tmp_path / "third"))
+    train(part(recipe), dataset, str(tmp_path / "third"))
     _, base = provenance.read(tmp_path / "third")["inputs"]
     assert base["artifact"]["type"] == "pretrained"
     checksums = {file["uri"]: file["checksum"] for file in base["artifact"]["metadata"]["files"]}
@@ -139,70 +102,62 @@ def test_pretrained_weights_are_where_training_starts(dataset, tmp_path):
 def test_killed_training_continues_to_the_same_bits(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("XLNET_PIPELINE_HOME", str(tmp_path / "home"))
     recipe = RECIPE.replace(training={"steps": 400, "checkpoint_every": 3, "evaluate_every": 50})
-    whole = loop.train(part(recipe), dataset, str(tmp_path / "whole"))
-    code = "import sys; from xlnet.training.loop import train; train(*sys.argv[1:])"
+    whole = train(part(recipe), dataset, str(tmp_path / "whole"))
+    code = "import sys; from xlnet.training.launch import train; train(*sys.argv[1:])"
     command = [sys.executable, "-c", code, part(recipe), dataset, str(tmp_path / "killed")]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("home/checkpoints/*/checkpoint.pt")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("home/checkpoints/*/step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed").exists(), "nothing half-written is under the artifact's name"
-    resumed = loop.train(part(recipe), dataset, str(tmp_path / "killed"))
+    resumed = train(part(recipe), dataset, str(tmp_path / "killed"))
     assert resumed["resumed_from"] > 0
     assert resumed["weights_digest"] == whole["weights_digest"]
     assert (tmp_path / "killed/history.jsonl").read_text() == (tmp_path / "whole/history.jsonl").read_text()
 
 
-def test_a_damaged_checkpoint_is_reported_and_not_used(dataset, tmp_path, capsys):
-    recipe = RECIPE.replace(training={"steps": 4})
-    whole = recipes.Recipe(model=recipe.model, training=recipe.training).part("data", "model", "training")
-    directory = loop.place(tmp_path / "model", whole, provenance.verify(dataset)).directory
-    directory.mkdir(parents=True)
-    (directory / "checkpoint.pt").write_bytes(b"torn")
-    facts = loop.train(part(recipe), dataset, str(tmp_path / "model"))
-    assert facts["resumed_from"] == 0
-    assert "damaged and not used" in capsys.readouterr().err
-
-
 def test_a_loss_that_explodes_names_the_step_and_keeps_its_batch(dataset, tmp_path, monkeypatch):
     recipe = RECIPE.replace(training={"epochs": 40.0, "checkpoint_every": 2})
     calls = []
-    true_loss = objective.loss
+    true_loss = objective.losses
 
     def explodes(*arguments):
         calls.append(0)
         return true_loss(*arguments) * (float("nan") if len(calls) == 6 else 1)
 
-    monkeypatch.setattr(objective, "loss", explodes)
+    monkeypatch.setattr(objective, "losses", explodes)
     out = tmp_path / "model"
     with pytest.raises(
         RunError, match=r"became nan at step 6; its batch is in '.*batch-6\.json'.*lower training"
     ) as told:
-        loop.train(part(recipe), dataset, str(out))
+        train(part(recipe), dataset, str(out))
     assert not out.exists()
     batch = json.loads(Path(str(told.value).split("'")[1]).read_text())
-    (rows,) = row_stream(open_dataset(dataset).split("train").lengths, recipe.training, 5, 6)
+    (rows,) = row_stream(open_dataset(dataset).split("train").lengths, recipe.training, Packed(), 5, 6)
     assert sorted(row["row"] for row in batch["rows"]) == sorted(rows.tolist())
     assert batch["rows"][0]["input_ids"][-2:] == [4, 3]
-    monkeypatch.setattr(objective, "loss", true_loss)
-    assert loop.train(part(recipe), dataset, str(out))["resumed_from"] == 4, "the last good checkpoint was kept"
+    monkeypatch.setattr(objective, "losses", true_loss)
+    assert train(part(recipe), dataset, str(out))["resumed_from"] == 4, "the last good checkpoint was kept"
 
 
 def test_worker_processes_pack_the_same_batches(dataset):
     split = open_dataset(dataset).split("train")
-    inline, ahead = (list(Feed(split, RECIPE.training, 3, 30, workers)) for workers in (0, 2))
+    device, ahead_of = detect("cpu"), detect("cpu")
+    ahead_of.workers = 2
+    inline, ahead = (list(Feed(split, RECIPE.training, 3, 30, one)) for one in (device, ahead_of))
     assert len(inline) == 27
-    for ours, theirs in zip(inline, ahead, strict=True):
+    for share, other in zip(inline, ahead, strict=True):
+        (ours,), (theirs,) = share.batches, other.batches
         assert np.array_equal(ours.input_ids_T, theirs.input_ids_T)
         assert np.array_equal(ours.index_S, theirs.index_S)
 
 
 @pytest.mark.parametrize("change", [{"recompute": True}, {"precision": "bfloat16"}])
 def test_memory_and_precision_settings_still_learn(dataset, tmp_path, change):
-    facts = loop.train(part(RECIPE.replace(training=change)), dataset, str(tmp_path / "model"))
+    facts = train(part(RECIPE.replace(training=change)), dataset, str(tmp_path / "model"))
     assert facts["validation_accuracy"] >= 0.95
     assert facts["precision"] == change.get("precision", "float32")
 
@@ -212,12 +167,12 @@ def test_a_changed_dataset_is_refused(dataset, tmp_path):
     with (tmp_path / "dataset/card.json").open("a") as file:
         file.write(" ")
     with pytest.raises(RunError, match="was changed after it was written"):
-        loop.train(part(RECIPE), str(tmp_path / "dataset"), str(tmp_path / "model"))
+        train(part(RECIPE), str(tmp_path / "dataset"), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(UserError, match="device is 'tpux'; allowed: auto, cpu, cuda"):
+    with pytest.raises(UserError, match="device is 'tpux'; allowed: auto, cpu, cuda, xla, tpu"):
         detect("tpux")
 
 
@@ -231,7 +186,7 @@ def test_learning_rate_goes_up_and_down():
 
 def test_layers_learn_at_decaying_rates_and_norms_are_not_decayed(dataset):
     recipe = RECIPE.replace(model={"n_layer": 3}, training={"layer_decay": 0.5, "weight_decay": 0.1})
-    model = loop.make_model(recipe, open_dataset(dataset))
+    model = make_model(recipe, open_dataset(dataset))
     optimizer = make_optimizer(model, recipe.training)
     set_learning_rate(optimizer, 50, 100, recipe.training)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -250,8 +205,8 @@ def test_layers_learn_at_decaying_rates_and_norms_are_not_decayed(dataset):
 def test_planned_steps_are_the_steps_done(dataset, steps, epochs):
     training = RECIPE.replace(training={"steps": steps, "epochs": epochs}).training
     split = open_dataset(dataset).split("train")
-    planned, evaluations = loop.plan_steps(split.lengths, training)
-    assert max(evaluations) == planned
-    assert len(list(row_stream(split.lengths, training, 0, planned))) == planned
+    planned = plan(split.lengths, training, Packed())
+    assert max(planned.validations) == planned.steps
+    assert len(list(row_stream(split.lengths, training, Packed(), 0, planned.steps))) == planned.steps
     if steps:
-        assert planned == steps
+        assert planned.steps == steps

@@ -53,13 +53,15 @@ def check(got, expected, *given):
 @pytest.mark.parametrize(("rows", "width"), [(1, 16), (5, 100), (3, 1100)])
 def test_fused(rows, width, probability):
     torch.manual_seed(0)
-    noise = Dropout(probability, torch.tensor([99])) if probability else None
+    noise = Dropout.seeded(probability, torch.tensor([99])) if probability else None
     x, residual, weight, bias = (
         torch.randn(rows, width),
         torch.randn(rows, width),
         torch.randn(width),
         torch.randn(width),
     )
+    if noise is not None:
+        check(lambda x: triton_fused.dropout(x, noise), lambda x: plain.dropout(x, noise), x)
     check(lambda x: triton_fused.gelu_dropout(x, noise), lambda x: plain.dropout(F.gelu(x), noise), x)
     check(
         lambda *t: triton_fused.dropout_add_norm(*t, 1e-6, noise),

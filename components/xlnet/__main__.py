@@ -36,7 +36,7 @@ def _preprocess(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
-    from xlnet.training.loop import train
+    from xlnet.training.launch import train
 
     return train(recipe, options.dataset, options.out)
 
@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         one = subparsers.add_parser(name, help=step.summary, description=step.summary, epilog=epilog)
         one.add_argument("--recipe", metavar="FILE", help="recipe in TOML")
         one.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change one field")
+        one.add_argument("--recipe-json", metavar="JSON", help="the whole recipe, or the sections that the step needs")
         if name == "preprocess":
             one.add_argument("--snapshot", default="", metavar="DIGEST", help="refuse input with another digest")
         for field in step.inputs:
@@ -117,13 +118,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.step == "serve":
             _serve(options)
         else:
-            recipe = recipes.load(options.recipe, options.set)
-            print(json.dumps(STEPS[options.step].run(recipe.to_json(), options), indent=1, ensure_ascii=False))
+            recipe = options.recipe_json or recipes.load(options.recipe, options.set).to_json()
+            print(json.dumps(STEPS[options.step].run(recipe, options), indent=1, ensure_ascii=False))
     except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if "XLNET_RANK_REPORT" not in os.environ:  # else who started this rank says it, once for all of them
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        if "XLNET_RANK_REPORT" not in os.environ:
+            raise
+        return RunError.exit_status  # the traceback is in the report
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads on: nothing to say
         return 0

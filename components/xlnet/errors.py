@@ -1,4 +1,4 @@
-"""The two ways to fail: the user's mistake, and a run that went wrong."""
+"""The ways to end early: the user's mistake, a run that went wrong, and a machine that was taken back."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,6 +14,18 @@ class RunError(RuntimeError):
     """A run that could not be finished, though nothing in the request was wrong. Exit status 1."""
 
     exit_status = 1
+
+
+class Preempted(SystemExit):
+    """The process was asked to stop, left a checkpoint, and will go on from it when it is started again.
+
+    Whoever runs the trainer ends with this status (EX_TEMPFAIL), which no failing program has.
+    """
+
+    exit_status = 75
+
+    def __init__(self) -> None:
+        super().__init__(self.exit_status)
 
 
 class CorruptArtifact(RunError):

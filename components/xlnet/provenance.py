@@ -34,7 +34,7 @@ LOGS = "logs"
 STEP_MODULES = {
     "snapshot": "xlnet.data.snapshot",
     "preprocess": "xlnet.data.preprocess",
-    "train": "xlnet.training.loop",
+    "train": "xlnet.training.launch",
     "evaluate": "xlnet.evaluation.evaluate",
     "register": "xlnet.registry.register",
 }

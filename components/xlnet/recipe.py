@@ -77,6 +77,7 @@ class TrainingRecipe:
     epochs: float = _number(3.0, 0.0)
     steps: int = _number(0, 0)  # 0: as many as ``epochs`` asks for
     batch_tokens: int = _number(4096, 1)  # tokens an update sees, at most
+    micro_batch_tokens: int = _number(0, 0)  # what a device computes at once, at most; 0: its whole share of an update
     learning_rate: float = _number(1e-3, 0.0, 10.0)
     warmup: float = _number(0.1, 0.0, 1.0)  # share of the steps
     layer_decay: float = _number(1.0, 0.01, 1.0)  # learning rate of layer l: decay ** (n_layer - l)
@@ -88,6 +89,7 @@ class TrainingRecipe:
     token_dropout: float = _number(0.0, 0.0, 0.9)  # share of input tokens hidden behind mask_emb
     label_smoothing: float = _number(0.0, 0.0, 0.9)
     precision: str = _choice("auto", "auto", "float32", "bfloat16")  # of products; auto: bfloat16 where it is faster
+    shard_weights: bool = False  # weights, gradients and optimizer spread over the ranks (FSDP): less memory on each
     recompute: bool = False  # layers' activations in the backward pass: less memory, a third more time
     evaluate_every: int = _number(0, 0)  # steps; 0: once an epoch
     patience: int = _number(0, 0)  # evaluations without a better one before stopping; 0: never

@@ -38,8 +38,8 @@ def preprocess(recipe: str, snapshot: str, code: str, dataset: dsl.Output[dsl.Da
 def train(
     recipe: str, pretrained: str, code: str, dataset: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]
 ) -> None:
-    """A dataset to a model: ``xlnet.training.loop``."""
-    from xlnet.training.loop import train as step
+    """A dataset to a model: ``xlnet.training.launch``."""
+    from xlnet.training.launch import train as step
 
     model.metadata.update(step(recipe, dataset.path, model.path))
 

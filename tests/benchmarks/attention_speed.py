@@ -60,7 +60,7 @@ class Case:
 
     def _ours(self, impl: str) -> torch.Tensor:
         content, position, segment = self.biases
-        dropout = Dropout(self.probability, self.seed) if self.probability else None
+        dropout = Dropout.seeded(self.probability, self.seed) if self.probability else None
         segments = Segments(self.ids, segment, self.embed)
         positions = Positions(self.r, content, position)
         return relative_attention(*split_heads(self.qkv), positions, segments, self.layout, dropout, impl)

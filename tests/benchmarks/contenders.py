@@ -21,7 +21,7 @@ from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.device import Device
 from xlnet.training.optim import make_optimizer
-from xlnet.training.step import update
+from xlnet.training.step import forward, optimise
 
 PAD = 5
 RATE = 1e-5
@@ -51,7 +51,10 @@ class Ours:
     def step(self, sample: Sample, chosen: np.ndarray) -> Tensor:
         """One update; the loss, on the device."""
         inputs = self.device.move(collate(sample, chosen))
-        return update(self.model, self.optimizer, inputs, self.recipe, self.device)[0]
+        loss = forward(self.model, inputs, len(chosen), self.recipe, self.device)
+        loss.backward()
+        optimise(self.model, self.optimizer, self.recipe)
+        return loss.detach()
 
 
 @dataclass

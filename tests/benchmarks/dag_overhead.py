@@ -25,7 +25,7 @@ PIPELINE = RECIPE + (
 )
 ONE_CALL = RECIPE + (
     "from xlnet.data.snapshot import take; from xlnet.data.preprocess import preprocess;"
-    "from xlnet.training.loop import train; from xlnet.evaluation.evaluate import evaluate;"
+    "from xlnet.training.launch import train; from xlnet.evaluation.evaluate import evaluate;"
     "from xlnet.registry.register import register;"
     "text = whole.to_json(); at = lambda name: f'{home}/{name}';"
     "preprocess(text, take(text).digest, at('dataset'));"

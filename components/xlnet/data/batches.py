@@ -87,6 +87,9 @@ class Batch:
     lengths_S: np.ndarray  # int64: tokens per text
     labels_S: np.ndarray  # int64 or float32
     index_S: np.ndarray  # int64: positions within the split
+    weights_S: np.ndarray  # float32: 1 for texts that count, 0 for one that only keeps a device busy
+    first_token: int = 0  # of the update's tokens, where this is a part of them
+    first_text: int = 0
 
     @property
     def tokens(self) -> int:
@@ -117,7 +120,29 @@ def epoch_plan(lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) ->
     for start in range(0, len(order), window):
         rows = order[start : start + window]
         batches += pack(rows[np.argsort(-lengths[rows], kind="stable")], lengths, batch_tokens)
-    return [batches[i] for i in generator.permutation(len(batches))]
+    return [spread(batches[i], lengths) for i in generator.permutation(len(batches))]
+
+
+def spread(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Order a batch's rows so that its halves have about equally many tokens, and each half's halves, and so on.
+
+    However many devices share the batch, each takes a run of neighbours, and the order is the same for all of them.
+    """
+    by_length = rows[np.argsort(-lengths[rows], kind="stable")]
+    place = np.arange(len(rows))
+    levels = range(max(1, len(rows) - 1).bit_length())
+    # Dealing 0 1 1 0 0 1 1 0 … gives each half one of two neighbours in length, and each the longer one in turn.
+    halves = [((place >> level) % 4 % 3 != 0).astype(np.int64) << (len(levels) - level) for level in levels]
+    return by_length[np.argsort(sum(halves), kind="stable")]
+
+
+def cut_evenly(lengths: np.ndarray, parts: int) -> list[slice]:
+    """Cut texts, in this order, into runs of about equally many tokens; with few texts some runs are empty."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1])
+    middles = ends - lengths / 2  # a text belongs to the run that holds its middle
+    cuts = np.searchsorted(middles, total * np.arange(1, parts) / parts).tolist()
+    return [slice(start, stop) for start, stop in zip([0, *cuts], [*cuts, len(lengths)], strict=True)]
 
 
 def pack(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
@@ -187,8 +212,12 @@ def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> l
     return np.split(rows, cuts) if len(rows) else []
 
 
-def collate(split: Rows, rows: np.ndarray) -> Batch:
-    """Gather rows into a packed batch."""
+def collate(split: Rows, rows: np.ndarray, part: slice = slice(None)) -> Batch:
+    """Gather rows, or a part of them, into a packed batch; an empty part becomes the first row with weight 0."""
+    first, stop, _ = part.indices(len(rows))
+    weight = float(stop > first)
+    first_token = int(split.lengths[rows[:first]].sum())
+    rows = rows[first:stop] if weight else rows[:1]
     lengths_S = split.lengths[rows]
     ends_S = np.cumsum(lengths_S)
     place_T = np.arange(ends_S[-1]) - np.repeat(ends_S - lengths_S, lengths_S)  # within the text
@@ -200,6 +229,9 @@ def collate(split: Rows, rows: np.ndarray) -> Batch:
         lengths_S=lengths_S,
         labels_S=split.labels[rows].astype(np.int64 if split.labels.dtype == np.int32 else np.float32),
         index_S=rows,
+        weights_S=np.full(len(rows), weight, np.float32),
+        first_token=first_token,
+        first_text=first,
     )
 
 
@@ -211,13 +243,16 @@ class PaddedBatch:
     segment_ids_BL: np.ndarray  # int32: as in Batch; 3 padding
     real_BL: np.ndarray  # bool: True for tokens of a text
     labels_B: np.ndarray  # int64 or float32
+    index_B: np.ndarray  # int64: positions within the split, of texts only
     weights_B: np.ndarray  # float32: 1 for texts, 0 for rows that only fill the shape
     tokens: int  # of texts
+    first_text: int = 0  # of the update's, where this is a part of them
 
 
-def collate_padded(split: Rows, rows: np.ndarray, length: int, count: int, pad_id: int) -> PaddedBatch:
-    """Gather rows into ``count`` rows of ``length`` tokens; missing rows repeat the first one with weight 0."""
-    filled = np.concatenate([rows, np.full(count - len(rows), rows[0])]) if len(rows) < count else rows
+def collate_padded(split: Rows, rows: np.ndarray, part: slice, length: int, pad_id: int) -> PaddedBatch:
+    """Gather a part of an update's rows, each of ``length`` tokens; missing rows are the first one with weight 0."""
+    count, given = part.stop - part.start, len(rows[part])
+    filled = np.concatenate([rows[part], np.full(count - given, rows[0])])
     lengths_B = split.lengths[filled]
     place_BL = np.arange(length)[None, :] - (length - lengths_B)[:, None]  # within the text; negative: padding
     real_BL = place_BL >= 0
@@ -229,8 +264,10 @@ def collate_padded(split: Rows, rows: np.ndarray, length: int, count: int, pad_i
         segment_ids_BL=np.where(real_BL, segment_BL, 3).astype(np.int32),
         real_BL=real_BL,
         labels_B=split.labels[filled].astype(np.int64 if split.labels.dtype == np.int32 else np.float32),
-        weights_B=(np.arange(count) < len(rows)).astype(np.float32),
-        tokens=int(split.lengths[rows].sum()),
+        index_B=rows[part],
+        weights_B=(np.arange(count) < given).astype(np.float32),
+        tokens=int(split.lengths[rows[part]].sum()),
+        first_text=part.start,
     )
 
 

@@ -17,15 +17,25 @@ _M1, _M2, _WORD = 0x21F0AAAD, 0xD35A2D97, 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Dropout:
-    """What to drop: each element with this probability, chosen by this seed.
+    """What to drop: each element with this probability, chosen by this key.
 
     Attributes:
         probability: 0 ≤ p < 1.
-        seed: int64 [1], on the device, below 2^32. A tensor, so that a recorded graph can be replayed with another.
+        key: of row 0, int64 [1], on the device, below 2^32; a row's number is added to it. A tensor, so that a
+            recorded graph can be replayed with another.
     """
 
     probability: float
-    seed: Tensor
+    key: Tensor
+
+    @classmethod
+    def seeded(cls, probability: float, seed: Tensor) -> "Dropout":
+        """With a key that has nothing in common with that of another seed: int64 [1], below 2^32."""
+        return cls(probability, _mix(seed))
+
+    def from_row(self, first: int) -> "Dropout":
+        """The same mask, of which row 0 is now row ``first``: for a slice of a larger batch."""
+        return Dropout(self.probability, (self.key + first) & _WORD) if first else self
 
     @property
     def threshold(self) -> int:
@@ -39,7 +49,7 @@ class Dropout:
 
     def keep(self, rows: Tensor, columns: Tensor) -> Tensor:
         """True for elements kept, at broadcast int64 row and column numbers."""
-        row_keys = _mix((_mix(self.seed) + rows) & _WORD)
+        row_keys = _mix((self.key + rows) & _WORD)
         return _mix((row_keys + columns * GOLDEN) & _WORD) >= self.threshold
 
 
@@ -66,12 +76,13 @@ class Dropouts:
     """A seed for each place that drops something, all drawn at once from torch's generator."""
 
     def __init__(self, places: int, device: torch.device, on: bool) -> None:
-        self._seeds = torch.randint(1 << 32, (places,), device=device) if on else None
+        self._keys = _mix(torch.randint(1 << 32, (places,), device=device)) if on else None
         self._used = 0
 
-    def next(self, probability: float) -> Dropout | None:
-        """The next place's; None if nothing is dropped there."""
-        if self._seeds is None:
+    def next(self, probability: float, first_row: int = 0) -> Dropout | None:
+        """The next place's, for rows counted from ``first_row``; None if nothing is dropped there."""
+        if self._keys is None:
             return None
         self._used += 1
-        return Dropout(probability, self._seeds[self._used - 1 : self._used]) if probability else None
+        key = self._keys[self._used - 1 : self._used]
+        return Dropout(probability, key).from_row(first_row) if probability else None

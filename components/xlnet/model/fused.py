@@ -34,8 +34,6 @@ def dropout_add_norm(
 
 def dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
     """Zero elements and scale the others so that the mean stays: [T, D]."""
-    if noise is not None and x_TD.is_cuda:
-        return F.dropout(x_TD, noise.probability)  # one pass, as cheap as can be
     kernels = _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES)
     return kernels.dropout(x_TD, noise) if kernels and noise is not None else plain.dropout(x_TD, noise)
 

@@ -25,14 +25,20 @@ class Layout:
         lengths_S: tokens per text, on the host, each at least 1.
         offsets_S1: text s holds tokens ``offsets_S1[s]`` to ``offsets_S1[s + 1] - 1``: int32, on the device.
         real_T: False for padding, where texts were padded to one length (see :meth:`padded`); None: there is none.
+        first_token: of the batch that this is a part of; its dropout masks are that part of the whole batch's.
+        first_text: likewise.
     """
 
     lengths_S: np.ndarray
     offsets_S1: Tensor
     real_T: Tensor | None = None
+    first_token: int = 0
+    first_text: int = 0
 
     @classmethod
-    def of(cls, lengths_S: np.ndarray, device: torch.device | str = "cpu") -> "Layout":
+    def of(
+        cls, lengths_S: np.ndarray, device: torch.device | str = "cpu", first_token: int = 0, first_text: int = 0
+    ) -> "Layout":
         """The layout of texts of these lengths, in this order.
 
         Raises:
@@ -42,17 +48,17 @@ class Layout:
         if not len(lengths_S) or lengths_S.min() < 1:
             raise RunError(f"a batch needs at least one text and no empty one; its lengths are {lengths_S.tolist()}")
         offsets_S1 = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths_S)]).astype(np.int32))
-        return cls(lengths_S, offsets_S1.to(device, non_blocking=True))
+        return cls(lengths_S, offsets_S1.to(device, non_blocking=True), None, first_token, first_text)
 
     @classmethod
-    def padded(cls, real_SL: Tensor) -> "Layout":
+    def padded(cls, real_SL: Tensor, first_text: int = 0) -> "Layout":
         """The layout of texts that were left-padded to one length, for devices that compile every shape anew.
 
         Shapes depend on nothing but ``real_SL``'s: no token count leaves the device.
         """
         texts, length = real_SL.shape
         offsets_S1 = torch.arange(0, (texts + 1) * length, length, dtype=torch.int32, device=real_SL.device)
-        return cls(np.full(texts, length), offsets_S1, real_SL.flatten())
+        return cls(np.full(texts, length), offsets_S1, real_SL.flatten(), first_text * length, first_text)
 
     @cached_property
     def tokens(self) -> int:

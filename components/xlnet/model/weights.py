@@ -4,11 +4,13 @@ Queries, keys and values are three tensors there and one parameter here.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from xlnet.errors import CorruptArtifact, UserError
 from xlnet.model import config as configs
@@ -21,10 +23,10 @@ FUSED = ".rel_attn.qkv"
 HEADS = ("sequence_summary.", "logits_proj.")  # absent from a pretrained language model
 
 
-def save_classifier(model: XLNetClassifier, directory: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes."""
-    Path(directory, "config.json").write_text(configs.to_json(model.config), encoding="utf-8")
-    state = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
+def save_classifier(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
+    """Write ``config.json`` and, of a model's state, ``model.safetensors``; equal weights give equal bytes."""
+    Path(directory, "config.json").write_text(configs.to_json(config), encoding="utf-8")
+    state = {name: value.detach().to("cpu", torch.float32) for name, value in weights.items()}
     tensors = {name: value.contiguous() for name, value in split_qkv(state).items()}
     save_file(tensors, str(Path(directory, "model.safetensors")), metadata={"format": "pt"})
 

@@ -144,22 +144,23 @@ class Transformer(nn.Module):
             hidden_T: True for tokens to be replaced by the mask embedding; None: none.
         """
         layout.check(len(input_ids_T))
-        p, layers = self.config.dropout, len(self.layer)
-        dropouts = Dropouts(3 + 4 * layers, input_ids_T.device, self.training)
+        p, heads, first = self.config.dropout, self.config.n_head, layout.first_token
+        dropouts = Dropouts(3 + 4 * len(self.layer), input_ids_T.device, self.training)
         x_TD = F.embedding(input_ids_T, self.word_embedding.weight, sparse=self.sparse_gradient)
         if hidden_T is not None:
             x_TD = torch.where(hidden_T[:, None], self.mask_emb[0].to(x_TD.dtype), x_TD)
-        x_TD = dropout(x_TD, dropouts.next(p))
+        x_TD = dropout(x_TD, dropouts.next(p, first))
         distances_RD = distance_encoding(layout.longest, self.config.d_model, self.config.clamp_len, x_TD.device)
-        distances_RD = dropout(distances_RD.to(x_TD.dtype), dropouts.next(p))
+        # A distance has its mask whatever the longest text: parts of a batch drop the same.
+        distances_RD = dropout(distances_RD.to(x_TD.dtype), dropouts.next(p, -layout.longest))
         shared = Shared(layout, distances_RD, segment_ids_T, self.impl)
         for layer in self.layer:
-            noise = LayerNoise(*(dropouts.next(p) for _ in LayerNoise._fields))
+            noise = LayerNoise(dropouts.next(p, first * heads), *(dropouts.next(p, first) for _ in range(3)))
             if self.recompute and self.training:
                 x_TD = checkpoint(layer, x_TD, shared, noise, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_TD = layer(x_TD, shared, noise)
-        return dropout(x_TD, dropouts.next(p))
+        return dropout(x_TD, dropouts.next(p, first))
 
 
 class SequenceSummary(nn.Module):
@@ -170,10 +171,10 @@ class SequenceSummary(nn.Module):
         self.summary = nn.Linear(config.d_model, config.d_model)
         self.last_dropout = config.summary_last_dropout
 
-    def forward(self, last_SD: Tensor) -> Tensor:
-        """[S, D] → [S, D]."""
+    def forward(self, last_SD: Tensor, first_text: int = 0) -> Tensor:
+        """[S, D] → [S, D]; ``first_text`` is that of the layout."""
         summary_SD = torch.tanh(self.summary(last_SD))
-        return dropout(summary_SD, Dropouts(1, last_SD.device, self.training).next(self.last_dropout))
+        return dropout(summary_SD, Dropouts(1, last_SD.device, self.training).next(self.last_dropout, first_text))
 
 
 class XLNetClassifier(nn.Module):
@@ -202,4 +203,4 @@ class XLNetClassifier(nn.Module):
     ) -> Tensor:
         """Logits [S, C] of packed texts; for arguments see :class:`Transformer`."""
         x_TD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
-        return self.logits_proj(self.sequence_summary(x_TD[layout.last_S]))
+        return self.logits_proj(self.sequence_summary(x_TD[layout.last_S], layout.first_text))

@@ -1,85 +1,220 @@
-"""Checkpoints: a killed training continues at its exact next batch.
+"""Checkpoints: a killed training continues at its exact next batch and ends in the same bits.
 
-The place is a function of the work (recipe, dataset, code), so that a retry or a new run of the
-same work finds it by itself. Random numbers and batches are functions of (seed, step), so that the
-step number is all the state they need, and a resumed training ends in the same bits.
+A checkpoint is a folder ``step-N`` of one place: ``state.json`` (data position, history, scores), the tensors of
+model and optimizer, and ``manifest.json`` with a checksum of each file. It is written by a thread while training
+goes on, aside, and appears whole or not at all. The place is a function of the work (recipe, dataset, code),
+so that a retry, a rescheduled pod or a new run of the same work finds it by itself. Random numbers and batches
+are functions of (seed, step): the step is all the random state that there is, on every rank.
 """
 
+import json
 import os
-import shutil
-import uuid
-from dataclasses import asdict, dataclass, field
+import queue
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xlnet import provenance
+from xlnet.errors import RunError, UserError
+from xlnet.training.storehouse import MANIFEST, Storehouse, open_storehouse
+from xlnet.training.tensors import Replicated
 
-FILE = "checkpoint.pt"
+KEEP = 2  # newest checkpoints
+LOCK_SECONDS = 30.0  # that a killed predecessor may take to be gone
+STATE, ABOUT, BEST = "state.json", "about.json", "best-"
 
 
 @dataclass
 class State:
-    """Where a training stands between two steps, weights and optimiser aside."""
+    """Where a training stands between two steps, weights and optimizer aside."""
 
     step: int = 0
     tokens: int = 0
+    validated: int = 0  # the last step after which the validation split was looked at
     evaluations_waited: int = 0
     best_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    losses: list[Tensor] = field(default_factory=list)  # of the steps since the last line of history
+    losses: list[float] = field(default_factory=list)  # of the steps since the last line of history
     history: list[str] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)  # steps at which it went on after an interruption
 
 
 class Checkpoints:
-    """The one newest checkpoint of a piece of work, replaced atomically."""
+    """The checkpoints of one piece of work.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Attributes:
+        seconds: for which training has waited: for copies of tensors, and for a write that was not done in time.
+    """
 
-    def save(self, state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write aside, then rename: a kill in the middle leaves the one before it."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        aside = self.directory / f".{uuid.uuid4().hex[:8]}.partial"
-        content = {"state": asdict(state), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        try:
-            with aside.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, self.directory / FILE)
-        finally:
-            aside.unlink(missing_ok=True)
+    def __init__(self, place: Storehouse, tensors: Replicated, about: Mapping[str, Any], say: Callable[[str], None]):
+        self.seconds = 0.0
+        self.place = place
+        self._tensors, self._say = tensors, say
+        self._about = dict(about)
+        self._best_sum: tuple[int, list[int]] = (0, [])  # of the best weights that have been written
+        self._writer = _Writer(say)
 
-    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[State, str]:
-        """Load the newest checkpoint into model and optimiser, if there is a whole one.
+    def start(self) -> None:
+        """Make sure that checkpoints can be written, before there is anything to lose.
+
+        Raises:
+            UserError: the place cannot be written, is full, or holds another training.
+        """
+        earlier = self.place.read(ABOUT)
+        if earlier is not None and (differing := _differences(json.loads(earlier), self._about)):
+            raise UserError(
+                f"'{self.place}' holds checkpoints of another training: {'; '.join(differing)}; "
+                "name another place in XLNET_CHECKPOINTS, or remove it"
+            )
+        if self._tensors.leads:
+            self.place.prepare(self._tensors.size())
+            self.place.lock(LOCK_SECONDS)
+            self.place.clean()
+            self.place.write(ABOUT, json.dumps(self._about, indent=1).encode())
+
+    def restore(self) -> tuple[State, dict[str, Tensor]]:
+        """Load the newest whole checkpoint into model and optimizer.
 
         Returns:
-            The state to go on from, and a line that says what was found; empty where nothing was.
+            The state to go on from, and the best weights so far; new ones where there is nothing to go on from.
+
+        Raises:
+            UserError: the checkpoint is of a model of another shape.
         """
-        path = self.directory / FILE
-        if not path.is_file():
-            return State(), ""
-        try:
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            state, weights, moments = State(**content["state"]), content["model"], content["optimizer"]
-        except Exception as error:  # a torn file can make the unpickler raise anything
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            return State(), f"the checkpoint of this training is damaged and not used ({reason}); starting over"
-        model.load_state_dict(weights)
-        optimizer.load_state_dict(moments)
-        return state, f"continuing an interrupted training after step {state.step}"
+        for name in reversed(self.place.names()):
+            try:
+                folder = self.place.fetch(name)
+                sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+                for file, expected in sums.items():
+                    _verify(self.place.fetch(file) if file.startswith(BEST) else folder / file, expected)
+                state = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+                best = load_file(self.place.fetch(_best_name(state.best_step))) if state.best_step else {}
+            except (OSError, ValueError, TypeError, RunError, SafetensorError) as error:
+                self._say(f"checkpoint {name} is damaged and not used: {_first_line(error)}")
+                continue
+            self._tensors.load(folder)
+            state.resumed.append(state.step)
+            return state, best
+        return State(), {}
+
+    def save(self, state: State, best_weights: dict[str, Tensor], wait: bool = False) -> None:
+        """Copy the tensors now, and write them while training goes on.
+
+        Args:
+            state: as it is now.
+            best_weights: full, on the host; changed in place by nobody.
+            wait: until all is written.
+
+        Raises:
+            RunError: with ``wait``, it could not be written.
+        """
+        started = time.perf_counter()
+        content, step, best_step = json.dumps(vars(state)).encode(), state.step, state.best_step
+        self._writer.wait()
+        copied = self._tensors.copy()
+        self._writer.start(lambda: self._write(step, content, copied, best_step, best_weights))
+        if wait and (problem := self._writer.wait()):
+            raise RunError(f"the checkpoint of step {step} could not be written: {problem}")
+        self.seconds += time.perf_counter() - started
+
+    def _write(
+        self, step: int, state: bytes, copied: dict[str, Tensor], best_step: int, best: dict[str, Tensor]
+    ) -> None:
+        name = f"step-{step:08d}-best-{best_step:08d}"
+        with self.place.folder(name) as folder:
+            own = self._tensors.write(copied, folder)
+            copied.clear()
+            self.place.stow(name, folder, own)
+            sums = self._tensors.gather({file: checksum(folder / file) for file in own})
+            if not self._tensors.leads:
+                return
+            if best_step and self._best_sum[0] != best_step:
+                path = folder / _best_name(best_step)
+                save_file(best, path)
+                self._best_sum = best_step, checksum(path)
+                self.place.add(path, path.name)
+            (folder / STATE).write_bytes(state)
+            self.place.stow(name, folder, [STATE])
+            manifest = {file: value for part in sums for file, value in part.items()}
+            manifest[STATE] = checksum(folder / STATE)
+            manifest |= {_best_name(best_step): self._best_sum[1]} if best_step else {}
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            self.place.commit(name, folder)
+        names = self.place.names()
+        for old in names[:-KEEP]:
+            self.place.remove(old)
+        needed = {_best_name(int(name.rpartition("-")[2])) for name in names[-KEEP:]}
+        for old in self.place.files(BEST):
+            if old not in needed:
+                self.place.remove(old)
+
+    def close(self) -> None:
+        """Wait for the last write, and let others write here."""
+        self._writer.close()
+        self.place.unlock()
+
+    def directory(self) -> Path:
+        """A local directory for what has to be looked at after a failure."""
+        return self.place.local()
 
     def clear(self) -> None:
         """Forget the work: it is done."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self._tensors.leads:
+            self.place.remove()
 
 
-def place(out: str | Path, recipe: str, dataset_digest: str) -> Checkpoints:
-    """The checkpoints of this work: in the state directory, or beside the artifact to be written.
+class _Writer:
+    """One thread, one write at a time. A write that fails is told; the next checkpoint tries anew."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._problem = ""
+
+    def start(self, work: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+            self._thread.start()
+        self._work.put(work)
+
+    def wait(self) -> str:
+        """Until the last write is done; what went wrong with it."""
+        self._work.join()
+        return self._problem
+
+    def close(self) -> None:
+        self.wait()
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            self._problem = ""
+            try:
+                work()
+            except Exception as error:  # training goes on: the checkpoint before this one is still there
+                self._problem = _first_line(error)
+                self._say(f"a checkpoint could not be written ({self._problem}); the one before it is kept")
+            finally:
+                self._work.task_done()
+        self._work.task_done()
+
+
+def place(out: str | Path, recipe: str, dataset_digest: str) -> Storehouse:
+    """Where the checkpoints of this work are kept.
+
+    Below ``XLNET_CHECKPOINTS`` (a directory or ``gs://`` prefix) or the state directory, or beside the output.
 
     Args:
         out: the model artifact's directory.
@@ -88,5 +223,43 @@ def place(out: str | Path, recipe: str, dataset_digest: str) -> Checkpoints:
     """
     key = provenance.digest_json([recipe, dataset_digest, provenance.code_fingerprint("train")])[7:39]
     home = os.environ.get("XLNET_PIPELINE_HOME")
-    root = Path(home, "checkpoints") if home else Path(out).with_name(f".{Path(out).name}.checkpoints")
-    return Checkpoints(root / key)
+    beside = str(Path(home, "checkpoints") if home else Path(out).with_name(f".{Path(out).name}.checkpoints"))
+    return open_storehouse(f"{os.environ.get('XLNET_CHECKPOINTS') or beside}/{key}")
+
+
+def checksum(path: Path) -> list[int]:
+    """Size and CRC-32 of a file: against torn and rotten files, not against forgers."""
+    crc, size = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return [size, crc]
+
+
+def _verify(path: Path, expected: list[int]) -> None:
+    found = checksum(path)
+    if found != expected:
+        raise RunError(
+            f"{path.name} has {found[0]:,} bytes with checksum {found[1]:08x}, "
+            f"not {expected[0]:,} with {expected[1]:08x}"
+        )
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """``["training.seed is 0 there and 1 here"]``; sections are compared by field."""
+    found = []
+    for name in sorted({*earlier, *now}):
+        there, here = earlier.get(name), now.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            found += [f"{name}.{line}" if name != "recipe" else line for line in _differences(there, here)]
+        elif there != here:
+            found.append(f"{name} is {there!r} there and {here!r} here")
+    return found
+
+
+def _best_name(step: int) -> str:
+    return f"{BEST}{step:08d}.safetensors"
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -1,19 +1,32 @@
-"""Where training runs: placement, random state, synchronisation."""
+"""Where training runs: placement, precision, random state, synchronisation, memory.
 
+One class per kind of device behind one interface; :class:`Device` itself is the CPU. What several devices
+exchange is in :mod:`xlnet.training.distributed`, and torch_xla and torch_tpu have rooms of their own.
+"""
+
+import importlib.util
 import os
+import resource
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from xlnet.data.batches import Batch
+from xlnet.data.batches import Batch, PaddedBatch
+from xlnet.data.dataset import Dataset
+from xlnet.data.shapes import Packed, Shapes
 from xlnet.errors import UserError
 from xlnet.model.kernels import native
 from xlnet.model.layout import Layout
 from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import TrainingRecipe
+from xlnet.training.distributed import Alone, join
+
+KINDS = ("auto", "cpu", "cuda", "xla", "tpu")
 
 
 @dataclass(frozen=True)
@@ -24,41 +37,80 @@ class Inputs:
     segment_ids_T: Tensor
     layout: Layout
     labels_S: Tensor
+    weights_S: Tensor
 
 
 class Device:
-    """A CPU or one CUDA device behind the few calls that the training loop makes."""
+    """The CPU; also the interface of every device to the training loop.
 
-    def __init__(self, kind: str, precision: str = "auto") -> None:
-        self.torch = torch.device(kind)
-        self.precision = _precision(kind, precision)
-        self.workers = 0 if kind == "cpu" else 2  # processes that pack batches while the device computes
-        self.name = torch.cuda.get_device_name() if kind == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+    Attributes:
+        torch: what tensors are placed on.
+        ranks: the processes that train together, of which this is one.
+        shapes: the form of batches.
+        precision: type of matrix products.
+        workers: processes that make batches while the device computes.
+        name: for people.
+    """
+
+    kind = "cpu"
+
+    def __init__(self, precision: str = "auto", ranks: Alone | None = None, shapes: Shapes | None = None) -> None:
+        self.ranks = ranks or Alone()
+        self.torch = self._place()
+        self.shapes = shapes or Packed()
+        self.precision = self._faster() if precision == "auto" else getattr(torch, precision)
+        self.workers = 0
+        self.name = self._name()
+
+    def _place(self) -> torch.device:
+        return torch.device("cpu")
+
+    def _name(self) -> str:
+        return f"cpu ({torch.get_num_threads()} threads)"
+
+    def _faster(self) -> torch.dtype:
+        """The type of matrix products where the recipe leaves it open: bfloat16 only where it is known to be faster."""
+        return torch.float32
+
+    def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
+        """Set what depends on the data, before anything is planned."""
+
+    def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
+        """Place the model, and set what in it depends on where it trains."""
+        model = model.to(self.torch)
+        model.transformer.recompute = recompute
+        model.transformer.sparse_gradient = not native.obstacle("cpu", str(torch.float32), native.LANES)
+        return model
 
     def seed(self, seed: int, step: int) -> None:
         """Make the step's random numbers a function of (seed, step) alone: resuming needs no stored state."""
         torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
 
-    def move(self, batch: Batch) -> Inputs:
+    def move(self, batch: Batch | PaddedBatch) -> Inputs:
         """Copy a batch to the device."""
+        if isinstance(batch, PaddedBatch):
+            return Inputs(
+                self.tensor(batch.input_ids_BL).flatten(),
+                self.tensor(batch.segment_ids_BL).flatten(),
+                Layout.padded(self.tensor(batch.real_BL), batch.first_text),
+                self.tensor(batch.labels_B),
+                self.tensor(batch.weights_B),
+            )
         return Inputs(
-            self._tensor(batch.input_ids_T),
-            self._tensor(batch.segment_ids_T),
-            Layout.of(batch.lengths_S, self.torch),
-            self._tensor(batch.labels_S),
+            self.tensor(batch.input_ids_T),
+            self.tensor(batch.segment_ids_T),
+            Layout.of(batch.lengths_S, self.torch, batch.first_token, batch.first_text),
+            self.tensor(batch.labels_S),
+            self.tensor(batch.weights_S),
         )
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        # A copy from pinned memory does not hold up the one who asks for it.
-        return tensor.pin_memory().to(self.torch, non_blocking=True) if self.torch.type == "cuda" else tensor
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """A copy of an array on the device."""
+        return torch.from_numpy(array)
 
-    def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
-        """Set what in the model depends on where it trains."""
-        model.transformer.recompute = recompute
-        on_cpu = self.torch.type == "cpu"
-        model.transformer.sparse_gradient = on_cpu and not native.obstacle("cpu", str(torch.float32), native.LANES)
-        return model
+    def describe(self) -> str:
+        """What all ranks train on."""
+        return f"{self.ranks.size} × {self.name}" if self.ranks.size > 1 else self.name
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Where matrix products take the recipe's type; weights and optimizer stay float32."""
@@ -66,33 +118,97 @@ class Device:
             return nullcontext()
         return torch.autocast(self.torch.type, self.precision)
 
+    def step(self) -> None:
+        """The boundary between two updates, where a device that collects its work may start on it."""
+
     def synchronise(self) -> None:
         """Wait for the work queued so far. The CPU has no queue."""
-        if self.torch.type == "cuda":
-            torch.cuda.synchronize()
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: the most that was ever in use (``peak``), and what there is (``total``)."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {"peak": peak, "total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
 
 
-def _precision(kind: str, precision: str) -> torch.dtype:
-    """The type of matrix products: bfloat16 by itself only where it is known to be faster."""
-    if precision == "auto":
-        return torch.bfloat16 if kind == "cuda" and torch.cuda.is_bf16_supported(False) else torch.float32
-    return getattr(torch, precision)
+class Cuda(Device):
+    """One CUDA device: that of this process's local rank."""
+
+    kind = "cuda"
+
+    def __init__(self, precision: str = "auto", ranks: Alone | None = None, shapes: Shapes | None = None) -> None:
+        super().__init__(precision, ranks, shapes)
+        self.workers = 2
+
+    def _place(self) -> torch.device:
+        return torch.device("cuda", self.ranks.local_rank)
+
+    def _name(self) -> str:
+        return torch.cuda.get_device_name(self.torch)
+
+    def _faster(self) -> torch.dtype:
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
+
+    def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
+        """See :class:`Device`."""
+        model = model.to(self.torch)
+        model.transformer.recompute = recompute
+        return model
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """See :class:`Device`; a copy from pinned memory does not hold up the one who asks for it."""
+        return torch.from_numpy(array).pin_memory().to(self.torch, non_blocking=True)
+
+    def synchronise(self) -> None:
+        """See :class:`Device`."""
+        torch.cuda.synchronize(self.torch)
+
+    def memory(self) -> dict[str, int]:
+        """See :class:`Device`."""
+        total = torch.cuda.get_device_properties(self.torch).total_memory
+        return {"peak": torch.cuda.max_memory_allocated(self.torch), "total": total}
+
+
+def available() -> list[str]:
+    """The kinds of devices that can be used here, the best first; nothing heavy is imported to find out."""
+    kinds = ["cuda"] if torch.cuda.is_available() else []
+    on_tpu = "PJRT_DEVICE" in os.environ or os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
+    if on_tpu and importlib.util.find_spec("torch_tpu"):
+        kinds.append("tpu")
+    if importlib.util.find_spec("torch_xla") and (on_tpu or os.environ.get("XLNET_DEVICE") == "xla"):
+        kinds.append("xla")
+    return [*kinds, "cpu"]
 
 
 def detect(kind: str = "", precision: str = "auto") -> Device:
-    """The device asked for, or the best there is.
+    """The device asked for, or the best there is, as one of the ranks that the environment names.
 
     Args:
-        kind: ``"cpu"``, ``"cuda"``, or empty for ``XLNET_DEVICE`` and then what is found.
+        kind: ``"cpu"``, ``"cuda"``, ``"xla"``, ``"tpu"``, or empty for ``XLNET_DEVICE`` and then what is found.
         precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``.
 
     Raises:
         UserError: an unknown device, or one that is not there.
+        RunError: other ranks are missing.
     """
     kind = kind or os.environ.get("XLNET_DEVICE", "auto")
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device is {kind!r}; allowed: auto, cpu, cuda")
-    if kind == "cuda" and found == "cpu":
-        raise UserError("device 'cuda' was asked for, but torch sees none here; allowed: cpu")
-    return Device(found if kind == "auto" else kind, precision)
+    if kind not in KINDS:
+        raise UserError(f"device is {kind!r}; allowed: {', '.join(KINDS)}")
+    found = available()
+    if kind == "auto":
+        kind = found[0]
+    if kind not in found:
+        raise UserError(f"device {kind!r} was asked for, but torch sees none here; allowed: {', '.join(found)}")
+    if kind == "xla":
+        from xlnet.training.xla import XlaDevice
+
+        return XlaDevice(precision)
+    if kind == "tpu":
+        from xlnet.training.torch_tpu import TorchTpu
+
+        return TorchTpu(precision)
+    return (Cuda if kind == "cuda" else Device)(precision, join(kind))
+
+
+def place(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.parameters()).device

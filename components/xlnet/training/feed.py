@@ -11,59 +11,68 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from xlnet.data.batches import Batch, Rows, collate, epoch_plan
+from xlnet.data.batches import Rows
+from xlnet.data.shapes import Budget, Shapes, Share
 from xlnet.recipe import TrainingRecipe
+from xlnet.training.device import Device
 
 
 class Feed:
-    """The batches of steps ``first`` to ``steps - 1``.
+    """This rank's share of steps ``first`` to ``steps - 1``.
 
     Attributes:
         waited: seconds that the consumer has waited for batches.
     """
 
-    def __init__(self, split: Rows, recipe: TrainingRecipe, first: int, steps: int, workers: int) -> None:
+    def __init__(self, split: Rows, recipe: TrainingRecipe, first: int, steps: int, device: Device) -> None:
         self.waited = 0.0
-        order = _Order(split.lengths, recipe, first, steps)
-        self._batches: DataLoader[Batch] = DataLoader(
-            _Packed(split), sampler=order, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+        ranks = device.ranks
+        budget = Budget(ranks.rank, ranks.size, recipe.batch_tokens, recipe.micro_batch_tokens)
+        self._shares: DataLoader[Share] = DataLoader(
+            _Shares(split, device.shapes, budget),
+            sampler=_Order(split.lengths, recipe, device.shapes, first, steps),
+            batch_size=None,
+            num_workers=device.workers,
+            collate_fn=_as_it_is,
         )
 
-    def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self._batches)
+    def __iter__(self) -> Iterator[Share]:
+        shares = iter(self._shares)
         while True:
             asked = time.perf_counter()
-            batch = next(batches, None)
+            share = next(shares, None)
             self.waited += time.perf_counter() - asked
-            if batch is None:
+            if share is None:
                 return
-            yield batch
+            yield share
 
 
-def row_stream(lengths: np.ndarray, recipe: TrainingRecipe, first: int, steps: int) -> Iterator[np.ndarray]:
+def row_stream(
+    lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes, first: int, steps: int
+) -> Iterator[np.ndarray]:
     """Which rows steps ``first`` to ``steps - 1`` see; step k's are a function of (seed, k) alone."""
     step, epoch = 0, 0
     while step < steps:
-        plan = epoch_plan(lengths, recipe.batch_tokens, recipe.seed, epoch)[: steps - step]
+        plan = shapes.plan(lengths, recipe.batch_tokens, recipe.seed, epoch)[: steps - step]
         yield from plan[max(0, first - step) :]
         step, epoch = step + len(plan), epoch + 1
 
 
 class _Order(Sampler[np.ndarray]):
-    def __init__(self, lengths: np.ndarray, recipe: TrainingRecipe, first: int, steps: int) -> None:
-        self.arguments = (lengths, recipe, first, steps)
+    def __init__(self, lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes, first: int, steps: int) -> None:
+        self.arguments = (lengths, recipe, shapes, first, steps)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return row_stream(*self.arguments)
 
 
-class _Packed(Dataset[Batch]):
-    def __init__(self, split: Rows) -> None:
-        self.split = split
+class _Shares(Dataset[Share]):
+    def __init__(self, split: Rows, shapes: Shapes, budget: Budget) -> None:
+        self.split, self.shapes, self.budget = split, shapes, budget
 
-    def __getitem__(self, rows: np.ndarray) -> Batch:
-        return collate(self.split, rows)
+    def __getitem__(self, rows: np.ndarray) -> Share:
+        return self.shapes.share(self.split, rows, self.budget)
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _as_it_is(share: Any) -> Any:
+    return share

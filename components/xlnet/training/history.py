@@ -62,25 +62,37 @@ def _tensorboard(logs: Path) -> Any:
 class Progress:
     """A bar on a terminal, a line now and then elsewhere: loss, tokens/s, time left."""
 
-    def __init__(self, steps: int, first: int = 0, out: TextIO | None = None) -> None:
-        self.steps = steps
-        self.first = first
+    def __init__(self, out: TextIO | None = None, silent: bool = False) -> None:
         self.out = out or sys.stderr
+        self.silent = silent  # on every rank but one
         self.terminal = self.out.isatty()
-        self.started = self.printed = time.perf_counter()
         self.tokens = 0
+        self.last = 0.0  # mean loss of the last line of history
+        self.start(1)
+
+    def start(self, steps: int, first: int = 0) -> None:
+        """Training begins now, at step ``first`` of ``steps``."""
+        self.steps, self.first = steps, first
+        self.started = self.printed = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.started
 
     def tokens_per_second(self) -> float:
         """Real tokens, padding not counted, since the start."""
-        return self.tokens / max(1e-9, time.perf_counter() - self.started)
+        return self.tokens / max(1e-9, self.seconds())
 
     def due(self) -> bool:
         """Whether the next update would be printed; reading a loss from a GPU only then keeps the GPU busy."""
         return time.perf_counter() - self.printed >= (0.2 if self.terminal else SECONDS_BETWEEN_LINES)
 
-    def update(self, step: int, loss: float) -> None:
-        """Show the state after ``step`` steps."""
+    def update(self, step: int, losses: Sequence[float]) -> None:
+        """Show the state after ``step`` steps, if it is time; ``losses`` are those since the last line of history."""
+        if self.silent or not (self.due() or step == self.steps):
+            return
         self.printed = time.perf_counter()
+        loss = sum(losses) / len(losses) if losses else self.last
         left = (self.printed - self.started) / max(1, step - self.first) * (self.steps - step)
         text = (
             f"step {step}/{self.steps}  loss {loss:.4f}  {self.tokens_per_second():,.0f} tokens/s  {clock(left)} left"
@@ -94,6 +106,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
+        if self.silent:
+            return
         self.out.write(("\r\033[K" if self.terminal else "") + text + "\n")
         self.out.flush()
 

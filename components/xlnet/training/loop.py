@@ -1,131 +1,40 @@
-"""The train step and the one training loop, for every device."""
+"""The one training loop, for every device and any number of them."""
 
-import json
-import math
-import shutil
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from xlnet import provenance
-from xlnet import recipe as recipes
-from xlnet.data.batches import epoch_plan
-from xlnet.data.dataset import Dataset, Split, open_dataset
+from xlnet.data.dataset import Dataset
+from xlnet.data.shapes import Share
 from xlnet.errors import RunError, UserError
-from xlnet.model import config as configs
-from xlnet.model.inference import predict_logits
-from xlnet.model.weights import fetch, load_pretrained, save_classifier
 from xlnet.model.xlnet import XLNetClassifier
-from xlnet.recipe import Recipe, TrainingRecipe
-from xlnet.training import objective
-from xlnet.training.checkpoint import Checkpoints, State, place
-from xlnet.training.device import Device, detect
+from xlnet.recipe import TrainingRecipe
+from xlnet.training import objective, schedule
+from xlnet.training.checkpoint import Checkpoints, State
+from xlnet.training.device import Device
 from xlnet.training.feed import Feed, row_stream
 from xlnet.training.history import History, Progress, clock
-from xlnet.training.optim import make_optimizer, set_learning_rate
-from xlnet.training.step import update
-
-
-def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
-    """Train a classifier on a dataset artifact and write a model artifact.
-
-    Args:
-        recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
-        dataset: directory of the dataset artifact.
-        out: directory of the model artifact to be written.
-
-    Returns:
-        Facts for the artifact's metadata.
-
-    Raises:
-        UserError: the recipe or the dataset does not allow a training.
-        RunError: the loss became nan or inf; the step's batch is written beside the checkpoints.
-    """
-    started = provenance.now()
-    given = recipes.from_json(recipe)
-    dataset_digest = provenance.verify(dataset)
-    data = open_dataset(dataset)
-    data_recipe = recipes.of_artifact(dataset).data
-    whole = recipes.Recipe(data=data_recipe, model=given.model, training=given.training)
-    device = detect(precision=given.training.precision)
-    model = device.prepare(make_model(whole, data).to(device.torch), given.training.recompute)
-    checkpoints = place(out, whole.part("data", "model", "training"), dataset_digest)
-    with provenance.writing(out) as directory:
-        try:
-            result = fit(model, data, given.training, device, directory, checkpoints)
-        except NotFinite as problem:
-            raise explain(problem, data.split("train"), given.training, checkpoints.directory) from None
-        save_classifier(model, directory)
-        for file in Path(dataset, "tokenizer").iterdir():
-            shutil.copyfile(file, directory / file.name)
-        (directory / "recipe.json").write_text(whole.part("data", "model", "training"), encoding="utf-8")
-        facts = {
-            "base_model": given.model.pretrained or f"{given.model.preset}, from scratch",
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            **result.facts(),
-            "accelerator": device.name,
-            "precision": str(device.precision).removeprefix("torch."),
-            "attention": model.transformer.attention_name(),
-            "dataset_digest": dataset_digest,
-            "weights_digest": provenance.digest_file(directory / "model.safetensors"),
-            **provenance.code_facts(),
-        }
-        lineage = provenance.record(
-            directory,
-            type="model",
-            step="train",
-            started=started,
-            parameters=json.loads(whole.part("model", "training")),
-            metadata=facts,
-            inputs=[provenance.read(dataset), *pretrained_lineage(given.model.pretrained, started)],
-        )
-    checkpoints.clear()
-    return {**facts, "model_digest": lineage["artifact"]["digest"]}
-
-
-def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
-    """A new model, or a pretrained one with a new head, for this dataset; seeded."""
-    Device("cpu").seed(recipe.training.seed, 0)
-    card = data.card
-    if recipe.model.pretrained:
-        return load_pretrained(recipe.model.pretrained, card["vocab_size"], card["task"], data.classes)
-    shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
-    return XLNetClassifier(shape)
-
-
-def pretrained_lineage(name: str, started: str) -> list[dict[str, Any]]:
-    """The lineage of the weights that a training starts from: their own, or for foreign ones their checksums."""
-    if not name:
-        return []
-    directory = fetch(name)
-    if (directory / provenance.LINEAGE).is_file():
-        provenance.verify(directory)
-        return [provenance.read(directory)]
-    files = [
-        {"split": "pretrained", "uri": file.name, "size": file.stat().st_size, "checksum": provenance.digest_file(file)}
-        for file in sorted(directory.iterdir())
-        if file.is_file()
-    ]
-    metadata = {"name": name, "files": files}
-    digest = provenance.digest_json(files)
-    return [
-        provenance.node(
-            type="pretrained", digest=digest, step="train", started=started, parameters={}, metadata=metadata
-        )
-    ]
+from xlnet.training.optim import AdamW, set_learning_rate
+from xlnet.training.preemption import Stop
+from xlnet.training.step import forward, optimise
+from xlnet.training.tensors import Replicated
+from xlnet.training.trouble import NotFinite, check_finite, is_out_of_memory, not_finite, out_of_memory
+from xlnet.training.validation import validation_logits
+from xlnet.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a training went. The model holds the best weights, not the last."""
+    """How a training went, and its best weights on the validation split: full, on the host."""
 
     state: State
-    resumed_from: int
+    weights: dict[str, Tensor]
     tokens_per_second: float
     stopped_early: bool
 
@@ -138,151 +47,216 @@ class Result:
             "tokens": self.state.tokens,
             "tokens_per_second": round(self.tokens_per_second),
             "stopped_early": str(self.stopped_early).lower(),
-            "resumed_from": self.resumed_from,
+            "resumed_from": self.state.resumed[-1] if self.state.resumed else 0,
+            "interruptions": len(self.state.resumed),
         }
 
 
-def fit(
-    model: XLNetClassifier,
-    data: Dataset,
-    recipe: TrainingRecipe,
-    device: Device,
-    directory: Path,
-    checkpoints: Checkpoints,
-) -> Result:
-    """Train in place; the model ends with its best weights on the validation split.
+class Training:
+    """One training, from wherever an earlier attempt at it came to an end."""
 
-    Args:
-        model: on the device.
-        data: with a train and a validation split.
-        recipe: how to train.
-        device: where.
-        directory: where ``history.jsonl`` and ``logs/`` are written.
-        checkpoints: what an interrupted training left behind, and where this one leaves its own.
-    """
-    training, validation = data.split("train"), data.split("validation")
-    if not len(training) or not len(validation):
-        raise UserError("the dataset has no rows to train on or none to validate on; see its card.json")
-    task = model.config.task
-    steps, evaluation_steps = plan_steps(training.lengths, recipe)
-    every = recipe.checkpoint_every
-    checkpoint_steps = {*range(every, steps, every)} if every else evaluation_steps - {steps}
-    optimizer = make_optimizer(model, recipe)
-    state, found = checkpoints.restore(model, optimizer)
-    state.losses = [loss.to(device.torch) for loss in state.losses]
-    resumed_from = state.step
-    progress = Progress(steps, resumed_from)
-    if found:
-        progress.say(found)
-    log_every = max(1, steps // 200)
+    def __init__(
+        self,
+        model: XLNetClassifier,
+        optimizer: AdamW,
+        tensors: Replicated,
+        data: Dataset,
+        recipe: TrainingRecipe,
+        device: Device,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        watchdog: Watchdog,
+        stop: Stop,
+    ) -> None:
+        """Find the state to go on from.
 
-    model.train()
-    with History(directory, state.history) as history:
-        progress.say(f"training on {device.name}: {len(training):,} rows, {steps:,} steps")
-        feed = Feed(training, recipe, state.step, steps, device.workers)
-        for batch in feed:
-            device.seed(recipe.seed, state.step + 1)
-            rate = set_learning_rate(optimizer, state.step, steps, recipe)
-            inputs = device.move(batch)  # prepare and move
-            loss, norm = update(model, optimizer, inputs, recipe, device)  # forward, backward
+        Args:
+            model: on the device.
+            optimizer: of the model.
+            tensors: of both.
+            data: with a train and a validation split.
+            recipe: how to train.
+            device: where.
+            checkpoints: what an interrupted training left behind, and where this one leaves its own.
+            progress: what is said meanwhile.
+            watchdog: is told where we are.
+            stop: tells when to stop.
+        """
+        self.model, self.optimizer, self.tensors = model, optimizer, tensors
+        self.recipe, self.device, self.checkpoints = recipe, device, checkpoints
+        self.progress, self.watchdog, self.stop = progress, watchdog, stop
+        self.training, self.validation = data.split("train"), data.split("validation")
+        if not len(self.training) or not len(self.validation):
+            raise UserError("the dataset has no rows to train on or none to validate on; see its card.json")
+        self.schedule = schedule.plan(self.training.lengths, recipe, device.shapes)
+        checkpoints.start()
+        self.state, self.best_weights = checkpoints.restore()
+        self.pending: list[Tensor] = []  # losses of steps whose values nobody has asked the device for
 
-            state.step += 1
-            state.tokens += batch.tokens
-            progress.tokens += batch.tokens
-            state.losses.append(loss)
-            log_now = state.step % log_every == 0 or state.step in evaluation_steps
-            if log_now or progress.due():
-                device.synchronise()  # synchronise
-                mean = finite_mean(state.losses, state.step)
-                if progress.due() or state.step == steps:
-                    progress.update(state.step, mean)
-            if log_now:
-                values = {"loss": mean, "learning_rate": rate, "gradient_norm": norm.item(), "tokens": state.tokens}
-                history.write(
-                    state.step, values, {"tokens_per_second": progress.tokens_per_second(), "waited": feed.waited}
-                )
-                state.losses.clear()
-            if state.step in evaluation_steps:
-                scores = objective.validation_metrics(predict_logits(model, validation), validation.labels, task)
-                history.write(state.step, scores)
-                note_validation(state, scores, model)
-                is_best = state.best_step == state.step
-                progress.say(f"step {state.step}/{steps}  {spell(scores)}{'  best so far' if is_best else ''}")
-                if recipe.patience and state.evaluations_waited >= recipe.patience:
-                    progress.say(f"stopping early: no better validation in {recipe.patience} evaluations")
+    def run(self, directory: Path) -> Result:
+        """Train to the end; write ``history.jsonl`` and ``logs/`` to ``directory``.
+
+        Raises:
+            Preempted, KeyboardInterrupt: it was asked to stop, and left a checkpoint.
+            RunError: a loss is no number, or memory does not suffice.
+        """
+        state, steps, first = self.state, self.schedule.steps, self.state.step
+        rows = f"{len(self.training):,} rows, {steps:,} steps"
+        self.progress.say(f"training on {self.device.describe()}: {rows}" + f", from step {first:,} on" * bool(first))
+        self.progress.start(steps, first)
+        self.model.train()
+        feed = Feed(self.training, self.recipe, first, steps, self.device)
+        with History(directory, state.history) if self.tensors.leads else contextlib.nullcontext() as history:
+            self.history: History | None = history
+            stopped_early = self.validate_if_due()
+            for share in self._watched(feed) if not stopped_early else ():
+                norm = self.update(share)
+                if self.schedule.logs(state.step):
+                    self.log(norm, feed.waited)
+                if stopped_early := self.validate_if_due():
                     break
-            if state.step in checkpoint_steps:
-                state.history = history.lines
-                checkpoints.save(state, model, optimizer)
+                if state.step in self.schedule.checkpoints:
+                    self.save()
+                if state.step < steps and self.device.ranks.ask(bool(self.stop)):
+                    self.leave()
+        seconds = self.progress.seconds()
+        self.progress.say(
+            f"trained {state.step - first:,} steps in {clock(seconds)}, "
+            f"{self.progress.tokens_per_second():,.0f} tokens/s, {feed.waited:.1f} s of it waiting for batches, "
+            f"{self.checkpoints.seconds:.1f} s for checkpoints; kept step {state.best_step}: {spell(state.best)}"
+        )
+        return Result(state, self.best_weights, self.progress.tokens_per_second(), stopped_early)
 
-    seconds = time.perf_counter() - progress.started
-    model.load_state_dict(state.best_weights)
-    model.eval()
-    progress.say(
-        f"trained {state.step - resumed_from:,} steps in {clock(seconds)}, "
-        f"{progress.tokens_per_second():,.0f} tokens/s, "
-        f"{feed.waited:.1f} s of it waiting for batches; kept step {state.best_step}: {spell(state.best)}"
-    )
-    return Result(state, resumed_from, progress.tokens_per_second(), state.step < steps)
+    def update(self, share: Share) -> Tensor:
+        """Change the weights once; the gradient's norm before clipping, on the device."""
+        state, device, at = self.state, self.device, self.watchdog.at
+        step = state.step + 1
+        set_learning_rate(self.optimizer, state.step, self.schedule.steps, self.recipe)
+        losses = []
+        try:
+            for batch in share.batches:
+                device.seed(self.recipe.seed, step)  # the same on every rank, for every part of the update
+                device.ranks.add_gradients(last=batch is share.batches[-1])
+                at(step, "move")
+                inputs = device.move(batch)  # prepare and move the data
+                at(step, "forward")
+                loss = forward(self.model, inputs, share.texts, self.recipe, device)  # forward
+                at(step, "backward")
+                loss.backward()  # backward
+                losses.append(loss.detach())
+            at(step, "synchronise")
+            device.ranks.synchronise()  # synchronise all devices
+            at(step, "optimise")
+            norm = optimise(self.model, self.optimizer, self.recipe)
+            device.step()
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(self.model, device, share, step) from None
+            raise
+        self.pending.append(sum(losses[1:], losses[0]))
+        state.step = step
+        state.tokens += share.tokens
+        self.progress.tokens += share.tokens
+        if device.ranks.size == 1 and self.progress.due():  # several ranks would have to ask at the same step
+            self.collect()
+        self.progress.update(step, state.losses)
+        return norm
 
+    def collect(self) -> None:
+        """Wait for the device, and take the losses of all ranks."""
+        if not self.pending:
+            return
+        self.device.synchronise()
+        self.state.losses += self.device.ranks.sum(torch.stack(self.pending)).tolist()
+        count = len(self.pending)
+        self.pending.clear()
+        try:
+            check_finite(self.state.losses[-count:], self.state.step)
+        except NotFinite as problem:
+            raise self.explain(problem) from None
 
-def note_validation(state: State, scores: dict[str, float], model: XLNetClassifier) -> None:
-    """Keep the weights if this is the best validation so far."""
-    if objective.better(scores, state.best):
-        state.best, state.best_step, state.evaluations_waited = scores, state.step, 0
-        state.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    else:
+    def log(self, norm: Tensor, waited: float) -> None:
+        """A line of history."""
+        self.collect()
+        state = self.state
+        values = {
+            "loss": sum(state.losses) / len(state.losses),
+            "learning_rate": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["depth_factor"],
+            "gradient_norm": norm.item(),
+            "tokens": state.tokens,
+        }
+        if self.history:
+            self.history.write(
+                state.step, values, {"tokens_per_second": self.progress.tokens_per_second(), "waited": waited}
+            )
+        self.progress.last = values["loss"]
+        state.losses.clear()
+
+    def validate_if_due(self) -> bool:
+        """Look at the validation split if it is time; whether to stop early."""
+        state, patience = self.state, self.recipe.patience
+        if state.step not in self.schedule.validations or state.validated == state.step:
+            return bool(patience) and state.evaluations_waited >= patience
+        logits = validation_logits(
+            self.model,
+            self.validation,
+            self.device,
+            tick=lambda: self.watchdog.at(state.step, "validate"),
+            stop=lambda: bool(self.stop),
+        )
+        if logits is None:
+            self.leave()
+        scores = objective.validation_metrics(logits, self.validation.labels, self.model.config.task)
+        if self.history:
+            self.history.write(state.step, scores)
+        state.validated = state.step
         state.evaluations_waited += 1
+        if objective.better(scores, state.best):
+            state.best, state.best_step, state.evaluations_waited = scores, state.step, 0
+            self.best_weights = self.tensors.full_weights()
+        is_best = state.best_step == state.step
+        self.progress.say(
+            f"step {state.step}/{self.schedule.steps}  {spell(scores)}{'  best so far' if is_best else ''}"
+        )
+        if patience and state.evaluations_waited >= patience:
+            self.progress.say(f"stopping early: no better validation in {patience} evaluations")
+            return True
+        return False
 
+    def save(self, wait: bool = False) -> None:
+        """Write a checkpoint; its weights are those of finite losses."""
+        self.collect()
+        self.watchdog.at(self.state.step, "checkpoint")
+        self.state.history = list(self.history.lines) if self.history else []
+        self.checkpoints.save(self.state, self.best_weights, wait)
 
-def plan_steps(lengths: np.ndarray, recipe: TrainingRecipe) -> tuple[int, set[int]]:
-    """How many steps a training takes, and after which of them the validation split is looked at."""
-    steps, epoch, ends = 0, 0, []
-    target = recipe.steps or math.inf
-    while steps < target and (recipe.steps or epoch < recipe.epochs):
-        batches = len(epoch_plan(lengths, recipe.batch_tokens, recipe.seed, epoch))
-        share = 1.0 if recipe.steps else min(1.0, recipe.epochs - epoch)
-        steps, epoch = steps + max(1, round(batches * share)), epoch + 1
-        ends.append(steps)
-    steps = int(min(steps, target))
-    if recipe.evaluate_every:
-        return steps, {*range(recipe.evaluate_every, steps, recipe.evaluate_every), steps}
-    return steps, {min(end, steps) for end in ends}
+    def leave(self) -> NoReturn:
+        """Leave a checkpoint and end the process's work.
 
+        Raises:
+            Preempted, KeyboardInterrupt: always.
+        """
+        started = time.perf_counter()
+        self.save(wait=True)
+        seconds = time.perf_counter() - started
+        raise self.stop.leave(
+            f"the checkpoint of step {self.state.step} was written in {seconds:.1f} s; run again to go on from there",
+            self.progress.say,
+        )
 
-def finite_mean(losses: list[Tensor], step: int) -> float:
-    """Mean of the losses of the last steps up to this one.
+    def explain(self, problem: NotFinite) -> RunError:
+        """What to say of a loss that is no number."""
+        shapes, step = self.device.shapes, problem.step
+        (rows,) = row_stream(self.training.lengths, self.recipe, shapes, step - 1, step)
+        return not_finite(problem, self.training, rows, self.recipe.seed, self.checkpoints.directory())
 
-    Raises:
-        NotFinite: one of them is nan or inf; the first of them.
-    """
-    values = torch.stack(losses).tolist()
-    for at, value in enumerate(values, step - len(values) + 1):
-        if not math.isfinite(value):
-            raise NotFinite(at, value)
-    return sum(values) / len(values)
-
-
-class NotFinite(ArithmeticError):
-    """A step's loss is nan or inf."""
-
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(step, loss)
-        self.step, self.loss = step, loss
-
-
-def explain(problem: NotFinite, split: Split, recipe: TrainingRecipe, directory: Path) -> RunError:
-    """Write the step's batch to ``directory`` and say what to do."""
-    (rows,) = row_stream(split.lengths, recipe, problem.step - 1, problem.step)
-    table = split.table().select(["row", "source", "line", "label", "input_ids"]).take(rows)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"batch-{problem.step}.json"
-    content = {"step": problem.step, "seed": recipe.seed, "loss": str(problem.loss), "rows": table.to_pylist()}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return RunError(
-        f"the loss became {problem.loss} at step {problem.step}; its batch is in '{path}', checkpoints before it are "
-        "kept; lower training.learning_rate or training.clip_norm, or raise training.warmup"
-    )
+    def _watched(self, feed: Feed) -> Iterator[Share]:
+        shares = iter(feed)
+        while True:
+            self.watchdog.at(self.state.step + 1, "wait for data")
+            if (share := next(shares, None)) is None:
+                return
+            yield share
 
 
 def spell(scores: dict[str, float]) -> str:

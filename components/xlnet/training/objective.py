@@ -6,11 +6,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def loss(logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: float = 0.0) -> Tensor:
-    """Mean over the batch: cross-entropy for classes, squared error for values."""
+def losses(logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: float = 0.0) -> Tensor:
+    """Of each row, [B]: cross-entropy for classes, squared error for values."""
     if task == "regression":
-        return F.mse_loss(logits_BC[:, 0].float(), labels_B)
-    return F.cross_entropy(logits_BC.float(), labels_B, label_smoothing=label_smoothing)
+        return F.mse_loss(logits_BC[:, 0].float(), labels_B, reduction="none")
+    return F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=label_smoothing)
 
 
 def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dict[str, float]:
@@ -20,7 +20,7 @@ def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dic
         logits: float32 [rows, C].
         labels: class indices or values, [rows].
     """
-    value = loss(torch.from_numpy(logits).double(), _targets(labels, task), task).item()
+    value = losses(torch.from_numpy(logits).double(), _targets(labels, task), task).mean().item()
     if task == "regression":
         predicted = logits[:, 0].astype(np.float64)
         constant = predicted.std() == 0 or labels.std() == 0

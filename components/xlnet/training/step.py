@@ -1,8 +1,9 @@
-"""One update of the weights: forward, backward, clip, optimise. Nothing here waits for the device."""
+"""The parts of one update of the weights. Nothing here waits for the device."""
 
 import torch
 from torch import Tensor
 
+from xlnet.model.dropout import Dropouts
 from xlnet.model.layout import Layout
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
@@ -11,21 +12,23 @@ from xlnet.training.device import Device, Inputs
 from xlnet.training.optim import AdamW
 
 
-def update(
-    model: XLNetClassifier, optimizer: AdamW, inputs: Inputs, recipe: TrainingRecipe, device: Device
-) -> tuple[Tensor, Tensor]:
-    """Train on one batch; return its loss and the gradient's norm before clipping, both on the device."""
+def forward(model: XLNetClassifier, inputs: Inputs, texts: int, recipe: TrainingRecipe, device: Device) -> Tensor:
+    """What these texts add to the mean loss over an update's ``texts``: a scalar on the device."""
     hidden_T = hide_tokens(inputs.layout, recipe.token_dropout)
     with device.autocast():
-        logits_SC = model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout, hidden_T)  # forward
-        loss = objective.loss(logits_SC, inputs.labels_S, model.config.task, recipe.label_smoothing)
-    loss.backward()  # backward
+        logits_SC = model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout, hidden_T)
+        losses_S = objective.losses(logits_SC, inputs.labels_S, model.config.task, recipe.label_smoothing)
+    return (losses_S * inputs.weights_S).sum() / texts
+
+
+def optimise(model: XLNetClassifier, optimizer: AdamW, recipe: TrainingRecipe) -> Tensor:
+    """Change the weights by the gradients, which are used up; return their norm before clipping, on the device."""
     norm = torch.nn.utils.get_total_norm(gradients(model))
     # The fused kernel divides each gradient by this while it reads it: clipping costs no pass of its own.
     optimizer.grad_scale = (norm / recipe.clip_norm).clamp(min=1.0) if recipe.clip_norm else None
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), norm
+    return norm
 
 
 def gradients(model: XLNetClassifier) -> list[Tensor]:
@@ -41,7 +44,10 @@ def hide_tokens(layout: Layout, share: float) -> Tensor | None:
     """Which tokens are replaced by the mask embedding: a random share, never a text's final <sep> <cls>; bool [T]."""
     if share == 0:
         return None
-    hidden_T = torch.rand(layout.tokens, device=layout.offsets_S1.device) < share
+    device = layout.offsets_S1.device
+    noise = Dropouts(1, device, on=True).next(share, layout.first_token)
+    rows_T = torch.arange(layout.tokens, device=device)
+    hidden_T = ~noise.keep(rows_T, torch.zeros_like(rows_T)) if noise else torch.zeros_like(rows_T, dtype=torch.bool)
     hidden_T[layout.last_S] = False
     hidden_T[(layout.last_S - 1).clamp(min=0)] = False
     return hidden_T

@@ -110,11 +110,11 @@ struct Problem {
     const int32_t* offsets;                                      // [S + 1]
     long q_row, k_row, v_row;                                    // strides of tokens
     long texts, tokens, heads, width, longest;
-    uint32_t seed, threshold;
+    uint32_t key, threshold;
     float dropout_scale;
     int threads;
 
-    Noise noise() const { return {seed, threshold, dropout_scale}; }
+    Noise noise() const { return {key, threshold, dropout_scale}; }
     // Distances are kept from the last block's first column on, so that each block's start is a whole vector.
     long origin() const { return longest + 1 - up(longest, ROWS); }
     long columns() const { return up(2 * up(longest, ROWS) + ROWS, PANEL); }

@@ -41,9 +41,9 @@ inline long part_start(long rows, long parts, long part) { return rows * part / 
 extern "C" {
 
 // out = dropout(gelu(x)), [rows, width]; width a multiple of 16.
-void gelu_dropout_forward(const float* x, float* out, long rows, long width, uint32_t seed, uint32_t threshold,
+void gelu_dropout_forward(const float* x, float* out, long rows, long width, uint32_t key, uint32_t threshold,
                           float scale, int threads) {
-    const Noise noise{seed, threshold, scale};
+    const Noise noise{key, threshold, scale};
 #pragma omp parallel for num_threads(threads)
     for (long row = 0; row < rows; ++row) {
         RowNoise drop(noise, uint32_t(row));
@@ -56,9 +56,9 @@ void gelu_dropout_forward(const float* x, float* out, long rows, long width, uin
     }
 }
 
-void gelu_dropout_backward(const float* x, const float* grad_out, float* grad_x, long rows, long width, uint32_t seed,
+void gelu_dropout_backward(const float* x, const float* grad_out, float* grad_x, long rows, long width, uint32_t key,
                            uint32_t threshold, float scale, int threads) {
-    const Noise noise{seed, threshold, scale};
+    const Noise noise{key, threshold, scale};
 #pragma omp parallel for num_threads(threads)
     for (long row = 0; row < rows; ++row) {
         RowNoise drop(noise, uint32_t(row));
@@ -73,9 +73,9 @@ void gelu_dropout_backward(const float* x, const float* grad_out, float* grad_x,
 }
 
 // out = dropout(x), [rows, width]; of a gradient it is the backward pass.
-void dropout_rows(const float* x, float* out, long rows, long width, uint32_t seed, uint32_t threshold, float scale,
+void dropout_rows(const float* x, float* out, long rows, long width, uint32_t key, uint32_t threshold, float scale,
                   int threads) {
-    const Noise noise{seed, threshold, scale};
+    const Noise noise{key, threshold, scale};
 #pragma omp parallel for num_threads(threads)
     for (long row = 0; row < rows; ++row) {
         RowNoise drop(noise, uint32_t(row));
@@ -86,9 +86,9 @@ void dropout_rows(const float* x, float* out, long rows, long width, uint32_t se
 
 // out = norm(residual + dropout(x)) * weight + bias, [rows, width]; moments [rows, 2]: mean and 1 / deviation.
 void dropout_add_norm_forward(const float* x, const float* residual, const float* weight, const float* bias, float* out,
-                              float* moments, long rows, long width, float eps, uint32_t seed, uint32_t threshold,
+                              float* moments, long rows, long width, float eps, uint32_t key, uint32_t threshold,
                               float scale, int threads) {
-    const Noise noise{seed, threshold, scale};
+    const Noise noise{key, threshold, scale};
 #pragma omp parallel for num_threads(threads)
     for (long row = 0; row < rows; ++row) {
         RowNoise drop(noise, uint32_t(row));
@@ -119,9 +119,9 @@ void dropout_add_norm_forward(const float* x, const float* residual, const float
 // partial [parts, 2, width], zeroed by the caller; grad_weight_bias [2, width].
 void dropout_add_norm_backward(const float* x, const float* residual, const float* weight, const float* moments,
                                const float* grad_out, float* grad_x, float* grad_residual, float* partial, long parts,
-                               float* grad_weight_bias, long rows, long width, uint32_t seed, uint32_t threshold,
+                               float* grad_weight_bias, long rows, long width, uint32_t key, uint32_t threshold,
                                float scale, int threads) {
-    const Noise noise{seed, threshold, scale};
+    const Noise noise{key, threshold, scale};
 #pragma omp parallel for num_threads(threads)
     for (long part = 0; part < parts; ++part) {
         float *weights = partial + part * 2 * width, *biases = weights + width;

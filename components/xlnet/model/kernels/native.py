@@ -60,7 +60,7 @@ class _Problem(ctypes.Structure):
         *((name, c_void_p) for name in ("q", "k", "v", "r", "content_bias", "position_bias", "segment_bias")),
         *((name, c_void_p) for name in ("segment_embed", "segments", "offsets")),
         *((name, c_long) for name in ("q_row", "k_row", "v_row", "texts", "tokens", "heads", "width", "longest")),
-        ("seed", c_uint32),
+        ("key", c_uint32),
         ("threshold", c_uint32),
         ("dropout_scale", c_float),
         ("threads", c_int),
@@ -141,7 +141,7 @@ def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | No
     )
     problem.threads = torch.get_num_threads()
     if dropout is not None:
-        problem.seed, problem.threshold = int(dropout.seed), dropout.threshold
+        problem.key, problem.threshold = int(dropout.key), dropout.threshold
         problem.dropout_scale = dropout.scale
     else:
         problem.dropout_scale = 1.0

@@ -155,4 +155,4 @@ def _noise(dropout: Dropout | None) -> list[Any]:
     threads = c_int(torch.get_num_threads())
     if dropout is None:
         return [c_uint32(0), c_uint32(0), c_float(1), threads]
-    return [c_uint32(int(dropout.seed)), c_uint32(dropout.threshold), c_float(dropout.scale), threads]
+    return [c_uint32(int(dropout.key)), c_uint32(dropout.threshold), c_float(dropout.scale), threads]

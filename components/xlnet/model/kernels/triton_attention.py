@@ -34,10 +34,10 @@ def _mix(x):
 
 
 @triton.jit
-def kept(seed, rows, columns, threshold):
+def kept(key, rows, columns, threshold):
     """Which elements survive: rows [M, 1], columns [1, M]."""
-    keys = _mix(_mix(seed) + rows.to(tl.uint32))
-    return _mix(keys + columns.to(tl.uint32) * 0x9E3779B9) >= threshold
+    row_keys = _mix(key + rows.to(tl.uint32))
+    return _mix(row_keys + columns.to(tl.uint32) * 0x9E3779B9) >= threshold
 
 
 @triton.jit
@@ -104,7 +104,7 @@ def _scores(
 
 @triton.jit
 def _forward(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, seed, out, log_sums,
+    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, key, out, log_sums,
     q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
     SEGMENTS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
@@ -134,7 +134,7 @@ def _forward(
         if DROPOUT:
             rows = ((first + i) * N + n)[:, None]
             columns = (n0 + tl.arange(0, M))[None, :]
-            weights = tl.where(kept(tl.load(seed).to(tl.uint32), rows, columns, threshold), weights, 0.0)
+            weights = tl.where(kept(tl.load(key).to(tl.uint32), rows, columns, threshold), weights, 0.0)
         values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, n0, length, M, H)
         attended = attended * shrink[:, None]
         attended += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
@@ -145,7 +145,7 @@ def _forward(
 
 @triton.jit
 def _score_gradients(
-    scores, log_sum, dout, values, delta, seed, rows, columns, threshold, drop_scale,
+    scores, log_sum, dout, values, delta, key, rows, columns, threshold, drop_scale,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the scores (before their scale), and the weights after dropout."""
@@ -153,7 +153,7 @@ def _score_gradients(
     grads = tl.dot(dout, tl.trans(values), input_precision=PRECISION)
     dropped = weights
     if DROPOUT:
-        keep = kept(tl.load(seed).to(tl.uint32), rows, columns, threshold)
+        keep = kept(tl.load(key).to(tl.uint32), rows, columns, threshold)
         grads = tl.where(keep, grads * drop_scale, 0.0)
         dropped = tl.where(keep, weights * drop_scale, 0.0)
     return weights * (grads - delta[:, None]), dropped
@@ -161,7 +161,7 @@ def _score_gradients(
 
 @triton.jit
 def _backward_queries(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, seed,
+    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, key,
     dout, log_sums, deltas, dq, partial,
     q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
@@ -190,7 +190,7 @@ def _backward_queries(
         values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, n0, length, M, H)
         j = n0 + tl.arange(0, M)
         dscores, _ = _score_gradients(
-            scores, log_sum, grad, values, delta, seed, ((first + i) * N + n)[:, None], j[None, :],
+            scores, log_sum, grad, values, delta, key, ((first + i) * N + n)[:, None], j[None, :],
             threshold, drop_scale, DROPOUT, PRECISION,
         )  # fmt: skip
         d_content += tl.dot(dscores.to(keys.dtype), keys, input_precision=PRECISION)
@@ -218,7 +218,7 @@ def _backward_queries(
 
 @triton.jit
 def _backward_keys(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, seed,
+    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, key,
     dout, log_sums, deltas, dk, dv,
     q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
@@ -247,7 +247,7 @@ def _backward_keys(
         log_sum = tl.load(log_sums + n * tokens + first + i, mask=i < length, other=float("inf"))
         delta = tl.load(deltas + n * tokens + first + i, mask=i < length, other=0.0)
         dscores, dropped = _score_gradients(
-            scores, log_sum, grad, values, delta, seed, ((first + i) * N + n)[:, None],
+            scores, log_sum, grad, values, delta, key, ((first + i) * N + n)[:, None],
             (n0 + tl.arange(0, M))[None, :], threshold, drop_scale, DROPOUT, PRECISION,
         )  # fmt: skip
         d_values += tl.dot(tl.trans(dropped.to(grad.dtype)), grad, input_precision=PRECISION)
@@ -259,7 +259,7 @@ def _backward_keys(
 
 @triton.jit
 def _backward_distances(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, seed,
+    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, key,
     dout, log_sums, deltas, partial,
     q_row, k_row, v_row, texts, tokens, longest, scale, threshold, drop_scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
@@ -302,7 +302,7 @@ def _backward_distances(
             grads = tl.gather(tl.dot(grad, tl.trans(values), input_precision=PRECISION), i + c, axis=1)
             if DROPOUT:
                 rows = ((first + query) * N + n)[:, None]
-                keep = kept(tl.load(seed).to(tl.uint32), rows, key, threshold)
+                keep = kept(tl.load(key).to(tl.uint32), rows, key, threshold)
                 grads = tl.where(keep, grads * drop_scale, 0.0)
             dscores = weights * (grads - delta[:, None])
             d_distances += tl.dot(tl.trans(dscores.to(x.dtype)), q_position, input_precision=PRECISION)
@@ -392,7 +392,7 @@ class _Launch:
         self.heads, self.width = like.shape[1:]
         capability = torch.cuda.get_device_capability(like.device) if like.is_cuda else (8, 0)
         self.rows, self.warps = tile(self.width, forward, capability)
-        self.seed = layout.offsets_S1 if dropout is None else dropout.seed
+        self.key = layout.offsets_S1 if dropout is None else dropout.key
         self.threshold = dropout.threshold if dropout else 0
         self.scale = dropout.scale if dropout else 1.0
         self.texts, self.starts = _blocks(layout, self.rows)
@@ -400,13 +400,13 @@ class _Launch:
     def over_blocks(self, kernel: Any, *tensors: Tensor, out: tuple[Tensor, ...]) -> None:
         """One program per block of a text's tokens and head."""
         grid = (len(self.texts), self.heads)
-        tables = (self.layout.offsets_S1, self.texts, self.starts, self.seed)
+        tables = (self.layout.offsets_S1, self.texts, self.starts, self.key)
         kernel[grid](*tensors, *tables, *out, *self._strides(tensors), *self._scalars(tensors), **self._constants())
 
     def over_distances(self, kernel: Any, *tensors: Tensor, out: tuple[Tensor, ...]) -> None:
         """One program per band of distances, head and group of texts."""
         grid = (triton.cdiv(len(tensors[3]), self.rows), self.heads, len(out[-1]))
-        tables = (self.layout.offsets_S1, self.seed)
+        tables = (self.layout.offsets_S1, self.key)
         scalars = (len(self.layout.lengths_S), *self._scalars(tensors))
         kernel[grid](*tensors, *tables, *out, *self._strides(tensors), *scalars, **self._constants())
 

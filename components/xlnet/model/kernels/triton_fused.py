@@ -1,4 +1,4 @@
-"""GELU with dropout, and layer norm of a residual plus dropout, as Triton kernels.
+"""Dropout, GELU with dropout, and layer norm of a residual plus dropout, as Triton kernels.
 
 Masks are recomputed in the backward pass; statistics and sums are float32.
 
@@ -20,24 +20,34 @@ PARTS = 512  # sums over rows are taken in this many parts, whatever the device
 
 
 @triton.jit
-def _gelu_forward(x, out, seed, width, threshold, scale, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
+def _dropout(x, out, key, width, threshold, scale, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at = row.to(tl.int64) * width + column
+    value = tl.load(x + at, mask=column < width, other=0.0).to(tl.float32)
+    if DROPOUT:
+        value = tl.where(kept(tl.load(key).to(tl.uint32), row, column, threshold), value * scale, 0.0)
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=column < width)
+
+
+@triton.jit
+def _gelu_forward(x, out, key, width, threshold, scale, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
     row, column = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     at = row.to(tl.int64) * width + column
     value = tl.load(x + at, mask=column < width, other=0.0).to(tl.float32)
     result = 0.5 * value * (1.0 + tl.math.erf(value * 0.7071067811865476))
     if DROPOUT:
-        result = tl.where(kept(tl.load(seed).to(tl.uint32), row, column, threshold), result * scale, 0.0)
+        result = tl.where(kept(tl.load(key).to(tl.uint32), row, column, threshold), result * scale, 0.0)
     tl.store(out + at, result.to(out.dtype.element_ty), mask=column < width)
 
 
 @triton.jit
-def _gelu_backward(x, grad, out, seed, width, threshold, scale, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
+def _gelu_backward(x, grad, out, key, width, threshold, scale, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
     row, column = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     at = row.to(tl.int64) * width + column
     value = tl.load(x + at, mask=column < width, other=0.0).to(tl.float32)
     slope = tl.load(grad + at, mask=column < width, other=0.0).to(tl.float32)
     if DROPOUT:
-        slope = tl.where(kept(tl.load(seed).to(tl.uint32), row, column, threshold), slope * scale, 0.0)
+        slope = tl.where(kept(tl.load(key).to(tl.uint32), row, column, threshold), slope * scale, 0.0)
     density = 0.3989422804014327 * tl.exp(-0.5 * value * value)
     slope *= 0.5 * (1.0 + tl.math.erf(value * 0.7071067811865476)) + value * density
     tl.store(out + at, slope.to(out.dtype.element_ty), mask=column < width)
@@ -45,14 +55,14 @@ def _gelu_backward(x, grad, out, seed, width, threshold, scale, DROPOUT: tl.cons
 
 @triton.jit
 def _norm_forward(
-    x, residual, weight, bias, out, moments, seed, width, eps, threshold, scale,
+    x, residual, weight, bias, out, moments, key, width, eps, threshold, scale,
     DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, column = tl.program_id(0), tl.arange(0, BLOCK)
     at, inside = row.to(tl.int64) * width + column, column < width
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     if DROPOUT:
-        value = tl.where(kept(tl.load(seed).to(tl.uint32), row, column, threshold), value * scale, 0.0)
+        value = tl.where(kept(tl.load(key).to(tl.uint32), row, column, threshold), value * scale, 0.0)
     value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(value, 0) / width
     centred = tl.where(inside, value - mean, 0.0)
@@ -66,7 +76,7 @@ def _norm_forward(
 
 @triton.jit
 def _norm_backward(
-    x, residual, weight, moments, grad, grad_x, grad_residual, partial, seed, rows, width, threshold, scale,
+    x, residual, weight, moments, grad, grad_x, grad_residual, partial, key, rows, width, threshold, scale,
     DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each program takes every PARTS-th row (partial: [PARTS, 2, D])."""
@@ -80,7 +90,7 @@ def _norm_backward(
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         keep = inside
         if DROPOUT:
-            keep = kept(tl.load(seed).to(tl.uint32), row, column, threshold)
+            keep = kept(tl.load(key).to(tl.uint32), row, column, threshold)
             value = tl.where(keep, value * scale, 0.0)
         value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
         mean, inverse = tl.load(moments + 2 * number), tl.load(moments + 2 * number + 1)
@@ -100,6 +110,11 @@ def _norm_backward(
     tl.store(to + width, biases, mask=inside)
 
 
+def dropout(x_TD: Tensor, dropout: Dropout) -> Tensor:
+    """See :func:`xlnet.model.fused.dropout`."""
+    return _Dropped.apply(x_TD, dropout)
+
+
 def gelu_dropout(x_TD: Tensor, dropout: Dropout | None) -> Tensor:
     """See :func:`xlnet.model.fused.gelu_dropout`; in the type of ``x_TD``."""
     return _GeluDropout.apply(x_TD, dropout)
@@ -110,6 +125,24 @@ def dropout_add_norm(
 ) -> Tensor:
     """See :func:`xlnet.model.fused.dropout_add_norm`; in the type of ``residual_TD``."""
     return _DropoutAddNorm.apply(x_TD, residual_TD, weight_D, bias_D, eps, dropout)
+
+
+class _Dropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, dropout: Dropout) -> Tensor:
+        ctx.dropout = dropout
+        return _with_zeros(x_TD, dropout)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _with_zeros(grads[0], ctx.dropout), None
+
+
+def _with_zeros(x_TD: Tensor, dropout: Dropout) -> Tensor:
+    x_TD = x_TD.contiguous()
+    out_TD = torch.empty_like(x_TD)
+    _over_elements(_dropout, x_TD, out_TD, dropout=dropout)
+    return out_TD
 
 
 class _GeluDropout(torch.autograd.Function):
@@ -137,10 +170,10 @@ def _over_elements(kernel: Any, *tensors: Tensor, dropout: Dropout | None) -> No
 
 
 def _noise(dropout: Dropout | None, unread: Tensor, *sizes: float) -> tuple[Any, ...]:
-    """Seed, sizes, threshold and scale; without dropout no kernel reads the seed."""
+    """Key, sizes, threshold and scale; without dropout no kernel reads the key."""
     if dropout is None:
         return unread, *sizes, 0, 1.0
-    return dropout.seed, *sizes, dropout.threshold, dropout.scale
+    return dropout.key, *sizes, dropout.threshold, dropout.scale
 
 
 class _DropoutAddNorm(torch.autograd.Function):

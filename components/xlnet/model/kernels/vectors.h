@@ -78,7 +78,7 @@ inline W mix(W x) {
 
 // Which elements of one row survive: call once per vector of columns, from column 0 on.
 struct Noise {
-    uint32_t seed = 0, threshold = 0;
+    uint32_t key = 0, threshold = 0;
     float scale = 1;
     bool on() const { return threshold != 0; }
 };
@@ -88,7 +88,7 @@ struct RowNoise {
     RowNoise(const Noise& noise, uint32_t row) : threshold(all_words(noise.threshold)) {
         words column;
         for (int i = 0; i < LANES; ++i) column[i] = i;
-        counter = mix<uint32_t>(mix<uint32_t>(noise.seed) + row) + column * GOLDEN;
+        counter = mix<uint32_t>(noise.key + row) + column * GOLDEN;
     }
     ints keep() {
         const words bits = mix<words>(counter);

@@ -1,0 +1,311 @@
+"""Ranks: the processes that train one model together, one per device, over NCCL or gloo.
+
+Gradients are added, not averaged: each rank's loss is already a share of the mean over the whole update.
+They are added here and not by torch's DistributedDataParallel for two reasons. Its buckets change after
+the first step, so that a resumed training would add in another order and end in other bits; and the
+embedding's gradient, most of a small model's bytes, travels here as the rows that a batch has touched.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from xlnet.errors import RunError, UserError
+
+BUCKET = 25 << 20  # bytes of gradients that are sent at once, while the backward pass goes on
+JOIN_SECONDS = 300  # how long ranks wait for each other at the start
+
+
+class Alone:
+    """One rank: nothing to exchange. Also the interface of all ranks."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    background: Any = None  # the process group of the thread that writes checkpoints
+
+    def attach(self, model: nn.Module) -> None:
+        """Add this model's gradients over all ranks from now on."""
+
+    def add_gradients(self, last: bool) -> None:
+        """Before a backward pass: whether it is the update's last, so that sums may start while it goes on."""
+
+    def synchronise(self) -> None:
+        """After the last backward pass: every rank's gradients are their sum over all ranks."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all ranks, on each of them; exact where at most one rank's is not zero."""
+        return tensor
+
+    def gather(self, value: Any, background: bool = False) -> list[Any]:
+        """A small picklable value of every rank, in their order, on each of them.
+
+        Args:
+            value: this rank's.
+            background: in the thread that writes checkpoints, beside what the training exchanges.
+        """
+        return [value]
+
+    def ask(self, flag: bool) -> bool:
+        """Whether any rank said yes to the question before this one; all get the same answer.
+
+        The answer is one question late, so that nobody waits for it.
+        """
+        return flag
+
+    def another_store(self) -> Any:
+        """A connection of one's own to the store that all ranks share, for another thread."""
+        raise NotImplementedError("there is nobody to share a store with")
+
+    def leave(self) -> None:
+        """End the exchange."""
+
+
+class TorchRanks(Alone):
+    """Ranks of torch.distributed, one process each."""
+
+    def __init__(self, kind: str, rank: int, size: int, local_rank: int) -> None:
+        """Join the others, whom the environment names as torchrun does.
+
+        Raises:
+            RunError: not all of them came.
+        """
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.store = _meet(rank, size)
+        if kind == "cuda":
+            torch.cuda.set_device(local_rank)
+        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.PrefixStore("ranks", self.store), rank=rank, world_size=size)
+        # Its messages are small, on the host, and must not wait behind gradients.
+        self.side: Any = dist.new_group(backend="gloo")
+        self.background = dist.new_group(backend="gloo")
+        self._sums: Sums | None = None
+        self._question: tuple[Tensor, Any] | None = None
+
+    def attach(self, model: nn.Module) -> None:
+        """See :class:`Alone`."""
+        self._sums = Sums(model, self.size)
+
+    def add_gradients(self, last: bool) -> None:
+        """See :class:`Alone`."""
+        if self._sums:
+            self._sums.armed = last
+
+    def synchronise(self) -> None:
+        """See :class:`Alone`."""
+        if self._sums:
+            self._sums.finish()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """See :class:`Alone`."""
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any, background: bool = False) -> list[Any]:
+        """See :class:`Alone`."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.background if background else self.side)
+        return values
+
+    def ask(self, flag: bool) -> bool:
+        """See :class:`Alone`."""
+        answer = False
+        if self._question:
+            votes, work = self._question
+            work.wait()
+            answer = bool(votes.item())
+        votes = torch.tensor([int(flag)])
+        self._question = votes, dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.side, async_op=True)
+        return answer
+
+    def another_store(self) -> Any:
+        """See :class:`Alone`."""
+        return dist.PrefixStore("watchdog", self.store.clone())  # type: ignore[attr-defined]
+
+    def leave(self) -> None:
+        """See :class:`Alone`."""
+        with contextlib.suppress(RuntimeError):  # another rank is gone, which the one who watches will say
+            if self._question:
+                self._question[1].wait()
+            dist.destroy_process_group()
+
+
+class Sums:
+    """A model's gradients, added over all ranks in fixed buckets while the backward pass goes on.
+
+    Every sum has the same terms in the same order in every step of every run.
+    """
+
+    def __init__(self, model: nn.Module, size: int) -> None:
+        self.armed = False
+        self._size = size
+        self._tables = [p for p in model.parameters() if p.requires_grad and _is_table(model, p)]
+        tables = {id(table) for table in self._tables}
+        # A backward pass reaches parameters about in reverse order.
+        dense = [p for p in reversed(list(model.parameters())) if p.requires_grad and id(p) not in tables]
+        self._buckets = list(_buckets(dense))
+        self._bucket_of = {id(p): number for number, bucket in enumerate(self._buckets) for p in bucket}
+        self._reset()
+        for parameter in dense:
+            parameter.register_post_accumulate_grad_hook(self._ready)
+
+    def _reset(self) -> None:
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._sent: list[tuple[list[nn.Parameter], Tensor, Any]] = []
+
+    def _ready(self, parameter: Tensor) -> None:
+        if not self.armed:
+            return
+        self._missing[self._bucket_of[id(parameter)]] -= 1
+        while len(self._sent) < len(self._buckets) and not self._missing[len(self._sent)]:
+            self._send()
+
+    def _send(self) -> None:
+        # Which parameters have a gradient is the same on every rank: it follows from the recipe.
+        present = [p for p in self._buckets[len(self._sent)] if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in present if p.grad is not None]) if present else torch.empty(0)
+        work = dist.all_reduce(flat, async_op=True) if present else None
+        self._sent.append((present, flat, work))
+
+    def finish(self) -> None:
+        """Send what is left, wait for all, and put the sums where the gradients were."""
+        while len(self._sent) < len(self._buckets):
+            self._send()
+        for table in self._tables:
+            self._sum_rows(table)
+        for parameters, flat, work in self._sent:
+            if work is None:
+                continue
+            work.wait()
+            for parameter, total in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                parameter.grad = total.view_as(parameter)
+        self._reset()
+
+    def _sum_rows(self, table: nn.Parameter) -> None:
+        """Exchange the rows of a sparse gradient that are there; added in the order of ranks."""
+        if table.grad is None:
+            return
+        if not table.grad.is_sparse:
+            dist.all_reduce(table.grad)
+            return
+        gradient = table.grad.coalesce()
+        ids, rows = gradient.indices()[0], gradient.values()
+        counts = [torch.empty(1, dtype=torch.int64) for _ in range(self._size)]
+        dist.all_gather(counts, torch.tensor([len(ids)]))
+        most = int(max(counts))
+        all_ids = [ids.new_empty(most) for _ in counts]
+        all_rows = [rows.new_empty(most, *rows.shape[1:]) for _ in counts]
+        dist.all_gather(all_ids, torch.cat([ids, ids.new_zeros(most - len(ids))]))
+        dist.all_gather(all_rows, torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])]))
+        kept = [int(count) for count in counts]
+        indices = torch.cat([some[:count] for some, count in zip(all_ids, kept, strict=True)])
+        values = torch.cat([some[:count] for some, count in zip(all_rows, kept, strict=True)])
+        table.grad = torch.sparse_coo_tensor(indices[None], values, table.shape, check_invariants=False)
+
+
+def _is_table(model: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether its gradient may be sparse; a hook cannot read such a gradient before it is complete."""
+    return any(parameter is module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+
+
+def _buckets(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
+    bucket: list[nn.Parameter] = []
+    size = 0
+    for parameter in parameters:
+        bucket.append(parameter)
+        size += parameter.numel() * parameter.element_size()
+        if size >= BUCKET:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
+
+
+def _meet(rank: int, size: int) -> dist.Store:
+    """The store through which ranks find each other, once all of them are there."""
+    address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "29500")
+    seconds = float(os.environ.get("XLNET_JOIN_SECONDS", JOIN_SECONDS))
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = dist.TCPStore(
+            address, int(port), is_master=rank == 0 and not hosted, wait_for_workers=False,
+            timeout=timedelta(seconds=seconds),
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"rank {rank} of {size} cannot reach rank 0 at {address}:{port} ({reason}); start all ranks, "
+            "and check MASTER_ADDR and MASTER_PORT"
+        ) from None
+    met = dist.PrefixStore(f"met-{attempt}", store)
+    met.set(f"rank-{rank}", socket.gethostname())
+    try:
+        met.wait([f"rank-{other}" for other in range(size)], timedelta(seconds=seconds))
+    except RuntimeError:  # torch has an exception of its own for this from 2.4 on, below RuntimeError
+        missing = [str(other) for other in range(size) if not met.check([f"rank-{other}"])]
+        raise RunError(
+            f"rank {rank} waited {seconds:g} s for rank {', '.join(missing)} of {size}, which never came: "
+            "see that node's log, or start as many as WORLD_SIZE says"
+        ) from None
+    return store
+
+
+def join(kind: str) -> Alone:
+    """The ranks that this process is one of, as its environment says.
+
+    Raises:
+        UserError: the environment's numbers do not fit each other.
+        RunError: not all ranks came.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return Alone()
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    except ValueError as error:
+        raise UserError(f"RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE must be numbers: {error}") from None
+    if not 0 <= rank < size:
+        raise UserError(f"RANK is {rank}; with WORLD_SIZE={size} it is 0 to {size - 1}")
+    if size % local_size:
+        raise UserError(
+            f"WORLD_SIZE {size} is not divisible by {local_size} ranks per node; start the same number on every node"
+        )
+    if kind == "cuda" and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"rank {rank} needs GPU {local_rank}, but this node has {torch.cuda.device_count()}; start one rank per GPU"
+        )
+    return TorchRanks(kind, rank, size, local_rank) if size > 1 else Alone()
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an exchange broke because another rank is gone."""
+    broken = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    return isinstance(error, dist.DistBackendError) or any(words in str(error) for words in broken)
+
+
+def compare(ranks: Alone, about: dict[str, str]) -> None:
+    """Make sure that all ranks do the same work.
+
+    Args:
+        ranks: all of them.
+        about: name → value, of what has to be equal.
+
+    Raises:
+        RunError: naming what differs, and on which rank.
+    """
+    everyone = ranks.gather(about)
+    for rank, other in enumerate(everyone):
+        different = [name for name, value in everyone[0].items() if other.get(name) != value]
+        if different:
+            given = "; ".join(f"{name}: {everyone[0][name]} and {other.get(name)}" for name in different)
+            raise RunError(f"rank {rank} does not do the same work as rank 0: {given}; start all from the same inputs")

@@ -1,0 +1,89 @@
+"""Being asked to stop: by Ctrl-C, by SIGTERM, or by the cloud taking the machine back.
+
+All of them only set a flag. The training loop looks at it between two steps, where it can leave a checkpoint.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from xlnet.errors import Preempted
+
+GRACE = 25.0  # seconds between SIGTERM and the kill, as Kubernetes and Vertex AI grant them to spot machines
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AGAIN = 1.0  # seconds after which a second Ctrl-C is a person's, and not the same one passed on
+# Google's metadata server answers this when it changes: https://cloud.google.com/compute/docs/instances/create-use-spot
+METADATA = "http://{host}/computeMetadata/v1/instance/{what}?wait_for_change=true&timeout_sec=60"
+NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
+
+
+def grace() -> float:
+    """Seconds within which a checkpoint has to be written: ``XLNET_GRACE_SECONDS``, or GRACE."""
+    return float(os.environ.get("XLNET_GRACE_SECONDS", GRACE))
+
+
+class Stop:
+    """Whether this process was asked to stop, and by what. A context: signals are taken over within it."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._interrupted = 0.0  # when Ctrl-C came first
+        self._earlier: dict[signal.Signals, object] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.reason)
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if host := metadata_host():
+            for what, value in NOTICES.items():
+                threading.Thread(target=self._watch, args=(host, what, value), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            self._interrupted = self._interrupted or now
+            if now - self._interrupted > AGAIN:
+                raise KeyboardInterrupt
+        self.reason = self.reason or signal.Signals(number).name
+
+    def _watch(self, host: str, what: str, value: str) -> None:
+        request = urllib.request.Request(METADATA.format(host=host, what=what), headers={"Metadata-Flavor": "Google"})
+        pause = threading.Event()
+        while not self.reason:
+            try:
+                with urllib.request.urlopen(request, timeout=90) as answer:
+                    if answer.read().decode().strip() == value:
+                        self.reason = self.reason or f"the notice '{what}' of Google Cloud"
+            except (OSError, urllib.error.URLError):
+                pause.wait(5)
+
+    def leave(self, saved: str, say: Callable[[str], None]) -> BaseException:
+        """What to raise once the checkpoint is written: the process ends with 75, or with 130 after Ctrl-C."""
+        say(f"stopping on {self.reason or 'the request of another rank'}: {saved}")
+        return KeyboardInterrupt() if self._interrupted else Preempted()
+
+
+def metadata_host() -> str:
+    """Google's metadata server, where this is one of its machines; empty elsewhere."""
+    if host := os.environ.get("GCE_METADATA_HOST"):
+        return host
+    with contextlib.suppress(OSError):
+        if "Google" in Path("/sys/class/dmi/id/product_name").read_text(encoding="utf-8"):
+            return "metadata.google.internal"
+    return ""

@@ -1,0 +1,257 @@
+"""Where checkpoints lie: a directory, or a ``gs://`` prefix. What is there is whole.
+
+A checkpoint becomes visible by one last act: the rename of its folder, or the upload of its manifest.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from xlnet.data import objects
+from xlnet.errors import RunError, UserError
+
+MANIFEST = "manifest.json"
+ROOM = 2.5  # checkpoints that must fit: two are kept, and the next is written before the oldest goes
+
+
+class Storehouse:
+    """A directory of checkpoints and files; also the interface of every such place."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._path = Path(root)
+        self._lock: IO[str] | None = None
+
+    def __str__(self) -> str:
+        return self.root
+
+    def prepare(self, size: int) -> None:
+        """Make sure that checkpoints of ``size`` bytes can be written.
+
+        Raises:
+            UserError: they cannot.
+        """
+        remedy = "name another place in XLNET_CHECKPOINTS"
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._path):
+                pass
+            free = shutil.disk_usage(self._path).free
+        except OSError as error:
+            raise UserError(f"checkpoints cannot be written to '{self.root}': {error.strerror}; {remedy}") from None
+        needed = ROOM * size - sum(file.stat().st_size for file in self._path.glob("step-*/*"))
+        if free < needed:
+            raise UserError(
+                f"checkpoints need {needed / 1e9:.1f} GB at '{self.root}', where {free / 1e9:.1f} GB are free; "
+                f"make room, or {remedy}"
+            )
+
+    def lock(self, seconds: float) -> None:
+        """Keep others from writing here as long as this process lives.
+
+        Raises:
+            RunError: another process does so, and goes on for ``seconds``.
+        """
+        lock = self._lock = (self._path / "lock").open("a+")
+        deadline = time.monotonic() + seconds
+        while not _locked(lock):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                raise RunError(f"the same training is already running ({lock.read()}); wait for it, or end it")
+            time.sleep(0.1)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+
+    def unlock(self) -> None:
+        """Let others write here."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def local(self) -> Path:
+        """A directory on this machine for what is no checkpoint."""
+        return self._path
+
+    def clean(self) -> None:
+        """Remove what a killed write left behind."""
+        for partial in self._path.glob(".*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def names(self) -> list[str]:
+        """Whole checkpoints, oldest first."""
+        return sorted(folder.parent.name for folder in self._path.glob(f"step-*/{MANIFEST}"))
+
+    def read(self, name: str) -> bytes | None:
+        """A small file; None: there is none."""
+        path = self._path / name
+        return path.read_bytes() if path.is_file() else None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        with self._aside(name) as aside:
+            aside.write_bytes(content)
+
+    def fetch(self, name: str) -> Path:
+        """A local folder with a checkpoint's files, or a local file."""
+        return self._path / name
+
+    def add(self, path: Path, name: str) -> None:
+        """Take over a file."""
+        with self._aside(name) as aside:
+            shutil.move(path, aside)
+            _sync(aside)
+
+    @contextlib.contextmanager
+    def _aside(self, name: str) -> Iterator[Path]:
+        aside = self._path / f".{name}.partial"
+        yield aside
+        os.replace(aside, self._path / name)
+
+    @contextlib.contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """A local folder for the files of a new checkpoint: the same one on every rank that shares the place."""
+        folder = self._path / f".{name}.partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+
+    def stow(self, name: str, folder: Path, files: list[str]) -> None:
+        """Make this rank's files of a new checkpoint safe."""
+        for file in files:
+            _sync(folder / file)
+
+    def commit(self, name: str, folder: Path) -> None:
+        """All files are safe, the manifest is in the folder: the checkpoint is there from now on."""
+        _sync(folder / MANIFEST)
+        _sync(folder)
+        old = self._path / f".{name}.old.partial"
+        if (self._path / name).exists():  # damaged, or there would have been no need to come here again
+            os.replace(self._path / name, old)
+        os.replace(folder, self._path / name)
+        shutil.rmtree(old, ignore_errors=True)
+        _sync(self._path)
+
+    def remove(self, name: str = "") -> None:
+        """Remove a checkpoint or a file; without a name everything."""
+        path = self._path / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True) if name and path.is_file() else None
+        if not name:
+            with contextlib.suppress(OSError):
+                self._path.parent.rmdir()  # the folder of all places, if this was the last one
+
+    def files(self, prefix: str) -> list[str]:
+        """Names of files that start with ``prefix``."""
+        return sorted(path.name for path in self._path.glob(f"{prefix}*"))
+
+
+class Bucket(Storehouse):
+    """A ``gs://`` prefix. Files are fetched into, and sent from, a temporary directory of this process."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._scratch = tempfile.TemporaryDirectory(prefix="checkpoints-")
+
+    def _uri(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def prepare(self, size: int) -> None:
+        """See :class:`Storehouse`."""
+        objects.write(self._uri(".writable"), b"")
+
+    def lock(self, seconds: float) -> None:
+        """See :class:`Storehouse`; a bucket has no locks: who runs the same work twice is told by the engine."""
+
+    def local(self) -> Path:
+        """See :class:`Storehouse`."""
+        return Path(tempfile.gettempdir())
+
+    def clean(self) -> None:
+        """See :class:`Storehouse`; files without a manifest are overwritten or pruned."""
+
+    def _below(self) -> list[str]:
+        return [uri.removeprefix(self._uri("")) for uri in objects.list_objects(self._uri(""))]
+
+    def names(self) -> list[str]:
+        """See :class:`Storehouse`."""
+        suffix = f"/{MANIFEST}"
+        return sorted(n.removesuffix(suffix) for n in self._below() if n.startswith("step-") and n.endswith(suffix))
+
+    def read(self, name: str) -> bytes | None:
+        """See :class:`Storehouse`."""
+        return objects.read(self._uri(name)) if name in self._below() else None
+
+    def write(self, name: str, content: bytes) -> None:
+        """See :class:`Storehouse`."""
+        objects.write(self._uri(name), content)
+
+    def fetch(self, name: str) -> Path:
+        """See :class:`Storehouse`."""
+        path = Path(self._scratch.name, name)
+        if "/" not in name and f"{name}/{MANIFEST}" in self._below():
+            objects.download_directory(self._uri(name), path)
+        else:
+            path.write_bytes(objects.read(self._uri(name)))
+        return path
+
+    def add(self, path: Path, name: str) -> None:
+        """See :class:`Storehouse`."""
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as single:
+            shutil.move(path, Path(single, name))
+            objects.upload_directory(Path(single), self.root)
+
+    @contextlib.contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """See :class:`Storehouse`."""
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
+            yield Path(folder)
+
+    def stow(self, name: str, folder: Path, files: list[str]) -> None:
+        """See :class:`Storehouse`."""
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as chosen:
+            for file in files:
+                os.link(folder / file, Path(chosen, file))
+            objects.upload_directory(Path(chosen), self._uri(name))
+
+    def commit(self, name: str, folder: Path) -> None:
+        """See :class:`Storehouse`."""
+        objects.write(self._uri(f"{name}/{MANIFEST}"), (folder / MANIFEST).read_bytes())
+
+    def remove(self, name: str = "") -> None:
+        """See :class:`Storehouse`; the manifest goes first, so that no half of a checkpoint is taken for one."""
+        if name and f"{name}/{MANIFEST}" in self._below():
+            objects.delete(self._uri(f"{name}/{MANIFEST}"))
+        objects.delete_prefix(self._uri(name))
+
+    def files(self, prefix: str) -> list[str]:
+        """See :class:`Storehouse`."""
+        return sorted({name.partition("/")[0] for name in self._below() if name.startswith(prefix)})
+
+
+def open_storehouse(root: str) -> Storehouse:
+    """The place that a path or ``gs://`` prefix names."""
+    return Bucket(root) if root.startswith(objects.GCS) else Storehouse(root)
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

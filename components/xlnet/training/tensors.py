@@ -1,0 +1,134 @@
+"""The tensors of a checkpoint: model and optimizer by name, whole on every rank or a part on each.
+
+Names are ``model/PARAMETER`` and, of the optimizer's state, ``exp_avg/PARAMETER`` and so on.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from xlnet.errors import RunError, UserError
+from xlnet.training.distributed import Alone
+
+FILE = "tensors.safetensors"
+Named = dict[str, Tensor]
+
+
+class Replicated:
+    """Whole on every rank: rank 0 writes one file in the safetensors format."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Alone) -> None:
+        self._model, self._optimizer, self._ranks = model, optimizer, ranks
+        self.leads = ranks.rank == 0
+
+    def named(self) -> Named:
+        """All tensors as they are."""
+        tensors = {f"model/{name}": tensor for name, tensor in self._model.state_dict().items()}
+        for name, parameter in self._model.named_parameters():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = value
+        return tensors
+
+    def size(self) -> int:
+        """Bytes of a checkpoint: weights and two moments of each, and the best weights."""
+        return 4 * sum(parameter.numel() * parameter.element_size() for parameter in self._model.parameters())
+
+    def copy(self) -> Named:
+        """A copy that stays as it is while training goes on; on the host, nothing where another rank writes."""
+        return {name: value.detach().to("cpu", copy=True) for name, value in self.named().items()} if self.leads else {}
+
+    def write(self, copied: Named, folder: Path) -> list[str]:
+        """Write a copy; names of this rank's files."""
+        if not self.leads:
+            return []
+        save_file({name: value.contiguous() for name, value in copied.items()}, folder / FILE)
+        return [FILE]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, once all are here."""
+        return [value]
+
+    def load(self, folder: Path) -> None:
+        """Put a checkpoint's tensors into model and optimizer.
+
+        Raises:
+            UserError: it is of a model of another shape.
+        """
+        self._place(load_file(folder / FILE))
+
+    def full_weights(self) -> Named:
+        """A copy of the whole model's weights on the host; what ranks other than 0 get is nothing to rely on."""
+        return {name: value.detach().to("cpu", copy=True) for name, value in self._model.state_dict().items()}
+
+    def _place(self, tensors: Named) -> None:
+        weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
+        own = self._model.state_dict()
+        different = sorted(name for name in {*own, *weights} if _shape(own, name) != _shape(weights, name))
+        if different:
+            name = different[0]
+            raise UserError(
+                f"the checkpoint is of another model: '{name}' has shape {_shape(weights, name)} there and "
+                f"{_shape(own, name)} here, and {len(different) - 1} more differ; remove it, or change the recipe back"
+            )
+        self._model.load_state_dict(weights)
+        for name, parameter in self._model.named_parameters():
+            state = self._optimizer.state[parameter]
+            for full, value in tensors.items():
+                key, _, of = full.partition("/")
+                if of == name and key != "model":
+                    state[key] = value.to(parameter.device)
+            if not state:
+                del self._optimizer.state[parameter]
+
+
+class Sharded(Replicated):
+    """A part on each rank (FSDP): all write their parts with torch.distributed.checkpoint.
+
+    A later training may have another number of ranks.
+    """
+
+    def copy(self) -> Named:
+        """See :class:`Replicated`."""
+        return {name: value.detach().clone() for name, value in self.named().items()}
+
+    def write(self, copied: Named, folder: Path) -> list[str]:
+        """See :class:`Replicated`."""
+        import torch.distributed.checkpoint as dcp
+
+        dcp.save(
+            copied, storage_writer=dcp.FileSystemWriter(folder), process_group=self._ranks.background, no_dist=False
+        )
+        own = [path.name for path in folder.glob(f"__{self._ranks.rank}_*.distcp")]
+        return [*own, ".metadata"] if self.leads else own
+
+    def gather(self, value: Any) -> list[Any]:
+        """See :class:`Replicated`."""
+        return self._ranks.gather(value, background=True)
+
+    def load(self, folder: Path) -> None:
+        """See :class:`Replicated`."""
+        import torch.distributed.checkpoint as dcp
+
+        for parameter in self._model.parameters():
+            state = self._optimizer.state[parameter]
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        try:
+            dcp.load(self.named(), storage_reader=dcp.FileSystemReader(folder))
+        except dcp.api.CheckpointException as error:
+            raise RunError(f"the checkpoint's parts cannot be read: {error}") from None
+
+    def full_weights(self) -> Named:
+        """See :class:`Replicated`."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        full: dict[str, Any] = get_model_state_dict(self._model, options=options)
+        return {name: value.clone() for name, value in full.items()}
+
+
+def _shape(tensors: Named, name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None

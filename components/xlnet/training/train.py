@@ -1,0 +1,188 @@
+"""The train step: a dataset artifact in, a model artifact out; what one rank does of it."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.data.dataset import Dataset, open_dataset
+from xlnet.errors import RunError
+from xlnet.model import config as configs
+from xlnet.model.weights import fetch, load_pretrained, save_classifier
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import Recipe, TrainingRecipe
+from xlnet.training.checkpoint import Checkpoints, place
+from xlnet.training.device import Device, detect
+from xlnet.training.distributed import compare, lost
+from xlnet.training.history import Progress
+from xlnet.training.loop import Result, Training
+from xlnet.training.optim import AdamW, make_optimizer
+from xlnet.training.preemption import Stop
+from xlnet.training.sharding import shard
+from xlnet.training.tensors import Replicated, Sharded
+from xlnet.training.watchdog import Watchdog, end_with_parent
+
+LINGER = 3.0  # seconds that a rank leaves to the one that failed first, to say why
+
+
+def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
+    """Train a classifier on a dataset artifact and write a model artifact, as one rank of one or more.
+
+    Args:
+        recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
+        dataset: directory of the dataset artifact.
+        out: directory of the model artifact to be written, by rank 0.
+
+    Returns:
+        Facts for the artifact's metadata; nothing on other ranks.
+
+    Raises:
+        UserError: the recipe, the dataset or the place of checkpoints does not allow a training.
+        RunError: a loss became nan or inf, memory did not suffice, or a rank is missing.
+        Preempted: it was asked to stop, and left a checkpoint.
+    """
+    started = provenance.now()
+    end_with_parent()
+    given = recipes.from_json(recipe)
+    with Stop() as stop:
+        dataset_digest = provenance.verify(dataset)
+        data = open_dataset(dataset)
+        whole = Recipe(data=recipes.of_artifact(dataset).data, model=given.model, training=given.training)
+        shaping = whole.part("data", "model", "training")
+        device = detect(precision=given.training.precision)
+        about = {"recipe": json.loads(shaping), "dataset": dataset_digest, "classes": data.classes}
+        with _together(device, about) as watchdog:
+            device.fit(data, given.training)
+            model = device.prepare(make_model(whole, data), given.training.recompute)
+            facts = {
+                "base_model": given.model.pretrained or f"{given.model.preset}, from scratch",
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "accelerator": device.describe(),
+                "ranks": device.ranks.size,
+                "precision": str(device.precision).removeprefix("torch."),
+                "attention": model.transformer.attention_name(),
+                "dataset_digest": dataset_digest,
+                **provenance.code_facts(),
+            }
+            leads = device.ranks.rank == 0
+            progress = Progress(silent=not leads)
+            optimizer, tensors = _tensors(model, given.training, device)
+            checkpoints = Checkpoints(place(out, shaping, dataset_digest), tensors, about, progress.say)
+            with (
+                contextlib.closing(checkpoints),
+                provenance.writing(out) if leads else tempfile.TemporaryDirectory() as folder,
+            ):
+                parts = (model, optimizer, tensors, data, given.training, device, checkpoints, progress, watchdog, stop)
+                result = Training(*parts).run(Path(folder))
+                device.ranks.gather("done")  # nobody leaves while another may still ask something of it
+                watchdog.close()
+                if not leads:
+                    return {}
+                lineage = _write(Path(folder), model, result, facts, started, whole, dataset)
+            checkpoints.clear()
+    return {**lineage["artifact"]["metadata"], "model_digest": lineage["artifact"]["digest"]}
+
+
+def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> tuple[AdamW, Replicated]:
+    """The model's optimizer, and the tensors of both; whole on every rank, or spread over them."""
+    if recipe.shard_weights and device.ranks.size > 1:
+        shard(model, device)
+        optimizer = make_optimizer(model, recipe)
+        return optimizer, Sharded(model, optimizer, device.ranks)
+    device.ranks.attach(model)
+    optimizer = make_optimizer(model, recipe)
+    return optimizer, Replicated(model, optimizer, device.ranks)
+
+
+@contextlib.contextmanager
+def _together(device: Device, about: dict[str, Any]) -> Iterator[Watchdog]:
+    """Make sure that all ranks do the same work, and watch them; tell them of an error of this one."""
+    ranks = device.ranks
+    compare(
+        ranks,
+        {
+            "recipe": json.dumps(about["recipe"], sort_keys=True),
+            "dataset": about["dataset"],
+            "code": provenance.code_fingerprint("train"),
+            "torch": torch.__version__,
+            "device": device.kind,
+        },
+    )
+    watchdog = Watchdog(ranks)
+    try:
+        yield watchdog
+    except Exception as error:
+        if ranks.size > 1 and lost(error):
+            time.sleep(LINGER)
+            error = RunError(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
+        watchdog.failed(error)
+        raise error from None
+    finally:
+        watchdog.close()
+        ranks.leave()
+
+
+def _write(
+    directory: Path,
+    model: XLNetClassifier,
+    result: Result,
+    facts: dict[str, Any],
+    started: str,
+    recipe: Recipe,
+    dataset: str,
+) -> dict[str, Any]:
+    """Fill the model artifact; its lineage."""
+    save_classifier(result.weights, model.config, directory)
+    for file in Path(dataset, "tokenizer").iterdir():
+        shutil.copyfile(file, directory / file.name)
+    (directory / "recipe.json").write_text(recipe.part("data", "model", "training"), encoding="utf-8")
+    weights = {"weights_digest": provenance.digest_file(directory / "model.safetensors")}
+    return provenance.record(
+        directory,
+        type="model",
+        step="train",
+        started=started,
+        parameters=json.loads(recipe.part("model", "training")),
+        metadata={**facts, **result.facts(), **weights},
+        inputs=[provenance.read(dataset), *pretrained_lineage(recipe.model.pretrained, started)],
+    )
+
+
+def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
+    """A new model, or a pretrained one with a new head, for this dataset; seeded."""
+    Device().seed(recipe.training.seed, 0)
+    card = data.card
+    if recipe.model.pretrained:
+        return load_pretrained(recipe.model.pretrained, card["vocab_size"], card["task"], data.classes)
+    shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
+    return XLNetClassifier(shape)
+
+
+def pretrained_lineage(name: str, started: str) -> list[dict[str, Any]]:
+    """The lineage of the weights that a training starts from: their own, or for foreign ones their checksums."""
+    if not name:
+        return []
+    directory = fetch(name)
+    if (directory / provenance.LINEAGE).is_file():
+        provenance.verify(directory)
+        return [provenance.read(directory)]
+    files = [
+        {"split": "pretrained", "uri": file.name, "size": file.stat().st_size, "checksum": provenance.digest_file(file)}
+        for file in sorted(directory.iterdir())
+        if file.is_file()
+    ]
+    metadata = {"name": name, "files": files}
+    digest = provenance.digest_json(files)
+    return [
+        provenance.node(
+            type="pretrained", digest=digest, step="train", started=started, parameters={}, metadata=metadata
+        )
+    ]

@@ -1,0 +1,79 @@
+"""What can go wrong within a step, and what is said then: a loss that is no number, memory that does not suffice."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xlnet.data.dataset import Split
+from xlnet.data.shapes import Share
+from xlnet.errors import RunError
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.training.device import Device
+
+GB = 1e9
+
+
+class NotFinite(ArithmeticError):
+    """A step's loss is nan or inf."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(step, loss)
+        self.step, self.loss = step, loss
+
+
+def check_finite(losses: Sequence[float], step: int) -> None:
+    """Look at the losses of the last steps up to this one.
+
+    Raises:
+        NotFinite: one of them is nan or inf; the first of them.
+    """
+    for at, value in enumerate(losses, step - len(losses) + 1):
+        if not math.isfinite(value):
+            raise NotFinite(at, value)
+
+
+def not_finite(problem: NotFinite, split: Split, rows: np.ndarray, seed: int, directory: Path) -> RunError:
+    """Write the step's rows to ``directory`` and say what to do."""
+    table = split.table().select(["row", "source", "line", "label", "input_ids"]).take(rows)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"batch-{problem.step}.json"
+    content = {"step": problem.step, "seed": seed, "loss": str(problem.loss), "rows": table.to_pylist()}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return RunError(
+        f"the loss became {problem.loss} at step {problem.step}; its batch is in '{path}', checkpoints before it are "
+        "kept; lower training.learning_rate or training.clip_norm, or raise training.warmup"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an operator found no memory, on the device or on the host."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+def out_of_memory(model: XLNetClassifier, device: Device, share: Share, step: int) -> RunError:
+    """What the memory was needed for, and the setting to change."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    memory = device.memory()
+    longest = max(_tokens(batch) for batch in share.batches)
+    table = {
+        "weights": weights,
+        "gradients": weights,
+        "optimizer": 2 * weights,
+        "activations and the rest, at least": max(0, memory["peak"] - 4 * weights),
+        "most in use": memory["peak"],
+        f"{device.name} has": memory["total"],
+    }
+    lines = "".join(f"\n  {name:<36} {size / GB:8.2f} GB" for name, size in table.items())
+    return RunError(
+        f"out of memory at step {step}: {share.texts:,} texts with {share.tokens:,} tokens in the update, "
+        f"{longest:,} of them at once on this device; set training.micro_batch_tokens={max(1, longest // 2)}, "
+        f"training.recompute=true, or on several devices training.shard_weights=true{lines}"
+    )
+
+
+def _tokens(batch: object) -> int:
+    return int(getattr(batch, "real_BL", getattr(batch, "input_ids_T", np.empty(0))).size)

@@ -1,0 +1,56 @@
+"""The validation split, shared by all ranks: every row is counted exactly once."""
+
+from collections.abc import Callable
+from itertools import islice
+
+import numpy as np
+import torch
+
+from xlnet.data.batches import PaddedBatch, Rows
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.training.device import Device
+
+BATCH_TOKENS = 8192
+
+
+def validation_logits(
+    model: XLNetClassifier, split: Rows, device: Device, tick: Callable[[], None], stop: Callable[[], bool]
+) -> np.ndarray | None:
+    """Logits of every row, in the rows' order, on every rank: float32 [rows, C].
+
+    Args:
+        model: in training mode, to which it is put back.
+        split: the rows.
+        device: its ranks take one batch each in turn.
+        tick: called before each batch.
+        stop: whether this rank was asked to stop.
+
+    Returns:
+        None if a rank was asked to stop.
+    """
+    ranks = device.ranks
+    logits = np.zeros((len(split.lengths), model.config.outputs), np.float32)
+    model.eval()
+    try:
+        batches = device.shapes.evaluation(split, BATCH_TOKENS)
+        while turn := list(islice(batches, ranks.size)):
+            tick()
+            if any(ranks.gather(stop())):
+                return None
+            # In the last turn a rank may have nothing to do; if weights are shared it has to keep the others company.
+            batch = turn[min(ranks.rank, len(turn) - 1)]
+            found = _logits(model, batch, device)
+            if ranks.rank < len(turn):
+                index = batch.index_B if isinstance(batch, PaddedBatch) else batch.index_S
+                logits[index] = found[: len(index)]
+    finally:
+        model.train()
+    return ranks.sum(torch.from_numpy(logits)).numpy()
+
+
+def _logits(model: XLNetClassifier, batch: object, device: Device) -> np.ndarray:
+    with torch.no_grad():
+        inputs = device.move(batch)  # type: ignore[arg-type]
+        found = model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout)
+        device.step()
+        return found.float().cpu().numpy()

@@ -1,0 +1,31 @@
+"""Put on PYTHONPATH, makes one rank misbehave at one step, as ``FAULT=RANK:STEP:WHAT`` says: hang, die, raise, nan."""
+
+import os
+
+
+def _install(rank: str, step: int, what: str) -> None:
+    import signal
+    import time
+
+    from xlnet.training import objective
+
+    true_losses, calls = objective.losses, [0]
+
+    def losses(*arguments):
+        calls[0] += 1
+        if calls[0] == step and what == "hang":
+            time.sleep(600)
+        if calls[0] == step and what == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if calls[0] == step and what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if calls[0] == step and what == "raise":
+            raise ZeroDivisionError("the test divides by zero")
+        return true_losses(*arguments)
+
+    objective.losses = losses
+
+
+if os.environ.get("FAULT") and os.environ.get("RANK") == os.environ["FAULT"].split(":")[0]:
+    rank, step, what = os.environ["FAULT"].split(":")
+    _install(rank, int(step), what)
