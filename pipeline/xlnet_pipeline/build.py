@@ -19,7 +19,7 @@ from xlnet import provenance
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import processes
 
-ACCELERATORS = ("cpu", "gpu", "tpu", "tpu-native")
+ACCELERATORS = ("cpu", "gpu", "tpu", "tpu-native", "serve")  # the last answers with a model, on CPUs
 NAME = "xlnet-pipeline"
 ENGINES = ("docker", "podman")
 RECORD = "images.json"
@@ -72,9 +72,8 @@ class Build:
     def fingerprint(self) -> str:
         """``sha256:`` of the Dockerfile, the locks, our sources and the arguments."""
         root = checkout()
-        files = [
-            root / "containers" / one for one in ("Dockerfile", "install.sh", "kfp.lock", f"{self.accelerator}.lock")
-        ]
+        lock = "cpu.lock" if self.accelerator == "serve" else f"{self.accelerator}.lock"
+        files = [root / "containers" / one for one in ("Dockerfile", "install.sh", "entry.py", "kfp.lock", lock)]
         files += sorted(path for path in (root / "components").rglob("*") if path.is_file() and _is_source(path))
         digests = [[file.relative_to(root).as_posix(), provenance.digest_file(file)] for file in files]
         return provenance.digest_json([digests, self.base_image, list(self.arguments)])
