@@ -31,6 +31,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what waits for a daemon and its builds, so that other workers' tests fill the time."""
+    items.sort(key=lambda item: item.get_closest_marker("containers") is None)
+
+
 @pytest.fixture(autouse=True)
 def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep every test's runs, cache and registry in its own directory; returns that directory."""

@@ -132,7 +132,14 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "file", ["containers/Dockerfile", "containers/cpu.lock", "containers/kfp.lock", "components/xlnet/errors.py"]
+    "file",
+    [
+        "containers/Dockerfile",
+        "containers/entry.py",
+        "containers/cpu.lock",
+        "containers/kfp.lock",
+        "components/xlnet/errors.py",
+    ],
 )
 def test_what_goes_in_changes_the_tag(copied: Path, file: str) -> None:
     before = build.Build().tag
@@ -168,7 +175,8 @@ def test_the_context_holds_what_the_dockerfile_copies() -> None:
 
 def test_every_accelerator_has_a_stage_and_a_lock_of_hashes() -> None:
     containers = build.checkout() / "containers"
-    for accelerator in build.ACCELERATORS:
+    assert "\nFROM cpu AS serve\n" in (containers / "Dockerfile").read_text()
+    for accelerator in build.ACCELERATORS[:-1]:
         assert f"\nFROM runtime AS {accelerator}\n" in (containers / "Dockerfile").read_text()
         lock = (containers / f"{accelerator}.lock").read_text()
         names = [line for line in lock.splitlines() if "==" in line]
@@ -209,7 +217,7 @@ def test_no_engine_and_no_daemon(machine: Path, capsys: pytest.CaptureFixture[st
 
 def test_wrong_words(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert xlnet_pipeline("--accelerator", "npu") == 2
-    assert error(capsys) == "error: accelerator 'npu' is unknown; allowed: cpu, gpu, tpu, tpu-native"
+    assert error(capsys) == "error: accelerator 'npu' is unknown; allowed: cpu, gpu, tpu, tpu-native, serve"
     assert xlnet_pipeline("--push") == 2
     assert "--push needs to know where to; type --registry HOST/PATH" in error(capsys)
     assert xlnet_pipeline("--cloud-build") == 2
@@ -229,6 +237,17 @@ def test_a_build_that_fails(machine: Path, said: str, kind: type[Exception], mes
     with pytest.raises(kind, match=message):
         build.build(build.Build(base_image="x:1"), machine, program="docker", say=lambda text: None)
     assert build.recorded("cpu", machine) is None
+
+
+def test_sources_that_change_while_they_are_built(machine: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def edit(line: str) -> None:
+        if line.startswith("building "):
+            (copied / "components/xlnet/errors.py").write_text("# changed\n")
+
+    with pytest.raises(RunError, match="the sources changed while they were built into an image; build again"):
+        build.build(build.Build(), machine, program="docker", say=edit)
+    assert build.recorded("cpu", machine) is None
+    assert f"rmi {build.NAME}:cpu-" in (machine / "calls").read_text()
 
 
 def test_a_push_that_is_denied(machine: Path) -> None:

@@ -5,20 +5,26 @@ Run with ``pytest -m containers`` as root where Debian's docker.io and debootstr
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import container_engine as engine
 import pytest
-from conftest import write_sentences
+from conftest import Trained, write_sentences
 
 from xlnet import recipe as recipes
-from xlnet.errors import UserError
+from xlnet.data.preprocess import preprocess
+from xlnet.data.snapshot import take
+from xlnet.errors import Preempted, UserError
+from xlnet.evaluation.predict import predict
 from xlnet.recipe import Recipe
 from xlnet_pipeline import build
 from xlnet_pipeline.targets.docker import DockerTarget
@@ -140,34 +146,84 @@ def test_a_container_starts_and_imports_fast(host: str, image: build.Image) -> N
     assert min(float(one.stdout) for one in done) <= IMPORT
 
 
-def test_sigterm_reaches_the_trainer_through_its_shell(host: str, image: build.Image) -> None:
-    code = """import signal, sys, time
-def end(*_):
-    print('asked to end')
-    sys.exit(7)
-signal.signal(signal.SIGTERM, end)
-print('ready', flush=True)
-time.sleep(60)"""
-    command = [
-        "docker",
-        "run",
-        "--rm",
-        "--name=asked",
+def test_a_trainer_that_is_asked_to_end_saves_and_goes_on_where_it_was(
+    host: str, image: build.Image, recipe: Recipe, tmp_path: Path
+) -> None:
+    """As when a spot machine is taken back: SIGTERM to a container whose trainer is below a shell, as a step's is."""
+    preprocess(recipe.to_json(), take(recipe.to_json()).digest, str(tmp_path / "dataset"))
+    (tmp_path / "out").mkdir()
+    tmp_path.chmod(0o755)
+    (tmp_path / "out").chmod(0o777)
+    volumes = (
         "--network=none",
-        image.reference,
-        "sh",
-        "-c",
-        f'python -c "{code}"; exit $?',
-    ]
-    environment = {**os.environ, "DOCKER_HOST": host}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    engine.docker(host, "kill", "--signal=TERM", "asked")
-    begun = time.monotonic()
-    rest, _ = process.communicate(timeout=10)
-    assert rest == "asked to end\n"
-    assert time.monotonic() - begun < 5
+        "--read-only",
+        "--tmpfs=/tmp",
+        f"--volume={tmp_path}:/run",
+        "--env=XLNET_GRACE_SECONDS=20",
+    )
+    endless = recipe.replace(training={"steps": 100_000}).to_json()
+    trainer = ["python", "-m", "xlnet", "train", "--recipe-json", endless, "--dataset", "/run/dataset"]
+    step = ["sh", "-ec", '"$0" "$@"\n', *trainer, "--out", "/run/out/model"]
+
+    def train() -> tuple[int, str, float]:
+        """Train for a while and ask for the end: exit status, what it said, seconds to the end."""
+        command = ["docker", "run", "--rm", "--name=asked", *volumes, image.reference, *step]
+        environment = {**os.environ, "DOCKER_HOST": host}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if re.match(r"step +[\d,]+/100,?000", line):
+                    break
+            begun = time.monotonic()
+            engine.docker(host, "kill", "--signal=TERM", "asked")
+            said += process.communicate(timeout=30)[1]
+        return process.returncode, "".join(said), time.monotonic() - begun
+
+    status, said, seconds = train()
+    assert status == Preempted.exit_status, said
+    assert "stopping on SIGTERM" in said
+    assert seconds < 20
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()], "a checkpoint"
+    assert not (tmp_path / "out" / "model").exists()
+    saved = re.search(r"the checkpoint of step (\d+) was written", said)
+    assert saved
+    status, said, _ = train()
+    assert status == Preempted.exit_status, said
+    assert f", from step {saved.group(1)} on\n" in said
+
+
+def test_the_server_answers_and_says_that_it_is_well(
+    host: str, image: build.Image, arguments: tuple[str, ...], trained: Trained, tmp_path: Path
+) -> None:
+    wanted = build.Build("serve", base_image=engine.BASE, arguments=arguments, network="host")
+    server = build.build(wanted, tmp_path / "home", program="docker", say=lambda line: None)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    model = tmp_path / "model"
+    shutil.copytree(trained.model, model)
+    for path in (tmp_path, model, *model.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o055)
+    options = ["--detach", "--network=host", "--read-only", "--tmpfs=/tmp", f"--env=AIP_HTTP_PORT={port}"]
+    options += ["--env=AIP_STORAGE_URI=/model", f"--volume={model}:/model:ro"]
+    name = engine.docker(host, "run", *options, server.reference).stdout.strip()
+    try:
+        patience = time.monotonic() + 60
+        asked = ("inspect", "--format", "{{.State.Health.Status}}", name)
+        while engine.docker(host, *asked).stdout != "healthy\n":
+            assert time.monotonic() < patience, engine.docker(host, "logs", name).stderr
+            time.sleep(0.2)
+        body = json.dumps({"instances": ["a lovely film"]}).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/predict", body, timeout=10) as answer:
+            (found,) = json.load(answer)["predictions"]
+        (expected,) = predict(trained.model, [("a lovely film", None)])
+        assert found["label"] == expected["label"]
+        assert found["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
+        engine.docker(host, "stop", name)
+        assert engine.docker(host, "inspect", "--format", "{{.State.ExitCode}}", name).stdout == "0\n"
+    finally:
+        engine.docker(host, "rm", "--force", name)
 
 
 # --- building ---------------------------------------------------------------------------------------------------------

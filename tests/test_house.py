@@ -24,6 +24,7 @@ LAYERS = [
     ["xlnet.recipe", "xlnet.provenance", "xlnet.calls"],
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
     ["xlnet.training", "xlnet.evaluation", "xlnet.registry"],
+    ["xlnet.serving"],
     [
         "xlnet.__main__",
         "xlnet_steps",

@@ -76,6 +76,7 @@ STEPS = {
     ),
 }
 PREDICT_EXAMPLE = "python -m xlnet predict model 'what a lovely film'"
+SERVE_EXAMPLE = "python -m xlnet serve reviews@champion --port 8080"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,6 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("model", metavar="MODEL", help="directory of the model")
     one.add_argument("source", metavar="TEXT|FILE|-", help="a text, a file of texts, or - for lines of standard input")
     one.add_argument("--pair", metavar="TEXT", help="the second text, for a model of sentence pairs")
+    summary = "answer over HTTP with a model"
+    one = subparsers.add_parser("serve", help=summary, description=summary, epilog=f"example: {SERVE_EXAMPLE}")
+    what = "directory, gs:// URI, or registered NAME, NAME:VERSION, NAME@ALIAS; default: $AIP_STORAGE_URI"
+    one.add_argument("model", metavar="MODEL", nargs="?", default=os.environ.get("AIP_STORAGE_URI"), help=what)
+    one.add_argument("--host", default="0.0.0.0", help="address to listen on; default: all of this machine's")
+    port = os.environ.get("AIP_HTTP_PORT", "8080")
+    one.add_argument("--port", type=int, default=port, help="default: $AIP_HTTP_PORT, else 8080")
     return parser
 
 
@@ -107,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.step == "predict":
             _predict(options)
+        elif options.step == "serve":
+            _serve(options)
         else:
             recipe = options.recipe_json or recipes.load(options.recipe, options.set).to_json()
             print(json.dumps(STEPS[options.step].run(recipe, options), indent=1, ensure_ascii=False))
@@ -131,6 +141,14 @@ def _predict(options: argparse.Namespace) -> None:
 
     for record in predict(options.model, texts_from(options.source, options.model, options.pair)):
         print(json.dumps(record, ensure_ascii=False))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from xlnet.serving import serve
+
+    if not options.model:
+        raise UserError(f"no model is named, and AIP_STORAGE_URI is not set; type: {SERVE_EXAMPLE}")
+    serve(options.model, options.host, options.port, dict(os.environ))
 
 
 if __name__ == "__main__":

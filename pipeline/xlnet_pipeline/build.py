@@ -19,7 +19,7 @@ from xlnet import provenance
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import processes
 
-ACCELERATORS = ("cpu", "gpu", "tpu", "tpu-native")
+ACCELERATORS = ("cpu", "gpu", "tpu", "tpu-native", "serve")  # the last answers with a model, on CPUs
 NAME = "xlnet-pipeline"
 ENGINES = ("docker", "podman")
 RECORD = "images.json"
@@ -72,9 +72,8 @@ class Build:
     def fingerprint(self) -> str:
         """``sha256:`` of the Dockerfile, the locks, our sources and the arguments."""
         root = checkout()
-        files = [
-            root / "containers" / one for one in ("Dockerfile", "install.sh", "kfp.lock", f"{self.accelerator}.lock")
-        ]
+        lock = "cpu.lock" if self.accelerator == "serve" else f"{self.accelerator}.lock"
+        files = [root / "containers" / one for one in ("Dockerfile", "install.sh", "entry.py", "kfp.lock", lock)]
         files += sorted(path for path in (root / "components").rglob("*") if path.is_file() and _is_source(path))
         digests = [[file.relative_to(root).as_posix(), provenance.digest_file(file)] for file in files]
         return provenance.digest_json([digests, self.base_image, list(self.arguments)])
@@ -146,19 +145,23 @@ def build(wanted: Build, home: Path, *, program: str, push: bool = False, say: S
     """
     if push and not wanted.registry:
         raise UserError("--push needs to know where to; type --registry HOST/PATH or set CONTAINER_IMAGE_REGISTRY")
-    identity = image_id(program, wanted.tag)
+    tag = wanted.tag
+    identity = image_id(program, tag)
     if identity:
-        say(f"nothing changed: {wanted.tag} is there")
+        say(f"nothing changed: {tag} is there")
     else:
-        say(f"building {wanted.tag}")
+        say(f"building {tag}")
         lines = _run([program, "build", *wanted.options(), "."], say)
         if lines is not None:
             raise _build_failure(lines, wanted)
-        identity = image_id(program, wanted.tag)
+        if wanted.tag != tag:
+            subprocess.run([program, "rmi", tag], capture_output=True, check=False)
+            raise RunError("the sources changed while they were built into an image; build again")
+        identity = image_id(program, tag)
         if not identity:
-            raise RunError(f"{program} ended well but has no image '{wanted.tag}'; type: {program} images")
-    digest = _pushed(program, wanted.tag, say) if push else identity
-    return record(Image(wanted.accelerator, wanted.tag, digest, push, provenance.now()), home)
+            raise RunError(f"{program} ended well but has no image '{tag}'; type: {program} images")
+    digest = _pushed(program, tag, say) if push else identity
+    return record(Image(wanted.accelerator, tag, digest, push, provenance.now()), home)
 
 
 def build_in_cloud(wanted: Build, home: Path, say: Say) -> Image:

@@ -20,18 +20,18 @@ CHUNK_ROWS = 512  # texts tokenised and sorted by length together
 Text = tuple[str, str | None] | Reject
 
 
-def predict(model: str | Path, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
+def predict(model: str | Path | Predictor, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
     """One record per text, in order, read and answered in chunks.
 
     Args:
-        model: a model directory.
+        model: a model directory, or one that is open already.
         texts: (text, its pair or None), or a row that could not be read.
 
     Yields:
         ``{"label", "probabilities": {class: p}}``, or ``{"value"}`` for regression; ``"truncated": true``
         where the text was longer than the model reads; ``{"error", "line"}`` for a row that cannot be used.
     """
-    predictor = Predictor(Path(model))
+    predictor = model if isinstance(model, Predictor) else Predictor(Path(model))
     config = predictor.model.config
     stream = iter(texts)
     while chunk := list(islice(stream, CHUNK_ROWS)):

@@ -19,6 +19,7 @@ from xlnet.registry.vertex_api import VertexApi
 SCHEME = "vertex://"
 SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/classification_metrics_1.0.0.yaml"
 LABELS = ("decision", "git_sha", "run")
+ROUTES = {"healthRoute": "/healthz", "predictRoute": "/predict"}  # of xlnet.serving
 OURS = {"created-by": "xlnet-pipeline"}
 
 
@@ -79,7 +80,7 @@ class VertexRegistry:
             "versionDescription": _described(description, tags),
             "labels": _labels(tags),
             "artifactUri": tags.get("model_uri", ""),
-            "containerSpec": {"imageUri": os.environ.get("XLNET_IMAGE", "")},
+            "containerSpec": _serving(os.environ.get("XLNET_IMAGE", "")),
         }
         exists = self.api.get(self._path(name)) is not None
         place = {"parentModel": self._path(name)} if exists else {"modelId": _id(name)}
@@ -124,6 +125,12 @@ class VertexRegistry:
 
     def _path(self, name: str) -> str:
         return f"{self.api.parent}/models/{_id(name)}"
+
+
+def _serving(image: str) -> dict[str, Any]:
+    """How Vertex AI serves the model: with the image that registers it, which holds the server too."""
+    arguments = ["python", "-m", "xlnet", "serve"]
+    return {"imageUri": image, "args": arguments, "ports": [{"containerPort": 8080}], **ROUTES}
 
 
 def _id(name: str) -> str:

@@ -25,7 +25,10 @@ def add(subparsers: Subparsers) -> None:
         ],
     )
     parser.add_argument(
-        "--accelerator", default="cpu", metavar="NAME", help="cpu (the default), gpu, tpu (torch_xla) or tpu-native"
+        "--accelerator",
+        default="cpu",
+        metavar="NAME",
+        help="cpu (the default), gpu, tpu (torch_xla) or tpu-native; or serve, which answers with a model",
     )
     parser.add_argument(
         "--registry", metavar="HOST/PATH", help="where the image belongs (default: $CONTAINER_IMAGE_REGISTRY)"
@@ -69,7 +72,9 @@ def build(options: argparse.Namespace) -> None:
         image = images.build(wanted, home, program=program, push=push, say=print)
     print(f"image {image.tag}")
     print(f"digest {image.digest}")
-    if image.pushed:
+    if image.accelerator == "serve":
+        print(f"next: docker run -p 8080:8080 -v MODEL:/model:ro {image.tag} python -m xlnet serve /model")
+    elif image.pushed:
         print(f"next: xlnet-pipeline compile -o pipeline.yaml --image {image.reference}")
     elif image.accelerator == "cpu":
         print(f"next: xlnet-pipeline {home_option(options.home)}".rstrip() + " run --target docker")
