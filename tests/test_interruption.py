@@ -89,7 +89,7 @@ def test_ten_kills_change_no_bit(dataset, tmp_path, ranks):
     for attempt in range(10):
         trainer = Trainer(tmp_path / "killed", dataset, LONG, ranks)
         wanted = seen + moments.randrange(10, 30)
-        trainer.until(lambda wanted=wanted: trainer.steps() and trainer.steps()[-1] >= wanted)
+        trainer.until(lambda wanted=wanted, trainer=trainer: trainer.steps() and trainer.steps()[-1] >= wanted)
         if attempt % 2:
             trainer.until(trainer.writing)
         else:
@@ -165,7 +165,7 @@ def test_a_stop_during_validation_validates_after_the_restart(dataset, tmp_path)
     expected = whole.finish()
     trainer = Trainer(tmp_path / "run", dataset, recipe)
     for wanted in (5, 12, 20):
-        trainer.until(lambda wanted=wanted: f"step {wanted}/40" in trainer.log.read_text())
+        trainer.until(lambda wanted=wanted, trainer=trainer: f"step {wanted}/40" in trainer.log.read_text())
         assert trainer.kill(signal.SIGTERM) == Preempted.exit_status
         trainer = Trainer(tmp_path / "run", dataset, recipe)
     assert trainer.finish()["weights_digest"] == expected["weights_digest"]

@@ -1,10 +1,9 @@
 """Where training runs: placement, precision, random state, synchronisation, memory.
 
 One class per kind of device behind one interface; :class:`Device` itself is the CPU. What several devices
-exchange is in :mod:`xlnet.training.distributed`, and torch_xla and torch_tpu have rooms of their own.
+exchange is in :mod:`xlnet.training.distributed`.
 """
 
-import importlib.util
 import os
 import resource
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xlnet.data.batches import Batch, PaddedBatch
 from xlnet.data.dataset import Dataset
@@ -26,7 +25,7 @@ from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.distributed import Alone, join
 
-KINDS = ("auto", "cpu", "cuda", "xla", "tpu")
+KINDS = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -169,21 +168,15 @@ class Cuda(Device):
 
 
 def available() -> list[str]:
-    """The kinds of devices that can be used here, the best first; nothing heavy is imported to find out."""
-    kinds = ["cuda"] if torch.cuda.is_available() else []
-    on_tpu = "PJRT_DEVICE" in os.environ or os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
-    if on_tpu and importlib.util.find_spec("torch_tpu"):
-        kinds.append("tpu")
-    if importlib.util.find_spec("torch_xla") and (on_tpu or os.environ.get("XLNET_DEVICE") == "xla"):
-        kinds.append("xla")
-    return [*kinds, "cpu"]
+    """The kinds of devices that can be used here, the best first."""
+    return ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
 
 
 def detect(kind: str = "", precision: str = "auto") -> Device:
     """The device asked for, or the best there is, as one of the ranks that the environment names.
 
     Args:
-        kind: ``"cpu"``, ``"cuda"``, ``"xla"``, ``"tpu"``, or empty for ``XLNET_DEVICE`` and then what is found.
+        kind: ``"cpu"``, ``"cuda"``, or empty for ``XLNET_DEVICE`` and then what is found.
         precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``.
 
     Raises:
@@ -198,17 +191,4 @@ def detect(kind: str = "", precision: str = "auto") -> Device:
         kind = found[0]
     if kind not in found:
         raise UserError(f"device {kind!r} was asked for, but torch sees none here; allowed: {', '.join(found)}")
-    if kind == "xla":
-        from xlnet.training.xla import XlaDevice
-
-        return XlaDevice(precision)
-    if kind == "tpu":
-        from xlnet.training.torch_tpu import TorchTpu
-
-        return TorchTpu(precision)
     return (Cuda if kind == "cuda" else Device)(precision, join(kind))
-
-
-def place(model: nn.Module) -> torch.device:
-    """Where a model's weights are."""
-    return next(model.parameters()).device

@@ -26,4 +26,5 @@ def shard(model: XLNetClassifier, device: Device) -> None:
     sharded: list[Any] = [fully_shard(layer, mesh=mesh) for layer in model.transformer.layer]
     sharded.append(fully_shard(model, mesh=mesh))
     for module in sharded:
+        module.set_force_sum_reduction_for_comms(True)  # gloo has no other
         module.set_gradient_divide_factor(1.0)  # losses are shares of the mean already: gradients are added

@@ -178,7 +178,8 @@ class Bucket(Storehouse):
         """See :class:`Storehouse`; files without a manifest are overwritten or pruned."""
 
     def _below(self) -> list[str]:
-        return [uri.removeprefix(self._uri("")) for uri in objects.list_objects(self._uri(""))]
+        prefix = objects.split(self._uri(""))[1]
+        return [blob.name.removeprefix(prefix) for blob in objects.listing(self._uri(""))]
 
     def names(self) -> list[str]:
         """See :class:`Storehouse`."""
@@ -197,7 +198,7 @@ class Bucket(Storehouse):
         """See :class:`Storehouse`."""
         path = Path(self._scratch.name, name)
         if "/" not in name and f"{name}/{MANIFEST}" in self._below():
-            objects.download_directory(self._uri(name), path)
+            objects.download(self._uri(name), path)
         else:
             path.write_bytes(objects.read(self._uri(name)))
         return path
@@ -206,7 +207,7 @@ class Bucket(Storehouse):
         """See :class:`Storehouse`."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as single:
             shutil.move(path, Path(single, name))
-            objects.upload_directory(Path(single), self.root)
+            objects.upload(Path(single), self.root)
 
     @contextlib.contextmanager
     def folder(self, name: str) -> Iterator[Path]:
@@ -219,7 +220,7 @@ class Bucket(Storehouse):
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as chosen:
             for file in files:
                 os.link(folder / file, Path(chosen, file))
-            objects.upload_directory(Path(chosen), self._uri(name))
+            objects.upload(Path(chosen), self._uri(name))
 
     def commit(self, name: str, folder: Path) -> None:
         """See :class:`Storehouse`."""
@@ -229,7 +230,9 @@ class Bucket(Storehouse):
         """See :class:`Storehouse`; the manifest goes first, so that no half of a checkpoint is taken for one."""
         if name and f"{name}/{MANIFEST}" in self._below():
             objects.delete(self._uri(f"{name}/{MANIFEST}"))
-        objects.delete_prefix(self._uri(name))
+        for below in self._below():
+            if below.startswith(name):
+                objects.delete(self._uri(below))
 
     def files(self, prefix: str) -> list[str]:
         """See :class:`Storehouse`."""
