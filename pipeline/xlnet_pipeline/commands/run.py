@@ -53,6 +53,9 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
     add_placement(parser, (*HERE, *NAMES[1:]))
+    parser.add_argument(
+        "--nproc", type=int, metavar="N", help="on local and docker: processes that train together (one per GPU, or 1)"
+    )
     parser.add_argument("--memory", metavar="SIZE", help="with --target docker: the most a step may use, such as 4g")
     parser.add_argument("--wait", action="store_true", help="on kfp and vertex: wait until the run has ended")
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
@@ -93,7 +96,13 @@ def run(options: argparse.Namespace) -> int:
     """Run the recipe and say what came of it; the run's own exit status."""
     recipe = load(options.recipe, options.settings)
     if options.target not in HERE:
+        if options.nproc is not None:
+            raise UserError("--nproc is for the targets local and docker; elsewhere --machine says how many there are")
         return run_elsewhere(options, recipe)
+    if options.nproc is not None:
+        if options.nproc < 1:
+            raise UserError(f"--nproc is {options.nproc}; allowed: 1 and more")
+        os.environ["XLNET_NPROC"] = str(options.nproc)
     local_only(options, allowed=("image",) if options.target == "docker" else ())
     return run_here(options, recipe)
 

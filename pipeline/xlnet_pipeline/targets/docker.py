@@ -31,7 +31,15 @@ ENGINE_FAILED = 125  # exit status of ``docker run`` when the container was neve
 _GLOB = re.compile(r"[*?\[]")
 
 # Variables that a container gets from us; the rest of our environment is none of its business.
-_PASSED = ("XLNET_RUN_ID", "XLNET_PIPELINE_HOME", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS", "PYTHONUNBUFFERED")
+_PASSED = (
+    "XLNET_NPROC",
+    "XLNET_GRACE_SECONDS",
+    "XLNET_RUN_ID",
+    "XLNET_PIPELINE_HOME",
+    "MLFLOW_TRACKING_URI",
+    "OMP_NUM_THREADS",
+    "PYTHONUNBUFFERED",
+)
 _CODE = (
     "import json; from xlnet import provenance as p; print(json.dumps({s: p.code_parts(s) for s in p.STEP_MODULES}))"
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-GRACE = 10.0  # seconds between asking a step to end and ending it
+GRACE = 30.0  # seconds between asking a step to end and ending it: a training leaves a checkpoint meanwhile
 POLL = 0.1  # seconds within which a stop is noticed
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
