@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -210,3 +211,31 @@ def test_planned_steps_are_the_steps_done(dataset, steps, epochs):
     assert len(list(row_stream(split.lengths, training, Packed(), 0, planned.steps))) == planned.steps
     if steps:
         assert planned.steps == steps
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from xlnet.training.launch import train
+import xlnet.training.train
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (700 << 20),) * 2)
+try:
+    train(*sys.argv[1:])
+except xlnet.training.train.RunError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc to know how much is in use")
+def test_memory_that_does_not_suffice_names_the_batch_and_the_setting(tmp_path):
+    dataset = write_dataset(tmp_path / "dataset", rows=20_000)
+    wide = {"n_layer": 4, "d_model": 128, "n_head": 2, "d_head": 64, "d_inner": 512}
+    recipe = RECIPE.replace(model=wide, training={"steps": 2, "batch_tokens": 150_000})
+    command = [sys.executable, "-c", LIMITED, part(recipe), dataset, str(tmp_path / "model")]
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert found.returncode == 1
+    said = found.stderr[found.stderr.index("out of memory") :]
+    assert re.match(r"out of memory at step 1: [\d,]+ texts with 1[\d,]+ tokens in the update", said), said
+    assert re.search(r"set training\.micro_batch_tokens=\d+, training\.recompute=true", said), said
+    assert re.search(r"\n  optimizer +\d+\.\d\d GB\n", said), said
