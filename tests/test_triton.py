@@ -61,7 +61,7 @@ def _type(argument, constants):
         "*bf16": ("q", "k", "v", "r", "dout", "out", "dq", "dk", "dv"),
         "*fp32": ("content_bias", "position_bias", "segment_bias", "change", "log_sums", "deltas", "partial"),
         "*i32": ("ids", "offsets", "blocks", "starts"),
-        "*i64": ("seed",),
+        "*i64": ("mask_key",),
         "fp32": ("scale", "drop_scale"),
         "u32": ("threshold",),
     }

@@ -34,9 +34,9 @@ def _mix(x):
 
 
 @triton.jit
-def kept(key, rows, columns, threshold):
+def kept(mask_key, rows, columns, threshold):
     """Which elements survive: rows [M, 1], columns [1, M]."""
-    row_keys = _mix(key + rows.to(tl.uint32))
+    row_keys = _mix(mask_key + rows.to(tl.uint32))
     return _mix(row_keys + columns.to(tl.uint32) * 0x9E3779B9) >= threshold
 
 
@@ -104,7 +104,8 @@ def _scores(
 
 @triton.jit
 def _forward(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, key, out, log_sums,
+    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, mask_key, out,
+    log_sums,
     q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
     SEGMENTS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
@@ -134,7 +135,7 @@ def _forward(
         if DROPOUT:
             rows = ((first + i) * N + n)[:, None]
             columns = (n0 + tl.arange(0, M))[None, :]
-            weights = tl.where(kept(tl.load(key).to(tl.uint32), rows, columns, threshold), weights, 0.0)
+            weights = tl.where(kept(tl.load(mask_key).to(tl.uint32), rows, columns, threshold), weights, 0.0)
         values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, n0, length, M, H)
         attended = attended * shrink[:, None]
         attended += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
@@ -145,7 +146,7 @@ def _forward(
 
 @triton.jit
 def _score_gradients(
-    scores, log_sum, dout, values, delta, key, rows, columns, threshold, drop_scale,
+    scores, log_sum, dout, values, delta, mask_key, rows, columns, threshold, drop_scale,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the scores (before their scale), and the weights after dropout."""
@@ -153,7 +154,7 @@ def _score_gradients(
     grads = tl.dot(dout, tl.trans(values), input_precision=PRECISION)
     dropped = weights
     if DROPOUT:
-        keep = kept(tl.load(key).to(tl.uint32), rows, columns, threshold)
+        keep = kept(tl.load(mask_key).to(tl.uint32), rows, columns, threshold)
         grads = tl.where(keep, grads * drop_scale, 0.0)
         dropped = tl.where(keep, weights * drop_scale, 0.0)
     return weights * (grads - delta[:, None]), dropped
@@ -161,7 +162,7 @@ def _score_gradients(
 
 @triton.jit
 def _backward_queries(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, key,
+    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, mask_key,
     dout, log_sums, deltas, dq, partial,
     q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
@@ -190,7 +191,7 @@ def _backward_queries(
         values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, n0, length, M, H)
         j = n0 + tl.arange(0, M)
         dscores, _ = _score_gradients(
-            scores, log_sum, grad, values, delta, key, ((first + i) * N + n)[:, None], j[None, :],
+            scores, log_sum, grad, values, delta, mask_key, ((first + i) * N + n)[:, None], j[None, :],
             threshold, drop_scale, DROPOUT, PRECISION,
         )  # fmt: skip
         d_content += tl.dot(dscores.to(keys.dtype), keys, input_precision=PRECISION)
@@ -218,7 +219,7 @@ def _backward_queries(
 
 @triton.jit
 def _backward_keys(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, key,
+    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, mask_key,
     dout, log_sums, deltas, dk, dv,
     q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
@@ -247,7 +248,7 @@ def _backward_keys(
         log_sum = tl.load(log_sums + n * tokens + first + i, mask=i < length, other=float("inf"))
         delta = tl.load(deltas + n * tokens + first + i, mask=i < length, other=0.0)
         dscores, dropped = _score_gradients(
-            scores, log_sum, grad, values, delta, key, ((first + i) * N + n)[:, None],
+            scores, log_sum, grad, values, delta, mask_key, ((first + i) * N + n)[:, None],
             (n0 + tl.arange(0, M))[None, :], threshold, drop_scale, DROPOUT, PRECISION,
         )  # fmt: skip
         d_values += tl.dot(tl.trans(dropped.to(grad.dtype)), grad, input_precision=PRECISION)
@@ -259,7 +260,7 @@ def _backward_keys(
 
 @triton.jit
 def _backward_distances(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, key,
+    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, mask_key,
     dout, log_sums, deltas, partial,
     q_row, k_row, v_row, texts, tokens, longest, scale, threshold, drop_scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
@@ -302,7 +303,7 @@ def _backward_distances(
             grads = tl.gather(tl.dot(grad, tl.trans(values), input_precision=PRECISION), i + c, axis=1)
             if DROPOUT:
                 rows = ((first + query) * N + n)[:, None]
-                keep = kept(tl.load(key).to(tl.uint32), rows, key, threshold)
+                keep = kept(tl.load(mask_key).to(tl.uint32), rows, key, threshold)
                 grads = tl.where(keep, grads * drop_scale, 0.0)
             dscores = weights * (grads - delta[:, None])
             d_distances += tl.dot(tl.trans(dscores.to(x.dtype)), q_position, input_precision=PRECISION)
