@@ -108,7 +108,8 @@ def test_padded_to_one_length_is_the_same_as_packed():
     ours, _ = pair()
     texts, labels = rows(6, seed=4)
     padded = left_padded(texts, labels)
-    layout = Layout.padded(padded["attention_mask"].bool())
+    real = padded["attention_mask"].bool()
+    layout = Layout.padded(real.flatten(), real.shape[1])
     ids, segments = padded["input_ids"].flatten(), padded["token_type_ids"].flatten().int()
     found = [logits_of(ours, texts), ours(ids, segments, layout)]
     assert (found[0] - found[1]).abs().max() <= 1e-6

@@ -126,13 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads on: nothing to say
+        return 0
     except Exception:
         if "XLNET_RANK_REPORT" not in os.environ:
             raise
         return RunError.exit_status  # the traceback is in the report
-    except BrokenPipeError:
-        sys.stderr.close()  # nobody reads on: nothing to say
-        return 0
     return 0
 
 

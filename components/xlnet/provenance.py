@@ -93,11 +93,11 @@ def writing(directory: str | Path) -> Iterator[Path]:
         yield aside
         for path in aside.rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync(path)
         if final.exists():
             shutil.rmtree(final)
         os.replace(aside, final)
-        _sync(final.parent)
+        sync(final.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -109,7 +109,8 @@ def _copy_into_bucket(source: Path, final: Path) -> None:
         shutil.copyfile(source / file, final / file)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

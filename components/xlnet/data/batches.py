@@ -175,8 +175,8 @@ def bucket_plan(
 ) -> list[tuple[np.ndarray, int]]:
     """Split all rows into batches of few shapes, for devices that compile every shape anew.
 
-    A row is padded to the smallest bucket that holds it; a batch has ``batch_tokens // bucket`` rows of one
-    bucket, at least one. Only the last batch of each bucket has fewer: :func:`collate_padded` fills it up.
+    A row is padded to the smallest bucket that holds it; a batch has :func:`bucket_rows` of one bucket. Only the
+    last batch of each bucket has fewer: :func:`collate_padded` fills it up.
 
     Args:
         lengths: tokens per row, [rows].
@@ -196,9 +196,42 @@ def bucket_plan(
     bucket = edges[np.searchsorted(edges, lengths[order])]
     batches = []
     for length in edges.tolist():
-        rows, size = order[bucket == length], max(1, batch_tokens // length)
+        rows, size = order[bucket == length], bucket_rows(length, batch_tokens)
         batches += [(rows[start : start + size], length) for start in range(0, len(rows), size)]
     return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def bucket_rows(length: int, batch_tokens: int) -> int:
+    """Rows of a batch of texts padded to ``length``: a multiple of 8 where there are as many, so that chips share them.
+
+    How many chips there are does not change what an update sees.
+    """
+    rows = max(1, batch_tokens // length)
+    return rows - rows % 8 if rows > 8 else rows
+
+
+def best_buckets(lengths: np.ndarray, most: int, grain: int) -> tuple[int, ...]:
+    """The lengths to pad to that make the least padding: at most so many, multiples of ``grain``, the last the longest.
+
+    Found exactly, by dynamic programming over the histogram of lengths.
+    """
+    rows_G = np.bincount(-(-lengths // grain))
+    longest = len(rows_G) - 1
+    until_G = np.cumsum(rows_G)  # rows that a bucket of so many grains holds
+    # cost[g]: grains computed for all rows of at most g grains, the last bucket being g; one more bucket each round
+    cost_G = until_G * np.arange(longest + 1)
+    chosen = [(length,) for length in range(longest + 1)]
+    for _ in range(most - 1):
+        table_GG = cost_G[:, None] + (until_G[None, :] - until_G[:, None]) * np.arange(longest + 1)[None, :]
+        table_GG[np.tril_indices(longest + 1)] = np.iinfo(np.int64).max
+        earlier_G = table_GG.argmin(0)
+        better_G = table_GG.min(0) < cost_G
+        chosen = [
+            (*chosen[before], length) if better else kept
+            for length, (before, better, kept) in enumerate(zip(earlier_G, better_G, chosen, strict=True))
+        ]
+        cost_G = np.where(better_G, table_GG.min(0), cost_G)
+    return tuple(length * grain for length in chosen[longest])
 
 
 def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:

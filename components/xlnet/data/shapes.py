@@ -16,6 +16,7 @@ from xlnet.data.batches import (
     PaddedBatch,
     Rows,
     bucket_plan,
+    bucket_rows,
     collate,
     collate_padded,
     cut_evenly,
@@ -76,6 +77,9 @@ class Budget:
 class Packed:
     """One text behind the other: nothing is computed for padding."""
 
+    def __str__(self) -> str:
+        return "packed"
+
     def plan(self, lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
         """See :func:`xlnet.data.batches.epoch_plan`."""
         return epoch_plan(lengths, batch_tokens, seed, epoch)
@@ -100,10 +104,15 @@ class Padded:
     Attributes:
         buckets: lengths that texts are padded to, ascending; the last one holds the longest.
         pad_id: token id of padding.
+        multiple: batches have a multiple of so many rows.
     """
 
     buckets: tuple[int, ...]
     pad_id: int
+    multiple: int = 1
+
+    def __str__(self) -> str:
+        return f"padded to {', '.join(map(str, self.buckets))}"
 
     def plan(self, lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
         """See :func:`xlnet.data.batches.bucket_plan`."""
@@ -113,9 +122,9 @@ class Padded:
         """Pieces of one shape per bucket: those of an epoch's last rows are filled up with rows of weight 0."""
         lengths = split.lengths[rows]
         length = self.buckets[int(np.searchsorted(self.buckets, lengths.max()))]
-        rounds = budget.rounds(max(1, budget.batch_tokens // length) * length)
-        parts = budget.ranks * rounds
-        count = -(-max(1, budget.batch_tokens // length) // parts)
+        whole = bucket_rows(length, budget.batch_tokens)
+        rounds = budget.rounds(whole * length)
+        count = self._filled(-(-whole // (budget.ranks * rounds)))
         batches = [
             collate_padded(split, rows, slice(first, first + count), length, self.pad_id)
             for first in range(budget.rank * rounds * count, (budget.rank + 1) * rounds * count, count)
@@ -126,6 +135,9 @@ class Padded:
         """By bucket: one shape for each."""
         bucket = np.searchsorted(self.buckets, split.lengths)
         for number, length in enumerate(self.buckets):
-            rows, count = np.flatnonzero(bucket == number), max(1, batch_tokens // length)
+            rows, count = np.flatnonzero(bucket == number), self._filled(bucket_rows(length, batch_tokens))
             for first in range(0, len(rows), count):
                 yield collate_padded(split, rows, slice(first, first + count), length, self.pad_id)
+
+    def _filled(self, rows: int) -> int:
+        return -(-rows // self.multiple) * self.multiple

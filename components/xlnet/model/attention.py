@@ -22,7 +22,9 @@ from xlnet.model.dropout import Dropout
 from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments
 
-IMPLEMENTATIONS = ("auto", "reference", "sdpa", "native", "triton")
+IMPLEMENTATIONS = ("auto", "reference", "sdpa", "padded", "native", "triton")
+# The fast ones of a kind of device, the best first; a device that compiles every shape anew takes padded texts.
+FAST = {"cuda": ("triton", "sdpa"), "cpu": ("native", "sdpa")}
 
 _log = logging.getLogger(__name__)
 
@@ -57,10 +59,11 @@ def relative_attention(
         RunError: shapes, types or boundaries that do not fit together.
     """
     _check(q_TNH, k_TNH, v_TNH, positions, segments, layout)
-    if layout.real_T is not None:
-        if impl not in ("auto", "sdpa"):
-            raise UserError(f"attention implementation {impl!r} takes packed texts, not padded ones; take 'auto'")
-        impl = "sdpa"
+    if layout.real_T is not None and impl == "auto":
+        impl = "padded"
+    if (impl == "padded") != (layout.real_T is not None):
+        given, taken = ("padded", "packed") if layout.real_T is not None else ("packed", "padded")
+        raise UserError(f"attention implementation {impl!r} takes {taken} texts, not {given} ones; take 'auto'")
     name = implementation(impl, q_TNH.device.type, str(q_TNH.dtype), q_TNH.shape[-1])
     return _module(name).attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)
 
@@ -84,12 +87,10 @@ def implementation(impl: str, device: str, dtype: str, head_width: int) -> str:
 def _best(device: str, dtype: str, head_width: int) -> str:
     """The first of the fast ones that can run; the reasons against the others are logged, once."""
     obstacles = []
-    for impl in ("triton",) if device == "cuda" else ("native",):
+    for impl in FAST.get(device, ("padded",)):
         if not (reason := _obstacle(impl, device, dtype, head_width)):
             break
         obstacles.append(f"{impl}: {reason}")
-    else:
-        impl = "sdpa"
     _log.info("attention on %s: %s%s", device, impl, f" ({'; '.join(obstacles)})" if obstacles else "")
     return impl
 
@@ -101,9 +102,9 @@ def _obstacle(impl: str, device: str, dtype: str, head_width: int) -> str:
 
 
 def _module(impl: str) -> ModuleType:
-    from xlnet.model.kernels import native, reference, sdpa, triton
+    from xlnet.model.kernels import native, padded, reference, sdpa, triton
 
-    return {"native": native, "reference": reference, "sdpa": sdpa, "triton": triton}[impl]
+    return {"native": native, "padded": padded, "reference": reference, "sdpa": sdpa, "triton": triton}[impl]
 
 
 def _check(

@@ -73,10 +73,13 @@ def dropout(x: Tensor, noise: Dropout | None) -> Tensor:
 
 
 class Dropouts:
-    """A seed for each place that drops something, all drawn at once from torch's generator."""
+    """A seed for each place that drops something, all drawn at once from torch's generator.
+
+    They are drawn on the host, and so are the same whatever the device.
+    """
 
     def __init__(self, places: int, device: torch.device, on: bool) -> None:
-        self._keys = _mix(torch.randint(1 << 32, (places,), device=device)) if on else None
+        self._keys = _mix(torch.randint(1 << 32, (places,))).to(device, non_blocking=True) if on else None
         self._used = 0
 
     def next(self, probability: float, first_row: int = 0) -> Dropout | None:

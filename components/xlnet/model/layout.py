@@ -51,14 +51,15 @@ class Layout:
         return cls(lengths_S, offsets_S1.to(device, non_blocking=True), None, first_token, first_text)
 
     @classmethod
-    def padded(cls, real_SL: Tensor, first_text: int = 0) -> "Layout":
+    def padded(cls, real_T: Tensor, length: int, first_text: int = 0) -> "Layout":
         """The layout of texts that were left-padded to one length, for devices that compile every shape anew.
 
-        Shapes depend on nothing but ``real_SL``'s: no token count leaves the device.
+        Shapes depend on nothing but the arguments': no token count leaves the device. Nothing is computed there
+        either, so that a batch can be laid out while another one's program is being collected.
         """
-        texts, length = real_SL.shape
-        offsets_S1 = torch.arange(0, (texts + 1) * length, length, dtype=torch.int32, device=real_SL.device)
-        return cls(np.full(texts, length), offsets_S1, real_SL.flatten(), first_text * length, first_text)
+        texts = len(real_T) // length
+        offsets_S1 = torch.arange(0, (texts + 1) * length, length, dtype=torch.int32).to(real_T.device)
+        return cls(np.full(texts, length), offsets_S1, real_T, first_text * length, first_text)
 
     @cached_property
     def tokens(self) -> int:

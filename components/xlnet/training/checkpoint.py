@@ -211,7 +211,7 @@ class _Writer:
         self._work.task_done()
 
 
-def place(out: str | Path, recipe: str, dataset_digest: str) -> Storehouse:
+def place(out: str | Path, recipe: str, dataset_digest: str, batches: str = "packed") -> Storehouse:
     """Where the checkpoints of this work are kept.
 
     Below ``XLNET_CHECKPOINTS`` (a directory or ``gs://`` prefix) or the state directory, or beside the output.
@@ -220,8 +220,9 @@ def place(out: str | Path, recipe: str, dataset_digest: str) -> Storehouse:
         out: the model artifact's directory.
         recipe: JSON of everything that shapes the training.
         dataset_digest: of the dataset artifact.
+        batches: their shapes, which decide what an update sees.
     """
-    key = provenance.digest_json([recipe, dataset_digest, provenance.code_fingerprint("train")])[7:39]
+    key = provenance.digest_json([recipe, dataset_digest, batches, provenance.code_fingerprint("train")])[7:39]
     home = os.environ.get("XLNET_PIPELINE_HOME")
     beside = str(Path(home, "checkpoints") if home else Path(out).with_name(f".{Path(out).name}.checkpoints"))
     return open_storehouse(f"{os.environ.get('XLNET_CHECKPOINTS') or beside}/{key}")

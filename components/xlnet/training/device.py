@@ -4,11 +4,15 @@ One class per kind of device behind one interface; :class:`Device` itself is the
 exchange is in :mod:`xlnet.training.distributed`.
 """
 
+import glob
 import os
 import resource
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +21,20 @@ from torch import Tensor
 
 from xlnet.data.batches import Batch, PaddedBatch
 from xlnet.data.dataset import Dataset
-from xlnet.data.shapes import Packed, Shapes
+from xlnet.data.shapes import Packed, Shapes, Share
 from xlnet.errors import UserError
 from xlnet.model.kernels import native
 from xlnet.model.layout import Layout
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.distributed import Alone, join
+from xlnet.training.optim import AdamW
 
-KINDS = ("auto", "cpu", "cuda")
+KINDS = ("auto", "cpu", "cuda", "xla")
+MISSING = {
+    "cuda": "torch sees no CUDA device",
+    "xla": "torch_xla is not installed, or there is no TPU and PJRT_DEVICE is not set (PJRT_DEVICE=CPU tries it out)",
+}
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,22 @@ class Device:
     def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
         """Set what depends on the data, before anything is planned."""
 
+    def keep_programs(self, directory: Path) -> None:
+        """Before anything is computed: where to keep compiled programs, so that a restart need not compile again."""
+
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """Place the model, and set what in it depends on where it trains."""
         model = model.to(self.torch)
         model.transformer.recompute = recompute
         model.transformer.sparse_gradient = not native.obstacle("cpu", str(torch.float32), native.LANES)
         return model
+
+    def settle(self, model: XLNetClassifier, optimizer: AdamW) -> None:
+        """Before the first step: make what a compiled program of a step has to find."""
+
+    def ahead(self, shares: Iterable[Share]) -> Iterator[Share]:
+        """The same shares, of which the next one is moved here while one is computed with, where that pays."""
+        return iter(shares)
 
     def seed(self, seed: int, step: int) -> None:
         """Make the step's random numbers a function of (seed, step) alone: resuming needs no stored state."""
@@ -89,9 +108,9 @@ class Device:
         """Copy a batch to the device."""
         if isinstance(batch, PaddedBatch):
             return Inputs(
-                self.tensor(batch.input_ids_BL).flatten(),
-                self.tensor(batch.segment_ids_BL).flatten(),
-                Layout.padded(self.tensor(batch.real_BL), batch.first_text),
+                self.tensor(batch.input_ids_BL.reshape(-1)),
+                self.tensor(batch.segment_ids_BL.reshape(-1)),
+                Layout.padded(self.tensor(batch.real_BL.reshape(-1)), batch.real_BL.shape[1], batch.first_text),
                 self.tensor(batch.labels_B),
                 self.tensor(batch.weights_B),
             )
@@ -106,6 +125,10 @@ class Device:
     def tensor(self, array: np.ndarray) -> Tensor:
         """A copy of an array on the device."""
         return torch.from_numpy(array)
+
+    def fetch(self, scalars: list[Tensor]) -> Tensor:
+        """Their values on the host: [n]."""
+        return torch.stack(scalars).cpu()
 
     def describe(self) -> str:
         """What all ranks train on."""
@@ -169,14 +192,22 @@ class Cuda(Device):
 
 def available() -> list[str]:
     """The kinds of devices that can be used here, the best first."""
-    return ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    found = ["cuda"] if torch.cuda.is_available() else []
+    if find_spec("torch_xla") and (os.environ.get("PJRT_DEVICE") or _tpu_chips()):
+        found.append("xla")
+    return [*found, "cpu"]
+
+
+def _tpu_chips() -> list[str]:
+    """Device files of a TPU machine's chips; to look is cheaper than to import what drives them."""
+    return glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
 
 
 def detect(kind: str = "", precision: str = "auto") -> Device:
     """The device asked for, or the best there is, as one of the ranks that the environment names.
 
     Args:
-        kind: ``"cpu"``, ``"cuda"``, or empty for ``XLNET_DEVICE`` and then what is found.
+        kind: one of :data:`KINDS`, or empty for ``XLNET_DEVICE`` and then what is found.
         precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``.
 
     Raises:
@@ -190,5 +221,13 @@ def detect(kind: str = "", precision: str = "auto") -> Device:
     if kind == "auto":
         kind = found[0]
     if kind not in found:
-        raise UserError(f"device {kind!r} was asked for, but torch sees none here; allowed: {', '.join(found)}")
-    return (Cuda if kind == "cuda" else Device)(precision, join(kind))
+        raise UserError(f"device {kind!r} was asked for, but {MISSING[kind]}; allowed here: {', '.join(found)}")
+    return _class(kind)(precision, join(kind))
+
+
+def _class(kind: str) -> type[Device]:
+    if kind == "xla":  # torch_xla is loaded by those who use it
+        from xlnet.training.xla import Xla
+
+        return Xla
+    return {"cpu": Device, "cuda": Cuda}[kind]

@@ -24,11 +24,16 @@ JOIN_SECONDS = 300  # how long ranks wait for each other at the start
 
 
 class Alone:
-    """One rank: nothing to exchange. Also the interface of all ranks."""
+    """One rank: nothing to exchange. Also the interface of all ranks.
 
-    rank = 0
-    size = 1
-    local_rank = 0
+    Attributes:
+        rank: which one this is, of ``size``.
+        part: which part of an update it computes, of ``parts``.
+        local_rank: which one of this machine's it is.
+    """
+
+    rank = part = local_rank = 0
+    size = parts = 1
     background: Any = None  # the process group of the thread that writes checkpoints
 
     def attach(self, model: nn.Module) -> None:
@@ -78,6 +83,7 @@ class TorchRanks(Alone):
             RunError: not all of them came.
         """
         self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.part, self.parts = rank, size
         self.store = _meet(rank, size)
         if kind == "cuda":
             torch.cuda.set_device(local_rank)
@@ -136,6 +142,25 @@ class TorchRanks(Alone):
             if self._question:
                 self._question[1].wait()
             dist.destroy_process_group()
+
+
+class OneProgram(TorchRanks):
+    """Machines that run one program over all their devices: each of them plans the whole of every update.
+
+    What is computed for it, and exchanged, is the compiler's business (:mod:`xlnet.training.xla`).
+    """
+
+    def __init__(self, kind: str, rank: int, size: int, local_rank: int) -> None:
+        """See :class:`TorchRanks`."""
+        super().__init__(kind, rank, size, local_rank)
+        self.part, self.parts = 0, 1
+
+    def attach(self, model: nn.Module) -> None:
+        """See :class:`Alone`: every machine has the sums."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """See :class:`Alone`: every machine has them already."""
+        return tensor
 
 
 class Sums:
@@ -284,7 +309,9 @@ def join(kind: str) -> Alone:
         raise UserError(
             f"rank {rank} needs GPU {local_rank}, but this node has {torch.cuda.device_count()}; start one rank per GPU"
         )
-    return TorchRanks(kind, rank, size, local_rank) if size > 1 else Alone()
+    if size == 1:
+        return Alone()
+    return (OneProgram if kind == "xla" else TorchRanks)(kind, rank, size, local_rank)
 
 
 def lost(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ class Feed:
     def __init__(self, split: Rows, recipe: TrainingRecipe, first: int, steps: int, device: Device) -> None:
         self.waited = 0.0
         ranks = device.ranks
-        budget = Budget(ranks.rank, ranks.size, recipe.batch_tokens, recipe.micro_batch_tokens)
+        budget = Budget(ranks.part, ranks.parts, recipe.batch_tokens, recipe.micro_batch_tokens)
         self._shares: DataLoader[Share] = DataLoader(
             _Shares(split, device.shapes, budget),
             sampler=_Order(split.lengths, recipe, device.shapes, first, steps),

@@ -148,6 +148,10 @@ def _check(ranks: int) -> None:
 
         if ranks > torch.cuda.device_count():
             raise UserError(f"{ranks} ranks were asked for, one per GPU, but this node has {torch.cuda.device_count()}")
+    elif kind == "xla" and ranks > 1:
+        raise UserError(
+            f"{ranks} ranks were asked for, but one process drives all chips of a TPU machine; ask for none"
+        )
     elif kind == "cpu" and ranks > (os.cpu_count() or 1):
         raise UserError(f"{ranks} ranks were asked for, but this node has {os.cpu_count()} cores; ask for fewer")
 

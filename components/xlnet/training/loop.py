@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from xlnet.data.dataset import Dataset
@@ -104,6 +103,7 @@ class Training:
         rows = f"{len(self.training):,} rows, {steps:,} steps"
         self.progress.say(f"training on {self.device.describe()}: {rows}" + f", from step {first:,} on" * bool(first))
         self.progress.start(steps, first)
+        self.device.settle(self.model, self.optimizer)
         self.model.train()
         feed = Feed(self.training, self.recipe, first, steps, self.device)
         with History(directory, state.history) if self.tensors.leads else contextlib.nullcontext() as history:
@@ -148,12 +148,12 @@ class Training:
             device.ranks.synchronise()  # synchronise all devices
             at(step, "optimise")
             norm = optimise(self.model, self.optimizer, self.recipe)
+            self.pending.append(sum(losses[1:], losses[0]))
             device.step()
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory(self.model, device, share, step) from None
             raise
-        self.pending.append(sum(losses[1:], losses[0]))
         state.step = step
         state.tokens += share.tokens
         self.progress.tokens += share.tokens
@@ -167,7 +167,7 @@ class Training:
         if not self.pending:
             return
         self.device.synchronise()
-        self.state.losses += self.device.ranks.sum(torch.stack(self.pending)).tolist()
+        self.state.losses += self.device.ranks.sum(self.device.fetch(self.pending)).tolist()
         count = len(self.pending)
         self.pending.clear()
         try:
@@ -251,7 +251,7 @@ class Training:
         return not_finite(problem, self.training, rows, self.recipe.seed, self.checkpoints.directory())
 
     def _watched(self, feed: Feed) -> Iterator[Share]:
-        shares = iter(feed)
+        shares = self.device.ahead(feed)
         while True:
             self.watchdog.at(self.state.step + 1, "wait for data")
             if (share := next(shares, None)) is None:

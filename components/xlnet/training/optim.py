@@ -15,7 +15,7 @@ from xlnet.recipe import TrainingRecipe
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's fused AdamW, and the same update for an embedding table whose gradient is sparse.
+    """torch's AdamW, fused where it can be, and the same update for an embedding table whose gradient is sparse.
 
     A batch has a gradient for a small part of the vocabulary. Rows that never had one have zero moments,
     and nothing but their decay to be done: the result is that of the dense update.
@@ -32,7 +32,20 @@ class AdamW(torch.optim.AdamW):
                 if parameter.grad is not None and parameter.grad.is_sparse:
                     self._update_rows(parameter, parameter.grad, group)
                     parameter.grad = None
+        if self.grad_scale is not None and not self.defaults["fused"]:
+            everything = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_div_(everything, self.grad_scale)
+            self.grad_scale = None
         return super().step(closure)
+
+    def start(self) -> None:
+        """Make the state of parameters that have none yet, as their first update would."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if not self.state[parameter]:
+                    zeros = torch.zeros(parameter.shape)  # made on the host: no program of a device's is needed
+                    moments = {name: zeros.to(parameter.device, copy=True) for name in ("exp_avg", "exp_avg_sq")}
+                    self.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
     def _update_rows(self, table_VD: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table_VD]
@@ -79,7 +92,7 @@ def make_optimizer(model: XLNetClassifier, recipe: TrainingRecipe) -> AdamW:
         lr=recipe.learning_rate,
         betas=(recipe.adam_beta1, recipe.adam_beta2),
         eps=recipe.adam_epsilon,
-        fused=True,
+        fused=next(model.parameters()).device.type in ("cpu", "cuda"),
     )
 
 

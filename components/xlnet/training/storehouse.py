@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from xlnet import provenance
 from xlnet.data import objects
 from xlnet.errors import RunError, UserError
 
@@ -80,6 +81,10 @@ class Storehouse:
         """A directory on this machine for what is no checkpoint."""
         return self._path
 
+    def programs(self) -> Path:
+        """A directory on this machine, beside all such places, for compiled programs that outlast a training."""
+        return self._path.parent / "programs"
+
     def clean(self) -> None:
         """Remove what a killed write left behind."""
         for partial in self._path.glob(".*.partial"):
@@ -107,7 +112,7 @@ class Storehouse:
         """Take over a file."""
         with self._aside(name) as aside:
             shutil.move(path, aside)
-            _sync(aside)
+            provenance.sync(aside)
 
     @contextlib.contextmanager
     def _aside(self, name: str) -> Iterator[Path]:
@@ -125,25 +130,26 @@ class Storehouse:
     def stow(self, name: str, folder: Path, files: list[str]) -> None:
         """Make this rank's files of a new checkpoint safe."""
         for file in files:
-            _sync(folder / file)
+            provenance.sync(folder / file)
 
     def commit(self, name: str, folder: Path) -> None:
         """All files are safe, the manifest is in the folder: the checkpoint is there from now on."""
-        _sync(folder / MANIFEST)
-        _sync(folder)
+        provenance.sync(folder / MANIFEST)
+        provenance.sync(folder)
         old = self._path / f".{name}.old.partial"
         if (self._path / name).exists():  # damaged, or there would have been no need to come here again
             os.replace(self._path / name, old)
         os.replace(folder, self._path / name)
         shutil.rmtree(old, ignore_errors=True)
-        _sync(self._path)
+        provenance.sync(self._path)
 
     def remove(self, name: str = "") -> None:
         """Remove a checkpoint or a file; without a name everything."""
         path = self._path / name
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True) if name and path.is_file() else None
+        elif path.is_file():
+            path.unlink(missing_ok=True)
         if not name:
             with contextlib.suppress(OSError):
                 self._path.parent.rmdir()  # the folder of all places, if this was the last one
@@ -173,6 +179,12 @@ class Bucket(Storehouse):
     def local(self) -> Path:
         """See :class:`Storehouse`."""
         return Path(tempfile.gettempdir())
+
+    def programs(self) -> Path:
+        """See :class:`Storehouse`; in the bucket where it is mounted."""
+        bucket, name = objects.split(self.root)
+        mounted = objects.mount() / bucket
+        return mounted / Path(name).parent / "programs" if mounted.is_dir() else self.local() / "xlnet-programs"
 
     def clean(self) -> None:
         """See :class:`Storehouse`; files without a manifest are overwritten or pruned."""
@@ -250,11 +262,3 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

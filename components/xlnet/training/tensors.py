@@ -74,12 +74,13 @@ class Replicated:
                 f"{_shape(own, name)} here, and {len(different) - 1} more differ; remove it, or change the recipe back"
             )
         self._model.load_state_dict(weights)
+        fused = self._optimizer.defaults["fused"]  # else steps are counted on the host
         for name, parameter in self._model.named_parameters():
             state = self._optimizer.state[parameter]
             for full, value in tensors.items():
                 key, _, of = full.partition("/")
                 if of == name and key != "model":
-                    state[key] = value.to(parameter.device)
+                    state[key] = value if key == "step" and not fused else value.to(parameter.device)
             if not state:
                 del self._optimizer.state[parameter]
 

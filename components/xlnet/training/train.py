@@ -61,6 +61,8 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
         about = {"recipe": json.loads(shaping), "dataset": dataset_digest, "classes": data.classes}
         with _together(device, about) as watchdog:
             device.fit(data, given.training)
+            checkpoints_place = place(out, shaping, dataset_digest, str(device.shapes))
+            device.keep_programs(checkpoints_place.programs())
             model = device.prepare(make_model(whole, data), given.training.recompute)
             facts = {
                 "base_model": given.model.pretrained or f"{given.model.preset}, from scratch",
@@ -69,13 +71,14 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
                 "ranks": device.ranks.size,
                 "precision": str(device.precision).removeprefix("torch."),
                 "attention": model.transformer.attention_name(),
+                "batches": str(device.shapes),
                 "dataset_digest": dataset_digest,
                 **provenance.code_facts(),
             }
             leads = device.ranks.rank == 0
             progress = Progress(silent=not leads)
             optimizer, tensors = _tensors(model, given.training, device)
-            checkpoints = Checkpoints(place(out, shaping, dataset_digest), tensors, about, progress.say)
+            checkpoints = Checkpoints(checkpoints_place, tensors, about, progress.say)
             with (
                 contextlib.closing(checkpoints),
                 provenance.writing(out) if leads else tempfile.TemporaryDirectory() as folder,

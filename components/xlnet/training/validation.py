@@ -33,14 +33,14 @@ def validation_logits(
     model.eval()
     try:
         batches = device.shapes.evaluation(split, BATCH_TOKENS)
-        while turn := list(islice(batches, ranks.size)):
+        while turn := list(islice(batches, ranks.parts)):
             tick()
             if any(ranks.gather(stop())):
                 return None
             # In the last turn a rank may have nothing to do; if weights are shared it has to keep the others company.
-            batch = turn[min(ranks.rank, len(turn) - 1)]
+            batch = turn[min(ranks.part, len(turn) - 1)]
             found = _logits(model, batch, device)
-            if ranks.rank < len(turn):
+            if ranks.part < len(turn):
                 index = batch.index_B if isinstance(batch, PaddedBatch) else batch.index_S
                 logits[index] = found[: len(index)]
     finally:

@@ -47,8 +47,6 @@ def attention(
         probability = dropout.probability if dropout else 0.0
         out_BNLH = F.scaled_dot_product_attention(query_BNLH, k_BNLH, v_BNLH, bias_BNLL, probability)
         out_BLNH = out_BNLH.transpose(1, 2)
-        if layout.real_T is not None:
-            return out_BLNH.flatten(0, 1)
         pieces.append(out_BLNH.flatten(0, 1) if real_BL is None else out_BLNH[real_BL])
         places.append(token_BL.flatten() if real_BL is None else token_BL[real_BL])
     place = places[0] if len(places) == 1 else torch.cat(places)
@@ -83,9 +81,6 @@ def blocks(lengths_S: np.ndarray) -> list[np.ndarray]:
 
 def _tokens(layout: Layout, texts: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Where the block's tokens lie, padded with the text's first one, and which are real (None: all)."""
-    if layout.real_T is not None:  # one rectangle, whose shape is all that is known here
-        shape = len(layout.lengths_S), layout.longest
-        return torch.arange(layout.tokens, device=device).view(shape), layout.real_T.view(shape)
     lengths_B = layout.lengths_S[texts]
     starts_B = (np.cumsum(layout.lengths_S) - layout.lengths_S)[texts]
     column_L = np.arange(lengths_B.max())

@@ -1,0 +1,160 @@
+"""TPUs through torch_xla: operators are collected into one program per step and shape, which XLA compiles.
+
+One process drives all chips of its machine (SPMD): every batch is cut over the chips, weights lie on each
+of them or are spread, and the compiler puts in what has to be exchanged. Several machines of a slice run
+the same program on the same batches, of which each holds its chips' rows.
+
+Source: Xu et al. 2021 (GSPMD).
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_xla
+import torch_xla.backends
+import torch_xla.core.xla_model as xm
+import torch_xla.distributed.spmd as spmd
+import torch_xla.runtime as xr
+from torch import Tensor
+
+from xlnet.data.batches import Batch, PaddedBatch, best_buckets
+from xlnet.data.dataset import Dataset
+from xlnet.data.shapes import Padded, Share
+from xlnet.errors import UserError
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import TrainingRecipe
+from xlnet.training.device import Device, Inputs
+from xlnet.training.distributed import Alone
+from xlnet.training.optim import AdamW
+
+BUCKETS = 4  # shapes that are compiled, each once for training and once for evaluation
+GRAIN = 16  # their lengths are multiples of it
+AXIS = "chips"
+CACHING = {"TPU"}  # what compiled programs are kept of; a CPU's can be written but not read again
+
+
+class Xla(Device):
+    """All devices that torch_xla sees on this machine, or on all machines of a slice."""
+
+    kind = "xla"
+
+    def __init__(self, precision: str = "auto", ranks: Alone | None = None, shapes: Padded | None = None) -> None:
+        self.chips = xr.global_runtime_device_count()
+        self._mesh: Any = None
+        if self.chips > 1:
+            xr.use_spmd()
+            self._mesh = spmd.Mesh(np.arange(self.chips), (self.chips,), (AXIS,))
+        self._spread = False
+        self._sent: dict[int, Inputs] = {}  # batches that lie on the device before they are asked for
+        super().__init__(precision, ranks, shapes)
+        self.workers = 2
+        if self.precision == torch.float32 and xr.device_type() == "TPU":  # else it multiplies in bfloat16
+            torch_xla.backends.set_mat_mul_precision("highest")
+
+    def _place(self) -> torch.device:
+        return torch_xla.device()
+
+    def _name(self) -> str:
+        return f"{self.chips} × {xr.device_type()} (torch_xla {torch_xla.__version__})"
+
+    def _faster(self) -> torch.dtype:
+        return torch.bfloat16 if xr.device_type() == "TPU" else torch.float32
+
+    def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
+        """See :class:`Device`."""
+        if recipe.shard_weights and self.ranks.size > 1:
+            raise UserError(
+                f"training.shard_weights=true is for the chips of one machine here, and these are {self.ranks.size} "
+                "machines; a chip holds the largest preset with its optimizer: leave it out"
+            )
+        self._spread = recipe.shard_weights and self.chips > 1
+        lengths = np.concatenate([data.split("train").lengths, data.split("validation").lengths])
+        self.shapes = Padded(best_buckets(lengths, BUCKETS, GRAIN), data.pad_id, self.chips)
+
+    def keep_programs(self, directory: Path) -> None:
+        """See :class:`Device`."""
+        if xr.device_type() in CACHING:
+            xr.initialize_cache(str(directory))
+
+    def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
+        """See :class:`Device`."""
+        model = model.to(self.torch)
+        model.transformer.recompute = recompute
+        return model
+
+    def settle(self, model: XLNetClassifier, optimizer: AdamW) -> None:
+        """See :class:`Device`."""
+        optimizer.start()
+        for parameter in model.parameters():
+            state = optimizer.state[parameter]
+            for tensor in (parameter, state["exp_avg"], state["exp_avg_sq"]):
+                self._cut(tensor.data, self._longest_side(tensor) if self._spread else None)
+        torch_xla.sync(wait=True)
+
+    def _longest_side(self, tensor: Tensor) -> int | None:
+        """The dimension along which a weight is spread; None: it is whole on every chip."""
+        sides = [(size, -side) for side, size in enumerate(tensor.shape) if size % self.chips == 0]
+        return -max(sides)[1] if sides else None
+
+    def _cut(self, tensor: Tensor, side: int | None) -> None:
+        if self._mesh is not None:
+            places = tuple(AXIS if dimension == side else None for dimension in range(tensor.dim()))
+            spmd.mark_sharding(tensor, self._mesh, places)
+
+    def ahead(self, shares: Iterable[Share]) -> Iterator[Share]:
+        """See :class:`Device`."""
+        with ThreadPoolExecutor(1, "sender") as sender:
+            earlier = None
+            for share in shares:
+                sent = sender.submit(self._send, share)
+                if earlier:
+                    yield earlier.result()
+                earlier = sent
+            if earlier:
+                yield earlier.result()
+
+    def _send(self, share: Share) -> Share:
+        for batch in share.batches:
+            self._sent[id(batch)] = super().move(batch)
+        return share
+
+    def move(self, batch: Batch | PaddedBatch) -> Inputs:
+        """See :class:`Device`."""
+        return self._sent.pop(id(batch), None) or super().move(batch)
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """See :class:`Device`; each chip gets its rows."""
+        tensor = torch.from_numpy(array).to(self.torch)
+        self._cut(tensor, 0)
+        return tensor
+
+    def fetch(self, scalars: list[Tensor]) -> Tensor:
+        """See :class:`Device`; one by one, since every number of them would be a program of its own."""
+        return torch.stack([scalar.cpu() for scalar in scalars])
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """See :class:`Device`."""
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast("xla", self.precision)
+
+    def step(self) -> None:
+        """See :class:`Device`."""
+        torch_xla.sync()
+
+    def synchronise(self) -> None:
+        """See :class:`Device`."""
+        xm.wait_device_ops()
+
+    def memory(self) -> dict[str, int]:
+        """See :class:`Device`; of one chip."""
+        with contextlib.suppress(RuntimeError):
+            info = xm.get_memory_info(self.torch)
+            return {"peak": info.get("peak_bytes_used", info["bytes_used"]), "total": info["bytes_limit"]}
+        return super().memory()
