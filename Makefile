@@ -12,7 +12,10 @@ BIN := $(VENV)/bin
 # Named after the checkout's place, since an environment that was moved or copied has wrong paths inside.
 STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install demo test lint format types bench kind-up kind-down clean
+XLA_VENV := .venv-xla
+XLA_STAMP := $(XLA_VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
+
+.PHONY: help install xla-env demo test lint format types bench kind-up kind-down clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -30,6 +33,20 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@rm -f $(VENV)/installed-* && touch $@
+
+xla-env: $(XLA_STAMP) ## make .venv-xla, where torch_xla runs on a CPU: its tests find it there (5 GB; pytest -m xla)
+
+# torch_xla wants a torch of its own, and that one's build on the package index CUDA libraries that nothing here uses.
+$(XLA_STAMP): tests/xla-requirements.txt constraints.txt
+	@echo "make: installing torch_xla into $(XLA_VENV), about three minutes"
+	@$(XLA_VENV)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(XLA_VENV)
+	@$(XLA_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r tests/xla-requirements.txt
+	@grep -v '^torch==' constraints.txt >$(XLA_VENV)/constraints.txt
+	@$(XLA_VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(XLA_VENV)/constraints.txt absl-py filelock \
+	    fsspec jinja2 networkx numpy protobuf pyarrow pyyaml requests safetensors sentencepiece sympy transformers \
+	    typing-extensions
+	@PJRT_DEVICE=CPU $(XLA_VENV)/bin/python -c 'import torch_xla; torch_xla.device()'
+	@rm -f $(XLA_VENV)/installed-* && touch $@
 
 demo: $(STAMP) ## train, evaluate and register a model on the shipped sentences, and show where it came from
 	@$(BIN)/xlnet-pipeline run
@@ -69,5 +86,5 @@ kind-down: ## remove that cluster, with all runs and models in it
 	@infra/kind/down.sh
 
 clean: ## remove the environment, caches and builds; runs and models under .xlnet-pipeline stay
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(XLA_VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 	find components pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -92,6 +92,23 @@ def test_sdpa_drops_the_same_for_the_same_seed_in_both_passes():
     assert not torch.allclose(first[0], run("sdpa", given, [9, 30], 0.0)[0])
 
 
+@pytest.mark.parametrize("with_segments", [True, False])
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+@pytest.mark.parametrize("lengths", [[1], [7, 7], [33, 33, 33], [65]], ids=str)
+def test_padded_equals_the_reference(lengths, probability, with_segments, monkeypatch):
+    """Also its dropout mask, where no text is shorter than the rectangle."""
+
+    def rectangle(lengths, device):
+        return Layout.padded(torch.ones(sum(lengths), dtype=torch.bool), lengths[0])
+
+    given = tensors(lengths, dtype=torch.float32, spare=2)
+    expected = run(
+        "reference", [x.double() if x.is_floating_point() else x for x in given], lengths, probability, with_segments
+    )
+    monkeypatch.setattr(Layout, "of", rectangle)
+    assert_close(run("auto", given, lengths, probability, with_segments), expected, 1e-5)
+
+
 def test_native_takes_bfloat16():
     compare("native", [33, 7], 64, 0.3, True, torch.bfloat16, 2e-2)
 
@@ -167,7 +184,7 @@ def test_auto_falls_back_with_the_reason(caplog):
 
 
 def test_an_implementation_that_cannot_run_says_why():
-    with pytest.raises(UserError, match=r"'flash'; allowed: auto, reference, sdpa, native, triton"):
+    with pytest.raises(UserError, match=r"'flash'; allowed: auto, reference, sdpa, padded, native, triton"):
         implementation("flash", "cpu", "torch.float32", 64)
     with pytest.raises(UserError, match=r"'native' cannot run here: heads must be a multiple of 16 wide.*take 'auto'"):
         implementation("native", "cpu", "torch.float32", 8)

@@ -1,5 +1,7 @@
 """Batches: every row once an epoch, within the budget, packed without padding."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -90,6 +92,22 @@ def test_packing_equal_lengths_at_once_is_packing_them_one_by_one(budget):
         assert [rows.tolist() for rows in batches.pack(order, lengths, budget)] == expected
 
 
+def test_no_other_buckets_pad_less():
+    lengths = np.random.default_rng(3).geometric(0.05, 400).clip(1, 120)
+
+    def computed(buckets):
+        return int(np.array(buckets)[np.searchsorted(buckets, lengths)].sum())
+
+    edges = range(16, -(-int(lengths.max()) // 16) * 16, 16)
+    for most in (1, 2, 3):
+        found = batches.best_buckets(lengths, most, 16)
+        assert len(found) <= most
+        assert found[-1] == edges.stop
+        every = [(*inner, edges.stop) for inner in itertools.combinations(edges, most - 1)]
+        assert computed(found) == min(map(computed, every))
+    assert batches.best_buckets(np.array([30, 30, 31]), 4, 16) == (32,)
+
+
 def test_buckets_give_few_shapes_and_every_row_once():
     lengths = np.random.default_rng(0).geometric(1 / 15, 3000).clip(3, 128)
     plan = batches.bucket_plan(lengths, 1024, seed=0, epoch=2, buckets=(16, 32, 64, 128))
@@ -98,6 +116,7 @@ def test_buckets_give_few_shapes_and_every_row_once():
     assert sum(len(rows) < 1024 // length for rows, length in plan) <= 4, "only the last of each bucket"
     again = batches.bucket_plan(lengths, 1024, seed=0, epoch=2, buckets=(16, 32, 64, 128))
     assert all(np.array_equal(a, b) and m == n for (a, m), (b, n) in zip(plan, again, strict=True))
+    assert {len(rows) for rows, length in plan if length == 128} <= set(range(9)), "chips share batches by 8 rows"
     with pytest.raises(UserError, match="a row has 119 tokens; the largest bucket holds 64"):
         batches.bucket_plan(lengths, 1024, 0, 0, (16, 64))
 

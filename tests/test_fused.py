@@ -108,6 +108,23 @@ def test_sparse_rows_get_the_dense_update(decay):
             kept = optimizers[1].state_dict()
             optimizers[1] = AdamW([tables[1]], **options)
             optimizers[1].load_state_dict(kept)
+        if step == 18:  # as a device leaves it that updates the whole table
+            del optimizers[1].state[tables[1]]["seen"]
     assert (tables[0] - tables[1]).abs().max() <= 1e-5
     if not decay:
         assert torch.equal(tables[1][35:], start[35:])
+
+
+def test_the_update_without_a_fused_kernel_clips_and_starts_as_that_with_one():
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.ones(5, 4)) for _ in range(2)]
+    optimizers = [
+        AdamW([p], lr=1e-2, weight_decay=0.1, fused=fused) for p, fused in zip(parameters, (1, 0), strict=True)
+    ]
+    optimizers[1].start()
+    for _ in range(4):
+        gradient = torch.randn(5, 4)
+        for parameter, optimizer in zip(parameters, optimizers, strict=True):
+            parameter.grad, optimizer.grad_scale = gradient.clone(), torch.tensor(3.0)
+            optimizer.step()
+    assert torch.allclose(*parameters, rtol=1e-6, atol=0)

@@ -62,7 +62,12 @@ LATE = {
     "tensorboard": {"xlnet.training.history"},
 }
 # Modules that a package's absence takes with it: only loaded, late, by the one that LATE names.
-WRITTEN_IN = {"xlnet.model.kernels.triton_attention": {"triton"}, "xlnet.model.kernels.triton_fused": {"triton"}}
+WRITTEN_IN = {
+    "xlnet.model.kernels.triton_attention": {"triton"},
+    "xlnet.model.kernels.triton_fused": {"triton"},
+    "xlnet.training.xla": {"torch_xla"},
+    "xlnet.training.tpu": {"torch_tpu"},
+}
 LATE_ANYWHERE = {"transformers", "sentencepiece"}
 WITHOUT_TORCH = ("xlnet.data", "xlnet.registry", "xlnet.recipe", "xlnet.provenance", "xlnet.errors")
 

@@ -24,7 +24,7 @@ from xlnet.errors import RunError, UserError
 from xlnet.model.inference import predict_logits
 from xlnet.model.weights import load_classifier
 from xlnet.training import objective
-from xlnet.training.device import detect
+from xlnet.training.detect import detect
 from xlnet.training.feed import Feed, row_stream
 from xlnet.training.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from xlnet.training.schedule import plan
@@ -173,8 +173,12 @@ def test_a_changed_dataset_is_refused(dataset, tmp_path):
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(UserError, match="device is 'tpux'; allowed: auto, cpu, cuda"):
+    with pytest.raises(UserError, match="device is 'tpux'; allowed: auto, cpu, cuda, xla, tpu"):
         detect("tpux")
+    with pytest.raises(UserError, match="'xla' was asked for, but torch_xla is not installed.*allowed here: .*cpu"):
+        detect("xla")
+    with pytest.raises(UserError, match="'tpu' was asked for, but torch_tpu is not installed.*allowed here: .*cpu"):
+        detect("tpu")
 
 
 def test_learning_rate_goes_up_and_down():

@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch_xla
 from torch import Tensor
 from torch_xla.debug import metrics
 
 from xlnet import recipe as recipes
 from xlnet.data.dataset import open_dataset
 from xlnet.data.shapes import Share
-from xlnet.training.checkpoint import Checkpoints, place
-from xlnet.training.device import Device, detect
+from xlnet.training.checkpoint import Checkpoints
+from xlnet.training.detect import detect
+from xlnet.training.device import Device
 from xlnet.training.history import Progress
 from xlnet.training.loop import Training
 from xlnet.training.optim import make_optimizer
 from xlnet.training.preemption import Stop
+from xlnet.training.storehouse import open_storehouse
 from xlnet.training.tensors import Replicated
 from xlnet.training.train import make_model
 from xlnet.training.watchdog import Watchdog
+from xlnet.training.xla import CACHING
 
 
 class Observed(Training):
@@ -52,7 +56,7 @@ def train(device: Device, recipe: recipes.Recipe, dataset: str) -> dict[str, Any
         model = device.prepare(make_model(recipe, data))
         optimizer = make_optimizer(model, recipe.training)
         tensors = Replicated(model, optimizer, device.ranks)
-        checkpoints = Checkpoints(place(Path(folder, "model"), recipe.to_json(), "none"), tensors, {}, print)
+        checkpoints = Checkpoints(open_storehouse(f"{folder}/checkpoints"), tensors, {}, print)
         parts = (model, optimizer, tensors, data, recipe.training, device, checkpoints, Progress(silent=True))
         training = Observed(*parts, Watchdog(device.ranks), stop)
         training.compiled = [compilations()]
@@ -60,7 +64,10 @@ def train(device: Device, recipe: recipes.Recipe, dataset: str) -> dict[str, Any
         checkpoints.close()
         lines = [json.loads(line) for line in Path(folder, "history.jsonl").read_text().splitlines()]
         weights = {name: value.double().abs().sum().item() for name, value in tensors.full_weights().items()}
+        largest = model.transformer.word_embedding.weight
+        sharding = torch_xla._XLAC._get_xla_sharding_spec(largest) if device.kind == "xla" else ""
     return {
+        "sharding": sharding,
         "losses": [line["loss"] for line in lines if "loss" in line],
         "validations": [line["validation_loss"] for line in lines if "validation_loss" in line],
         "compiled": [*training.compiled, compilations()],
@@ -73,9 +80,17 @@ def main(dataset: str, steps: str, *settings: str) -> None:
     torch.set_num_threads(1)
     recipe = recipes.load(None, [f"training.steps={steps}", *settings])
     xla = detect("xla")  # before any eager backward pass, or torch fails an assertion
-    xla.fit(open_dataset(dataset), recipe.training)
-    found = {"xla": train(xla, recipe, dataset), "eager": train(Device(shapes=xla.shapes), recipe, dataset)}
-    print(json.dumps({**found, "shapes": str(xla.shapes), "device": xla.describe()}))
+    data = open_dataset(dataset)
+    xla.fit(data, recipe.training)
+    with tempfile.TemporaryDirectory() as programs:
+        CACHING.add("CPU")  # what was written could not be read again
+        xla.keep_programs(Path(programs))
+        found = {"xla": train(xla, recipe, dataset), "programs_written": len(list(Path(programs).iterdir()))}
+    found["eager"] = train(Device(shapes=xla.shapes), recipe, dataset)
+    lengths, budget = data.split("train").lengths, recipe.training.batch_tokens
+    found["steps_per_epoch"] = len(xla.shapes.plan(lengths, budget, recipe.training.seed, 0))
+    found |= {"buckets": xla.shapes.buckets, "device": xla.describe()}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
+from xlnet.training import DEVICES
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def _preprocess(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
 def _train(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
     from xlnet.training.launch import train
 
+    if options.device:
+        os.environ["XLNET_DEVICE"] = options.device
     return train(recipe, options.dataset, options.out)
 
 
@@ -91,6 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument("--recipe-json", metavar="JSON", help="the whole recipe, or the sections that the step needs")
         if name == "preprocess":
             one.add_argument("--snapshot", default="", metavar="DIGEST", help="refuse input with another digest")
+        if name == "train":
+            one.add_argument(
+                "--device", choices=DEVICES, help="where to train; default: $XLNET_DEVICE, else what is there"
+            )
         for field in step.inputs:
             what = "directory to be written" if field == "out" else f"directory of the {field}"
             one.add_argument(f"--{field}", required=True, metavar="DIR", help=what)

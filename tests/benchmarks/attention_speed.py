@@ -26,7 +26,8 @@ from xlnet.model.attention import relative_attention
 from xlnet.model.dropout import Dropout
 from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments, split_heads
-from xlnet.training.device import Device, detect
+from xlnet.training.detect import detect
+from xlnet.training.device import Device
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 HEADS, WIDTH = 12, 64

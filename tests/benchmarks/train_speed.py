@@ -26,7 +26,8 @@ from real_rows import SETS, VOCABULARY, Sample, sample
 from xlnet.model.config import XLNetConfig
 from xlnet.model.weights import split_qkv
 from xlnet.model.xlnet import XLNetClassifier
-from xlnet.training.device import Device, detect
+from xlnet.training.detect import detect
+from xlnet.training.device import Device
 
 SHAPES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 

@@ -15,6 +15,7 @@ from xlnet.data.batches import (
     Batch,
     PaddedBatch,
     Rows,
+    best_buckets,
     bucket_plan,
     bucket_rows,
     collate,
@@ -23,6 +24,10 @@ from xlnet.data.batches import (
     epoch_plan,
     evaluation_batches,
 )
+from xlnet.data.dataset import Dataset
+
+BUCKETS = 4  # shapes that are compiled, each once for training and once for evaluation
+GRAIN = 16  # their lengths are multiples of it
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,12 @@ class Padded:
     buckets: tuple[int, ...]
     pad_id: int
     multiple: int = 1
+
+    @classmethod
+    def fitting(cls, data: Dataset, multiple: int = 1) -> "Padded":
+        """The shapes that pad a dataset's rows least."""
+        lengths = np.concatenate([data.split(name).lengths for name in ("train", "validation")])
+        return cls(best_buckets(lengths, BUCKETS, GRAIN), data.pad_id, multiple)
 
     def __str__(self) -> str:
         return f"padded to {', '.join(map(str, self.buckets))}"

@@ -1,1 +1,3 @@
 """Training."""
+
+DEVICES = ("auto", "cpu", "cuda", "xla", "tpu")

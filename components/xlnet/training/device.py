@@ -4,14 +4,12 @@ One class per kind of device behind one interface; :class:`Device` itself is the
 exchange is in :mod:`xlnet.training.distributed`.
 """
 
-import glob
 import os
 import resource
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,12 @@ from torch import Tensor
 from xlnet.data.batches import Batch, PaddedBatch
 from xlnet.data.dataset import Dataset
 from xlnet.data.shapes import Packed, Shapes, Share
-from xlnet.errors import UserError
 from xlnet.model.kernels import native
 from xlnet.model.layout import Layout
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
-from xlnet.training.distributed import Alone, join
+from xlnet.training.distributed import Alone
 from xlnet.training.optim import AdamW
-
-KINDS = ("auto", "cpu", "cuda", "xla")
-MISSING = {
-    "cuda": "torch sees no CUDA device",
-    "xla": "torch_xla is not installed, or there is no TPU and PJRT_DEVICE is not set (PJRT_DEVICE=CPU tries it out)",
-}
 
 
 @dataclass(frozen=True)
@@ -188,46 +179,3 @@ class Cuda(Device):
         """See :class:`Device`."""
         total = torch.cuda.get_device_properties(self.torch).total_memory
         return {"peak": torch.cuda.max_memory_allocated(self.torch), "total": total}
-
-
-def available() -> list[str]:
-    """The kinds of devices that can be used here, the best first."""
-    found = ["cuda"] if torch.cuda.is_available() else []
-    if find_spec("torch_xla") and (os.environ.get("PJRT_DEVICE") or _tpu_chips()):
-        found.append("xla")
-    return [*found, "cpu"]
-
-
-def _tpu_chips() -> list[str]:
-    """Device files of a TPU machine's chips; to look is cheaper than to import what drives them."""
-    return glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
-
-
-def detect(kind: str = "", precision: str = "auto") -> Device:
-    """The device asked for, or the best there is, as one of the ranks that the environment names.
-
-    Args:
-        kind: one of :data:`KINDS`, or empty for ``XLNET_DEVICE`` and then what is found.
-        precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``.
-
-    Raises:
-        UserError: an unknown device, or one that is not there.
-        RunError: other ranks are missing.
-    """
-    kind = kind or os.environ.get("XLNET_DEVICE", "auto")
-    if kind not in KINDS:
-        raise UserError(f"device is {kind!r}; allowed: {', '.join(KINDS)}")
-    found = available()
-    if kind == "auto":
-        kind = found[0]
-    if kind not in found:
-        raise UserError(f"device {kind!r} was asked for, but {MISSING[kind]}; allowed here: {', '.join(found)}")
-    return _class(kind)(precision, join(kind))
-
-
-def _class(kind: str) -> type[Device]:
-    if kind == "xla":  # torch_xla is loaded by those who use it
-        from xlnet.training.xla import Xla
-
-        return Xla
-    return {"cpu": Device, "cuda": Cuda}[kind]

@@ -87,7 +87,7 @@ class TorchRanks(Alone):
         self.store = _meet(rank, size)
         if kind == "cuda":
             torch.cuda.set_device(local_rank)
-        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        backend = {"cuda": "cpu:gloo,cuda:nccl", "tpu": "cpu:gloo,tpu:tpu_dist"}.get(kind, "gloo")
         dist.init_process_group(backend, store=dist.PrefixStore("ranks", self.store), rank=rank, world_size=size)
         # Its messages are small, on the host, and must not wait behind gradients.
         self.side: Any = dist.new_group(backend="gloo")

@@ -66,7 +66,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
         from xlnet.training.train import train as one_rank
 
         return one_rank(recipe, dataset, out)
-    _check(ranks)
+    _prepare(node.nodes, ranks)
     node = replace(node, ranks=ranks, port=node.port or _free_port())
     command = [sys.executable, "-m", "xlnet", "train", "--recipe-json", recipe, "--dataset", dataset, "--out", out]
     _run(node, command)
@@ -130,30 +130,26 @@ def _count(text: str | None) -> int:
 
 
 def _devices() -> int:
-    """Ranks that a node has where nobody says how many: one per GPU, or one."""
-    if os.environ.get("XLNET_DEVICE", "auto") not in ("auto", "cuda"):
-        return 1
-    import torch
+    """Ranks that a node has where nobody says how many."""
+    from xlnet.training.detect import choose, count
 
-    return max(1, torch.cuda.device_count())
+    return count(choose())
 
 
-def _check(ranks: int) -> None:
-    from xlnet.training.device import available
+def _prepare(nodes: int, ranks: int) -> None:
+    """Before ranks are started here: make sure that there is a device for each, and set what they all inherit."""
+    from xlnet.training.detect import choose, count
 
-    kind = os.environ.get("XLNET_DEVICE", "auto")
-    kind = available()[0] if kind == "auto" else kind
-    if kind == "cuda":
-        import torch
+    kind = choose()
+    there = (os.cpu_count() or 1) if kind == "cpu" else count(kind)
+    if ranks > there:
+        what = {"cpu": "cores", "cuda": "GPUs, one for each", "tpu": "chips, one for each"}.get(kind)
+        reason = f"this node has {there} {what}" if what else "one process drives all chips of a TPU machine"
+        raise UserError(f"{ranks} ranks were asked for, but {reason}; ask for at most {there}")
+    if kind == "tpu":
+        from xlnet.training.tpu import tell_ranks
 
-        if ranks > torch.cuda.device_count():
-            raise UserError(f"{ranks} ranks were asked for, one per GPU, but this node has {torch.cuda.device_count()}")
-    elif kind == "xla" and ranks > 1:
-        raise UserError(
-            f"{ranks} ranks were asked for, but one process drives all chips of a TPU machine; ask for none"
-        )
-    elif kind == "cpu" and ranks > (os.cpu_count() or 1):
-        raise UserError(f"{ranks} ranks were asked for, but this node has {os.cpu_count()} cores; ask for fewer")
+        tell_ranks(nodes, ranks)
 
 
 def _free_port() -> int:

@@ -53,7 +53,8 @@ class AdamW(torch.optim.AdamW):
             state["step"] = torch.tensor(0.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_VD), torch.zeros_like(table_VD)
             state["seen"] = torch.zeros(len(table_VD), dtype=torch.uint8)
-        state["seen"] = state["seen"].to(torch.uint8)  # a restored optimizer has cast it
+        # A restored optimizer has cast it; one that updated the whole table so far has none: any row may have moments.
+        state["seen"] = state.get("seen", torch.ones(len(table_VD))).to(torch.uint8)
         state["step"] += 1
         native_fused.adamw_rows(
             table_VD,

@@ -20,7 +20,8 @@ from xlnet.model.weights import fetch, load_pretrained, save_classifier
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
 from xlnet.training.checkpoint import Checkpoints, place
-from xlnet.training.device import Device, detect
+from xlnet.training.detect import detect
+from xlnet.training.device import Device
 from xlnet.training.distributed import compare, lost
 from xlnet.training.history import Progress
 from xlnet.training.loop import Result, Training

@@ -23,7 +23,7 @@ import torch_xla.distributed.spmd as spmd
 import torch_xla.runtime as xr
 from torch import Tensor
 
-from xlnet.data.batches import Batch, PaddedBatch, best_buckets
+from xlnet.data.batches import Batch, PaddedBatch
 from xlnet.data.dataset import Dataset
 from xlnet.data.shapes import Padded, Share
 from xlnet.errors import UserError
@@ -33,8 +33,6 @@ from xlnet.training.device import Device, Inputs
 from xlnet.training.distributed import Alone
 from xlnet.training.optim import AdamW
 
-BUCKETS = 4  # shapes that are compiled, each once for training and once for evaluation
-GRAIN = 16  # their lengths are multiples of it
 AXIS = "chips"
 CACHING = {"TPU"}  # what compiled programs are kept of; a CPU's can be written but not read again
 
@@ -74,8 +72,7 @@ class Xla(Device):
                 "machines; a chip holds the largest preset with its optimizer: leave it out"
             )
         self._spread = recipe.shard_weights and self.chips > 1
-        lengths = np.concatenate([data.split("train").lengths, data.split("validation").lengths])
-        self.shapes = Padded(best_buckets(lengths, BUCKETS, GRAIN), data.pad_id, self.chips)
+        self.shapes = Padded.fitting(data, self.chips)
 
     def keep_programs(self, directory: Path) -> None:
         """See :class:`Device`."""

@@ -14,6 +14,7 @@ from xlnet import recipe as recipes
 from xlnet.data.storage import DATA_SUFFIXES
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
+from xlnet.training import DEVICES
 from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours, seconds
 from xlnet_pipeline.commands.tables import coloured, print_json
@@ -56,6 +57,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--nproc", type=int, metavar="N", help="on local and docker: processes that train together (one per GPU, or 1)"
     )
+    parser.add_argument("--device", choices=DEVICES, help="on local: where to train; default: what is there")
     parser.add_argument("--memory", metavar="SIZE", help="with --target docker: the most a step may use, such as 4g")
     parser.add_argument("--wait", action="store_true", help="on kfp and vertex: wait until the run has ended")
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
@@ -98,13 +100,30 @@ def run(options: argparse.Namespace) -> int:
     if options.target not in HERE:
         if options.nproc is not None:
             raise UserError("--nproc is for the targets local and docker; elsewhere --machine says how many there are")
+        if options.device:
+            raise UserError(f"--device is for the target local; on {options.target} --machine says what there is")
         return run_elsewhere(options, recipe)
+    if options.device:
+        ask_for(options.device, options.target)
     if options.nproc is not None:
         if options.nproc < 1:
             raise UserError(f"--nproc is {options.nproc}; allowed: 1 and more")
         os.environ["XLNET_NPROC"] = str(options.nproc)
     local_only(options, allowed=("image",) if options.target == "docker" else ())
     return run_here(options, recipe)
+
+
+def ask_for(device: str, target: str) -> None:
+    """Have the train step take this kind of device, if it is here.
+
+    Raises:
+        UserError: it is not.
+    """
+    if target != "local":
+        raise UserError(f"--device is for the target local; on {target} the image says what there is")
+    from xlnet.training.detect import choose
+
+    os.environ["XLNET_DEVICE"] = choose(device)
 
 
 def local_only(options: argparse.Namespace, allowed: Sequence[str] = ()) -> None:

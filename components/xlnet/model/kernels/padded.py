@@ -44,7 +44,8 @@ def attention(
         scores = scores + (q_BNLH + segments.bias_NH[:, None]) @ other_NH1 * differs_B1LL
     if layout.real_T is not None:
         scores = scores.masked_fill(~layout.real_T.view(texts, 1, 1, length), float("-inf"))
-    weights = (scores * (1 / math.sqrt(q_TNH.shape[-1]))).float().softmax(-1)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    weights = (scores * (1 / math.sqrt(q_TNH.shape[-1]))).softmax(-1, dtype=precise)
     if dropout is not None:
         weights = weights * _keep(dropout, weights) * dropout.scale
     return (weights.to(v_TNH.dtype) @ v_BNLH).transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,78 @@
+"""TPUs through torch_tpu: an eager device like any other, with one rank per chip; the model is compiled as a whole.
+
+torch_tpu changes ``torch.compile`` when it is loaded; nobody but this module loads it, and only where a TPU
+was found or asked for. It has been imported here, but no TPU has run it yet.
+"""
+
+import torch
+import torch_tpu  # noqa: F401  registers the device where there is one
+from torch import Tensor
+
+from xlnet.data.dataset import Dataset
+from xlnet.data.shapes import Padded
+from xlnet.errors import UserError
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import TrainingRecipe
+from xlnet.training.device import Device
+from xlnet.training.optim import AdamW
+
+
+def tell_ranks(machines: int, chips: int) -> None:
+    """Set the environment that ranks inherit: how they find each other's chips.
+
+    Raises:
+        UserError: it contradicts what is there.
+    """
+    try:
+        torch.tpu.distributed.set_tpu_launch_env(nnodes=machines, nproc_per_node=chips)  # type: ignore[attr-defined]
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"ranks cannot be started on this TPU machine: {error}") from None
+
+
+class Tpu(Device):
+    """One chip: that of this process's local rank."""
+
+    kind = "tpu"
+
+    def _place(self) -> torch.device:
+        try:
+            device = torch.device("tpu", self.ranks.local_rank)
+        except RuntimeError:
+            raise UserError("torch_tpu is installed, but finds no TPU here; allowed: auto, cpu") from None
+        torch.tpu.set_device(device)  # type: ignore[attr-defined]
+        return device
+
+    def _name(self) -> str:
+        return str(torch.tpu.get_device_name())  # type: ignore[attr-defined]
+
+    def _faster(self) -> torch.dtype:
+        return torch.bfloat16
+
+    def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
+        """See :class:`Device`."""
+        self.workers = 2
+        self.shapes = Padded.fitting(data)
+
+    def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
+        """See :class:`Device`."""
+        model = model.to(self.torch)
+        model.transformer.recompute = recompute
+        model.compile(backend="tpu", dynamic=False)
+        return model
+
+    def settle(self, model: XLNetClassifier, optimizer: AdamW) -> None:
+        """See :class:`Device`."""
+        optimizer.start()
+
+    def fetch(self, scalars: list[Tensor]) -> Tensor:
+        """See :class:`Device`; one by one, since every number of them would be a program of its own."""
+        return torch.stack([scalar.cpu() for scalar in scalars])
+
+    def synchronise(self) -> None:
+        """See :class:`Device`."""
+        torch.tpu.synchronize()  # type: ignore[attr-defined]
+
+    def memory(self) -> dict[str, int]:
+        """See :class:`Device`; torch_tpu tells what there is, not what is in use."""
+        total = torch.tpu.get_device_properties().total_memory  # type: ignore[attr-defined]
+        return {"peak": 0, "total": total}
