@@ -194,7 +194,7 @@ def test_an_implementation_that_cannot_run_says_why():
         implementation("triton", "cpu", "torch.float32", 64)
     with pytest.raises(UserError, match=r"heads are 48 wide; allowed: 16, 32, 64, 128"):
         implementation("triton", "cuda", "torch.float32", 48)
-    assert set(IMPLEMENTATIONS) == {"auto", "reference", "sdpa", "native", "triton"}
+    assert set(IMPLEMENTATIONS) == {"auto", "reference", "sdpa", "padded", "native", "triton"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 BARE = """
 import importlib.machinery, sys
 ABSENT = {"kfp", "kfp_server_api", "google", "mlflow", "tensorboard", "sentencepiece", "triton", "sklearn", "scipy",
-          "pandas", "sqlalchemy", "psutil", "xlnet_steps", "xlnet_pipeline"}
+          "pandas", "sqlalchemy", "psutil", "torch_xla", "torch_tpu", "xlnet_steps", "xlnet_pipeline"}
 class Bare(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -29,7 +29,8 @@ for name in light:
     importlib.import_module(name)
 assert "torch" not in sys.modules, "xlnet.data and xlnet.registry load torch only for work"
 for name in modules:
-    if not name.startswith("xlnet.model.kernels.triton_"):  # written in Triton's language
+    # Written in Triton's language, or for a TPU's own torch.
+    if not name.startswith("xlnet.model.kernels.triton_") and name not in ("xlnet.training.tpu", "xlnet.training.xla"):
         importlib.import_module(name)
 print(len(modules))
 """
