@@ -7,12 +7,16 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from servers import storage
 from test_interruption import LONG, Trainer, history
 from token_rows import write_dataset
+from transformers import XLNetForSequenceClassification
 
+from xlnet import provenance
+from xlnet.__main__ import main
 from xlnet.errors import RunError, UserError
 from xlnet.training.checkpoint import Checkpoints, State
 from xlnet.training.distributed import Alone
@@ -188,3 +192,38 @@ def test_sharded_checkpoints_continue(tmp_path):
     assert facts["weights_digest"] == expected["weights_digest"]
     assert history(last) == history(whole)
     assert Path(last.out, "model.safetensors").is_file()
+
+
+def test_checkpoints_outlive_a_change_of_ranks_and_become_models(tmp_path, capsys):
+    """Sharded over two ranks, whole on one, sharded again: each goes on where the one before it stopped."""
+    dataset = write_dataset(tmp_path / "dataset")
+    often = {"checkpoint_every": 10, "evaluate_every": 20}
+    recipe = LONG.replace(training={"steps": 90, "learning_rate": 1e-3, "shard_weights": True, **often})
+    expected = Trainer(tmp_path / "whole", dataset, recipe, 2)
+    expected.finish()
+    kinds = []
+    for ranks, until in ((2, 20), (1, 40), (2, 60)):
+        trainer = Trainer(tmp_path / "run", dataset, recipe, ranks)
+        trainer.until(lambda until=until, trainer=trainer: trainer.steps() and trainer.steps()[-1] >= until)
+        assert trainer.kill(signal.SIGTERM) == 75, trainer.log.read_text()
+        (newest,) = (tmp_path / "run/checkpoints").glob(f"*/step-{trainer.steps()[-1]:08d}-*")
+        kinds.append((newest / "tensors.safetensors").is_file())
+        for weights in ("best", "newest"):
+            model = tmp_path / f"{weights}-{until}"
+            assert (
+                main(["export", str(newest.parent), "--dataset", dataset, "--out", str(model), "--weights", weights])
+                == 0
+            )
+            assert XLNetForSequenceClassification.from_pretrained(model).config.n_layer == 2
+            facts = provenance.read(model)["artifact"]["metadata"]
+            assert facts["global_step"] == trainer.steps()[-1]
+            assert facts["exported_step"] == (facts["best_step"] if weights == "best" else facts["global_step"])
+    assert kinds == [False, True, False]
+    last = Trainer(tmp_path / "run", dataset, recipe, 2)
+    assert last.finish()["interruptions"] == 3
+    curves = [[json.loads(line).get("loss", 0.0) for line in history(one).splitlines()] for one in (last, expected)]
+    np.testing.assert_allclose(*curves, rtol=1e-3)
+
+    assert main(["export", str(tmp_path / "run"), "--dataset", dataset, "--out", str(tmp_path / "none")]) == 2
+    assert "holds no training's checkpoints; allowed:" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

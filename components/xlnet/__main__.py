@@ -79,6 +79,7 @@ STEPS = {
     ),
 }
 PREDICT_EXAMPLE = "python -m xlnet predict model 'what a lovely film'"
+EXPORT_EXAMPLE = "python -m xlnet export .model.checkpoints/4f2a… --dataset dataset --out model"
 SERVE_EXAMPLE = "python -m xlnet serve reviews@champion --port 8080"
 
 
@@ -106,6 +107,15 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("model", metavar="MODEL", help="directory of the model")
     one.add_argument("source", metavar="TEXT|FILE|-", help="a text, a file of texts, or - for lines of standard input")
     one.add_argument("--pair", metavar="TEXT", help="the second text, for a model of sentence pairs")
+    summary = "write a model directory from the checkpoints of a training that has not ended"
+    one = subparsers.add_parser("export", help=summary, description=summary, epilog=f"example: {EXPORT_EXAMPLE}")
+    one.add_argument(
+        "checkpoints", metavar="CHECKPOINTS", help="directory or gs:// prefix with one training's checkpoints"
+    )
+    one.add_argument("--dataset", required=True, metavar="DIR", help="directory of the dataset")
+    one.add_argument("--out", required=True, metavar="DIR", help="directory to be written")
+    what = "the best on the validation split so far, or the newest; default: best"
+    one.add_argument("--weights", choices=("best", "newest"), default="best", help=what)
     summary = "answer over HTTP with a model"
     one = subparsers.add_parser("serve", help=summary, description=summary, epilog=f"example: {SERVE_EXAMPLE}")
     what = "directory, gs:// URI, or registered NAME, NAME:VERSION, NAME@ALIAS; default: $AIP_STORAGE_URI"
@@ -124,6 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _predict(options)
         elif options.step == "serve":
             _serve(options)
+        elif options.step == "export":
+            from xlnet.training.export import export
+
+            facts = export(options.checkpoints, options.dataset, options.out, options.weights)
+            print(json.dumps(facts, indent=1, ensure_ascii=False))
         else:
             recipe = options.recipe_json or recipes.load(options.recipe, options.set).to_json()
             print(json.dumps(STEPS[options.step].run(recipe, options), indent=1, ensure_ascii=False))

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,50 @@ class State:
     history: list[str] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)  # steps at which it went on after an interruption
 
+    def facts(self) -> dict[str, Any]:
+        """Flat, for metadata."""
+        return {
+            "global_step": self.step,
+            "best_step": self.best_step,
+            **{name: round(value, 6) for name, value in self.best.items()},
+            "tokens": self.tokens,
+            "resumed_from": self.resumed[-1] if self.resumed else 0,
+            "interruptions": len(self.resumed),
+        }
+
+
+def about(place: Storehouse) -> dict[str, Any] | None:
+    """What the training of these checkpoints is one of: its recipe, dataset and classes; None: there is none."""
+    text = place.read(ABOUT)
+    found: dict[str, Any] | None = None if text is None else json.loads(text)
+    return found
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that is whole: its name, its files on this machine, and what they say but for the tensors."""
+
+    name: str
+    folder: Path
+    state: State
+    best_weights: dict[str, Tensor]
+
+
+def whole(place: Storehouse, say: Callable[[str], None]) -> Iterator[Checkpoint]:
+    """The checkpoints of a place that are whole, newest first; of a damaged one is told."""
+    for name in reversed(place.names()):
+        try:
+            folder = place.fetch(name)
+            sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            for file, expected in sums.items():
+                _verify(place.fetch(file) if file.startswith(BEST) else folder / file, expected)
+            state = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+            best = load_file(place.fetch(_best_name(state.best_step))) if state.best_step else {}
+        except (OSError, ValueError, TypeError, RunError, SafetensorError) as error:
+            say(f"checkpoint {name} is damaged and not used: {_first_line(error)}")
+            continue
+        yield Checkpoint(name, folder, state, best)
+
 
 class Checkpoints:
     """The checkpoints of one piece of work.
@@ -68,8 +112,8 @@ class Checkpoints:
         Raises:
             UserError: the place cannot be written, is full, or holds another training.
         """
-        earlier = self.place.read(ABOUT)
-        if earlier is not None and (differing := _differences(json.loads(earlier), self._about)):
+        earlier = about(self.place)
+        if earlier is not None and (differing := _differences(earlier, self._about)):
             raise UserError(
                 f"'{self.place}' holds checkpoints of another training: {'; '.join(differing)}; "
                 "name another place in XLNET_CHECKPOINTS, or remove it"
@@ -89,20 +133,10 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint is of a model of another shape.
         """
-        for name in reversed(self.place.names()):
-            try:
-                folder = self.place.fetch(name)
-                sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-                for file, expected in sums.items():
-                    _verify(self.place.fetch(file) if file.startswith(BEST) else folder / file, expected)
-                state = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-                best = load_file(self.place.fetch(_best_name(state.best_step))) if state.best_step else {}
-            except (OSError, ValueError, TypeError, RunError, SafetensorError) as error:
-                self._say(f"checkpoint {name} is damaged and not used: {_first_line(error)}")
-                continue
-            self._tensors.load(folder)
-            state.resumed.append(state.step)
-            return state, best
+        for checkpoint in whole(self.place, self._say):
+            self._tensors.load(checkpoint.folder)
+            checkpoint.state.resumed.append(checkpoint.state.step)
+            return checkpoint.state, checkpoint.best_weights
         return State(), {}
 
     def save(self, state: State, best_weights: dict[str, Tensor], wait: bool = False) -> None:

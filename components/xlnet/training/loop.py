@@ -40,14 +40,9 @@ class Result:
     def facts(self) -> dict[str, Any]:
         """Flat, for metadata."""
         return {
-            "global_step": self.state.step,
-            "best_step": self.state.best_step,
-            **{name: round(value, 6) for name, value in self.state.best.items()},
-            "tokens": self.state.tokens,
+            **self.state.facts(),
             "tokens_per_second": round(self.tokens_per_second),
             "stopped_early": str(self.stopped_early).lower(),
-            "resumed_from": self.state.resumed[-1] if self.state.resumed else 0,
-            "interruptions": len(self.state.resumed),
         }
 
 

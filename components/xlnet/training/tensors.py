@@ -57,7 +57,7 @@ class Replicated:
         Raises:
             UserError: it is of a model of another shape.
         """
-        self._place(load_file(folder / FILE))
+        self._place(read(folder))
 
     def full_weights(self) -> Named:
         """A copy of the whole model's weights on the host; what ranks other than 0 get is nothing to rely on."""
@@ -65,14 +65,7 @@ class Replicated:
 
     def _place(self, tensors: Named) -> None:
         weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
-        own = self._model.state_dict()
-        different = sorted(name for name in {*own, *weights} if _shape(own, name) != _shape(weights, name))
-        if different:
-            name = different[0]
-            raise UserError(
-                f"the checkpoint is of another model: '{name}' has shape {_shape(weights, name)} there and "
-                f"{_shape(own, name)} here, and {len(different) - 1} more differ; remove it, or change the recipe back"
-            )
+        _refuse_other_shapes(self._model.state_dict(), tensors)
         self._model.load_state_dict(weights)
         fused = self._optimizer.defaults["fused"]  # else steps are counted on the host
         for name, parameter in self._model.named_parameters():
@@ -112,11 +105,24 @@ class Sharded(Replicated):
     def load(self, folder: Path) -> None:
         """See :class:`Replicated`."""
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
         for parameter in self._model.parameters():
             state = self._optimizer.state[parameter]
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        if (folder / FILE).is_file():  # one rank wrote it
+            whole = read(folder)
+            _refuse_other_shapes(self._model.state_dict(), whole)
+            with torch.no_grad():
+                for name, own in self.named().items():
+                    if name not in whole:  # of a parameter that had no gradient yet
+                        continue
+                    value = whole[name].to(own.device)
+                    if isinstance(own, DTensor):
+                        value = distribute_tensor(value, own.device_mesh, own.placements)
+                    own.copy_(value)
+            return
         try:
             dcp.load(self.named(), storage_reader=dcp.FileSystemReader(folder))
         except dcp.api.CheckpointException as error:
@@ -129,6 +135,33 @@ class Sharded(Replicated):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         full: dict[str, Any] = get_model_state_dict(self._model, options=options)
         return {name: value.clone() for name, value in full.items()}
+
+
+def read(folder: Path) -> Named:
+    """All tensors of a checkpoint, whole and on the host, whether one rank wrote them or each its part."""
+    if (folder / FILE).is_file():
+        return load_file(folder / FILE)
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.FileSystemReader(folder)
+    about: Any = reader.read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(one.size, dtype=one.properties.dtype) for name, one in about.items()}
+    try:
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
+    except dcp.api.CheckpointException as error:
+        raise RunError(f"the checkpoint's parts cannot be read: {error}") from None
+    return tensors
+
+
+def _refuse_other_shapes(own: Named, tensors: Named) -> None:
+    weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
+    different = sorted(name for name in {*own, *weights} if _shape(own, name) != _shape(weights, name))
+    if different:
+        name = different[0]
+        raise UserError(
+            f"the checkpoint is of another model: '{name}' has shape {_shape(weights, name)} there and "
+            f"{_shape(own, name)} here, and {len(different) - 1} more differ; remove it, or change the recipe back"
+        )
 
 
 def _shape(tensors: Named, name: str) -> tuple[int, ...] | None:

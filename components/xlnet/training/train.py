@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,15 +15,16 @@ from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, open_dataset
 from xlnet.errors import RunError
 from xlnet.model import config as configs
-from xlnet.model.weights import fetch, load_pretrained, save_classifier
+from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
+from xlnet.training import artifact
 from xlnet.training.checkpoint import Checkpoints, place
 from xlnet.training.detect import detect
 from xlnet.training.device import Device
 from xlnet.training.distributed import compare, lost
 from xlnet.training.history import Progress
-from xlnet.training.loop import Result, Training
+from xlnet.training.loop import Training
 from xlnet.training.optim import AdamW, make_optimizer
 from xlnet.training.preemption import Stop
 from xlnet.training.sharding import shard
@@ -90,7 +90,8 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
                 watchdog.close()
                 if not leads:
                     return {}
-                lineage = _write(Path(folder), model, result, facts, started, whole, dataset)
+                config, metadata = model.config, {**facts, **result.facts()}
+                lineage = artifact.write(Path(folder), result.weights, config, metadata, started, whole, dataset)
             checkpoints.clear()
     return {**lineage["artifact"]["metadata"], "model_digest": lineage["artifact"]["digest"]}
 
@@ -134,32 +135,6 @@ def _together(device: Device, about: dict[str, Any]) -> Iterator[Watchdog]:
         ranks.leave()
 
 
-def _write(
-    directory: Path,
-    model: XLNetClassifier,
-    result: Result,
-    facts: dict[str, Any],
-    started: str,
-    recipe: Recipe,
-    dataset: str,
-) -> dict[str, Any]:
-    """Fill the model artifact; its lineage."""
-    save_classifier(result.weights, model.config, directory)
-    for file in Path(dataset, "tokenizer").iterdir():
-        shutil.copyfile(file, directory / file.name)
-    (directory / "recipe.json").write_text(recipe.part("data", "model", "training"), encoding="utf-8")
-    weights = {"weights_digest": provenance.digest_file(directory / "model.safetensors")}
-    return provenance.record(
-        directory,
-        type="model",
-        step="train",
-        started=started,
-        parameters=json.loads(recipe.part("model", "training")),
-        metadata={**facts, **result.facts(), **weights},
-        inputs=[provenance.read(dataset), *pretrained_lineage(recipe.model.pretrained, started)],
-    )
-
-
 def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
     """A new model, or a pretrained one with a new head, for this dataset; seeded."""
     Device().seed(recipe.training.seed, 0)
@@ -168,25 +143,3 @@ def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
         return load_pretrained(recipe.model.pretrained, card["vocab_size"], card["task"], data.classes)
     shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
     return XLNetClassifier(shape)
-
-
-def pretrained_lineage(name: str, started: str) -> list[dict[str, Any]]:
-    """The lineage of the weights that a training starts from: their own, or for foreign ones their checksums."""
-    if not name:
-        return []
-    directory = fetch(name)
-    if (directory / provenance.LINEAGE).is_file():
-        provenance.verify(directory)
-        return [provenance.read(directory)]
-    files = [
-        {"split": "pretrained", "uri": file.name, "size": file.stat().st_size, "checksum": provenance.digest_file(file)}
-        for file in sorted(directory.iterdir())
-        if file.is_file()
-    ]
-    metadata = {"name": name, "files": files}
-    digest = provenance.digest_json(files)
-    return [
-        provenance.node(
-            type="pretrained", digest=digest, step="train", started=started, parameters={}, metadata=metadata
-        )
-    ]

@@ -1,0 +1,74 @@
+"""The model artifact: weights in Hugging Face's layout, tokenizer, recipe, and where all of it came from."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xlnet import provenance
+from xlnet.model.config import XLNetConfig
+from xlnet.model.weights import fetch, save_classifier
+from xlnet.recipe import Recipe
+
+
+def write(
+    directory: Path,
+    weights: Mapping[str, Tensor],
+    config: XLNetConfig,
+    metadata: dict[str, Any],
+    started: str,
+    recipe: Recipe,
+    dataset: str,
+) -> dict[str, Any]:
+    """Fill the artifact's directory.
+
+    Args:
+        directory: what else belongs to the artifact is there already.
+        weights: the model's state.
+        config: of the model.
+        metadata: facts about the training, flat.
+        started: when it started.
+        recipe: of which the sections that shape a model are kept.
+        dataset: directory of the dataset artifact.
+
+    Returns:
+        The artifact's lineage.
+    """
+    save_classifier(weights, config, directory)
+    for file in Path(dataset, "tokenizer").iterdir():
+        shutil.copyfile(file, directory / file.name)
+    (directory / "recipe.json").write_text(recipe.part("data", "model", "training"), encoding="utf-8")
+    return provenance.record(
+        directory,
+        type="model",
+        step="train",
+        started=started,
+        parameters=json.loads(recipe.part("model", "training")),
+        metadata={**metadata, "weights_digest": provenance.digest_file(directory / "model.safetensors")},
+        inputs=[provenance.read(dataset), *pretrained_lineage(recipe.model.pretrained, started)],
+    )
+
+
+def pretrained_lineage(name: str, started: str) -> list[dict[str, Any]]:
+    """The lineage of the weights that a training starts from: their own, or for foreign ones their checksums."""
+    if not name:
+        return []
+    directory = fetch(name)
+    if (directory / provenance.LINEAGE).is_file():
+        provenance.verify(directory)
+        return [provenance.read(directory)]
+    files = [
+        {"split": "pretrained", "uri": file.name, "size": file.stat().st_size, "checksum": provenance.digest_file(file)}
+        for file in sorted(directory.iterdir())
+        if file.is_file()
+    ]
+    metadata = {"name": name, "files": files}
+    digest = provenance.digest_json(files)
+    return [
+        provenance.node(
+            type="pretrained", digest=digest, step="train", started=started, parameters={}, metadata=metadata
+        )
+    ]

@@ -1,0 +1,70 @@
+"""A checkpoint as a model artifact: to look at a training before its end, or to keep what an ended one left behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.data.dataset import open_dataset
+from xlnet.errors import RunError, UserError
+from xlnet.training import artifact
+from xlnet.training.checkpoint import about, whole
+from xlnet.training.storehouse import open_storehouse
+from xlnet.training.tensors import read
+from xlnet.training.train import make_model
+
+
+def export(checkpoints: str, dataset: str, out: str, weights: str = "best") -> dict[str, Any]:
+    """Write the model artifact of the newest checkpoint that is whole.
+
+    Args:
+        checkpoints: directory or ``gs://`` prefix of one training's checkpoints.
+        dataset: directory of the dataset artifact that it is trained on.
+        out: directory to be written, in Hugging Face's layout.
+        weights: the best on the validation split so far, or those the training would go on with.
+
+    Returns:
+        Facts about the model.
+
+    Raises:
+        UserError: no checkpoints of one training are there, or the dataset is another one.
+        RunError: all of them are damaged.
+    """
+    started = provenance.now()
+    place = open_storehouse(checkpoints)
+    if (described := about(place)) is None:
+        raise UserError(f"'{checkpoints}' holds no training's checkpoints; allowed: {_allowed(checkpoints)}")
+    digest = provenance.verify(dataset)
+    if digest != described["dataset"]:
+        raise UserError(f"'{dataset}' is {digest}, but the training was of {described['dataset']}; name that dataset")
+    recipe = recipes.from_json(json.dumps(described["recipe"]))
+    complaints: list[str] = []
+    for checkpoint in whole(place, complaints.append):
+        best = weights == "best" and checkpoint.best_weights
+        chosen = best or {
+            name.removeprefix("model/"): value
+            for name, value in read(checkpoint.folder).items()
+            if name.startswith("model/")
+        }
+        config = make_model(recipe, open_dataset(dataset)).config
+        facts = checkpoint.state.facts()
+        step = facts["best_step"] if best else facts["global_step"]
+        facts |= {"exported_from": f"{place}/{checkpoint.name}", "exported_step": step, "dataset_digest": digest}
+        with provenance.writing(out) as folder:
+            history = "".join(line + "\n" for line in checkpoint.state.history)
+            Path(folder, "history.jsonl").write_text(history, encoding="utf-8")
+            lineage = artifact.write(Path(folder), chosen, config, facts, started, recipe, dataset)
+        return {**lineage["artifact"]["metadata"], "model_digest": lineage["artifact"]["digest"]}
+    raise RunError(
+        "; ".join(complaints) or f"'{checkpoints}' has no checkpoint yet; the training has to reach one first"
+    )
+
+
+def _allowed(checkpoints: str) -> str:
+    """What the folder of all places holds, if that was named."""
+    below = Path(checkpoints)
+    found = sorted(str(path.parent) for path in below.glob("*/about.json")) if below.is_dir() else []
+    return (
+        ", ".join(found) or "a folder with an about.json, below XLNET_CHECKPOINTS or the state directory's checkpoints/"
+    )
