@@ -1,5 +1,6 @@
 """Every attention against the readable one: output and every gradient, on the shapes that hurt."""
 
+import ctypes
 import logging
 import os
 import subprocess
@@ -74,6 +75,21 @@ def compare(impl, lengths, width, probability, with_segments, dtype, tolerance, 
 @pytest.mark.parametrize("width", [16, 64, 128])
 def test_native_equals_the_reference(width, lengths, probability, with_segments):
     compare("native", lengths, width, probability, with_segments, torch.float32, 1e-5, spare=len(lengths))
+
+
+@pytest.mark.parametrize("level", [*build.LEVELS])
+def test_every_level_of_processor_computes_the_same(level, tmp_path, monkeypatch):
+    """Blocks and tiles differ between levels, and with them every size of a buffer."""
+    better = list(build.LEVELS)
+    if better.index(level) < better.index(build.level()):
+        pytest.skip(f"this processor has level {build.level()}")
+    target = tmp_path / "kernels.so"
+    build._compile(build._compiler(), level, target)
+    kernels = ctypes.CDLL(str(target))
+    monkeypatch.setattr(build, "library", lambda: kernels)
+    for lengths in (*LENGTHS, [289], [513, 3]):
+        for width in (16, 64):
+            compare("native", lengths, width, 0.3, True, torch.float32, 1e-5, spare=1)
 
 
 @pytest.mark.parametrize("with_segments", [True, False])

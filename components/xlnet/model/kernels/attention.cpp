@@ -164,14 +164,14 @@ struct Text {
 
     static long floats(const Problem& p) {
         const long keys = up(p.longest, PANEL);
-        return keys * p.width + ROWS * (2 * keys + 2 * PANEL) + 2 * ROWS * p.width + ROWS + 256;
+        return keys * p.width + ROWS * (2 * keys + ROWS + LANES) + 2 * ROWS * p.width + ROWS + 256;
     }
     Text(const Problem& p, const float* r_panels, const float* r_rows, Scratch& scratch)
         : p(p), r_panels(r_panels), r_rows(r_rows), factor(1.44269504f / std::sqrt(float(p.width))) {
         const long keys = up(p.longest, PANEL);
         k_panels = scratch.take(keys * p.width);
         by_key = scratch.take(ROWS * keys);
-        by_distance = scratch.take(ROWS * (keys + 2 * PANEL));
+        by_distance = scratch.take(ROWS * (keys + ROWS + LANES));  // the most that band_row can be
         q_content = scratch.take(ROWS * p.width);
         q_position = scratch.take(ROWS * p.width);
         by_segment = scratch.take(ROWS);
