@@ -128,6 +128,18 @@ def test_a_signal_leaves_a_checkpoint_within_the_grace_period(dataset, tmp_path,
     assert facts["weights_digest"] == Trainer(tmp_path / "whole", dataset, recipe, ranks).finish()["weights_digest"]
 
 
+@pytest.mark.parametrize("seconds", [0.5, 3])
+def test_a_signal_before_the_first_step_is_a_preemption_too(dataset, tmp_path, seconds):
+    """While modules are loaded, and while a rank waits for another that never comes."""
+    other = {"XLNET_NODES": "2", "XLNET_MASTER": "127.0.0.1", "XLNET_PORT": "29475", "JOB_COMPLETION_INDEX": "0"}
+    trainer = Trainer(tmp_path / "run", dataset, LONG, XLNET_GRACE_SECONDS="1", **other)
+    children = Path(f"/proc/{trainer.process.pid}/task/{trainer.process.pid}/children")
+    trainer.until(children.read_text)  # the rank's process
+    time.sleep(seconds)
+    os.kill(trainer.process.pid, signal.SIGTERM)
+    assert trainer.process.wait(timeout=20) == Preempted.exit_status, trainer.log.read_text()
+
+
 def test_the_clouds_notice_is_a_signal_too(dataset, tmp_path):
     """As Google's metadata server gives it: the answer to a request that hangs until something changes."""
     taken_back = threading.Event()

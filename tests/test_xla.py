@@ -94,7 +94,7 @@ def test_weights_spread_over_two_chips_give_the_same_curve(sst2: Path) -> None:
 
 
 def train(dataset: Path, out: Path, **variables: str) -> subprocess.Popen[str]:
-    settings = [*SETTINGS, "training.steps=8", "training.checkpoint_every=3"]
+    settings = [*SETTINGS, "training.steps=40", "training.checkpoint_every=3"]
     changes = [part for setting in settings for part in ("--set", setting)]
     return python("-m", "xlnet", "train", "--device", "xla", *changes, "--dataset", dataset, "--out", out, **variables)
 
@@ -108,7 +108,10 @@ def test_a_training_that_was_ended_goes_on_to_the_same_bits_and_two_machines_agr
     port = {"XLNET_NODES": "2", "XLNET_MASTER": "127.0.0.1", "XLNET_PORT": str(29_000 + os.getpid() % 900)}
     folders = [tmp_path / "of two", tmp_path / "other"]
     machines = [train(sst2, out, JOB_COMPLETION_INDEX=str(i), **port) for i, out in enumerate(folders)]
-    time.sleep(20)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "home/checkpoints").glob("*/step-*/manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     for machine in machines:
         machine.send_signal(signal.SIGTERM)
     assert [machine.wait(120) for machine in machines] == [75, 75]

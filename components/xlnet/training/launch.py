@@ -21,7 +21,7 @@ from typing import Any
 
 from xlnet import provenance
 from xlnet.errors import Preempted, RunError, UserError
-from xlnet.training.preemption import SIGNALS, grace
+from xlnet.training.preemption import SIGNALS, grace, leaving_when_asked
 
 POLL = 0.1  # seconds between two looks at the ranks
 PATIENCE = 5.0  # seconds that other ranks have to say why they end, once one has ended
@@ -60,6 +60,11 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
         RunError: a rank failed, died or hung; which one, and why.
         Preempted: all ranks were asked to stop, and left a checkpoint.
     """
+    with leaving_when_asked():
+        return _train(recipe, dataset, out)
+
+
+def _train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     node = node_from(os.environ)
     ranks = node.ranks or _devices()
     if "RANK" in os.environ or node.nodes * ranks == 1:
@@ -238,6 +243,8 @@ def _judge(node: Node, ends: list[int | None], report: Path, forwarding: _Forwar
         raise Preempted
     if forwarding.signal == signal.SIGINT:
         raise KeyboardInterrupt
+    if forwarding.signal and not report.exists():  # before there was anything to leave a checkpoint of
+        raise Preempted
     for local, end in enumerate(ends):
         if end is not None and end < 0:
             raise RunError(

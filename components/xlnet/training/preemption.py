@@ -10,9 +10,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 from xlnet.errors import Preempted
 
@@ -27,6 +28,23 @@ NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENA
 def grace() -> float:
     """Seconds within which a checkpoint has to be written: ``XLNET_GRACE_SECONDS``, or GRACE."""
     return float(os.environ.get("XLNET_GRACE_SECONDS", GRACE))
+
+
+@contextlib.contextmanager
+def leaving_when_asked() -> Iterator[None]:
+    """SIGTERM is a preemption from the start, before a :class:`Stop` takes over and there is anything to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise Preempted
 
 
 class Stop:

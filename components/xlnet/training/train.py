@@ -13,7 +13,7 @@ import torch
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, open_dataset
-from xlnet.errors import RunError
+from xlnet.errors import Preempted, RunError
 from xlnet.model import config as configs
 from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
@@ -60,7 +60,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
         shaping = whole.part("data", "model", "training")
         device = detect(precision=given.training.precision)
         about = {"recipe": json.loads(shaping), "dataset": dataset_digest, "classes": data.classes}
-        with _together(device, about) as watchdog:
+        with _together(device, about, stop) as watchdog:
             device.fit(data, given.training)
             checkpoints_place = place(out, shaping, dataset_digest, str(device.shapes))
             device.keep_programs(checkpoints_place.programs())
@@ -108,7 +108,7 @@ def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> 
 
 
 @contextlib.contextmanager
-def _together(device: Device, about: dict[str, Any]) -> Iterator[Watchdog]:
+def _together(device: Device, about: dict[str, Any], stop: Stop) -> Iterator[Watchdog]:
     """Make sure that all ranks do the same work, and watch them; tell them of an error of this one."""
     ranks = device.ranks
     compare(
@@ -127,6 +127,8 @@ def _together(device: Device, about: dict[str, Any]) -> Iterator[Watchdog]:
     except Exception as error:
         if ranks.size > 1 and lost(error):
             time.sleep(LINGER)
+            if stop:  # all were asked to end, and the other was quicker
+                raise Preempted from None
             error = RunError(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
         watchdog.failed(error)
         raise error from None
