@@ -107,10 +107,11 @@ def test_what_the_target_cannot_do_is_refused(recipe: Recipe, changes: dict[str,
     assert re.match(says, found[0])
 
 
-def test_several_hosts_are_refused_where_a_task_is_one_pod(recipe: Recipe) -> None:
-    found = problems(replace(remote(recipe, target="kfp", machine=machine("v5e-16")), recipe=recipe))
-    assert any(one.startswith("machine: machine 'v5e-16' has 4 hosts") for one in found)
-    assert any(one.startswith("reachable data: ") and "copy it to a bucket" in one for one in found)
+def test_hosts_of_one_slice_are_taken_and_several_slices_refused(recipe: Recipe) -> None:
+    slice_of_hosts = replace(remote(recipe, target="kfp", machine=machine("v5e-16")), recipe=recipe)
+    assert not any(one.startswith("machine:") for one in problems(slice_of_hosts))
+    found = problems(replace(slice_of_hosts, nodes=2))
+    assert any(one.startswith("machine: --nodes is 2, but TPUs train together within one slice") for one in found)
 
 
 def test_local_is_one_machine(recipe: Recipe) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from servers.kfp_server import KfpServer
+from servers.kubernetes_server import KubernetesServer
 
 from xlnet import recipe as recipes
 from xlnet_pipeline.cli import main
+from xlnet_pipeline.placement import LAUNCHER_RETRIES, PROGRAM_RETRIES
 
 IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4
 
@@ -73,3 +75,41 @@ def test_a_failing_step_says_so_in_its_own_words(
     arguments = ["run", str(recipe), "--target", "kfp", "--wait", "--no-check", "--set", "data.text=body"]
     assert main(arguments) == 2
     assert "column 'body'" in capsys.readouterr().out
+
+
+def test_two_nodes_train_one_model(kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The train step hands its work to a JobSet of two pods, and the run ends as any other."""
+    recipe = recipe_file(tmp_path / "recipe.toml")
+    with KubernetesServer(tmp_path / "cluster") as kfp.cluster:
+        assert main(["run", str(recipe), "--target", "kfp", "--nodes", "2", "--spot", "--wait"]) == 0
+        (jobset,) = kfp.cluster.jobsets.values()
+    shown = capsys.readouterr().out
+    run = shown.split("run ", 1)[1].split()[0]
+    assert "registered reviews:1 as champion" in shown
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["completions"] == 2
+    assert job["template"]["spec"]["nodeSelector"] == {"cloud.google.com/gke-spot": "true"}
+    assert job["template"]["spec"]["serviceAccountName"] == "xlnet-steps"
+
+    assert main(["runs", "show", run, "--target", "kfp", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    metadata = record["steps"][2]["outputs"]["model"]["metadata"]
+    assert metadata["ranks"] == 2
+    assert metadata["image_digest"] == IMAGE.partition("@")[2]
+    assert main(["runs", "logs", run, "train", "--target", "kfp"]) == 0
+    log = capsys.readouterr().out
+    assert "of 2 pods is made" in log
+    assert "training on 2 × cpu" in log
+    assert main(["lineage", run, "--target", "kfp"]) == 0
+    assert "gs://bucket/data/rows.csv" in capsys.readouterr().out
+
+
+def test_a_failing_pod_speaks_for_its_step(kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_file(tmp_path / "recipe.toml")
+    with KubernetesServer(tmp_path / "cluster") as kfp.cluster:
+        kfp.cluster.program = ["sh", "-c", "echo 'error: the loss became nan at step 3'; exit 1"]
+        assert main(["run", str(recipe), "--target", "kfp", "--spot", "--wait"]) == 1
+        assert len(kfp.cluster.attempts) == 1 + PROGRAM_RETRIES, "however often its launcher was started"
+    assert "ended with exit status 1: the loss became nan at step 3 (started again 1 time)" in capsys.readouterr().out
+    (execution,) = kfp.executions.values()
+    assert execution.tasks["train"].attempts == 1 + LAUNCHER_RETRIES

@@ -10,6 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from servers.kubernetes_server import KubernetesServer
 
 FOLDER = Path(__file__).resolve().parent.parent / "infra" / "kustomize"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
@@ -68,6 +69,15 @@ def test_the_steps_role_has_no_wildcard_and_reads_only_named_secrets(overlay: st
             assert rule["resourceNames"]
             assert rule["verbs"] == ["get"]
     assert not of_kind(overlay, "ClusterRole")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_steps_role_lets_a_step_do_what_the_test_clusters_callers_may(overlay: str, tmp_path: Path) -> None:
+    """The tests of training on a cluster run with the rights of this role, and no more."""
+    rules = of_kind(overlay, "Role")["xlnet-steps"]["rules"]
+    granted = {(verb, kind) for rule in rules for kind in rule["resources"] for verb in rule["verbs"]}
+    with KubernetesServer(tmp_path) as server:
+        assert server.allowed == {one for one in granted if one[1] in ("pods", "pods/log", "jobsets")}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,5 +1,6 @@
 """The pipeline compiled for each target and machine: golden files, kfp's validation, Kubernetes' schemas, refusals."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -10,11 +11,14 @@ import kubernetes_validate
 import pytest
 import yaml
 from kfp import components
+from servers.kubernetes_server import checked
 
 from xlnet.errors import UserError
+from xlnet.training.jobset import Work, manifest
+from xlnet.training.preemption import GRACE
 from xlnet_pipeline import dag
-from xlnet_pipeline.machines import MACHINES, Machine
-from xlnet_pipeline.placement import TITLES, Placement, placement
+from xlnet_pipeline.machines import MACHINES, SPOT_SELECTOR, Machine, offered
+from xlnet_pipeline.placement import PREEMPTION_RETRIES, PROGRAM_RETRIES, TITLES, Placement, placement
 from xlnet_pipeline.placement.vertex import LAUNCHER_IMAGE
 
 IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4
@@ -22,7 +26,7 @@ GOLDEN = Path(__file__).parent / "golden"
 TELLING = {
     "kfp-l4": ("kfp", "l4", 1, False),
     "kfp-v5e-4": ("kfp", "v5e-4", 1, False),
-    "vertex-v5e-256": ("vertex", "v5e-256", 1, False),
+    "kfp-v5e-256": ("kfp", "v5e-256", 1, False),
     "vertex-a100-40g-8-spot": ("vertex", "a100-40g-8", 2, True),
     "vertex-v6e-8": ("vertex", "v6e-8", 1, False),
 }
@@ -36,7 +40,7 @@ def rows() -> list[tuple[str, Machine]]:
     return [
         (target, machine)
         for target, machine in itertools.product(("kfp", "vertex"), MACHINES.values())
-        if target in machine.targets and (target == "vertex" or machine.hosts == 1)
+        if target in machine.targets
     ]
 
 
@@ -46,7 +50,7 @@ def without_sources(value: Any) -> Any:
         return {key: without_sources(one) for key, one in value.items()}
     if isinstance(value, list):
         return [without_sources(one) for one in value]
-    if isinstance(value, str) and value.startswith("{") and "job_spec" in value:
+    if isinstance(value, str) and value.startswith("{") and ("job_spec" in value or "node_selector" in value):
         return without_sources(json.loads(value))
     return "<source>" if isinstance(value, str) and "from kfp import dsl" in value else value
 
@@ -116,15 +120,57 @@ def test_a_gpu_pod_gets_its_node_and_all_its_accelerators() -> None:
     assert not light["nodeSelector"], "preprocessing needs no accelerator"
 
 
-def test_a_spot_run_has_a_larger_budget_for_preemption_than_for_a_failing_program() -> None:
-    def retries(spot: bool) -> int:
-        return int(
-            dag.documents(where("kfp", "l4", spot=spot))[0]["root"]["dag"]["tasks"]["train"]["retryPolicy"][
-                "maxRetryCount"
-            ]
-        )
+def handed_over(place: Placement) -> dict[str, Any]:
+    """The JobSet that a train step's pod makes."""
+    (spec, _) = dag.documents(place)
+    env = {one["name"]: one["value"] for one in spec["deploymentSpec"]["executors"]["exec-train"]["container"]["env"]}
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "b"}
+    work = Work(
+        "0a1b2c3d-1111-2222-3333-444455556666", '{"x": "$(y)"}', "gs://b/dataset", "gs://b/model", owner, "steps"
+    )
+    return manifest(json.loads(env["XLNET_JOBSET"]), work)
 
-    assert retries(spot=True) > 5 * retries(spot=False)
+
+@pytest.mark.parametrize("machine", offered("kfp"), ids=lambda row: row.name)
+def test_every_machine_is_a_jobset_that_kubernetes_takes(machine: Machine) -> None:
+    nodes = 1 if machine.kind == "tpu" else 2
+    place = dataclasses.replace(
+        placement("kfp", IMAGE, machine, nodes=nodes, spot=True), output_root="gs://b/root", registry_secret="registry"
+    )
+    job = checked(handed_over(place))["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["completions"] == job["parallelism"] == nodes * machine.hosts
+    (container,) = job["template"]["spec"]["containers"]
+    limits = {machine.resource: str(machine.limit)} if machine.resource else None
+    assert container["resources"].get("limits") == limits
+    assert job["template"]["spec"]["nodeSelector"] == {**machine.selectors, **SPOT_SELECTOR}
+    spec, platform = dag.documents(place)
+    kubernetes_validate.validate(pod("train", spec, platform), "1.33", strict=True)
+    assert not pod("train", spec, platform)["spec"]["nodeSelector"], "who watches runs on no spot machine"
+
+
+def test_a_slice_of_many_hosts_is_one_job_on_one_node_pool() -> None:
+    jobset = handed_over(where("kfp", "v5e-256"))
+    assert jobset["metadata"]["annotations"]["alpha.jobset.sigs.k8s.io/exclusive-topology"].endswith("gke-nodepool")
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert (job["completions"], job["backoffLimit"]) == (64, 0)
+    spec = job["template"]["spec"]
+    assert spec["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "16x16",
+    }
+    (container,) = spec["containers"]
+    assert container["resources"]["limits"] == {"google.com/tpu": "4"}
+    assert '{"x": "$$(y)"}' in container["args"], "a dollar is no variable of Kubernetes"
+    assert spec["terminationGracePeriodSeconds"] > GRACE
+
+
+def test_preemptions_have_a_budget_of_their_own() -> None:
+    policy = handed_over(where("kfp", "l4", spot=True))["spec"]["failurePolicy"]
+    assert policy["maxRestarts"] == PROGRAM_RETRIES
+    assert policy["rules"][0]["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert PREEMPTION_RETRIES > 5 * PROGRAM_RETRIES
+    tasks = dag.documents(where("kfp", "l4"))[0]["root"]["dag"]["tasks"]
+    assert tasks["train"]["retryPolicy"]["maxRetryCount"] == PROGRAM_RETRIES, "one pod that nobody takes back"
 
 
 def payload(place: Placement) -> dict[str, Any]:
@@ -153,8 +199,8 @@ def test_a_custom_job_says_spot_and_restarts_with_its_workers() -> None:
     ("arguments", "message"),
     [
         (("kfp", "h200"), "not offered on target 'kfp'; the nearest is 'h200-8'"),
-        (("kfp", "v5e-256"), "64 hosts; .*--target vertex, or --machine v5e-8"),
-        (("kfp", "l4", 2), "one pod on one host: use --target vertex"),
+        (("kfp", "v5e-8", 4), "TPUs train together within one slice: take a larger one, such as --machine v5e-32"),
+        (("kfp", "v6e-256", 2), "such as --machine v6e-256"),
         (("vertex", "l4", 0), "--nodes is 0; allowed: 1 or more"),
         (("vertex", "h100", 1), "on spot alone; add --spot"),
     ],

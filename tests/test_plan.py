@@ -223,8 +223,9 @@ def test_several_nodes_share_the_batch_and_cost_more_an_hour(recipe: Recipe, tmp
     assert two.name == "2 × l4"
     assert two.memory.activations == pytest.approx(one.memory.activations / 2)
     assert two.usd == pytest.approx((one.usd or 0.0) * 2 * two.hours / one.hours)
-    with pytest.raises(UserError, match="--nodes is 2; a task of Kubeflow Pipelines is one pod"):
-        planned(long, tmp_path, target="kfp", nodes=2)
+    assert "2 × l4" in [one.name for one in planned(long, tmp_path, target="kfp", nodes=2).candidates]
+    with pytest.raises(UserError, match="TPUs train together within one slice"):
+        planned(long, tmp_path, target="kfp", machine="v5e-4", nodes=2)
 
 
 def test_a_short_training_stays_here(recipe: Recipe, tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ def test_what_does_not_fit_says_what_would(tmp_path: Path) -> None:
     [
         ({"machine": "a100", "target": "vertex"}, "machine 'a100' is unknown; there are a100-40g"),
         ({"machine": "h200", "target": "vertex"}, "not offered on target 'vertex'; the nearest is 'h200-8'"),
-        ({"machine": "v5e-16", "target": "kfp"}, "machine 'v5e-16' has 4 hosts; .* --machine v5e-8"),
+        ({"machine": "v5e-16", "target": "kfp", "nodes": 2}, "within one slice: .* --machine v5e-32"),
         ({"machine": "h100", "target": "vertex"}, "machine 'h100' is sold on spot alone; add --spot"),
         ({"target": "vertx"}, "target 'vertx' is unknown"),
         ({"nodes": 0}, "--nodes is 0"),

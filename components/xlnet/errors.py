@@ -28,6 +28,15 @@ class Preempted(SystemExit):
         super().__init__(self.exit_status)
 
 
+class LostPeer(RunError):
+    """Another machine is gone, and this one's program cannot go on without it; that one's own end says why.
+
+    The status (EX_PROTOCOL) lets an engine tell it from a program that failed.
+    """
+
+    exit_status = 76
+
+
 class CorruptArtifact(RunError):
     """An artifact whose bytes are not those its lineage names."""
 

@@ -143,11 +143,9 @@ def _places(
         if target in ("kfp", "vertex"):
             placement(target, ANY_IMAGE, asked, nodes=nodes, spot=spot)
         machines.refuse(asked, target or next(one for one in ("vertex", "kfp", HERE) if one in asked.targets))
-    elif target == "kfp" and nodes > 1:
-        raise UserError(f"--nodes is {nodes}; a task of Kubeflow Pipelines is one pod on one host: use --target vertex")
     ours = [(row, HERE) for row in here()] if target in (None, HERE) else []
     theirs = [(row, target or "vertex") for row in machines.offered(target or "vertex", prices)]
-    theirs = [(row, where) for row, where in theirs if where != "kfp" or row.hosts == 1]  # a task there is one pod
+    theirs = [(row, where) for row, where in theirs if nodes == 1 or row.kind != "tpu"]  # slices are not connected
     places = ours + (theirs if target != HERE else [])
     if name and name != machines.AUTO:
         same = [(row, where) for row, where in places if row.name == name]

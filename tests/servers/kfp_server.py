@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from servers.execution import Backend, Execution
+from servers.kubernetes_server import KubernetesServer
 from servers.web import Refused, Request, WebServer
 
 STATES = {"CACHED": "SKIPPED", "CANCELLED": "CANCELED", "NOT_TRIGGERED": "SKIPPED", "PENDING": "PENDING"}
@@ -54,8 +55,11 @@ def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
 class KfpServer(WebServer):
     """State: experiments, runs, recurring runs."""
 
-    def __init__(self, root: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, root: Path, environment: dict[str, str] | None = None, cluster: KubernetesServer | None = None
+    ) -> None:
         super().__init__()
+        self.cluster = cluster
         self.backend = Backend(root)
         self.steps_environment = environment or {}
         self.experiments: dict[str, dict[str, Any]] = {}
@@ -140,13 +144,22 @@ class KfpServer(WebServer):
             config["parameters"],
             run=run["run_id"],
             root=config["pipeline_root"],
-            environment=lambda step: {**self.steps_environment, "XLNET_RUN_ID": run["run_id"]},
+            environment=lambda step: {**self.steps_environment, **self.fields(run, step)},
         )
         self.runs[run["run_id"]] = run
         self.executions[run["run_id"]] = execution
         if self.run_pipelines:
             execution.start()
         return self.show(run)
+
+    def fields(self, run: dict[str, Any], step: str) -> dict[str, str]:
+        """The variables that a step takes from its pod."""
+        pod = self.cluster.step_pod(run["run_id"], step) if self.cluster else {}
+        values = {"metadata.labels['pipeline/runid']": run["run_id"], "metadata.name": pod.get("XLNET_POD_NAME", step)}
+        platform = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        asked = platform[f"exec-{step}"]["fieldPathAsEnv"]
+        there = {name: value for name, value in pod.items() if name.startswith("KUBERNETES") or "IDENTITY" in name}
+        return {**there, **{one["name"]: values[one["fieldPath"]] for one in asked}}
 
     def show(self, run: dict[str, Any], details: bool = True) -> dict[str, Any]:
         execution = self.executions.get(run["run_id"])

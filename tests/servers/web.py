@@ -104,8 +104,12 @@ class WebServer:
                         return 200, work(request), {}
                 except Refused as refused:
                     status = refused.status
-                    return status, {"error": {"code": status, "message": str(refused)}, "message": str(refused)}, {}
+                    return status, self.refusal(status, str(refused)), {}
         return 404, {"error": {"code": 404, "message": f"no such path: {request.method} {request.path}"}}, {}
+
+    def refusal(self, status: int, message: str) -> Any:
+        """The body of an answer other than 200."""
+        return {"error": {"code": status, "message": message}, "message": message}
 
     def _handler(server: "WebServer") -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
+from xlnet.training import buckets
 from xlnet.training.storehouse import MANIFEST, Storehouse, open_storehouse
 from xlnet.training.tensors import Replicated
 
@@ -251,15 +252,15 @@ def place(out: str | Path, recipe: str, dataset_digest: str, batches: str = "pac
     Below ``XLNET_CHECKPOINTS`` (a directory or ``gs://`` prefix) or the state directory, or beside the output.
 
     Args:
-        out: the model artifact's directory.
+        out: the model artifact's directory or ``gs://`` address.
         recipe: JSON of everything that shapes the training.
         dataset_digest: of the dataset artifact.
         batches: their shapes, which decide what an update sees.
     """
     key = provenance.digest_json([recipe, dataset_digest, batches, provenance.code_fingerprint("train")])[7:39]
     home = os.environ.get("XLNET_PIPELINE_HOME")
-    beside = str(Path(home, "checkpoints") if home else Path(out).with_name(f".{Path(out).name}.checkpoints"))
-    return open_storehouse(f"{os.environ.get('XLNET_CHECKPOINTS') or beside}/{key}")
+    default = str(Path(home, "checkpoints")) if home else buckets.beside(str(out))
+    return open_storehouse(f"{os.environ.get('XLNET_CHECKPOINTS') or default}/{key}")
 
 
 def checksum(path: Path) -> list[int]:

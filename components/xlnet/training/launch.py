@@ -19,8 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from xlnet import provenance
-from xlnet.errors import Preempted, RunError, UserError
+from xlnet.errors import LostPeer, Preempted, RunError, UserError
+from xlnet.training import buckets
 from xlnet.training.preemption import SIGNALS, grace, leaving_when_asked
 
 POLL = 0.1  # seconds between two looks at the ranks
@@ -52,20 +52,33 @@ class Node:
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     """Train with as many ranks as the environment asks for; see :func:`xlnet.training.train.train`.
 
+    ``XLNET_JOBSET`` says that it is done elsewhere in this cluster; see :func:`xlnet.training.cluster.train`.
+
+    Args:
+        recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
+        dataset: directory or ``gs://`` address of the dataset artifact.
+        out: directory or ``gs://`` address of the model artifact to be written.
+
     Returns:
         Facts for the artifact's metadata; nothing on nodes other than the first.
 
     Raises:
         UserError: the environment's numbers do not fit each other or the devices that are here.
+        LostPeer: another node is gone.
         RunError: a rank failed, died or hung; which one, and why.
         Preempted: all ranks were asked to stop, and left a checkpoint.
     """
+    if wishes := os.environ.get("XLNET_JOBSET"):
+        from xlnet.training.cluster import train as on_cluster
+
+        return on_cluster(wishes, recipe, dataset, out)
     with leaving_when_asked():
         return _train(recipe, dataset, out)
 
 
 def _train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     node = node_from(os.environ)
+    dataset = buckets.local_dataset(dataset)
     ranks = node.ranks or _devices()
     if "RANK" in os.environ or node.nodes * ranks == 1:
         from xlnet.training.train import train as one_rank
@@ -77,8 +90,7 @@ def _train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     _run(node, command)
     if node.node:
         return {}
-    artifact = provenance.read(out)["artifact"]
-    return {**artifact["metadata"], "model_digest": artifact["digest"]}
+    return buckets.facts(out)
 
 
 def node_from(environment: Mapping[str, str]) -> Node:
@@ -253,4 +265,6 @@ def _judge(node: Node, ends: list[int | None], report: Path, forwarding: _Forwar
                 "run again to go on from the last checkpoint"
             )
     reason = report.read_text(encoding="utf-8") if report.exists() else f"the ranks ended with statuses {ends}"
+    if {end for end in ends if end} == {LostPeer.exit_status}:
+        raise LostPeer(reason)
     raise (UserError if UserError.exit_status in ends else RunError)(reason)

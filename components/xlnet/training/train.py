@@ -13,12 +13,12 @@ import torch
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, open_dataset
-from xlnet.errors import Preempted, RunError
+from xlnet.errors import LostPeer, Preempted
 from xlnet.model import config as configs
 from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
-from xlnet.training import artifact
+from xlnet.training import artifact, buckets
 from xlnet.training.checkpoint import Checkpoints, place
 from xlnet.training.detect import detect
 from xlnet.training.device import Device
@@ -40,13 +40,14 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     Args:
         recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
         dataset: directory of the dataset artifact.
-        out: directory of the model artifact to be written, by rank 0.
+        out: directory or ``gs://`` address of the model artifact to be written, by rank 0.
 
     Returns:
         Facts for the artifact's metadata; nothing on other ranks.
 
     Raises:
         UserError: the recipe, the dataset or the place of checkpoints does not allow a training.
+        LostPeer: another rank is gone.
         RunError: a loss became nan or inf, memory did not suffice, or a rank is missing.
         Preempted: it was asked to stop, and left a checkpoint.
     """
@@ -82,7 +83,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             checkpoints = Checkpoints(checkpoints_place, tensors, about, progress.say)
             with (
                 contextlib.closing(checkpoints),
-                provenance.writing(out) if leads else tempfile.TemporaryDirectory() as folder,
+                buckets.writing(out) if leads else tempfile.TemporaryDirectory() as folder,
             ):
                 parts = (model, optimizer, tensors, data, given.training, device, checkpoints, progress, watchdog, stop)
                 result = Training(*parts).run(Path(folder))
@@ -129,7 +130,7 @@ def _together(device: Device, about: dict[str, Any], stop: Stop) -> Iterator[Wat
             time.sleep(LINGER)
             if stop:  # all were asked to end, and the other was quicker
                 raise Preempted from None
-            error = RunError(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
+            error = LostPeer(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
         watchdog.failed(error)
         raise error from None
     finally:

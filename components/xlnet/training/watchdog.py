@@ -17,7 +17,7 @@ import time
 import traceback
 from typing import Any
 
-from xlnet.errors import RunError, UserError
+from xlnet.errors import LostPeer, RunError, UserError
 from xlnet.training.distributed import Alone
 
 INTERVAL = 1.0  # seconds between two signs of life
@@ -87,16 +87,18 @@ class Watchdog:
                 lives.tell({**self._who(), "position": self._position, "quiet": quiet})
                 if reason := self._trouble(lives, quiet):
                     stop(reason)
+                if silent := lives.silent():
+                    gone = f"has shown no sign of life for {SILENCE:g} s: its process or machine is gone"
+                    stop(f"{name(silent)} {gone}", LostPeer.exit_status)
         except RuntimeError as error:
             if not self._end.wait(2 * INTERVAL):
-                stop(f"the rank that keeps the connections of all others is gone ({str(error).splitlines()[0]})")
+                reason = f"the rank that keeps the connections of all others is gone ({str(error).splitlines()[0]})"
+                stop(reason, LostPeer.exit_status)
 
     def _trouble(self, lives: "Lives", quiet: float) -> str:
         """Why to end now; empty: go on."""
         if failed := lives.failed():
             return f"{name(failed)} failed: {failed['error']}\n{failed['trace'].rstrip()}"
-        if silent := lives.silent():
-            return f"{name(silent)} has shown no sign of life for {SILENCE:g} s: its process or machine is gone"
         if quiet < self.limit():
             return ""
         lives.show(trace_of(self._main))
@@ -173,11 +175,11 @@ def trace_of(thread: int) -> str:
     return "".join(traceback.format_stack(frame)).rstrip() if frame else "(no traceback)"
 
 
-def stop(reason: str) -> None:
+def stop(reason: str, status: int = RunError.exit_status) -> None:
     """End this process at once: its main thread may wait for ever, and cannot be interrupted."""
     if not report(reason):
         print(f"error: {reason}", file=sys.stderr, flush=True)
-    os._exit(RunError.exit_status)
+    os._exit(status)
 
 
 def report(reason: str) -> bool:

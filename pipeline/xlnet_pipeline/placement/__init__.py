@@ -12,10 +12,12 @@ __all__ = ["Placement", "placement"]
 
 _PINNED = re.compile(r"[^\s@]+@(sha256:[0-9a-f]{64})")
 
-# How often a task is started again. A preempted machine says nothing about the program, so that budget is larger; a
-# target with one budget for both, as Kubeflow Pipelines, gets the larger one on spot machines alone.
+# How often a task is started again. A preempted machine says nothing about the program, so that budget is larger and
+# its own: a JobSet's on Kubernetes, the custom job's on Vertex AI.
 PROGRAM_RETRIES = 1
 PREEMPTION_RETRIES = 12
+LAUNCHER_RETRIES = 2  # of a pod that only watches a JobSet: started again, it finds it and goes on
+SHORT_SPOT_RETRIES = 3  # of an evaluation on spot, minutes long, for both reasons: a task has one budget
 BACKOFF = {"backoff_duration": "30s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
 TITLES = {
     "snapshot": "Snapshot the input",
@@ -40,7 +42,7 @@ class Placement:
         environment: variables of every step, such as the registry's address.
         registry_secret: Kubernetes secret from which every step gets MLFLOW_TRACKING_URI; empty: none.
         service_account: whom the steps act as on Vertex AI; empty: the project's default.
-        output_root: ``gs://`` directory below which Vertex AI's custom jobs keep their files.
+        output_root: ``gs://`` directory below which checkpoints lie, and the files of Vertex AI's custom jobs.
     """
 
     target: str
@@ -59,9 +61,19 @@ class Placement:
         return image_digest(self.image)
 
     @property
-    def retries(self) -> int:
-        """How often a failed task is started again."""
-        return PREEMPTION_RETRIES if self.spot and self.target == "kfp" else PROGRAM_RETRIES
+    def hosts(self) -> int:
+        """How many hosts train together."""
+        return self.nodes * self.machine.hosts
+
+    @property
+    def several_pods(self) -> bool:
+        """Whether training on Kubernetes is a JobSet: on several hosts, or on some that may be taken back."""
+        return self.target == "kfp" and (self.hosts > 1 or self.spot)
+
+    @property
+    def checkpoints(self) -> str:
+        """Where every machine that is given the same work finds its checkpoints; empty: beside the model."""
+        return f"{self.output_root.rstrip('/')}/checkpoints" if self.output_root else ""
 
     @property
     def single(self) -> Machine:
@@ -82,20 +94,20 @@ def placement(target: str, image: str, machine: Machine, *, nodes: int = 1, spot
     image_digest(image)
     if nodes < 1:
         raise UserError(f"--nodes is {nodes}; allowed: 1 or more")
-    if target == "kfp" and (nodes > 1 or machine.hosts > 1):
-        what = f"machine '{machine.name}' has {machine.hosts} hosts" if machine.hosts > 1 else f"--nodes is {nodes}"
+    if target == "kfp" and nodes > 1 and machine.kind == "tpu":
         raise UserError(
-            f"{what}; a task of Kubeflow Pipelines is one pod on one host: use --target vertex, or "
-            f"--machine {_largest(machine, target).name}"
+            f"--nodes is {nodes}, but TPUs train together within one slice: take a larger one, such as --machine "
+            f"{_larger(machine, nodes).name}"
         )
     if machine.spot_only and not spot:
         raise UserError(f"machine '{machine.name}' is sold on spot alone; add --spot, or take '{machine.family}-8'")
     return place
 
 
-def _largest(machine: Machine, target: str) -> Machine:
-    rows = [row for row in MACHINES.values() if row.family == machine.family and row.hosts == 1]
-    return max((row for row in rows if target in row.targets), key=lambda row: row.chips)
+def _larger(machine: Machine, nodes: int) -> Machine:
+    """The smallest slice of the family with at least as many chips as that many have, or the largest there is."""
+    rows = sorted((row for row in MACHINES.values() if row.family == machine.family), key=lambda row: row.chips)
+    return next((row for row in rows if row.chips >= nodes * machine.chips), rows[-1])
 
 
 def image_digest(image: str) -> str:

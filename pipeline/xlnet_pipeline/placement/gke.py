@@ -1,14 +1,25 @@
 """A task on a node of a Kubernetes cluster: selectors, tolerations, limits, shared memory and retries (kfp-kubernetes).
 
-A machine without accelerator asks for little and names no node, so that a kind cluster on a laptop can run it.
+A machine without accelerator asks for little and names no node, so that a kind cluster on a laptop can run it. A
+training on several hosts, or on ones that may be taken back, is a JobSet: its task is a small pod that makes it.
 """
 
+import json
 import math
+from typing import Any
 
 from kfp import dsl, kubernetes
 
 from xlnet_pipeline.machines import SPOT_SELECTOR, Machine
-from xlnet_pipeline.placement import BACKOFF, HEAVY, Placement
+from xlnet_pipeline.placement import (
+    BACKOFF,
+    HEAVY,
+    LAUNCHER_RETRIES,
+    PREEMPTION_RETRIES,
+    PROGRAM_RETRIES,
+    SHORT_SPOT_RETRIES,
+    Placement,
+)
 
 REGISTRY = "MLFLOW_TRACKING_URI"
 SPOT_TAINT = "cloud.google.com/gke-spot"
@@ -23,28 +34,89 @@ def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     kubernetes.use_field_path_as_env(task, "XLNET_RUN_ID", RUN_LABEL)
     if where.registry_secret:
         kubernetes.use_secret_as_env(task, where.registry_secret, {REGISTRY: REGISTRY})
-    task.set_retry(where.retries if step in HEAVY else 1, **BACKOFF)
-    machine = where.machine if step == "train" else where.single
-    if step not in HEAVY or machine.resource is None:
-        cpus, memory = SMALL if step not in HEAVY else ("1", "2Gi")
-        task.set_cpu_request(cpus).set_memory_request(memory)
+    task.set_retry(PROGRAM_RETRIES, **BACKOFF)
+    if step == "train" and where.checkpoints:
+        task.set_env_variable("XLNET_CHECKPOINTS", where.checkpoints)
+    if step == "train" and where.several_pods:
+        _hand_over(task, where)
+    elif step in HEAVY:
+        _compute(task, where.machine if step == "train" else where.single, where.spot)
     else:
-        _on_accelerator(task, machine)
-    if step in HEAVY:
-        size = max(1, math.floor(machine.host_memory * SHARED_MEMORY)) if machine.resource else 1
-        kubernetes.empty_dir_mount(
-            task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=f"{size}Gi"
-        )
-        if where.spot:
-            for key, value in SPOT_SELECTOR.items():
-                kubernetes.add_node_selector(task, key, value)
-            kubernetes.add_toleration(task, key=SPOT_TAINT, operator="Equal", value="true", effect="NoSchedule")
+        task.set_cpu_request(SMALL[0]).set_memory_request(SMALL[1])
 
 
-def _on_accelerator(task: dsl.PipelineTask, machine: Machine) -> None:
-    task.set_accelerator_type(str(machine.resource)).set_accelerator_limit(machine.limit)
-    task.set_cpu_request(f"{machine.cpus * SHARE:g}").set_memory_request(f"{math.floor(machine.host_memory * SHARE)}Gi")
-    for key, value in machine.selectors.items():
+def _compute(task: dsl.PipelineTask, machine: Machine, spot: bool) -> None:
+    cpus, memory = _asked(machine)
+    task.set_cpu_request(cpus).set_memory_request(memory)
+    if machine.resource:
+        task.set_accelerator_type(machine.resource).set_accelerator_limit(machine.limit)
+    for key, value in _selectors(machine, spot).items():
         kubernetes.add_node_selector(task, key, value)
-    for taint in machine.tolerations:
-        kubernetes.add_toleration(task, key=taint.key, operator=taint.operator, value=taint.value, effect=taint.effect)
+    for taint in _tolerations(machine, spot):
+        kubernetes.add_toleration(task, **taint)
+    size = _shared_memory(machine)
+    kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=size)
+    if spot:
+        task.set_retry(SHORT_SPOT_RETRIES, **BACKOFF)
+
+
+def _hand_over(task: dsl.PipelineTask, where: Placement) -> None:
+    """A task that makes a JobSet and watches it; what the JobSet's pods need is a variable of it."""
+    task.set_cpu_request(SMALL[0]).set_memory_request(SMALL[1]).set_retry(LAUNCHER_RETRIES, **BACKOFF)
+    kubernetes.use_field_path_as_env(task, "XLNET_POD_NAME", "metadata.name")
+    task.set_env_variable("XLNET_JOBSET", json.dumps(wishes(where), sort_keys=True))
+
+
+def wishes(where: Placement) -> dict[str, Any]:
+    """What a JobSet's pods need; see :func:`xlnet.training.jobset.manifest`."""
+    machine = where.machine
+    cpus, memory = _asked(machine)
+    limits = {"limits": {machine.resource: str(machine.limit)}} if machine.resource else {}
+    return {
+        "hosts": where.hosts,
+        "slice": machine.hosts > 1,
+        "image": where.image,
+        "env": _environment(where),
+        "resources": {"requests": {"cpu": cpus, "memory": memory}, **limits},
+        "node_selector": _selectors(machine, where.spot),
+        "tolerations": _tolerations(machine, where.spot),
+        "shared_memory": _shared_memory(machine),
+        "retries": PROGRAM_RETRIES,
+        "preemptions": PREEMPTION_RETRIES,
+    }
+
+
+def _environment(where: Placement) -> list[dict[str, Any]]:
+    plain = {**where.environment, "XLNET_IMAGE": where.image, "XLNET_IMAGE_DIGEST": where.digest}
+    if where.checkpoints:
+        plain["XLNET_CHECKPOINTS"] = where.checkpoints
+    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    if where.registry_secret:
+        secret = {"secretKeyRef": {"name": where.registry_secret, "key": REGISTRY}}
+        found.append({"name": REGISTRY, "valueFrom": secret})
+    return found
+
+
+def _asked(machine: Machine) -> tuple[str, str]:
+    """CPUs and memory of a pod that computes."""
+    if machine.resource is None:
+        return "1", "2Gi"
+    return f"{machine.cpus * SHARE:g}", f"{math.floor(machine.host_memory * SHARE)}Gi"
+
+
+def _shared_memory(machine: Machine) -> str:
+    return f"{max(1, math.floor(machine.host_memory * SHARED_MEMORY)) if machine.resource else 1}Gi"
+
+
+def _selectors(machine: Machine, spot: bool) -> dict[str, str]:
+    return {**machine.selectors, **(SPOT_SELECTOR if spot else {})}
+
+
+def _tolerations(machine: Machine, spot: bool) -> list[dict[str, str]]:
+    found = [
+        {"key": taint.key, "operator": taint.operator, "effect": taint.effect}
+        | ({"value": taint.value} if taint.value is not None else {})
+        for taint in machine.tolerations
+    ]
+    spot_taint = {"key": SPOT_TAINT, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+    return [*found, spot_taint] if spot else found

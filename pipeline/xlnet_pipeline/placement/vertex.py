@@ -65,7 +65,7 @@ def with_custom_job(spec: dict[str, Any], where: Placement) -> dict[str, Any]:
 def job_spec(container: dict[str, Any], where: Placement) -> dict[str, Any]:
     """The custom job's spec, in the names of Vertex AI's CustomJobSpec, around a step's container."""
     spec: dict[str, Any] = {
-        "worker_pool_specs": _pools(_container(container), where),
+        "worker_pool_specs": _pools(_container(container, where), where),
         "scheduling": {
             "timeout": TIMEOUT,
             "restart_job_on_worker_restart": True,
@@ -81,16 +81,18 @@ def job_spec(container: dict[str, Any], where: Placement) -> dict[str, Any]:
     return spec
 
 
-def _container(container: dict[str, Any]) -> dict[str, Any]:
+def _container(container: dict[str, Any], where: Placement) -> dict[str, Any]:
     def escape(words: list[str]) -> list[str]:
         return [ESCAPED_INPUT if word == EXECUTOR_INPUT else word for word in words]
 
-    run = {"name": "XLNET_RUN_ID", "value": "{{$.pipeline_job_name}}"}
+    env = [{"name": "XLNET_RUN_ID", "value": "{{$.pipeline_job_name}}"}]
+    if where.checkpoints:  # a mounted bucket has no folders that could be renamed
+        env.append({"name": "XLNET_CHECKPOINTS", "value": where.checkpoints})
     return {
         "image_uri": container["image"],
         "command": escape(container.get("command", [])),
         "args": escape(container.get("args", [])),
-        "env": [*container.get("env", []), run],
+        "env": [*container.get("env", []), *env],
     }
 
 

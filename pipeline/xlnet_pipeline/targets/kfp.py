@@ -49,6 +49,7 @@ class KfpTarget:
         return {
             "environment": {"MLFLOW_TRACKING_URI": uri} if uri else {},
             "registry_secret": self.settings.registry_secret,
+            "output_root": self.settings.pipeline_root,
         }
 
     def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:

@@ -1,0 +1,260 @@
+"""The train step on several machines of a cluster, or on ones that may be taken back: a JobSet, watched to its end.
+
+The step's own pod is small and trains nothing. It makes the JobSet (or finds the one that it made before it was
+started again), passes on what rank 0 writes, tells how the others fare, and ends as the JobSet ends.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from xlnet import provenance
+from xlnet.calls import Trouble
+from xlnet.data import objects
+from xlnet.errors import Preempted, RunError, UserError
+from xlnet.training import buckets
+from xlnet.training.jobset import GROUP, KIND, OUT, RUN, Work, manifest
+from xlnet.training.kubernetes import CORE, Api
+from xlnet.training.pods import Ends, Waits, leader
+from xlnet.training.preemption import SIGNALS
+
+POLL = 2.0  # seconds between two looks
+OUTAGE = 1800.0  # seconds for which the API server may be away; what trains does not need it
+MANIFESTS = "https://github.com/kubernetes-sigs/jobset/releases/latest/download/manifests.yaml"
+
+
+class Cancelled(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def train(wishes: str, recipe: str, dataset: str, out: str) -> dict[str, Any]:
+    """Train in a JobSet; see :func:`xlnet.training.launch.train`.
+
+    Args:
+        wishes: JSON, what the placement asks for; see :func:`xlnet.training.jobset.manifest`.
+        recipe: JSON of the step's part of the recipe.
+        dataset: directory of the dataset, in a mounted bucket.
+        out: directory of the model to be written, likewise.
+
+    Raises:
+        UserError: the cluster cannot or may not do it; the program ended with a mistake of the user's.
+        RunError: the program failed too often, or was preempted too often.
+        Preempted: this process was asked to stop; the JobSet is deleted, its checkpoints are kept.
+    """
+    watch = Watch(json.loads(wishes), recipe, dataset, out)
+    try:
+        with _signals():
+            watch.start()
+            watch.finish()
+    except Cancelled as cancelled:
+        watch.remove()
+        print(f"stopping on {signal.Signals(cancelled.number).name}: JobSet {watch.name} is deleted", flush=True)
+        raise (KeyboardInterrupt if cancelled.number == signal.SIGINT else Preempted) from None
+    return watch.fetch(out)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Signals that ask this process to end raise Cancelled; the second one is ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        raise Cancelled(number)
+
+    earlier = {number: signal.signal(number, cancel) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+class Watch:
+    """One JobSet, from its making to its end."""
+
+    def __init__(self, wishes: dict[str, Any], recipe: str, dataset: str, out: str) -> None:
+        self._wishes = wishes
+        self._api = Api()
+        addresses = _address(dataset), _address(out)
+        pod = self._own_pod()
+        self._work = Work(
+            os.environ.get("XLNET_RUN_ID") or pod["metadata"]["uid"],
+            recipe,
+            *addresses,
+            owner=_owner(pod),
+            account=pod["spec"].get("serviceAccountName", ""),
+            pull_secrets=tuple(pod["spec"].get("imagePullSecrets", ())),
+        )
+        self.name = self._work.name
+        self._out = self._work.out
+        self._ends, self._waits = Ends(wishes["hosts"]), Waits(_say)
+        self._restarts = (0, 0)
+        self._followed = ("", "")  # whose log is passed on, and the time of its last line
+
+    def _own_pod(self) -> dict[str, Any]:
+        name = os.environ.get("XLNET_POD_NAME") or os.environ.get("HOSTNAME", "")
+        pod = self._api.get(CORE, f"pods/{name}")
+        if pod is None:
+            raise UserError(f"there is no pod '{name}' in namespace '{self._api.namespace}'; set XLNET_POD_NAME")
+        return pod
+
+    @property
+    def _path(self) -> str:
+        return f"{KIND}/{self.name}"
+
+    def start(self) -> None:
+        """Make the JobSet, or find the one that an earlier attempt of this step made.
+
+        Raises:
+            UserError: the cluster knows no JobSets, or this pod may not make one.
+        """
+        while (found := self._api.get(GROUP, self._path)) and "deletionTimestamp" in found["metadata"]:
+            time.sleep(POLL)
+        if found:
+            if found["metadata"].get("labels", {}).get(RUN) != self._work.run[:63]:
+                raise RunError(f"JobSet {self.name} is another run's; delete it: kubectl delete jobset {self.name}")
+            self._out = found["metadata"]["annotations"][OUT]
+            _say(f"JobSet {self.name} is there already: going on with it")
+            return
+        try:
+            self._api.create(GROUP, KIND, manifest(self._wishes, self._work), lambda: self._api.get(GROUP, self._path))
+        except Trouble as trouble:
+            if trouble.status == 404:
+                what = "this cluster knows no JobSets, which several nodes and --spot need"
+                raise UserError(f"{what}; type: kubectl apply --server-side -f {MANIFESTS}") from None
+            if trouble.status != 409:  # 409: the answer to an earlier try was lost
+                raise
+        hosts = self._wishes["hosts"]
+        _say(f"JobSet {self.name} of {hosts} {'pods' if hosts > 1 else 'pod'} is made")
+
+    def finish(self) -> None:
+        """Watch until the JobSet has ended well.
+
+        Raises:
+            UserError: see :func:`train`.
+            RunError: likewise.
+        """
+        while not self._ended(self._look()):
+            time.sleep(POLL)
+
+    def _look(self) -> dict[str, Any]:
+        """The JobSet as it is now, waiting out an API server that is away."""
+        deadline = time.monotonic() + OUTAGE
+        while True:
+            try:
+                found = self._api.get(GROUP, self._path)
+                break
+            except Trouble:
+                raise
+            except RunError as error:
+                if time.monotonic() > deadline:
+                    raise
+                _say(f"{error}; training goes on meanwhile")
+        if found is None:
+            raise RunError(f"JobSet {self.name} was deleted by somebody else; checkpoints are kept: run again to go on")
+        return found
+
+    def _ended(self, found: dict[str, Any]) -> bool:
+        """Whether it ended well; tells of what has happened since the last look."""
+        status = found.get("status", {})
+        conditions = {one["type"]: one for one in status.get("conditions", []) if one["status"] == "True"}
+        listed = self._api.get(CORE, "pods", labelSelector=f"jobset.sigs.k8s.io/jobset-name={self.name}") or {}
+        pods = listed.get("items", [])
+        self._tell_restarts(status)
+        self._ends.see(pods)
+        self._follow(leader(pods, self._restarts[0]))
+        if "Completed" in conditions:
+            return True
+        if "Failed" in conditions:
+            raise self._ends.failure(self._restarts[1], conditions["Failed"].get("message", ""))
+        if problem := self._waits.see(pods):
+            self.remove()
+            raise UserError(problem)
+        self._check_budget(found)
+        return False
+
+    def _tell_restarts(self, status: dict[str, Any]) -> None:
+        """``restarts`` are all, ``restartsCountTowardsMax`` those of a program that failed."""
+        restarts, failures = status.get("restarts", 0), status.get("restartsCountTowardsMax", 0)
+        if restarts > self._restarts[0]:
+            if failures > self._restarts[1]:
+                why = f"after a failure, {failures} of {self._wishes['retries']}"
+            else:
+                why = f"after a preemption, {restarts - failures} of {self._wishes['preemptions']}"
+            words = self._ends.last()
+            _say(f"JobSet {self.name} starts again {why}{f': {words}' if words else ''}")
+        self._restarts = restarts, failures
+
+    def _check_budget(self, found: dict[str, Any]) -> None:
+        restarts, failures = self._restarts
+        if restarts - failures <= self._wishes["preemptions"]:
+            return
+        if not found["spec"].get("suspend"):  # not deleted: this step, started again, has to find it and end likewise
+            self._api.patch(GROUP, self._path, {"spec": {"suspend": True}})
+        raise RunError(
+            f"training was preempted {restarts - failures} times, more than {self._wishes['preemptions']}; its "
+            "checkpoints are kept: run again to go on, without --spot or on another --machine if this goes on"
+        )
+
+    def _follow(self, pod: dict[str, Any] | None) -> None:
+        """Pass on what rank 0's machine has written since the last look."""
+        if pod is None or pod.get("status", {}).get("phase") == "Pending":
+            return
+        name, since = pod["metadata"]["name"], ""
+        if self._followed[0] == name:
+            since = self._followed[1]
+        last = since
+        for line in self._api.log(name, "train", since):
+            moment, _, text = line.partition(" ")
+            if moment > since:
+                print(text, flush=True)
+                last = moment
+        self._followed = name, last
+
+    def remove(self) -> None:
+        """Delete the JobSet with all its pods."""
+        self._api.delete(GROUP, self._path)
+
+    def fetch(self, out: str) -> dict[str, Any]:
+        """Bring the model that was written to where the pipeline expects it, and return its facts."""
+        if not Path(out, provenance.LINEAGE).is_file():
+            with provenance.writing(out) as folder:
+                objects.download(self._out, folder)
+        provenance.verify(out)
+        return buckets.facts(out)
+
+
+def _address(path: str) -> str:
+    address = objects.address(path)
+    if not address.startswith(objects.GCS):
+        raise UserError(
+            f"'{path}' lies in no bucket, where several machines could reach it; set KFP_PIPELINE_ROOT=gs://BUCKET/FOLDER"
+        )
+    return address
+
+
+def _owner(pod: dict[str, Any]) -> dict[str, Any]:
+    """What the JobSet goes with: the run that this pod belongs to, which outlives a pod that is started again."""
+    owners = pod["metadata"].get("ownerReferences") or [
+        {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+    ]
+    return {key: owners[0][key] for key in ("apiVersion", "kind", "name", "uid")}
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
