@@ -94,7 +94,8 @@ def test_pods_that_lose_one_start_again_and_go_on_and_the_programs_budget_stays_
         made = next(iter(server.sets.values()))
         made.pods[1].disrupt(gently=False)
         until(made.stopped)
-        assert [pod.exit_code for pod in made.pods] == [76, 137]
+        assert made.pods[0].exit_code in (75, 76), "asked to end, or left alone: whichever it noticed first"
+        assert made.pods[1].exit_code == 137
         facts = running_step.result(120)
     status = only(server)["status"]
     assert (status["restarts"], status.get("restartsCountTowardsMax", 0)) == (1, 0)
