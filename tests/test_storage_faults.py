@@ -322,4 +322,4 @@ def test_time_is_spent_waiting_at_once_not_in_turn(strict: StrictStorage, tmp_pa
     strict.latency = 0.1
     started = time.perf_counter()
     objects.download("gs://bucket/d", tmp_path / "copy")
-    assert time.perf_counter() - started < 32 * 0.1 / 2
+    assert time.perf_counter() - started < 32 * 0.1 * 0.6

@@ -26,6 +26,7 @@ GCS = "gs://"
 CHUNK = 32 << 20  # bytes of one range of a large object, and of one piece of a resumable upload
 WHOLE = 8 << 20  # bytes up to which an upload is one request, begun anew when it breaks
 WORKERS = 16  # objects or ranges on their way at once: latency bound, so more than there are cores
+EMULATED = 4  # the same for an emulator, which is near, and drops connections beyond the few that it lets wait
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 DEADLINE = 120.0  # seconds that one request is tried again for
 
@@ -281,7 +282,8 @@ def _fetch_ranges(blob: Any, path: Path) -> Path:
 
 
 def _parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    with ThreadPoolExecutor(WORKERS) as pool:
+    workers = min(WORKERS, EMULATED) if os.environ.get("STORAGE_EMULATOR_HOST") else WORKERS
+    with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             return [future.result() for future in futures]
