@@ -41,6 +41,7 @@ LAYERS = [
         "xlnet_pipeline.workload",
         "xlnet_pipeline.estimate",
         "xlnet_pipeline.images",
+        "xlnet_pipeline.registry_login",
         "xlnet_pipeline.preview",
         "xlnet_pipeline.plan",
         "xlnet_pipeline.check",
@@ -55,9 +56,10 @@ LAYERS = [
 # function that needs it, by the modules named here.
 ALWAYS_THERE = {"numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 LATE = {
-    "google": {"xlnet.data.objects", "xlnet.registry.vertex_api"},
-    "google_crc32c": {"xlnet.data.objects"},
-    "requests": {"xlnet.data.objects", "xlnet.registry.vertex_api"},
+    "google": {"xlnet.data.objects", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
+    "google_crc32c": {"xlnet.data.transfer"},
+    "urllib3": {"xlnet.data.transfer"},
+    "requests": {"xlnet.data.objects", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
     "mlflow": {"xlnet.registry.mlflow_registry"},
     "tensorboard": {"xlnet.training.history"},
 }

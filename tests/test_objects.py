@@ -12,7 +12,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from xlnet.data import objects
+from xlnet.data import objects, transfer
 from xlnet.errors import CorruptArtifact, UserError
 
 
@@ -59,15 +59,15 @@ def test_a_large_object_goes_on_where_it_was_broken_off(
     content = bytes(range(256)) * 40
     bucket.blob("large.bin").upload_from_string(content)
     asked: list[int] = []
-    real = storage.Blob.download_as_bytes
+    real = transfer.receive
 
-    def broken(blob: Any, start: int = 0, **options: Any) -> bytes:
-        asked.append(start)
+    def broken(client: Any, blob: Any, file: Any, first: int, *rest: Any) -> str:
+        asked.append(first)
         if len(asked) == 5:
             raise KeyboardInterrupt  # the process ends here
-        return bytes(real(blob, start=start, **options))
+        return real(client, blob, file, first, *rest)
 
-    monkeypatch.setattr(storage.Blob, "download_as_bytes", broken)
+    monkeypatch.setattr(transfer, "receive", broken)
     blob = objects.listing("gs://bucket/large.bin")[0]
     with pytest.raises(KeyboardInterrupt):
         objects.fetch(blob, tmp_path / "large.bin")
@@ -86,9 +86,12 @@ def test_bytes_that_are_not_the_buckets_are_never_given_out(
 ) -> None:
     bucket.blob("a.bin").upload_from_string(b"abc")
     blob = objects.listing("gs://bucket/a.bin")[0]
-    monkeypatch.setattr(
-        storage.Blob, "download_to_filename", lambda blob, path, **options: Path(path).write_bytes(b"abX")
-    )
+
+    def damaged(client: Any, blob: Any, file: Any, *rest: Any) -> str:
+        file.write(b"abX")
+        return transfer.crc32c(b"abX")
+
+    monkeypatch.setattr(transfer, "receive", damaged)
     with pytest.raises(CorruptArtifact, match="arrived damaged twice"):
         objects.fetch(blob, tmp_path / "a.bin")
     assert list(tmp_path.iterdir()) == []

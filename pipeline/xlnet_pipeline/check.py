@@ -41,6 +41,7 @@ class Submission:
     spot: bool = False
     image: str = ""
     home: Path = Path(".xlnet-pipeline")
+    flex_start: bool = False
     pipeline_root: str = ""  # where a remote target keeps its artifacts
     cron: str = ""
     timezone: str = ""
@@ -207,9 +208,17 @@ def divisible(given: Submission) -> str | None:
 def offered(given: Submission) -> str | None:
     """The target must have the machine, in this number and at this price."""
     if given.remote:
-        placement(given.target, ANY_IMAGE, given.machine, nodes=given.nodes, spot=given.spot)
-    elif given.nodes > 1 or given.spot:
-        return f"target 'local' is this machine alone, without {'--nodes' if given.nodes > 1 else '--spot'}"
+        placement(
+            given.target,
+            ANY_IMAGE,
+            given.machine,
+            nodes=given.nodes,
+            spot=given.spot,
+            flex_start=given.flex_start,
+        )
+    elif given.nodes > 1 or given.spot or given.flex_start:
+        option = "--nodes" if given.nodes > 1 else "--spot" if given.spot else "--flex-start"
+        return f"target 'local' is this machine alone, without {option}"
     return None
 
 
@@ -276,11 +285,11 @@ def _existing(path: Path) -> Path:
 
 
 def image_pinned(given: Submission) -> str | None:
-    """A remote step runs in an image that is named by its digest."""
+    """A remote step runs in an image that is named by its digest; a tag must have one in its registry."""
     if given.remote and not given.image:
         return f"target '{given.target}' has no image to run the steps in"
     if given.remote:
-        image_digest(given.image)
+        image_digest(images.pinned(given.image))
     return None
 
 

@@ -26,8 +26,8 @@ class Request:
     method: str
     path: str
     query: dict[str, str]
-    body: Any
-    headers: dict[str, str]
+    body: Any  # what JSON said; bytes where the content is none
+    headers: dict[str, str]  # names in lower case
     match: re.Match[str] | None = None
 
     def part(self, name: str) -> str:
@@ -62,6 +62,7 @@ class WebServer:
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         self.released = threading.Event()
+        self.connections = 0  # that were ever opened
         self.token: str | None = None  # what callers must bring; None: nothing
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -78,6 +79,10 @@ class WebServer:
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def json_only(self, path: str) -> bool:
+        """Whether bodies sent to this path are JSON and nothing else."""
+        return True
 
     def fault(self, method: str, path: str, kind: int | str, times: int = 1, **headers: str) -> None:
         self.faults.append(Fault(method, path, kind, times, {k.replace("_", "-"): v for k, v in headers.items()}))
@@ -115,6 +120,11 @@ class WebServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                with server.lock:
+                    server.connections += 1
+
             def log_message(self, *_: Any) -> None:
                 pass
 
@@ -123,8 +133,9 @@ class WebServer:
                 raw = self.rfile.read(length)
                 url = urlsplit(self.path)
                 query = {key: values[-1] for key, values in parse_qs(url.query).items()}
-                body = json.loads(raw) if raw else None
                 headers = {key.lower(): value for key, value in self.headers.items()}
+                is_json = headers.get("content-type", "application/json").startswith("application/json")
+                body = json.loads(raw) if raw and is_json and server.json_only(url.path) else raw or None
                 request = Request(self.command, unquote(url.path), query, body, headers)
                 with server.lock:
                     server.requests.append(request)
@@ -138,34 +149,36 @@ class WebServer:
                     return
                 status, content, more = server.answer(request)
                 if fault:
-                    self._break_off(content, whole=fault.kind == "drop")
+                    self._break_off(status, content, more, whole=fault.kind == "drop")
                     return
                 self._send(status, content, more)
 
             def _send(self, status: int, content: Any, headers: dict[str, str]) -> None:
-                is_text = isinstance(content, str)
-                data = content.encode() if is_text else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "text/plain" if is_text else "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                for key, value in headers.items():
-                    self.send_header(key, value)
-                self.end_headers()
-                self.wfile.write(data)
+                data = self._head(status, content, headers)
+                if self.command != "HEAD":
+                    self.wfile.write(data)
 
-            def _break_off(self, content: Any, whole: bool) -> None:
-                data = json.dumps(content).encode()
+            def _head(self, status: int, content: Any, headers: dict[str, str]) -> bytes:
+                kinds = {str: "text/plain", bytes: "application/octet-stream"}
+                data = content if isinstance(content, bytes) else str(content).encode()
+                if not isinstance(content, str | bytes):
+                    data = json.dumps(content).encode()
+                self.send_response(status)
+                for key, value in {"Content-Type": kinds.get(type(content), "application/json"), **headers}.items():
+                    self.send_header(key, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                return data
+
+            def _break_off(self, status: int, content: Any, headers: dict[str, str], whole: bool) -> None:
                 if not whole:
-                    self.send_response(200)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
+                    data = self._head(status, content, headers)
                     self.wfile.write(data[: len(data) // 2])
                     self.wfile.flush()
                     time.sleep(0.01)
                 self.close_connection = True
                 self.connection.close()
 
-            do_GET = do_POST = do_PATCH = do_DELETE = _serve
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
         return Handler

@@ -10,19 +10,23 @@ import base64
 import contextlib
 import functools
 import hashlib
+import io
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from xlnet.data import transfer
 from xlnet.errors import CorruptArtifact, RunError, UserError
 
 GCS = "gs://"
 CHUNK = 32 << 20  # bytes of one range of a large object, and of one piece of a resumable upload
+WHOLE = 8 << 20  # bytes up to which an upload is one request, begun anew when it breaks
 WORKERS = 16  # objects or ranges on their way at once: latency bound, so more than there are cores
+EMULATED = 4  # the same for an emulator, which is near, and drops connections beyond the few that it lets wait
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 DEADLINE = 120.0  # seconds that one request is tried again for
 
@@ -73,7 +77,7 @@ def _client_at(emulator: str | None) -> Any:
     arguments = {"project": "emulator", "credentials": AnonymousCredentials()} if emulator else {}
     made = storage.Client(**arguments)
     for scheme in ("https://", "http://"):
-        made._http.mount(scheme, HTTPAdapter(pool_maxsize=WORKERS, pool_block=True))
+        made._http.mount(scheme, HTTPAdapter(pool_maxsize=WORKERS))  # not blocking: refused downloads hold theirs
     return made
 
 
@@ -89,6 +93,7 @@ def _explained(what: str) -> Iterator[None]:
     """Turn the client's errors into one line."""
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, Unauthorized
     from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage.exceptions import DataCorruption
     from requests.exceptions import RequestException
 
     try:
@@ -100,6 +105,8 @@ def _explained(what: str) -> Iterator[None]:
         raise UserError(f"'{what}': no valid credentials ({_first_line(error)}); {hint}") from None
     except Forbidden as error:
         raise UserError(f"'{what}': access denied ({_first_line(error)}); ask for a role on the bucket") from None
+    except DataCorruption:
+        raise CorruptArtifact(f"'{what}' was stored other than it was sent (crc32c differs); try again") from None
     except (GoogleAPIError, RequestException, ConnectionError) as error:
         raise RunError(f"'{what}' could not be transferred: {_first_line(error)}; try again") from None
 
@@ -127,6 +134,14 @@ def read(uri: str) -> bytes:
     return found
 
 
+def read_range(uri: str, blob: Any, first: int, last: int) -> bytes:
+    """Bytes ``first`` to ``last`` of an object."""
+    with _explained(uri):
+        file = io.BytesIO()
+        _receive(blob, file, first, last)
+    return file.getvalue()
+
+
 def write(uri: str, content: bytes) -> None:
     """Write one object whole."""
     bucket, name = split(uri)
@@ -136,9 +151,11 @@ def write(uri: str, content: bytes) -> None:
 
 
 def delete(uri: str) -> None:
-    """Delete one object."""
+    """Delete one object, if it is there."""
+    from google.api_core.exceptions import NotFound
+
     bucket, name = split(uri)
-    with _explained(uri):
+    with _explained(uri), contextlib.suppress(NotFound):  # perhaps the answer to an earlier try was lost
         storage_client().bucket(bucket).blob(name).delete(retry=retry(), timeout=TIMEOUT)
 
 
@@ -157,12 +174,24 @@ def upload(directory: str | Path, uri: str) -> int:
         name = f"{prefix}/{path.relative_to(root).as_posix()}".lstrip("/")
         if name in present and present[name] == _crc32c(path):
             return False
-        blob = storage_client().bucket(bucket).blob(name, chunk_size=CHUNK if path.stat().st_size > CHUNK else None)
-        with _explained(f"{GCS}{bucket}/{name}"):
-            blob.upload_from_filename(str(path), checksum="crc32c", retry=retry(), timeout=TIMEOUT)
+        _send(bucket, name, path)
         return True
 
     return sum(_parallel(send, files))
+
+
+def _send(bucket: str, name: str, path: Path) -> None:
+    """Copy a file into an object: whole, or in pieces of which those that have arrived are not sent again."""
+    client, place = storage_client(), f"{GCS}{bucket}/{name}"
+    with _explained(place):
+        if path.stat().st_size > WHOLE:
+            blob = client.bucket(bucket).blob(name, chunk_size=CHUNK)
+            blob.upload_from_filename(str(path), checksum="crc32c", retry=retry(), timeout=TIMEOUT)
+            return
+        content = path.read_bytes()
+        if retry()(transfer.send)(client, bucket, name, content, TIMEOUT) != transfer.crc32c(content):
+            delete(place)
+            raise CorruptArtifact(f"'{place}' was stored other than it was sent (crc32c differs); try again")
 
 
 def download(uri: str, directory: str | Path) -> Path:
@@ -204,15 +233,29 @@ def fetch(blob: Any, path: Path) -> None:
         with _explained(name):
             if blob.size > CHUNK:
                 part = _fetch_ranges(blob, path)
+                found = _crc32c(part)
             else:
                 part = path.with_name(f".{path.name}.part")
-                blob.download_to_filename(str(part), checksum=None, retry=retry(), timeout=TIMEOUT)
-        if _crc32c(part) == blob.crc32c:
+                with part.open("wb") as file:
+                    found = _receive(blob, file, 0, blob.size - 1)
+        if found == blob.crc32c:
             os.replace(part, path)
             return
         part.unlink()
         if attempt == 2:
             raise CorruptArtifact(f"'{name}' arrived damaged twice (crc32c differs); try again, or write it anew")
+
+
+def _receive(blob: Any, file: IO[bytes], first: int, last: int) -> str:
+    """Write a range of an object into a file from where it stands, tried again from there; return its crc32c."""
+    start = file.tell()
+
+    def once() -> str:
+        file.seek(start)
+        return transfer.receive(storage_client(), blob, file, first, last, TIMEOUT)
+
+    found: str = retry()(once)()
+    return found
 
 
 def _fetch_ranges(blob: Any, path: Path) -> Path:
@@ -226,12 +269,9 @@ def _fetch_ranges(blob: Any, path: Path) -> Path:
 
     def one(start: int) -> None:
         end = min(start + CHUNK, blob.size) - 1
-        content = blob.download_as_bytes(start=start, end=end, checksum=None, retry=retry(), timeout=TIMEOUT)
-        if len(content) != end - start + 1:
-            raise ConnectionError(f"bytes {start} to {end} arrived short")
         with part.open("r+b") as file:
             file.seek(start)
-            file.write(content)
+            _receive(blob, file, start, end)
         with lock, done_file.open("a") as file_of_done:
             file_of_done.write(f"{start}\n")
 
@@ -241,7 +281,8 @@ def _fetch_ranges(blob: Any, path: Path) -> Path:
 
 
 def _parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    with ThreadPoolExecutor(WORKERS) as pool:
+    workers = min(WORKERS, EMULATED) if os.environ.get("STORAGE_EMULATOR_HOST") else WORKERS
+    with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             return [future.result() for future in futures]
@@ -252,10 +293,8 @@ def _parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
 
 def _crc32c(path: Path) -> str:
     """Checksum of a file in the bucket's own writing: base64 of the big-endian crc32c."""
-    import google_crc32c
-
-    total = google_crc32c.Checksum()
+    total = transfer.checksum()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
+        while piece := file.read(transfer.PIECE):
             total.update(piece)
-    return base64.b64encode(total.digest()).decode()
+    return transfer.written(total)

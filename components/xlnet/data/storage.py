@@ -12,6 +12,7 @@ from typing import IO, cast
 import xlnet
 from xlnet import provenance
 from xlnet.data import objects
+from xlnet.data.object_stream import ObjectStream
 from xlnet.errors import RunError, UserError, nearest
 
 DEMO = "demo:"
@@ -149,6 +150,6 @@ def open_binary(source: Source) -> IO[bytes]:
 
 
 def _open_gcs(source: Source) -> IO[bytes]:
-    bucket, name = objects.split(source.uri)
-    blob = objects.storage_client().bucket(bucket).blob(name, generation=int(source.generation))
-    return cast(IO[bytes], blob.open("rb", retry=objects.retry(), timeout=objects.TIMEOUT))
+    checksum = source.checksum.removeprefix("crc32c:")
+    raw = ObjectStream(source.uri, source.size, source.generation, checksum)
+    return cast(IO[bytes], io.BufferedReader(raw, 1 << 18))

@@ -32,7 +32,10 @@ def add(subparsers: Subparsers) -> None:
         "--target", choices=["local", "kfp", "vertex"], default="local", metavar="TARGET", help="default: local"
     )
     add_machine(parser)
-    parser.add_argument("--image", metavar="IMAGE", help="what the steps run in: REGISTRY/NAME@sha256:… ($XLNET_IMAGE)")
+    parser.add_argument("--flex-start", action="store_true", help="on vertex: wait for a machine, for less money")
+    parser.add_argument(
+        "--image", metavar="IMAGE", help="what the steps run in: REGISTRY/NAME@sha256:… or :TAG ($XLNET_IMAGE)"
+    )
     parser.add_argument("--cron", metavar="EXPRESSION", help="a schedule of five fields")
     parser.add_argument("--timezone", metavar="NAME", help="the schedule's, such as Europe/Berlin")
 
@@ -52,7 +55,10 @@ def check(options: argparse.Namespace) -> int:
             machine=machines.machine(options.machine or "cpu"),
             nodes=options.nodes,
             spot=options.spot,
-            image=options.image or known.get("XLNET_IMAGE", ""),
+            image=settings.in_registry(
+                options.image or known.get("XLNET_IMAGE", ""), known.get("CONTAINER_IMAGE_REGISTRY", "")
+            ),
+            flex_start=options.flex_start,
             home=Path(LocalTarget(options.home).home),
             pipeline_root=known.get(f"{options.target.upper()}_PIPELINE_ROOT", ""),
             cron=options.cron or "",

@@ -76,21 +76,36 @@ def add_placement(parser: Parser, targets: Sequence[str] = NAMES) -> None:
     )
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines that train together (default: 1)")
     parser.add_argument("--spot", action="store_true", help="machines that can be preempted, for less money")
-    parser.add_argument("--image", metavar="IMAGE", help="what the steps run in: REGISTRY/NAME@sha256:… ($XLNET_IMAGE)")
+    parser.add_argument(
+        "--flex-start", action="store_true", help="on vertex: wait up to a day for a GPU machine, for less money"
+    )
+    parser.add_argument(
+        "--image",
+        metavar="IMAGE",
+        help="what the steps run in: REGISTRY/NAME@sha256:…, or :TAG, which is looked up ($XLNET_IMAGE)",
+    )
 
 
 def placed(options: argparse.Namespace, target: Any) -> "Placement":
     """The placement that the options and the target's settings name.
 
     Raises:
-        UserError: the target does not offer the machine, or the image is not pinned.
+        UserError: the target does not offer the machine, or the image's tag has no digest.
     """
+    from xlnet_pipeline import images
     from xlnet_pipeline.machines import machine
     from xlnet_pipeline.placement import placement
     from xlnet_pipeline.targets.settings import image_of
 
-    image = image_of(target.settings, options.image)
-    found = placement(target.name, image, machine(options.machine or "cpu"), nodes=options.nodes, spot=options.spot)
+    image = images.pinned(image_of(target.settings, options.image))
+    found = placement(
+        target.name,
+        image,
+        machine(options.machine or "cpu"),
+        nodes=options.nodes,
+        spot=options.spot,
+        flex_start=options.flex_start,
+    )
     return dataclasses.replace(found, **target.placing())
 
 
@@ -132,7 +147,7 @@ def local_only(options: argparse.Namespace, allowed: Sequence[str] = ()) -> None
     Raises:
         UserError: one does.
     """
-    asking = {"machine", "spot", "image", "dry_run"} - set(allowed)
+    asking = {"machine", "spot", "flex_start", "image", "dry_run"} - set(allowed)
     given = sorted(name for name in asking if getattr(options, name, None))
     if given or options.nodes != 1:
         name = (given or ["nodes"])[0].replace("_", "-")
@@ -205,6 +220,7 @@ def check(options: argparse.Namespace, recipe: Recipe, settings: Any) -> None:
         options.nodes,
         options.spot,
         image_of(settings, options.image),
+        flex_start=options.flex_start,
         pipeline_root=settings.pipeline_root,
     )
     for warning in require(given):

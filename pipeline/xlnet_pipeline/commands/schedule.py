@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xlnet.errors import UserError
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import add_placement, check, load, local_only, placed
 from xlnet_pipeline.commands.runs import add_target
@@ -158,10 +159,15 @@ def _drift(options: argparse.Namespace, target: Any, scheduled: Any) -> list[str
 
 
 def schedules_image(target: Any, given: str) -> str:
-    """The image as a submission would name it."""
+    """The image as a submission would name it now: a tag by its present digest, if its registry tells."""
+    from xlnet_pipeline import images
     from xlnet_pipeline.targets.settings import image_of
 
-    return image_of(target.settings, given)
+    name = image_of(target.settings, given)
+    try:
+        return images.pinned(name)
+    except UserError:
+        return name
 
 
 def _short(drift: list[str] | None) -> str | None:

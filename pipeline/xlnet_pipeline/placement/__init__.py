@@ -26,6 +26,7 @@ TITLES = {
     "evaluate": "Evaluate",
     "register": "Register",
 }
+FLEXIBLE = ("l4", "a100-40g", "a100-80g", "h100", "h200")  # families that Vertex AI's Dynamic Workload Scheduler has
 HEAVY = ("train", "evaluate")  # the steps that compute; the others run on small CPU machines
 
 
@@ -39,6 +40,7 @@ class Placement:
         machine: what the train step runs on; evaluation runs on one accelerator of the same family.
         nodes: how many such machines train together.
         spot: take machines that can be preempted, for less money.
+        flex_start: wait until all machines are there at once, for less money; on Vertex AI.
         environment: variables of every step, such as the registry's address.
         registry_secret: Kubernetes secret from which every step gets MLFLOW_TRACKING_URI; empty: none.
         service_account: whom the steps act as on Vertex AI; empty: the project's default.
@@ -54,6 +56,7 @@ class Placement:
     registry_secret: str = ""
     service_account: str = ""
     output_root: str = ""
+    flex_start: bool = False
 
     @property
     def digest(self) -> str:
@@ -82,7 +85,9 @@ class Placement:
         return min(rows, key=lambda row: row.chips)
 
 
-def placement(target: str, image: str, machine: Machine, *, nodes: int = 1, spot: bool = False) -> Placement:
+def placement(
+    target: str, image: str, machine: Machine, *, nodes: int = 1, spot: bool = False, flex_start: bool = False
+) -> Placement:
     """Check that a target can run a machine so, and return the placement.
 
     Raises:
@@ -90,7 +95,7 @@ def placement(target: str, image: str, machine: Machine, *, nodes: int = 1, spot
             not pinned.
     """
     refuse(machine, target)
-    place = Placement(target, image, machine, nodes, spot)
+    place = Placement(target, image, machine, nodes, spot, flex_start=flex_start)
     image_digest(image)
     if nodes < 1:
         raise UserError(f"--nodes is {nodes}; allowed: 1 or more")
@@ -99,8 +104,13 @@ def placement(target: str, image: str, machine: Machine, *, nodes: int = 1, spot
             f"--nodes is {nodes}, but TPUs train together within one slice: take a larger one, such as --machine "
             f"{_larger(machine, nodes).name}"
         )
-    if machine.spot_only and not spot:
-        raise UserError(f"machine '{machine.name}' is sold on spot alone; add --spot, or take '{machine.family}-8'")
+    if flex_start:
+        _refuse_flexible_start(place)
+    if machine.spot_only and not (spot or flex_start):
+        how = "--spot or --flex-start" if target == "vertex" else "--spot"
+        raise UserError(
+            f"machine '{machine.name}' is sold on spot and flex-start alone; add {how}, or take '{machine.family}-8'"
+        )
     return place
 
 
@@ -108,6 +118,19 @@ def _larger(machine: Machine, nodes: int) -> Machine:
     """The smallest slice of the family with at least as many chips as that many have, or the largest there is."""
     rows = sorted((row for row in MACHINES.values() if row.family == machine.family), key=lambda row: row.chips)
     return next((row for row in rows if row.chips >= nodes * machine.chips), rows[-1])
+
+
+def _refuse_flexible_start(place: Placement) -> None:
+    """Do nothing if the machine's family can be waited for on this target."""
+    if place.spot:
+        raise UserError("--flex-start and --spot exclude each other; choose one")
+    if place.target != "vertex":
+        raise UserError(f"--flex-start is for --target vertex; on '{place.target}' leave it out, or take --spot")
+    if place.machine.family not in FLEXIBLE:
+        raise UserError(
+            f"machine '{place.machine.name}' is not offered with --flex-start; allowed: {', '.join(FLEXIBLE)}, alone "
+            "or several; leave it out, or take --spot"
+        )
 
 
 def image_digest(image: str) -> str:

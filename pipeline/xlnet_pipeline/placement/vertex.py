@@ -69,7 +69,7 @@ def job_spec(container: dict[str, Any], where: Placement) -> dict[str, Any]:
         "scheduling": {
             "timeout": TIMEOUT,
             "restart_job_on_worker_restart": True,
-            "strategy": "SPOT" if where.spot else "STANDARD",
+            "strategy": "SPOT" if where.spot else "FLEX_START" if where.flex_start else "STANDARD",
             "max_wait_duration": WAIT,
         },
     }

@@ -155,4 +155,9 @@ def image_of(settings: KfpSettings | VertexSettings, given: str | None) -> str:
     image = given or settings.image
     if not image:
         raise UserError("no image: type --image REGISTRY/NAME@sha256:…, or set XLNET_IMAGE")
-    return f"{settings.image_registry.rstrip('/')}/{image}" if settings.image_registry and "/" not in image else image
+    return in_registry(image, settings.image_registry)
+
+
+def in_registry(image: str, registry: str) -> str:
+    """The image's whole name: that of the settings' registry before one that names none."""
+    return f"{registry.rstrip('/')}/{image}" if image and registry and "/" not in image else image

@@ -1,0 +1,69 @@
+"""A ``gs://`` object read from one end to the other as if it were a file, in ranges that grow as reading goes on."""
+
+import io
+from typing import Any
+
+from xlnet.data import objects, transfer
+from xlnet.errors import CorruptArtifact
+
+FIRST = 256 << 10  # bytes of the first range: enough for the first rows, which is all that some want
+MOST = 16 << 20
+
+
+class ObjectStream(io.RawIOBase):
+    """One generation of an object.
+
+    Read in sequence to its end, its bytes are compared with its checksum. A broken connection is made again.
+
+    Raises while reading:
+        UserError: it is gone, or no access.
+        RunError: the bucket goes on failing.
+        CorruptArtifact: its bytes arrived other than the bucket says.
+    """
+
+    def __init__(self, uri: str, size: int, generation: str, crc32c: str) -> None:
+        super().__init__()
+        bucket, name = objects.split(uri)
+        self._uri, self._size, self._crc32c = uri, size, crc32c
+        self._blob: Any = objects.storage_client().bucket(bucket).blob(name, generation=int(generation))
+        self._at = 0  # where the reader stands
+        self._begin, self._buffer = 0, b""  # the range at hand
+        self._length = FIRST
+        self._sum, self._summed = transfer.checksum(), 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is: what is at hand is not fetched again."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """See :meth:`io.IOBase.seek`."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, target: Any) -> int:
+        """See :meth:`io.RawIOBase.readinto`."""
+        if self._at >= self._size:
+            return 0
+        if not self._begin <= self._at < self._begin + len(self._buffer):
+            self._fetch()
+        view = memoryview(target).cast("B")
+        start = self._at - self._begin
+        count = min(len(view), len(self._buffer) - start)
+        view[:count] = self._buffer[start : start + count]
+        self._at += count
+        return count
+
+    def _fetch(self) -> None:
+        last = min(self._at + self._length, self._size) - 1
+        self._buffer = objects.read_range(self._uri, self._blob, self._at, last)
+        self._begin = self._at
+        self._length = min(2 * self._length, MOST)
+        if self._begin == self._summed:
+            self._sum.update(self._buffer)
+            self._summed += len(self._buffer)
+            if self._summed == self._size and transfer.written(self._sum) != self._crc32c:
+                raise CorruptArtifact(f"'{self._uri}' arrived damaged (crc32c differs); try again, or write it anew")

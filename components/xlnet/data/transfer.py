@@ -1,0 +1,157 @@
+"""The bytes of objects: one request for each object or range, over connections that are kept.
+
+google-cloud-storage's client knows who we are, lists, and says what is tried again. Its own upload and download cost
+more processor time in Python than moving a megabyte does, under a lock that threads share, and its small uploads are
+multipart messages; so that the bytes themselves go past it, as bodies of bare requests.
+"""
+
+import base64
+import functools
+import mimetypes
+import os
+from typing import IO, Any
+from urllib.parse import quote, urlencode
+
+from xlnet import calls
+
+PIECE = 1 << 20  # bytes taken off a connection at once
+
+
+def receive(client: Any, blob: Any, file: IO[bytes], first: int, last: int, timeout: tuple[float, float]) -> str:
+    """Write bytes ``first`` to ``last`` of an object, as they are stored, into a file from where it stands.
+
+    Returns:
+        Their crc32c in the bucket's own writing.
+
+    Raises:
+        GoogleAPICallError: the bucket refused.
+        ConnectionError: the connection broke, or fewer bytes arrived.
+    """
+    query = {"alt": "media"} | ({"generation": blob.generation} if blob.generation else {})
+    headers = {"Accept-Encoding": "gzip"}  # what was stored compressed arrives so, as its checksum is of that
+    if blob.size is None or (first, last) != (0, blob.size - 1):
+        headers["Range"] = f"bytes={first}-{last}"
+    path = f"/download/storage/v1/b/{blob.bucket.name}/o/{quote(blob.name, safe='')}"
+    start, total, size = file.tell(), checksum(), 0
+    with _Answer(client, "GET", path, query, headers, None, timeout) as answer:
+        while piece := answer.read(PIECE):
+            file.write(piece)
+            total.update(piece)
+            size += len(piece)
+    if size != last - first + 1:
+        file.seek(start)
+        raise ConnectionError(f"{size} of {last - first + 1} bytes arrived")
+    return written(total)
+
+
+def send(client: Any, bucket: str, name: str, content: bytes, timeout: tuple[float, float]) -> str:
+    """Make an object of these bytes; the bucket is told their crc32c.
+
+    Returns:
+        The crc32c of what the bucket has stored.
+
+    Raises:
+        GoogleAPICallError: the bucket refused.
+        ConnectionError: the connection broke.
+    """
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    headers = {"Content-Type": kind, "X-Goog-Hash": f"crc32c={crc32c(content)}"}
+    path = f"/upload/storage/v1/b/{bucket}/o"
+    query = {"uploadType": "media", "name": name}
+    with _Answer(client, "POST", path, query, headers, content, timeout) as answer:
+        return str(answer.json()["crc32c"])
+
+
+def crc32c(content: bytes) -> str:
+    """Checksum of bytes in the bucket's own writing: base64 of the big-endian crc32c."""
+    total = checksum()
+    total.update(content)
+    return written(total)
+
+
+def written(total: Any) -> str:
+    """A checksum object's sum in the bucket's own writing."""
+    return base64.b64encode(total.digest()).decode()
+
+
+def checksum() -> Any:
+    """An empty crc32c to be updated."""
+    import google_crc32c
+
+    return google_crc32c.Checksum()
+
+
+class _Answer:
+    """A request's answer, for as long as it is read; what breaks meanwhile is a ConnectionError."""
+
+    def __init__(
+        self,
+        client: Any,
+        method: str,
+        path: str,
+        query: dict[str, Any],
+        headers: dict[str, str],
+        body: bytes | None,
+        timeout: tuple[float, float],
+    ) -> None:
+        from urllib3 import Timeout
+
+        self._url = f"{client._connection.API_BASE_URL}{path}?{urlencode(query)}"
+        self._http = _connections(client)
+        self._ask = functools.partial(
+            self._http.urlopen,
+            method,
+            self._url,
+            body=body,
+            headers=headers,
+            timeout=Timeout(connect=timeout[0], read=timeout[1]),
+            preload_content=False,
+            redirect=False,
+        )
+
+    def __enter__(self) -> Any:
+        from google.api_core.exceptions import from_http_status
+        from urllib3.exceptions import HTTPError
+
+        try:
+            self._answer = self._ask()
+            self._answer.decode_content = False
+            if self._answer.status >= 300:
+                content = self._answer.read()
+                raise from_http_status(self._answer.status, calls.reason(content, self._answer.reason))
+        except HTTPError as error:
+            raise ConnectionError(calls.short(error)) from None
+        return self._answer
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        from urllib3.exceptions import HTTPError
+
+        if error is None:
+            self._answer.release_conn()
+            return
+        self._answer.close()
+        if isinstance(error, HTTPError):
+            raise ConnectionError(calls.short(error)) from None
+
+
+def _connections(client: Any) -> Any:
+    """Connections for all threads of this process, with the client's credentials."""
+    http = getattr(client, "_xlnet_connections", None)
+    if http is None or http.credentials is not client._http.credentials:
+        from google.auth.transport.urllib3 import AuthorizedHttp
+
+        http = client._xlnet_connections = AuthorizedHttp(client._http.credentials, http=_pool(client))
+    return http
+
+
+def _pool(client: Any) -> Any:
+    """As requests would connect: the environment's proxies and certificates."""
+    import urllib3
+    from requests.certs import where
+    from requests.utils import get_environ_proxies, select_proxy
+
+    base = client._connection.API_BASE_URL
+    proxy = select_proxy(base, get_environ_proxies(base))
+    certificates = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or where()
+    options: dict[str, Any] = {"maxsize": 32, "retries": False, "ca_certs": certificates}
+    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)

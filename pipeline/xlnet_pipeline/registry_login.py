@@ -1,0 +1,155 @@
+"""Who we are to a container registry: what ``docker login`` left behind, Google's credentials, or nobody.
+
+A registry answers 401 with a challenge; for ``Bearer`` it names a place that gives out tokens, for ``Basic`` it wants
+user name and password themselves.
+"""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from xlnet.errors import UserError
+
+HUB_KEY = "https://index.docker.io/v1/"  # under which Docker keeps its own registry's login
+HELPER = 10.0  # seconds that a credential helper may take
+TOKEN_USER = "<token>"  # a helper's user name for a refresh token
+GOOGLE = re.compile(r"([\w-]+\.)?(gcr\.io|pkg\.dev)")
+GOOGLE_USER = "oauth2accesstoken"
+GOOGLE_TOKEN = "GOOGLE_OAUTH_ACCESS_TOKEN"
+
+
+def scheme(host: str) -> str:
+    """``http`` for a registry on this machine, ``https`` for all others, as Docker has it."""
+    return "http" if re.match(r"(localhost|127\.[\d.]+)(:|$)", host) else "https"
+
+
+def remedy(host: str) -> str:
+    """What to type so that a registry knows us."""
+    if GOOGLE.fullmatch(host):
+        return f"type: gcloud auth login && gcloud auth configure-docker {host}"
+    return f"type: docker login {host}"
+
+
+def authorization(host: str, challenge: str, timeout: float) -> str:
+    """The Authorization header that answers a challenge; empty if there is none to give.
+
+    Raises:
+        UserError: a credential helper that Docker's settings name failed.
+    """
+    kind, _, rest = challenge.partition(" ")
+    login = credentials(host)
+    if kind.lower() == "basic":
+        return f"Basic {_basic(*login)}" if login else ""
+    asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+    realm = asked.pop("realm", "")
+    if kind.lower() != "bearer" or not realm.startswith(("https://", f"{scheme(host)}://")):
+        return ""
+    try:
+        token = _token(realm, asked, login, timeout)
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return f"Bearer {token}" if token else ""
+
+
+def credentials(host: str) -> tuple[str, str] | None:
+    """User name and password for a registry; None: nobody has logged in.
+
+    Raises:
+        UserError: a credential helper that Docker's settings name failed.
+    """
+    settings = _docker_settings()
+    key = HUB_KEY if host == "docker.io" else host
+    helper = _text(_table(settings, "credHelpers").get(key)) or _text(settings.get("credsStore"))
+    if helper and (found := _from_helper(helper, key)):
+        return found
+    for known, entry in _table(settings, "auths").items():
+        if known in (key, f"https://{key}", f"http://{key}") and isinstance(entry, dict):
+            if token := _text(entry.get("identitytoken")):
+                return TOKEN_USER, token
+            if found := _decoded(_text(entry.get("auth"))):
+                return found
+    return _google() if GOOGLE.fullmatch(host) else None
+
+
+def _docker_settings() -> dict[str, Any]:
+    folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
+    try:
+        found = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or none that Docker itself could read
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _table(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _from_helper(name: str, key: str) -> tuple[str, str] | None:
+    program = f"docker-credential-{name}"
+    try:
+        done = subprocess.run([program, "get"], input=key, capture_output=True, text=True, timeout=HELPER, check=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"'{program}', which Docker's config.json names, is not on PATH; install it, or remove it from there"
+        ) from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"'{program}' failed ({type(error).__name__}); type: echo {key} | {program} get") from None
+    try:
+        found = json.loads(done.stdout) if done.returncode == 0 else {}
+        return (found["Username"], found["Secret"]) if found.get("Secret") else None
+    except (ValueError, KeyError, AttributeError):  # it knows nothing of this registry
+        return None
+
+
+def _decoded(auth: str) -> tuple[str, str] | None:
+    try:
+        user, colon, password = base64.b64decode(auth).decode().partition(":")
+    except ValueError:
+        return None
+    return (user, password.rstrip("\0")) if colon else None
+
+
+def _google() -> tuple[str, str] | None:
+    """Application default credentials, if there are any."""
+    if token := os.environ.get(GOOGLE_TOKEN):
+        return GOOGLE_USER, token
+    import google.auth
+    import google.auth.transport.requests
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        found, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        found.refresh(google.auth.transport.requests.Request())
+    except GoogleAuthError:
+        return None
+    return GOOGLE_USER, str(found.token)
+
+
+def _basic(user: str, password: str) -> str:
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _token(realm: str, asked: dict[str, str], login: tuple[str, str] | None, timeout: float) -> str:
+    """The token that the registry's token server gives to us, or to everybody for public images."""
+    if login and login[0] == TOKEN_USER:
+        form = {**asked, "grant_type": "refresh_token", "refresh_token": login[1], "client_id": "xlnet-pipeline"}
+        request = urllib.request.Request(realm, data=urllib.parse.urlencode(form).encode())
+    else:
+        request = urllib.request.Request(f"{realm}?{urllib.parse.urlencode(asked)}")
+        if login:
+            request.add_unredirected_header("Authorization", f"Basic {_basic(*login)}")
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        found = json.loads(answer.read(1 << 20))
+    return str(found.get("token") or found.get("access_token") or "")

@@ -1,0 +1,155 @@
+"""gs:// directories moved by us against the same objects copied one by one with google-cloud-storage.
+
+    python tests/benchmarks/transfer_speed.py [--objects 1000] [--megabytes 1] [--repeats 3] [--json FILE]
+
+Interleaved, on two servers: gcp-storage-emulator, which answers one request at a time in one Python process, and a
+server of our own that answers many at once, each after a delay as on the way to a real bucket (``--latency``). One by
+one means one client, one connection, ``upload_from_filename`` and ``download_to_filename`` in a loop. Prints medians,
+the processor time of both sides for each object, and how many times faster ours is with the least and most of repeats.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+SERVER = (
+    "import sys, time; from servers.strict_storage import StrictStorage\n"
+    "with StrictStorage('bucket', latency=float(sys.argv[1])) as server: print(server.url, flush=True); time.sleep(1e6)"
+)
+
+
+@contextlib.contextmanager
+def emulator() -> Iterator[tuple[str, int]]:
+    """Address and process of gcp-storage-emulator."""
+    import pytest
+    from servers import storage
+
+    with pytest.MonkeyPatch.context() as patch, storage.bucket_server(patch):
+        children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=True)
+        yield os.environ["STORAGE_EMULATOR_HOST"], int(children.stdout.split()[0])
+
+
+@contextlib.contextmanager
+def delayed(seconds: float) -> Iterator[tuple[str, int]]:
+    """Address and process of our own server."""
+    folder = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", SERVER, str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
+    try:
+        assert process.stdout
+        yield process.stdout.readline().strip(), process.pid
+    finally:
+        process.terminate()
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(work: Callable[[], object], server: int) -> dict[str, float]:
+    """Wall time, and processor time of this process and the server."""
+    begun, own, other = time.perf_counter(), time.process_time(), processor_seconds(server)
+    work()
+    return {
+        "seconds": time.perf_counter() - begun,
+        "client": time.process_time() - own,
+        "server": processor_seconds(server) - other,
+    }
+
+
+def copies(source: Path, folder: Path, names: list[str]) -> dict[str, Callable[[], object]]:
+    """The four ways, by what is moved and by whom."""
+    from xlnet.data import objects
+
+    bucket: Any = objects.storage_client().bucket("bucket")
+
+    def up() -> None:
+        for name in names:
+            bucket.blob(f"one/{name}").upload_from_filename(str(source / name))
+
+    def down() -> None:
+        (folder / "one").mkdir(exist_ok=True)
+        for name in names:
+            bucket.blob(f"one/{name}").download_to_filename(str(folder / "one" / name))
+
+    def empty() -> Path:
+        return Path(tempfile.mkdtemp(dir=folder))
+
+    return {
+        "upload, one by one": up,
+        "upload, ours": lambda: objects.upload(source, f"gs://bucket/{empty().name}"),
+        "download, one by one": down,
+        "download, ours": lambda: objects.download("gs://bucket/one", empty()),
+    }
+
+
+def measure(count: int, size: int, repeats: int, server: int) -> dict[str, Any]:
+    """Medians of each way, and how many times faster ours is."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, folder = Path(scratch, "source"), Path(scratch, "copies")
+        source.mkdir()
+        folder.mkdir()
+        names = [f"{number:05d}.bin" for number in range(count)]
+        for name in names:
+            (source / name).write_bytes(os.urandom(size))
+        ways = copies(source, folder, names)
+        seen: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+        for _ in range(repeats):
+            for name, work in ways.items():
+                seen[name].append(timed(work, server))
+    found: dict[str, Any] = {
+        name: {key: round(statistics.median(one[key] for one in many), 3) for key in many[0]}
+        for name, many in seen.items()
+    }
+    for what in ("upload", "download"):
+        pairs = zip(seen[f"{what}, one by one"], seen[f"{what}, ours"], strict=True)
+        ratios = sorted(slow["seconds"] / fast["seconds"] for slow, fast in pairs)
+        found[f"{what}, times faster"] = [round(x, 2) for x in (statistics.median(ratios), ratios[0], ratios[-1])]
+    return found
+
+
+def main() -> None:
+    """Measure on both servers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, default=1000)
+    parser.add_argument("--megabytes", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--latency", type=float, default=0.02, help="seconds before each answer of our own server")
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    from xlnet.data import objects
+
+    results: dict[str, Any] = {}
+    for title, server in (("emulator", emulator()), (f"{options.latency:g} s away", delayed(options.latency))):
+        with server as (url, pid):
+            os.environ["STORAGE_EMULATOR_HOST"] = url
+            if title != "emulator":  # it lets as many wait as a bucket does
+                objects.EMULATED = objects.WORKERS
+            found = results[title] = measure(options.objects, int(options.megabytes * 2**20), options.repeats, pid)
+        print(f"{title}: {options.objects} objects of {options.megabytes:g} MB, median of {options.repeats}")
+        for name, one in found.items():
+            if isinstance(one, list):
+                print(f"  {name:22} {one[0]:8.2f}   ({one[1]} to {one[2]})")
+                continue
+            each = {key: 1000 * one[key] / options.objects for key in ("client", "server")}
+            shown = f"client {each['client']:.1f} ms, server {each['server']:.1f} ms of processor time an object"
+            print(f"  {name:22} {one['seconds']:8.2f} s  {shown}")
+    if options.json:
+        Path(options.json).write_text(json.dumps({"cores": os.cpu_count(), **results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
