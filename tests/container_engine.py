@@ -70,6 +70,29 @@ def docker(host: str, *words: str, check: bool = True, **options: object) -> sub
     )
 
 
+def buildkit() -> dict[str, str]:
+    """Variables with which ``docker build`` uses BuildKit: new clients need their buildx plugin, old ones speak it."""
+    for client in filter(None, (shutil.which("docker"), shutil.which("docker", path="/usr/bin"))):
+        said = subprocess.run([client, "--version"], capture_output=True, text=True, check=True).stdout
+        old = int(said.removeprefix("Docker version ").partition(".")[0]) < 23
+        if old or not subprocess.run([client, "buildx", "version"], capture_output=True, check=False).returncode:
+            return {"DOCKER_BUILDKIT": "1", "PATH": f"{Path(client).parent}:{os.environ['PATH']}"}
+    raise AssertionError("no Docker client here builds with BuildKit; Debian's docker.io does")
+
+
+CLASSIC = {"DOCKER_BUILDKIT": "0"}
+
+
+def files(host: str, image: str) -> list[str]:
+    """What an image holds: kind, mode, owner and name of all there is, digests of all files but compiled Python."""
+    script = (
+        "cd /; find bin etc opt usr var tmp ! -name __pycache__ ! -name '*.pyc' -printf '%M %U:%G %p %l\\n' | sort;"
+        " find opt usr -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum"
+    )
+    words = ("run", "--rm", "--network=none", "--user=0", "--entrypoint=sh", image, "-c", script)
+    return docker(host, *words).stdout.splitlines()
+
+
 def import_base(host: str, folder: Path) -> None:
     """Make the base image :data:`BASE`."""
     root, context = folder / "root", folder / "context"

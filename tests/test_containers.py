@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import container_engine as engine
@@ -37,24 +36,6 @@ SIZE = 1.2e9  # bytes of the CPU image, base included
 REBUILD = 20.0  # seconds after a changed line of code
 START = 1.5  # seconds to the first line of a step's code
 IMPORT = 2.5  # seconds to import what trains
-
-
-@pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """DOCKER_HOST of a daemon that has the base image."""
-    if reason := engine.missing():
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("engine")
-    with engine.daemon(folder) as address:
-        engine.import_base(address, tmp_path_factory.mktemp("base"))
-        yield address
-
-
-@pytest.fixture(scope="session")
-def arguments(host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """Build arguments that make the unmodified Dockerfile build on this machine."""
-    with engine.torch_index(tmp_path_factory.mktemp("index")) as index:
-        yield (index,) if index else ()
 
 
 @pytest.fixture(autouse=True)
@@ -240,12 +221,29 @@ def test_a_second_build_does_nothing(image: build.Image, arguments: tuple[str, .
     assert build.recorded("cpu", tmp_path) == again
 
 
-def test_a_base_image_that_cannot_be_had(tmp_path: Path, image: build.Image) -> None:
+@pytest.mark.parametrize("builder", ["classic", "BuildKit"])
+def test_a_base_image_that_cannot_be_had(builder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (engine.CLASSIC if builder == "classic" else engine.buildkit()).items():
+        monkeypatch.setenv(name, value)
     wanted = build.Build("cpu", base_image="localhost:1/absent:1", network="host")
     with pytest.raises(
         UserError, match="base image 'localhost:1/absent:1' cannot be had: .*; name another: --base-image"
     ):
         build.build(wanted, tmp_path, program="docker", say=lambda text: None)
+
+
+def test_both_builders_make_the_same_of_what_images_share(host: str) -> None:
+    """The stage below all images, in seconds; tests/test_images.py compares a whole one."""
+    made = []
+    for name, builder in (("classic", engine.CLASSIC), ("buildkit", engine.buildkit())):
+        words = ["docker", "build", "--file", "containers/Dockerfile", "--target", "runtime", "--network", "host"]
+        words += ["--build-arg", f"BASE_IMAGE={engine.BASE}", "--tag", f"runtime:{name}", "."]
+        environment = {**os.environ, **builder}
+        subprocess.run(words, cwd=CHECKOUT, env=environment, capture_output=True, check=True)
+        (found,) = json.loads(engine.docker(host, "image", "inspect", f"runtime:{name}").stdout)
+        settings = {key: found["Config"][key] for key in ("Env", "Entrypoint", "Cmd", "User", "WorkingDir")}
+        made.append((settings, engine.files(host, f"runtime:{name}")))
+    assert made[0] == made[1]
 
 
 # --- the DAG ----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ RECORD = "images.json"
 
 _NO_BASE = re.compile(
     r"pull access denied|manifest unknown|not found: manifest|name unknown|unable to pull|failed to resolve source"
-    r"|Get .?https?://[^ ]*/v2/"
+    r"|(Get|Head) .?https?://[^ ]*/v2/"
 )
 _NO_SPACE = re.compile(r"no space left on device", re.IGNORECASE)
 
