@@ -34,13 +34,23 @@ def missing() -> str:
 
 @contextlib.contextmanager
 def daemon(folder: Path) -> Iterator[str]:
-    """A running daemon; yields what DOCKER_HOST has to be. Everything of it is gone afterwards."""
+    """A running daemon; yields what DOCKER_HOST has to be. Everything of it is gone afterwards.
+
+    It shares nothing with a daemon that the machine has, and ends when this process is killed, too.
+    """
     host = f"unix://{folder}/docker.sock"
-    command = ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--host", host]
+    command = ["setpriv", "--pdeathsig=TERM", "dockerd", "--containerd-namespace=xlnet-tests"]
+    command += [
+        "--containerd-plugins-namespace=xlnet-tests-plugins",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--bridge=none",
+        "--host",
+        host,
+    ]
     command += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_administrator())
     try:
         patience = time.monotonic() + START
         while docker(host, "info", check=False).returncode:
@@ -53,6 +63,11 @@ def daemon(folder: Path) -> Iterator[str]:
         process.wait(timeout=60)
         _unmount_below(folder)
         shutil.rmtree(folder)
+
+
+def _administrator() -> dict[str, str]:
+    """Our environment, with where Debian keeps programs for root: not every shell of root's looks there."""
+    return {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
 
 def _unmount_below(folder: Path) -> None:
@@ -103,7 +118,7 @@ def import_base(host: str, folder: Path) -> None:
         "bookworm",
         str(root),
     ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=_administrator())
     for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(root / waste)
         (root / waste).mkdir()

@@ -207,6 +207,34 @@ def test_the_server_answers_and_says_that_it_is_well(
         engine.docker(host, "rm", "--force", name)
 
 
+# --- the tests' own daemon -------------------------------------------------------------------------------------------
+
+START_AND_WAIT = """
+import sys, time
+from pathlib import Path
+import container_engine
+with container_engine.daemon(Path(sys.argv[1])) as host:
+    print(host, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_daemon_does_not_outlive_tests_that_are_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", START_AND_WAIT, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        address = starter.stdout.readline().strip()
+        assert engine.docker(address, "info", check=False).returncode == 0
+        daemon = int((tmp_path / "pid").read_text())
+        starter.kill()
+    patience = time.monotonic() + 30
+    told = Path(f"/proc/{daemon}/cmdline")  # empty when it has ended and nobody asked how
+    while told.exists() and told.read_bytes():
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+
+
 # --- building ---------------------------------------------------------------------------------------------------------
 
 

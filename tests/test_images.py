@@ -47,9 +47,9 @@ def test_an_accelerator_s_image_trains_on_a_cpu(
     size = int(engine.docker(host, "image", "inspect", "--format", "{{.Size}}", image.reference).stdout)
     print(f"{accelerator}: {size / 1e9:.2f} GB")
     options = ("--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=0", *WITHOUT_TPU)
-    words = ("python", "-m", "xlnet", "train", "--recipe-json", recipe.to_json(), "--dataset=/work/dataset")
-    volume = f"--volume={tmp_path}:/work"
-    done = engine.docker(host, "run", *options, volume, image.reference, *words, "--out=/work/out/model", check=False)
+    words = ("python", "-m", "xlnet", "train", "--recipe-json", recipe.to_json(), "--dataset=/given/dataset")
+    volume = f"--volume={tmp_path}:/given"
+    done = engine.docker(host, "run", *options, volume, image.reference, *words, "--out=/given/out/model", check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     lineage = json.loads((tmp_path / "out" / "model" / "lineage.json").read_text())
     assert DEVICES[accelerator] in lineage["artifact"]["metadata"]["accelerator"]
