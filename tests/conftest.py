@@ -115,6 +115,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(recipe, snapshot, dataset, model, evaluation)
 
 
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """DOCKER_HOST of a Docker daemon of the tests' own, which has the base image."""
+    import container_engine as engine
+
+    if reason := engine.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    folder = tmp_path_factory.mktemp("engine")
+    with engine.daemon(folder) as address:
+        engine.import_base(address, tmp_path_factory.mktemp("base"))
+        yield address
+
+
+@pytest.fixture(scope="session")
+def arguments(host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """Build arguments that make the unmodified Dockerfile build on this machine."""
+    import container_engine as engine
+
+    with engine.torch_index(tmp_path_factory.mktemp("index")) as index:
+        yield (index,) if index else ()
+
+
 @pytest.fixture
 def kfp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[KfpServer]":
     """A server, a bucket with 200 sentences, and settings that name both."""

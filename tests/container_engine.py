@@ -34,13 +34,23 @@ def missing() -> str:
 
 @contextlib.contextmanager
 def daemon(folder: Path) -> Iterator[str]:
-    """A running daemon; yields what DOCKER_HOST has to be. Everything of it is gone afterwards."""
+    """A running daemon; yields what DOCKER_HOST has to be. Everything of it is gone afterwards.
+
+    It shares nothing with a daemon that the machine has, and ends when this process is killed, too.
+    """
     host = f"unix://{folder}/docker.sock"
-    command = ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--host", host]
+    command = ["setpriv", "--pdeathsig=TERM", "dockerd", "--containerd-namespace=xlnet-tests"]
+    command += [
+        "--containerd-plugins-namespace=xlnet-tests-plugins",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--bridge=none",
+        "--host",
+        host,
+    ]
     command += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_administrator())
     try:
         patience = time.monotonic() + START
         while docker(host, "info", check=False).returncode:
@@ -53,6 +63,11 @@ def daemon(folder: Path) -> Iterator[str]:
         process.wait(timeout=60)
         _unmount_below(folder)
         shutil.rmtree(folder)
+
+
+def _administrator() -> dict[str, str]:
+    """Our environment, with where Debian keeps programs for root: not every shell of root's looks there."""
+    return {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
 
 def _unmount_below(folder: Path) -> None:
@@ -70,6 +85,29 @@ def docker(host: str, *words: str, check: bool = True, **options: object) -> sub
     )
 
 
+def buildkit() -> dict[str, str]:
+    """Variables with which ``docker build`` uses BuildKit: new clients need their buildx plugin, old ones speak it."""
+    for client in filter(None, (shutil.which("docker"), shutil.which("docker", path="/usr/bin"))):
+        said = subprocess.run([client, "--version"], capture_output=True, text=True, check=True).stdout
+        old = int(said.removeprefix("Docker version ").partition(".")[0]) < 23
+        if old or not subprocess.run([client, "buildx", "version"], capture_output=True, check=False).returncode:
+            return {"DOCKER_BUILDKIT": "1", "PATH": f"{Path(client).parent}:{os.environ['PATH']}"}
+    raise AssertionError("no Docker client here builds with BuildKit; Debian's docker.io does")
+
+
+CLASSIC = {"DOCKER_BUILDKIT": "0"}
+
+
+def files(host: str, image: str) -> list[str]:
+    """What an image holds: kind, mode, owner and name of all there is, digests of all files but compiled Python."""
+    script = (
+        "cd /; find bin etc opt usr var tmp ! -name __pycache__ ! -name '*.pyc' -printf '%M %U:%G %p %l\\n' | sort;"
+        " find opt usr -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum"
+    )
+    words = ("run", "--rm", "--network=none", "--user=0", "--entrypoint=sh", image, "-c", script)
+    return docker(host, *words).stdout.splitlines()
+
+
 def import_base(host: str, folder: Path) -> None:
     """Make the base image :data:`BASE`."""
     root, context = folder / "root", folder / "context"
@@ -80,7 +118,7 @@ def import_base(host: str, folder: Path) -> None:
         "bookworm",
         str(root),
     ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=_administrator())
     for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(root / waste)
         (root / waste).mkdir()

@@ -44,7 +44,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (programs / name).symlink_to(found)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setenv("STATE", str(tmp_path))
-    for name in ("CONTAINER_IMAGE_REGISTRY", "CLOUD_BUILD_SA_EMAIL", "REGISTRY_PORT"):
+    for name in ("CONTAINER_IMAGE_REGISTRY", "CLOUD_BUILD_SA_EMAIL", "CLOUD_BUILD_STAGING", "REGISTRY_PORT"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -104,12 +104,14 @@ def test_cloud_build_gets_the_same_build(
 ) -> None:
     monkeypatch.setenv("CONTAINER_IMAGE_REGISTRY", "us-docker.pkg.dev/p/xlnet")
     monkeypatch.setenv("CLOUD_BUILD_SA_EMAIL", "xlnet-build@p.iam.gserviceaccount.com")
+    monkeypatch.setenv("CLOUD_BUILD_STAGING", "gs://b/cloud-build")
     assert xlnet_pipeline("--accelerator", "tpu", "--cloud-build") == 0
     config = json.loads((machine / "config").read_text())
     (tag,) = config["images"]
     assert tag.startswith("us-docker.pkg.dev/p/xlnet/xlnet-pipeline:tpu-")
     assert config["steps"][0]["args"][:5] == ["build", "--file", "containers/Dockerfile", "--target", "tpu"]
-    assert config["serviceAccount"].endswith("/xlnet-build@p.iam.gserviceaccount.com")
+    assert config["serviceAccount"] == "projects/p/serviceAccounts/xlnet-build@p.iam.gserviceaccount.com"
+    assert " --gcs-source-staging-dir=gs://b/cloud-build " in calls(machine, "gcloud builds submit")[0]
     assert not calls(machine, "docker")
     found = build.recorded("tpu", isolated_state)
     assert found is not None

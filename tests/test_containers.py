@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import container_engine as engine
@@ -37,24 +36,6 @@ SIZE = 1.2e9  # bytes of the CPU image, base included
 REBUILD = 20.0  # seconds after a changed line of code
 START = 1.5  # seconds to the first line of a step's code
 IMPORT = 2.5  # seconds to import what trains
-
-
-@pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """DOCKER_HOST of a daemon that has the base image."""
-    if reason := engine.missing():
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("engine")
-    with engine.daemon(folder) as address:
-        engine.import_base(address, tmp_path_factory.mktemp("base"))
-        yield address
-
-
-@pytest.fixture(scope="session")
-def arguments(host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """Build arguments that make the unmodified Dockerfile build on this machine."""
-    with engine.torch_index(tmp_path_factory.mktemp("index")) as index:
-        yield (index,) if index else ()
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +207,34 @@ def test_the_server_answers_and_says_that_it_is_well(
         engine.docker(host, "rm", "--force", name)
 
 
+# --- the tests' own daemon -------------------------------------------------------------------------------------------
+
+START_AND_WAIT = """
+import sys, time
+from pathlib import Path
+import container_engine
+with container_engine.daemon(Path(sys.argv[1])) as host:
+    print(host, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_daemon_does_not_outlive_tests_that_are_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", START_AND_WAIT, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        address = starter.stdout.readline().strip()
+        assert engine.docker(address, "info", check=False).returncode == 0
+        daemon = int((tmp_path / "pid").read_text())
+        starter.kill()
+    patience = time.monotonic() + 30
+    told = Path(f"/proc/{daemon}/cmdline")  # empty when it has ended and nobody asked how
+    while told.exists() and told.read_bytes():
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+
+
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
@@ -240,12 +249,29 @@ def test_a_second_build_does_nothing(image: build.Image, arguments: tuple[str, .
     assert build.recorded("cpu", tmp_path) == again
 
 
-def test_a_base_image_that_cannot_be_had(tmp_path: Path, image: build.Image) -> None:
+@pytest.mark.parametrize("builder", ["classic", "BuildKit"])
+def test_a_base_image_that_cannot_be_had(builder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (engine.CLASSIC if builder == "classic" else engine.buildkit()).items():
+        monkeypatch.setenv(name, value)
     wanted = build.Build("cpu", base_image="localhost:1/absent:1", network="host")
     with pytest.raises(
         UserError, match="base image 'localhost:1/absent:1' cannot be had: .*; name another: --base-image"
     ):
         build.build(wanted, tmp_path, program="docker", say=lambda text: None)
+
+
+def test_both_builders_make_the_same_of_what_images_share(host: str) -> None:
+    """The stage below all images, in seconds; tests/test_every_image.py compares a whole one."""
+    made = []
+    for name, builder in (("classic", engine.CLASSIC), ("buildkit", engine.buildkit())):
+        words = ["docker", "build", "--file", "containers/Dockerfile", "--target", "runtime", "--network", "host"]
+        words += ["--build-arg", f"BASE_IMAGE={engine.BASE}", "--tag", f"runtime:{name}", "."]
+        environment = {**os.environ, **builder}
+        subprocess.run(words, cwd=CHECKOUT, env=environment, capture_output=True, check=True)
+        (found,) = json.loads(engine.docker(host, "image", "inspect", f"runtime:{name}").stdout)
+        settings = {key: found["Config"][key] for key in ("Env", "Entrypoint", "Cmd", "User", "WorkingDir")}
+        made.append((settings, engine.files(host, f"runtime:{name}")))
+    assert made[0] == made[1]
 
 
 # --- the DAG ----------------------------------------------------------------------------------------------------------

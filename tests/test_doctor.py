@@ -249,6 +249,32 @@ def test_quota_metrics_are_known_by_their_names(name: str, metric: str) -> None:
     assert not doctor._is_for(machine("l4"), f"aiplatform.googleapis.com/{metric}")
 
 
+@pytest.mark.parametrize(("limit", "state"), [(0, BAD), (4, OK)])
+@pytest.mark.parametrize(
+    ("name", "metric", "family"),
+    [
+        ("v5e-4", "preemptible_tpu_lite_podslice_v5", {}),
+        ("v6e-4", "tpus_per_tpu_family", {"tpu_family": "CT6E"}),
+        ("a100-80g-4", "nvidia_a100_80gb_gpus", {}),
+    ],
+)
+def test_a_node_pool_without_quota(
+    server: _Server, nobody: Any, name: str, metric: str, family: dict[str, str], limit: int, state: str
+) -> None:
+    def counted(metric: str, value: int, **dimensions: str) -> dict[str, Any]:
+        buckets = [{"effectiveLimit": str(value), "dimensions": {"region": "us-central1", **dimensions}}]
+        return {"metric": f"compute.googleapis.com/{metric}", "consumerQuotaLimits": [{"quotaBuckets": buckets}]}
+
+    path = "/v1beta1/projects/acme/services/compute.googleapis.com/consumerQuotaMetrics"
+    others = [counted("nvidia_a100_gpus", 64), counted("tpus_per_tpu_family", 64, tpu_family="CT5P")]
+    server.answers[path] = (200, {"metrics": [counted(metric, limit, **family), *others]})
+    cluster = {**PROJECT, "KFP_PIPELINE_ROOT": "gs://b/kfp"}
+    found = look("node quota", cluster, machine=machine(name), **usage(server, nobody))
+    assert found[0] == state
+    assert found[1].startswith(f"{limit} '{machine(name).family}' accelerators in us-central1")
+    assert look("node quota", PROJECT, machine=machine(name))[0] == UNSET
+
+
 # Tools
 
 
@@ -312,6 +338,7 @@ def test_variables_that_the_shell_lacks_are_exported() -> None:
     state, _, repair = look("variables", exported=lacking)
     assert state == BAD
     assert repair == "export KFP_TOKEN=… NAME='two words' VERTEX_PROJECT_ID=acme"
+    assert look("variables", exported={"KFP_REGISTRY_SECRET": "xlnet-registry"})[2].endswith("=xlnet-registry")
     assert look("variables", exported={})[0] == OK
     assert look("variables")[0] == UNSET
 

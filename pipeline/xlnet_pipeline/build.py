@@ -26,7 +26,7 @@ RECORD = "images.json"
 
 _NO_BASE = re.compile(
     r"pull access denied|manifest unknown|not found: manifest|name unknown|unable to pull|failed to resolve source"
-    r"|Get .?https?://[^ ]*/v2/"
+    r"|(Get|Head) .?https?://[^ ]*/v2/"
 )
 _NO_SPACE = re.compile(r"no space left on device", re.IGNORECASE)
 
@@ -190,11 +190,15 @@ def build_in_cloud(wanted: Build, home: Path, say: Say) -> Image:
         }
         account = os.environ.get("CLOUD_BUILD_SA_EMAIL")
         if account:
-            steps["serviceAccount"] = f"projects/-/serviceAccounts/{account}"
+            project = account.partition("@")[2].removesuffix(".iam.gserviceaccount.com")
+            steps["serviceAccount"] = f"projects/{project}/serviceAccounts/{account}"
         config = home / "cloudbuild.json"
         home.mkdir(parents=True, exist_ok=True)
         config.write_text(json.dumps(steps), encoding="utf-8")
-        lines = _run(["gcloud", "builds", "submit", f"--config={config}", "--ignore-file=.dockerignore", "."], say)
+        command = ["gcloud", "builds", "submit", f"--config={config}", "--ignore-file=.dockerignore"]
+        staging = os.environ.get("CLOUD_BUILD_STAGING")  # where the account above may read
+        command += [f"--gcs-source-staging-dir={staging}"] if staging else []
+        lines = _run([*command, "."], say)
         digest = _cloud_digest(wanted.tag)
         if lines is not None or not digest:
             raise RunError(f"the build on Cloud Build failed: {_last(lines or [])}")

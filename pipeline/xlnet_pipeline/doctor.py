@@ -31,7 +31,7 @@ SERVICES = ("aiplatform.googleapis.com", "artifactregistry.googleapis.com", "sto
 LOGIN = "gcloud auth application-default login"
 QUOTA_PAGE = "https://console.cloud.google.com/iam-admin/quotas"
 VARIABLES = re.compile(r"[A-Z][A-Z0-9_]*")
-SECRET = re.compile("TOKEN|SECRET|PASSWORD|KEY")
+SECRET = re.compile("TOKEN|(?<!^KFP_REGISTRY_)SECRET|PASSWORD|KEY")  # that one is a secret's name
 
 
 @dataclass(frozen=True)
@@ -248,11 +248,22 @@ def services(around: Surroundings) -> Seen:
 
 def quota(around: Surroundings) -> Seen:
     """Vertex AI's limit on a machine's accelerators in the region."""
+    return _quota(around, "aiplatform.googleapis.com", _is_for)
+
+
+def node_quota(around: Surroundings) -> Seen:
+    """Compute Engine's limit, without which a cluster's node pool stays empty."""
+    if not (around["KFP_ENDPOINT"] or around["KFP_PIPELINE_ROOT"]):
+        return UNSET, "KFP_ENDPOINT and KFP_PIPELINE_ROOT are not set"
+    return _quota(around, "compute.googleapis.com", _is_for_nodes)
+
+
+def _quota(around: Surroundings, service: str, is_for: Callable[[Machine, str], bool]) -> Seen:
     project, machine = around["VERTEX_PROJECT_ID"], around.machine
     if not project or machine is None or machine.kind == "cpu":
         return UNSET, "name a machine to look at its quota: --machine l4"
     region = around["VERTEX_LOCATION"] or "us-central1"
-    path = f"/v1beta1/projects/{project}/services/aiplatform.googleapis.com/consumerQuotaMetrics?pageSize=500&view=FULL"
+    path = f"/v1beta1/projects/{project}/services/{service}/consumerQuotaMetrics?pageSize=500&view=FULL"
     try:
         metrics = _get(around, path).get("metrics", [])
     except _Refused as refused:
@@ -260,10 +271,11 @@ def quota(around: Surroundings) -> Seen:
     limits = [
         int(bucket.get("effectiveLimit", 0))
         for metric in metrics
-        if _is_for(machine, str(metric.get("metric", "")))
+        if is_for(machine, str(metric.get("metric", "")))
         for limit in metric.get("consumerQuotaLimits", [])
         for bucket in limit.get("quotaBuckets", [])
         if bucket.get("dimensions", {}).get("region", region) == region
+        and machine.machine_type.startswith(bucket.get("dimensions", {}).get("tpu_family", "").lower())
     ]
     most = max(limits, default=0)
     enough = most < 0 or most >= machine.chips  # -1: no limit
@@ -280,6 +292,17 @@ def _is_for(machine: Machine, metric: str) -> bool:
     family = machine.family.replace("-40g", "").replace("-80g", "_80gb")
     name = metric.rpartition("/")[2]
     return bool(re.fullmatch(rf"custom_model_training_(preemptible_)?(nvidia_|tpu_)?{family}(_gpus)?", name))
+
+
+def _is_for_nodes(machine: Machine, metric: str) -> bool:
+    """Whether a metric of Compute Engine, such as ``…/preemptible_nvidia_l4_gpus``, counts a machine's accelerators.
+
+    Newer TPUs share one metric, whose dimension ``tpu_family`` is the beginning of the machine type.
+    """
+    tpus = {"v5e": "tpu_lite_podslice_v5"}.get(machine.family, "tpus_per_tpu_family")
+    family = machine.family.replace("-40g", "").replace("-80g", "_80gb")
+    name = tpus if machine.kind == "tpu" else f"nvidia_{family}_gpus"
+    return metric.rpartition("/")[2].removeprefix("preemptible_") == name
 
 
 class _Refused(Exception):
@@ -379,6 +402,7 @@ PROBES: dict[str, Callable[[Surroundings], Seen]] = {
     "bucket": bucket,
     "project services": services,
     "quota": quota,
+    "node quota": node_quota,
     "docker": docker,
     "kind": kind,
     "kubectl": kubectl,

@@ -17,6 +17,7 @@ module "network" {
   nodes_cidr    = var.nodes_cidr
   pods_cidr     = var.pods_cidr
   services_cidr = var.services_cidr
+  masters_cidr  = var.cluster ? var.control_plane_cidr : null
 
   depends_on = [module.project]
 }
@@ -29,6 +30,8 @@ module "storage" {
   region         = var.region
   name           = var.name
   cmek           = var.cmek
+
+  depends_on = [module.project]
 }
 
 module "registry" {
@@ -53,6 +56,7 @@ module "identity" {
   repository                  = module.registry.repository
   vertex                      = var.vertex
   kubernetes_service_accounts = var.cluster ? var.kubernetes_service_accounts : []
+  workload_pool               = one(module.cluster[*].workload_pool)
 
   depends_on = [module.project]
 }
@@ -101,4 +105,6 @@ module "monitoring" {
   vertex          = var.vertex
   cluster         = var.cluster
   namespace       = split("/", var.kubernetes_service_accounts[0])[0]
+
+  depends_on = [module.project]
 }

@@ -194,6 +194,7 @@ variable "node_pools" {
     accelerators = optional(number, 0)
     tpu_topology = optional(string)
     hosts        = optional(number, 1)
+    zone         = optional(string)
     spot         = optional(bool, false)
     min_nodes    = optional(number, 0)
     max_nodes    = number
@@ -214,7 +215,7 @@ variable "node_pools" {
     v5e-4-spot  = { machine_type = "ct5lp-hightpu-4t", tpu_topology = "2x2", max_nodes = 2, spot = true }
     v5e-8-spot  = { machine_type = "ct5lp-hightpu-8t", tpu_topology = "2x4", max_nodes = 2, spot = true }
     v5e-16-spot = { machine_type = "ct5lp-hightpu-4t", tpu_topology = "4x4", hosts = 4, max_nodes = 4, spot = true }
-    v6e-4-spot  = { machine_type = "ct6e-standard-4t", tpu_topology = "2x2", max_nodes = 2, spot = true, disk_type = "hyperdisk-balanced" }
-    v6e-16-spot = { machine_type = "ct6e-standard-4t", tpu_topology = "4x4", hosts = 4, max_nodes = 4, spot = true, disk_type = "hyperdisk-balanced" }
+    v6e-4-spot  = { machine_type = "ct6e-standard-4t", tpu_topology = "2x2", zone = "us-central1-b", max_nodes = 2, spot = true, disk_type = "hyperdisk-balanced" }
+    v6e-16-spot = { machine_type = "ct6e-standard-4t", tpu_topology = "4x4", zone = "us-central1-b", hosts = 4, max_nodes = 4, spot = true, disk_type = "hyperdisk-balanced" }
   }
 }

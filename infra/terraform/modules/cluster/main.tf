@@ -19,6 +19,21 @@ resource "google_container_cluster" "this" {
   remove_default_node_pool = true
   initial_node_count       = 1
 
+  # It lives for a minute, but as our account: projects may have no default one, or one that may do everything.
+  node_config {
+    service_account = var.node_service_account
+    oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
+
+    shielded_instance_config {
+      enable_integrity_monitoring = true
+      enable_secure_boot          = true
+    }
+
+    workload_metadata_config {
+      mode = "GKE_METADATA"
+    }
+  }
+
   networking_mode             = "VPC_NATIVE"
   datapath_provider           = "ADVANCED_DATAPATH" # enforces network policies
   enable_intranode_visibility = true
@@ -90,7 +105,7 @@ resource "google_container_cluster" "this" {
 
   security_posture_config {
     mode               = "BASIC"
-    vulnerability_mode = "VULNERABILITY_BASIC"
+    vulnerability_mode = "VULNERABILITY_DISABLED" # GKE scans images no more; Artifact Registry does
   }
 
   logging_config {
@@ -126,7 +141,9 @@ resource "google_container_node_pool" "this" {
   cluster            = google_container_cluster.this.id
   location           = var.zone
   initial_node_count = each.value.min_nodes
+  node_locations     = [coalesce(each.value.zone, var.zone)]
 
+  # A slice of several hosts goes from none of its nodes to all of them at once.
   autoscaling {
     min_node_count = each.value.min_nodes
     max_node_count = each.value.max_nodes
@@ -137,6 +154,16 @@ resource "google_container_node_pool" "this" {
   management {
     auto_repair  = true
     auto_upgrade = true
+  }
+
+  # There is no quota for one accelerator more while a node is replaced.
+  dynamic "upgrade_settings" {
+    for_each = each.value.accelerators > 0 || each.value.tpu_topology != null ? [0] : []
+    content {
+      strategy        = "SURGE"
+      max_surge       = upgrade_settings.value
+      max_unavailable = 1
+    }
   }
 
   # A slice of several hosts is whole or not there: its nodes are placed together.

@@ -59,13 +59,14 @@ variable "deletion_protection" {
 }
 
 variable "node_pools" {
-  description = "Node pools by name; accelerator pools have min_nodes 0 and cost nothing while no step asks for them."
+  description = "Node pools by name; accelerator pools have min_nodes 0 and cost nothing while no step asks for them. zone: another one of the region, where the cluster's has not such machines."
   type = map(object({
     machine_type = string
     accelerator  = optional(string)
     accelerators = optional(number, 0)
     tpu_topology = optional(string)
     hosts        = optional(number, 1)
+    zone         = optional(string)
     spot         = optional(bool, false)
     min_nodes    = optional(number, 0)
     max_nodes    = number
@@ -84,8 +85,24 @@ variable "node_pools" {
   }
 
   validation {
-    condition     = alltrue([for pool in var.node_pools : pool.max_nodes % pool.hosts == 0])
-    error_message = "A slice scales whole: max_nodes must be a multiple of hosts."
+    condition     = alltrue([for pool in var.node_pools : pool.hosts == 1 || (pool.min_nodes == 0 && pool.max_nodes == pool.hosts)])
+    error_message = "A pool of several hosts is one slice, which is there or not: max_nodes is hosts and min_nodes 0; for more slices make more pools."
+  }
+
+  # Chips of a machine: the number before the t at the end of its name.
+  validation {
+    condition = alltrue([
+      for pool in var.node_pools : pool.tpu_topology == null || try(
+        length(setproduct([for edge in split("x", pool.tpu_topology) : range(tonumber(edge))]...)) ==
+        pool.hosts * tonumber(regex("-([0-9]+)t$", pool.machine_type)[0]), false
+      )
+    ])
+    error_message = "A topology's chips are those of its hosts: 4x4 is 16 chips, which are 4 hosts of machines whose names end in 4t."
+  }
+
+  validation {
+    condition     = alltrue([for pool in var.node_pools : pool.zone == null || try(startswith(pool.zone, trimsuffix(var.zone, regex("[a-z]$", var.zone))), false)])
+    error_message = "A pool's zone lies in the cluster's region."
   }
 
   validation {

@@ -32,6 +32,18 @@ resource "google_storage_bucket_iam_member" "this" {
   member = google_service_account.this[each.value[0]].member
 }
 
+# What gcloud uploads for a build (CLOUD_BUILD_STAGING), and nothing else in that bucket.
+resource "google_storage_bucket_iam_member" "build_reads_sources" {
+  bucket = var.artifacts_bucket
+  role   = "roles/storage.objectViewer"
+  member = google_service_account.this["build"].member
+
+  condition {
+    title      = "sources of builds"
+    expression = "resource.name.startsWith(\"projects/_/buckets/${var.artifacts_bucket}/objects/cloud-build/\")"
+  }
+}
+
 resource "google_artifact_registry_repository_iam_member" "this" {
   for_each = {
     build = "roles/artifactregistry.writer"
@@ -53,13 +65,14 @@ resource "google_service_account_iam_member" "schedule_acts_as_steps" {
   member             = google_service_account.this["schedule"].member
 }
 
-# Pods of these Kubernetes service accounts are the steps' account, without a key in the cluster.
+# Pods of these Kubernetes service accounts are the steps' account, without a key in the cluster. The pool of identities
+# appears with the project's first cluster: its name comes from there, so that this waits for it.
 resource "google_service_account_iam_member" "workload_identity" {
   for_each = toset(var.kubernetes_service_accounts)
 
   service_account_id = google_service_account.this["steps"].name
   role               = "roles/iam.workloadIdentityUser"
-  member             = "serviceAccount:${var.project}.svc.id.goog[${each.value}]"
+  member             = "serviceAccount:${var.workload_pool}[${each.value}]"
 }
 
 locals {

@@ -37,3 +37,8 @@ variable "kubernetes_service_accounts" {
   description = "NAMESPACE/NAME of the Kubernetes service accounts that steps run as."
   type        = list(string)
 }
+
+variable "workload_pool" {
+  description = "The cluster's pool of workload identities, PROJECT.svc.id.goog; null without a cluster."
+  type        = string
+}

@@ -81,6 +81,24 @@ resource "google_compute_firewall" "inside" {
   }
 }
 
+# GKE itself lets a control plane reach nodes at 443 and 10250 only: webhooks of Kubeflow Pipelines, Kueue and JobSet
+# listen elsewhere.
+resource "google_compute_firewall" "webhooks" {
+  count = var.masters_cidr == null ? 0 : 1
+
+  project       = var.project
+  name          = "${var.name}-webhooks"
+  network       = google_compute_network.this.id
+  direction     = "INGRESS"
+  priority      = 1000
+  source_ranges = [var.masters_cidr]
+
+  allow {
+    protocol = "tcp"
+    ports    = ["8443", "9443"]
+  }
+}
+
 # What a VPC does anyway, written down so that a refused connection leaves a log line.
 resource "google_compute_firewall" "outside" {
   project       = var.project

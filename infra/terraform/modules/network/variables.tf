@@ -27,3 +27,8 @@ variable "services_cidr" {
   description = "Addresses of Kubernetes services."
   type        = string
 }
+
+variable "masters_cidr" {
+  description = "Addresses of a cluster's control plane; null without a cluster."
+  type        = string
+}

@@ -28,6 +28,7 @@ locals {
     "monitoring.googleapis.com",
     "storage.googleapis.com",
   ]
-  vertex  = ["aiplatform.googleapis.com"]
-  cluster = ["container.googleapis.com", "tpu.googleapis.com"]
+  vertex = ["aiplatform.googleapis.com"]
+  # Images are streamed to nodes through the second.
+  cluster = ["container.googleapis.com", "containerfilesystem.googleapis.com", "tpu.googleapis.com"]
 }
