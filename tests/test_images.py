@@ -111,7 +111,7 @@ def test_a_credential_helper_is_asked(
         images.pinned(f"{registry.host}/secret:v1")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     answer = json.dumps({"ServerURL": registry.host, "Username": "reader", "Secret": "pass:word"})
-    helper(tmp_path, f"[ \"$1\" = get ] && [ \"$(cat)\" = {registry.host} ] && echo '{answer}'")
+    helper(tmp_path, f'[ "$1" = get ] && [ "$(cat)" = {registry.host} ] && echo \'{answer}\'')
     assert images.pinned(f"{registry.host}/secret:v1") == f"{registry.host}/secret@{digest}"
 
 
@@ -158,7 +158,11 @@ def test_dockers_own_registry_has_its_own_places() -> None:
 
 
 def test_a_run_is_submitted_with_the_digest_and_its_schedule_sees_that_the_tag_moved(
-    registry: Registry, kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    registry: Registry,
+    kfp: KfpServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kfp.run_pipelines = False
     recipe = str(recipe_file(tmp_path / "recipe.toml"))
@@ -188,5 +192,5 @@ def test_compile_writes_the_digest(registry: Registry, tmp_path: Path, capsys: p
     assert main(["compile", "-o", str(file), "--image", f"{registry.host}/xlnet:v1"]) == 0
     assert f"{registry.host}/xlnet@{digest}" in file.read_text()
     assert main(["compile", "-o", str(file), "--image", f"{registry.host}/xlnet:v2"]) == 2
-    assert f"has no 'xlnet:v2'; did you mean 'v1'" in capsys.readouterr().err
+    assert "has no 'xlnet:v2'; did you mean 'v1'" in capsys.readouterr().err
     assert main(["compile", "-o", str(file), "--image", PINNED_IMAGE]) == 0, "what is pinned is not looked up"
