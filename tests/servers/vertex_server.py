@@ -132,14 +132,16 @@ class VertexServer(WebServer):
         execution.start()
         return self.show(self.jobs[name])
 
-    def show(self, job: dict[str, Any]) -> dict[str, Any]:
+    def show(self, job: dict[str, Any], mask: str | None = None) -> dict[str, Any]:
         execution = self.executions[job["name"]]
-        shown = {**job, "state": STATES[execution.state], "jobDetail": {"taskDetails": self.details(job, execution)}}
+        shown = {**job, "state": STATES[execution.state]}
+        if mask is None or "jobDetail" in mask:
+            shown["jobDetail"] = {"taskDetails": self.details(job, execution)}
         if execution.ended:
             shown["endTime"] = stamp(execution.ended)
         if execution.state == "FAILED":
             shown["error"] = {"code": 9, "message": "The DAG failed because some tasks failed."}
-        return checked(v1.PipelineJob, shown)
+        return checked(v1.PipelineJob, masked(shown, mask))
 
     def details(self, job: dict[str, Any], execution: Execution) -> list[dict[str, Any]]:
         found = []
@@ -189,7 +191,7 @@ class VertexServer(WebServer):
 
     def list_jobs(self, request: Request) -> Any:
         found = self.page(request, "pipelineJobs", list(self.jobs.values()))
-        found["pipelineJobs"] = [masked(self.show(job), request.query.get("readMask")) for job in found["pipelineJobs"]]
+        found["pipelineJobs"] = [self.show(job, request.query.get("readMask")) for job in found["pipelineJobs"]]
         return found
 
     def cancel(self, request: Request) -> Any:

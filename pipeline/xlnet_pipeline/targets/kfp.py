@@ -10,7 +10,6 @@ from typing import Any
 
 import kfp_server_api as api
 
-from xlnet import recipe as recipes
 from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
@@ -88,7 +87,7 @@ class KfpTarget:
     ) -> Run:
         """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
         remote.check_data(recipe, self.name)
-        run = remote.new_run(recipe, self.name, record.new_id())
+        run = remote.new_run(recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
         fields = self.body(recipe, where, name, self.api.experiment(), cache)
         body = api.V2beta1Run(**{**fields, "runtime_config": api.V2beta1RuntimeConfig(**fields["runtime_config"])})
@@ -152,7 +151,7 @@ class KfpTarget:
 
     def _record(self, found: Any) -> Run:
         text = (found.runtime_config.parameters or {}).get("recipe", "{}") if found.runtime_config else "{}"
-        run = remote.new_run(recipes.from_json(text), self.name, _id(found))
+        run = remote.new_run(text, self.name, _id(found))
         run.created, run.ended = str(remote.moment(found.created_at)), _ended(found.finished_at)
         run.status = STATES.get(found.state or "PENDING", record.RUNNING)
         details = {name: one for one in _details(found) if (name := _step(one.display_name))}

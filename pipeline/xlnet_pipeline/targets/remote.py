@@ -3,6 +3,7 @@
 A backend says how its tasks went; where an artifact came from is read from the ``lineage.json`` inside it.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from xlnet import provenance
+from xlnet import recipe as recipes
 from xlnet.data import objects
 from xlnet.data.storage import DEMO, GCS
 from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
@@ -160,11 +162,17 @@ def artifact_places(root: str, run: str) -> dict[str, str]:
     return found
 
 
-def new_run(recipe: Recipe, target: str, run: str) -> Run:
-    """The record of a run that has just been submitted."""
-    steps = [StepRun(name) for name in STEPS]
-    whole = json.loads(recipe.to_json())
-    return Run(run, target, whole, recipe.digest(), provenance.now(), steps=steps)
+def new_run(recipe: str, target: str, run: str) -> Run:
+    """The record of a run that has just been submitted; ``recipe`` is JSON, perhaps of some sections alone."""
+    whole, digest = _described(recipe)
+    return Run(run, target, json.loads(whole), digest, provenance.now(), steps=[StepRun(name) for name in STEPS])
+
+
+@functools.lru_cache(maxsize=256)
+def _described(recipe: str) -> tuple[str, str]:
+    """A recipe's JSON with all fields, and its digest: of a thousand runs, most are of a few recipes."""
+    whole = recipes.from_json(recipe)
+    return whole.to_json(), whole.digest()
 
 
 def moment(value: datetime | str | None) -> str | None:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from xlnet import recipe as recipes
 from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
@@ -93,7 +92,7 @@ class VertexTarget:
     ) -> Run:
         """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
         remote.check_data(recipe, self.name)
-        run = remote.new_run(recipe, self.name, record.new_id())
+        run = remote.new_run(recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
         path = f"{self.jobs}/{name}"
         try:
@@ -162,7 +161,7 @@ class VertexTarget:
 
     def _record(self, job: dict[str, Any]) -> Run:
         text = job.get("runtimeConfig", {}).get("parameterValues", {}).get("recipe", "{}")
-        run = remote.new_run(recipes.from_json(text), self.name, _id(job))
+        run = remote.new_run(text, self.name, _id(job))
         run.created, run.ended = str(remote.moment(job["createTime"])), remote.moment(job.get("endTime"))
         run.status = STATES.get(job.get("state", ""), record.RUNNING)
         details = {_step(detail): detail for detail in _details(job)}
