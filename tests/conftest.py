@@ -74,6 +74,16 @@ def write_sentences(path: Path, rows: int = 200) -> Path:
     return path
 
 
+def write_real_sentences(path: Path, rows: int = 600) -> Path:
+    """Write the first of the demo's sentences about products as a CSV (``text,label``)."""
+    source = CHECKOUT / "components/xlnet/demo/uci_sentences/amazon_cells_labelled.txt"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(line.rsplit("\t", 1) for line in source.read_text(encoding="utf-8").split("\n")[:rows])
+    return path
+
+
 @pytest.fixture
 def small_csv(tmp_path: Path) -> Path:
     """A CSV of 200 sentences with the columns text and label (0 or 1)."""
@@ -139,7 +149,7 @@ def arguments(host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 @pytest.fixture
 def kfp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[KfpServer]":
-    """A server, a bucket with 200 sentences, and settings that name both."""
+    """A server, a bucket with real sentences, and settings that name both."""
     from servers.kfp_server import KfpServer
     from servers.storage import bucket_server
 
@@ -147,7 +157,7 @@ def kfp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[KfpServer]
     from xlnet_pipeline.targets import remote
 
     with bucket_server(monkeypatch) as bucket:
-        bucket.blob("data/rows.csv").upload_from_filename(str(write_sentences(tmp_path / "rows.csv")))
+        bucket.blob("data/rows.csv").upload_from_filename(str(write_real_sentences(tmp_path / "rows.csv")))
         store = f"sqlite:///{tmp_path / 'registry.db'}"
         with KfpServer(tmp_path / "kfp") as started:
             monkeypatch.setenv("KFP_ENDPOINT", started.url)

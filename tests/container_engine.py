@@ -49,20 +49,31 @@ def daemon(folder: Path) -> Iterator[str]:
         host,
     ]
     command += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_administrator())
+    process = _started(command, host, folder / "log")
     try:
-        patience = time.monotonic() + START
-        while docker(host, "info", check=False).returncode:
-            if process.poll() is not None or time.monotonic() > patience:
-                pytest.fail("dockerd did not start: " + (folder / "log").read_text()[-500:])
-            time.sleep(0.2)
         yield host
     finally:
         process.terminate()
         process.wait(timeout=60)
         _unmount_below(folder)
         shutil.rmtree(folder)
+
+
+def _started(command: list[str], host: str, log: Path) -> "subprocess.Popen[bytes]":
+    """A daemon that answers; thrice tried, since it gives its containerd 15 seconds, too few on a busy machine."""
+    for _ in range(3):
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=_administrator()
+            )
+        patience = time.monotonic() + START
+        while process.poll() is None and time.monotonic() < patience:
+            if not docker(host, "info", check=False).returncode:
+                return process
+            time.sleep(0.2)
+        process.kill()
+        process.wait()
+    pytest.fail("dockerd did not start: " + log.read_text()[-500:])
 
 
 def _administrator() -> dict[str, str]:

@@ -85,7 +85,7 @@ def test_one_class_alone_is_refused_unless_more_rows_follow(tmp_path: Path) -> N
             {"machine": machine("h200")},
             "machine: machine 'h200' is not offered on target 'vertex'; .* 'h200-8'",
         ),
-        ({"machine": machine("h100")}, "machine: machine 'h100' is sold on spot alone"),
+        ({"machine": machine("h100")}, "machine: machine 'h100' is sold on spot and flex-start alone"),
         ({"nodes": 0}, "machine: --nodes is 0"),
         (
             {"machine": machine("v5e-4"), "nodes": 4},

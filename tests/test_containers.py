@@ -260,12 +260,18 @@ def test_a_base_image_that_cannot_be_had(builder: str, tmp_path: Path, monkeypat
         build.build(wanted, tmp_path, program="docker", say=lambda text: None)
 
 
-def test_both_builders_make_the_same_of_what_images_share(host: str) -> None:
+def test_both_builders_make_the_same_of_what_images_share(
+    host: str, image: build.Image, arguments: tuple[str, ...]
+) -> None:
     """The stage below all images, in seconds; tests/test_every_image.py compares a whole one."""
     made = []
+    given = [
+        f"BASE_IMAGE={engine.BASE}",
+        *arguments,
+    ]  # the classic builder looks at every stage before the one it is for
     for name, builder in (("classic", engine.CLASSIC), ("buildkit", engine.buildkit())):
         words = ["docker", "build", "--file", "containers/Dockerfile", "--target", "runtime", "--network", "host"]
-        words += ["--build-arg", f"BASE_IMAGE={engine.BASE}", "--tag", f"runtime:{name}", "."]
+        words += [*(f"--build-arg={one}" for one in given), "--tag", f"runtime:{name}", "."]
         environment = {**os.environ, **builder}
         subprocess.run(words, cwd=CHECKOUT, env=environment, capture_output=True, check=True)
         (found,) = json.loads(engine.docker(host, "image", "inspect", f"runtime:{name}").stdout)

@@ -51,6 +51,23 @@ def test_a_directory_there_and_back_moves_each_object_once(bucket: Any, tmp_path
     assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*.bin")}
 
 
+def test_empty_files_and_json_reach_an_emulator_too(bucket: Any, tmp_path: Path) -> None:
+    written = {
+        "empty.txt": b"",
+        "empty.json": b"",
+        "state.json": b'{"a": 1}',
+        "lines.jsonl": b'{"a": 1}\n',
+        "r.html": b"<p>",
+    }
+    for name, content in written.items():
+        (tmp_path / name).write_bytes(content)
+    assert objects.upload(tmp_path, "gs://bucket/all") == len(written)
+    copy = objects.download("gs://bucket/all", tmp_path / "copy")
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == written
+    kinds = {blob.name: blob.content_type for blob in objects.listing("gs://bucket/all")}
+    assert (kinds["all/state.json"], kinds["all/r.html"]) == ("application/json", "text/html")
+
+
 def test_a_large_object_goes_on_where_it_was_broken_off(
     bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

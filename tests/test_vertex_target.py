@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("google.cloud.aiplatform_v1", reason="pip install google-cloud-aiplatform: its messages check ours")
 
-from conftest import PINNED_IMAGE, write_sentences
+from conftest import PINNED_IMAGE, write_real_sentences
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as v1
 from google.cloud.aiplatform_v1.services.pipeline_service.transports import PipelineServiceRestTransport
@@ -28,9 +28,9 @@ from xlnet_pipeline.targets import remote
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VertexServer]:
-    """A server, a bucket with 200 sentences, and settings that name both."""
+    """A server, a bucket with real sentences, and settings that name both."""
     with bucket_server(monkeypatch) as bucket:
-        bucket.blob("data/rows.csv").upload_from_filename(str(write_sentences(tmp_path / "rows.csv")))
+        bucket.blob("data/rows.csv").upload_from_filename(str(write_real_sentences(tmp_path / "rows.csv")))
         with VertexServer(tmp_path / "vertex") as started:
             monkeypatch.setenv("VERTEX_ENDPOINT", started.url)
             monkeypatch.setenv("VERTEX_LOGGING_ENDPOINT", started.url)
