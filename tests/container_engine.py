@@ -55,8 +55,7 @@ def daemon(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=60)
-        _unmount_below(folder)
-        shutil.rmtree(folder)
+        clear(folder)
 
 
 def _started(command: list[str], host: str, log: Path) -> "subprocess.Popen[bytes]":
@@ -81,11 +80,12 @@ def _administrator() -> dict[str, str]:
     return {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
 
-def _unmount_below(folder: Path) -> None:
-    """A daemon that ended leaves its network namespaces mounted."""
+def clear(folder: Path) -> None:
+    """Remove what a daemon that ended leaves; its network namespaces are still mounted."""
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for mount in reversed([one for one in mounts if one.startswith(f"{folder}/")]):
         subprocess.run(["umount", "--lazy", mount], check=True)
+    shutil.rmtree(folder)
 
 
 def docker(host: str, *words: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:

@@ -137,15 +137,21 @@ def test_of_several_pods_the_one_that_failed_is_named_and_its_last_words_are_sho
 
 @pytest.mark.parametrize("status", [75, 76])
 def test_too_many_preemptions_end_it_for_a_new_launcher_too(
-    server: KubernetesServer, step: Callable[..., dict[str, Any]], status: int
+    server: KubernetesServer,
+    step: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    status: int,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    server.program = [sys.executable, "-c", f"raise SystemExit({status})"]
+    begun = tmp_path / "begun"  # the fourth time, it is still at work when it is told to end
+    server.program = ["sh", "-c", f"echo >>{begun}; test $(wc -l <{begun}) -gt 3 && exec sleep 600; exit {status}"]
     for _ in range(2):
         with pytest.raises(RunError, match="was preempted 3 times, more than 2; its checkpoints are kept: run again"):
             step(preemptions=2)
     assert len(server.attempts) == 4
     assert only(server)["spec"]["suspend"]
     assert only(server)["status"].get("restartsCountTowardsMax", 0) == 0
+    assert re.findall(r"starts again after a preemption, (\d of \d)", capfd.readouterr().out) == ["1 of 2", "2 of 2"]
 
 
 def test_a_users_mistake_is_one(server: KubernetesServer, step: Callable[..., dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -34,8 +35,6 @@ pytestmark = pytest.mark.containers
 CHECKOUT = Path(__file__).resolve().parent.parent
 SIZE = 1.2e9  # bytes of the CPU image, base included
 REBUILD = 20.0  # seconds after a changed line of code
-START = 1.5  # seconds to the first line of a step's code
-IMPORT = 2.5  # seconds to import what trains
 
 
 @pytest.fixture(autouse=True)
@@ -114,17 +113,12 @@ def test_a_container_is_nobody_and_writes_nowhere_but_tmp(host: str, image: buil
     assert "Permission denied" in run(host, image, "sh", "-c", "echo x > /opt/venv/x").stderr
 
 
-def test_a_container_starts_and_imports_fast(host: str, image: build.Image) -> None:
-    def seconds() -> float:
-        begun = time.monotonic()
-        assert run(host, image, "python", "-c", "print('step')").returncode == 0
-        return time.monotonic() - begun
-
-    assert min(seconds() for _ in range(3)) <= START
-    # Seconds of processor time: tests share a machine.
-    code = "import xlnet.training.loop, resource; print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
-    done = [run(host, image, "python", "-c", code, options=("--read-only", "--tmpfs=/tmp")) for _ in range(3)]
-    assert min(float(one.stdout) for one in done) <= IMPORT
+def test_a_container_loads_nothing_that_training_does_not_need(host: str, image: build.Image) -> None:
+    """Which is what keeps its start short; seconds are measured by tests/benchmarks/image_limits.py."""
+    heavy = ("kfp", "mlflow", "google", "tensorboard", "transformers", "sqlalchemy", "pandas")
+    code = f"import sys, xlnet.training.loop; print([name for name in {heavy} if name in sys.modules])"
+    done = run(host, image, "python", "-c", code, options=("--read-only", "--tmpfs=/tmp"))
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_trainer_that_is_asked_to_end_saves_and_goes_on_where_it_was(
@@ -219,20 +213,22 @@ with container_engine.daemon(Path(sys.argv[1])) as host:
 """
 
 
-def test_a_daemon_does_not_outlive_tests_that_are_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", START_AND_WAIT, str(tmp_path)]
+def test_a_daemon_does_not_outlive_tests_that_are_killed() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="engine-"))  # a socket's path has no more than 107 characters
+    command = [sys.executable, "-c", START_AND_WAIT, str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         address = starter.stdout.readline().strip()
         assert engine.docker(address, "info", check=False).returncode == 0
-        daemon = int((tmp_path / "pid").read_text())
+        daemon = int((folder / "pid").read_text())
         starter.kill()
     patience = time.monotonic() + 30
     told = Path(f"/proc/{daemon}/cmdline")  # empty when it has ended and nobody asked how
     while told.exists() and told.read_bytes():
         assert time.monotonic() < patience
         time.sleep(0.2)
+    engine.clear(folder)
 
 
 # --- building ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Training through kills, signals and notices: it goes on at the exact next step, and ends in the same bits."""
 
+import functools
 import json
 import os
 import random
@@ -26,6 +27,19 @@ LONG = RECIPE.replace(model=MODEL, training=TRAINING)
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset, tmp_path_factory):
+    """Number of ranks → the same training, left alone."""
+
+    @functools.cache
+    def whole(ranks):
+        trainer = Trainer(tmp_path_factory.mktemp("whole"), dataset, LONG, ranks)
+        trainer.finish()
+        return trainer
+
+    return whole
 
 
 class Trainer:
@@ -81,9 +95,9 @@ def history(trainer: Trainer) -> str:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_ten_kills_change_no_bit(dataset, tmp_path, ranks):
+def test_ten_kills_change_no_bit(dataset, undisturbed, tmp_path, ranks):
     """At ten random moments, half of them while a checkpoint is being written."""
-    whole = Trainer(tmp_path / "whole", dataset, LONG, ranks)
+    whole = undisturbed(ranks)
     expected = whole.finish()
     moments, seen, half_written = random.Random(ranks), 0, 0
     for attempt in range(10):
@@ -111,7 +125,7 @@ def test_ten_kills_change_no_bit(dataset, tmp_path, ranks):
 @pytest.mark.parametrize(
     ("ranks", "number", "status"), [(1, signal.SIGTERM, 75), (2, signal.SIGTERM, 75), (2, signal.SIGINT, 130)]
 )
-def test_a_signal_leaves_a_checkpoint_within_the_grace_period(dataset, tmp_path, ranks, number, status):
+def test_a_signal_leaves_a_checkpoint_within_the_grace_period(dataset, undisturbed, tmp_path, ranks, number, status):
     recipe = LONG.replace(training={"checkpoint_every": 250})
     trainer = Trainer(tmp_path / "run", dataset, recipe, ranks, XLNET_GRACE_SECONDS="10")
     trainer.until(lambda: "training on" in trainer.log.read_text())
@@ -125,7 +139,7 @@ def test_a_signal_leaves_a_checkpoint_within_the_grace_period(dataset, tmp_path,
     assert trainer.steps() == [step]
     facts = Trainer(tmp_path / "run", dataset, recipe, ranks).finish()
     assert facts["resumed_from"] == step
-    assert facts["weights_digest"] == Trainer(tmp_path / "whole", dataset, recipe, ranks).finish()["weights_digest"]
+    assert facts["weights_digest"] == undisturbed(ranks).finish()["weights_digest"]
 
 
 @pytest.mark.parametrize("seconds", [0.5, 3])

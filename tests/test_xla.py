@@ -94,7 +94,7 @@ def test_weights_spread_over_two_chips_give_the_same_curve(sst2: Path) -> None:
 
 
 def train(dataset: Path, out: Path, **variables: str) -> subprocess.Popen[str]:
-    settings = [*SETTINGS, "training.steps=40", "training.checkpoint_every=3"]
+    settings = [*SETTINGS, "training.steps=24", "training.checkpoint_every=2"]
     changes = [part for setting in settings for part in ("--set", setting)]
     return python("-m", "xlnet", "train", "--device", "xla", *changes, "--dataset", dataset, "--out", out, **variables)
 

@@ -134,7 +134,8 @@ class WebServer:
                 url = urlsplit(self.path)
                 query = {key: values[-1] for key, values in parse_qs(url.query).items()}
                 headers = {key.lower(): value for key, value in self.headers.items()}
-                is_json = headers.get("content-type", "application/json").startswith("application/json")
+                kind = headers.get("content-type", "application/json").partition(";")[0]
+                is_json = kind == "application/json" or kind.endswith("+json")
                 body = json.loads(raw) if raw and is_json and server.json_only(url.path) else raw or None
                 request = Request(self.command, unquote(url.path), query, body, headers)
                 with server.lock:

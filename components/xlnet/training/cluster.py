@@ -191,7 +191,7 @@ class Watch:
     def _tell_restarts(self, status: dict[str, Any]) -> None:
         """``restarts`` are all, ``restartsCountTowardsMax`` those of a program that failed."""
         restarts, failures = status.get("restarts", 0), status.get("restartsCountTowardsMax", 0)
-        if restarts > self._restarts[0]:
+        if restarts > self._restarts[0] and restarts - failures <= self._wishes["preemptions"]:
             if failures > self._restarts[1]:
                 why = f"after a failure, {failures} of {self._wishes['retries']}"
             else:
