@@ -1,0 +1,126 @@
+"""Training on a CUDA device: the CPU's numbers, the same bits twice and after kills, and memory as planned.
+
+pytest -m gpu        (also what tests/test_triton.py has for a GPU)
+"""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_interruption import Trainer, history
+from token_rows import RECIPE, write_dataset
+
+from xlnet.errors import Preempted
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+# Heads of 64 take the Triton kernels, as XLNet's own do.
+MODEL = {"n_layer": 2, "d_model": 128, "n_head": 2, "d_head": 64, "d_inner": 512}
+SHORT = RECIPE.replace(model=MODEL, training={"steps": 60, "learning_rate": 1e-3, "token_dropout": 0.1})
+LONG = SHORT.replace(training={"steps": 300, "checkpoint_every": 10, "evaluate_every": 50})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+def losses(trainer):
+    return [json.loads(line)["loss"] for line in history(trainer).splitlines() if "loss" in json.loads(line)]
+
+
+def test_the_curve_is_that_of_the_cpu(dataset, tmp_path):
+    """In float32, with dropout: every device drops the same."""
+    recipe = SHORT.replace(training={"precision": "float32"})
+    cpu, cuda = (Trainer(tmp_path / kind, dataset, recipe, XLNET_DEVICE=kind) for kind in ("cpu", "cuda"))
+    facts = [trainer.finish() for trainer in (cpu, cuda)]
+    assert [one["attention"] for one in facts] == ["native", "triton"]
+    assert facts[1]["accelerator"] == torch.cuda.get_device_name()
+    assert len(losses(cpu)) >= 5
+    assert losses(cuda) == pytest.approx(losses(cpu), rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_trainings_end_in_the_same_bits(dataset, tmp_path, precision):
+    recipe = SHORT.replace(training={"precision": precision})
+    trainers = [Trainer(tmp_path / name, dataset, recipe) for name in "ab"]
+    first, second = (trainer.finish() for trainer in trainers)
+    assert first["precision"] == precision
+    assert first["weights_digest"] == second["weights_digest"]
+
+
+def test_kills_change_no_bit(dataset, tmp_path):
+    """Also when it computes in bfloat16, as it does where the recipe leaves it open."""
+    whole = Trainer(tmp_path / "whole", dataset, LONG)
+    seen = 0
+    for number, expected in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, Preempted.exit_status)):
+        trainer = Trainer(tmp_path / "killed", dataset, LONG, XLNET_GRACE_SECONDS="10")
+        trainer.until(lambda trainer=trainer, seen=seen: trainer.steps() and trainer.steps()[-1] > seen + 20)
+        assert trainer.kill(number) == expected
+        seen = trainer.steps()[-1]
+    last = Trainer(tmp_path / "killed", dataset, LONG)
+    facts = last.finish()
+    assert facts["precision"] == "bfloat16"
+    assert facts["resumed_from"] == seen
+    assert facts["weights_digest"] == whole.finish()["weights_digest"]
+    assert history(last) == history(whole)
+
+
+def test_too_little_memory_is_a_table_and_the_setting_to_change(dataset, tmp_path):
+    program = (
+        "import sys, torch; torch.cuda.set_per_process_memory_fraction(60e6 / torch.cuda.mem_get_info()[1])\n"
+        "from xlnet.training.train import train; train(*sys.argv[1:])"
+    )
+    recipe = RECIPE.replace(model={"n_layer": 8, "d_model": 512, "n_head": 8, "d_head": 64, "d_inner": 2048})
+    command = [sys.executable, "-c", program, recipe.part("model", "training"), dataset, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "out of memory at step 1: " in done.stderr, done.stderr
+    assert "set training.micro_batch_tokens=" in done.stderr
+    assert f"{torch.cuda.get_device_name()} has" in done.stderr
+
+
+@pytest.mark.parametrize("preset", ["base", "large"])
+def test_memory_is_within_15_percent_of_what_is_planned(preset):
+    """Beside the process's own, which no allocator counts."""
+    from xlnet import recipe as recipes
+    from xlnet.model import config as configs
+    from xlnet.model.layout import Layout
+    from xlnet.model.xlnet import XLNetClassifier
+    from xlnet.training.detect import detect
+    from xlnet.training.device import Inputs
+    from xlnet.training.optim import make_optimizer
+    from xlnet.training.step import forward, optimise
+    from xlnet_pipeline import estimate
+    from xlnet_pipeline.machines import machine
+    from xlnet_pipeline.workload import Workload
+
+    recipe = recipes.PRESETS[preset]()
+    texts, longest = 32, 512
+    tokens = texts * longest
+    device = detect("cuda")
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    shape = configs.from_recipe(recipe.model, 32_000, 5, "classification", ["0", "1"])
+    model = device.prepare(XLNetClassifier(shape)).train()
+    best = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = make_optimizer(model, recipe.training)
+    ids = torch.randint(10, 32_000, (tokens,), device="cuda")
+    kinds = torch.zeros(tokens, dtype=torch.int32, device="cuda")
+    labels, weights = torch.zeros(texts, dtype=torch.int64, device="cuda"), torch.ones(texts, device="cuda")
+    for _ in range(2):
+        inputs = Inputs(ids, kinds, Layout.of([longest] * texts, "cuda"), labels, weights)
+        forward(model, inputs, texts, recipe.training, device).backward()
+        optimise(model, optimizer, recipe.training)
+    measured = (torch.cuda.max_memory_allocated() - before) / estimate.GIB
+    work = Workload(1000, 512.0, 512, 512.0, 32_000, 2, 100, tokens, "")
+    planned = estimate.memory(recipe.model, work, machine("h100"))
+    print(f"{preset}: {measured:.2f} GiB measured, {planned.total - planned.process:.2f} planned", len(best))
+    assert planned.total - planned.process == pytest.approx(measured, rel=0.15)
