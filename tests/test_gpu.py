@@ -4,6 +4,7 @@ pytest -m gpu        (also what tests/test_triton.py has for a GPU)
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def test_kills_change_no_bit(dataset, tmp_path):
     for number, expected in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, Preempted.exit_status)):
         trainer = Trainer(tmp_path / "killed", dataset, LONG, XLNET_GRACE_SECONDS="10")
         trainer.until(lambda trainer=trainer, seen=seen: trainer.steps() and trainer.steps()[-1] > seen + 20)
-        assert trainer.kill(number) == expected
+        assert trainer.kill(number) == expected, trainer.log.read_text()
         seen = trainer.steps()[-1]
     last = Trainer(tmp_path / "killed", dataset, LONG)
     facts = last.finish()
@@ -72,18 +73,25 @@ def test_kills_change_no_bit(dataset, tmp_path):
     assert history(last) == history(whole)
 
 
-def test_too_little_memory_is_a_table_and_the_setting_to_change(dataset, tmp_path):
+@pytest.mark.parametrize(
+    ("megabytes", "told"),
+    [(60, "out of memory: the model does not fit in the "), (250, "out of memory at step 1: ")],
+)
+def test_too_little_memory_says_what_to_change(dataset, tmp_path, megabytes, told):
+    """A model of 100 MB, whose training needs four times that and the activations."""
     program = (
-        "import sys, torch; torch.cuda.set_per_process_memory_fraction(60e6 / torch.cuda.mem_get_info()[1])\n"
+        f"import sys, torch; torch.cuda.set_per_process_memory_fraction({megabytes}e6 / torch.cuda.mem_get_info()[1])\n"
         "from xlnet.training.train import train; train(*sys.argv[1:])"
     )
     recipe = RECIPE.replace(model={"n_layer": 8, "d_model": 512, "n_head": 8, "d_head": 64, "d_inner": 2048})
     command = [sys.executable, "-c", program, recipe.part("model", "training"), dataset, str(tmp_path / "model")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0
-    assert "out of memory at step 1: " in done.stderr, done.stderr
-    assert "set training.micro_batch_tokens=" in done.stderr
-    assert f"{torch.cuda.get_device_name()} has" in done.stderr
+    environment = {**os.environ, "XLNET_CHECKPOINTS": str(tmp_path / "checkpoints")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    error = done.stderr.partition("RunError: ")[2]
+    assert told in error, done.stderr
+    if megabytes == 250:
+        assert "set training.micro_batch_tokens=" in error
+        assert f"{torch.cuda.get_device_name()} has" in error
 
 
 @pytest.mark.parametrize("preset", ["base", "large"])

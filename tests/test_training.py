@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from token_rows import RECIPE, write_dataset
@@ -98,6 +99,21 @@ def test_pretrained_weights_are_where_training_starts(dataset, tmp_path):
     assert base["artifact"]["type"] == "pretrained"
     checksums = {file["uri"]: file["checksum"] for file in base["artifact"]["metadata"]["files"]}
     assert checksums["model.safetensors"] == first["weights_digest"]
+
+
+def test_signals_to_the_whole_job_leave_those_who_make_batches_alive(dataset):
+    """Ctrl-C reaches every process of a terminal's job; the one that trains still needs batches until it stops."""
+    device = detect("cpu")
+    device.workers = 2
+    steps = 40
+    feed = iter(Feed(open_dataset(dataset).split("train"), RECIPE.training, 0, steps, device))
+    next(feed)
+    workers = psutil.Process().children()
+    assert len(workers) == 2
+    for worker in workers:
+        worker.send_signal(signal.SIGINT)
+        worker.send_signal(signal.SIGTERM)
+    assert len(list(feed)) == steps - 1
 
 
 def test_killed_training_continues_to_the_same_bits(dataset, tmp_path, monkeypatch):

@@ -29,11 +29,11 @@ def test_attention_in_half_precision():
     test_attention.compare("triton", [33, 7], 16, 0.3, True, torch.float16, 1e-2)
 
 
-def test_forward_tile_of_64_rows(monkeypatch):
-    """What compute capability 9.0 uses."""
+def test_tiles_of_64(monkeypatch):
+    """What longer texts in bfloat16 use."""
     from xlnet.model.kernels import triton_attention
 
-    monkeypatch.setattr(triton_attention, "tile", lambda width, forward, capability: (64 if forward else 32, 4))
+    monkeypatch.setattr(triton_attention, "tile", lambda *_: triton_attention.Tile(64, 64, 4, 1))
     test_attention.compare("triton", [70, 20], 16, 0.3, True, torch.float32, 1e-5)
 
 

@@ -4,6 +4,7 @@ The order of rows is decided here, in one process; packing happens in worker pro
 computes beside the CPU, and in line where it is the CPU.
 """
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -34,6 +35,7 @@ class Feed:
             batch_size=None,
             num_workers=device.workers,
             collate_fn=_as_it_is,
+            worker_init_fn=_outlive_signals,
         )
 
     def __iter__(self) -> Iterator[Share]:
@@ -76,3 +78,9 @@ class _Shares(Dataset[Share]):
 
 def _as_it_is(share: Any) -> Any:
     return share
+
+
+def _outlive_signals(worker: int) -> None:
+    """A signal to all of a job's processes is for the one that trains: it still needs batches until its checkpoint."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -29,6 +29,7 @@ from xlnet.training.optim import AdamW, make_optimizer
 from xlnet.training.preemption import Stop
 from xlnet.training.sharding import shard
 from xlnet.training.tensors import Replicated, Sharded
+from xlnet.training.trouble import room_for_model
 from xlnet.training.watchdog import Watchdog, end_with_parent
 
 LINGER = 3.0  # seconds that a rank leaves to the one that failed first, to say why
@@ -65,7 +66,8 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             device.fit(data, given.training)
             checkpoints_place = place(out, shaping, dataset_digest, str(device.shapes))
             device.keep_programs(checkpoints_place.programs())
-            model = device.prepare(make_model(whole, data), given.training.recompute)
+            with room_for_model(device):
+                model = device.prepare(make_model(whole, data), given.training.recompute)
             facts = {
                 "base_model": given.model.pretrained or f"{given.model.preset}, from scratch",
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -79,7 +81,8 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             }
             leads = device.ranks.rank == 0
             progress = Progress(silent=not leads)
-            optimizer, tensors = _tensors(model, given.training, device)
+            with room_for_model(device):
+                optimizer, tensors = _tensors(model, given.training, device)
             checkpoints = Checkpoints(checkpoints_place, tensors, about, progress.say)
             with (
                 contextlib.closing(checkpoints),

@@ -1,8 +1,9 @@
 """What can go wrong within a step, and what is said then: a loss that is no number, memory that does not suffice."""
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,20 @@ def not_finite(problem: NotFinite, split: Split, rows: np.ndarray, seed: int, di
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an operator found no memory, on the device or on the host."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def room_for_model(device: Device) -> Iterator[None]:
+    """Say it where there is no memory even for what is needed before the first step."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"out of memory: the model does not fit in the {device.memory()['total'] / GB:.2f} GB of {device.name}; "
+            "choose a machine with more, a smaller model, or on several devices training.shard_weights=true"
+        ) from None
 
 
 def out_of_memory(model: XLNetClassifier, device: Device, share: Share, step: int) -> RunError:

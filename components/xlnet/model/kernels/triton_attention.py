@@ -1,15 +1,18 @@
 """Relative attention as Triton kernels, in the manner of FlashAttention-2 (Dao 2023).
 
-Nothing of size length × length reaches memory. Scores by distance are computed in the tile: a tile of
-M queries and M keys meets 2M distances, one product gives all M × 2M scores, and a gather along each row
-picks, one column later per query, the M that belong to the keys. The backward pass has three kernels,
-each recomputing the scores: one per block of queries, one per block of keys, and one per band of
-distances, so that every gradient has one writer and no sum depends on the order of arrival.
+Scores by distance are a plain product of queries and distances; that query i meets distance i - j at key j makes
+each row begin one column later. A kernel of its own computes them, and stores each row where its keys are, so that
+the attention reads tiles. Its backward pass leaves the scores' gradients in the same place, from where two more
+kernels read them by key and by distance. Every gradient has one writer, and no sum depends on the order of arrival.
 
-Shapes: see :mod:`xlnet.model.attention`; M rows of a tile, G groups of texts.
+The squares of scores, length × length of every text, are there for a few heads at a time, within a fixed amount of
+memory that the device's cache can hold, and for the time of one pass alone.
+
+Shapes: see :mod:`xlnet.model.attention`; M queries and K keys (or distances) of a tile, G groups of texts.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +26,11 @@ from xlnet.model.positions import Positions, Segments, by_token, room_for_gradie
 
 GROUPS = 8  # texts share this many buffers for the gradients of distances, summed in order
 LOG2E = 1.4426950408889634
+PITCH = 64  # a row of scores begins at a multiple of this many elements
+SQUARES = 64 << 20  # bytes of scores that are there at once, unless one head's are more
+
+# Sizes that differ from batch to batch must not have a program of their own for each divisor.
+_jit = triton.jit(do_not_specialize=["longest", "tokens", "texts", "head", "threshold"])
 
 
 @triton.jit
@@ -35,7 +43,7 @@ def _mix(x):
 
 @triton.jit
 def kept(mask_key, rows, columns, threshold):
-    """Which elements survive: rows [M, 1], columns [1, M]."""
+    """Which elements survive, of broadcast rows and columns."""
     row_keys = _mix(mask_key + rows.to(tl.uint32))
     return _mix(row_keys + columns.to(tl.uint32) * 0x9E3779B9) >= threshold
 
@@ -57,86 +65,116 @@ def _put(base, stride, first, count, x, M: tl.constexpr, H: tl.constexpr):
 
 
 @triton.jit
-def _by_key(by_distance, M: tl.constexpr):
-    """[M, 2M] scores by distance to [M, M] by key: key j of query i stands at column j - i + M - 1."""
-    i, j = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
-    return tl.gather(by_distance, j - i + (M - 1), axis=1)
+def _text(offsets, text):
+    """A text's first token, and how many it has."""
+    first = tl.load(offsets + text)
+    return first, tl.load(offsets + text + 1) - first
 
 
 @triton.jit
-def _by_distance(by_key, M: tl.constexpr):
-    """The transpose of :func:`_by_key`: [M, M] to [M, 2M], zero where a distance meets no key of the tile."""
-    j = tl.arange(0, 2 * M)[None, :] + tl.arange(0, M)[:, None] - (M - 1)
-    inside = (j >= 0) & (j < M)
-    return tl.where(inside, tl.gather(by_key, tl.where(inside, j, 0), axis=1), 0.0)
+def _square(scores, squares, area, text, length, P: tl.constexpr):
+    """Where a text's scores begin, of the head that this program has; and elements from one row to the next."""
+    base = scores + tl.program_id(1).to(tl.int64) * area + tl.multiple_of(tl.load(squares + text), P)
+    return base, tl.cdiv(length, P) * P
 
 
 @triton.jit
-def _segment_scores(q, bias, change, H: tl.constexpr):
-    """What "another segment" adds to each query's scores: [M]."""
-    h = tl.arange(0, H)
-    biased = q.to(tl.float32) + tl.load(bias + h).to(tl.float32)[None, :]
-    return tl.sum(biased * tl.load(change + h).to(tl.float32)[None, :], 1)
+def _by_distance(square, pitch, i, ahead, length, K: tl.constexpr):
+    """Places of queries' scores at K distances, of which the first is ``ahead`` keys ahead; and which are there."""
+    j = i[:, None] + (ahead + tl.arange(0, K))[None, :]
+    there = (i < length)[:, None] & (j >= 0) & (j < length)
+    return square + i[:, None].to(tl.int64) * pitch + j, there
 
 
-@triton.jit
-def _biased(x, bias, H: tl.constexpr):
-    """Queries plus a head's bias, in the queries' type: what the products take."""
-    return (x.to(tl.float32) + tl.load(bias + tl.arange(0, H)).to(tl.float32)[None, :]).to(x.dtype)
-
-
-@triton.jit
-def _scores(
-    q_content, q_position, k, r_head, r_row, by_segment, ids, first, m0, n0, length, longest, scale,
-    SEGMENTS: tl.constexpr, PRECISION: tl.constexpr, M: tl.constexpr, H: tl.constexpr,
+@_jit
+def _prepare(
+    q, content_bias, position_bias, segment_bias, change, q_content, q_position, by_segment, out, dout, deltas,
+    q_row, tokens, scale,
+    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, SEGMENTS: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """Scores of queries m0… for keys n0…, as powers of two; -inf for keys behind the text's end."""
-    scores = tl.dot(q_content, tl.trans(k), input_precision=PRECISION)
-    r = _rows(r_head, r_row, longest + n0 - m0 - (M - 1), 2 * longest, 2 * M, H)
-    scores += _by_key(tl.dot(q_position, tl.trans(r), input_precision=PRECISION), M)
-    i, j = m0 + tl.arange(0, M), n0 + tl.arange(0, M)
+    """Queries with the biases that they meet keys and distances with; what "another segment" adds to their scores.
+
+    For the backward pass also each query's sum of weights times their gradients.
+    """
+    m0, n, h = tl.program_id(0) * M, tl.program_id(1), tl.arange(0, H)
+    i = m0 + tl.arange(0, M)
+    x = _rows(q + n * H, q_row, m0, tokens, M, H).to(tl.float32)
+    content = x + tl.load(content_bias + n * H + h).to(tl.float32)[None, :]
+    position = x + tl.load(position_bias + n * H + h).to(tl.float32)[None, :]
+    _put(q_content + n * H, N * H, m0, tokens, content, M, H)
+    _put(q_position + n * H, N * H, m0, tokens, position, M, H)
     if SEGMENTS:
-        mine = tl.load(ids + first + i, mask=i < length, other=0)
-        theirs = tl.load(ids + first + j, mask=j < length, other=0)
-        scores += tl.where(mine[:, None] != theirs[None, :], by_segment[:, None], 0.0)
-    return tl.where((j < length)[None, :], scores * scale, float("-inf"))
+        biased = x + tl.load(segment_bias + n * H + h).to(tl.float32)[None, :]
+        found = tl.sum(biased * tl.load(change + n * H + h).to(tl.float32)[None, :], 1) * scale
+        tl.store(by_segment + n * tokens + i, found, mask=i < tokens)
+    if BACKWARD:
+        grad = _rows(dout + n * H, N * H, m0, tokens, M, H).to(tl.float32)
+        delta = tl.sum(grad * _rows(out + n * H, N * H, m0, tokens, M, H).to(tl.float32), 1)
+        tl.store(deltas + n * tokens + i, delta, mask=i < tokens)
 
 
-@triton.jit
+@_jit
+def _position_scores(
+    q_position, r, offsets, squares, blocks, starts, scores,
+    area, longest, head, scale,
+    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """What distances add to the scores of a block of queries, as powers of two."""
+    n = head + tl.program_id(1)
+    text, m0 = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
+    first, length = _text(offsets, text)
+    square, pitch = _square(scores, squares, area, text, length, P)
+    x = _rows(q_position + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
+    i = m0 + tl.arange(0, M)
+    # From the text's first key, seen by the block's last query, to its last key, seen by the first query.
+    for ahead in range(1 - M - m0, length - m0, K):
+        distances = _rows(r + n * H, N * H, longest + ahead, 2 * longest, K, H)
+        found = tl.dot(x, tl.trans(distances), input_precision=PRECISION) * scale
+        places, there = _by_distance(square, pitch, i, ahead, length, K)
+        tl.store(places, found.to(scores.dtype.element_ty), mask=there)
+
+
+@_jit
 def _forward(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, mask_key, out,
-    log_sums,
-    q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
-    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
+    q_content, k, v, by_segment, ids, offsets, squares, blocks, starts, mask_key, scores, out, log_sums,
+    k_row, v_row, area, tokens, head, scale, threshold, drop_scale,
+    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
     SEGMENTS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(1)
+    """What a block of queries attends to, and the logarithm of the sum of its weights' powers of two."""
+    n = head + tl.program_id(1)
     text, m0 = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
-    first = tl.load(offsets + text)
-    length = tl.load(offsets + text + 1) - first
-    x = _rows(q + first.to(tl.int64) * q_row + n * H, q_row, m0, length, M, H)
-    q_content, q_position = _biased(x, content_bias + n * H, H), _biased(x, position_bias + n * H, H)
-    by_segment = _segment_scores(x, segment_bias + n * H, change + n * H, H) if SEGMENTS else tl.zeros([M], tl.float32)
+    first, length = _text(offsets, text)
+    square, pitch = _square(scores, squares, area, text, length, P)
+    x = _rows(q_content + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
     i = m0 + tl.arange(0, M)
+    k_head, v_head = k + first.to(tl.int64) * k_row + n * H, v + first.to(tl.int64) * v_row + n * H
+    line = square + i[:, None].to(tl.int64) * pitch
+    if SEGMENTS:
+        segment = tl.load(by_segment + n * tokens + first + i, mask=i < length, other=0.0)
+        mine = tl.load(ids + first + i, mask=i < length, other=0)
+    if DROPOUT:
+        key = tl.load(mask_key).to(tl.uint32)
     top = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
     attended = tl.zeros([M, H], tl.float32)
-    for n0 in range(0, length, M):
-        keys = _rows(k + first.to(tl.int64) * k_row + n * H, k_row, n0, length, M, H)
-        scores = _scores(
-            q_content, q_position, keys, r + n * H, N * H, by_segment, ids, first, m0, n0, length, longest, scale,
-            SEGMENTS, PRECISION, M, H,
-        )  # fmt: skip
-        highest = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp2(scores - highest[:, None])
+    for n0 in range(0, length, K):
+        j = n0 + tl.arange(0, K)
+        keys = _rows(k_head, k_row, n0, length, K, H)
+        found = tl.load(line + j[None, :], mask=(i < length)[:, None], other=0.0).to(tl.float32)
+        found += tl.dot(x, tl.trans(keys), input_precision=PRECISION) * scale
+        if SEGMENTS:
+            theirs = tl.load(ids + first + j, mask=j < length, other=0)
+            found += tl.where(mine[:, None] != theirs[None, :], segment[:, None], 0.0)
+        found = tl.where((j < length)[None, :], found, float("-inf"))
+        highest = tl.maximum(top, tl.max(found, 1))
+        weights = tl.exp2(found - highest[:, None])
         shrink = tl.exp2(top - highest)
         total = total * shrink + tl.sum(weights, 1)
         top = highest
         if DROPOUT:
-            rows = ((first + i) * N + n)[:, None]
-            columns = (n0 + tl.arange(0, M))[None, :]
-            weights = tl.where(kept(tl.load(mask_key).to(tl.uint32), rows, columns, threshold), weights, 0.0)
-        values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, n0, length, M, H)
+            weights = tl.where(kept(key, ((first + i) * N + n)[:, None], j[None, :], threshold), weights, 0.0)
+        values = _rows(v_head, v_row, n0, length, K, H)
         attended = attended * shrink[:, None]
         attended += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
     attended = attended * (drop_scale / total)[:, None]
@@ -144,63 +182,89 @@ def _forward(
     tl.store(log_sums + n * tokens + first + i, top + tl.log2(total), mask=i < length)
 
 
-@triton.jit
-def _score_gradients(
-    scores, log_sum, dout, values, delta, mask_key, rows, columns, threshold, drop_scale,
-    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Gradient of the scores (before their scale), and the weights after dropout."""
-    weights = tl.exp2(scores - log_sum[:, None])
-    grads = tl.dot(dout, tl.trans(values), input_precision=PRECISION)
-    dropped = weights
-    if DROPOUT:
-        keep = kept(tl.load(mask_key).to(tl.uint32), rows, columns, threshold)
-        grads = tl.where(keep, grads * drop_scale, 0.0)
-        dropped = tl.where(keep, weights * drop_scale, 0.0)
-    return weights * (grads - delta[:, None]), dropped
-
-
-@triton.jit
-def _backward_queries(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, mask_key,
-    dout, log_sums, deltas, dq, partial,
-    q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
-    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
+@_jit
+def _backward_keys(
+    q_content, k, v, by_segment, ids, offsets, squares, blocks, starts, mask_key, dout, log_sums, deltas,
+    scores, dscores, dk, dv,
+    k_row, v_row, area, tokens, head, scale, threshold, drop_scale,
+    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
     SEGMENTS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """Gradients of a block of keys and values; those of its scores take the place of the scores. Tiles are [K, M]."""
+    n = head + tl.program_id(1)
+    text, n0 = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
+    first, length = _text(offsets, text)
+    square, pitch = _square(scores, squares, area, text, length, P)
+    d_square, _ = _square(dscores, squares, area, text, length, P)
+    k_head, v_head = k + first.to(tl.int64) * k_row + n * H, v + first.to(tl.int64) * v_row + n * H
+    at = (first.to(tl.int64) * N + n) * H
+    keys, values = _rows(k_head, k_row, n0, length, K, H), _rows(v_head, v_row, n0, length, K, H)
+    j = n0 + tl.arange(0, K)
+    if SEGMENTS:
+        theirs = tl.load(ids + first + j, mask=j < length, other=0)
+    if DROPOUT:
+        key = tl.load(mask_key).to(tl.uint32)
+    d_keys, d_values = tl.zeros([K, H], tl.float32), tl.zeros([K, H], tl.float32)
+    for m0 in range(0, length, M):
+        i = m0 + tl.arange(0, M)
+        place = i[None, :].to(tl.int64) * pitch + j[:, None]
+        x = _rows(q_content + at, N * H, m0, length, M, H)
+        found = tl.load(square + place, mask=(i < length)[None, :], other=0.0).to(tl.float32)
+        found += tl.dot(keys, tl.trans(x), input_precision=PRECISION) * scale
+        if SEGMENTS:
+            segment = tl.load(by_segment + n * tokens + first + i, mask=i < length, other=0.0)
+            mine = tl.load(ids + first + i, mask=i < length, other=0)
+            found += tl.where(mine[None, :] != theirs[:, None], segment[None, :], 0.0)
+        log_sum = tl.load(log_sums + n * tokens + first + i, mask=i < length, other=float("inf"))
+        weights = tl.exp2(tl.where((j < length)[:, None], found, float("-inf")) - log_sum[None, :])
+        grad = _rows(dout + at, N * H, m0, length, M, H)
+        grads = tl.dot(values, tl.trans(grad), input_precision=PRECISION)
+        dropped = weights
+        if DROPOUT:
+            keep = kept(key, ((first + i) * N + n)[None, :], j[:, None], threshold)
+            grads = tl.where(keep, grads * drop_scale, 0.0)
+            dropped = tl.where(keep, weights * drop_scale, 0.0)
+        d_values += tl.dot(dropped.to(grad.dtype), grad, input_precision=PRECISION)
+        delta = tl.load(deltas + n * tokens + first + i, mask=i < length, other=0.0)
+        d_found = (weights * (grads - delta[None, :])).to(x.dtype)
+        tl.store(d_square + place, d_found, mask=(i < length)[None, :])
+        d_keys += tl.dot(d_found, x, input_precision=PRECISION)
+    _put(dk + first.to(tl.int64) * k_row + n * H, k_row, n0, length, d_keys * (scale / 1.4426950408889634), K, H)
+    _put(dv + first.to(tl.int64) * v_row + n * H, v_row, n0, length, d_values, K, H)
+
+
+@_jit
+def _backward_queries(
+    q, k, r, segment_bias, change, ids, offsets, squares, blocks, starts, dscores, dq, partial,
+    q_row, k_row, area, longest, head, scale,
+    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
+    SEGMENTS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Gradients of a block of queries, and its share of the biases' (partial: [block, N, 4, H])."""
-    n, block = tl.program_id(1), tl.program_id(0)
+    n, block = head + tl.program_id(1), tl.program_id(0)
     text, m0 = tl.load(blocks + block), tl.load(starts + block)
-    first = tl.load(offsets + text)
-    length = tl.load(offsets + text + 1) - first
-    x = _rows(q + first.to(tl.int64) * q_row + n * H, q_row, m0, length, M, H)
-    q_content, q_position = _biased(x, content_bias + n * H, H), _biased(x, position_bias + n * H, H)
-    by_segment = _segment_scores(x, segment_bias + n * H, change + n * H, H) if SEGMENTS else tl.zeros([M], tl.float32)
+    first, length = _text(offsets, text)
+    square, pitch = _square(dscores, squares, area, text, length, P)
+    k_head = k + first.to(tl.int64) * k_row + n * H
     i = m0 + tl.arange(0, M)
-    grad = _rows(dout + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
-    log_sum = tl.load(log_sums + n * tokens + first + i, mask=i < length, other=float("inf"))
-    delta = tl.load(deltas + n * tokens + first + i, mask=i < length, other=0.0)
+    line = square + i[:, None].to(tl.int64) * pitch
+    if SEGMENTS:
+        mine = tl.load(ids + first + i, mask=i < length, other=0)
     d_content, d_position = tl.zeros([M, H], tl.float32), tl.zeros([M, H], tl.float32)
     d_segment = tl.zeros([M], tl.float32)
-    for n0 in range(0, length, M):
-        keys = _rows(k + first.to(tl.int64) * k_row + n * H, k_row, n0, length, M, H)
-        scores = _scores(
-            q_content, q_position, keys, r + n * H, N * H, by_segment, ids, first, m0, n0, length, longest, scale,
-            SEGMENTS, PRECISION, M, H,
-        )  # fmt: skip
-        values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, n0, length, M, H)
-        j = n0 + tl.arange(0, M)
-        dscores, _ = _score_gradients(
-            scores, log_sum, grad, values, delta, mask_key, ((first + i) * N + n)[:, None], j[None, :],
-            threshold, drop_scale, DROPOUT, PRECISION,
-        )  # fmt: skip
-        d_content += tl.dot(dscores.to(keys.dtype), keys, input_precision=PRECISION)
-        distances = _rows(r + n * H, N * H, longest + n0 - m0 - (M - 1), 2 * longest, 2 * M, H)
-        d_position += tl.dot(_by_distance(dscores, M).to(keys.dtype), distances, input_precision=PRECISION)
+    for n0 in range(0, length, K):
+        j = n0 + tl.arange(0, K)
+        d_found = tl.load(line + j[None, :], mask=(i < length)[:, None], other=0.0)
+        d_content += tl.dot(d_found, _rows(k_head, k_row, n0, length, K, H), input_precision=PRECISION)
         if SEGMENTS:
-            mine = tl.load(ids + first + i, mask=i < length, other=0)
             theirs = tl.load(ids + first + j, mask=j < length, other=0)
-            d_segment += tl.sum(tl.where(mine[:, None] != theirs[None, :], dscores, 0.0), 1)
+            other = (mine[:, None] != theirs[None, :]) & (j < length)[None, :]
+            d_segment += tl.sum(tl.where(other, d_found.to(tl.float32), 0.0), 1)
+    for ahead in range(1 - M - m0, length - m0, K):
+        places, there = _by_distance(square, pitch, i, ahead, length, K)
+        d_found = tl.load(places, mask=there, other=0.0)
+        distances = _rows(r + n * H, N * H, longest + ahead, 2 * longest, K, H)
+        d_position += tl.dot(d_found, distances, input_precision=PRECISION)
     factor = scale / 1.4426950408889634
     whole = (d_content + d_position) * factor
     h = tl.arange(0, H)
@@ -208,8 +272,9 @@ def _backward_queries(
     tl.store(to, tl.sum(d_content, 0) * factor)
     tl.store(to + H, tl.sum(d_position, 0) * factor)
     if SEGMENTS:
+        x = _rows(q + first.to(tl.int64) * q_row + n * H, q_row, m0, length, M, H).to(tl.float32)
+        biased = x + tl.load(segment_bias + n * H + h).to(tl.float32)[None, :]
         other = tl.load(change + n * H + h).to(tl.float32)
-        biased = x.to(tl.float32) + tl.load(segment_bias + n * H + h).to(tl.float32)[None, :]
         d_segment = tl.where(i < length, d_segment * factor, 0.0)
         whole += d_segment[:, None] * other[None, :]
         tl.store(to + 2 * H, tl.sum(d_segment) * other)
@@ -217,98 +282,31 @@ def _backward_queries(
     _put(dq + first.to(tl.int64) * q_row + n * H, q_row, m0, length, whole, M, H)
 
 
-@triton.jit
-def _backward_keys(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, blocks, starts, mask_key,
-    dout, log_sums, deltas, dk, dv,
-    q_row, k_row, v_row, tokens, longest, scale, threshold, drop_scale,
-    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
-    SEGMENTS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Gradients of a block of keys and values."""
-    n = tl.program_id(1)
-    text, n0 = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
-    first = tl.load(offsets + text)
-    length = tl.load(offsets + text + 1) - first
-    keys = _rows(k + first.to(tl.int64) * k_row + n * H, k_row, n0, length, M, H)
-    values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, n0, length, M, H)
-    d_keys, d_values = tl.zeros([M, H], tl.float32), tl.zeros([M, H], tl.float32)
-    for m0 in range(0, length, M):
-        x = _rows(q + first.to(tl.int64) * q_row + n * H, q_row, m0, length, M, H)
-        q_content, q_position = _biased(x, content_bias + n * H, H), _biased(x, position_bias + n * H, H)
-        by_segment = tl.zeros([M], tl.float32)
-        if SEGMENTS:
-            by_segment = _segment_scores(x, segment_bias + n * H, change + n * H, H)
-        i = m0 + tl.arange(0, M)
-        scores = _scores(
-            q_content, q_position, keys, r + n * H, N * H, by_segment, ids, first, m0, n0, length, longest, scale,
-            SEGMENTS, PRECISION, M, H,
-        )  # fmt: skip
-        grad = _rows(dout + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
-        log_sum = tl.load(log_sums + n * tokens + first + i, mask=i < length, other=float("inf"))
-        delta = tl.load(deltas + n * tokens + first + i, mask=i < length, other=0.0)
-        dscores, dropped = _score_gradients(
-            scores, log_sum, grad, values, delta, mask_key, ((first + i) * N + n)[:, None],
-            (n0 + tl.arange(0, M))[None, :], threshold, drop_scale, DROPOUT, PRECISION,
-        )  # fmt: skip
-        d_values += tl.dot(tl.trans(dropped.to(grad.dtype)), grad, input_precision=PRECISION)
-        d_keys += tl.dot(tl.trans(dscores.to(x.dtype)), q_content, input_precision=PRECISION)
-    factor = scale / 1.4426950408889634
-    _put(dk + first.to(tl.int64) * k_row + n * H, k_row, n0, length, d_keys * factor, M, H)
-    _put(dv + first.to(tl.int64) * v_row + n * H, v_row, n0, length, d_values, M, H)
-
-
-@triton.jit
+@_jit
 def _backward_distances(
-    q, k, v, r, content_bias, position_bias, segment_bias, change, ids, offsets, mask_key,
-    dout, log_sums, deltas, partial,
-    q_row, k_row, v_row, texts, tokens, longest, scale, threshold, drop_scale,
-    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr,
-    SEGMENTS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    q_position, offsets, squares, dscores, partial,
+    area, texts, longest, head, scale,
+    N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a band of M distances from one group of texts (partial: [G, 2L, N, H]).
-
-    Query i meets distance c at key i + c - L. The roles of the skew are exchanged: scores by distance are a
-    plain product here, those by key are gathered.
-    """
-    c0, n, group, groups = tl.program_id(0) * M, tl.program_id(1), tl.program_id(2), tl.num_programs(2)
-    distances = _rows(r + n * H, N * H, c0, 2 * longest, M, H)
-    d_distances = tl.zeros([M, H], tl.float32)
-    i, c = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
+    """Gradient of a band of K distances from one group of texts (partial: [G, 2L, N, H])."""
+    c0, group, groups = tl.program_id(0) * K, tl.program_id(2), tl.num_programs(2)
+    n = head + tl.program_id(1)
+    ahead = c0 - longest
+    d_distances = tl.zeros([K, H], tl.float32)
     for text in range(group, texts, groups):
-        first = tl.load(offsets + text)
-        length = tl.load(offsets + text + 1) - first
-        # Queries whose keys i + c - L lie within the text, for some distance of the band.
-        low = tl.maximum(longest - c0 - M + 1, 0) // M * M
-        high = tl.minimum(length + longest - c0, length)
+        first, length = _text(offsets, text)
+        square, pitch = _square(dscores, squares, area, text, length, P)
+        # Queries that have a key at some distance of the band.
+        low = tl.maximum(1 - K - ahead, 0) // M * M
+        high = tl.minimum(length - ahead, length)
         for m0 in range(low, high, M):
-            x = _rows(q + first.to(tl.int64) * q_row + n * H, q_row, m0, length, M, H)
-            q_content, q_position = _biased(x, content_bias + n * H, H), _biased(x, position_bias + n * H, H)
-            k0 = m0 + c0 - longest  # key of the tile's first query at the band's first distance
-            keys = _rows(k + first.to(tl.int64) * k_row + n * H, k_row, k0, length, 2 * M, H)
-            values = _rows(v + first.to(tl.int64) * v_row + n * H, v_row, k0, length, 2 * M, H)
-            grad = _rows(dout + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
-            scores = tl.gather(tl.dot(q_content, tl.trans(keys), input_precision=PRECISION), i + c, axis=1)
-            scores += tl.dot(q_position, tl.trans(distances), input_precision=PRECISION)
-            key, query = k0 + i + c, m0 + tl.arange(0, M)
-            real = (key >= 0) & (key < length) & (query < length)[:, None]
-            if SEGMENTS:
-                by_segment = _segment_scores(x, segment_bias + n * H, change + n * H, H)
-                mine = tl.load(ids + first + query, mask=query < length, other=0)
-                theirs = tl.load(ids + first + key, mask=real, other=0)
-                scores += tl.where(mine[:, None] != theirs, by_segment[:, None], 0.0)
-            log_sum = tl.load(log_sums + n * tokens + first + query, mask=query < length, other=0.0)
-            delta = tl.load(deltas + n * tokens + first + query, mask=query < length, other=0.0)
-            weights = tl.where(real, tl.exp2(tl.where(real, scores * scale, 0.0) - log_sum[:, None]), 0.0)
-            grads = tl.gather(tl.dot(grad, tl.trans(values), input_precision=PRECISION), i + c, axis=1)
-            if DROPOUT:
-                rows = ((first + query) * N + n)[:, None]
-                keep = kept(tl.load(mask_key).to(tl.uint32), rows, key, threshold)
-                grads = tl.where(keep, grads * drop_scale, 0.0)
-            dscores = weights * (grads - delta[:, None])
-            d_distances += tl.dot(tl.trans(dscores.to(x.dtype)), q_position, input_precision=PRECISION)
+            i = m0 + tl.arange(0, M)
+            places, there = _by_distance(square, pitch, i, ahead, length, K)
+            d_found = tl.load(places, mask=there, other=0.0)
+            x = _rows(q_position + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
+            d_distances += tl.dot(tl.trans(d_found), x, input_precision=PRECISION)
     to = partial + (group.to(tl.int64) * 2 * longest * N + n) * H
-    _put(to, N * H, c0, 2 * longest, d_distances * (scale / 1.4426950408889634), M, H)
+    _put(to, N * H, c0, 2 * longest, d_distances * (scale / 1.4426950408889634), K, H)
 
 
 def attention(
@@ -325,15 +323,29 @@ def attention(
     return _Attention.apply(q_TNH, k_TNH, v_TNH, *positions, bias_NH, embed_2NH, ids_T, layout, dropout)
 
 
-def tile(width: int, forward: bool, capability: tuple[int, int]) -> tuple[int, int]:
-    """Rows of a tile, and warps that share it.
+class Tile(NamedTuple):
+    """What one program of a kernel computes at once, and with what."""
 
-    Chosen by what the compiler says for compute capability 8.0 and 9.0 in bfloat16: the largest tiles whose
-    values stay in registers (or nearly so), not yet by timing.
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def tile(kernel: str, width: int, wide: bool, mean_length: float) -> Tile:
+    """The tile of a kernel.
+
+    Args:
+        kernel: its name.
+        width: of a head.
+        wide: whether numbers are float32, which is multiplied without tensor cores.
+        mean_length: tokens of a text, on average.
     """
-    if forward and width <= 64 and capability >= (9, 0):
-        return 64, 8
-    return 32, 4 if width <= 64 else 8
+    if wide:
+        return Tile(32, 32, 4 if width <= 64 else 8, 1)
+    if mean_length <= 32:
+        return Tile(32, 32, 4, 2)
+    return Tile(64, 64, 8 if width > 64 or kernel == "_backward_keys" else 4, 2)
 
 
 class _Attention(torch.autograd.Function):
@@ -355,81 +367,146 @@ class _Attention(torch.autograd.Function):
         q_TNH, k_TNH, v_TNH = (by_token(x) for x in (q_TNH, k_TNH, v_TNH))
         # Without segments their places are filled with tensors that no kernel reads.
         change_NH = content_bias_NH if embed_2NH is None else embed_2NH[1] - embed_2NH[0]
-        segment_bias = content_bias_NH if segment_bias_NH is None else segment_bias_NH
-        ids = layout.offsets_S1 if ids_T is None else ids_T
-        rest = (r_RNH, content_bias_NH, position_bias_NH, segment_bias, change_NH, ids)
-        tensors = (q_TNH, k_TNH, v_TNH, *(x.contiguous() for x in rest))
-        out_TNH = q_TNH.new_empty(q_TNH.shape)
-        log_sums_NT = q_TNH.new_empty(q_TNH.shape[1], q_TNH.shape[0], dtype=torch.float32)
-        launch = _Launch(layout, dropout, segments=embed_2NH is not None, like=q_TNH, forward=True)
-        launch.over_blocks(_forward, *tensors, out=(out_TNH, log_sums_NT))
-        ctx.save_for_backward(*tensors, out_TNH, log_sums_NT)
-        ctx.layout, ctx.dropout, ctx.segments = layout, dropout, embed_2NH is not None
+        segment_bias_NH = content_bias_NH if segment_bias_NH is None else segment_bias_NH
+        ids_T = layout.offsets_S1 if ids_T is None else ids_T
+        rest = (r_RNH, content_bias_NH, position_bias_NH, segment_bias_NH, change_NH, ids_T)
+        given = _Given(q_TNH, k_TNH, v_TNH, *(x.contiguous() for x in rest))
+        passes = _Pass(given, layout, dropout, segments=embed_2NH is not None)
+        out_TNH, log_sums_NT = passes.forward()
+        ctx.save_for_backward(*given, out_TNH, log_sums_NT)
+        ctx.layout, ctx.dropout, ctx.segments = layout, dropout, passes.segments
         return out_TNH
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, out_TNH, log_sums_NT = ctx.saved_tensors
-        launch = _Launch(ctx.layout, ctx.dropout, ctx.segments, like=out_TNH, forward=False)
-        grad_TNH = grads[0].contiguous()
-        delta_NT = (grad_TNH.float() * out_TNH).sum(-1).t().contiguous()
-        dq, dk, dv = room_for_gradients(*tensors[:3])
-        partial_biases, partial_r = launch.buffers(len(tensors[3]))
-        given = (grad_TNH, log_sums_NT, delta_NT)
-        launch.over_blocks(_backward_queries, *tensors, out=(*given, dq, partial_biases))
-        launch.over_blocks(_backward_keys, *tensors, out=(*given, dk, dv))
-        launch.over_distances(_backward_distances, *tensors, out=(*given, partial_r))
-        content, position, segment, other = partial_biases.sum(0).unbind(1)
-        biases = (content, position, segment if launch.segments else None)
-        embed = torch.stack([-other, other]) if launch.segments else None
-        return dq, dk, dv, partial_r.sum(0).to(out_TNH.dtype), *biases, embed, None, None, None
+        passes = _Pass(_Given(*tensors), ctx.layout, ctx.dropout, ctx.segments)
+        return (*passes.backward(grads[0].contiguous(), out_TNH, log_sums_NT), None, None, None)
 
 
-class _Launch:
-    """How the kernels of one attention are started: grid, tile, and the arguments that all share."""
+class _Given(NamedTuple):
+    """What the kernels read."""
 
-    def __init__(self, layout: Layout, dropout: Dropout | None, segments: bool, like: Tensor, forward: bool) -> None:
-        self.layout, self.segments, self.like = layout, segments, like
-        self.heads, self.width = like.shape[1:]
-        capability = torch.cuda.get_device_capability(like.device) if like.is_cuda else (8, 0)
-        self.rows, self.warps = tile(self.width, forward, capability)
-        self.key = layout.offsets_S1 if dropout is None else dropout.key
-        self.threshold = dropout.threshold if dropout else 0
-        self.scale = dropout.scale if dropout else 1.0
-        self.texts, self.starts = _blocks(layout, self.rows)
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    r: Tensor
+    content_bias: Tensor
+    position_bias: Tensor
+    segment_bias: Tensor
+    change: Tensor
+    ids: Tensor
 
-    def over_blocks(self, kernel: Any, *tensors: Tensor, out: tuple[Tensor, ...]) -> None:
-        """One program per block of a text's tokens and head."""
-        grid = (len(self.texts), self.heads)
-        tables = (self.layout.offsets_S1, self.texts, self.starts, self.key)
-        kernel[grid](*tensors, *tables, *out, *self._strides(tensors), *self._scalars(tensors), **self._constants())
 
-    def over_distances(self, kernel: Any, *tensors: Tensor, out: tuple[Tensor, ...]) -> None:
-        """One program per band of distances, head and group of texts."""
-        grid = (triton.cdiv(len(tensors[3]), self.rows), self.heads, len(out[-1]))
-        tables = (self.layout.offsets_S1, self.key)
-        scalars = (len(self.layout.lengths_S), *self._scalars(tensors))
-        kernel[grid](*tensors, *tables, *out, *self._strides(tensors), *scalars, **self._constants())
+class _Pass:
+    """One forward or backward pass: which kernels run, on what, in which order."""
 
-    def buffers(self, distances: int) -> tuple[Tensor, Tensor]:
-        """Room for the blocks' shares of the biases' gradients, and the groups' of the distances'."""
-        groups = min(GROUPS, len(self.layout.lengths_S))
-        biases = self.like.new_zeros(len(self.texts), self.heads, 4, self.width, dtype=torch.float32)
-        r = self.like.new_empty(groups, distances, self.heads, self.width, dtype=torch.float32)
-        return biases, r
+    def __init__(self, given: _Given, layout: Layout, dropout: Dropout | None, segments: bool) -> None:
+        self.given, self.layout, self.segments = given, layout, segments
+        self.tokens, self.heads, self.width = given.q.shape
+        self.longest = len(given.r) // 2
+        self.scale = LOG2E / self.width**0.5
+        self.squares_S, self.area = _squares(layout)
+        self.mask_key = layout.offsets_S1 if dropout is None else dropout.key
+        self.dropping = (dropout.threshold, dropout.scale) if dropout else (0, 1.0)
+        self.wide = given.q.dtype == torch.float32
+        self.texts = len(layout.lengths_S)
 
-    def _strides(self, tensors: tuple[Tensor, ...]) -> list[int]:
-        return [x.stride(0) for x in tensors[:3]]
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Attended values [T, N, H], and log₂ of the sums of weights [N, T]."""
+        given, like = self.given, self.given.q
+        out_TNH, log_sums_NT = like.new_empty(like.shape), self._numbers(self.heads, self.tokens)
+        content, position, by_segment = self._prepare()
+        for scores, head, heads in self._position_scores(position):
+            self._over_blocks(
+                _forward, "queries", heads,
+                (content, given.k, given.v, by_segment, given.ids), (self.mask_key, scores, out_TNH, log_sums_NT),
+                (given.k.stride(0), given.v.stride(0), self.area, self.tokens, head, self.scale, *self.dropping),
+                SEGMENTS=self.segments, DROPOUT=self.dropping[0] > 0,
+            )  # fmt: skip
+        return out_TNH, log_sums_NT
 
-    def _scalars(self, tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        scale = LOG2E / self.width**0.5
-        return self.layout.tokens, len(tensors[3]) // 2, scale, self.threshold, self.scale
+    def backward(self, grad_TNH: Tensor, out_TNH: Tensor, log_sums_NT: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of queries, keys, values, distances, the three biases and the segments' embeddings."""
+        given = self.given
+        dq, dk, dv = room_for_gradients(*given[:3])
+        deltas_NT = self._numbers(self.heads, self.tokens)
+        content, position, by_segment = self._prepare(out_TNH, grad_TNH, deltas_NT)
+        blocks = len(_blocks(self.layout, self._tile(_backward_queries).queries)[0])
+        partial_biases = given.q.new_zeros(blocks, self.heads, 4, self.width, dtype=torch.float32)
+        partial_r = self._numbers(min(GROUPS, self.texts), *given.r.shape)
+        for scores, head, heads in self._position_scores(position):
+            gradients = scores.view(given.q.dtype)
+            self._over_blocks(
+                _backward_keys, "keys", heads,
+                (content, given.k, given.v, by_segment, given.ids),
+                (self.mask_key, grad_TNH, log_sums_NT, deltas_NT, scores, gradients, dk, dv),
+                (given.k.stride(0), given.v.stride(0), self.area, self.tokens, head, self.scale, *self.dropping),
+                SEGMENTS=self.segments, DROPOUT=self.dropping[0] > 0,
+            )  # fmt: skip
+            self._over_blocks(
+                _backward_queries, "queries", heads,
+                (given.q, given.k, given.r, given.segment_bias, given.change, given.ids),
+                (gradients, dq, partial_biases),
+                (given.q.stride(0), given.k.stride(0), self.area, self.longest, head, self.scale),
+                SEGMENTS=self.segments,
+            )  # fmt: skip
+            grid = (triton.cdiv(2 * self.longest, self._tile(_backward_distances).keys), heads, len(partial_r))
+            self._start(
+                _backward_distances, grid, position, self.layout.offsets_S1, self.squares_S, gradients, partial_r,
+                self.area, self.texts, self.longest, head, self.scale,
+            )  # fmt: skip
+        content_bias, position_bias, segment_bias, other = partial_biases.sum(0).unbind(1)
+        embed = torch.stack([-other, other]) if self.segments else None
+        biases = (content_bias, position_bias, segment_bias if self.segments else None)
+        return dq, dk, dv, partial_r.sum(0).to(given.q.dtype), *biases, embed
 
-    def _constants(self) -> dict[str, Any]:
-        precision = "ieee" if self.like.dtype == torch.float32 else "tf32"
-        constants = {"N": self.heads, "H": self.width, "M": self.rows, "PRECISION": precision}
-        constants |= {"SEGMENTS": self.segments, "DROPOUT": self.threshold > 0}
-        return constants | {"num_warps": self.warps, "num_stages": 2}
+    def _prepare(self, *backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries with the bias of content and with that of position; scores for another segment [N, T]."""
+        given = self.given
+        content, position = given.q.new_empty(given.q.shape), given.q.new_empty(given.q.shape)
+        by_segment = self._numbers(self.heads, self.tokens)
+        rows = 64 if self.width <= 64 else 32
+        _prepare[(triton.cdiv(self.tokens, rows), self.heads)](
+            given.q, *given[4:8], content, position, by_segment, *(backward or (content, content, by_segment)),
+            given.q.stride(0), self.tokens, self.scale,
+            N=self.heads, H=self.width, M=rows, SEGMENTS=self.segments, BACKWARD=bool(backward),
+        )  # fmt: skip
+        return content, position, by_segment
+
+    def _position_scores(self, position_TNH: Tensor) -> Iterator[tuple[Tensor, int, int]]:
+        """Squares of a few heads at a time, with what positions add to their scores: of which head on, how many."""
+        kind = torch.float32 if self.wide else torch.float16
+        at_once = min(self.heads, max(1, SQUARES // (self.area * kind.itemsize)))
+        room = position_TNH.new_empty(at_once * self.area, dtype=kind)
+        for head in range(0, self.heads, at_once):
+            heads = min(at_once, self.heads - head)
+            self._over_blocks(
+                _position_scores, "queries", heads, (position_TNH, self.given.r), (room,),
+                (self.area, self.longest, head, self.scale),
+            )  # fmt: skip
+            yield room, head, heads
+
+    def _over_blocks(
+        self, kernel: Any, of: str, heads: int, given: tuple[Tensor, ...], rest: tuple[Tensor, ...],
+        scalars: tuple[Any, ...], **constants: Any,
+    ) -> None:  # fmt: skip
+        """One program per head and block of a text's queries or keys."""
+        texts, starts = _blocks(self.layout, getattr(self._tile(kernel), of))
+        tables = (self.layout.offsets_S1, self.squares_S, texts, starts)
+        self._start(kernel, (len(texts), heads), *given, *tables, *rest, *scalars, **constants)
+
+    def _start(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        chosen = self._tile(kernel)
+        constants |= {"N": self.heads, "H": self.width, "M": chosen.queries, "K": chosen.keys, "P": PITCH}
+        constants |= {"PRECISION": "ieee" if self.wide else "tf32"}
+        kernel[grid](*arguments, **constants, num_warps=chosen.warps, num_stages=chosen.stages)
+
+    def _tile(self, kernel: Any) -> Tile:
+        return tile(kernel.__name__, self.width, self.wide, self.tokens / self.texts)
+
+    def _numbers(self, *shape: int) -> Tensor:
+        return self.given.q.new_empty(shape, dtype=torch.float32)
 
 
 def _blocks(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:
@@ -442,3 +519,14 @@ def _blocks(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:
         device = layout.offsets_S1.device
         kept[rows] = tuple(torch.from_numpy(x.astype(np.int32)).to(device, non_blocking=True) for x in (text, start))
     return kept[rows]
+
+
+def _squares(layout: Layout) -> tuple[Tensor, int]:
+    """Where each text's square of scores begins: int64 [S]; and the elements of all of them. Made once per layout."""
+    kept = layout.__dict__.setdefault("_squares", [])
+    if not kept:
+        sizes_S = layout.lengths_S * (-(-layout.lengths_S // PITCH) * PITCH)
+        ends_S = np.cumsum(sizes_S)
+        begins = torch.from_numpy(ends_S - sizes_S).to(layout.offsets_S1.device, non_blocking=True)
+        kept += [begins, int(ends_S[-1])]
+    return kept[0], kept[1]
