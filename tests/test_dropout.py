@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xlnet.model.dropout import Dropout, Dropouts, dropout
+from xlnet.model.dropout import Dropout, Dropouts, KeyBuffers, dropout
 
 
 def noise(probability, seed=7):
@@ -59,3 +59,23 @@ def test_off_is_the_identity():
     assert Dropouts(1, x.device, False).next(0.5) is None
     assert Dropouts(1, x.device, True).next(0.0) is None
     assert dropout(x, None) is x
+
+
+def test_keys_in_buffers_are_those_that_would_have_been_drawn():
+    """A graph is recorded with the keys of one step and replayed with those of another."""
+    device, buffers = torch.device("cpu"), KeyBuffers()
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        return [Dropouts(2, device, True).next(0.1).key for _ in range(3)]
+
+    expected = draw(5)
+    with buffers.in_use():
+        recorded = draw(4)
+    with buffers.in_use():
+        again = draw(0)
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(recorded, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(recorded, expected, strict=True))
+    torch.manual_seed(5)
+    buffers.refill()
+    assert all(torch.equal(a, b) for a, b in zip(recorded, expected, strict=True))

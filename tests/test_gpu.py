@@ -56,6 +56,43 @@ def test_two_trainings_end_in_the_same_bits(dataset, tmp_path, precision):
     assert first["weights_digest"] == second["weights_digest"]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_replayed_graph_computes_what_the_kernels_do(dataset, precision):
+    """Losses and weights, over updates of different sizes, the smallest of an epoch among them."""
+    from xlnet import recipe as recipes
+    from xlnet.data.dataset import open_dataset
+    from xlnet.training import recording
+    from xlnet.training.detect import detect
+    from xlnet.training.feed import Feed
+    from xlnet.training.optim import make_optimizer, set_learning_rate
+    from xlnet.training.step import forward, optimise
+    from xlnet.training.train import make_model
+
+    data, recipe = open_dataset(dataset), recipes.Recipe(model=SHORT.model, training=SHORT.training)
+    results = []
+    for graphs in (False, True, True):
+        device = detect("cuda", precision)
+        device.workers = 0
+        device.room = recording.room(data.split("train").lengths, recipe.training) if graphs else None
+        model = device.prepare(make_model(recipe, data)).train()
+        optimizer, found = make_optimizer(model, recipe.training), []
+        for step, share in enumerate(Feed(data.split("train"), recipe.training, 0, 30, device)):
+            set_learning_rate(optimizer, step, 30, recipe.training)
+            device.seed(0, step)
+            loss = forward(model, device.move(share.batches[0]), share.texts, recipe.training, device)
+            loss.backward()
+            optimise(model, optimizer, recipe.training)
+            found.append(loss.item())
+        assert (device._recording is not None) == graphs
+        results.append((found, [parameter.detach().cpu() for parameter in model.parameters()]))
+    (plain, weights), (replayed, others), (again, same) = results
+    assert replayed == again
+    assert all(torch.equal(a, b) for a, b in zip(others, same, strict=True))
+    assert replayed == pytest.approx(plain, rel=1e-4 if precision == "float32" else 2e-2)
+    if precision == "float32":
+        assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(weights, others, strict=True))
+
+
 def test_kills_change_no_bit(dataset, tmp_path):
     """Also when it computes in bfloat16, as it does where the recipe leaves it open."""
     whole = Trainer(tmp_path / "whole", dataset, LONG)

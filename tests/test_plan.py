@@ -101,7 +101,7 @@ def test_kept_activations_are_those_that_autograd_keeps(tmp_path: Path, dropout:
         train(text, dataset, str(tmp_path / "model"))
     work = workload.measure(given)
     sizes = [one.untyped_storage().nbytes() for one in kept.values() if not isinstance(one, torch.nn.Parameter)]
-    modelled = 4 * work.batch_tokens * estimate.kept_values(given.model, work.longest)
+    modelled = 4 * work.batch_tokens * estimate.kept_values(given.model, work.longest, "cpu")
     assert modelled == pytest.approx(sum(sizes), rel=0.15)
 
 

@@ -1,5 +1,6 @@
 """The Triton kernels under Triton's interpreter: run by test_triton.py in a process with TRITON_INTERPRET=1."""
 
+import numpy as np
 import pytest
 import test_attention
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 from xlnet.model import dropout as plain
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_fused
+from xlnet.model.layout import Layout, Room
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,24 @@ def test_tiles_of_64(monkeypatch):
 
     monkeypatch.setattr(triton_attention, "tile", lambda *_: triton_attention.Tile(64, 64, 4, 1))
     test_attention.compare("triton", [70, 20], 16, 0.3, True, torch.float32, 1e-5)
+
+
+def test_a_layout_with_room_for_more(monkeypatch):
+    """Texts change in place; behind the last one lie tokens of none, for which nothing comes out."""
+    lengths, filler = [20, 3, 37], 9
+    layout = Layout.with_room(Room(sum(lengths) + filler, 7, 45), torch.device("cpu"))
+    given = test_attention.tensors(lengths, width=16, dtype=torch.float32, spare=45 - 37)
+    expected = test_attention.run("reference", given, lengths, 0.3)
+    behind = test_attention.tensors([filler], width=16, dtype=torch.float32, seed=1)
+    monkeypatch.setattr(Layout, "of", lambda *_: layout)
+    longer = [torch.cat([given[0], behind[0]]), *given[1:6], torch.cat([given[6], behind[6]])]
+    for texts in ([45, 1], lengths):
+        layout.replace(np.array(texts))
+        got = test_attention.run("triton", longer, lengths, 0.3)
+    assert not got[0][-filler:].any()
+    assert not got[1][-filler:].any()
+    got[0], got[1] = got[0][:-filler], got[1][:-filler]
+    test_attention.assert_close(got, expected, 1e-5)
 
 
 def check(got, expected, *given):

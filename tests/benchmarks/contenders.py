@@ -16,10 +16,11 @@ from torch import Tensor
 
 from xlnet.data.batches import collate
 from xlnet.model.config import XLNetConfig
+from xlnet.model.layout import Room
 from xlnet.model.weights import join_qkv
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
-from xlnet.training.device import Device
+from xlnet.training.device import Cuda, Device
 from xlnet.training.optim import make_optimizer
 from xlnet.training.step import forward, optimise
 
@@ -46,7 +47,12 @@ class Ours:
 
     def batches(self, sample: Sample, rows: int, count: int) -> list[np.ndarray]:
         """Rows in their random order."""
-        return [np.arange(i * rows, (i + 1) * rows) for i in range(count)]
+        chosen = [np.arange(i * rows, (i + 1) * rows) for i in range(count)]
+        if isinstance(self.device, Cuda):  # as the trainer's own plan of an epoch would tell it
+            lengths = [sample.lengths[part] for part in chosen]
+            most = max(int(part.sum()) for part in lengths)
+            self.device.room = Room(most, rows + 1, max(int(part.max()) for part in lengths))
+        return chosen
 
     def step(self, sample: Sample, chosen: np.ndarray) -> Tensor:
         """One update; the loss, on the device."""

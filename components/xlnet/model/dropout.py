@@ -6,6 +6,8 @@ The generator is a counter through an integer hash ("lowbias32", Ettinger 2018):
 two multiplications, where torch's CPU generator draws 64 bits per element in a single thread.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +81,7 @@ class Dropouts:
     """
 
     def __init__(self, places: int, device: torch.device, on: bool) -> None:
-        self._keys = _mix(torch.randint(1 << 32, (places,))).to(device, non_blocking=True) if on else None
+        self._keys = _draw(places, device) if on else None
         self._used = 0
 
     def next(self, probability: float, first_row: int = 0) -> Dropout | None:
@@ -89,3 +91,44 @@ class Dropouts:
         self._used += 1
         key = self._keys[self._used - 1 : self._used]
         return Dropout(probability, key).from_row(first_row) if probability else None
+
+
+class KeyBuffers:
+    """Keys in tensors that stay where they are, so that a recorded graph is replayed with those of another step."""
+
+    _in_use: "KeyBuffers | None" = None
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+        self._taken = 0
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Whatever draws keys meanwhile gets these: the first time they are made, later they are what they are."""
+        KeyBuffers._in_use, self._taken = self, 0
+        try:
+            yield
+        finally:
+            KeyBuffers._in_use = None
+
+    def take(self, keys: Tensor, device: torch.device) -> Tensor:
+        """The buffer of the next keys."""
+        if self._taken == len(self._buffers):
+            self._buffers.append(keys.to(device))
+        self._taken += 1
+        return self._buffers[self._taken - 1]
+
+    def refill(self) -> None:
+        """Draw all keys as they were drawn the first time: from the generator's present state, in the same order."""
+        for buffer in self._buffers:
+            buffer.copy_(_random_keys(len(buffer)), non_blocking=True)
+
+
+def _random_keys(places: int) -> Tensor:
+    return _mix(torch.randint(1 << 32, (places,)))
+
+
+def _draw(places: int, device: torch.device) -> Tensor:
+    keys = _random_keys(places)
+    buffers = KeyBuffers._in_use
+    return keys.to(device, non_blocking=True) if buffers is None else buffers.take(keys, device)

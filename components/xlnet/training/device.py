@@ -7,7 +7,7 @@ exchange is in :mod:`xlnet.training.distributed`.
 import os
 import resource
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from xlnet.data.batches import Batch, PaddedBatch
 from xlnet.data.dataset import Dataset
 from xlnet.data.shapes import Packed, Shapes, Share
 from xlnet.model.kernels import native
-from xlnet.model.layout import Layout
+from xlnet.model.layout import Layout, Room
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.distributed import Alone
@@ -117,6 +117,10 @@ class Device:
         """A copy of an array on the device."""
         return torch.from_numpy(array)
 
+    def compute(self, work: Callable[[Inputs], Tensor], model: XLNetClassifier, inputs: Inputs) -> Tensor:
+        """A scalar of a model in training, by work that is the same at every step."""
+        return work(inputs)
+
     def fetch(self, scalars: list[Tensor]) -> Tensor:
         """Their values on the host: [n]."""
         return torch.stack(scalars).cpu()
@@ -151,6 +155,8 @@ class Cuda(Device):
     def __init__(self, precision: str = "auto", ranks: Alone | None = None, shapes: Shapes | None = None) -> None:
         super().__init__(precision, ranks, shapes)
         self.workers = 2
+        self.room: Room | None = None  # of what is recorded as a graph; None: nothing is
+        self._recording: Any = None
 
     def _place(self) -> torch.device:
         return torch.device("cuda", self.ranks.local_rank)
@@ -161,11 +167,30 @@ class Cuda(Device):
     def _faster(self) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
 
+    def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
+        """See :class:`Device`: whether updates are recorded as a graph, and of what size."""
+        alone = self.ranks.size == 1 and not recipe.micro_batch_tokens and not recipe.recompute
+        if alone and os.environ.get("XLNET_CUDA_GRAPHS") != "0":
+            from xlnet.training import recording
+
+            self.room = recording.room(data.split("train").lengths, recipe)
+
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """See :class:`Device`."""
         model = model.to(self.torch)
         model.transformer.recompute = recompute
         return model
+
+    def compute(self, work: Callable[[Inputs], Tensor], model: XLNetClassifier, inputs: Inputs) -> Tensor:
+        """See :class:`Device`: recorded the first time, where every kernel lets itself be recorded."""
+        if self.room is None or model.transformer.attention_name() != "triton":
+            return work(inputs)
+        from xlnet.training.recording import Recording, fits
+
+        if not fits(inputs.layout, self.room):
+            return work(inputs)
+        self._recording = self._recording or Recording(work, model, self.room, inputs)
+        return self._recording(inputs)
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """See :class:`Device`; a copy from pinned memory does not hold up the one who asks for it."""

@@ -14,11 +14,15 @@ from xlnet.training.optim import AdamW
 
 def forward(model: XLNetClassifier, inputs: Inputs, texts: int, recipe: TrainingRecipe, device: Device) -> Tensor:
     """What these texts add to the mean loss over an update's ``texts``: a scalar on the device."""
-    hidden_T = hide_tokens(inputs.layout, recipe.token_dropout)
-    with device.autocast():
-        logits_SC = model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout, hidden_T)
-        losses_S = objective.losses(logits_SC, inputs.labels_S, model.config.task, recipe.label_smoothing)
-    return (losses_S * inputs.weights_S).sum() / texts
+
+    def losses(inputs: Inputs) -> Tensor:
+        hidden_T = hide_tokens(inputs.layout, recipe.token_dropout)
+        with device.autocast():
+            logits_SC = model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout, hidden_T)
+            losses_S = objective.losses(logits_SC, inputs.labels_S, model.config.task, recipe.label_smoothing)
+        return (losses_S * inputs.weights_S).sum()
+
+    return device.compute(losses, model, inputs) / texts
 
 
 def optimise(model: XLNetClassifier, optimizer: AdamW, recipe: TrainingRecipe) -> Tensor:
