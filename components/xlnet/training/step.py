@@ -52,6 +52,6 @@ def hide_tokens(layout: Layout, share: float) -> Tensor | None:
     noise = Dropouts(1, device, on=True).next(share, layout.first_token)
     rows_T = torch.arange(layout.tokens, device=device)
     hidden_T = ~noise.keep(rows_T, torch.zeros_like(rows_T)) if noise else torch.zeros_like(rows_T, dtype=torch.bool)
-    hidden_T[layout.last_S] = False
-    hidden_T[(layout.last_S - 1).clamp(min=0)] = False
+    for final_S in (layout.last_S, (layout.last_S - 1).clamp(min=0)):
+        hidden_T.index_fill_(0, final_S, False)  # unlike an assignment it takes nothing from the host
     return hidden_T
