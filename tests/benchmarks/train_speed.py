@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="default: 4 on a CPU, all on a GPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--compare", type=int, default=5, help="updates whose losses are compared")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure the peak too")
     parser.add_argument("--folder", type=Path, help="rows written by real_rows.py")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -194,7 +195,7 @@ def main() -> None:
     result["matrix_rate"] = figures.pop("matrix_rate")
     result["contenders"] = figures
     for kind in figures:
-        figures[kind]["peak_mib"] = peak_memory(kind, arguments)
+        figures[kind]["peak_mib"] = peak_memory(kind, arguments) if arguments.memory else float("nan")
     result["losses"] = losses(rows, arguments, config)
     print(f"{arguments.set}: {result['model']}, {arguments.rows} rows per update, {device.name}, {device.precision}")
     print(f"mean length {result['mean_length']:.1f}; matrix rate {result['matrix_rate'] / 1e9:,.0f} GFLOP/s")
