@@ -70,9 +70,9 @@ def test_keys_in_buffers_are_those_that_would_have_been_drawn():
         return [Dropouts(2, device, True).next(0.1).key for _ in range(3)]
 
     expected = draw(5)
-    with buffers.in_use():
+    with buffers:
         recorded = draw(4)
-    with buffers.in_use():
+    with buffers:
         again = draw(0)
     assert all(a.data_ptr() == b.data_ptr() for a, b in zip(recorded, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(recorded, expected, strict=True))

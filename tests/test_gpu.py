@@ -139,7 +139,7 @@ def test_memory_is_within_15_percent_of_what_is_planned(preset):
     from xlnet.model.layout import Layout
     from xlnet.model.xlnet import XLNetClassifier
     from xlnet.training.detect import detect
-    from xlnet.training.device import Inputs
+    from xlnet.training.inputs import Inputs
     from xlnet.training.optim import make_optimizer
     from xlnet.training.step import forward, optimise
     from xlnet_pipeline import estimate

@@ -67,6 +67,7 @@ LATE = {
 WRITTEN_IN = {
     "xlnet.model.kernels.triton_attention": {"triton"},
     "xlnet.model.kernels.triton_fused": {"triton"},
+    "xlnet.model.kernels.triton_passes": {"triton"},
     "xlnet.training.xla": {"torch_xla"},
     "xlnet.training.tpu": {"torch_tpu"},
 }

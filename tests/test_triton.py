@@ -16,8 +16,10 @@ import torch
 triton = pytest.importorskip("triton", reason="Triton is not installed; pip install triton")
 
 HERE = Path(__file__).parent
-# Bytes that a thread may keep outside of its registers, and shared memory that a block may have.
-STACK, SHARED = {"_forward": 0, "_backward_queries": 64, "_backward_keys": 96, "_backward_distances": 320}, 160 * 1024
+KERNELS = ("prepare", "position_scores", "forward", "backward_keys", "backward_queries", "backward_distances")
+# Bytes that a thread may keep outside of its registers, and shared memory that a block may have: what an A100 and an
+# H100 have, and what an L4 has.
+STACK, SHARED = 96, {(8, 0): 160 * 1024, (8, 9): 99 * 1024, (9, 0): 224 * 1024}
 
 
 def test_the_kernels_are_right_under_the_interpreter():
@@ -27,43 +29,49 @@ def test_the_kernels_are_right_under_the_interpreter():
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("name", STACK)
-def test_the_kernels_compile_and_stay_in_registers(name, capability):
-    """Ahead of time, for bfloat16 heads of 64: no GPU is needed to see what the compiler makes of them."""
+@pytest.mark.parametrize("capability", SHARED, ids=str)
+@pytest.mark.parametrize(("width", "mean_length"), [(64, 10), (64, 40), (64, 300), (128, 300)])
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_kernels_compile_and_stay_in_registers(name, width, mean_length, capability):
+    """Ahead of time, for bfloat16: no GPU is needed to see what the compiler makes of them."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from xlnet.model.kernels import triton_attention
+    from xlnet.model.kernels import triton_attention, triton_passes
 
-    rows, warps = triton_attention.tile(64, name == "_forward", divmod(capability, 10))
+    chosen = triton_passes.tile(name, width, False, mean_length, capability)
     kernel = getattr(triton_attention, name)
-    constants = {"N": 12, "H": 64, "M": rows, "SEGMENTS": True, "DROPOUT": True, "PRECISION": "tf32"}
+    known = {"N": 12, "H": width, "M": chosen.queries, "K": chosen.keys, "P": triton_passes.PITCH}
+    known |= {"SEGMENTS": True, "DROPOUT": True, "BACKWARD": True, "PRECISION": "tf32"}
+    constants = {name: value for name, value in known.items() if name in kernel.arg_names}
     types = {argument: _type(argument, constants) for argument in kernel.arg_names}
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, argument in enumerate(kernel.arg_names)
-        if types[argument].startswith("*") or argument.endswith("_row")
+        if types[argument].startswith("*") or argument.endswith("_row") or argument == "area"
     }
+    major, minor = capability
     compiled = triton.compile(
         ASTSource(kernel, types, constants, aligned),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": warps, "num_stages": 2},
+        target=GPUTarget("cuda", 10 * major + minor, 32),
+        options={"num_warps": chosen.warps, "num_stages": chosen.stages},
     )
-    assert compiled.metadata.shared <= SHARED
-    assert _stack(compiled.asm["cubin"]) <= STACK[name]
+    assert compiled.metadata.shared <= SHARED[capability]
+    assert _stack(compiled.asm["cubin"]) <= STACK
 
 
 def _type(argument, constants):
     if argument in constants:
         return "constexpr"
+    if argument.endswith("_bias"):
+        return "*fp32"
     kinds = {
-        "*bf16": ("q", "k", "v", "r", "dout", "out", "dq", "dk", "dv"),
-        "*fp32": ("content_bias", "position_bias", "segment_bias", "change", "log_sums", "deltas", "partial"),
+        "*bf16": ("q", "k", "v", "r", "q_content", "q_position", "dout", "out", "dq", "dk", "dv", "dscores"),
+        "*fp16": ("scores",),
+        "*fp32": ("change", "log_sums", "deltas", "partial", "by_segment"),
         "*i32": ("ids", "offsets", "blocks", "starts"),
-        "*i64": ("mask_key",),
+        "*i64": ("mask_key", "squares"),
         "fp32": ("scale", "drop_scale"),
-        "u32": ("threshold",),
     }
     return next((kind for kind, names in kinds.items() if argument in names), "i32")
 

@@ -33,9 +33,9 @@ def test_attention_in_half_precision():
 
 def test_tiles_of_64(monkeypatch):
     """What longer texts in bfloat16 use."""
-    from xlnet.model.kernels import triton_attention
+    from xlnet.model.kernels import triton_passes
 
-    monkeypatch.setattr(triton_attention, "tile", lambda *_: triton_attention.Tile(64, 64, 4, 1))
+    monkeypatch.setattr(triton_passes, "tile", lambda *_: triton_passes.Tile(64, 64, 4, 1))
     test_attention.compare("triton", [70, 20], 16, 0.3, True, torch.float32, 1e-5)
 
 

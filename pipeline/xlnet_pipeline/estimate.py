@@ -28,11 +28,14 @@ KEPT = {"cpu": (8.5, 2, 0), "gpu": (12, 2, 0), "tpu": (12, 2, 0)}
 KEPT_BY_DROPOUT, AROUND, PASSING = (0, 0, 0), (0, 0, 0), (0, 1.2, 0)
 
 # Share of a chip's peak that training reaches in useful operations. CPU: measured, of the rate at which matrices are
-# multiplied. Others: modelled, of the data sheet's peak (the design's 43 to 47 % of what an H200 was measured to
-# multiply, which is 80 % of its data sheet).
-SHARE = {"cpu": 0.45, "gpu": 0.35, "tpu": 0.35}
-# Seconds that a step, and each of its layers, costs whatever its size: about a hundred launches a layer (modelled).
-STEP, LAUNCH = 2e-3, {"cpu": 1e-4, "gpu": 3e-4, "tpu": 1e-4}
+# multiplied. GPU: measured on an H200 in bfloat16, 30 % (base) and 34 % (large) of what it multiplies, which is 77 % of
+# its data sheet. TPU: modelled, as a GPU.
+SHARE = {"cpu": 0.45, "gpu": 0.23, "tpu": 0.23}
+# Seconds that a step, and each of its layers, costs whatever its size: the optimizer, and on a GPU what a replayed
+# graph of small kernels takes (measured on an H200: 6.9 ms a step of XLNet-base). CPU and TPU: modelled.
+STEP, LAUNCH = 2e-3, {"cpu": 1e-4, "gpu": 4e-4, "tpu": 1e-4}
+# Several GPUs launch each kernel by itself, while they compute those before it (measured: 30 ms a step of 12 layers).
+HOST = 2.5e-3
 # Seconds before the first step: loading and compiling, and elsewhere a machine to be had and an image (modelled).
 START, AWAY = {"cpu": 5.0, "gpu": 60.0, "tpu": 180.0}, 120.0
 # GB/s at which a chip sums gradients with the others in its machine (modelled from data sheets); between machines.
@@ -119,8 +122,10 @@ def step_seconds(model: ModelRecipe, work: Workload, machine: Machine, peak: flo
     rows = max(work.mean, 1.0)
     tokens = max(work.batch_tokens / (machine.chips * nodes), rows)
     computing = tokens * operations(model, work.attended) / (peak * 1e12 * SHARE[machine.kind])
-    launching = STEP + model.n_layer * LAUNCH[machine.kind]
-    return computing + launching + _exchange(model, work, machine, nodes)
+    step = computing + STEP + model.n_layer * LAUNCH[machine.kind]
+    if machine.kind == "gpu" and machine.chips * nodes > 1:
+        step = max(step, model.n_layer * HOST)
+    return step + _exchange(model, work, machine, nodes)
 
 
 def _exchange(model: ModelRecipe, work: Workload, machine: Machine, nodes: int) -> float:

@@ -413,7 +413,7 @@ def _basis(plan: Plan) -> list[str]:
         cost = f"{price.source}, {price.region}, {price.date}"
         cost += f", and Vertex AI's {machines.VERTEX_FEE:.0%}" if best.target == "vertex" else ""
     lines = [
-        f"memory    GiB of a chip on {best.name}: {per_chip} (modelled; on a CPU within 15 % of what was measured)",
+        f"memory    GiB of a chip on {best.name}: {per_chip} (modelled; measured on a CPU and an H200 within 15 %)",
         f"time      training alone; speed {' or '.join(speeds)}, at {shares} of the peak",
     ]
     return lines + ([f"price     {cost}; --prices FILE for your own"] if cost else [])

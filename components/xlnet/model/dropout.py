@@ -6,8 +6,6 @@ The generator is a counter through an integer hash ("lowbias32", Ettinger 2018):
 two multiplications, where torch's CPU generator draws 64 bits per element in a single thread.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -102,14 +100,12 @@ class KeyBuffers:
         self._buffers: list[Tensor] = []
         self._taken = 0
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Whatever draws keys meanwhile gets these: the first time they are made, later they are what they are."""
+    def __enter__(self) -> None:
+        """Whatever draws keys from now on gets these: the first time they are made, later they are what they are."""
         KeyBuffers._in_use, self._taken = self, 0
-        try:
-            yield
-        finally:
-            KeyBuffers._in_use = None
+
+    def __exit__(self, *_: object) -> None:
+        KeyBuffers._in_use = None
 
     def take(self, keys: Tensor, device: torch.device) -> Tensor:
         """The buffer of the next keys."""

@@ -9,7 +9,6 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,8 @@ from xlnet.model.layout import Layout, Room
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.distributed import Alone
+from xlnet.training.inputs import Inputs
 from xlnet.training.optim import AdamW
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A batch on the device."""
-
-    input_ids_T: Tensor
-    segment_ids_T: Tensor
-    layout: Layout
-    labels_S: Tensor
-    weights_S: Tensor
 
 
 class Device:

@@ -16,7 +16,7 @@ from xlnet.data.batches import epoch_plan
 from xlnet.model.dropout import KeyBuffers
 from xlnet.model.layout import Layout, Room
 from xlnet.recipe import TrainingRecipe
-from xlnet.training.device import Inputs
+from xlnet.training.inputs import Inputs
 
 MORE_TEXTS = 1.25  # than an update of the first epoch has: others are packed from another order
 
@@ -64,7 +64,7 @@ class Recording:
         self._rehearse(work)
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # Other threads, which write checkpoints, may go on meanwhile.
-        with self._keys.in_use(), torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
+        with self._keys, torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
             self._result = work(self._inputs)
         with torch.cuda.graph(self._backward, pool=self._forward.pool(), capture_error_mode="thread_local"):
             self._result.backward(self._factor)
@@ -76,7 +76,7 @@ class Recording:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            with self._keys.in_use():
+            with self._keys:
                 result = work(self._inputs)
             result.backward(self._factor)
             self._take_gradients()

@@ -8,7 +8,8 @@ from xlnet.model.layout import Layout
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training import objective
-from xlnet.training.device import Device, Inputs
+from xlnet.training.device import Device
+from xlnet.training.inputs import Inputs
 from xlnet.training.optim import AdamW
 
 

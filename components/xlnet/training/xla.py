@@ -29,8 +29,9 @@ from xlnet.data.shapes import Padded, Share
 from xlnet.errors import UserError
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
-from xlnet.training.device import Device, Inputs
+from xlnet.training.device import Device
 from xlnet.training.distributed import Alone
+from xlnet.training.inputs import Inputs
 from xlnet.training.optim import AdamW
 
 AXIS = "chips"

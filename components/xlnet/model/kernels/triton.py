@@ -43,6 +43,6 @@ def attention(
     dropout: Dropout | None,
 ) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`."""
-    from xlnet.model.kernels import triton_attention
+    from xlnet.model.kernels import triton_passes
 
-    return triton_attention.attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)
+    return triton_passes.attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)

@@ -1,0 +1,244 @@
+"""Relative attention by the kernels of :mod:`~xlnet.model.kernels.triton_attention`: which of them run, and on what.
+
+The squares of scores, length × length of every text, are there for a few heads at a time, within a fixed amount of
+memory, and for the time of one pass alone.
+
+Shapes: see :mod:`xlnet.model.attention`.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xlnet.model.dropout import Dropout
+from xlnet.model.kernels import triton_attention as kernels
+from xlnet.model.layout import Layout
+from xlnet.model.positions import Positions, Segments, by_token, room_for_gradients
+
+GROUPS = 8  # texts share this many buffers for the gradients of distances, summed in order
+LOG2E = 1.4426950408889634
+PITCH = 64  # a row of scores begins at a multiple of this many elements
+SQUARES = 256 << 20  # bytes of scores that are there at once, unless one head's are more
+
+
+def attention(
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+    positions: Positions,
+    segments: Segments | None,
+    layout: Layout,
+    dropout: Dropout | None,
+) -> Tensor:
+    """See :func:`xlnet.model.attention.relative_attention`."""
+    ids_T, bias_NH, embed_2NH = segments or (None, None, None)
+    return _Attention.apply(q_TNH, k_TNH, v_TNH, *positions, bias_NH, embed_2NH, ids_T, layout, dropout)
+
+
+class Tile(NamedTuple):
+    """What one program of a kernel computes at once, and with what."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# By the most tokens that a text has on average, for heads of 64 in bfloat16: the fastest of a dozen of each on an H100.
+# The two kernels that share squares of gradients agree on the number of keys.
+TILES = {
+    24.0: {"": Tile(16, 16, 1, 2), "backward_keys": Tile(16, 16, 2, 2), "backward_distances": Tile(16, 16, 2, 2)},
+    64.0: {"": Tile(32, 32, 2, 2)},
+    math.inf: {"": Tile(64, 64, 4, 2), "position_scores": Tile(64, 64, 4, 3), "forward": Tile(64, 32, 4, 3)},
+}
+
+
+def tile(kernel: str, width: int, wide: bool, mean_length: float, capability: tuple[int, int]) -> Tile:
+    """The tile of a kernel.
+
+    Args:
+        kernel: its name.
+        width: of a head.
+        wide: whether numbers are float32, which is multiplied without tensor cores.
+        mean_length: tokens of a text, on average.
+        capability: of the device to compute.
+    """
+    if wide:
+        return Tile(32, 32, 4 if width <= 64 else 8, 1)
+    if width > 64:
+        return Tile(64, 64, 8, 2)
+    tiles = next(tiles for most, tiles in TILES.items() if mean_length <= most)
+    chosen = tiles.get(kernel, tiles[""])
+    if kernel == "backward_keys" and chosen.queries == 64 and capability < (9, 0):
+        return chosen._replace(queries=32)  # more would not stay in registers
+    return chosen
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNH: Tensor,
+        r_RNH: Tensor,
+        content_bias_NH: Tensor,
+        position_bias_NH: Tensor,
+        segment_bias_NH: Tensor | None,
+        embed_2NH: Tensor | None,
+        ids_T: Tensor | None,
+        layout: Layout,
+        dropout: Dropout | None,
+    ) -> Tensor:
+        q_TNH, k_TNH, v_TNH = (by_token(x) for x in (q_TNH, k_TNH, v_TNH))
+        # Without segments their places are filled with tensors that no kernel reads.
+        change_NH = content_bias_NH if embed_2NH is None else embed_2NH[1] - embed_2NH[0]
+        segment_bias_NH = content_bias_NH if segment_bias_NH is None else segment_bias_NH
+        ids_T = layout.offsets_S1 if ids_T is None else ids_T
+        rest = (r_RNH, content_bias_NH, position_bias_NH, segment_bias_NH, change_NH, ids_T)
+        given = _Given(q_TNH, k_TNH, v_TNH, *(x.contiguous() for x in rest))
+        passes = _Pass(given, layout, dropout, segments=embed_2NH is not None)
+        out_TNH, log_sums_NT = passes.forward()
+        ctx.save_for_backward(*given, out_TNH, log_sums_NT)
+        ctx.layout, ctx.dropout, ctx.segments = layout, dropout, passes.segments
+        return out_TNH
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, out_TNH, log_sums_NT = ctx.saved_tensors
+        passes = _Pass(_Given(*tensors), ctx.layout, ctx.dropout, ctx.segments)
+        return (*passes.backward(grads[0].contiguous(), out_TNH, log_sums_NT), None, None, None)
+
+
+class _Given(NamedTuple):
+    """What the kernels read."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    r: Tensor
+    content_bias: Tensor
+    position_bias: Tensor
+    segment_bias: Tensor
+    change: Tensor
+    ids: Tensor
+
+
+class _Pass:
+    """One forward or backward pass: which kernels run, on what, in which order."""
+
+    def __init__(self, given: _Given, layout: Layout, dropout: Dropout | None, segments: bool) -> None:
+        self.given, self.layout, self.segments = given, layout, segments
+        self.tokens, self.heads, self.width = given.q.shape
+        self.longest = len(given.r) // 2
+        self.scale = LOG2E / self.width**0.5
+        self.squares_S, self.area = layout.squares(PITCH)
+        self.mask_key = layout.offsets_S1 if dropout is None else dropout.key
+        self.dropping = (dropout.threshold, dropout.scale) if dropout else (0, 1.0)
+        self.wide = given.q.dtype == torch.float32
+        self.texts = layout.texts
+        self.capability = torch.cuda.get_device_capability(given.q.device) if given.q.is_cuda else (0, 0)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Attended values [T, N, H], and log₂ of the sums of weights [N, T]."""
+        given, like = self.given, self.given.q
+        # No kernel writes to tokens that belong to no text, and others read them.
+        out_TNH = like.new_zeros(like.shape) if self.layout.room else like.new_empty(like.shape)
+        log_sums_NT = self._numbers(self.heads, self.tokens)
+        content, position, by_segment = self._prepare()
+        for scores, head, heads in self._position_scores(position):
+            self._over_blocks(
+                kernels.forward, "queries", heads,
+                (content, given.k, given.v, by_segment, given.ids), (self.mask_key, scores, out_TNH, log_sums_NT),
+                (given.k.stride(0), given.v.stride(0), self.area, self.tokens, head, self.scale, *self.dropping),
+                SEGMENTS=self.segments, DROPOUT=self.dropping[0] > 0,
+            )  # fmt: skip
+        return out_TNH, log_sums_NT
+
+    def backward(self, grad_TNH: Tensor, out_TNH: Tensor, log_sums_NT: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of queries, keys, values, distances, the three biases and the segments' embeddings."""
+        given = self.given
+        dq, dk, dv = room_for_gradients(*given[:3])
+        for gradient in (dq, dk, dv) if self.layout.room else ():
+            gradient.zero_()
+        deltas_NT = self._numbers(self.heads, self.tokens)
+        content, position, by_segment = self._prepare(out_TNH, grad_TNH, deltas_NT)
+        blocks = len(self.layout.blocks(self._tile(kernels.backward_queries).queries)[0])
+        partial_biases = given.q.new_zeros(blocks, self.heads, 4, self.width, dtype=torch.float32)
+        partial_r = self._numbers(min(GROUPS, self.texts), *given.r.shape)
+        for scores, head, heads in self._position_scores(position):
+            gradients = scores.view(given.q.dtype)
+            self._over_blocks(
+                kernels.backward_keys, "keys", heads,
+                (content, given.k, given.v, by_segment, given.ids),
+                (self.mask_key, grad_TNH, log_sums_NT, deltas_NT, scores, gradients, dk, dv),
+                (given.k.stride(0), given.v.stride(0), self.area, self.tokens, head, self.scale, *self.dropping),
+                SEGMENTS=self.segments, DROPOUT=self.dropping[0] > 0,
+            )  # fmt: skip
+            self._over_blocks(
+                kernels.backward_queries, "queries", heads,
+                (given.q, given.k, given.r, given.segment_bias, given.change, given.ids),
+                (gradients, dq, partial_biases),
+                (given.q.stride(0), given.k.stride(0), self.area, self.longest, head, self.scale),
+                SEGMENTS=self.segments,
+            )  # fmt: skip
+            grid = (-(-2 * self.longest // self._tile(kernels.backward_distances).keys), heads, len(partial_r))
+            self._start(
+                kernels.backward_distances, grid,
+                position, self.layout.offsets_S1, self.squares_S, gradients, partial_r,
+                self.area, self.texts, self.longest, head, self.scale,
+            )  # fmt: skip
+        content_bias, position_bias, segment_bias, other = partial_biases.sum(0).unbind(1)
+        embed = torch.stack([-other, other]) if self.segments else None
+        biases = (content_bias, position_bias, segment_bias if self.segments else None)
+        return dq, dk, dv, partial_r.sum(0).to(given.q.dtype), *biases, embed
+
+    def _prepare(self, *backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries with the bias of content and with that of position; scores for another segment [N, T]."""
+        given = self.given
+        content, position = given.q.new_empty(given.q.shape), given.q.new_empty(given.q.shape)
+        by_segment = self._numbers(self.heads, self.tokens)
+        rows = 64 if self.width <= 64 else 32
+        kernels.prepare[(-(-self.tokens // rows), self.heads)](
+            given.q, *given[4:8], content, position, by_segment, *(backward or (content, content, by_segment)),
+            given.q.stride(0), self.tokens, self.scale,
+            N=self.heads, H=self.width, M=rows, SEGMENTS=self.segments, BACKWARD=bool(backward),
+        )  # fmt: skip
+        return content, position, by_segment
+
+    def _position_scores(self, position_TNH: Tensor) -> Iterator[tuple[Tensor, int, int]]:
+        """Squares of a few heads at a time, with what positions add to their scores: of which head on, how many."""
+        kind = torch.float32 if self.wide else torch.float16
+        at_once = min(self.heads, max(1, SQUARES // (self.area * kind.itemsize)))
+        room = position_TNH.new_empty(at_once * self.area, dtype=kind)
+        for head in range(0, self.heads, at_once):
+            heads = min(at_once, self.heads - head)
+            self._over_blocks(
+                kernels.position_scores, "queries", heads, (position_TNH, self.given.r), (room,),
+                (self.area, self.longest, head, self.scale),
+            )  # fmt: skip
+            yield room, head, heads
+
+    def _over_blocks(
+        self, kernel: Any, of: str, heads: int, given: tuple[Tensor, ...], rest: tuple[Tensor, ...],
+        scalars: tuple[Any, ...], **constants: Any,
+    ) -> None:  # fmt: skip
+        """One program per head and block of a text's queries or keys."""
+        texts, starts = self.layout.blocks(getattr(self._tile(kernel), of))
+        tables = (self.layout.offsets_S1, self.squares_S, texts, starts)
+        self._start(kernel, (len(texts), heads), *given, *tables, *rest, *scalars, **constants)
+
+    def _start(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        chosen = self._tile(kernel)
+        constants |= {"N": self.heads, "H": self.width, "M": chosen.queries, "K": chosen.keys, "P": PITCH}
+        constants |= {"PRECISION": "ieee" if self.wide else "tf32"}
+        kernel[grid](*arguments, **constants, num_warps=chosen.warps, num_stages=chosen.stages)
+
+    def _tile(self, kernel: Any) -> Tile:
+        return tile(kernel.__name__, self.width, self.wide, self.tokens / self.texts, self.capability)
+
+    def _numbers(self, *shape: int) -> Tensor:
+        return self.given.q.new_empty(shape, dtype=torch.float32)
