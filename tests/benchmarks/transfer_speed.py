@@ -4,12 +4,15 @@
 
 Interleaved, on two servers: gcp-storage-emulator, which answers one request at a time in one Python process, and a
 server of our own that answers many at once, each after a delay as on the way to a real bucket (``--latency``). One by
-one means one client, one connection, ``upload_from_filename`` and ``download_to_filename`` in a loop. Prints medians,
-the processor time of both sides for each object, and how many times faster ours is with the least and most of repeats.
+one means one client, one connection, ``upload_from_filename`` and ``download_to_filename`` in a loop. Every download is
+into an empty directory, which is removed at once: the disk is not still writing one copy while the next is timed.
+Prints medians, the processor time of both sides for each object, and how many times faster ours is with the least and
+most of repeats.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -70,46 +73,41 @@ def timed(work: Callable[[], object], server: int) -> dict[str, float]:
     }
 
 
-def copies(source: Path, folder: Path, names: list[str]) -> dict[str, Callable[[], object]]:
-    """The four ways, by what is moved and by whom."""
+def copies(source: Path, names: list[str]) -> dict[str, Callable[[Path], object]]:
+    """The four ways, by what is moved and by whom; each is given an empty directory."""
     from xlnet.data import objects
 
     bucket: Any = objects.storage_client().bucket("bucket")
 
-    def up() -> None:
+    def up(empty: Path) -> None:
         for name in names:
             bucket.blob(f"one/{name}").upload_from_filename(str(source / name))
 
-    def down() -> None:
-        (folder / "one").mkdir(exist_ok=True)
+    def down(empty: Path) -> None:
         for name in names:
-            bucket.blob(f"one/{name}").download_to_filename(str(folder / "one" / name))
-
-    def empty() -> Path:
-        return Path(tempfile.mkdtemp(dir=folder))
+            bucket.blob(f"one/{name}").download_to_filename(str(empty / name))
 
     return {
         "upload, one by one": up,
-        "upload, ours": lambda: objects.upload(source, f"gs://bucket/{empty().name}"),
+        "upload, ours": lambda empty: objects.upload(source, f"gs://bucket/{empty.name}"),
         "download, one by one": down,
-        "download, ours": lambda: objects.download("gs://bucket/one", empty()),
+        "download, ours": lambda empty: objects.download("gs://bucket/one", empty),
     }
 
 
 def measure(count: int, size: int, repeats: int, server: int) -> dict[str, Any]:
     """Medians of each way, and how many times faster ours is."""
     with tempfile.TemporaryDirectory() as scratch:
-        source, folder = Path(scratch, "source"), Path(scratch, "copies")
-        source.mkdir()
-        folder.mkdir()
+        source = Path(scratch)
         names = [f"{number:05d}.bin" for number in range(count)]
         for name in names:
             (source / name).write_bytes(os.urandom(size))
-        ways = copies(source, folder, names)
+        ways = copies(source, names)
         seen: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for _ in range(repeats):
             for name, work in ways.items():
-                seen[name].append(timed(work, server))
+                with tempfile.TemporaryDirectory() as empty:
+                    seen[name].append(timed(functools.partial(work, Path(empty)), server))
     found: dict[str, Any] = {
         name: {key: round(statistics.median(one[key] for one in many), 3) for key in many[0]}
         for name, many in seen.items()
