@@ -142,7 +142,7 @@ def test_memory_is_refused_where_it_cannot_suffice(recipe: Recipe) -> None:
     (found,) = problems(remote(huge, machine=machine("t4")))
     assert found.startswith("memory: a step needs about ")
     assert "'t4' has 15 in each chip" in found
-    tight = recipe.replace(model={"n_layer": 24}, training={"batch_tokens": 150_000})
+    tight = recipe.replace(model={"n_layer": 24}, training={"batch_tokens": 62_000})
     (close,) = findings(remote(tight, machine=machine("t4")))
     assert not close.fatal
     assert "tokens are safe" in close.problem

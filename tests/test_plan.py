@@ -193,7 +193,7 @@ def test_all_machines_in_one_table(shared_data: Path, isolated_state: Path) -> N
 
 def test_auto_takes_the_cheapest_that_fits(recipe: Recipe, tmp_path: Path) -> None:
     heavy = recipe.replace(
-        model={"n_layer": 24, "d_model": 1024, "n_head": 16, "d_head": 64}, training={"epochs": 300.0}
+        model={"n_layer": 24, "d_model": 1024, "n_head": 16, "d_head": 64}, training={"epochs": 3000.0}
     )
     made = planned(heavy, tmp_path, target="vertex", machine="auto")
     affordable = [one for one in made.candidates if one.fits and not one.machine.spot_only]

@@ -14,7 +14,7 @@ GIB = float(1 << 30)
 
 # Bytes of one parameter: the optimizer holds two moments, and the best weights so far are kept beside the current.
 WEIGHTS, GRADIENTS, OPTIMIZER, BEST = 4, 4, 8, 4
-ACTIVATION = {"cpu": 4, "gpu": 2, "tpu": 2}  # bytes of one activation: float32 on a CPU, else bfloat16
+ACTIVATION = {"cpu": 4, "gpu": 2, "tpu": 2, "t4": 4}  # bytes of one activation: float32, else bfloat16
 # GiB that the program takes before it trains (CPU: measured); on a GPU with the squares of scores that pass by.
 PROCESS = {"cpu": 0.46, "gpu": 1.05, "tpu": 0.5}
 # Share of a chip's memory that may be in use. A CPU's allocator was measured to hold a third more than is in use.
@@ -24,7 +24,8 @@ USABLE = {"cpu": 0.70, "gpu": 0.92, "tpu": 0.92}
 # that, what is kept around the layers, and what is there for a moment beside all this. Counted on the code as it is,
 # the last one measured; `tests/test_plan.py` counts and measures them again, and `tests/test_gpu.py` on a GPU. Where
 # products are bfloat16, what lies between the layers is float32 all the same, and a copy of it is kept beside it.
-KEPT = {"cpu": (8.5, 2, 0), "gpu": (12, 2, 0), "tpu": (12, 2, 0)}
+# A GPU without bfloat16 computes in float32, and its attention keeps scores (modelled).
+KEPT = {"cpu": (8.5, 2, 0), "gpu": (12, 2, 0), "tpu": (12, 2, 0), "t4": (8.5, 2, 2)}
 KEPT_BY_DROPOUT, AROUND, PASSING = (0, 0, 0), (0, 0, 0), (0, 1.2, 0)
 
 # Share of a chip's peak that training reaches in useful operations. CPU: measured, of the rate at which matrices are
@@ -80,15 +81,15 @@ def operations(model: ModelRecipe, attended: float) -> float:
 def memory(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1) -> Memory:
     """GiB that a step needs on one chip of the machine."""
     numbers = parameters(model, work.vocabulary, work.outputs) / GIB
-    width = ACTIVATION[machine.kind]
+    kind = machine.family if machine.family in KEPT else machine.kind
     tokens = tokens_per_chip(work, machine, nodes)
-    values = kept_values(model, work.longest, machine.kind) + _values(PASSING, model, work.longest)
+    values = kept_values(model, work.longest, kind) + _values(PASSING, model, work.longest)
     return Memory(
         weights=numbers * WEIGHTS,
         gradients=numbers * GRADIENTS,
         optimizer=numbers * OPTIMIZER,
         best=numbers * BEST,
-        activations=tokens * width * values / GIB,
+        activations=tokens * ACTIVATION[kind] * values / GIB,
         process=PROCESS[machine.kind],
     )
 

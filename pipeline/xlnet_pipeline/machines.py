@@ -179,7 +179,7 @@ def _price(path: Path, name: str, value: Any, facts: dict[str, str]) -> Price:
 
 # Rows. GPU: family, GKE label, Vertex name, GiB, TFLOP/s, and for each count: machine type, CPUs, GiB, USD on demand
 # and on spot. An A3 machine of fewer than eight GPUs is sold on spot and flex-start only; an H200 alone by nobody.
-_T4 = ("t4", "nvidia-tesla-t4", "NVIDIA_TESLA_T4", 15.0, 65.0)
+_T4 = ("t4", "nvidia-tesla-t4", "NVIDIA_TESLA_T4", 15.0, 8.1)  # in float32: it has no bfloat16
 _L4 = ("l4", "nvidia-l4", "NVIDIA_L4", 22.5, 121.0)
 _A100 = ("a100-40g", "nvidia-tesla-a100", "NVIDIA_TESLA_A100", 39.4, 312.0)
 _A100_80 = ("a100-80g", "nvidia-a100-80gb", "NVIDIA_A100_80GB", 79.2, 312.0)
