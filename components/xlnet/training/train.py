@@ -115,30 +115,27 @@ def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> 
 def _together(device: Device, about: dict[str, Any], stop: Stop) -> Iterator[Watchdog]:
     """Make sure that all ranks do the same work, and watch them; tell them of an error of this one."""
     ranks = device.ranks
-    compare(
-        ranks,
-        {
-            "recipe": json.dumps(about["recipe"], sort_keys=True),
-            "dataset": about["dataset"],
-            "code": provenance.code_fingerprint("train"),
-            "torch": torch.__version__,
-            "device": device.kind,
-        },
-    )
-    watchdog = Watchdog(ranks)
-    try:
-        yield watchdog
-    except Exception as error:
-        if ranks.size > 1 and lost(error):
-            time.sleep(LINGER)
-            if stop:  # all were asked to end, and the other was quicker
-                raise Preempted from None
-            error = LostPeer(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
-        watchdog.failed(error)
-        raise error from None
-    finally:
-        watchdog.close()
-        ranks.leave()
+    same = {
+        "recipe": json.dumps(about["recipe"], sort_keys=True),
+        "dataset": about["dataset"],
+        "code": provenance.code_fingerprint("train"),
+        "torch": torch.__version__,
+        "device": device.kind,
+    }
+    with contextlib.ExitStack() as stack:
+        stack.callback(ranks.leave)  # a process that ends among connections that are open may be aborted by them
+        compare(ranks, same)
+        watchdog = stack.enter_context(contextlib.closing(Watchdog(ranks)))
+        try:
+            yield watchdog
+        except Exception as error:
+            if ranks.size > 1 and lost(error):
+                time.sleep(LINGER)
+                if stop:  # all were asked to end, and the other was quicker
+                    raise Preempted from None
+                error = LostPeer(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
+            watchdog.failed(error)
+            raise error from None
 
 
 def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
