@@ -158,11 +158,12 @@ class Cuda(Device):
 
     def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
         """See :class:`Device`: whether updates are recorded as a graph, and of what size."""
-        alone = self.ranks.size == 1 and not recipe.micro_batch_tokens and not recipe.recompute
-        if alone and os.environ.get("XLNET_CUDA_GRAPHS") != "0":
+        lengths = data.split("train").lengths
+        whole = self.ranks.size == 1 and not recipe.micro_batch_tokens and not recipe.recompute
+        if len(lengths) and whole and os.environ.get("XLNET_CUDA_GRAPHS") != "0":
             from xlnet.training import recording
 
-            self.room = recording.room(data.split("train").lengths, recipe)
+            self.room = recording.room(lengths, recipe)
 
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """See :class:`Device`."""
