@@ -59,7 +59,7 @@ class Layout:
         lengths_S = np.asarray(lengths_S, np.int64)
         if not len(lengths_S) or lengths_S.min() < 1:
             raise RunError(f"a batch needs at least one text and no empty one; its lengths are {lengths_S.tolist()}")
-        offsets_S1 = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths_S)]).astype(np.int32))
+        offsets_S1 = torch.from_numpy(_offsets(lengths_S))
         return cls(lengths_S, offsets_S1.to(device, non_blocking=True), None, first_token, first_text)
 
     @classmethod
@@ -86,8 +86,7 @@ class Layout:
         """Put texts of these lengths into a layout with room for them."""
         self.lengths_S[:] = 0
         self.lengths_S[: len(lengths_S)] = lengths_S
-        offsets_S1 = np.concatenate([[0], np.cumsum(self.lengths_S)])
-        _refill((self.offsets_S1,), (offsets_S1,))
+        _refill((self.offsets_S1,), (_offsets(self.lengths_S),))
         for tensors, make in self._tables.values():
             _refill(tensors, make())
 
@@ -170,6 +169,10 @@ class Layout:
                 f"{tokens:,} tokens were given, but the packed texts' lengths add up to {self.tokens:,}: "
                 "the boundaries are inconsistent"
             )
+
+
+def _offsets(lengths_S: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths_S)]).astype(np.int32)
 
 
 def _refill(tensors: tuple[Tensor, ...], arrays: tuple[np.ndarray, ...]) -> None:

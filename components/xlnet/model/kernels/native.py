@@ -135,7 +135,7 @@ def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | No
         q_TNH.stride(0),
         k_TNH.stride(0),
         v_TNH.stride(0),
-        len(layout.lengths_S),
+        layout.texts,
         *q_TNH.shape,
         len(tensors[3]) // 2,
     )

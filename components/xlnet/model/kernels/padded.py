@@ -31,7 +31,7 @@ def attention(
     dropout: Dropout | None,
 ) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`; the layout must be of padded texts."""
-    texts, length = len(layout.lengths_S), layout.longest
+    texts, length = layout.texts, layout.longest
     q_BNLH, k_BNLH, v_BNLH = (x.unflatten(0, (texts, length)).transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH))
     r_NRH = positions.of_length(length).transpose(0, 1)
     scores = (q_BNLH + positions.content_bias_NH[:, None]) @ k_BNLH.mT

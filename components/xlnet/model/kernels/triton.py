@@ -43,6 +43,7 @@ def attention(
     dropout: Dropout | None,
 ) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`."""
-    from xlnet.model.kernels import triton_passes
+    from xlnet.model.kernels.triton_passes import Attention
 
-    return triton_passes.attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)
+    ids_T, bias_NH, embed_2NH = segments or (None, None, None)
+    return Attention.apply(q_TNH, k_TNH, v_TNH, *positions, bias_NH, embed_2NH, ids_T, layout, dropout)

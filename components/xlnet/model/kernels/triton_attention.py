@@ -55,6 +55,14 @@ def _text(offsets, text):
 
 
 @triton.jit
+def _block(blocks, starts, offsets):
+    """This program's block: its text, its first token within it; the text's first token, and how many it has."""
+    text, start = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
+    first, length = _text(offsets, text)
+    return text, start, first, length
+
+
+@triton.jit
 def _square(scores, squares, area, text, length, P: tl.constexpr):
     """Where a text's scores begin, of the head that this program has; and elements from one row to the next."""
     base = scores + tl.program_id(1).to(tl.int64) * area + tl.multiple_of(tl.load(squares + text), P)
@@ -104,8 +112,7 @@ def position_scores(
 ):  # fmt: skip
     """What distances add to the scores of a block of queries, as powers of two."""
     n = head + tl.program_id(1)
-    text, m0 = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
-    first, length = _text(offsets, text)
+    text, m0, first, length = _block(blocks, starts, offsets)
     square, pitch = _square(scores, squares, area, text, length, P)
     x = _rows(q_position + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
     i = m0 + tl.arange(0, M)
@@ -126,8 +133,7 @@ def forward(
 ):  # fmt: skip
     """What a block of queries attends to, and the logarithm of the sum of its weights' powers of two."""
     n = head + tl.program_id(1)
-    text, m0 = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
-    first, length = _text(offsets, text)
+    text, m0, first, length = _block(blocks, starts, offsets)
     square, pitch = _square(scores, squares, area, text, length, P)
     x = _rows(q_content + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
     i = m0 + tl.arange(0, M)
@@ -175,8 +181,7 @@ def backward_keys(
 ):  # fmt: skip
     """Gradients of a block of keys and values; those of its scores take the place of the scores. Tiles are [K, M]."""
     n = head + tl.program_id(1)
-    text, n0 = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
-    first, length = _text(offsets, text)
+    text, n0, first, length = _block(blocks, starts, offsets)
     square, pitch = _square(scores, squares, area, text, length, P)
     d_square, _ = _square(dscores, squares, area, text, length, P)
     k_head, v_head = k + first.to(tl.int64) * k_row + n * H, v + first.to(tl.int64) * v_row + n * H
@@ -225,8 +230,7 @@ def backward_queries(
 ):  # fmt: skip
     """Gradients of a block of queries, and its share of the biases' (partial: [block, N, 4, H])."""
     n, block = head + tl.program_id(1), tl.program_id(0)
-    text, m0 = tl.load(blocks + block), tl.load(starts + block)
-    first, length = _text(offsets, text)
+    text, m0, first, length = _block(blocks, starts, offsets)
     square, pitch = _square(dscores, squares, area, text, length, P)
     k_head = k + first.to(tl.int64) * k_row + n * H
     i = m0 + tl.arange(0, M)

@@ -16,26 +16,12 @@ from torch import Tensor
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_attention as kernels
 from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments, by_token, room_for_gradients
+from xlnet.model.positions import by_token, room_for_gradients
 
 GROUPS = 8  # texts share this many buffers for the gradients of distances, summed in order
 LOG2E = 1.4426950408889634
 PITCH = 64  # a row of scores begins at a multiple of this many elements
 SQUARES = 256 << 20  # bytes of scores that are there at once, unless one head's are more
-
-
-def attention(
-    q_TNH: Tensor,
-    k_TNH: Tensor,
-    v_TNH: Tensor,
-    positions: Positions,
-    segments: Segments | None,
-    layout: Layout,
-    dropout: Dropout | None,
-) -> Tensor:
-    """See :func:`xlnet.model.attention.relative_attention`."""
-    ids_T, bias_NH, embed_2NH = segments or (None, None, None)
-    return _Attention.apply(q_TNH, k_TNH, v_TNH, *positions, bias_NH, embed_2NH, ids_T, layout, dropout)
 
 
 class Tile(NamedTuple):
@@ -77,7 +63,9 @@ def tile(kernel: str, width: int, wide: bool, mean_length: float, capability: tu
     return chosen
 
 
-class _Attention(torch.autograd.Function):
+class Attention(torch.autograd.Function):
+    """Of what :func:`xlnet.model.attention.relative_attention` takes, one tensor after the other."""
+
     @staticmethod
     def forward(
         ctx: Any,
