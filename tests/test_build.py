@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from xlnet.errors import RunError, UserError
-from xlnet_pipeline import build, cli
+from xlnet_pipeline import cli
+from xlnet_pipeline.images import build
 
 ID = "sha256:" + "1" * 64
 DIGEST = "sha256:" + "2" * 64

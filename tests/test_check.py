@@ -14,9 +14,11 @@ from conftest import write_sentences
 from xlnet import recipe as recipes
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
-from xlnet_pipeline import check, cli, images
-from xlnet_pipeline.check import Submission, findings, require
-from xlnet_pipeline.machines import machine
+from xlnet_pipeline import cli
+from xlnet_pipeline.images import references as images
+from xlnet_pipeline.placement.machines import machine
+from xlnet_pipeline.planning import check
+from xlnet_pipeline.planning.check import Submission, findings, require
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"127.0.0.1:1/xlnet@{DIGEST}"  # a registry that cannot be asked

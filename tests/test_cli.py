@@ -16,9 +16,10 @@ from conftest import Trained, write_sentences
 
 from xlnet import recipe as recipes
 from xlnet.registry import ModelVersion, open_registry
-from xlnet_pipeline import cli, recipe_reference
+from xlnet_pipeline import cli
 from xlnet_pipeline.commands import tables
 from xlnet_pipeline.commands.run import load
+from xlnet_pipeline.reference import recipe as recipe_reference
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 

@@ -24,9 +24,9 @@ from xlnet import calls, provenance
 from xlnet.data import objects
 from xlnet.errors import Preempted, RunError, UserError
 from xlnet.training import cluster, pods
-from xlnet_pipeline.machines import MACHINES
 from xlnet_pipeline.placement import PREEMPTION_RETRIES, PROGRAM_RETRIES, placement
 from xlnet_pipeline.placement.gke import wishes
+from xlnet_pipeline.placement.machines import MACHINES
 
 RUN = "0a1b2c3d-1111-2222-3333-444455556666"
 CHECKPOINTS = "gs://bucket/root/checkpoints"

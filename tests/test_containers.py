@@ -26,9 +26,9 @@ from xlnet.data.snapshot import take
 from xlnet.errors import Preempted, UserError
 from xlnet.evaluation.predict import predict
 from xlnet.recipe import Recipe
-from xlnet_pipeline import build
+from xlnet_pipeline.images import build
 from xlnet_pipeline.targets.docker import DockerTarget
-from xlnet_pipeline.targets.local import LocalTarget
+from xlnet_pipeline.targets.local.target import LocalTarget
 
 pytestmark = pytest.mark.containers
 

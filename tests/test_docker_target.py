@@ -12,7 +12,8 @@ import pytest
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
-from xlnet_pipeline import build, cli
+from xlnet_pipeline import cli
+from xlnet_pipeline.images import build
 from xlnet_pipeline.targets import docker, processes
 from xlnet_pipeline.targets.docker import DockerTarget
 

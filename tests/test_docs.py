@@ -10,7 +10,8 @@ import pytest
 
 from xlnet import recipe as recipes
 from xlnet.__main__ import build_parser
-from xlnet_pipeline import cli, reference
+from xlnet_pipeline import cli
+from xlnet_pipeline.reference import pages as reference
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")

@@ -14,9 +14,10 @@ import pytest
 
 from xlnet.data import objects
 from xlnet.errors import UserError
-from xlnet_pipeline import cli, doctor
-from xlnet_pipeline.doctor import BAD, OK, UNSET, Surroundings, from_terraform
-from xlnet_pipeline.machines import machine
+from xlnet_pipeline import cli
+from xlnet_pipeline.placement.machines import machine
+from xlnet_pipeline.planning import doctor
+from xlnet_pipeline.planning.doctor import BAD, OK, UNSET, Surroundings, from_terraform
 
 PROJECT = {"VERTEX_PROJECT_ID": "acme", "VERTEX_LOCATION": "us-central1"}
 OUTPUTS = json.dumps(

@@ -15,7 +15,7 @@ from conftest import write_sentences
 from xlnet import recipe as recipes
 from xlnet.data.preprocess import preprocess
 from xlnet.data.snapshot import take
-from xlnet_pipeline import build
+from xlnet_pipeline.images import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.containers]
 

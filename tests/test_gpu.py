@@ -142,9 +142,9 @@ def test_memory_is_within_15_percent_of_what_is_planned(preset):
     from xlnet.training.inputs import Inputs
     from xlnet.training.optim import make_optimizer
     from xlnet.training.step import forward, optimise
-    from xlnet_pipeline import estimate
-    from xlnet_pipeline.machines import machine
-    from xlnet_pipeline.workload import Workload
+    from xlnet_pipeline.placement.machines import machine
+    from xlnet_pipeline.planning import estimate
+    from xlnet_pipeline.planning.workload import Workload
 
     recipe = recipes.PRESETS[preset]()
     texts, longest = 32, 512

@@ -16,8 +16,9 @@ from servers.registry import INDEX, Registry
 from test_kfp_target import recipe_file
 
 from xlnet.errors import UserError
-from xlnet_pipeline import images, registry_login
 from xlnet_pipeline.cli import main
+from xlnet_pipeline.images import login as registry_login
+from xlnet_pipeline.images import references
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def registry(docker: Path) -> Iterator[Registry]:
-    images.pinned.cache_clear()
+    references.pinned.cache_clear()
     with Registry() as started:
         yield started
 
@@ -40,40 +41,40 @@ def registry(docker: Path) -> Iterator[Registry]:
 def test_a_tag_becomes_its_digest_and_is_asked_for_once(registry: Registry) -> None:
     digest = registry.push("team/xlnet", "v1")
     name = f"{registry.host}/team/xlnet"
-    assert images.pinned(f"{name}:v1") == f"{name}@{digest}"
-    assert images.pinned(f"{name}:v1") == f"{name}@{digest}"
+    assert references.pinned(f"{name}:v1") == f"{name}@{digest}"
+    assert references.pinned(f"{name}:v1") == f"{name}@{digest}"
     assert registry.count("HEAD", "/manifests/v1") == 1
-    assert images.exists(f"{name}@{digest}") is True
+    assert references.exists(f"{name}@{digest}") is True
     latest = registry.push("team/xlnet", "latest")
-    assert images.pinned(name) == f"{name}@{latest}"
-    assert images.pinned(f"{name}:v1@{digest}") == f"{name}:v1@{digest}", "pinned already"
+    assert references.pinned(name) == f"{name}@{latest}"
+    assert references.pinned(f"{name}:v1@{digest}") == f"{name}:v1@{digest}", "pinned already"
 
 
 def test_an_index_of_several_platforms_is_pinned_as_a_whole(registry: Registry) -> None:
     digest = registry.push("xlnet", "v2", INDEX)
-    assert images.pinned(f"{registry.host}/xlnet:v2") == f"{registry.host}/xlnet@{digest}"
+    assert references.pinned(f"{registry.host}/xlnet:v2") == f"{registry.host}/xlnet@{digest}"
 
 
 def test_a_digest_that_is_not_told_is_computed(registry: Registry) -> None:
     digest = registry.push("xlnet", "v1")
     registry.tells_digest = False
-    assert images.pinned(f"{registry.host}/xlnet:v1") == f"{registry.host}/xlnet@{digest}"
+    assert references.pinned(f"{registry.host}/xlnet:v1") == f"{registry.host}/xlnet@{digest}"
 
 
 def test_an_unknown_tag_names_the_nearest(registry: Registry) -> None:
     registry.push("xlnet", "release-1")
     with pytest.raises(UserError, match="has no 'xlnet:relase-1'; did you mean 'release-1'.*push it"):
-        images.pinned(f"{registry.host}/xlnet:relase-1")
+        references.pinned(f"{registry.host}/xlnet:relase-1")
     with pytest.raises(UserError, match="has no 'nothing:latest'"):
-        images.pinned(f"{registry.host}/nothing")
+        references.pinned(f"{registry.host}/nothing")
 
 
 def test_who_is_not_logged_in_is_told_how(registry: Registry) -> None:
     registry.push("secret", "v1")
     registry.private.add("secret")
     with pytest.raises(UserError, match=rf"\(401\); type: docker login {registry.host}"):
-        images.pinned(f"{registry.host}/secret:v1")
-    assert images.exists(f"{registry.host}/secret@sha256:{'0' * 64}") is None
+        references.pinned(f"{registry.host}/secret:v1")
+    assert references.exists(f"{registry.host}/secret@sha256:{'0' * 64}") is None
 
 
 @pytest.mark.parametrize("challenge", ["Bearer", "Basic"])
@@ -83,14 +84,14 @@ def test_a_login_of_docker_opens_a_private_repository(registry: Registry, docker
     registry.challenge = challenge
     entry = {"auth": base64.b64encode(b"reader:pass:word").decode()}
     (docker / "config.json").write_text(json.dumps({"auths": {registry.host: entry}}))
-    assert images.pinned(f"{registry.host}/secret:v1") == f"{registry.host}/secret@{digest}"
+    assert references.pinned(f"{registry.host}/secret:v1") == f"{registry.host}/secret@{digest}"
 
 
 def test_a_refresh_token_opens_a_private_repository(registry: Registry, docker: Path) -> None:
     digest = registry.push("secret", "v1")
     registry.private.add("secret")
     (docker / "config.json").write_text(json.dumps({"auths": {registry.host: {"identitytoken": "refresh-me"}}}))
-    assert images.pinned(f"{registry.host}/secret:v1") == f"{registry.host}/secret@{digest}"
+    assert references.pinned(f"{registry.host}/secret:v1") == f"{registry.host}/secret@{digest}"
 
 
 def helper(folder: Path, script: str) -> None:
@@ -108,11 +109,11 @@ def test_a_credential_helper_is_asked(
     content: Any = {registry.host: "test"} if settings == "credHelpers" else "test"
     (docker / "config.json").write_text(json.dumps({settings: content}))
     with pytest.raises(UserError, match="'docker-credential-test', which Docker's config.json names, is not on PATH"):
-        images.pinned(f"{registry.host}/secret:v1")
+        references.pinned(f"{registry.host}/secret:v1")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     answer = json.dumps({"ServerURL": registry.host, "Username": "reader", "Secret": "pass:word"})
     helper(tmp_path, f'[ "$1" = get ] && [ "$(cat)" = {registry.host} ] && echo \'{answer}\'')
-    assert images.pinned(f"{registry.host}/secret:v1") == f"{registry.host}/secret@{digest}"
+    assert references.pinned(f"{registry.host}/secret:v1") == f"{registry.host}/secret@{digest}"
 
 
 def test_google_registries_take_googles_credentials(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,11 +136,11 @@ def test_a_registry_that_does_not_answer_is_one_line(
 ) -> None:
     registry.push("xlnet", "v1")
     registry.tells_digest = False  # so that the answer has a body to be cut
-    monkeypatch.setattr(images, "RESOLVE", 0.3)
+    monkeypatch.setattr(references, "RESOLVE", 0.3)
     registry.fault("HEAD" if fault != "cut" else "GET", "/manifests/", fault, times=9)
     started = time.monotonic()
     with pytest.raises(UserError, match="is not pinned.*give it as .*@sha256:") as raised:
-        images.pinned(f"{registry.host}/xlnet:v1")
+        references.pinned(f"{registry.host}/xlnet:v1")
     assert "\n" not in str(raised.value)
     assert time.monotonic() - started < 3
 
@@ -147,14 +148,14 @@ def test_a_registry_that_does_not_answer_is_one_line(
 @pytest.mark.parametrize("image", ["xlnet:v1", "team/xlnet", "xlnet"])
 def test_a_name_without_a_registry_is_refused(image: str) -> None:
     with pytest.raises(UserError, match=f"image '{image}' is not pinned, and names no registry.*REGISTRY/"):
-        images.pinned(image)
+        references.pinned(image)
 
 
 def test_dockers_own_registry_has_its_own_places() -> None:
-    reference = images.parse("docker.io/python:3.11")
+    reference = references.parse("docker.io/python:3.11")
     assert reference is not None
     assert reference.manifests == "https://registry-1.docker.io/v2/library/python/manifests"
-    assert images.parse("docker.io/team/xlnet") == images.Reference("docker.io", "team/xlnet")
+    assert references.parse("docker.io/team/xlnet") == references.Reference("docker.io", "team/xlnet")
 
 
 def test_a_run_is_submitted_with_the_digest_and_its_schedule_sees_that_the_tag_moved(
@@ -179,7 +180,7 @@ def test_a_run_is_submitted_with_the_digest_and_its_schedule_sees_that_the_tag_m
     capsys.readouterr()
     assert main(["schedule", "list", *where, "--recipe", recipe]) == 0
     assert "none" in capsys.readouterr().out, "no drift"
-    images.pinned.cache_clear()
+    references.pinned.cache_clear()
     registry.manifests["team/xlnet"]["v1"] = (registry.manifests["team/xlnet"]["v1"][0], b'{"another": "image"}')
     moved = hashlib.sha256(b'{"another": "image"}').hexdigest()
     assert main(["schedule", "show", "nightly", *where, "--recipe", recipe]) == 0

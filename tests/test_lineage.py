@@ -11,14 +11,14 @@ from lineage_samples import BREAKOUT, FOREIGN, REASON, many_files, source, write
 from xlnet import provenance
 from xlnet.errors import CorruptArtifact, RunError, UserError
 from xlnet.registry import open_registry
-from xlnet_pipeline import lineage
+from xlnet_pipeline.lineage import graph, rendering
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 
 RUN = "20261123-160000-ab12"
 
 
-def kinds(found: lineage.Lineage) -> list[str]:
+def kinds(found: graph.Lineage) -> list[str]:
     return [node.type for node in found.nodes.values()]
 
 
@@ -46,7 +46,7 @@ def register(home: Path, registration: Path) -> None:
 
 
 def test_what_is_reached_twice_is_one_node(tmp_path: Path) -> None:
-    found = lineage.collect(str(write_artifacts(tmp_path)))
+    found = graph.collect(str(write_artifacts(tmp_path)))
     assert sorted(kinds(found)) == sorted(
         ["registration", "evaluation", "model", "dataset", "snapshot", "file", "file", "file", "file"]
     )
@@ -67,13 +67,13 @@ def test_what_is_reached_twice_is_one_node(tmp_path: Path) -> None:
 
 def test_equal_files_of_one_split_are_one_node_and_of_two_splits_are_two(tmp_path: Path) -> None:
     files = [source("train", "a.csv"), source("train", "b.csv"), source("test", "a.csv")]
-    found = lineage.collect(str(write_artifacts(tmp_path, files)))
+    found = graph.collect(str(write_artifacts(tmp_path, files)))
     assert kinds(found).count("file") == 3
 
 
 @pytest.mark.parametrize(("count", "types"), [(8, ["file"] * 10), (9, ["files", "file", "file"])])
 def test_many_files_of_a_split_become_one_node(tmp_path: Path, count: int, types: list[str]) -> None:
-    found = lineage.collect(str(write_artifacts(tmp_path, many_files(count))))
+    found = graph.collect(str(write_artifacts(tmp_path, many_files(count))))
     leaves = [node for node in found.nodes.values() if not node.inputs]
     assert [node.type for node in leaves] == types
     held = [file["uri"] for node in leaves for file in node.metadata.get("files", [node.metadata])]
@@ -81,7 +81,7 @@ def test_many_files_of_a_split_become_one_node(tmp_path: Path, count: int, types
 
 
 def test_text_leads_to_the_checksums_of_the_files(tmp_path: Path) -> None:
-    text = lineage.to_text(lineage.collect(str(write_artifacts(tmp_path))), width=120)
+    text = rendering.to_text(graph.collect(str(write_artifacts(tmp_path))), width=120)
     lines = text.splitlines()
     assert lines[0].startswith("registration reviews:2 ")
     assert f"kept: {REASON}" in text
@@ -98,32 +98,32 @@ def test_text_leads_to_the_checksums_of_the_files(tmp_path: Path) -> None:
 
 
 def test_colour_changes_nothing_but_colour(tmp_path: Path) -> None:
-    found = lineage.collect(str(write_artifacts(tmp_path)))
-    coloured = lineage.to_text(found, colour=True)
+    found = graph.collect(str(write_artifacts(tmp_path)))
+    coloured = rendering.to_text(found, colour=True)
     assert "\x1b[1mregistration\x1b[0m" in coloured
-    assert re.sub(r"\x1b\[\d+m", "", coloured) == lineage.to_text(found)
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == rendering.to_text(found)
 
 
 @pytest.mark.parametrize("width", [1, 60, 200])
 def test_any_width(tmp_path: Path, width: int) -> None:
-    text = lineage.to_text(lineage.collect(str(write_artifacts(tmp_path, many_files(300)))), width=width)
+    text = rendering.to_text(graph.collect(str(write_artifacts(tmp_path, many_files(300)))), width=width)
     assert "300 files" in text
     assert f"sha256:{7001:064x}" in text  # whole, however narrow
     prose = [
         line for line in text.splitlines() if "sha256:" not in line and "gs://" not in line and "data/" not in line
     ]
-    assert max(map(len, prose)) <= max(width, lineage.MIN_WIDTH + 24)
+    assert max(map(len, prose)) <= max(width, rendering.MIN_WIDTH + 24)
 
 
 def test_json_holds_every_file(tmp_path: Path) -> None:
-    found = lineage.collect(str(write_artifacts(tmp_path, many_files(300))))
-    graph = json.loads(lineage.to_json(found))
-    ids = {node["id"] for node in graph["nodes"]}
-    assert graph["root"] in ids
-    assert {end for edge in graph["edges"] for end in edge} <= ids
-    (group,) = [node for node in graph["nodes"] if node["type"] == "files"]
+    found = graph.collect(str(write_artifacts(tmp_path, many_files(300))))
+    written = json.loads(rendering.to_json(found))
+    ids = {node["id"] for node in written["nodes"]}
+    assert written["root"] in ids
+    assert {end for edge in written["edges"] for end in edge} <= ids
+    (group,) = [node for node in written["nodes"] if node["type"] == "files"]
     assert len(group["metadata"]["files"]) == 300
-    assert BREAKOUT in [node["uri"] for node in graph["nodes"]]
+    assert BREAKOUT in [node["uri"] for node in written["nodes"]]
 
 
 def test_run_says_which_artifacts_were_kept_ones(tmp_path: Path, isolated_state: Path) -> None:
@@ -134,11 +134,11 @@ def test_run_says_which_artifacts_were_kept_ones(tmp_path: Path, isolated_state:
     failure = RunFailure("evaluate", "no space left on device", "run")
     write_run(isolated_state, [*steps, StepRun("evaluate", "FAILED"), StepRun("register", "SKIPPED")], failure)
     for subject in (RUN, "ab12", "20261123", str(isolated_state / "runs" / RUN)):
-        found = lineage.collect(subject)
+        found = graph.collect(subject)
         assert found.nodes[found.root].type == "model"
         cached = {node.type: node.cached for node in found.nodes.values()}
         assert cached == {"model": False, "dataset": True, "snapshot": False, "file": None}
-    text = lineage.to_text(found)
+    text = rendering.to_text(found)
     assert text.startswith(f"run {RUN} FAILED in evaluate: no space left on device")
     said = re.findall(r"│\s+((?:not )?cached.*)", text)
     assert said == ["not cached: same inputs", "cached: same inputs", "not cached"]
@@ -148,26 +148,26 @@ def test_run_without_an_artifact_says_why(isolated_state: Path) -> None:
     failure = RunFailure("preprocess", "data.label 'lable' is no column", "user")
     write_run(isolated_state, [StepRun("preprocess", "FAILED")], failure)
     with pytest.raises(UserError, match="left no artifact: data.label 'lable' is no column"):
-        lineage.collect(RUN)
+        graph.collect(RUN)
 
 
 def test_registered_model(tmp_path: Path, isolated_state: Path) -> None:
     registration = write_artifacts(tmp_path / "made")
     register(isolated_state, registration)
     for subject in ("reviews", "reviews:1", "reviews@champion"):
-        found = lineage.collect(subject)
+        found = graph.collect(subject)
         assert found.nodes[found.root].type == "registration"
     located = {node.type for node in found.nodes.values() if node.uri and node.execution}
     assert located == {"registration", "model", "evaluation"}
     with pytest.raises(UserError, match="no alias 'best'; it has: champion"):
-        lineage.collect("reviews@best")
+        graph.collect("reviews@best")
     with pytest.raises(UserError, match="did you mean 'reviews'"):
-        lineage.collect("review")
+        graph.collect("review")
     (registration / provenance.LINEAGE).unlink()
-    assert kinds(lineage.collect("reviews"))[0] == "model"
+    assert kinds(graph.collect("reviews"))[0] == "model"
     (registration.with_name("model") / provenance.LINEAGE).unlink()
     with pytest.raises(RunError, match="'reviews:1' are gone from"):
-        lineage.collect("reviews")
+        graph.collect("reviews")
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ def test_unknown_subject(subject: str, message: str, isolated_state: Path, tmp_p
     monkeypatch.chdir(tmp_path)
     write_run(isolated_state, [StepRun("snapshot", "RUNNING")])
     with pytest.raises(UserError, match=message):
-        lineage.collect(subject)
+        graph.collect(subject)
 
 
 def test_looking_makes_no_state(isolated_state: Path) -> None:
     with pytest.raises(UserError, match="there are no runs yet"):
-        lineage.collect("nothing")
+        graph.collect("nothing")
     assert not isolated_state.exists()
 
 
@@ -201,15 +201,15 @@ def test_looking_makes_no_state(isolated_state: Path) -> None:
 def test_damaged_lineage(tmp_path: Path, text: str) -> None:
     (tmp_path / provenance.LINEAGE).write_text(text)
     with pytest.raises(CorruptArtifact, match="run the step again|run its step again"):
-        lineage.collect(str(tmp_path))
+        graph.collect(str(tmp_path))
 
 
 def test_verify(tmp_path: Path, isolated_state: Path) -> None:
     root = write_artifacts(tmp_path / "made").parent
     names = {"dataset": "preprocess", "model": "train", "evaluation": "evaluate", "registration": "register"}
     write_run(isolated_state, [step_of(root / name, step, "SUCCEEDED") for name, step in names.items()])
-    found = lineage.collect(RUN)
-    assert lineage.verify(found) == []
+    found = graph.collect(RUN)
+    assert graph.verify(found) == []
     shutil.rmtree(root / "registration")
     (root / "model" / "content.txt").write_text("another model")
     (root / "evaluation" / provenance.LINEAGE).unlink()
@@ -218,7 +218,7 @@ def test_verify(tmp_path: Path, isolated_state: Path) -> None:
     changed = provenance.read(dataset)
     changed["artifact"]["digest"] = provenance.digest_directory(dataset)
     (dataset / provenance.LINEAGE).write_text(json.dumps(changed))
-    problems = sorted(lineage.verify(found))
+    problems = sorted(graph.verify(found))
     assert [problem.partition(" ")[0] for problem in problems] == ["dataset", "evaluation", "model", "registration"]
     assert "now holds another dataset" in problems[0]
     assert "has no lineage.json" in problems[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from lineage_samples import BREAKOUT, FOREIGN, many_files, write_artifacts
 
-from xlnet_pipeline import lineage
+from xlnet_pipeline.lineage import graph, rendering
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -40,9 +40,9 @@ class Page(HTMLParser):
         self._in_data = False
 
 
-def page(tmp_path: Path, count: int = 2) -> tuple[lineage.Lineage, str]:
-    found = lineage.collect(str(write_artifacts(tmp_path / "made", many_files(count))))
-    return found, lineage.to_html(found)
+def page(tmp_path: Path, count: int = 2) -> tuple[graph.Lineage, str]:
+    found = graph.collect(str(write_artifacts(tmp_path / "made", many_files(count))))
+    return found, rendering.to_html(found)
 
 
 def test_page_needs_nothing_else(tmp_path: Path) -> None:
@@ -57,14 +57,14 @@ def test_a_file_name_cannot_break_out(tmp_path: Path) -> None:
     parsed = Page(text)
     assert parsed.elements.count("script") == 2
     graph = json.loads(parsed.data)
-    assert graph == json.loads(lineage.to_json(found))
+    assert graph == json.loads(rendering.to_json(found))
     assert {BREAKOUT, FOREIGN} <= {node["uri"] for node in graph["nodes"]}
     assert BREAKOUT not in text
 
 
 def test_braces_in_a_name_are_no_placeholder(tmp_path: Path) -> None:
     files = [{**many_files(1)[0], "uri": "{{script}}{{style}}.csv"}]
-    text = lineage.to_html(lineage.collect(str(write_artifacts(tmp_path / "made", files))))
+    text = rendering.to_html(graph.collect(str(write_artifacts(tmp_path / "made", files))))
     assert any(node["uri"] == "{{script}}{{style}}.csv" for node in json.loads(Page(text).data)["nodes"])
 
 

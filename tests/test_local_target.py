@@ -13,7 +13,7 @@ from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.targets import Run, StepRun, record
-from xlnet_pipeline.targets.local import STEPS, LocalTarget, summary
+from xlnet_pipeline.targets.local.target import STEPS, LocalTarget, summary
 from xlnet_pipeline.targets.output import Output
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from xlnet.errors import UserError
-from xlnet_pipeline import machines
-from xlnet_pipeline.machines import MACHINES, Machine, Price, machine, offered, read_prices, refuse
+from xlnet_pipeline.placement import machines
+from xlnet_pipeline.placement.machines import MACHINES, Machine, Price, machine, offered, read_prices, refuse
 
 ROWS = list(MACHINES.values())
 

@@ -17,8 +17,8 @@ from xlnet.errors import UserError
 from xlnet.training.jobset import Work, manifest
 from xlnet.training.preemption import GRACE
 from xlnet_pipeline import dag
-from xlnet_pipeline.machines import MACHINES, SPOT_SELECTOR, Machine, offered
 from xlnet_pipeline.placement import PREEMPTION_RETRIES, PROGRAM_RETRIES, TITLES, Placement, placement
+from xlnet_pipeline.placement.machines import MACHINES, SPOT_SELECTOR, Machine, offered
 from xlnet_pipeline.placement.vertex import LAUNCHER_IMAGE
 
 IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4

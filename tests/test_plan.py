@@ -19,10 +19,12 @@ from xlnet.model import config as configs
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe
 from xlnet.training.launch import train
-from xlnet_pipeline import cli, estimate, machines, plan, preview, workload
-from xlnet_pipeline.machines import Price, machine
-from xlnet_pipeline.plan import Plan
-from xlnet_pipeline.targets.local import LocalTarget
+from xlnet_pipeline import cli
+from xlnet_pipeline.placement import machines
+from xlnet_pipeline.placement.machines import Price, machine
+from xlnet_pipeline.planning import estimate, plan, preview, workload
+from xlnet_pipeline.planning.plan import Plan
+from xlnet_pipeline.targets.local.target import LocalTarget
 
 WORDS = ["film", "book", "good", "bad", "great", "awful", "plot", "actor", "scene", "story", "long", "short"]
 

@@ -15,9 +15,10 @@ from test_kfp_target import recipe_file
 
 from xlnet.errors import UserError
 from xlnet_pipeline.cli import main
-from xlnet_pipeline.targets import local_schedules, schedules
-from xlnet_pipeline.targets.local import LocalTarget
-from xlnet_pipeline.targets.local_schedules import LocalSchedules
+from xlnet_pipeline.targets import schedules
+from xlnet_pipeline.targets.local import schedules as local_schedules
+from xlnet_pipeline.targets.local.schedules import LocalSchedules
+from xlnet_pipeline.targets.local.target import LocalTarget
 
 
 def test_cron_is_converted_once_for_each_target() -> None:

@@ -7,8 +7,8 @@ import pytest
 from xlnet.errors import UserError
 from xlnet_pipeline import dag
 from xlnet_pipeline.cli import main
-from xlnet_pipeline.machines import MACHINES
 from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.placement.machines import MACHINES
 from xlnet_pipeline.targets.settings import KfpSettings, VertexSettings, image_of, read
 
 IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4

@@ -21,8 +21,8 @@ from xlnet.registry import vertex_api
 from xlnet.serving.server import HEALTH, PREDICT
 from xlnet_pipeline import dag
 from xlnet_pipeline.cli import main
-from xlnet_pipeline.machines import Machine, offered
 from xlnet_pipeline.placement import placement
+from xlnet_pipeline.placement.machines import Machine, offered
 from xlnet_pipeline.targets import remote
 
 

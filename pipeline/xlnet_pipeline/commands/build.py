@@ -53,8 +53,8 @@ def add(subparsers: Subparsers) -> None:
 
 def build(options: argparse.Namespace) -> None:
     """Build, and print what was built."""
-    from xlnet_pipeline import build as images
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.images import build as images
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     home = LocalTarget(options.home).home
     wanted = images.Build(

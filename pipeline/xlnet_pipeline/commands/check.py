@@ -42,10 +42,10 @@ def add(subparsers: Subparsers) -> None:
 
 def check(options: argparse.Namespace) -> int:
     """Print what was found; 2 if a run would fail."""
-    from xlnet_pipeline import check as checks
-    from xlnet_pipeline import machines
+    from xlnet_pipeline.placement import machines
+    from xlnet_pipeline.planning import check as checks
     from xlnet_pipeline.targets import settings
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     known = {**settings.variables(options.recipe), **os.environ}
     found = checks.findings(

@@ -29,12 +29,13 @@ def add(subparsers: Subparsers) -> None:
 
 def write(options: argparse.Namespace) -> None:
     """Compile and say where the file is."""
-    from xlnet_pipeline import dag, images
+    from xlnet_pipeline import dag
+    from xlnet_pipeline.images import references
 
     where = None
     if options.target != "local":
         where = placed(options, open_target(options.target, options.home))
     elif options.machine or options.spot or options.flex_start or options.nodes != 1:
         raise UserError("--machine, --spot, --flex-start and --nodes need --target kfp or --target vertex")
-    image = images.pinned(options.image) if options.image else None
+    image = references.pinned(options.image) if options.image else None
     print(f"wrote {dag.compile(options.output, image, where)}")

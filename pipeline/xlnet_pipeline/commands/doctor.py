@@ -34,7 +34,8 @@ def add(subparsers: Subparsers) -> None:
 
 def diagnose(options: argparse.Namespace) -> int:
     """Print one line for each probe; 1 if something is bad."""
-    from xlnet_pipeline import doctor, machines
+    from xlnet_pipeline.placement import machines
+    from xlnet_pipeline.planning import doctor
     from xlnet_pipeline.targets import settings
 
     made = doctor.from_terraform(_read(options.from_terraform)) if options.from_terraform else None

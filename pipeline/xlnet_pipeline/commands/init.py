@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 
 from xlnet.errors import UserError
-from xlnet_pipeline import recipe_reference
 from xlnet_pipeline.commands.parser import Subparsers, command
 from xlnet_pipeline.commands.run import DEMO, DEMO_RECIPE
+from xlnet_pipeline.reference import recipe as recipe_reference
 
 TITLE = """A recipe for xlnet-pipeline. Run it with: xlnet-pipeline run recipe.toml
 It trains on the demo sentences beside it. For your own texts change data.train, data.text, data.label,

@@ -39,22 +39,22 @@ def add(subparsers: Subparsers) -> None:
 
 def show(options: argparse.Namespace) -> int:
     """Print the lineage, or write it; 1 if ``--verify`` finds an artifact that is not what it was."""
-    from xlnet_pipeline import lineage
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.lineage import graph, rendering
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     if options.target == "local":
-        found = lineage.collect(options.subject, LocalTarget(options.home).home)
+        found = graph.collect(options.subject, LocalTarget(options.home).home)
     else:
-        found = lineage.of_target(options.subject, chosen(options))
+        found = graph.of_target(options.subject, chosen(options))
     if options.html:
-        _write(options.html, lineage.to_html(found))
+        _write(options.html, rendering.to_html(found))
     elif options.json:
-        print(lineage.to_json(found))
+        print(rendering.to_json(found))
     else:
-        print(lineage.to_text(found, coloured(sys.stdout), shutil.get_terminal_size().columns))
+        print(rendering.to_text(found, coloured(sys.stdout), shutil.get_terminal_size().columns))
     if not options.verify:
         return 0
-    problems = lineage.verify(found)
+    problems = graph.verify(found)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if not problems:

@@ -42,9 +42,9 @@ def add_machine(parser: Parser) -> None:
 
 def show(options: argparse.Namespace) -> int:
     """Print the plan; 1 if what was asked for does not fit."""
-    from xlnet_pipeline import machines
-    from xlnet_pipeline.plan import plan
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.placement import machines
+    from xlnet_pipeline.planning.plan import plan
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     made = plan(
         load(options.recipe, options.settings),

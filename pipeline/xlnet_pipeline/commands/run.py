@@ -22,7 +22,7 @@ from xlnet_pipeline.targets import NAMES
 
 if TYPE_CHECKING:
     from xlnet_pipeline.placement import Placement
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
@@ -92,12 +92,12 @@ def placed(options: argparse.Namespace, target: Any) -> "Placement":
     Raises:
         UserError: the target does not offer the machine, or the image's tag has no digest.
     """
-    from xlnet_pipeline import images
-    from xlnet_pipeline.machines import machine
+    from xlnet_pipeline.images import references
     from xlnet_pipeline.placement import placement
+    from xlnet_pipeline.placement.machines import machine
     from xlnet_pipeline.targets.settings import image_of
 
-    image = images.pinned(image_of(target.settings, options.image))
+    image = references.pinned(image_of(target.settings, options.image))
     found = placement(
         target.name,
         image,
@@ -187,8 +187,8 @@ def run_elsewhere(options: argparse.Namespace, recipe: Recipe) -> int:
 
 def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
     """The machine that ``--machine auto`` stands for, and a line that says why."""
-    from xlnet_pipeline.plan import plan
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.planning.plan import plan
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     made = plan(
         recipe,
@@ -209,8 +209,8 @@ def check(options: argparse.Namespace, recipe: Recipe, settings: Any) -> None:
     Raises:
         UserError: the run would fail; each reason on a line.
     """
-    from xlnet_pipeline.check import Submission, require
-    from xlnet_pipeline.machines import machine
+    from xlnet_pipeline.placement.machines import machine
+    from xlnet_pipeline.planning.check import Submission, require
     from xlnet_pipeline.targets.settings import image_of
 
     given = Submission(
@@ -244,7 +244,7 @@ def run_here(options: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _target(options: argparse.Namespace) -> "LocalTarget":
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     if options.target == "docker":
         from xlnet_pipeline.targets.docker import DockerTarget

@@ -12,7 +12,7 @@ from xlnet_pipeline.commands.tables import coloured, duration, local_time, paint
 from xlnet_pipeline.targets import NAMES, open_target
 
 if TYPE_CHECKING:
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
 HELP_RUN = "a run's id, a unique beginning of it, or its last characters"
 
@@ -77,7 +77,7 @@ def tool_option(options: argparse.Namespace) -> str:
 
 def target(options: argparse.Namespace) -> "LocalTarget":
     """The local target over the state directory that was chosen."""
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     return LocalTarget(options.home)
 

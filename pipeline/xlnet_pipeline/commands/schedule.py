@@ -160,12 +160,12 @@ def _drift(options: argparse.Namespace, target: Any, scheduled: Any) -> list[str
 
 def schedules_image(target: Any, given: str) -> str:
     """The image as a submission would name it now: a tag by its present digest, if its registry tells."""
-    from xlnet_pipeline import images
+    from xlnet_pipeline.images import references
     from xlnet_pipeline.targets.settings import image_of
 
     name = image_of(target.settings, given)
     try:
-        return images.pinned(name)
+        return references.pinned(name)
     except UserError:
         return name
 

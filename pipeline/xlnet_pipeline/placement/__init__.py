@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from xlnet.errors import UserError
-from xlnet_pipeline.machines import MACHINES, Machine, refuse
+from xlnet_pipeline.placement.machines import MACHINES, Machine, refuse
 
 __all__ = ["Placement", "placement"]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from xlnet_pipeline.machines import SPOT_SELECTOR, Machine
 from xlnet_pipeline.placement import (
     BACKOFF,
     HEAVY,
@@ -20,6 +19,7 @@ from xlnet_pipeline.placement import (
     SHORT_SPOT_RETRIES,
     Placement,
 )
+from xlnet_pipeline.placement.machines import SPOT_SELECTOR, Machine
 
 REGISTRY = "MLFLOW_TRACKING_URI"
 SPOT_TAINT = "cloud.google.com/gke-spot"

@@ -27,15 +27,15 @@ def open_target(name: str, home: str | Path | None = None, recipe_file: str | Pa
     from xlnet_pipeline.targets import settings
 
     if name == "local":
-        from xlnet_pipeline.targets.local import LocalTarget
+        from xlnet_pipeline.targets.local.target import LocalTarget
 
         return LocalTarget(home)
     if name == "kfp":
-        from xlnet_pipeline.targets.kfp import KfpTarget
+        from xlnet_pipeline.targets.kfp.target import KfpTarget
 
         return KfpTarget(settings.read(settings.KfpSettings, recipe_file))
     if name == "vertex":
-        from xlnet_pipeline.targets.vertex import VertexTarget
+        from xlnet_pipeline.targets.vertex.target import VertexTarget
 
         return VertexTarget(settings.read(settings.VertexSettings, recipe_file))
     raise UserError(f"target '{name}' is unknown; allowed: {', '.join(NAMES)}")
@@ -82,13 +82,13 @@ class Target(Protocol):
 def open_schedules(target: Any) -> Any:
     """The schedules of a target that :func:`open_target` returned; see ``targets.schedules.Schedules``."""
     if target.name == "kfp":
-        from xlnet_pipeline.targets.kfp_schedules import KfpSchedules
+        from xlnet_pipeline.targets.kfp.schedules import KfpSchedules
 
         return KfpSchedules(target)
     if target.name == "vertex":
-        from xlnet_pipeline.targets.vertex_schedules import VertexSchedules
+        from xlnet_pipeline.targets.vertex.schedules import VertexSchedules
 
         return VertexSchedules(target)
-    from xlnet_pipeline.targets.local_schedules import LocalSchedules
+    from xlnet_pipeline.targets.local.schedules import LocalSchedules
 
     return LocalSchedules(target.home)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import STEP_SECTIONS, Recipe
-from xlnet_pipeline import build
+from xlnet_pipeline.images import build
 from xlnet_pipeline.targets import processes
-from xlnet_pipeline.targets.local import LocalTarget
+from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import Run
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.placement import TITLES, Placement
 from xlnet_pipeline.targets import record, remote
-from xlnet_pipeline.targets.kfp_api import KfpApi, contains, equals
+from xlnet_pipeline.targets.kfp.api import KfpApi, contains, equals
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import KfpSettings
 

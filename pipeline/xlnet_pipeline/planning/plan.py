@@ -15,13 +15,13 @@ from typing import Any
 
 from xlnet.errors import UserError
 from xlnet.recipe import ModelRecipe, Recipe
-from xlnet_pipeline import estimate, machines, preview, workload
-from xlnet_pipeline.check import ANY_IMAGE
-from xlnet_pipeline.estimate import Memory
-from xlnet_pipeline.machines import Machine, Price
-from xlnet_pipeline.placement import placement
-from xlnet_pipeline.preview import StepForecast
-from xlnet_pipeline.workload import Workload
+from xlnet_pipeline.placement import machines, placement
+from xlnet_pipeline.placement.machines import Machine, Price
+from xlnet_pipeline.planning import estimate, preview, workload
+from xlnet_pipeline.planning.check import ANY_IMAGE
+from xlnet_pipeline.planning.estimate import Memory
+from xlnet_pipeline.planning.preview import StepForecast
+from xlnet_pipeline.planning.workload import Workload
 
 HERE = "local"
 SHORT = 0.5  # hours that are worth waiting for on this machine rather than paying for another
@@ -199,7 +199,7 @@ def _family(name: str) -> str | None:
 
 def _past_speeds(recipe: Recipe, home: Path) -> dict[str, tuple[float, str]]:
     """Accelerator → tokens a second of the latest run here of the same network and batches, and that run's id."""
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     found: dict[str, tuple[float, str]] = {}
     for run in LocalTarget(home).runs() if (home / "runs").is_dir() else []:

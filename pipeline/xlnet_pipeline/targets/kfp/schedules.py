@@ -15,8 +15,8 @@ from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import remote, schedules
-from xlnet_pipeline.targets.kfp import KfpTarget
-from xlnet_pipeline.targets.kfp_api import equals
+from xlnet_pipeline.targets.kfp.api import equals
+from xlnet_pipeline.targets.kfp.target import KfpTarget
 from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
 
 

@@ -9,7 +9,7 @@ from xlnet.recipe import Recipe
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import remote, schedules
 from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
-from xlnet_pipeline.targets.vertex import PAGE, VertexTarget
+from xlnet_pipeline.targets.vertex.target import PAGE, VertexTarget
 
 CHANGED = "cron,maxConcurrentRunCount,createPipelineJobRequest"
 

@@ -7,8 +7,8 @@ from typing import Any
 from xlnet import provenance
 from xlnet.data import snapshot as snapshots
 from xlnet.recipe import STEP_SECTIONS, Recipe
-from xlnet_pipeline.targets.cache import Cache, Damaged, key_of, parts_of
-from xlnet_pipeline.targets.local import registry_uri
+from xlnet_pipeline.targets.local.cache import Cache, Damaged, key_of, parts_of
+from xlnet_pipeline.targets.local.target import registry_uri
 
 OUTPUTS = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
 NEEDS = {"train": ("preprocess",), "evaluate": ("preprocess", "train"), "register": ("preprocess", "train", "evaluate")}

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from xlnet.recipe import ModelRecipe
-from xlnet_pipeline.machines import Machine
-from xlnet_pipeline.workload import Workload
+from xlnet_pipeline.placement.machines import Machine
+from xlnet_pipeline.planning.workload import Workload
 
 GIB = float(1 << 30)
 

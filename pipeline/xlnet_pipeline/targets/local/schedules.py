@@ -3,7 +3,7 @@
 A schedule is ``schedules/NAME.json`` in the state directory, beside ``NAME.runs`` with a line for each run it started.
 A time that comes while nobody serves is skipped, unless serving starts again within GRACE seconds: then it is run once.
 
-    python -m xlnet_pipeline.targets.local_schedules HOME NAME    # what a scheduled time starts: one run, in a process
+    python -m xlnet_pipeline.targets.local.schedules HOME NAME    # what a scheduled time starts: one run, in a process
 """
 
 import contextlib
@@ -184,7 +184,7 @@ def fire(home: str, name: str) -> None:
 
 def run_once(home: str, name: str) -> int:
     """Run a schedule's recipe and note the run."""
-    from xlnet_pipeline.targets.local import LocalTarget
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
     folder = Path(home) / "schedules"
     content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))

@@ -15,9 +15,10 @@ from xlnet.data.readers import Reject, Row
 from xlnet.data.storage import Source
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import DataRecipe, Recipe
-from xlnet_pipeline import estimate, images, workload
-from xlnet_pipeline.machines import MACHINES, Machine
+from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import image_digest, placement
+from xlnet_pipeline.placement.machines import MACHINES, Machine
+from xlnet_pipeline.planning import estimate, workload
 from xlnet_pipeline.targets import schedules
 
 FIRST_ROWS = 200  # of each file
@@ -289,13 +290,13 @@ def image_pinned(given: Submission) -> str | None:
     if given.remote and not given.image:
         return f"target '{given.target}' has no image to run the steps in"
     if given.remote:
-        image_digest(images.pinned(given.image))
+        image_digest(references.pinned(given.image))
     return None
 
 
 def image_there(given: Submission) -> str | None:
     """The registry must have the image."""
-    if not given.remote or "@sha256:" not in given.image or images.exists(given.image) is not False:
+    if not given.remote or "@sha256:" not in given.image or references.exists(given.image) is not False:
         return None
     return f"image '{given.image}' is not in its registry"
 

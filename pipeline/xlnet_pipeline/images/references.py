@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlnet.errors import UserError, nearest
-from xlnet_pipeline import registry_login
+from xlnet_pipeline.images import login as registry_login
 
 ACCEPT = ", ".join(
     f"application/vnd.{kind}+json"

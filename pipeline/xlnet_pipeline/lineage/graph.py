@@ -5,12 +5,8 @@ artifact that is reached twice, such as the dataset of a model and of its evalua
 """
 
 import hashlib
-import json
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +14,12 @@ from xlnet import provenance
 from xlnet.data import objects
 from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
 from xlnet_pipeline.targets import remote
-from xlnet_pipeline.targets.local import LocalTarget
+from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import CACHED, Run
 
 SCHEMA = 1
 SHOWN_FILES = 8  # of one split; more become one node
 SHORT = 12  # digits of a digest that a person reads
-MIN_WIDTH = 40
-
-# What a reader wants to see first, in this order; the other facts are in the JSON and on the page.
-KEY_FACTS = {
-    "registration": ("gate_decision", "reason", "champion_version", "registry"),
-    "dataset": ("train_rows", "validation_rows", "test_rows", "tokens", "classes", "truncated", "rejects"),
-    "snapshot": ("files", "size"),
-}
-_BORING = ("digest", "_uri", "git_sha", "name", "version", "task", "promoted", "primary_metric", "_low", "_high")
-
-_BOLD, _GREY, _GREEN, _YELLOW = "1", "90", "32", "33"
 
 
 @dataclass(frozen=True)
@@ -192,7 +177,7 @@ def _graph(
     def add(one: Mapping[str, Any], places: Mapping[str, str]) -> str:
         artifact = one["artifact"]
         kind, digest = str(artifact["type"]), str(artifact["digest"])
-        name = f"{kind}-{_short(digest)}"
+        name = f"{kind}-{short(digest)}"
         if name in nodes:
             return name
         metadata = dict(artifact.get("metadata") or {})
@@ -243,10 +228,10 @@ def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[Node]:
         else:
             digest = provenance.digest_json(mine)
             facts = {"split": split, "count": len(mine), "size": sum(int(file["size"]) for file in mine), "files": mine}
-            yield Node(f"files-{_short(digest)}", "files", f"{len(mine)} files", digest, facts)
+            yield Node(f"files-{short(digest)}", "files", f"{len(mine)} files", digest, facts)
 
 
-def _short(digest: str) -> str:
+def short(digest: str) -> str:
     """The first digits of a digest, without its algorithm; of anything else, of its own digest."""
     digits = digest.partition(":")[2] or digest
     if len(digits) >= SHORT and digits.isalnum() and digits.isascii():
@@ -269,192 +254,14 @@ def verify(lineage: Lineage) -> list[str]:
         try:
             directory = objects.local_directory(node.uri)
             if not directory.is_dir():
-                problems.append(f"{node.type} {_short(node.digest)}: gone from '{node.uri}'")
+                problems.append(f"{node.type} {short(node.digest)}: gone from '{node.uri}'")
                 continue
             found = provenance.verify(directory)
         except (UserError, CorruptArtifact) as error:
-            problems.append(f"{node.type} {_short(node.digest)}: {error}")
+            problems.append(f"{node.type} {short(node.digest)}: {error}")
             continue
         if found != node.digest:
             problems.append(
-                f"{node.type} {_short(node.digest)}: '{node.uri}' now holds another {node.type}, {_short(found)}"
+                f"{node.type} {short(node.digest)}: '{node.uri}' now holds another {node.type}, {short(found)}"
             )
     return problems
-
-
-def to_json(lineage: Lineage) -> str:
-    """The graph: ``subject``, ``root``, ``run``, ``nodes`` and ``edges`` (input, artifact)."""
-    return json.dumps(_plain(lineage), indent=1)
-
-
-def _plain(lineage: Lineage) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "subject": lineage.subject,
-        "root": lineage.root,
-        "run": lineage.run or None,
-        "nodes": [{**asdict(node), "facts": _facts(node)} for node in lineage.nodes.values()],
-        "edges": lineage.edges,
-    }
-
-
-def to_html(lineage: Lineage) -> str:
-    """One page that needs nothing else: the graph as inline SVG, and each node's facts on click or Enter.
-
-    ``#node=ID`` in its address selects a node.
-    """
-    ui = resources.files("xlnet_pipeline").joinpath("ui")
-    page, style, script = (
-        ui.joinpath(f"lineage.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
-    )
-    # "<" is never needed in JSON outside strings, and "\u003c" means the same there: nothing can end the element.
-    data = json.dumps(_plain(lineage)).replace("<", "\\u003c").replace("&", "\\u0026")
-    parts = {"style": style, "script": script, "data": data, "text": _escape(to_text(lineage, width=100))}
-    pieces = page.split("{{")
-    return pieces[0] + "".join(parts[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:]))
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
-    """A tree, the newest artifact at the top; an artifact that was shown already is only named."""
-    lines: list[str] = []
-    shown: set[str] = set()
-    if lineage.run:
-        error = lineage.run.get("error")
-        why = f" in {error['step']}: {error['message']}" if error else ""
-        lines += textwrap.wrap(_clean(f"run {lineage.run['id']} {lineage.run['status']}{why}"), max(width, MIN_WIDTH))
-
-    def walk(name: str, first: str, rest: str) -> None:
-        node = lineage.nodes[name]
-        head = _head(node, colour)
-        if name in shown:
-            lines.append(f"{first}{head} {_paint('(shown above)', _GREY, colour)}")
-            return
-        shown.add(name)
-        lines.append(f"{first}{head}")
-        below = rest + ("│  " if node.inputs else "   ")
-        room = max(width - len(below), MIN_WIDTH)
-        for fact in (*_facts(node), *_execution(node)):
-            text = _clean(fact)
-            lines.extend(below + _paint(piece, _colour_of(node, fact), colour) for piece in _wrap(text, room))
-        for child in node.inputs:
-            last = child == node.inputs[-1]
-            walk(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
-
-    walk(lineage.root, "", "")
-    return "\n".join(lines)
-
-
-def _wrap(text: str, room: int) -> list[str]:
-    """Lines of about ``room`` characters, broken between facts rather than inside one."""
-    facts = text.split(" · ")
-    if len(facts) > 1:
-        text = "\xa0· ".join(fact.replace(" ", "\xa0") for fact in facts)  # textwrap does not break at these
-    # A digest or an address that is too long stays whole, so that it can be copied.
-    lines = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)
-    return [line.replace("\xa0", " ") for line in lines]
-
-
-def _head(node: Node, colour: bool) -> str:
-    title = f" {_clean(node.title)}" if node.title else ""
-    if node.type in ("file", "files"):
-        title = f" {_clean(str(node.metadata['split']))}:{title}"
-    digest = "" if node.type == "file" else f" {_short(node.digest)}"
-    return _paint(node.type, _BOLD, colour) + title + _paint(digest, _GREY, colour)
-
-
-def _facts(node: Node) -> list[str]:
-    """The facts to see first, each a line's worth."""
-    if node.type == "file":
-        more = [f"generation {node.metadata['generation']}"] if node.metadata.get("generation") else []
-        return [node.uri, node.digest, " · ".join([size(node.metadata["size"]), *more])]
-    if node.type == "files":
-        return [f"list {node.digest}", size(node.metadata["size"])]
-    facts = node.metadata
-    if node.type == "snapshot":
-        return [f"{facts['files']} files, {size(facts['size'])}"]
-    if node.type == "registration":
-        decision = facts.get("gate_decision") or ("promoted" if facts.get("promoted") == "true" else "")
-        return [f"{decision}: {facts['reason']}" if facts.get("reason") else decision] if decision else []
-    names = KEY_FACTS.get(node.type) or [name for name in facts if not name.endswith(_BORING)]
-    names = sorted(names, key=lambda name: name != facts.get("primary_metric"))
-    told = [
-        f"{name.replace('_', ' ')} {_value(facts[name])}{_interval(name, facts)}" for name in names if name in facts
-    ]
-    return [" · ".join(told)] if told else []
-
-
-def _interval(name: str, facts: Mapping[str, Any]) -> str:
-    low, high = facts.get(f"{name}_low"), facts.get(f"{name}_high")
-    return "" if low is None or high is None else f" [{_value(low)}, {_value(high)}]"
-
-
-def _execution(node: Node) -> list[str]:
-    """Who made it, when, how long it took, and on what."""
-    made = node.execution
-    if not made:
-        return []
-    code, machine = made.get("code") or {}, made.get("machine") or {}
-    sha = str(code.get("git_sha") or "")
-    words = [f"{made.get('step')} {code.get('version', '')}".strip()]
-    words += [f"git {sha[:SHORT]}{'-dirty' if sha.endswith('-dirty') else ''}"] if sha else []
-    words += [_moment(made.get("started")), _duration(made.get("started"), made.get("ended"))]
-    words += [f"{machine['cores']} cores"] if machine.get("cores") else []
-    words += [str(machine["accelerator"])] if machine.get("accelerator", "none") != "none" else []
-    words += [f"run {made['run']}"] if made.get("run") else []
-    lines = [" · ".join(word for word in words if word)]
-    if node.cached is not None:
-        lines.append(("cached" if node.cached else "not cached") + (f": {node.reason}" if node.reason else ""))
-    return lines
-
-
-def _colour_of(node: Node, fact: str) -> str:
-    if node.type == "registration" and node.metadata.get("reason") and str(node.metadata["reason"]) in fact:
-        return _GREEN if node.metadata.get("promoted") == "true" else _YELLOW
-    return _GREY if node.execution and fact in _execution(node) else ""
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2e}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def size(count: Any) -> str:
-    """Bytes as a person says them."""
-    amount = float(count or 0)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
-
-
-def _moment(text: Any) -> str:
-    try:
-        return f"{datetime.fromisoformat(str(text)):%Y-%m-%d %H:%M:%S} UTC"
-    except ValueError:
-        return ""
-
-
-def _duration(started: Any, ended: Any) -> str:
-    try:
-        seconds = (datetime.fromisoformat(str(ended)) - datetime.fromisoformat(str(started))).total_seconds()
-    except (ValueError, TypeError):
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _clean(text: str) -> str:
-    """Without control characters: a file's name must not steer the terminal."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-
-
-def _paint(text: str, code: str, colour: bool) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if colour and code and text else text

@@ -19,14 +19,14 @@ from xlnet import provenance
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import STEP_SECTIONS, Recipe
 from xlnet_pipeline.targets import processes, record
-from xlnet_pipeline.targets.cache import Cache, Damaged, check, key_of, parts_of
+from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
 from xlnet_pipeline.targets.output import Output
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 
 if TYPE_CHECKING:  # kfp takes most of a second to import: listing runs does without it
     from kfp.dsl.base_component import BaseComponent
 
-    from xlnet_pipeline.targets.kfp_local import Outputs, Task
+    from xlnet_pipeline.targets.local.kfp_local import Outputs, Task
 
 STEPS = ("snapshot", *STEP_SECTIONS)
 CANCEL_WAIT = 30.0  # seconds that a cancelled run has to end
@@ -217,7 +217,7 @@ class _Execution:
 
     def run(self, recipe: Recipe) -> None:
         """Run every step and leave a closed record, whatever happens."""
-        from xlnet_pipeline.targets import kfp_local
+        from xlnet_pipeline.targets.local import kfp_local
 
         status = record.FAILED
         failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")

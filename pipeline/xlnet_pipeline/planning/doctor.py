@@ -21,7 +21,7 @@ from typing import Any
 
 from xlnet.data import objects
 from xlnet.errors import UserError
-from xlnet_pipeline.machines import Machine
+from xlnet_pipeline.placement.machines import Machine
 
 OK, BAD, UNSET = "ok", "bad", "-"
 PATIENCE = 20.0  # seconds that one probe may take

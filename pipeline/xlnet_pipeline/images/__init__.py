@@ -1,0 +1,1 @@
+"""Container images: building them, reading their references, asking a registry for digests."""

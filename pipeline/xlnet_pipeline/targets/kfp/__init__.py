@@ -1,0 +1,1 @@
+"""Runs on Kubeflow Pipelines: the target, its HTTP API, its schedules."""

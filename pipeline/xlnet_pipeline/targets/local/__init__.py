@@ -1,0 +1,1 @@
+"""Runs on this machine: the target, its cache, its schedules."""

@@ -1,0 +1,1 @@
+"""Runs on Vertex AI Pipelines: the target and its schedules."""
