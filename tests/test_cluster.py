@@ -1,7 +1,6 @@
 """The train step as a JobSet, against an API server that runs its pods: what they do, how they end, what is told."""
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -23,9 +22,10 @@ from token_rows import RECIPE, write_dataset
 from xlnet import calls, provenance
 from xlnet.data import objects
 from xlnet.errors import Preempted, RunError, UserError
-from xlnet.training import cluster, pods
+from xlnet_cluster import api, launcher, pods
+from xlnet_cluster.jobset import Requirements
 from xlnet_pipeline.placement import PREEMPTION_RETRIES, PROGRAM_RETRIES, placement
-from xlnet_pipeline.placement.gke import wishes
+from xlnet_pipeline.placement.gke import requirements
 from xlnet_pipeline.placement.machines import MACHINES
 
 RUN = "0a1b2c3d-1111-2222-3333-444455556666"
@@ -42,17 +42,18 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernet
         for name, value in started.step_pod(RUN, "train").items():
             monkeypatch.setenv(name, value)
         objects.upload(write_dataset(tmp_path / "gcs" / "bucket" / "dataset"), "gs://bucket/dataset")
-        monkeypatch.setattr(cluster, "POLL", 0.1)
+        monkeypatch.setattr(api, "IDENTITY", started.identity)
+        monkeypatch.setattr(launcher, "POLL", 0.1)
         monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)
         yield started
 
 
-def asked(server: KubernetesServer, nodes: int = 1, **changes: Any) -> str:
+def asked(server: KubernetesServer, nodes: int = 1, **changes: Any) -> Requirements:
     """What the placement says of the pods."""
     where = placement("kfp", PINNED_IMAGE, MACHINES["cpu"], nodes=nodes, spot=True)
-    found = wishes(dataclasses.replace(where, output_root="gs://bucket/root", registry_secret="registry"))
+    found = requirements(dataclasses.replace(where, output_root="gs://bucket/root", registry_secret="registry"))
     server.secrets["registry"] = {"MLFLOW_TRACKING_URI": "http://mlflow"}
-    return json.dumps({**found, **changes})
+    return dataclasses.replace(found, **changes)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def step(server: KubernetesServer, tmp_path: Path) -> Callable[..., dict[str, An
     def run(recipe: str = SHORT, nodes: int = 1, **changes: Any) -> dict[str, Any]:
         folder = tmp_path / "gcs" / "bucket"
         given = asked(server, nodes, **changes)
-        return cluster.train(given, recipe, str(folder / "dataset"), str(folder / "model"))
+        return launcher.train(given, recipe, str(folder / "dataset"), str(folder / "model"))
 
     return run
 
@@ -165,8 +166,10 @@ def test_a_launcher_that_is_killed_and_started_again_goes_on_with_the_same_jobse
 ) -> None:
     """And a pod that is preempted meanwhile leaves a checkpoint within its notice."""
     folder = tmp_path / "gcs" / "bucket"
-    given = [asked(server), LONG, str(folder / "dataset")]
-    code = "import sys\nfrom xlnet.training import cluster\ncluster.train(*sys.argv[1:])"
+    given = LONG, str(folder / "dataset")
+    requirements = asked(server)
+    monkeypatch.setenv("XLNET_JOBSET", requirements.to_json())
+    code = "import sys\nfrom xlnet_steps.training import train\ntrain(*sys.argv[1:])"
     first = subprocess.Popen([sys.executable, "-c", code, *given, str(folder / "first")])
     until(lambda: saved() >= 10)
     first.kill()
@@ -177,7 +180,7 @@ def test_a_launcher_that_is_killed_and_started_again_goes_on_with_the_same_jobse
     assert pod.exit_code == Preempted.exit_status
     for name, value in server.step_pod(RUN, "train").items():  # the next pod has another name, and the same run
         monkeypatch.setenv(name, value)
-    facts = cluster.train(*given, str(folder / "second"))
+    facts = launcher.train(requirements, *given, str(folder / "second"))
     assert "is there already: going on with it" in capfd.readouterr().out
     assert len(server.attempts) == 2
     assert server.count("POST", "/jobsets") == 1
@@ -285,7 +288,7 @@ def test_outside_a_cluster_and_outside_a_bucket_it_says_so(
     server: KubernetesServer, step: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="lies in no bucket.*KFP_PIPELINE_ROOT=gs://"):
-        cluster.train(json.dumps({"hosts": 2}), SHORT, str(tmp_path / "dataset"), "gs://bucket/model")
-    monkeypatch.setenv("XLNET_KUBERNETES_IDENTITY", str(tmp_path / "nothing"))
+        launcher.train(asked(server), SHORT, str(tmp_path / "dataset"), "gs://bucket/model")
+    monkeypatch.setattr(api, "IDENTITY", tmp_path / "nothing")
     with pytest.raises(UserError, match="holds no service account .*leave --nodes and --spot out"):
         step()

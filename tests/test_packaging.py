@@ -13,7 +13,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 BARE = """
 import importlib.machinery, sys
 ABSENT = {"kfp", "kfp_server_api", "google", "mlflow", "tensorboard", "sentencepiece", "triton", "sklearn", "scipy",
-          "pandas", "sqlalchemy", "psutil", "torch_xla", "torch_tpu", "xlnet_steps", "xlnet_pipeline"}
+          "pandas", "sqlalchemy", "psutil", "torch_xla", "torch_tpu", "kubernetes",
+          "xlnet_cluster", "xlnet_steps", "xlnet_pipeline"}
 class Bare(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -87,7 +88,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_data_files_and_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for package in ("xlnet", "xlnet_steps", "xlnet_pipeline"):
+    for package in ("xlnet", "xlnet_cluster", "xlnet_steps", "xlnet_pipeline"):
         assert f"{package}/py.typed" in names
         assert f"{package}/__init__.py" in names
     assert "xlnet/demo/uci_sentences/imdb_labelled.txt" in names
@@ -98,7 +99,7 @@ def test_wheel_holds_data_files_and_licence(wheel: Path) -> None:
     assets = {path.relative_to(CHECKOUT / "pipeline").as_posix() for path in (CHECKOUT / "pipeline").rglob("ui/*.*")}
     assert assets <= set(names)
     ours = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert ours == {"xlnet", "xlnet_steps", "xlnet_pipeline"}
+    assert ours == {"xlnet", "xlnet_cluster", "xlnet_steps", "xlnet_pipeline"}
 
 
 def test_every_xlnet_module_imports_on_a_bare_machine(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_trainer_answers_without_the_pipeline_extra(wheel: Path, tmp_path: Path)
 
 
 def test_command_without_its_extra_says_what_to_install(wheel: Path, tmp_path: Path) -> None:
-    core = BARE.replace('"xlnet_steps", "xlnet_pipeline"', "")
+    core = BARE.replace('"xlnet_cluster", "xlnet_steps", "xlnet_pipeline"', "")
     run = "from xlnet_pipeline.cli import main; sys.stderr = sys.stdout; print(main(['run']))"
     *lines, status = python(core + run, tmp_path).splitlines()
     assert status == "2"

@@ -14,8 +14,8 @@ from kfp import components
 from servers.kubernetes_server import checked
 
 from xlnet.errors import UserError
-from xlnet.training.jobset import Work, manifest
 from xlnet.training.preemption import GRACE
+from xlnet_cluster.jobset import Requirements, TrainingJob, manifest
 from xlnet_pipeline import dag
 from xlnet_pipeline.placement import PREEMPTION_RETRIES, PROGRAM_RETRIES, TITLES, Placement, placement
 from xlnet_pipeline.placement.machines import MACHINES, SPOT_SELECTOR, Machine, offered
@@ -125,10 +125,10 @@ def handed_over(place: Placement) -> dict[str, Any]:
     (spec, _) = dag.documents(place)
     env = {one["name"]: one["value"] for one in spec["deploymentSpec"]["executors"]["exec-train"]["container"]["env"]}
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "b"}
-    work = Work(
+    work = TrainingJob(
         "0a1b2c3d-1111-2222-3333-444455556666", '{"x": "$(y)"}', "gs://b/dataset", "gs://b/model", owner, "steps"
     )
-    return manifest(json.loads(env["XLNET_JOBSET"]), work)
+    return manifest(Requirements.from_json(env["XLNET_JOBSET"]), work)
 
 
 @pytest.mark.parametrize("machine", offered("kfp"), ids=lambda row: row.name)

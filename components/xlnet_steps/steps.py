@@ -38,8 +38,8 @@ def preprocess(recipe: str, snapshot: str, code: str, dataset: dsl.Output[dsl.Da
 def train(
     recipe: str, pretrained: str, code: str, dataset: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]
 ) -> None:
-    """A dataset to a model: ``xlnet.training.launch``."""
-    from xlnet.training.launch import train as step
+    """A dataset to a model: ``xlnet.training.launch``, in this container or in a JobSet of the cluster."""
+    from xlnet_steps.training import train as step
 
     model.metadata.update(step(recipe, dataset.path, model.path))
 

@@ -1,4 +1,8 @@
-"""Put on PYTHONPATH, makes one rank misbehave at one step, as ``FAULT=RANK:STEP:WHAT`` says: hang, die, raise, nan."""
+"""Put on PYTHONPATH, changes a process of the test's.
+
+``FAULT=RANK:STEP:WHAT`` makes one rank misbehave at one step: hang, stop, die, raise. ``TEST_POD_IDENTITY=DIRECTORY``
+is where a pod of the test cluster finds its service account.
+"""
 
 import os
 
@@ -29,3 +33,10 @@ def _install(rank: str, step: int, what: str) -> None:
 if os.environ.get("FAULT") and os.environ.get("RANK") == os.environ["FAULT"].split(":")[0]:
     rank, step, what = os.environ["FAULT"].split(":")
     _install(rank, int(step), what)
+
+if os.environ.get("TEST_POD_IDENTITY"):
+    from pathlib import Path
+
+    from xlnet_cluster import api
+
+    api.IDENTITY = Path(os.environ["TEST_POD_IDENTITY"])

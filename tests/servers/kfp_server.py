@@ -158,7 +158,7 @@ class KfpServer(WebServer):
         values = {"metadata.labels['pipeline/runid']": run["run_id"], "metadata.name": pod.get("XLNET_POD_NAME", step)}
         platform = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         asked = platform[f"exec-{step}"]["fieldPathAsEnv"]
-        there = {name: value for name, value in pod.items() if name.startswith("KUBERNETES") or "IDENTITY" in name}
+        there = {name: value for name, value in pod.items() if not name.startswith("XLNET")}
         return {**there, **{one["name"]: values[one["fieldPath"]] for one in asked}}
 
     def show(self, run: dict[str, Any], details: bool = True) -> dict[str, Any]:

@@ -201,7 +201,8 @@ class KubernetesServer(WebServer):
         return {
             "KUBERNETES_SERVICE_HOST": host,
             "KUBERNETES_SERVICE_PORT": port,
-            "XLNET_KUBERNETES_IDENTITY": str(self.identity),
+            "TEST_POD_IDENTITY": str(self.identity),  # tests/faults/sitecustomize.py puts it where a pod finds it
+            "PYTHONPATH": str(Path(__file__).parent.parent / "faults"),
             "XLNET_POD_NAME": name,
             "XLNET_RUN_ID": run,
         }

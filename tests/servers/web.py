@@ -98,7 +98,8 @@ class WebServer:
         return None
 
     def answer(self, request: Request) -> tuple[int, Any, dict[str, str]]:
-        if self.token is not None and request.headers.get("authorization") != f"Bearer {self.token}":
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")  # a scheme's case does not matter
+        if self.token is not None and (scheme.lower(), given) != ("bearer", str(self.token)):
             return 401, {"error": {"code": 401, "message": "Request had invalid authentication credentials."}}, {}
         for method, pattern, work in self.routes:
             match = pattern.match(request.path)

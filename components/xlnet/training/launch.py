@@ -52,8 +52,6 @@ class Node:
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     """Train with as many ranks as the environment asks for; see :func:`xlnet.training.train.train`.
 
-    ``XLNET_JOBSET`` says that it is done elsewhere in this cluster; see :func:`xlnet.training.cluster.train`.
-
     Args:
         recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
         dataset: directory or ``gs://`` address of the dataset artifact.
@@ -68,10 +66,6 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
         RunError: a rank failed, died or hung; which one, and why.
         Preempted: all ranks were asked to stop, and left a checkpoint.
     """
-    if wishes := os.environ.get("XLNET_JOBSET"):
-        from xlnet.training.cluster import train as on_cluster
-
-        return on_cluster(wishes, recipe, dataset, out)
     with leaving_when_asked():
         return _train(recipe, dataset, out)
 

@@ -4,12 +4,12 @@ A machine without accelerator asks for little and names no node, so that a kind 
 training on several hosts, or on ones that may be taken back, is a JobSet: its task is a small pod that makes it.
 """
 
-import json
 import math
 from typing import Any
 
 from kfp import dsl, kubernetes
 
+from xlnet_cluster.jobset import Requirements
 from xlnet_pipeline.placement import (
     BACKOFF,
     HEAVY,
@@ -20,6 +20,7 @@ from xlnet_pipeline.placement import (
     Placement,
 )
 from xlnet_pipeline.placement.machines import SPOT_SELECTOR, Machine
+from xlnet_steps.training import JOBSET
 
 REGISTRY = "MLFLOW_TRACKING_URI"
 SPOT_TAINT = "cloud.google.com/gke-spot"
@@ -64,26 +65,26 @@ def _hand_over(task: dsl.PipelineTask, where: Placement) -> None:
     """A task that makes a JobSet and watches it; what the JobSet's pods need is a variable of it."""
     task.set_cpu_request(SMALL[0]).set_memory_request(SMALL[1]).set_retry(LAUNCHER_RETRIES, **BACKOFF)
     kubernetes.use_field_path_as_env(task, "XLNET_POD_NAME", "metadata.name")
-    task.set_env_variable("XLNET_JOBSET", json.dumps(wishes(where), sort_keys=True))
+    task.set_env_variable(JOBSET, requirements(where).to_json())
 
 
-def wishes(where: Placement) -> dict[str, Any]:
-    """What a JobSet's pods need; see :func:`xlnet.training.jobset.manifest`."""
+def requirements(where: Placement) -> Requirements:
+    """What a JobSet's pods need of the cluster."""
     machine = where.machine
     cpus, memory = _asked(machine)
     limits = {"limits": {machine.resource: str(machine.limit)}} if machine.resource else {}
-    return {
-        "hosts": where.hosts,
-        "slice": machine.hosts > 1,
-        "image": where.image,
-        "env": _environment(where),
-        "resources": {"requests": {"cpu": cpus, "memory": memory}, **limits},
-        "node_selector": _selectors(machine, where.spot),
-        "tolerations": _tolerations(machine, where.spot),
-        "shared_memory": _shared_memory(machine),
-        "retries": PROGRAM_RETRIES,
-        "preemptions": PREEMPTION_RETRIES,
-    }
+    return Requirements(
+        hosts=where.hosts,
+        slice=machine.hosts > 1,
+        image=where.image,
+        env=_environment(where),
+        resources={"requests": {"cpu": cpus, "memory": memory}, **limits},
+        node_selector=_selectors(machine, where.spot),
+        tolerations=_tolerations(machine, where.spot),
+        shared_memory=_shared_memory(machine),
+        retries=PROGRAM_RETRIES,
+        preemptions=PREEMPTION_RETRIES,
+    )
 
 
 def _environment(where: Placement) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ started again), passes on what rank 0 writes, tells how the others fare, and end
 """
 
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -20,10 +19,10 @@ from xlnet.calls import Trouble
 from xlnet.data import objects
 from xlnet.errors import Preempted, RunError, UserError
 from xlnet.training import buckets
-from xlnet.training.jobset import GROUP, KIND, OUT, RUN, Work, manifest
-from xlnet.training.kubernetes import CORE, Api
-from xlnet.training.pods import Ends, Waits, leader
 from xlnet.training.preemption import SIGNALS
+from xlnet_cluster.api import Api
+from xlnet_cluster.jobset import COMMAND, CONTAINER, OUT, RUN, Requirements, TrainingJob, manifest
+from xlnet_cluster.pods import Ends, Waits, leader
 
 POLL = 2.0  # seconds between two looks
 OUTAGE = 1800.0  # seconds for which the API server may be away; what trains does not need it
@@ -38,21 +37,27 @@ class Cancelled(BaseException):
         self.number = number
 
 
-def train(wishes: str, recipe: str, dataset: str, out: str) -> dict[str, Any]:
-    """Train in a JobSet; see :func:`xlnet.training.launch.train`.
+def train(
+    needs: Requirements, recipe: str, dataset: str, out: str, command: tuple[str, ...] = COMMAND
+) -> dict[str, Any]:
+    """Train in a JobSet, and wait for its end.
 
     Args:
-        wishes: JSON, what the placement asks for; see :func:`xlnet.training.jobset.manifest`.
+        needs: what the pods need of the cluster.
         recipe: JSON of the step's part of the recipe.
         dataset: directory of the dataset, in a mounted bucket.
         out: directory of the model to be written, likewise.
+        command: the program that every pod starts.
+
+    Returns:
+        Facts for the model's metadata; see :func:`xlnet.training.launch.train`.
 
     Raises:
         UserError: the cluster cannot or may not do it; the program ended with a mistake of the user's.
         RunError: the program failed too often, or was preempted too often.
         Preempted: this process was asked to stop; the JobSet is deleted, its checkpoints are kept.
     """
-    watch = Watch(json.loads(wishes), recipe, dataset, out)
+    watch = Watch(needs, recipe, dataset, out, command)
     try:
         with _signals():
             watch.start()
@@ -87,35 +92,34 @@ def _signals() -> Iterator[None]:
 class Watch:
     """One JobSet, from its making to its end."""
 
-    def __init__(self, wishes: dict[str, Any], recipe: str, dataset: str, out: str) -> None:
-        self._wishes = wishes
+    def __init__(
+        self, needs: Requirements, recipe: str, dataset: str, out: str, command: tuple[str, ...] = COMMAND
+    ) -> None:
+        self._needs = needs
         self._api = Api()
         addresses = _address(dataset), _address(out)
         pod = self._own_pod()
-        self._work = Work(
+        self._work = TrainingJob(
             os.environ.get("XLNET_RUN_ID") or pod["metadata"]["uid"],
             recipe,
             *addresses,
             owner=_owner(pod),
+            command=command,
             account=pod["spec"].get("serviceAccountName", ""),
             pull_secrets=tuple(pod["spec"].get("imagePullSecrets", ())),
         )
         self.name = self._work.name
         self._out = self._work.out
-        self._ends, self._waits = Ends(wishes["hosts"]), Waits(_say)
+        self._ends, self._waits = Ends(needs.hosts), Waits(_say)
         self._restarts = (0, 0)
         self._followed = ("", "")  # whose log is passed on, and the time of its last line
 
     def _own_pod(self) -> dict[str, Any]:
         name = os.environ.get("XLNET_POD_NAME") or os.environ.get("HOSTNAME", "")
-        pod = self._api.get(CORE, f"pods/{name}")
+        pod = self._api.pod(name)
         if pod is None:
             raise UserError(f"there is no pod '{name}' in namespace '{self._api.namespace}'; set XLNET_POD_NAME")
         return pod
-
-    @property
-    def _path(self) -> str:
-        return f"{KIND}/{self.name}"
 
     def start(self) -> None:
         """Make the JobSet, or find the one that an earlier attempt of this step made.
@@ -123,7 +127,7 @@ class Watch:
         Raises:
             UserError: the cluster knows no JobSets, or this pod may not make one.
         """
-        while (found := self._api.get(GROUP, self._path)) and "deletionTimestamp" in found["metadata"]:
+        while (found := self._api.jobset(self.name)) and "deletionTimestamp" in found["metadata"]:
             time.sleep(POLL)
         if found:
             if found["metadata"].get("labels", {}).get(RUN) != self._work.run[:63]:
@@ -132,14 +136,14 @@ class Watch:
             _say(f"JobSet {self.name} is there already: going on with it")
             return
         try:
-            self._api.create(GROUP, KIND, manifest(self._wishes, self._work), lambda: self._api.get(GROUP, self._path))
+            self._api.create(manifest(self._needs, self._work))
         except Trouble as trouble:
             if trouble.status == 404:
                 what = "this cluster knows no JobSets, which several nodes and --spot need"
                 raise UserError(f"{what}; type: kubectl apply --server-side -f {MANIFESTS}") from None
             if trouble.status != 409:  # 409: the answer to an earlier try was lost
                 raise
-        hosts = self._wishes["hosts"]
+        hosts = self._needs.hosts
         _say(f"JobSet {self.name} of {hosts} {'pods' if hosts > 1 else 'pod'} is made")
 
     def finish(self) -> None:
@@ -157,7 +161,7 @@ class Watch:
         deadline = time.monotonic() + OUTAGE
         while True:
             try:
-                found = self._api.get(GROUP, self._path)
+                found = self._api.jobset(self.name)
                 break
             except Trouble:
                 raise
@@ -173,8 +177,7 @@ class Watch:
         """Whether it ended well; tells of what has happened since the last look."""
         status = found.get("status", {})
         conditions = {one["type"]: one for one in status.get("conditions", []) if one["status"] == "True"}
-        listed = self._api.get(CORE, "pods", labelSelector=f"jobset.sigs.k8s.io/jobset-name={self.name}") or {}
-        pods = listed.get("items", [])
+        pods = self._api.pods(self.name)
         self._tell_restarts(status)
         self._ends.see(pods)
         self._follow(leader(pods, self._restarts[0]))
@@ -191,23 +194,23 @@ class Watch:
     def _tell_restarts(self, status: dict[str, Any]) -> None:
         """``restarts`` are all, ``restartsCountTowardsMax`` those of a program that failed."""
         restarts, failures = status.get("restarts", 0), status.get("restartsCountTowardsMax", 0)
-        if restarts > self._restarts[0] and restarts - failures <= self._wishes["preemptions"]:
+        if restarts > self._restarts[0] and restarts - failures <= self._needs.preemptions:
             if failures > self._restarts[1]:
-                why = f"after a failure, {failures} of {self._wishes['retries']}"
+                why = f"after a failure, {failures} of {self._needs.retries}"
             else:
-                why = f"after a preemption, {restarts - failures} of {self._wishes['preemptions']}"
+                why = f"after a preemption, {restarts - failures} of {self._needs.preemptions}"
             words = self._ends.last()
             _say(f"JobSet {self.name} starts again {why}{f': {words}' if words else ''}")
         self._restarts = restarts, failures
 
     def _check_budget(self, found: dict[str, Any]) -> None:
         restarts, failures = self._restarts
-        if restarts - failures <= self._wishes["preemptions"]:
+        if restarts - failures <= self._needs.preemptions:
             return
         if not found["spec"].get("suspend"):  # not deleted: this step, started again, has to find it and end likewise
-            self._api.patch(GROUP, self._path, {"spec": {"suspend": True}})
+            self._api.suspend(self.name)
         raise RunError(
-            f"training was preempted {restarts - failures} times, more than {self._wishes['preemptions']}; its "
+            f"training was preempted {restarts - failures} times, more than {self._needs.preemptions}; its "
             "checkpoints are kept: run again to go on, without --spot or on another --machine if this goes on"
         )
 
@@ -219,7 +222,7 @@ class Watch:
         if self._followed[0] == name:
             since = self._followed[1]
         last = since
-        for line in self._api.log(name, "train", since):
+        for line in self._api.log(name, CONTAINER, since):
             moment, _, text = line.partition(" ")
             if moment > since:
                 print(text, flush=True)
@@ -228,7 +231,7 @@ class Watch:
 
     def remove(self) -> None:
         """Delete the JobSet with all its pods."""
-        self._api.delete(GROUP, self._path)
+        self._api.delete(self.name)
 
     def fetch(self, out: str) -> dict[str, Any]:
         """Bring the model that was written to where the pipeline expects it, and return its facts."""

@@ -1,0 +1,146 @@
+"""The Kubernetes API as a pod sees it: its own service account, its own namespace."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client
+from kubernetes.config import incluster_config
+from kubernetes.config.config_exception import ConfigException
+
+from xlnet import calls
+from xlnet.calls import Server, Trouble
+from xlnet.errors import UserError
+from xlnet_cluster.jobset import GROUP, JOBSETS, VERSION
+
+IDENTITY = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # a pod's token, namespace and certificate authority
+RIGHTS = "apply infra/kustomize, whose role allows it, and let the steps act as it: KFP_SERVICE_ACCOUNT=xlnet-steps"
+_TIMEOUT = {"_request_timeout": calls.TIMEOUT}
+
+
+class Api:
+    """The API server of the cluster that this pod runs in.
+
+    Attributes:
+        namespace: this pod's.
+    """
+
+    def __init__(self) -> None:
+        """Read which pod this is and where its API server answers.
+
+        Raises:
+            UserError: this process runs in no pod, or in one without a service account's token.
+        """
+        configuration = client.Configuration()
+        configuration.retries = False  # calls.repeated retries, for every service alike
+        try:
+            self.namespace = (IDENTITY / "namespace").read_text(encoding="utf-8").strip()
+            loader = incluster_config.InClusterConfigLoader(str(IDENTITY / "token"), str(IDENTITY / "ca.crt"))
+            loader.load_and_set(configuration)
+        except (OSError, ConfigException) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"'{IDENTITY}' holds no service account ({why}); several nodes and --spot need a pod with one: set "
+                "automountServiceAccountToken, or leave --nodes and --spot out"
+            ) from None
+        api = client.ApiClient(configuration)
+        self._core, self._custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
+        self._server = Server("Kubernetes", configuration.host, "look at the pod's service account", RIGHTS)
+
+    def pod(self, name: str) -> dict[str, Any] | None:
+        """A pod as the API's JSON; None if there is none of that name.
+
+        Raises:
+            UserError: the service account may not read pods.
+            RunError: the server does not answer.
+        """
+        return self._found(lambda: _json(self._core.read_namespaced_pod, name, self.namespace))
+
+    def pods(self, jobset: str) -> list[dict[str, Any]]:
+        """The pods of a JobSet, as :meth:`pod` gives them."""
+        selector = f"jobset.sigs.k8s.io/jobset-name={jobset}"
+        listed = self._found(lambda: _json(self._core.list_namespaced_pod, self.namespace, label_selector=selector))
+        return list((listed or {}).get("items", []))
+
+    def jobset(self, name: str) -> dict[str, Any] | None:
+        """A JobSet as the API's JSON; None if there is none of that name. Raises as :meth:`pod` does."""
+        return self._found(lambda: self._custom.get_namespaced_custom_object(*self._place(name), **_TIMEOUT))
+
+    def create(self, jobset: dict[str, Any]) -> None:
+        """Create a JobSet once: after an answer that was lost, look for it before trying again.
+
+        Raises:
+            Trouble: 404 if the cluster knows no JobSets, 409 if the JobSet exists.
+        """
+        name = jobset["metadata"]["name"]
+        self._repeated(
+            lambda: self._custom.create_namespaced_custom_object(*self._place(), jobset, **_TIMEOUT),
+            recover=lambda: self.jobset(name),
+        )
+
+    def suspend(self, name: str) -> None:
+        """Stop a JobSet's pods without deleting it, if it is still there."""
+        change = {"spec": {"suspend": True}}
+        self._found(lambda: self._custom.patch_namespaced_custom_object(*self._place(name), change, **_TIMEOUT))
+
+    def delete(self, name: str) -> None:
+        """Delete a JobSet after all its pods, if it is still there."""
+        body = {"propagationPolicy": "Foreground"}
+        self._found(lambda: self._custom.delete_namespaced_custom_object(*self._place(name), body=body, **_TIMEOUT))
+
+    def log(self, pod: str, container: str, since: str = "") -> list[str]:
+        """Lines of a container's log, each after its time in UTC; none where it has not started.
+
+        Args:
+            pod: its name.
+            container: its name.
+            since: time of a line; the lines of that second come again.
+        """
+        query: list[tuple[str, str]] = [("sinceTime", since)] if since else []
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
+        query += [("container", container), ("timestamps", "true")]
+        try:
+            # The generated method knows sinceSeconds alone, which would skip or repeat lines.
+            answer = self._repeated(lambda: self._get(path, query))
+        except (Trouble, UserError):  # 400: the container has not started; 404: the pod is gone
+            return []
+        return bytes(answer).decode(errors="replace").splitlines()
+
+    def _get(self, path: str, query: list[tuple[str, str]]) -> bytes:
+        raw = {"_preload_content": False, "_return_http_data_only": True, **_TIMEOUT}
+        found = self._core.api_client.call_api(path, "GET", query_params=query, auth_settings=["BearerToken"], **raw)
+        return bytes(found.data)
+
+    def _place(self, *name: str) -> tuple[str, ...]:
+        return (GROUP, VERSION, self.namespace, JOBSETS, *name)
+
+    def _found(self, call: Callable[[], Any]) -> Any:
+        try:
+            return self._repeated(call)
+        except Trouble as trouble:
+            if trouble.status != 404:
+                raise
+            return None
+
+    def _repeated(self, call: Callable[[], Any], recover: Callable[[], Any] | None = None) -> Any:
+        return calls.repeated(lambda: _translated(call), self._server, recover)
+
+
+def _json(call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
+    """The answer as plain JSON: the client's model classes would drop fields of newer servers."""
+    found: dict[str, Any] = json.loads(call(*arguments, **options, _preload_content=False, **_TIMEOUT).data)
+    return found
+
+
+def _translated(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except client.ApiException as error:
+        if not error.status:  # the client's name for a certificate that does not fit
+            raise Trouble(None, calls.reason(None, str(error.reason))) from None
+        wait = calls.seconds((error.headers or {}).get("Retry-After"))
+        raise Trouble(error.status, calls.reason(error.body, str(error.reason)), wait) from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise Trouble(None, calls.short(error)) from None

@@ -1,0 +1,23 @@
+"""Where the train step trains: in its own container, or in a JobSet that it makes."""
+
+import os
+from typing import Any
+
+from xlnet.training import launch
+
+JOBSET = "XLNET_JOBSET"
+
+
+def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
+    """Train here, or in the JobSet whose requirements ``XLNET_JOBSET`` holds; see :func:`xlnet.training.launch.train`.
+
+    The requirements are a variable of the step's container and no argument of the step: Kubeflow Pipelines keys its
+    cache by arguments, and the same training on another machine is the same training.
+    """
+    requirements = os.environ.get(JOBSET)
+    if not requirements:
+        return launch.train(recipe, dataset, out)
+    from xlnet_cluster import launcher
+    from xlnet_cluster.jobset import Requirements
+
+    return launcher.train(Requirements.from_json(requirements), recipe, dataset, out)
