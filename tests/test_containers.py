@@ -27,6 +27,7 @@ from xlnet.errors import Preempted, UserError
 from xlnet.evaluation.predict import predict
 from xlnet.recipe import Recipe
 from xlnet_pipeline.images import build
+from xlnet_pipeline.targets import Submission
 from xlnet_pipeline.targets.docker import DockerTarget
 from xlnet_pipeline.targets.local.target import LocalTarget
 
@@ -289,10 +290,10 @@ def test_containers_and_processes_give_the_same_model_to_the_byte(
     target: DockerTarget, recipe: Recipe, tmp_path: Path, image: build.Image
 ) -> None:
     lines: list[str] = []
-    done = target.submit(recipe, echo=lines.append)
+    done = target.submit(Submission(recipe), echo=lines.append)
     assert done.status == "SUCCEEDED", "\n".join(lines)
     assert done.target == "docker"
-    here = LocalTarget(tmp_path / "other").submit(recipe)
+    here = LocalTarget(tmp_path / "other").submit(Submission(recipe))
     assert here.status == "SUCCEEDED"
     weights = [
         Path(one.step("train").outputs["model"]["uri"], "model.safetensors").read_bytes() for one in (done, here)
@@ -301,13 +302,13 @@ def test_containers_and_processes_give_the_same_model_to_the_byte(
     lineage = json.loads(Path(done.step("train").outputs["model"]["uri"], "lineage.json").read_text())
     assert lineage["execution"]["image_digest"] == image.digest
     assert "step 10/10" in "\n".join(target.logs(done.id, "train"))
-    again = target.submit(recipe)
+    again = target.submit(Submission(recipe))
     assert [step.status for step in again.steps] == ["SUCCEEDED", *["CACHED"] * 4]
     assert (Path(again.step("train").outputs["model"]["uri"]).stat().st_uid) == os.getuid()
 
 
 def test_a_failing_step_fails_the_run_in_its_own_words(target: DockerTarget, recipe: Recipe) -> None:
-    done = target.submit(recipe.replace(data={"text": "absent"}))
+    done = target.submit(Submission(recipe.replace(data={"text": "absent"})))
     assert (done.status, done.exit_status) == ("FAILED", 2)
     assert done.error is not None
     assert "absent" in done.error.message
@@ -317,7 +318,7 @@ def test_a_failing_step_fails_the_run_in_its_own_words(target: DockerTarget, rec
 def test_a_step_that_needs_more_memory_than_it_may_use(
     image: build.Image, recipe: Recipe, isolated_state: Path
 ) -> None:
-    done = DockerTarget(isolated_state, image=image.reference, memory="150m").submit(recipe)
+    done = DockerTarget(isolated_state).submit(Submission(recipe, image=image.reference, memory="150m"))
     assert (done.status, done.exit_status) == ("FAILED", 1)
     assert done.error is not None
     assert "ran out of memory" in done.error.message
@@ -332,7 +333,7 @@ def test_ctrl_c_ends_the_container_too(target: DockerTarget, tmp_path: Path, hos
             begun.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
-    done = target.submit(recipe, echo=watch)
+    done = target.submit(Submission(recipe), echo=watch)
     assert (done.status, done.exit_status) == ("CANCELLED", 130)
     assert time.monotonic() - begun[0] < 15
     assert not engine.docker(host, "ps", "--all", "--quiet").stdout
@@ -361,7 +362,7 @@ def test_a_container_does_not_outlive_a_run_that_was_killed(target: DockerTarget
 def test_changed_code_is_rebuilt_in_seconds_and_only_what_follows_it_runs(
     target: DockerTarget, recipe: Recipe, image: build.Image, arguments: tuple[str, ...], tmp_path: Path, host: str
 ) -> None:
-    assert target.submit(recipe).status == "SUCCEEDED"
+    assert target.submit(Submission(recipe)).status == "SUCCEEDED"
     copy = tmp_path / "checkout"
     for folder in ("components", "pipeline", "containers"):
         shutil.copytree(CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -378,8 +379,8 @@ def test_changed_code_is_rebuilt_in_seconds_and_only_what_follows_it_runs(
     assert built.returncode == 0, built.stdout + built.stderr
     assert time.monotonic() - begun <= REBUILD
     changed = DockerTarget(target.home)
+    done = changed.submit(Submission(recipe))
     assert changed.image != image.digest
-    done = changed.submit(recipe)
     # The evaluation came out equal, so that registering it again would be the same work.
     assert [step.status for step in done.steps] == ["SUCCEEDED", "CACHED", "CACHED", "SUCCEEDED", "CACHED"]
     assert done.step("evaluate").reason == "code changed: xlnet.evaluation.report"
@@ -390,4 +391,4 @@ def test_changed_code_is_rebuilt_in_seconds_and_only_what_follows_it_runs(
 
 def test_an_image_without_our_code_is_refused(host: str, image: build.Image, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not hold xlnet"):
-        DockerTarget(tmp_path, image=engine.BASE).submit(recipe)
+        DockerTarget(tmp_path).submit(Submission(recipe, image=engine.BASE))

@@ -14,7 +14,7 @@ from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline import cli
 from xlnet_pipeline.images import build
-from xlnet_pipeline.targets import docker, processes
+from xlnet_pipeline.targets import Submission, docker, processes
 from xlnet_pipeline.targets.docker import DockerTarget
 
 ID = "sha256:" + "1" * 64
@@ -80,7 +80,8 @@ def test_a_container_has_a_network_only_for_what_is_not_here(monkeypatch: pytest
 
 def test_a_step_s_container_is_confined(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "x")
-    target = DockerTarget(tmp_path / "home", image="ours", memory="2g")
+    target = DockerTarget(tmp_path / "home")
+    target.prepare(Submission(recipe(), image="ours", memory="2g"))
     lines: list[str] = []
     (engine / "said").write_text("hello\n")
     with (tmp_path / "log").open("wb") as log:
@@ -102,7 +103,8 @@ def test_a_step_s_container_is_confined(engine: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_status_is_never_lost(engine: Path, tmp_path: Path) -> None:
-    target = DockerTarget(tmp_path / "home", image="ours")
+    target = DockerTarget(tmp_path / "home")
+    target.prepare(Submission(recipe(), image="ours"))
     (engine / "status").write_text("3")
     with (tmp_path / "log").open("wb") as log:
         assert target.start(["false"], {}, log, print, processes.Stop(), None) == 3
@@ -113,12 +115,14 @@ def test_a_status_is_never_lost(engine: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_not_there(engine: Path, tmp_path: Path) -> None:
+    target = DockerTarget(tmp_path / "home")
     with pytest.raises(UserError, match="no CPU image was built yet; build it first: xlnet-pipeline build"):
-        DockerTarget(tmp_path / "home")
+        target.submit(Submission(recipe()))
     with pytest.raises(UserError, match="image 'absent' is not in docker; build it: xlnet-pipeline build"):
-        DockerTarget(tmp_path / "home", image="absent")
+        target.submit(Submission(recipe(), image="absent"))
     build.record(build.Image("cpu", "xlnet-pipeline:cpu-0", ID, False, "now"), tmp_path / "home")
-    assert DockerTarget(tmp_path / "home").image == ID
+    target.prepare(Submission(recipe()))
+    assert target.image == ID
 
 
 def test_options_of_containers_need_the_docker_target(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
-from xlnet_pipeline.targets import Run, StepRun, record
+from xlnet_pipeline.targets import Run, StepRun, Submission, record
 from xlnet_pipeline.targets.local.target import STEPS, LocalTarget, summary
 from xlnet_pipeline.targets.output import Output
 
@@ -51,7 +51,7 @@ def test_the_replaced_functions_of_kfp_are_there_and_are_used() -> None:
 
 def test_listing_runs_does_not_wait_for_kfp(tmp_path: Path) -> None:
     code = (
-        "import sys; from xlnet_pipeline.targets.local import LocalTarget;"
+        "import sys; from xlnet_pipeline.targets.local.target import LocalTarget;"
         f"LocalTarget({str(tmp_path)!r}).runs(); print([name for name in ('kfp', 'torch') if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -133,7 +133,7 @@ def test_a_home_that_cannot_be_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         LocalTarget(tmp_path / "file")
     with pytest.raises(UserError, match="cannot write below home"):
-        LocalTarget(tmp_path / "file" / "home").submit(recipes.tiny())
+        LocalTarget(tmp_path / "file" / "home").submit(Submission(recipes.tiny()))
 
 
 # --- errors in the step's own words -----------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_a_step_that_ends_without_a_word(status: int, message: str) -> None:
 
 def submit(home: Path, recipe: Recipe) -> tuple[Run, list[str]]:
     shown: list[str] = []
-    return LocalTarget(home).submit(recipe, echo=shown.append), shown
+    return LocalTarget(home).submit(Submission(recipe), echo=shown.append), shown
 
 
 def test_a_missing_file_is_the_users_mistake_in_one_line(tmp_path: Path) -> None:
@@ -265,5 +265,5 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(target, "_new_run", log_on_a_full_device)
     with pytest.raises(RunError, match="no space left on device below"):
-        target.submit(recipes.tiny())
+        target.submit(Submission(recipes.tiny()))
     assert json.loads(next(tmp_path.glob("runs/*/run.json")).read_text())["status"] == "FAILED"

@@ -24,6 +24,7 @@ from xlnet_pipeline.placement import machines
 from xlnet_pipeline.placement.machines import Price, machine
 from xlnet_pipeline.planning import estimate, plan, preview, workload
 from xlnet_pipeline.planning.plan import Plan
+from xlnet_pipeline.targets import Submission
 from xlnet_pipeline.targets.local.target import LocalTarget
 
 WORDS = ["film", "book", "good", "bad", "great", "awful", "plot", "actor", "scene", "story", "long", "short"]
@@ -286,7 +287,7 @@ def test_forecast_tells_hits_and_why_not(recipe: Recipe, isolated_state: Path) -
     first = preview.forecast(quick, isolated_state)
     assert [step.cached for step in first] == [False] * 5
     assert [step.reason for step in first][:2] == ["never cached", "first time"]
-    run = LocalTarget(isolated_state).submit(quick)
+    run = LocalTarget(isolated_state).submit(Submission(quick))
     assert run.exit_status == 0
 
     again = preview.forecast(quick, isolated_state)
@@ -298,7 +299,7 @@ def test_forecast_tells_hits_and_why_not(recipe: Recipe, isolated_state: Path) -
     assert changed[2].reason == "recipe changed: training.seed 0 → 1"
     assert changed[3].reason == "train will run"
     told = [(step.name, step.reason) for step in changed[:3]]
-    second = LocalTarget(isolated_state).submit(quick.replace(training={"seed": 1}))
+    second = LocalTarget(isolated_state).submit(Submission(quick.replace(training={"seed": 1})))
     assert [(step.name, step.reason) for step in second.steps[:3]] == told, "what was told is what happened"
 
     made = planned(quick, isolated_state, target="local")

@@ -20,7 +20,8 @@ RECIPE = (
     "data={'train': 'demo:uci_sentences', 'text': 0, 'label': 1}, training={'steps': 2});"
 )
 PIPELINE = RECIPE + (
-    "from xlnet_pipeline.targets.local import LocalTarget; run = LocalTarget(home).submit(whole);"
+    "from xlnet_pipeline.targets import Submission; from xlnet_pipeline.targets.local.target import LocalTarget;"
+    "run = LocalTarget(home).submit(Submission(whole));"
     "assert run.status == 'SUCCEEDED', run.error"
 )
 ONE_CALL = RECIPE + (

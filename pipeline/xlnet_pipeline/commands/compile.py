@@ -3,8 +3,9 @@
 import argparse
 
 from xlnet.errors import UserError
+from xlnet.recipe import Recipe
 from xlnet_pipeline.commands.parser import Subparsers, command
-from xlnet_pipeline.commands.run import add_placement, placed
+from xlnet_pipeline.commands.run import add_placement, submission
 from xlnet_pipeline.targets import open_target
 
 
@@ -34,7 +35,8 @@ def write(options: argparse.Namespace) -> None:
 
     where = None
     if options.target != "local":
-        where = placed(options, open_target(options.target, options.home))
+        any_recipe = Recipe()  # a compiled pipeline is given its recipe with each run
+        where = open_target(options.target, options.home).place(submission(options, any_recipe))
     elif options.machine or options.spot or options.flex_start or options.nodes != 1:
         raise UserError("--machine, --spot, --flex-start and --nodes need --target kfp or --target vertex")
     image = references.pinned(options.image) if options.image else None

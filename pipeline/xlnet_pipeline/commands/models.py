@@ -59,12 +59,10 @@ def add_uri(parser: Parser) -> None:
 
 def open_registry(options: argparse.Namespace) -> Registry:
     """The registry that ``--uri``, ``--target``, MLFLOW_TRACKING_URI or the state directory names."""
+    if options.uri:
+        return registry_at(options.uri, target(options).home)
     elsewhere = getattr(options, "target", "local")
-    if elsewhere != "local" and not options.uri:
-        settings = chosen(options).settings
-        place = f"vertex://{settings.project}/{settings.location}" if elsewhere == "vertex" else ""
-        return registry_at(settings.tracking_uri or place, target(options).home)
-    return registry_at(options.uri or "", target(options).home)
+    return (target(options) if elsewhere == "local" else chosen(options)).models()
 
 
 def find(options: argparse.Namespace) -> ModelVersion:

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import xlnet
 from xlnet import recipe as recipes
@@ -18,11 +17,8 @@ from xlnet.training import DEVICES
 from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours, seconds
 from xlnet_pipeline.commands.tables import coloured, print_json
-from xlnet_pipeline.targets import NAMES
-
-if TYPE_CHECKING:
-    from xlnet_pipeline.placement import Placement
-    from xlnet_pipeline.targets.local.target import LocalTarget
+from xlnet_pipeline.targets import NAMES, Submission, Target, open_target
+from xlnet_pipeline.targets.submission import refuse
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
@@ -53,7 +49,7 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
-    add_placement(parser, (*HERE, *NAMES[1:]))
+    add_placement(parser, NAMES)
     parser.add_argument(
         "--nproc", type=int, metavar="N", help="on local and docker: processes that train together (one per GPU, or 1)"
     )
@@ -65,7 +61,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the exact requests as JSON, and send nothing")
 
 
-def add_placement(parser: Parser, targets: Sequence[str] = NAMES) -> None:
+def add_placement(parser: Parser, targets: Sequence[str] = ("local", "kfp", "vertex")) -> None:
     """Declare where to run, and on what."""
     names = f"{', '.join(targets[1:-1])} or {targets[-1]}"
     parser.add_argument(
@@ -86,88 +82,39 @@ def add_placement(parser: Parser, targets: Sequence[str] = NAMES) -> None:
     )
 
 
-def placed(options: argparse.Namespace, target: Any) -> "Placement":
-    """The placement that the options and the target's settings name.
+def submission(options: argparse.Namespace, recipe: Recipe) -> Submission:
+    """What the options ask of a target.
 
     Raises:
-        UserError: the target does not offer the machine, or the image's tag has no digest.
+        UserError: a number is too small.
     """
-    from xlnet_pipeline.images import references
-    from xlnet_pipeline.placement import placement
-    from xlnet_pipeline.placement.machines import machine
-    from xlnet_pipeline.targets.settings import image_of
-
-    image = references.pinned(image_of(target.settings, options.image))
-    found = placement(
-        target.name,
-        image,
-        machine(options.machine or "cpu"),
-        nodes=options.nodes,
-        spot=options.spot,
-        flex_start=options.flex_start,
-    )
-    return dataclasses.replace(found, **target.placing())
+    fields = {field.name for field in dataclasses.fields(Submission)}
+    given = {name: value for name, value in vars(options).items() if name in fields and value is not None}
+    return Submission(**{**given, "recipe": recipe, "cache": not getattr(options, "no_cache", False)})
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the recipe and say what came of it; the run's own exit status."""
-    recipe = load(options.recipe, options.settings)
-    if options.target not in HERE:
-        if options.nproc is not None:
-            raise UserError("--nproc is for the targets local and docker; elsewhere --machine says how many there are")
-        if options.device:
-            raise UserError(f"--device is for the target local; on {options.target} --machine says what there is")
-        return run_elsewhere(options, recipe)
-    if options.device:
-        ask_for(options.device, options.target)
-    if options.nproc is not None:
-        if options.nproc < 1:
-            raise UserError(f"--nproc is {options.nproc}; allowed: 1 and more")
-        os.environ["XLNET_NPROC"] = str(options.nproc)
-    local_only(options, allowed=("image",) if options.target == "docker" else ())
-    return run_here(options, recipe)
-
-
-def ask_for(device: str, target: str) -> None:
-    """Have the train step take this kind of device, if it is here.
-
-    Raises:
-        UserError: it is not.
-    """
-    if target != "local":
-        raise UserError(f"--device is for the target local; on {target} the image says what there is")
-    from xlnet.training.detect import choose
-
-    os.environ["XLNET_DEVICE"] = choose(device)
-
-
-def local_only(options: argparse.Namespace, allowed: Sequence[str] = ()) -> None:
-    """Do nothing if no option, but for those allowed, asks for what only the remote targets have.
-
-    Raises:
-        UserError: one does.
-    """
-    asking = {"machine", "spot", "flex_start", "image", "dry_run"} - set(allowed)
-    given = sorted(name for name in asking if getattr(options, name, None))
-    if given or options.nodes != 1:
-        name = (given or ["nodes"])[0].replace("_", "-")
-        raise UserError(f"--{name} is for the targets kfp and vertex; the local target is this machine")
-
-
-def run_elsewhere(options: argparse.Namespace, recipe: Recipe) -> int:
-    """Submit the recipe to a remote target; with ``--wait`` or ``--timeout``, watch it to its end."""
-    from xlnet_pipeline.targets import open_target, remote
-
+    asked = submission(options, load(options.recipe, options.settings))
     target = open_target(options.target, options.home, options.recipe)
-    if options.machine == AUTO:
-        options.machine = cheapest(options, recipe)
+    refuse(asked, target.cannot)
+    if options.dry_run and "preview" in target.cannot:
+        raise UserError(target.cannot["preview"])
+    return run_here(options, target, asked) if options.target in HERE else run_elsewhere(options, target, asked)
+
+
+def run_elsewhere(options: argparse.Namespace, target: Target, asked: Submission) -> int:
+    """Submit to a remote target; with ``--wait`` or ``--timeout``, watch the run to its end."""
+    from xlnet_pipeline.targets import remote
+
+    if asked.machine == AUTO:
+        asked = dataclasses.replace(asked, machine=cheapest(options, asked.recipe))
     if not options.no_check:
-        check(options, recipe, target.settings)
-    where, cache = placed(options, target), not options.no_cache
+        check(target, asked)
     if options.dry_run:
-        print_json(target.preview(recipe, where, cache))
+        print_json(target.preview(asked))
         return 0
-    done = target.submit(recipe, where=where, cache=cache, echo=print)
+    done = target.submit(asked, echo=print)
     if not (options.wait or options.timeout):
         print(f"next: xlnet-pipeline runs show {done.id} --target {target.name}")
         return 0
@@ -203,56 +150,42 @@ def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
     return made.chosen.machine.name
 
 
-def check(options: argparse.Namespace, recipe: Recipe, settings: Any) -> None:
+def check(target: Target, asked: Submission) -> None:
     """Run every check and print the warnings.
 
     Raises:
         UserError: the run would fail; each reason on a line.
     """
     from xlnet_pipeline.placement.machines import machine
-    from xlnet_pipeline.planning.check import Submission, require
+    from xlnet_pipeline.planning import check as checks
     from xlnet_pipeline.targets.settings import image_of
 
-    given = Submission(
-        recipe,
-        options.target,
-        machine(options.machine or "cpu"),
-        options.nodes,
-        options.spot,
-        image_of(settings, options.image),
-        flex_start=options.flex_start,
-        pipeline_root=settings.pipeline_root,
+    given = checks.Submission(
+        asked.recipe,
+        target.name,
+        machine(asked.machine or "cpu"),
+        asked.nodes,
+        asked.spot,
+        image_of(target.settings, asked.image),
+        flex_start=asked.flex_start,
+        pipeline_root=target.settings.pipeline_root,
     )
-    for warning in require(given):
+    for warning in checks.require(given):
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def run_here(options: argparse.Namespace, recipe: Recipe) -> int:
-    """Run the recipe on this machine, in the foreground."""
+def run_here(options: argparse.Namespace, target: Target, asked: Submission) -> int:
+    """Run on this machine, in the foreground."""
     from xlnet_pipeline.targets.terminal import Terminal
 
     terminal = Terminal(sys.stdout)
     live = terminal.live if sys.stdout.isatty() else None
-    done = _target(options).submit(
-        recipe, cache=not options.no_cache, timeout=options.timeout, echo=terminal.line, live=live
-    )
+    done = target.submit(asked, echo=terminal.line, live=live)
     if done.status == "SUCCEEDED":
         print("\n".join(outcome.lines(done, home_option(options.home), coloured(sys.stdout))))
     elif done.error and done.error.kind == "run":
         print(f"its log: xlnet-pipeline {home_option(options.home)}".rstrip() + f" runs logs {done.id}")
     return done.exit_status
-
-
-def _target(options: argparse.Namespace) -> "LocalTarget":
-    from xlnet_pipeline.targets.local.target import LocalTarget
-
-    if options.target == "docker":
-        from xlnet_pipeline.targets.docker import DockerTarget
-
-        return DockerTarget(options.home, image=options.image, memory=options.memory)
-    if options.memory:
-        raise UserError(f"--memory is for --target docker; target '{options.target}' runs no containers")
-    return LocalTarget(options.home)
 
 
 def load(path: str | None, settings: list[str]) -> Recipe:

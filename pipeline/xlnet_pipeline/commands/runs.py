@@ -3,13 +3,13 @@
 import argparse
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
-from xlnet_pipeline.commands.run import home_option
+from xlnet_pipeline.commands.run import HERE, home_option
 from xlnet_pipeline.commands.tables import coloured, duration, local_time, paint, print_json, print_table
-from xlnet_pipeline.targets import NAMES, open_target
+from xlnet_pipeline.targets import NAMES, Target, open_target
 
 if TYPE_CHECKING:
     from xlnet_pipeline.targets.local.target import LocalTarget
@@ -59,20 +59,20 @@ def add(subparsers: Subparsers) -> None:
 
 def add_target(parser: Parser) -> None:
     """Declare ``--target``, and where its settings are."""
-    text = "where the runs are: local (default), kfp or vertex"
+    text = "where the runs are: local (default), docker, kfp or vertex"
     parser.add_argument("--target", choices=NAMES, default="local", metavar="TARGET", help=text)
     text = "recipe file with [target.…] settings (default: recipe.toml, if there is one)"
     parser.add_argument("--recipe", metavar="FILE", help=text)
 
 
-def chosen(options: argparse.Namespace) -> Any:
+def chosen(options: argparse.Namespace) -> Target:
     """The target that ``--target`` names."""
     return open_target(options.target, options.home, options.recipe)
 
 
 def tool_option(options: argparse.Namespace) -> str:
     """What to repeat in commands that are suggested."""
-    return home_option(options.home) if options.target == "local" else f"--target {options.target}"
+    return home_option(options.home) if options.target in HERE else f"--target {options.target}"
 
 
 def target(options: argparse.Namespace) -> "LocalTarget":
@@ -103,7 +103,7 @@ def list_runs(options: argparse.Namespace) -> None:
         ]
         print_table(header, rows)
     else:
-        place = f"in '{here.home}'" if here.name == "local" else f"on target '{here.name}'"
+        place = f"in '{target(options).home}'" if here.name in HERE else f"on target '{here.name}'"
         print(f"no runs {place}; start one with: xlnet-pipeline {tool_option(options)}".rstrip() + " run")
 
 
@@ -118,12 +118,7 @@ def show(options: argparse.Namespace) -> None:
     print(f"recipe {run.recipe_digest}\n")
     rows = [(step.name, step.status, duration(step.seconds), step.reason) for step in run.steps]
     print_table(("STEP", "STATUS", "TIME", "WHY"), rows)
-    artifacts = [
-        (f"{step.name}/{name}", str(value["digest"])[:19], value["uri"])
-        for step in run.steps
-        for name, value in step.outputs.items()
-        if isinstance(value, dict) and value.get("digest")
-    ]
+    artifacts = [(f"{one.step}/{one.name}", one.digest[:19], one.uri) for one in run.artifacts if one.digest]
     if artifacts:
         print()
         print_table(("ARTIFACT", "DIGEST", "PLACE"), artifacts)

@@ -4,14 +4,18 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from xlnet.errors import UserError
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
-from xlnet_pipeline.commands.run import add_placement, check, load, local_only, placed
+from xlnet_pipeline.commands.run import add_placement, check, load, submission
 from xlnet_pipeline.commands.runs import add_target
 from xlnet_pipeline.commands.tables import local_time, print_json, print_table
-from xlnet_pipeline.targets import open_schedules, open_target
+from xlnet_pipeline.targets import Target, open_target
+from xlnet_pipeline.targets.submission import refuse
+
+if TYPE_CHECKING:
+    from xlnet_pipeline.targets.schedules import Schedule, Schedules
 
 DEFAULT_RECIPE = Path("recipe.toml")
 
@@ -93,14 +97,12 @@ def create(options: argparse.Namespace) -> None:
 
     schedules.check_name(options.name)
     timing = schedules.timing(options.cron, options.timezone, options.max_concurrent)
-    recipe = load(options.recipe, options.settings)
+    asked = submission(options, load(options.recipe, options.settings))
     target = open_target(options.target, options.home, options.recipe)
-    if target.name == "local":
-        local_only(options)
-    else:
-        check(options, recipe, target.settings)
-    where = None if target.name == "local" else placed(options, target)
-    made, changed = open_schedules(target).create(options.name, timing, recipe, where)
+    refuse(asked, target.cannot)
+    if target.name != "local":
+        check(target, asked)
+    made, changed = target.schedules().create(options.name, timing, asked)
     if not changed:
         print(f"schedule {made.name}: unchanged")
     elif changed == ["created"]:
@@ -113,14 +115,14 @@ def create(options: argparse.Namespace) -> None:
         print("it fires while this runs: xlnet-pipeline schedule serve")
 
 
-def _opened(options: argparse.Namespace) -> Any:
-    return open_schedules(open_target(options.target, options.home, options.recipe))
+def _opened(options: argparse.Namespace) -> "Schedules":
+    return open_target(options.target, options.home, options.recipe).schedules()
 
 
 def list_schedules(options: argparse.Namespace) -> None:
     """Print every schedule as a row."""
     target = open_target(options.target, options.home, options.recipe)
-    found = open_schedules(target).all()
+    found = target.schedules().all()
     if options.json:
         print_json([dataclasses.asdict(one) for one in found])
     elif found:
@@ -142,7 +144,7 @@ def list_schedules(options: argparse.Namespace) -> None:
         print(f"no schedules on target '{options.target}'; make one with: xlnet-pipeline schedule create")
 
 
-def _drift(options: argparse.Namespace, target: Any, scheduled: Any) -> list[str] | None:
+def _drift(options: argparse.Namespace, target: Target, scheduled: "Schedule") -> list[str] | None:
     """How a schedule differs from the present recipe and image; None where there is no recipe to compare with."""
     from xlnet import recipe as recipes
     from xlnet_pipeline.targets import schedules
@@ -158,7 +160,7 @@ def _drift(options: argparse.Namespace, target: Any, scheduled: Any) -> list[str
     return schedules.differences(scheduled, present)
 
 
-def schedules_image(target: Any, given: str) -> str:
+def schedules_image(target: Target, given: str) -> str:
     """The image as a submission would name it now: a tag by its present digest, if its registry tells."""
     from xlnet_pipeline.images import references
     from xlnet_pipeline.targets.settings import image_of
@@ -181,7 +183,7 @@ def show(options: argparse.Namespace) -> None:
     from xlnet_pipeline.targets import schedules
 
     target = open_target(options.target, options.home, options.recipe)
-    one = schedules.find(options.name, open_schedules(target).all())
+    one = schedules.find(options.name, target.schedules().all())
     facts = {
         "state": one.state,
         "cron": f"{one.timing.cron} ({one.timing.timezone})",
@@ -217,4 +219,6 @@ def delete(options: argparse.Namespace) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Fire local schedules until stopped."""
-    open_schedules(open_target("local", options.home)).serve(lambda text: print(text, flush=True))
+    from xlnet_pipeline.targets.local.target import LocalTarget
+
+    LocalTarget(options.home).schedules().serve(lambda text: print(text, flush=True))

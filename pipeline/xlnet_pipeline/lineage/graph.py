@@ -16,6 +16,7 @@ from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
 from xlnet_pipeline.targets import remote
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import CACHED, Run
+from xlnet_pipeline.targets.target import Target
 
 SCHEMA = 1
 SHOWN_FILES = 8  # of one split; more become one node
@@ -102,7 +103,7 @@ def _of_name(subject: str, target: LocalTarget) -> Lineage:
     raise UserError(f"'{subject}' is no run or model in '{target.home}', and no artifact directory{hint}")
 
 
-def of_target(run: str, target: Any) -> Lineage:
+def of_target(run: str, target: Target) -> Lineage:
     """The lineage of a run on a remote target, from the artifacts in its bucket.
 
     Raises:
@@ -111,7 +112,7 @@ def of_target(run: str, target: Any) -> Lineage:
     return _of_run(run, target.status(run), target)
 
 
-def _of_run(subject: str, run: Run, target: Any) -> Lineage:
+def _of_run(subject: str, run: Run, target: Target) -> Lineage:
     facts = {"id": run.id, "status": run.status, "error": asdict(run.error) if run.error else None}
     cached = {}
     for step in run.steps:
@@ -131,10 +132,8 @@ def _of_run(subject: str, run: Run, target: Any) -> Lineage:
 
 def _artifacts(run: Run) -> Iterator[tuple[str, str]]:
     """(digest, directory) of what the run's steps put out, the furthest step first."""
-    for step in reversed(run.steps):
-        for value in step.outputs.values():
-            if isinstance(value, dict) and value.get("uri"):
-                yield value.get("digest", ""), value["uri"]
+    for one in reversed(run.artifacts):
+        yield one.digest or "", one.uri
 
 
 def _of_model(subject: str, target: LocalTarget) -> Lineage:

@@ -11,17 +11,19 @@ import os
 import re
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import STEP_SECTIONS, Recipe
 from xlnet_pipeline.images import build
 from xlnet_pipeline.targets import processes
+from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import Run
+from xlnet_pipeline.targets.submission import Submission, refuse
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
@@ -50,30 +52,53 @@ class DockerTarget(LocalTarget):
 
     name = "docker"
     containers = True
+    cannot: Mapping[str, str] = {
+        **{name: why for name, why in LocalTarget.cannot.items() if name not in ("image", "memory")},
+        "device": "is for the target local; on docker the image says what there is",
+        "schedules": "schedules on this machine run without containers; leave --target docker out",
+    }
 
-    def __init__(self, home: str | Path | None = None, *, image: str | None = None, memory: str | None = None) -> None:
-        """Use the state directory ``home``, as the local target does.
+    def __init__(self, home: str | Path | None = None) -> None:
+        """Use the state directory ``home``, as the local target does."""
+        super().__init__(home)
+        self.program = ""
+        self.image = ""
+        self.memory = ""
+        self._mounts: list[str] = []
+        self._network = "none"
 
-        Args:
-            home: the state directory.
-            image: an image that the engine has; None: the CPU image that was built last.
-            memory: the most that a step may use, as ``docker run --memory`` has it, such as ``4g``.
+    def submit(
+        self,
+        submission: Submission,
+        *,
+        echo: Callable[[str], None] | None = None,
+        live: Callable[[str], None] | None = None,
+    ) -> Run:
+        """Run the recipe in the foreground and return its record.
+
+        Raises:
+            UserError: no engine, no such image, or something is asked for that this target cannot do.
+        """
+        refuse(submission, self.cannot)
+        self.prepare(submission)
+        return super().submit(submission, echo=echo, live=live)
+
+    def prepare(self, submission: Submission) -> None:
+        """Find the engine and the image (the CPU image that was built last, if none is named) of a submission.
 
         Raises:
             UserError: no engine, no such image.
         """
-        super().__init__(home)
+        recipe = submission.recipe
         self.program = build.engine()
-        self.memory = memory
-        self.image = self._identity(image)
-        self._mounts: list[str] = []
-        self._network = "none"
-
-    def submit(self, recipe: Recipe, **options: Any) -> Run:
-        """Run the recipe in the foreground and return its record; options are the local target's."""
+        self.image = self._identity(submission.image)
+        self.memory = submission.memory
         self._mounts = [f"{path}:{path}:ro" for path in sorted(_data_folders(recipe)) if path != self.home]
         self._network = "bridge" if _leaves_this_machine(recipe) else "none"
-        return super().submit(recipe, **options)
+
+    def schedules(self) -> LocalSchedules:
+        """Schedules run without containers: always a UserError."""
+        raise UserError(self.cannot["schedules"])
 
     def pipeline(self) -> "BaseComponent":
         """The DAG in our image; each step's cache key names the code in the image that the step can reach."""
@@ -125,8 +150,8 @@ class DockerTarget(LocalTarget):
         if self.memory:
             yield from (f"--memory={self.memory}", f"--memory-swap={self.memory}")
 
-    def _identity(self, image: str | None) -> str:
-        if image is None:
+    def _identity(self, image: str) -> str:
+        if not image:
             built = build.recorded("cpu", self.home)
             if built is None:
                 raise UserError("no CPU image was built yet; build it first: xlnet-pipeline build")

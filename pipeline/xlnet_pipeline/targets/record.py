@@ -35,6 +35,18 @@ class StepRun:
     log: str | None = None  # path below the run's directory
 
 
+@dataclass(frozen=True)
+class Artifact:
+    """Something that a step of a run has made."""
+
+    step: str
+    name: str
+    uri: str  # directory, file or gs:// address
+    type: str  # such as system.Model
+    digest: str | None  # None: it is metadata alone
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class RunFailure:
     """Why a run failed, in the failing step's own words."""
@@ -83,6 +95,16 @@ class Run:
             if step.name == name:
                 return step
         raise KeyError(name)
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the steps have made so far, the first step's first."""
+        return [
+            Artifact(step.name, name, **value)
+            for step in self.steps
+            for name, value in step.outputs.items()
+            if isinstance(value, dict) and "uri" in value
+        ]
 
 
 def new_id() -> str:

@@ -3,13 +3,14 @@
 A backend says how its tasks went; where an artifact came from is read from the ``lineage.json`` inside it.
 """
 
+import dataclasses
 import functools
 import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from xlnet import provenance
 from xlnet import recipe as recipes
@@ -17,14 +18,19 @@ from xlnet.data import objects
 from xlnet.data.storage import DEMO, GCS
 from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
 from xlnet.recipe import STEP_SECTIONS, Recipe
-from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.images import references
+from xlnet_pipeline.placement import Placement, placement
+from xlnet_pipeline.placement.machines import machine
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.output import Output
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
-from xlnet_pipeline.targets.settings import refuse_password
+from xlnet_pipeline.targets.settings import Settings, image_of, refuse_password
+from xlnet_pipeline.targets.submission import Submission
+from xlnet_pipeline.targets.target import Target
 
 STEPS = ("snapshot", *STEP_SECTIONS)
 ARTIFACTS = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
+PAGE = 100  # resources asked for at a time
 PREFIX = "xlnet-"  # of a run's name in a backend; the run's id follows
 FIRST_POLL, LONGEST_POLL = 1.0, 15.0  # seconds between two looks at a run
 CANCEL_WAIT = 60.0  # seconds that a cancelled run has to end
@@ -32,16 +38,28 @@ DONE = (record.SUCCEEDED, record.CACHED, record.FAILED, record.CANCELLED, record
 ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED)
 
 
-class Remote(Protocol):
-    """A target on another machine, beyond what :class:`xlnet_pipeline.targets.Target` asks of it."""
+HERE_ONLY = {
+    "nproc": "is for the targets local and docker; elsewhere --machine says how many there are",
+    "device": "is for the target local; elsewhere --machine says what there is",
+    "memory": "is for --target docker; elsewhere --machine says what there is",
+}
 
-    name: str
 
-    def status(self, run: str) -> Run:
-        """The record of a run as it is now."""
+def place(name: str, settings: Settings, submission: Submission, **more: Any) -> Placement:
+    """Where a remote target runs a submission's steps; ``more``: what the target's settings add to a placement.
 
-    def cancel(self, run: str) -> Run:
-        """Stop a run."""
+    Raises:
+        UserError: the target does not offer the machine, or the image's tag has no digest.
+    """
+    found = placement(
+        name,
+        references.pinned(image_of(settings, submission.image)),
+        machine(submission.machine or "cpu"),
+        nodes=submission.nodes,
+        spot=submission.spot,
+        flex_start=submission.flex_start,
+    )
+    return dataclasses.replace(found, **more)
 
 
 def check_data(recipe: Recipe, target: str) -> None:
@@ -66,7 +84,7 @@ def check_data(recipe: Recipe, target: str) -> None:
 
 
 def wait(
-    target: Remote,
+    target: Target,
     run: Run,
     timeout: float | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -222,10 +240,3 @@ def log_lines(run: Run, step: str | None, read: Callable[[StepRun], str]) -> Ite
                 output.line(line)
             output.close()
             yield from lines
-
-
-class Submitter(Protocol):
-    """What the command line needs of a remote target."""
-
-    def preview(self, recipe: Recipe, where: Placement, cache: bool = True) -> list[dict[str, Any]]:
-        """The exact requests that a submission would send."""

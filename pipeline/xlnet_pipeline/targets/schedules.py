@@ -9,8 +9,7 @@ from typing import Any, Protocol
 from zoneinfo import ZoneInfo, available_timezones
 
 from xlnet.errors import UserError, nearest
-from xlnet.recipe import Recipe
-from xlnet_pipeline.placement import Placement
+from xlnet_pipeline.targets.submission import Submission
 
 ACTIVE, PAUSED = "ACTIVE", "PAUSED"
 FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
@@ -47,7 +46,7 @@ class Schedule:
 class Schedules(Protocol):
     """A target's schedules."""
 
-    def create(self, name: str, timing: Timing, recipe: Recipe, where: Placement | None) -> tuple[Schedule, list[str]]:
+    def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
         """Make the schedule, or change the one of that name; also what was changed (``["created"]``, [] nothing)."""
 
     def all(self) -> list[Schedule]:

@@ -9,7 +9,7 @@ import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from xlnet.errors import UserError, nearest
@@ -19,6 +19,31 @@ DEFAULT_FILE = "recipe.toml"
 
 def _variable(name: str, default: str = "", *, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"variable": name, "secret": secret})
+
+
+class Settings(Protocol):
+    """What the settings of every target have."""
+
+    @property
+    def image(self) -> str:
+        """What steps run in where nothing else is asked for; empty: not known."""
+
+    @property
+    def image_registry(self) -> str:
+        """Registry of images that name none; empty: none."""
+
+    @property
+    def pipeline_root(self) -> str:
+        """``gs://`` directory of a remote target's artifacts; empty on this machine."""
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """This machine, about which nothing has to be told."""
+
+    image: str = ""
+    image_registry: str = ""
+    pipeline_root: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,10 +84,10 @@ class VertexSettings:
 
 REQUIRED = {KfpSettings: ("endpoint", "pipeline_root"), VertexSettings: ("project", "pipeline_root")}
 TABLES: dict[Any, str] = {KfpSettings: "kfp", VertexSettings: "vertex"}
-Settings = TypeVar("Settings", KfpSettings, VertexSettings)
+Remote = TypeVar("Remote", KfpSettings, VertexSettings)
 
 
-def read(kind: type[Settings], file: str | Path | None = None) -> Settings:
+def read(kind: type[Remote], file: str | Path | None = None) -> Remote:
     """The settings of a target.
 
     Args:
@@ -146,7 +171,7 @@ def _table(name: str, file: str | Path | None) -> dict[str, Any]:
     return found
 
 
-def image_of(settings: KfpSettings | VertexSettings, given: str | None) -> str:
+def image_of(settings: Settings, given: str | None) -> str:
     """The image to run: the one that was given, else the settings' own; its registry added where it names none.
 
     Raises:

@@ -5,8 +5,9 @@ stay, and the new one's description keeps what changed.
 """
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import kfp_server_api as api
 
@@ -15,15 +16,31 @@ from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import remote, schedules
-from xlnet_pipeline.targets.kfp.api import equals
-from xlnet_pipeline.targets.kfp.target import KfpTarget
+from xlnet_pipeline.targets.kfp.api import KfpApi, equals
 from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
+from xlnet_pipeline.targets.submission import Submission
+
+
+class Submitter(Protocol):
+    """What schedules need of the target."""
+
+    name: str
+    api: KfpApi
+
+    def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:
+        """What creates a run."""
+
+    def place(self, submission: Submission) -> Placement:
+        """Where the submission's steps are to run."""
+
+    def listed(self) -> Iterator[Any]:
+        """The experiment's runs, the newest first."""
 
 
 class KfpSchedules:
     """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
 
-    def __init__(self, target: KfpTarget) -> None:
+    def __init__(self, target: Submitter) -> None:
         self.target = target
         self.api = target.api
 
@@ -34,8 +51,9 @@ class KfpSchedules:
         more = {"max_concurrency": str(timing.max_concurrent), "no_catchup": True, "mode": "ENABLE", "trigger": trigger}
         return {**fields, **more, "description": json.dumps({"history": history})}
 
-    def create(self, name: str, timing: Timing, recipe: Recipe, where: Placement) -> tuple[Schedule, list[str]]:
+    def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
         """Make the schedule, or the one of that name anew."""
+        recipe, where = submission.recipe, self.target.place(submission)
         schedules.check_name(name)
         remote.check_data(recipe, self.target.name)
         old = self._named(name)

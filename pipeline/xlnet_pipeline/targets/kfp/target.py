@@ -13,11 +13,14 @@ import kfp_server_api as api
 from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
+from xlnet.registry import Registry, open_registry
 from xlnet_pipeline.placement import TITLES, Placement
 from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.kfp.api import KfpApi, contains, equals
-from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
+from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
+from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import KfpSettings
+from xlnet_pipeline.targets.submission import Submission, refuse
 
 OURS = re.compile(r"xlnet-(\d{8}-\d{6}-[0-9a-f]{4})")  # a display name with an id of ours
 STATES = {
@@ -37,19 +40,23 @@ class KfpTarget:
     """Runs on Kubeflow Pipelines. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "kfp"
+    cannot = remote.HERE_ONLY
 
     def __init__(self, settings: KfpSettings) -> None:
         self.settings = settings
         self.api = KfpApi(settings)
 
-    def placing(self) -> dict[str, Any]:
-        """What the settings add to a placement: variables of every step, or the secret that they are taken from."""
+    def place(self, submission: Submission) -> Placement:
+        """Where the submission's steps are to run, with the registry's address or the secret that holds it."""
         uri = self.settings.tracking_uri
-        return {
-            "environment": {"MLFLOW_TRACKING_URI": uri} if uri else {},
-            "registry_secret": self.settings.registry_secret,
-            "output_root": self.settings.pipeline_root,
-        }
+        return remote.place(
+            self.name,
+            self.settings,
+            submission,
+            environment={"MLFLOW_TRACKING_URI": uri} if uri else {},
+            registry_secret=self.settings.registry_secret,
+            output_root=self.settings.pipeline_root,
+        )
 
     def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:
         """What creates a run, or is repeated by a schedule."""
@@ -71,25 +78,29 @@ class KfpTarget:
         }
         return made | ({"service_account": self.settings.service_account} if self.settings.service_account else {})
 
-    def preview(self, recipe: Recipe, where: Placement, cache: bool = True) -> list[dict[str, Any]]:
+    def preview(self, submission: Submission) -> list[dict[str, Any]]:
         """The request that a submission would send; the experiment's id is not known without asking the server."""
+        refuse(submission, self.cannot)
+        recipe, where = submission.recipe, self.place(submission)
         remote.check_data(recipe, self.name)
-        body = self.body(recipe, where, "xlnet-RUN", f"<id of experiment '{self.settings.experiment}'>", cache)
+        experiment = f"<id of experiment '{self.settings.experiment}'>"
+        body = self.body(recipe, where, "xlnet-RUN", experiment, submission.cache)
         return [{"method": "POST", "url": f"{self.settings.endpoint}/apis/v2beta1/runs", "body": body}]
 
     def submit(
         self,
-        recipe: Recipe,
+        submission: Submission,
         *,
-        where: Placement,
-        cache: bool = True,
         echo: Callable[[str], None] | None = None,
+        live: Callable[[str], None] | None = None,
     ) -> Run:
         """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
+        refuse(submission, self.cannot)
+        recipe, where = submission.recipe, self.place(submission)
         remote.check_data(recipe, self.name)
         run = remote.new_run(recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
-        fields = self.body(recipe, where, name, self.api.experiment(), cache)
+        fields = self.body(recipe, where, name, self.api.experiment(), submission.cache)
         body = api.V2beta1Run(**{**fields, "runtime_config": api.V2beta1RuntimeConfig(**fields["runtime_config"])})
         try:
             made = self.api.call(self.api.runs.run_service_create_run, body, recover=lambda: self._named(name))
@@ -131,6 +142,22 @@ class KfpTarget:
             raise UserError(f"run '{shown.id}' is {shown.status}; only a running one can be cancelled")
         self.api.call(self.api.runs.run_service_terminate_run, found.run_id)
         return remote.until_ended(lambda: self._record(self._by_id(found.run_id)))
+
+    def artifacts(self, run: str) -> list[Artifact]:
+        """What a run's steps have made."""
+        return self.status(run).artifacts
+
+    def schedules(self) -> Schedules:
+        """The recurring runs."""
+        from xlnet_pipeline.targets.kfp.schedules import KfpSchedules
+
+        return KfpSchedules(self)
+
+    def models(self) -> Registry:
+        """The registry that the settings name."""
+        if not self.settings.tracking_uri:
+            raise UserError("the registry of target 'kfp' is not known here; type --uri or set MLFLOW_TRACKING_URI")
+        return open_registry(self.settings.tracking_uri)
 
     def _get(self, run: str) -> Any:
         """The run whose id, name, or a unique part of either is given."""

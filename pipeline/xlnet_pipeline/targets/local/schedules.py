@@ -2,8 +2,6 @@
 
 A schedule is ``schedules/NAME.json`` in the state directory, beside ``NAME.runs`` with a line for each run it started.
 A time that comes while nobody serves is skipped, unless serving starts again within GRACE seconds: then it is run once.
-
-    python -m xlnet_pipeline.targets.local.schedules HOME NAME    # what a scheduled time starts: one run, in a process
 """
 
 import contextlib
@@ -18,12 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from xlnet import recipe as recipes
 from xlnet.errors import UserError
-from xlnet.recipe import Recipe
-from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import schedules
 from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
+from xlnet_pipeline.targets.submission import Submission
 
 GRACE = 60  # seconds by which a run may start late
 LOOK = 1  # seconds between two looks at what other processes have changed
@@ -37,14 +33,12 @@ class LocalSchedules:
         self.home = home
         self.folder = home / "schedules"
 
-    def create(
-        self, name: str, timing: Timing, recipe: Recipe, where: Placement | None = None
-    ) -> tuple[Schedule, list[str]]:
+    def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
         """Make the schedule, or change the one of that name."""
         schedules.check_name(name)
         content: dict[str, Any] = {
             "timing": {"cron": timing.cron, "timezone": timing.timezone, "max_concurrent": timing.max_concurrent},
-            "recipe": json.loads(recipe.to_json()),
+            "recipe": json.loads(submission.recipe.to_json()),
         }
         path = self.folder / f"{name}.json"
         old = self._schedule(name) if path.is_file() else None
@@ -174,26 +168,9 @@ class LocalSchedules:
 
 def fire(home: str, name: str) -> None:
     """Start one run of a schedule in a process of its own, and wait for it. The scheduler calls this."""
-    process = subprocess.Popen([sys.executable, "-m", __name__, home, name])
+    process = subprocess.Popen([sys.executable, "-m", "xlnet_pipeline.targets.local.scheduled", home, name])
     _running.add(process)
     try:
         process.wait()
     finally:
         _running.discard(process)
-
-
-def run_once(home: str, name: str) -> int:
-    """Run a schedule's recipe and note the run."""
-    from xlnet_pipeline.targets.local.target import LocalTarget
-
-    folder = Path(home) / "schedules"
-    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    done = LocalTarget(home).submit(recipes.from_json(json.dumps(content["recipe"])), echo=print)
-    with (folder / f"{name}.runs").open("a", encoding="utf-8") as file:
-        file.write(f"{started} {done.id} {done.status}\n")
-    return done.exit_status
-
-
-if __name__ == "__main__":
-    sys.exit(run_once(*sys.argv[1:3]))

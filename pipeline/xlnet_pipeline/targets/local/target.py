@@ -3,6 +3,7 @@
 State lives in one directory: ``runs/<id>/`` (``run.json``, ``logs/``, ``artifacts/``), ``cache/`` and ``mlflow.db``.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -10,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -18,10 +19,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from xlnet import provenance
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet.registry import Registry, open_registry
 from xlnet_pipeline.targets import processes, record
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
+from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.output import Output
-from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
+from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
+from xlnet_pipeline.targets.settings import LocalSettings
+from xlnet_pipeline.targets.submission import Submission, refuse
 
 if TYPE_CHECKING:  # kfp takes most of a second to import: listing runs does without it
     from kfp.dsl.base_component import BaseComponent
@@ -39,6 +44,15 @@ class LocalTarget:
 
     name = "local"
     containers = False  # whether commands are for containers of the DAG's image
+    settings = LocalSettings()
+    cannot: Mapping[str, str] = {
+        **dict.fromkeys(
+            ("machine", "nodes", "spot", "flex_start", "image"),
+            "is for the targets kfp and vertex; the local target is this machine",
+        ),
+        "memory": "is for --target docker; target 'local' runs no containers",
+        "preview": "--dry-run is for the targets kfp and vertex; a run on this machine sends no request",
+    }
 
     def __init__(self, home: str | Path | None = None) -> None:
         """Use the state directory ``home``; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
@@ -55,25 +69,26 @@ class LocalTarget:
 
     def submit(
         self,
-        recipe: Recipe,
+        submission: Submission,
         *,
-        cache: bool = True,
-        timeout: float | None = None,
         echo: Callable[[str], None] | None = None,
         live: Callable[[str], None] | None = None,
     ) -> Run:
-        """Run the recipe in the foreground and return its record.
+        """Run the recipe in the foreground and return its record."""
+        refuse(submission, self.cannot)
+        if submission.device:
+            from xlnet.training.detect import choose
 
-        ``live``, where the output is a terminal, is called with each new state of a step's progress bar.
-        """
+            submission = dataclasses.replace(submission, device=choose(submission.device))
+        recipe = submission.recipe
         run = self._new_run(recipe)
         say = echo or (lambda text: None)
-        stop = processes.Stop(timeout)
-        execution = _Execution(self, run, say, live, stop, cache)
+        stop = processes.Stop(submission.timeout)
+        execution = _Execution(self, run, say, live, stop, submission)
         say(f"run {run.id}")
         try:
             with stop.on_signals():
-                execution.run(recipe)
+                execution.run()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -111,6 +126,25 @@ class LocalTarget:
         if found.status == record.RUNNING:
             raise RunError(f"run '{found.id}' has not ended after {CANCEL_WAIT:.0f} s; end its process {found.pid}")
         return found
+
+    def place(self, submission: Submission) -> None:
+        """None: the steps run on this machine."""
+
+    def preview(self, submission: Submission) -> list[dict[str, Any]]:
+        """A run on this machine sends no request: always a UserError."""
+        raise UserError(self.cannot["preview"])
+
+    def artifacts(self, run: str) -> list[Artifact]:
+        """What a run's steps have made."""
+        return self.status(run).artifacts
+
+    def schedules(self) -> LocalSchedules:
+        """The schedules in the state directory."""
+        return LocalSchedules(self.home)
+
+    def models(self) -> Registry:
+        """The registry that MLFLOW_TRACKING_URI names, else the one in the state directory."""
+        return open_registry(home=self.home)
 
     def directory(self, run: str) -> Path:
         """The directory of the run with this id, unique beginning of it, or ending.
@@ -200,7 +234,7 @@ class _Execution:
         say: Callable[[str], None],
         live: Callable[[str], None] | None,
         stop: processes.Stop,
-        caching: bool,
+        submission: Submission,
     ) -> None:
         self.run_record = run
         self.target = target
@@ -209,13 +243,13 @@ class _Execution:
         self.say = say
         self.live = live
         self.stop = stop
-        self.caching = caching
+        self.submission = submission
         self.cache = Cache(target.home / "cache", target.code_parts)
         self.tracking_uri = registry_uri(run.recipe["registry"]["uri"], target.home)
         self.current = run.steps[0]
         self.scratch = ""
 
-    def run(self, recipe: Recipe) -> None:
+    def run(self) -> None:
         """Run every step and leave a closed record, whatever happens."""
         from xlnet_pipeline.targets.local import kfp_local
 
@@ -223,7 +257,7 @@ class _Execution:
         failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
         self.scratch = tempfile.mkdtemp(prefix="xlnet-run-")
         try:
-            arguments, root = {"recipe": recipe.to_json()}, self.directory / "artifacts"
+            arguments, root = {"recipe": self.submission.recipe.to_json()}, self.directory / "artifacts"
             kfp_local.run(self.target.pipeline(), arguments, root, self, self.target.containers)
             status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
         except processes.Stopped as stopped:
@@ -267,7 +301,7 @@ class _Execution:
             key, lambda: self.say(f"{step.name}: waiting for another run's equal work"), self.stop.check
         ):
             reason = "caching is off"
-            if self.caching:
+            if self.submission.cache:
                 try:
                     if entry := self._kept(key, step):
                         step.status, step.reason = record.CACHED, f"same as in run {entry['run']}"
@@ -312,7 +346,9 @@ class _Execution:
         return status
 
     def _environment(self) -> dict[str, str]:
+        asked = {"XLNET_NPROC": str(self.submission.nproc or ""), "XLNET_DEVICE": self.submission.device}
         return {
+            **{name: value for name, value in asked.items() if value},
             "XLNET_RUN_ID": self.run_record.id,
             "XLNET_PIPELINE_HOME": str(self.home),
             "XLNET_GIT_SHA": provenance.git_sha(),

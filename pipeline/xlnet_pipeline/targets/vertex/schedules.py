@@ -1,23 +1,39 @@
 """Schedules on Vertex AI: a Schedule resource with the pipeline job to create, changed in place."""
 
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from xlnet.calls import Trouble
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
+from xlnet.registry.vertex_api import VertexApi
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import remote, schedules
 from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
-from xlnet_pipeline.targets.vertex.target import PAGE, VertexTarget
+from xlnet_pipeline.targets.settings import VertexSettings
+from xlnet_pipeline.targets.submission import Submission
 
 CHANGED = "cron,maxConcurrentRunCount,createPipelineJobRequest"
+
+
+class Submitter(Protocol):
+    """What schedules need of the target."""
+
+    name: str
+    api: VertexApi
+    settings: VertexSettings
+
+    def body(self, recipe: Recipe, where: Placement, name: str, cache: bool = True) -> dict[str, Any]:
+        """The PipelineJob that is repeated."""
+
+    def place(self, submission: Submission) -> Placement:
+        """Where the submission's steps are to run."""
 
 
 class VertexSchedules:
     """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
 
-    def __init__(self, target: VertexTarget) -> None:
+    def __init__(self, target: Submitter) -> None:
         self.target = target
         self.api = target.api
         self.path = f"{target.settings.parent}/schedules"
@@ -34,8 +50,9 @@ class VertexSchedules:
             },
         }
 
-    def create(self, name: str, timing: Timing, recipe: Recipe, where: Placement) -> tuple[Schedule, list[str]]:
+    def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
         """Make the schedule, or change the one of that name."""
+        recipe, where = submission.recipe, self.target.place(submission)
         schedules.check_name(name)
         remote.check_data(recipe, self.target.name)
         wanted = self.body(name, timing, recipe, where)
@@ -50,7 +67,7 @@ class VertexSchedules:
 
     def all(self) -> list[Schedule]:
         """Every schedule that holds a recipe, by name."""
-        found = self.api.pages(self.path, "schedules", {"pageSize": PAGE})
+        found = self.api.pages(self.path, "schedules", {"pageSize": remote.PAGE})
         return sorted((_schedule(one) for one in found if _parameters(one)), key=lambda one: one.name)
 
     def pause(self, name: str) -> Schedule:
@@ -78,7 +95,7 @@ class VertexSchedules:
             raise UserError(f"Vertex AI refused ({trouble.status}): {trouble.message}") from None
 
     def _named(self, name: str) -> dict[str, Any] | None:
-        found = self.api.pages(self.path, "schedules", {"filter": f'display_name="{name}"', "pageSize": PAGE})
+        found = self.api.pages(self.path, "schedules", {"filter": f'display_name="{name}"', "pageSize": remote.PAGE})
         return next(iter(found), None)
 
 

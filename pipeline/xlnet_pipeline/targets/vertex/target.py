@@ -11,12 +11,15 @@ from typing import Any
 from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
+from xlnet.registry import Registry, open_registry
 from xlnet.registry.vertex_api import VertexApi
 from xlnet_pipeline.placement import TITLES, Placement
 from xlnet_pipeline.placement.vertex import RESOURCES
 from xlnet_pipeline.targets import record, remote
-from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
+from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
+from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import VertexSettings
+from xlnet_pipeline.targets.submission import Submission, refuse
 
 STATES = {
     "PIPELINE_STATE_SUCCEEDED": record.SUCCEEDED,
@@ -34,28 +37,35 @@ TASK_STATES = {
 LISTED = "name,createTime,endTime,state,displayName,runtimeConfig.parameterValues,error"
 LABELS = {"created-by": "xlnet-pipeline"}
 OURS = 'labels.created-by="xlnet-pipeline"'
-PAGE = 100
 
 
 class VertexTarget:
     """Runs on Vertex AI Pipelines. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "vertex"
+    cannot = remote.HERE_ONLY
 
     def __init__(self, settings: VertexSettings) -> None:
         self.settings = settings
         self.api = VertexApi(settings.project, settings.location, settings.endpoint)
         self.jobs = f"{settings.parent}/pipelineJobs"
 
-    def placing(self) -> dict[str, Any]:
-        """What the settings add to a placement: variables of every step, service account, output directory."""
-        registry = f"vertex://{self.settings.project}/{self.settings.location}"
+    def place(self, submission: Submission) -> Placement:
+        """Where the submission's steps are to run, with the registry's address, service account, output directory."""
         uri = self.settings.tracking_uri
-        return {
-            "environment": {"MLFLOW_TRACKING_URI": uri} if uri else {"XLNET_REGISTRY": registry},
-            "service_account": self.settings.service_account,
-            "output_root": self.settings.pipeline_root,
-        }
+        return remote.place(
+            self.name,
+            self.settings,
+            submission,
+            environment={"MLFLOW_TRACKING_URI": uri} if uri else {"XLNET_REGISTRY": self._registry},
+            service_account=self.settings.service_account,
+            output_root=self.settings.pipeline_root,
+        )
+
+    @property
+    def _registry(self) -> str:
+        """Vertex AI's own registry, where no other is named."""
+        return f"vertex://{self.settings.project}/{self.settings.location}"
 
     def body(self, recipe: Recipe, where: Placement, name: str, cache: bool = True) -> dict[str, Any]:
         """The PipelineJob that is created, or repeated by a schedule."""
@@ -76,27 +86,31 @@ class VertexTarget:
         }
         return job | ({"serviceAccount": self.settings.service_account} if self.settings.service_account else {})
 
-    def preview(self, recipe: Recipe, where: Placement, cache: bool = True) -> list[dict[str, Any]]:
+    def preview(self, submission: Submission) -> list[dict[str, Any]]:
         """The request that a submission would send."""
+        refuse(submission, self.cannot)
+        recipe, where = submission.recipe, self.place(submission)
         remote.check_data(recipe, self.name)
         url = f"{self.api.base}/v1/{self.jobs}?pipelineJobId={remote.PREFIX}RUN"
-        return [{"method": "POST", "url": url, "body": self.body(recipe, where, f"{remote.PREFIX}RUN", cache)}]
+        body = self.body(recipe, where, f"{remote.PREFIX}RUN", submission.cache)
+        return [{"method": "POST", "url": url, "body": body}]
 
     def submit(
         self,
-        recipe: Recipe,
+        submission: Submission,
         *,
-        where: Placement,
-        cache: bool = True,
         echo: Callable[[str], None] | None = None,
+        live: Callable[[str], None] | None = None,
     ) -> Run:
         """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
+        refuse(submission, self.cannot)
+        recipe, where = submission.recipe, self.place(submission)
         remote.check_data(recipe, self.name)
         run = remote.new_run(recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
         path = f"{self.jobs}/{name}"
         try:
-            body = self.body(recipe, where, name, cache)
+            body = self.body(recipe, where, name, submission.cache)
             self.api.call("POST", self.jobs, body, query={"pipelineJobId": name}, recover=lambda: self.api.get(path))
         except Trouble as trouble:
             if trouble.status != 409:  # there already: the answer to the first attempt was lost
@@ -118,7 +132,7 @@ class VertexTarget:
         query: dict[str, str | int] = {
             "filter": OURS,
             "orderBy": "create_time desc",
-            "pageSize": PAGE,
+            "pageSize": remote.PAGE,
             "readMask": LISTED,
         }
         return self.api.pages(self.jobs, "pipelineJobs", query)
@@ -151,6 +165,20 @@ class VertexTarget:
             raise UserError(f"run '{shown.id}' is {shown.status}; only a running one can be cancelled")
         self.api.call("POST", f"{job['name']}:cancel", {})
         return remote.until_ended(lambda: self._record(self.api.call("GET", job["name"])))
+
+    def artifacts(self, run: str) -> list[Artifact]:
+        """What a run's steps have made."""
+        return self.status(run).artifacts
+
+    def schedules(self) -> Schedules:
+        """The project's schedules."""
+        from xlnet_pipeline.targets.vertex.schedules import VertexSchedules
+
+        return VertexSchedules(self)
+
+    def models(self) -> Registry:
+        """The registry that the settings name, else Vertex AI's own."""
+        return open_registry(self.settings.tracking_uri or self._registry)
 
     def _get(self, run: str) -> dict[str, Any]:
         """The job whose run id, or a unique part of it, is given."""

@@ -1,0 +1,63 @@
+"""A submission: what a person asks a target to run, and the refusal of what that target cannot do."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from xlnet.errors import UserError
+from xlnet.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One run that is asked for. A field left at its default asks nothing of the target.
+
+    Attributes:
+        recipe: what to run.
+        cache: reuse results of equal work; False runs every step again.
+        timeout: seconds after which the run is stopped and fails; on a remote target whoever waits for it stops it.
+        machine: name of the machine to train on; empty: a CPU machine.
+        nodes: how many such machines train together.
+        spot: take machines that can be preempted, for less money.
+        flex_start: wait for machines, for less money.
+        image: what the steps run in; empty: the target's settings say it.
+        nproc: processes that train together on this machine; None: one for each device.
+        device: kind of device to train on, on this machine; empty: the best that is there.
+        memory: the most that a step's container may use, such as ``4g``; empty: no limit.
+
+    Raises:
+        UserError: a number is too small.
+    """
+
+    recipe: Recipe
+    cache: bool = True
+    timeout: float | None = None
+    machine: str = ""
+    nodes: int = 1
+    spot: bool = False
+    flex_start: bool = False
+    image: str = ""
+    nproc: int | None = None
+    device: str = ""
+    memory: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "nproc"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise UserError(f"--{name} is {number}; allowed: 1 or more")
+
+
+def refuse(submission: Submission, cannot: Mapping[str, str]) -> None:
+    """Do nothing if a target can do all that is asked of it.
+
+    Args:
+        submission: what is asked.
+        cannot: the target's :attr:`~xlnet_pipeline.targets.target.Target.cannot`.
+
+    Raises:
+        UserError: it cannot do one of these things; why, and what to do instead.
+    """
+    for field in dataclasses.fields(submission):
+        if field.name in cannot and getattr(submission, field.name) != field.default:
+            raise UserError(f"--{field.name.replace('_', '-')} {cannot[field.name]}")

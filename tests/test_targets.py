@@ -1,0 +1,92 @@
+"""Targets are one interface: each can be asked the same, and says what it cannot do."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from xlnet import recipe as recipes
+from xlnet.errors import UserError
+from xlnet_pipeline import cli
+from xlnet_pipeline.targets import NAMES, Submission, Target, open_target
+from xlnet_pipeline.targets.submission import refuse
+
+RECIPE = recipes.tiny().replace(data={"train": "demo:uci_sentences"})
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "KFP_ENDPOINT": "http://127.0.0.1:9",
+        "KFP_PIPELINE_ROOT": "gs://bucket/root",
+        "VERTEX_PROJECT_ID": "project",
+        "VERTEX_PIPELINE_ROOT": "gs://bucket/root",
+        "VERTEX_ENDPOINT": "http://127.0.0.1:9",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_target_can_be_asked_all_of_the_interface(name: str) -> None:
+    target = open_target(name)
+    assert target.name == name
+    asked = {member for member in vars(Target) if not member.startswith("_")}
+    assert {"submit", "runs", "status", "logs", "cancel", "schedules", "models", "artifacts"} <= asked
+    assert not [member for member in asked if not hasattr(target, member)]
+    fields = {field.name for field in dataclasses.fields(Submission)}
+    assert set(target.cannot) <= fields | asked, "it cannot do what nobody can ask for"
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--target local --spot", "--spot is for the targets kfp and vertex; the local target is this machine"),
+        ("--target local --nodes 2", "--nodes is for the targets kfp and vertex; the local"),
+        ("--target local --memory 4g", "--memory is for --target docker; target 'local' runs no containers"),
+        ("--target local --dry-run", "--dry-run is for the targets kfp and vertex; "),
+        ("--target docker --device cpu", "--device is for the target local; on docker the image says what there is"),
+        ("--target docker --machine l4", "--machine is for the targets kfp and vertex; "),
+        ("--target docker --dry-run", "--dry-run is for the targets kfp and vertex; "),
+        ("--target kfp --nproc 2", "--nproc is for the targets local and docker; elsewhere --machine says how many"),
+        ("--target vertex --device cuda", "--device is for the target local; elsewhere --machine says what there is"),
+        ("--target kfp --memory 4g", "--memory is for --target docker; elsewhere --machine says what there is"),
+        ("--nproc 0", "--nproc is 0; allowed: 1 or more"),
+        ("--target vertex --nodes 0", "--nodes is 0; allowed: 1 or more"),
+        ("--target vertx", "unknown --target 'vertx'; allowed: local"),
+    ],
+)
+def test_what_a_target_cannot_do_is_one_line_before_anything_runs(
+    words: str, expected: str, capsys: pytest.CaptureFixture[str], isolated_state: Path
+) -> None:
+    assert cli.main(["run", *words.split()]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"error: {expected}")
+    assert shown.err.count("\n") == 1
+    assert not isolated_state.exists()
+
+
+def test_schedules_run_without_containers() -> None:
+    with pytest.raises(UserError, match="without containers; leave --target docker out"):
+        open_target("docker").schedules()
+
+
+def test_the_runs_of_docker_are_listed_without_an_engine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli.main(["runs", "list", "--target", "docker"]) == 0
+    assert "no runs in" in capsys.readouterr().out
+
+
+def test_an_unknown_target_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"allowed: local, docker, kfp, vertex; did you mean 'vertex'\?"):
+        open_target("vertx")
+
+
+def test_a_submission_asks_for_nothing_by_default() -> None:
+    for name in ("local", "docker"):
+        refuse(Submission(RECIPE), open_target(name).cannot)
