@@ -15,7 +15,7 @@ STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 XLA_VENV := .venv-xla
 XLA_STAMP := $(XLA_VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install xla-env demo test lint format types bench kind-up kind-down clean
+.PHONY: help install xla-env demo test lint format types docs bench kind-up kind-down clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -58,7 +58,7 @@ demo: $(STAMP) ## train, evaluate and register a model on the shipped sentences,
 	@echo "  $(BIN)/xlnet-pipeline runs list"
 	@echo "  $(BIN)/xlnet-pipeline init     # a commented recipe.toml for your own texts"
 
-test: lint types ## lint, types and tests; PYTEST_ARGS="-k caching" chooses tests
+test: lint types docs ## lint, types, documents and tests; PYTEST_ARGS="-k caching" chooses tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## mistakes and formatting: Python, shell scripts, the Dockerfile, YAML, workflows
@@ -75,6 +75,9 @@ format: $(STAMP) ## let ruff rewrite the formatting
 
 types: $(STAMP) ## mypy
 	@$(BIN)/mypy
+
+docs: $(STAMP) ## build the documentation into build/docs; every warning, such as a broken link, is an error
+	@$(BIN)/sphinx-build -q -W --keep-going -n docs build/docs
 
 bench: $(STAMP) ## measure the demo's time and memory (tests/benchmarks has more)
 	@$(BIN)/python tests/benchmarks/demo_limits.py

@@ -69,7 +69,7 @@ def test_recipe_in_readme_is_one() -> None:
 
 
 def test_links_in_documents_lead_somewhere() -> None:
-    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
     links = [
         (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
     ]
@@ -77,8 +77,10 @@ def test_links_in_documents_lead_somewhere() -> None:
     assert not [link for page, link in links if not (page.parent / link).exists()]
 
 
-def test_tree_in_readme_exists() -> None:
-    (tree,) = re.findall(r"```text\n(components/xlnet/.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_drawn_tree_exists(page: str) -> None:
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    (tree,) = re.findall(r"```text\n(components/xlnet/.*?)```", text, re.DOTALL)
     paths: list[Path] = []
     root = CHECKOUT
     for line in tree.splitlines():
@@ -88,3 +90,24 @@ def test_tree_in_readme_exists() -> None:
         root = root if inside else paths[-1]
     assert len(paths) > 15
     assert not [path for path in paths if not path.exists()]
+
+
+PLATFORM = {"HOME", "PATH", "TMPDIR"}  # of every program
+
+
+def variables() -> set[str]:
+    """Environment variables that the product names: read from ``os.environ``, or a string written like one."""
+    found: set[str] = set()
+    for root in ("components", "pipeline"):
+        for path in (CHECKOUT / root).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            found |= set(re.findall(r'environ(?:\.get)?[\[(]"(\w+)"', text))
+            found |= set(re.findall(r'"((?:XLNET|KFP|VERTEX|AIP|MLFLOW|OMP|AWS|S3)_[A-Z0-9_]+)"', text))
+    return found - PLATFORM
+
+
+def test_every_environment_variable_is_documented() -> None:
+    page = (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(variables()) > 40
+    missing = variables() - set(re.findall(r"`(\w+)`", page))
+    assert not missing, "add them to the tables of docs/architecture.md"
