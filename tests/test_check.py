@@ -56,7 +56,10 @@ def test_nothing_is_found_where_nothing_is_wrong(recipe: Recipe) -> None:
         ),
         ({"train": "nowhere.csv"}, "columns: data.train: 'nowhere.csv' matches no file"),
         ({"format": "jsonl"}, "columns: 200 of the first 200 rows of .* cannot be used .line 1: not JSON"),
-        ({"task": "regression", "label": "text"}, "labels: label '.*' is no number"),
+        (
+            {"task": "regression", "label": "text"},
+            "columns: 200 of the first 200 rows of .* .line 2: label is not a number: ",
+        ),
         ({"max_length": 8}, "truncation: 100% of the first texts reach data.max_length = 8 tokens and are cut; raise"),
     ],
 )

@@ -53,6 +53,8 @@ class DataRecipe:
     vocab_size: int = _number(8000, 64, 1_000_000)  # only for tokenizer = "train"
     max_length: int = _number(128, 4, 131_072)  # tokens, <sep> and <cls> included
     max_rejects: float = _number(0.05, 0.0, 1.0)  # a larger share of unreadable rows fails the run
+    max_record_lines: int = _number(500, 1)  # of a quoted CSV record; reviews and e-mails have fewer
+    max_record_bytes: int = _number(16 << 20, 1024, 1 << 30)  # of a record in any format of lines
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ def _dump(value: Any) -> str:
 
 def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"recipe '{path}' does not exist; write one with: xlnet-pipeline init") from None
     except IsADirectoryError:

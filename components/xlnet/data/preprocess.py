@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from xlnet import provenance
 from xlnet import recipe as recipes
+from xlnet.data import remarks
 from xlnet.data import survey as surveys
 from xlnet.data.dataset import schema
 from xlnet.data.readers import Row
+from xlnet.data.remarks import counted, say, warn
 from xlnet.data.snapshot import SPLITS, Snapshot, of
-from xlnet.data.survey import Survey, say
+from xlnet.data.survey import Survey
 from xlnet.data.tokenizer import TRAINING_SENTENCES, Encoded, Tokenizer, load_tokenizer, train_tokenizer
 from xlnet.errors import RunError
 from xlnet.recipe import DataRecipe, Recipe
@@ -57,7 +59,7 @@ def preprocess(recipe: str, snapshot: str, out: str) -> dict[str, Any]:
         raise RunError("the input changed after the snapshot was taken; run again")
     try:
         with provenance.writing(out) as directory, _no_cycle_search():
-            facts = _write(directory, found, whole.data)
+            facts = _write(directory, found, whole.data, out)
             (directory / "recipe.json").write_text(whole.part("data"), encoding="utf-8")
             facts["snapshot_digest"] = found.digest
             lineage = provenance.record(
@@ -99,10 +101,11 @@ def _snapshot_node(snapshot: Snapshot, started: str) -> dict[str, Any]:
     )
 
 
-def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe) -> dict[str, Any]:
+def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) -> dict[str, Any]:
     begun = time.perf_counter()
     survey, splits = surveys.look(snapshot, recipe, directory / "rejects.jsonl")
-    say(f"read {len(splits):,} rows, {survey.rejects.total():,} rejected, {time.perf_counter() - begun:.1f} s")
+    seconds = time.perf_counter() - begun
+    say(f"read {counted(len(splits), 'row')}, {survey.rejects.total():,} rejected, {seconds:.1f} s")
     tokenizer = _tokenizer(directory, survey, splits)
     classes = survey.classes if recipe.task == "classification" else []
     progress = time.perf_counter()
@@ -121,9 +124,11 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe) -> dict[str,
     text = json.dumps(card, indent=1, ensure_ascii=False)
     (directory / "card.json").write_text(text + "\n", encoding="utf-8")
     seconds = time.perf_counter() - begun
+    for remark in remarks.of_card(card, out):
+        warn(remark)
     facts = _facts(card)
     print(
-        f"{done:,} rows, {facts['tokens']:,} tokens in {seconds:.1f} s ({done / seconds:,.0f} rows/s); "
+        f"{counted(done, 'row')}, {facts['tokens']:,} tokens in {seconds:.1f} s ({done / seconds:,.0f} rows/s); "
         f"{card['rejects']['total']:,} rejected, {card['duplicates']['train_test']:,} test rows also in train"
     )
     return facts

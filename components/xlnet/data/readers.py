@@ -1,61 +1,47 @@
-"""Rows out of files: CSV, TSV, JSON Lines, Parquet and plain text, streamed; every row is a row or a reject."""
+"""Rows out of files: CSV, TSV, JSON Lines, Parquet and plain text, streamed; every line is a row's or a reject.
 
-import csv
+What exactly holds, for any bytes:
+
+- TSV, JSON Lines and plain text: each line that is not blank is one row or one reject; a header is neither.
+- CSV: each line that is not blank belongs to one row (whose quoted fields may hold line ends) or is one reject.
+- Parquet: each row of the file is a row or a reject, or the file is damaged, which is an error that names it.
+- Compressed files: the same, or the file is damaged.
+"""
+
 import gzip
-import io
-import itertools
 import json
-import sys
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import IO, Any, NamedTuple
 
+from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
+from xlnet.data.csv_records import CsvRecords, Record
+from xlnet.data.lines import Line, read_lines
 from xlnet.data.storage import Source, open_binary
-from xlnet.errors import RunError, UserError, nearest
-from xlnet.recipe import Column, DataRecipe
+from xlnet.data.values import BadValue, check_label, check_text
+from xlnet.errors import RunError, UserError
+from xlnet.recipe import DataRecipe
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-MAX_LINE = 64 << 20  # bytes; a longer line is rejected and skipped, so that memory stays flat
-LIKELY_HEADERS = {"label", "labels", "class", "sentiment", "target", "score", "y", "category", "stars", "rating"}
-UNKNOWN = "?"  # label of a text to predict
-HEADER_PROBE = 200  # rows looked at to tell a forgotten header
-
-csv.field_size_limit(sys.maxsize)
+FIRST_LINE = 1 << 20  # bytes of a .txt file's first line in which a tab is looked for
+MOST_DIGITS = 4300  # of a whole number that int() reads
 
 
-class Row(NamedTuple):
-    """One example as it stands in a file."""
-
-    text: str
-    text_pair: str | None
-    label: str
-    id: str | None
-    line: int
+def silent(_: str) -> None:
+    """Tell nobody."""
 
 
-class Reject(NamedTuple):
-    """One row that cannot be used."""
-
-    line: int
-    reason: str
-
-
-class _Record(NamedTuple):
-    """One record's fields, before columns are chosen."""
-
-    line: int
-    fields: Any  # list of str, or dict by name
-    reason: str = ""
-
-
-def read_rows(source: Source, recipe: DataRecipe, labelled: bool = True) -> Iterator[Row | Reject]:
+def read_rows(
+    source: Source, recipe: DataRecipe, labelled: bool = True, tell: Callable[[str], None] = silent
+) -> Iterator[Row | Reject]:
     """All rows of a source in order.
 
     Args:
         source: where they are.
         recipe: format and columns.
         labelled: False for texts to predict: neither label nor id are looked for, and labels are ``"?"``.
+        tell: called with a line for each thing that was decided by looking at the rows, such as a header.
 
     Raises:
         UserError: the format is unknown, a column is not there, the file is empty.
@@ -64,13 +50,7 @@ def read_rows(source: Source, recipe: DataRecipe, labelled: bool = True) -> Iter
     form = file_format(source, recipe)
     try:
         with open_binary(source) as file:
-            if form == "text":
-                yield from _text_rows(source, file, recipe, labelled)
-                return
-            records = _RECORDS[form](file, source, recipe, labelled)
-            columns = _Columns(source, recipe, form, records, labelled)
-            for record in columns.records():
-                yield Reject(record.line, record.reason) if record.reason else columns.row(record)
+            yield from _READERS[form](file, source, recipe, Columns(source, recipe, labelled, tell))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RunError(f"'{source.uri}' is damaged: {error}; replace the file") from None
 
@@ -84,238 +64,111 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
             return form
     if source.name.endswith(".txt"):
         with open_binary(source) as file:
-            return "tsv" if b"\t" in file.readline(MAX_LINE) else "text"
+            return "tsv" if b"\t" in file.readline(FIRST_LINE) else "text"
     raise UserError(f"'{source.uri}' has an unknown ending; set data.format to csv, tsv, jsonl, parquet or text")
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, str | None, str]]:
-    """Line number from 1, the text, and a reason if it cannot be used. Ends with LF, CRLF or, alone, CR."""
-    head = cast(io.BufferedReader, file).peek(1 << 16) if hasattr(file, "peek") else b""
-    if b"\r" in head and b"\n" not in head:
-        file = io.BytesIO(file.read().replace(b"\r", b"\n"))
-    number = 0
-    while line := file.readline(MAX_LINE):
-        number += 1
-        if len(line) >= MAX_LINE and not line.endswith(b"\n"):
-            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                pass
-            yield number, None, f"line longer than {MAX_LINE >> 20} MiB"
-            continue
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        line = line.rstrip(b"\r\n")
-        try:
-            yield number, line.decode(), ""
-        except UnicodeDecodeError as error:
-            yield number, None, f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
+class _Object(NamedTuple):
+    """A record whose fields have names."""
+
+    line: int
+    fields: dict[Any, Any]
+    reason: str = ""
 
 
-def _tsv_records(file: IO[bytes], source: Source, recipe: DataRecipe, labelled: bool) -> Iterator[_Record]:
+def _csv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
+    lines = read_lines(file, source, recipe.max_record_bytes, quoted=True)
+    return columns.rows_of_fields(CsvRecords(lines, recipe.max_record_lines, recipe.max_record_bytes))
+
+
+def _tsv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
+    return columns.rows_of_fields(_tsv_records(read_lines(file, source, recipe.max_record_bytes)))
+
+
+def _tsv_records(lines: Iterator[Line]) -> Iterator[Record]:
     # Quotes mean nothing in TSV as data sets are published: a bare " is part of the text.
-    for number, text, reason in _lines(file):
-        if reason or text:
-            yield _Record(number, None if text is None else text.split("\t"), reason)
+    for line in lines:
+        text = line.text.rstrip("\r\n")
+        if line.reason or text:
+            yield Record(line.number, text.split("\t") if text else [], line.reason)
 
 
-def _csv_records(file: IO[bytes], source: Source, recipe: DataRecipe, labelled: bool) -> Iterator[_Record]:
-    # surrogateescape keeps undecodable bytes visible, so that only their row is rejected.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield _Record(line, None, f"malformed CSV: {error}")
-            continue
-        if fields:
-            yield _Record(line, fields, _undecodable(fields))
+def _json_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
+    return columns.rows_of_objects(_json_records(read_lines(file, source, recipe.max_record_bytes)))
 
 
-def _undecodable(fields: list[str]) -> str:
-    for field in fields:
-        try:
-            field.encode()
-        except UnicodeEncodeError as error:
-            return f"not UTF-8: byte {ord(field[error.start]) - 0xDC00:#04x} at column {error.start + 1}"
-    return ""
+def _json_records(lines: Iterator[Line]) -> Iterator[_Object]:
+    for line in lines:
+        if line.reason:
+            yield _Object(line.number, {}, line.reason)
+        elif not line.text.isspace():
+            fields, reason = _json_object(line.text)
+            yield _Object(line.number, fields, reason)
 
 
-def _json_records(file: IO[bytes], source: Source, recipe: DataRecipe, labelled: bool) -> Iterator[_Record]:
-    for number, text, reason in _lines(file):
-        if text is None:
-            yield _Record(number, None, reason)
-        elif text.strip():
-            try:
-                fields = json.loads(text)
-            except ValueError as error:
-                yield _Record(number, None, f"not JSON: {error}")
-            except RecursionError:
-                yield _Record(number, None, "not JSON: nested too deeply")
-            else:
-                yield _Record(number, fields, "" if isinstance(fields, dict) else "not a JSON object")
-
-
-def _parquet_records(file: IO[bytes], source: Source, recipe: DataRecipe, labelled: bool) -> Iterator[_Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _json_object(text: str) -> tuple[dict[str, Any], str]:
+    """The object in a line, or why there is none."""
     try:
-        table = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"'{source.uri}' is no Parquet file: {str(error).splitlines()[0]}") from None
-    names = table.schema_arrow.names
-    wanted = [recipe.text, recipe.text_pair, *((recipe.label, recipe.id) if labelled else ())]
-    chosen = [
-        names[name] if isinstance(name, int) and name < len(names) else name for name in wanted if name is not None
-    ]
-    for missing in (name for name in chosen if name not in names):
-        raise _no_column(source, missing, names)
-    line = 0
-    for batch in table.iter_batches(batch_size=4096, columns=list(dict.fromkeys(chosen))):
-        columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-        for i in range(batch.num_rows):
-            line += 1
-            by_name = {name: values[i] for name, values in columns.items()}
-            yield _Record(line, by_name | {names.index(name): value for name, value in by_name.items()})
+        check_text(text)
+        fields = _JSON.decode(text)
+    except BadValue as bad:
+        return {}, bad.reason
+    except ValueError as error:
+        return {}, f"not JSON: {error}"
+    except RecursionError:
+        return {}, "not JSON: nested too deeply"
+    return (fields, "") if isinstance(fields, dict) else ({}, f"not a JSON object: {type(fields).__name__}")
 
 
-_RECORDS = {"csv": _csv_records, "tsv": _tsv_records, "jsonl": _json_records, "parquet": _parquet_records}
+def _whole_number(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < MOST_DIGITS else Decimal(digits)
 
 
-def _text_rows(source: Source, file: IO[bytes], recipe: DataRecipe, labelled: bool) -> Iterator[Row | Reject]:
+def _parquet_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
+    from xlnet.data.parquet import ParquetRows
+
+    found = ParquetRows(file, source)
+    rows = found.rows(columns.named(found.names))
+    return (columns.row(_Object(line, fields, reason)) for line, (fields, reason) in enumerate(rows, 1))
+
+
+def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
     """One text a line. The label is the name of the file, or of the directory it lies in."""
+    label = _label_of_name(source, recipe) if columns.labelled else UNKNOWN
+    for line in read_lines(file, source, recipe.max_record_bytes):
+        text = line.text.rstrip("\r\n")
+        if not line.reason and (not text or text.isspace()):
+            continue
+        try:
+            yield (
+                Reject(line.number, line.reason)
+                if line.reason
+                else Row(check_text(text), None, label, None, line.number)
+            )
+        except BadValue as bad:
+            yield Reject(line.number, bad.reason)
+
+
+def _label_of_name(source: Source, recipe: DataRecipe) -> str:
     parts = source.uri.rsplit("/", 2)
-    labels = {"file": source.name.rpartition(".")[0] or source.name, "directory": parts[-2] if len(parts) > 1 else ""}
-    if labelled and recipe.label not in labels:
+    file = parts[-1][:-3] if parts[-1].lower().endswith(".gz") else parts[-1]
+    labels = {"file": file.rpartition(".")[0] or file, "directory": parts[-2] if len(parts) > 1 else ""}
+    if recipe.label not in labels:
         raise UserError(
             f"'{source.uri}' is plain text, without columns; set data.label to 'file' or 'directory' (whose name is "
             "the label), or data.format to csv, tsv, jsonl or parquet"
         )
-    for number, text, reason in _lines(file):
-        if text is None:
-            yield Reject(number, reason)
-        elif text.strip():
-            yield _checked(number, text, None, labels[str(recipe.label)] if labelled else UNKNOWN, None)
+    try:
+        return check_label(labels[str(recipe.label)], recipe.task)
+    except BadValue as bad:
+        raise UserError(f"the {recipe.label} of '{source.uri}' is no label: {bad.reason}") from None
 
 
-@dataclass
-class _Columns:
-    """Which fields of a record are the text, its pair, the label and the id."""
-
-    source: Source
-    recipe: DataRecipe
-    form: str
-    stream: Iterator[_Record]
-    labelled: bool
-
-    def records(self) -> Iterator[_Record]:
-        """The records without the header; columns are resolved on the way."""
-        recipe = self.recipe
-        keys = {"text": recipe.text, "text_pair": recipe.text_pair}
-        if self.labelled:
-            keys |= {"label": recipe.label, "id": recipe.id}
-        self.keys: dict[str, Any] = {use: key for use, key in keys.items() if key is not None}
-        if self.form in ("csv", "tsv"):
-            yield from self._with_header()
-        else:
-            if (
-                self.form == "jsonl"
-                and (index := next((k for k in self.keys.values() if isinstance(k, int)), None)) is not None
-            ):
-                raise UserError(f"'{self.source.uri}' is JSON Lines, whose columns have names; {index} is an index")
-            yield from self.stream
-
-    def _with_header(self) -> Iterator[_Record]:
-        by_name = [key for key in self.keys.values() if isinstance(key, str)]
-        first = next(self.stream, None)
-        if first is None:
-            raise UserError(f"'{self.source.uri}' is empty; give a file with rows")
-        if by_name and self.recipe.header == "no":
-            raise UserError(f"data.header is 'no', but '{by_name[0]}' is a name; give columns by index, from 0")
-        has_header = bool(by_name) or self.recipe.header == "yes"
-        names = first.fields or []
-        if has_header:
-            self.keys = {use: self._index(key, names) for use, key in self.keys.items()}
-            self.width = len(names)
-            yield from self.stream
-            return
-        self.width = len(names)
-        for key in self.keys.values():
-            if key >= len(names):
-                raise _no_column(self.source, key, names)
-        probing = self.labelled and self.recipe.header == "auto"
-        yield from self._probed(first) if probing else itertools.chain([first], self.stream)
-
-    def _probed(self, first: _Record) -> Iterator[_Record]:
-        """Refuse a forgotten header: a first label that no other row has and that is the column's likely name."""
-        probe = [first, *itertools.islice(self.stream, HEADER_PROBE)]
-        label = self.keys["label"]
-        found = [record.fields[label].strip() for record in probe if record.fields and len(record.fields) > label]
-        if len(found) > 2 and found[0] not in found[1:] and found[0].lower() in LIKELY_HEADERS:
-            raise UserError(
-                f"the first row of '{self.source.uri}' looks like a header ('{found[0]}'); "
-                "set data.header to 'yes' or 'no'"
-            )
-        yield from probe
-        yield from self.stream
-
-    def _index(self, key: Column, names: list[str]) -> int:
-        if isinstance(key, int):
-            if key >= len(names):
-                raise _no_column(self.source, key, names)
-            return key
-        stripped = [name.strip() for name in names]
-        if key not in stripped:
-            raise _no_column(self.source, key, stripped)
-        return stripped.index(key)
-
-    def row(self, record: _Record) -> Row | Reject:
-        """The example in a record, or why there is none."""
-        fields, keys = record.fields, self.keys
-        if self.form in ("csv", "tsv") and len(fields) != self.width:
-            return Reject(record.line, f"{len(fields)} columns instead of {self.width}")
-        try:
-            text, label = fields[keys["text"]], fields[keys["label"]] if self.labelled else UNKNOWN
-            pair = fields[keys["text_pair"]] if "text_pair" in keys else None
-            ident = fields[keys["id"]] if "id" in keys else None
-        except KeyError as missing:
-            return Reject(record.line, f"no field {missing.args[0]!r}")
-        if text is None or ("text_pair" in keys and pair is None):
-            return Reject(record.line, "empty text")
-        for use, value in (("text", text), ("text_pair", pair)):
-            if not isinstance(value, str | None):
-                return Reject(record.line, f"{use} is {type(value).__name__}, not a string")
-        return _checked(record.line, text, pair, _label(label), None if ident is None else str(ident))
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, str):
-        return value.strip()
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value).strip()
-
-
-def _checked(line: int, text: str, pair: str | None, label: str, ident: str | None) -> Row | Reject:
-    if not text or text.isspace() or (pair is not None and not pair.strip()):
-        return Reject(line, "empty text")
-    if "\0" in text or (pair is not None and "\0" in pair) or "\0" in label:
-        return Reject(line, "NUL byte")
-    if not label:
-        return Reject(line, "no label")
-    return Row(text, pair, label, ident, line)
-
-
-def _no_column(source: Source, key: Column, names: list[str]) -> UserError:
-    shown = [name if len(name) <= 30 else name[:27] + "…" for name in names[:20]]
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    if isinstance(key, int):
-        return UserError(
-            f"'{source.uri}' has {len(names)} columns, so none with index {key}; allowed: 0 to {len(names) - 1}"
-        )
-    return UserError(
-        f"'{source.uri}' has no column '{key}'; it has: {', '.join(shown)}{more}{nearest(key, names[:1000])}"
-    )
+_JSON = json.JSONDecoder(parse_int=_whole_number)
+_READERS: dict[str, Callable[[IO[bytes], Source, DataRecipe, Columns], Iterator[Row | Reject]]] = {
+    "csv": _csv_rows,
+    "tsv": _tsv_rows,
+    "jsonl": _json_rows,
+    "parquet": _parquet_rows,
+    "text": _text_rows,
+}

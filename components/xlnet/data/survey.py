@@ -5,8 +5,6 @@ A row costs 17 bytes here, so that memory stays flat as the text grows.
 
 import hashlib
 import json
-import math
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -15,14 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from xlnet.data import classes
 from xlnet.data.readers import Reject, Row, read_rows
+from xlnet.data.remarks import counted, warn
 from xlnet.data.snapshot import SPLITS, Snapshot
 from xlnet.data.storage import Source
+from xlnet.data.values import shown
 from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe
 
 MAX_CLASSES = 1000
 SHOWN_REJECTS = 3
+KEPT_SPELLINGS = 100  # labels that lost spaces or marks
 KEPT_CHARACTERS = 32_000_000  # of text held between the survey and tokenisation
 TRAIN, VALIDATION, TEST = range(3)
 
@@ -42,6 +44,7 @@ class Survey:
     names: dict[str, int] = field(default_factory=dict)
     rejects: Counter[str] = field(default_factory=Counter)
     first_rejects: list[str] = field(default_factory=list)
+    written: dict[str, str] = field(default_factory=dict)  # a label as written → its class, where they differ
 
     def rows(self) -> Iterator[tuple[Row, int]]:
         """Every usable row with the index of its file; small inputs are still in memory, others are read again."""
@@ -50,15 +53,18 @@ class Survey:
             return
         for _, number, source in inputs(self.snapshot):
             for row in read_rows(source, self.recipe):
-                if isinstance(row, Row) and not (self.recipe.task == "regression" and _not_a_value(row.label)):
+                if isinstance(row, Row):
                     yield row, number
 
     @property
     def classes(self) -> list[str]:
         """Class names in index order: numbers by value, others by name."""
-        names = list(self.names)
-        numeric = all(name.lstrip("-").isdigit() and name.isascii() for name in names)
-        return sorted(names, key=int) if numeric else sorted(names)
+        return classes.ordered(self.names)
+
+    def class_warnings(self) -> list[str]:
+        """Classes whose names may be a mistake."""
+        counts = np.bincount(np.array(self.labels, np.int32), minlength=len(self.names)).tolist()
+        return classes.warnings(dict(zip(self.names, counts, strict=True)), self.written)
 
 
 def inputs(snapshot: Snapshot) -> Iterator[tuple[int, int, Source]]:
@@ -87,17 +93,17 @@ def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey,
 
         def reject(source: Source, line: int, reason: str) -> None:
             log.write(json.dumps({"file": source.uri, "line": line, "reason": reason}, ensure_ascii=False) + "\n")
-            survey.rejects[_kind(reason)] += 1
+            survey.rejects[reason.partition(": ")[0]] += 1
             if len(survey.first_rejects) < SHOWN_REJECTS:
                 survey.first_rejects.append(f"{source.uri}:{line}: {reason}")
 
         for split, number, source in inputs(snapshot):
             before = len(survey.given) + survey.rejects.total()
-            for row in read_rows(source, recipe):
-                if isinstance(row, Row) and (why := _note(survey, row, split, number)):
-                    row = Reject(row.line, why)
+            for row in read_rows(source, recipe, tell=warn):
                 if isinstance(row, Reject):
                     reject(source, row.line, row.reason)
+                else:
+                    _note(survey, row, split, number)
             if len(survey.given) + survey.rejects.total() == before:
                 raise UserError(f"'{source.uri}' has no rows; give a file with rows")
         dropped = _duplicate_ids(survey) if recipe.id is not None else np.zeros(len(survey.given), bool)
@@ -106,20 +112,21 @@ def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey,
                 reject(snapshot.files[number].source, row.line, "duplicate id")
     _refuse_many_rejects(survey, recipe)
     if recipe.task == "classification":
+        for remark in survey.class_warnings():
+            warn(remark)
         _refuse_classes(survey)
     splits = assign(survey, snapshot, recipe, dropped)
     _refuse_splits(survey, splits)
     return survey, splits
 
 
-def _note(survey: Survey, row: Row, split: int, number: int) -> str:
-    """Add a row; return why not if its label cannot be used."""
+def _note(survey: Survey, row: Row, split: int, number: int) -> None:
+    """Add a row."""
     label = 0
-    if survey.recipe.task == "regression":
-        if why := _not_a_value(row.label):
-            return why
-    else:
+    if survey.recipe.task == "classification":
         label = survey.names.setdefault(row.label, len(survey.names))
+        if row.written is not None and len(survey.written) < KEPT_SPELLINGS:
+            survey.written[row.written] = row.label
     if survey.recipe.id is not None:  # ids may start anew in each split; a missing one is nobody's duplicate
         survey.ids.append(_hash(f"{split} {row.id}" if row.id else f"no id {len(survey.given)}"))
     survey.labels.append(label)
@@ -130,27 +137,10 @@ def _note(survey: Survey, row: Row, split: int, number: int) -> str:
         survey.characters += len(row.text) + len(row.text_pair or "")
         if survey.characters > KEPT_CHARACTERS:
             survey.kept = None
-    return ""
-
-
-def _not_a_value(label: str) -> str:
-    try:
-        value = float(label)
-    except ValueError:
-        return f"label {label[:40]!r} is not a number"
-    return "" if math.isfinite(value) else f"label {label!r} is not finite"
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def _kind(reason: str) -> str:
-    """The reason without the row's own values, to count by."""
-    for kind in ("not UTF-8", "malformed CSV", "not JSON", "no field", "label"):
-        if reason.startswith(kind):
-            return {"label": "label is not a number"}.get(kind, kind)
-    return "wrong number of columns" if " columns instead of " in reason else reason
 
 
 def _duplicate_ids(survey: Survey) -> np.ndarray:
@@ -166,7 +156,8 @@ def _refuse_many_rejects(survey: Survey, recipe: DataRecipe) -> None:
     if total and rejected / total > recipe.max_rejects:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in survey.rejects.most_common(3))
         raise UserError(
-            f"{rejected:,} of {total:,} rows cannot be used: {reasons}; first: {'; '.join(survey.first_rejects)}. "
+            f"{rejected:,} of {counted(total, 'row')} cannot be used: {reasons}; "
+            f"first: {'; '.join(survey.first_rejects)}. "
             "Correct them, or raise data.max_rejects"
         )
 
@@ -174,9 +165,9 @@ def _refuse_many_rejects(survey: Survey, recipe: DataRecipe) -> None:
 def _refuse_classes(survey: Survey) -> None:
     names = survey.classes
     if len(names) == 1:
-        raise UserError(f"data.label has one class only, '{names[0]}'; training needs two or more")
-    numbers = [name for name in names if _is_number(name)]
-    fractions = [name for name in numbers if not float(name).is_integer()]
+        raise UserError(f"data.label has one class only, {shown(names[0])}; training needs two or more")
+    numbers = [name for name in names if classes.number(name) is not None]
+    fractions = [name for name in numbers if (value := classes.number(name)) and value != value.to_integral_value()]
     if len(names) > 20 and len(numbers) == len(names) and fractions:
         raise UserError(
             f"data.label has {len(names):,} classes, all numbers, such as '{fractions[0]}'; "
@@ -184,21 +175,12 @@ def _refuse_classes(survey: Survey) -> None:
         )
     if len(names) > MAX_CLASSES:
         raise UserError(
-            f"data.label has {len(names):,} classes, such as '{names[0][:40]}'; allowed: {MAX_CLASSES:,}. "
+            f"data.label has {len(names):,} classes, such as {shown(names[0])}; allowed: {MAX_CLASSES:,}. "
             "Is it the right column?"
         )
-    by_value: dict[float, str] = {}
-    for name in numbers:
-        other = by_value.setdefault(float(name), name)
-        if other != name:
-            raise UserError(f"data.label has both '{other}' and '{name}' as classes; write equal numbers equally")
-
-
-def _is_number(name: str) -> bool:
-    try:
-        return bool(np.isfinite(float(name)))
-    except ValueError:
-        return False
+    if equal := classes.equal_numbers(names):
+        one, other = map(shown, equal)
+        raise UserError(f"data.label has both {one} and {other} as classes; write equal numbers equally")
 
 
 def assign(survey: Survey, snapshot: Snapshot, recipe: DataRecipe, dropped: np.ndarray) -> np.ndarray:
@@ -253,8 +235,8 @@ def _refuse_splits(survey: Survey, splits: np.ndarray) -> None:
             )
         missing = set(labels[splits == split].tolist()) - trained
         if survey.recipe.task == "classification" and missing:
-            shown = ", ".join(f"'{names[label]}'" for label in sorted(missing)[:5])
-            raise UserError(f"{SPLITS[split]} has classes that train lacks: {shown}; add such rows to data.train")
+            listed = ", ".join(shown(names[label]) for label in sorted(missing)[:5])
+            raise UserError(f"{SPLITS[split]} has classes that train lacks: {listed}; add such rows to data.train")
     if not trained:
         raise UserError("the train split has no rows; give more rows")
 
@@ -269,8 +251,3 @@ def duplicates(survey: Survey, splits: np.ndarray) -> dict[str, int]:
         "train_validation": int(np.isin(hashes[splits == VALIDATION], unique).sum()),
         "train": len(train) - len(unique),
     }
-
-
-def say(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,233 @@
+"""Which fields of a record are the text, its pair, the label and the id; and whether a file's first row names them."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from xlnet.data.csv_records import CsvRecords, Record
+from xlnet.data.storage import Source
+from xlnet.data.values import BadValue, check_id, check_label, check_pair, check_text, shown
+from xlnet.errors import UserError, nearest
+from xlnet.recipe import Column, DataRecipe
+
+UNKNOWN = "?"  # label of a text to predict
+PROBED = 200  # rows looked at to tell a header
+MOST_LABELS = 1000  # kept to tell rows glued together by a quotation
+LABEL_NAMES = {"label", "labels", "class", "sentiment", "target", "score", "y", "category", "stars", "rating"}
+TEXT_NAMES = {"text", "sentence", "sentence1", "review", "comment", "content", "message", "question", "tweet", "body"}
+_NAME = re.compile(r"[^\W\d][\w .-]*")
+
+
+class Row(NamedTuple):
+    """One example as it stands in a file."""
+
+    text: str
+    text_pair: str | None
+    label: str
+    id: str | None
+    line: int
+    written: str | None = None  # the label as it is written, where spaces or marks around it were taken off
+
+
+class Reject(NamedTuple):
+    """One line or row that cannot be used. The reason reads ``kind`` or ``kind: what was found``."""
+
+    line: int
+    reason: str
+
+
+class Columns:
+    """Turns the records of one file into rows.
+
+    Args:
+        source: the file, for messages.
+        recipe: names or indices of the columns.
+        labelled: whether labels and ids are looked for.
+        tell: called with each thing that was decided by looking at the rows.
+    """
+
+    def __init__(self, source: Source, recipe: DataRecipe, labelled: bool, tell: Callable[[str], None]) -> None:
+        self.source, self.recipe, self.labelled, self.tell = source, recipe, labelled, tell
+        keys = {"text": recipe.text, "text_pair": recipe.text_pair}
+        if labelled:
+            keys |= {"label": recipe.label, "id": recipe.id}
+        self.keys: dict[str, Any] = {use: key for use, key in keys.items() if key is not None}
+        self.width: int | None = None  # columns that each record has to have; None: names, not positions
+        self.seen: set[str] = set()
+
+    def named(self, names: Sequence[str]) -> list[str]:
+        """The names of the columns wanted, for a file that holds these; UserError if one is not there or not alone."""
+        found = {use: names[self._index(key, names, "rename one")] for use, key in self.keys.items()}
+        for name in found.values():
+            self._index(name, names, "rename one")
+        self.keys = found
+        return list(found.values())
+
+    def rows_of_objects(self, records: Iterator[Any]) -> Iterator[Row | Reject]:
+        """Rows of JSON objects.
+
+        Raises:
+            UserError: the recipe names a column by its index.
+        """
+        for index in (key for key in self.keys.values() if isinstance(key, int)):
+            raise UserError(f"'{self.source.uri}' is JSON Lines, whose columns have names; {index} is an index")
+        return map(self.row, records)
+
+    def rows_of_fields(self, records: Iterator[Record]) -> Iterator[Row | Reject]:
+        """Rows of records whose columns have positions, and names only in a header.
+
+        Raises:
+            UserError: there is no record, or no such column.
+        """
+        skipped: list[Record] = []
+        first = next(records, None)
+        while first is not None and first.reason:
+            skipped.append(first)
+            first = next(records, None)
+        if first is None and not skipped:
+            raise UserError(f"'{self.source.uri}' is empty; give a file with rows")
+        by_name = [key for key in self.keys.values() if isinstance(key, str)]
+        if by_name and self.recipe.header == "no":
+            raise UserError(f"data.header is 'no', but '{by_name[0]}' is a name; give columns by index, from 0")
+        if skipped and (by_name or self.recipe.header == "yes"):
+            line, _, reason = skipped[0]
+            raise UserError(f"line {line} of '{self.source.uri}' should name the columns, but cannot be used: {reason}")
+        if first is None:
+            return map(self.row, skipped)
+        self.keys = {use: self._index(key, first.fields) for use, key in self.keys.items()}
+        self.width = len(first.fields)
+        if isinstance(records, CsvRecords):
+            records.is_row = self._is_row
+        following: list[Record] = []
+        has_header = bool(by_name) or self.recipe.header == "yes"
+        rest = self._noted(records)
+        if not has_header and self.recipe.header == "auto":
+            following = list(itertools.islice(rest, PROBED))
+            has_header = self._looks_like_header(first, following)
+        return map(self.row, itertools.chain(skipped, [] if has_header else [first], following, rest))
+
+    def row(self, record: Any) -> Row | Reject:
+        """The example in a record, or why there is none."""
+        fields, keys, line = record.fields, self.keys, record.line
+        if record.reason:
+            return Reject(line, record.reason)
+        if self.width is not None and len(fields) != self.width:
+            return Reject(line, f"wrong number of columns: {len(fields)} instead of {self.width}")
+        try:
+            text = check_text(fields[keys["text"]])
+            pair = check_pair(fields[keys["text_pair"]]) if "text_pair" in keys else None
+            if not self.labelled:
+                return Row(text, pair, UNKNOWN, None, line)
+            given = fields[keys["label"]]
+            label = check_label(given, self.recipe.task)
+            ident = check_id(fields[keys["id"]]) if "id" in keys else None
+        except KeyError as missing:
+            return Reject(line, f"field is missing: {shown(missing.args[0])}")
+        except BadValue as bad:
+            return Reject(line, bad.reason)
+        written = given if isinstance(given, str) and given != label else None
+        return Row(text, pair, label, ident, line, written)
+
+    def _noted(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The records, whose labels are remembered on the way."""
+        label = self.keys.get("label", 0)
+        for record in records:
+            if len(record.fields) == self.width and len(self.seen) < MOST_LABELS:
+                self.seen.add(record.fields[label].strip())
+            yield record
+
+    def _is_row(self, fields: list[str]) -> bool:
+        """Whether the fields of one line, quotes taken as characters, are a row with a label that others have."""
+        if not self.labelled or len(fields) != self.width:
+            return False
+        label = fields[self.keys["label"]].strip().strip('"')
+        if self.recipe.task == "classification":
+            return label in self.seen
+        return _is_number(label)
+
+    def _looks_like_header(self, first: Record, others: list[Record]) -> bool:
+        """Whether a first row is one of names: its label is nobody else's, and it reads like a name."""
+        found = self._header_by_label(first, others) if self.labelled else self._header_by_text(first, others)
+        if found:
+            names = ", ".join(shown(name) for name in first.fields[:5])
+            self.tell(
+                f"the first line of '{self.source.uri}' ({names}) is taken for a header; "
+                "if it is a row, set data.header to 'no'"
+            )
+        return found
+
+    def _header_by_text(self, first: Record, others: list[Record]) -> bool:
+        return _bare(first.fields[self.keys["text"]]) in TEXT_NAMES and self._alone("text", first, others)
+
+    def _header_by_label(self, first: Record, others: list[Record]) -> bool:
+        label = _bare(first.fields[self.keys["label"]])
+        rest = [one.fields[self.keys["label"]] for one in others if len(one.fields) == self.width]
+        if len(rest) < 2 or not _NAME.fullmatch(label) or not self._alone("label", first, others):
+            return False
+        named = label in LABEL_NAMES or _bare(first.fields[self.keys["text"]]) in TEXT_NAMES
+        return named or (all(map(_is_number, rest)) and not _is_number(label) and label not in {"none", "null", "na"})
+
+    def _alone(self, use: str, first: Record, others: list[Record]) -> bool:
+        key = self.keys[use]
+        value = first.fields[key]
+        return all(one.fields[key] != value for one in others if len(one.fields) == self.width)
+
+    def _index(self, key: Column, names: Sequence[str], remedy: str = "give the index of one") -> int:
+        if isinstance(key, int):
+            if key >= len(names):
+                raise _no_column(self.source, key, names)
+            return key
+        places = [index for index, name in enumerate(names) if name.strip() == key]
+        if not places:
+            raise _no_column(self.source, key, [name.strip() for name in names])
+        if len(places) > 1:
+            both = " and ".join(map(str, places[:5]))
+            raise UserError(f"'{self.source.uri}' has {len(places)} columns named '{key}', {both}; {remedy}")
+        return places[0]
+
+
+def _bare(value: str) -> str:
+    return value.strip().strip("\"'").lower()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _no_column(source: Source, key: Column, names: Sequence[str]) -> UserError:
+    """Say which columns there are; and why there may be none of that name."""
+    if isinstance(key, int):
+        return UserError(
+            f"'{source.uri}' has {len(names)} column{'' if len(names) == 1 else 's'}, so none with index {key}; "
+            f"allowed: {'0' if len(names) < 2 else f'0 to {len(names) - 1}'}{_delimiter_hint(names)}"
+        )
+    listed = ", ".join(shown(name)[1:-1] for name in names[:20])
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    hint = _delimiter_hint(names) or _quote_hint(key, names) or nearest(key, names[:1000]) or _no_header_hint(names)
+    return UserError(f"'{source.uri}' has no column '{key}'; it has: {listed}{more}{hint}")
+
+
+def _delimiter_hint(names: Sequence[str]) -> str:
+    """A line that is one column, but falls into several at another character, is a file with that delimiter."""
+    counts = {"\t": "a tab", ";": "';'", "|": "'|'", ",": "','"}
+    found = [(names[0].count(one), word) for one, word in counts.items() if one in names[0]] if len(names) == 1 else []
+    return f"; its columns seem to be separated by {max(found)[1]}" if found else ""
+
+
+def _quote_hint(key: str, names: Sequence[str]) -> str:
+    """A name in quotes that are characters of it: a space stood before them, or the format knows no quotes."""
+    if all(name.strip("\"' ") != key for name in names):
+        return ""
+    return f"; '{key}' is there in quotes that belong to the name: take off the quotes, and spaces before them"
+
+
+def _no_header_hint(names: Sequence[str]) -> str:
+    """Long fields, or numbers, are no names."""
+    if not any(_is_number(name) or len(name.split()) > 3 for name in names):
+        return ""
+    return "; if that is a row and there is no header, give columns by index, from 0: data.text=0, data.label=1"

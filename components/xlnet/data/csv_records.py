@@ -1,0 +1,111 @@
+"""Records of a CSV file, each bounded: wrong quotes cost the line in which they open, and no other.
+
+A quotation that is never closed would swallow the rest of a file. Whatever cannot be a record is rejected with its
+first line alone, and reading goes on with the line below, so that every line is in exactly one record or reject.
+"""
+
+import csv
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from xlnet.data.lines import Line
+
+csv.field_size_limit(sys.maxsize)
+
+
+class Record(NamedTuple):
+    """One record, or the line that is none."""
+
+    line: int  # of the file, from 1, where it begins
+    fields: list[str]
+    reason: str = ""  # why it is none
+
+
+class CsvRecords:
+    """The records of a file, in order; empty lines are left out.
+
+    Attributes:
+        is_row: tells whether a line by itself, quotes taken as characters, is a row of the file, label included.
+            A quoted text of several lines none of which could be anything else is no text but rows glued together.
+    """
+
+    def __init__(self, lines: Iterable[Line], max_lines: int, max_bytes: int, delimiter: str = ",") -> None:
+        self.is_row: Callable[[list[str]], bool] | None = None
+        self._delimiter = delimiter
+        self._supply = _Supply(iter(lines), max_lines, max_bytes)
+        self._reader = csv.reader(self._supply, strict=True, delimiter=delimiter)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        while True:
+            record = self._one()
+            if record.fields or record.reason:
+                return record
+
+    def _one(self) -> Record:
+        supply = self._supply
+        supply.begin()
+        fields: list[str] = []
+        try:
+            fields = next(self._reader)
+            reason = supply.taken[0].reason
+            if len(supply.taken) > 1 and self._glued():
+                reason = f"unclosed quotation: the {len(supply.taken)} lines that it would hold are rows themselves"
+        except _TooMuch as limit:
+            reason = f"unclosed quotation: it holds more than {limit}"
+        except csv.Error as error:
+            ended = str(error) == "unexpected end of data"
+            reason = "unclosed quotation: the file ends in it" if ended else f"malformed CSV: {error}"
+        line = supply.taken[0].number
+        if reason:
+            supply.go_back()
+        return Record(line, [] if reason else fields, reason)
+
+    def _glued(self) -> bool:
+        lines = [line.text for line in self._supply.taken if line.text.strip()]
+        plain = csv.reader(lines, delimiter=self._delimiter, quoting=csv.QUOTE_NONE)
+        return self.is_row is not None and all(map(self.is_row, plain))
+
+
+class _TooMuch(Exception):
+    """A record that goes on beyond a limit, which is the message."""
+
+
+class _Supply:
+    """Hands lines to the parser, keeps those of the record at hand, and can hand them out again."""
+
+    def __init__(self, lines: Iterator[Line], max_lines: int, max_bytes: int) -> None:
+        self.taken: list[Line] = []
+        self._lines, self._again = lines, deque[Line]()
+        self._max_lines, self._max_bytes, self._size = max_lines, max_bytes, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        if self.taken and (limit := self._limit(line)):
+            self._again.appendleft(line)
+            raise _TooMuch(limit)
+        self.taken.append(line)
+        self._size += len(line.text)
+        return line.text
+
+    def _limit(self, line: Line) -> str:
+        if len(self.taken) >= self._max_lines:
+            return f"data.max_record_lines = {self._max_lines}"
+        if line.reason or self._size + len(line.text) > self._max_bytes:
+            return f"data.max_record_bytes = {self._max_bytes}"
+        return ""
+
+    def begin(self) -> None:
+        """A record begins with the next line."""
+        self.taken, self._size = [], 0
+
+    def go_back(self) -> None:
+        """The record was none: hand out again all of its lines but the first."""
+        self._again.extendleft(reversed(self.taken[1:]))
