@@ -1,7 +1,6 @@
 """Every attention against the readable one: output and every gradient, on the shapes that hurt."""
 
 import ctypes
-import logging
 import os
 import subprocess
 import sys
@@ -184,19 +183,19 @@ def test_no_text_sees_another():
 # ---- choosing ---------------------------------------------------------------------------------------
 
 
-def test_auto_takes_the_compiled_kernels_on_a_cpu_and_says_so_once(caplog):
+def test_auto_takes_the_compiled_kernels_on_a_cpu_without_a_word(capsys):
     attention._best.cache_clear()
-    with caplog.at_level(logging.INFO, logger=attention.__name__):
-        for _ in range(3):
-            assert implementation("auto", "cpu", "torch.float32", 64) == "native"
-    assert [record.getMessage() for record in caplog.records] == ["attention on cpu: native"]
+    assert implementation("auto", "cpu", "torch.float32", 64) == "native"
+    assert capsys.readouterr().err == ""
 
 
-def test_auto_falls_back_with_the_reason(caplog):
+def test_auto_warns_once_of_a_slower_attention(capsys):
     attention._best.cache_clear()
-    with caplog.at_level(logging.INFO, logger=attention.__name__):
+    for _ in range(3):
         assert implementation("auto", "cpu", "torch.float32", 8) == "sdpa"
-    assert "multiple of 16 wide, and these are 8" in caplog.text
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("warning: attention on cpu is the slower 'sdpa'")
+    assert "multiple of 16 wide, and these are 8" in said
 
 
 def test_an_implementation_that_cannot_run_says_why():

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from transformers import XLNetConfig as TheirConfig
 from transformers import XLNetForSequenceClassification
 
+from xlnet.data.tokenizer import SHIPPED
 from xlnet.errors import CorruptArtifact, UserError
 from xlnet.model.layout import Layout
 from xlnet.model.positions import by_key
@@ -26,6 +28,15 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("theirs")
     theirs.save_pretrained(folder)
     return theirs, load_classifier(folder)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    """A dataset's tokenizer with as many tokens as the models of these tests."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    pieces = [(f"piece{i}", 0.0) for i in range(VOCABULARY)]
+    Tokenizer(models.Unigram(pieces, unk_id=0)).save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def batch(lengths, pairs=False, seed=0):
@@ -104,25 +115,25 @@ def test_equal_weights_give_equal_bytes(pair, tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_pretrained_takes_the_body_and_makes_a_new_head(pair, tmp_path):
+def test_pretrained_takes_the_body_and_makes_a_new_head(pair, vocabulary, tmp_path):
     theirs, _ = pair
     theirs.transformer.save_pretrained(tmp_path)  # a bare XLNetModel, as published language models are
-    model = load_pretrained(str(tmp_path), VOCABULARY, "classification", ["a", "b", "c", "d"])
+    model = load_pretrained(str(tmp_path), vocabulary, "classification", ["a", "b", "c", "d"])
     assert model.logits_proj.weight.shape == (4, 64)
     ours, their = model.transformer.layer[2].rel_attn, theirs.transformer.layer[2].rel_attn
     assert all(torch.equal(ours.qkv[:, i], getattr(their, name)) for i, name in enumerate("qkv"))
 
 
-def test_pretrained_errors_name_what_to_do(pair, tmp_path):
+def test_pretrained_errors_name_what_to_do(pair, vocabulary, tmp_path):
     theirs, _ = pair
     theirs.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"97 tokens, the dataset's tokenizer 32000; set data\.tokenizer"):
-        load_pretrained(str(tmp_path), 32000, "classification", ["a", "b"])
+        load_pretrained(str(tmp_path), SHIPPED / "xlnet-base-cased", "classification", ["a", "b"])
     with pytest.raises(UserError, match=r"no such directory"):
-        load_pretrained(str(tmp_path / "nothing"), VOCABULARY, "classification", ["a", "b"])
+        load_pretrained(str(tmp_path / "nothing"), vocabulary, "classification", ["a", "b"])
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(CorruptArtifact, match="cannot be read"):
-        load_pretrained(str(tmp_path), VOCABULARY, "classification", ["a", "b"])
+        load_pretrained(str(tmp_path), vocabulary, "classification", ["a", "b"])
 
 
 def test_a_language_model_is_no_classifier(pair, tmp_path):

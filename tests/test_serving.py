@@ -1,5 +1,6 @@
 """The server over real connections: predictions, refusals, many clients at once, and its end."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -18,11 +19,15 @@ from typing import Any
 
 import pytest
 
+from xlnet import recipe as recipes
 from xlnet.errors import UserError
 from xlnet.evaluation.predict import predict
-from xlnet.serving import requests, server
+from xlnet.registry.locate import short_name
+from xlnet.serving import handler, requests
 from xlnet.serving.batcher import Batcher
-from xlnet.serving.server import CONNECTIONS, Model, Server, serve
+from xlnet.serving.connections import CONNECTIONS, Server
+from xlnet.serving.model import Model
+from xlnet.serving.server import listen, serve
 
 VERTEX = {"AIP_HEALTH_ROUTE": "/v1/endpoints/1/ready", "AIP_PREDICT_ROUTE": "/v1/endpoints/1:predict"}
 
@@ -54,7 +59,7 @@ def model(trained) -> Model:
 
 @pytest.fixture
 def running(model: Model) -> Iterator[Running]:
-    started = Server("127.0.0.1", 0, VERTEX)
+    started = listen("127.0.0.1", 0, VERTEX)
     started.model = model
     with Batcher(model.answers) as started.batcher:
         thread = threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.01})
@@ -97,22 +102,36 @@ def test_health_and_description(running: Running) -> None:
     [
         ("{", 400, "the body is not JSON (Expecting property name"),
         (b"\xff", 400, "the body is not JSON ("),
+        ("", 400, "the body is not JSON ("),
         ("[" * 100_000, 400, "the body is not JSON ("),
+        ('{"instances": ' + "[" * 100_000, 400, "the body is not JSON ("),
+        ('{"instances": [' + "1" * 5000 + "]}", 400, "the body is not JSON ("),
+        ('{"instances": [NaN]}', 400, "the body is not JSON (NaN is no JSON number)"),
+        ('{"instances": ["a"], "parameters": -Infinity}', 400, "the body is not JSON (-Infinity is no JSON number)"),
+        ('{"instances": ["a"], "instances": ["b"]}', 400, "the body is not JSON (field 'instances' is given twice)"),
+        ('{"instances": [{"text": "a", "text": "b"}]}', 400, "the body is not JSON (field 'text' is given twice)"),
         ([], 400, "there is no list of 'instances'; send {"),
+        ("null", 400, "there is no list of 'instances'; send {"),
         ({"texts": []}, 400, "there is no list of 'instances'"),
         ({"instances": []}, 400, "there is no list of 'instances'"),
         ({"instances": "text"}, 400, "there is no list of 'instances'"),
-        ({"instances": [1]}, 400, "instances[0] is neither a string nor an object"),
-        ({"instances": ["a", {"txt": "b"}]}, 400, "instances[1] has an unknown field 'txt'; allowed: text, text_pair"),
-        ({"instances": [{"text": None}]}, 400, "instances[0].text is missing; it has to be a string"),
-        ({"instances": [{"text": 1}]}, 400, "instances[0].text is of type int; it has to be a string"),
-        ({"instances": [{"text": "a", "text_pair": 1}]}, 400, "instances[0].text_pair is of type int"),
-        ({"instances": ["a", " \n"]}, 400, "instances[1] is an empty text"),
-        (
-            {"instances": [{"text": "a", "text_pair": "b"}]},
-            400,
-            "instances[0] has a 'text_pair', and this model reads s",
-        ),
+        ({"instances": {"0": "a"}}, 400, "there is no list of 'instances'"),
+        ({"instances": [1]}, 400, "instances[0]: it is neither a string nor an object"),
+        ({"instances": [["a"]]}, 400, "instances[0]: it is neither a string nor an object"),
+        ({"instances": ["a", {"txt": "b"}]}, 400, "instances[1]: unknown field 'txt'; allowed: text, text_pair"),
+        ('{"instances": [{"\\ud83d": 1}]}', 400, "instances[0]: unknown field '\\ud83d'; allowed"),
+        ({"instances": [{}]}, 400, "instances[0]: no field 'text'"),
+        ({"instances": [{"text": None}]}, 400, "instances[0]: empty text"),
+        ({"instances": [{"text": 1}]}, 400, "instances[0]: text is int, not a string"),
+        ({"instances": [{"text": ["a"]}]}, 400, "instances[0]: text is list, not a string"),
+        ({"instances": [{"text": "a", "text_pair": 1}]}, 400, "instances[0]: text_pair is int, not a string"),
+        ({"instances": ["a", " \n"]}, 400, "instances[1]: empty text"),
+        ({"instances": ["a", "\ufeff"]}, 400, "instances[1]: empty text"),
+        ({"instances": ["a", "b\0"]}, 400, "instances[1]: NUL byte"),
+        ('{"instances": ["a", "\\ud83d"]}', 400, "instances[1]: half of a surrogate pair: U+D83D at column 1"),
+        ('{"instances": ["\\udcff"]}', 400, "instances[0]: not UTF-8: byte 0xff at column 1"),
+        (b'{"instances": ["a\xff"]}', 400, "the body is not JSON ("),
+        ({"instances": [{"text": "a", "text_pair": "b"}]}, 400, "instances[0]: a text_pair, and this model reads s"),
         ({"instances": ["a"] * 1025}, 413, "1025 instances are too many; at most 1024"),
     ],
 )
@@ -123,7 +142,19 @@ def test_what_is_wrong_is_said(running: Running, body: Any, status: int, message
     assert headers["Connection"] == "close"
 
 
-def test_other_refusals(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_names_every_instance_at_fault(running: Running) -> None:
+    status, said = running.predict("good", "", "good", {"text": 1})
+    assert status == 400
+    assert said == {
+        "error": "instances[1]: empty text (and 1 more instances cannot be used)",
+        "errors": [
+            {"instance": 1, "error": "empty text"},
+            {"instance": 3, "error": "text is int, not a string"},
+        ],
+    }
+
+
+def test_other_refusals(running: Running) -> None:
     status, said, _ = running.send("POST", "/nowhere", {})
     assert (status, said["error"].partition(";")[0]) == (404, "there is no '/nowhere'")
     status, _, headers = running.send("GET", "/predict")
@@ -132,20 +163,104 @@ def test_other_refusals(running: Running, monkeypatch: pytest.MonkeyPatch) -> No
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
     assert running.send("DELETE", "/predict")[0] == 501
     assert running.send("POST", "/predict", "{}", **{"Transfer-Encoding": "chunked"})[0] == 411
-    assert running.send("POST", "/predict", None, **{"Content-Length": "-1"})[0] == 400
-    status, said, _ = running.send("POST", "/predict", None, **{"Content-Length": str(5 << 20)})
-    assert status == 413
-    assert "at most 4194304 are read" in said["error"]
+    assert running.send("POST", "/predict", "{}", **{"Content-Encoding": "gzip"})[0] == 415
+    for length in ("-1", "1e3", "0x10", "1_000", "²", "two"):
+        assert running.send("POST", "/predict", None, **{"Content-Length": length})[0] == 400
+    for length in (str(5 << 20), "9" * 5000):
+        status, said, _ = running.send("POST", "/predict", None, **{"Content-Length": length})
+        assert status == 413
+        assert "at most 4194304 are read" in said["error"]
 
 
-def test_a_model_of_pairs_wants_pairs() -> None:
-    def read(*instances: Any, pairs: bool | None) -> list[requests.Text]:
-        return requests.texts_of(json.dumps({"instances": instances}).encode(), pairs)
+def raw(running: Running, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """What the server says to bytes on a connection of their own, until it closes it."""
+    with socket.create_connection(running.server.server_address[:2], timeout=10) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        connection.shutdown(socket.SHUT_WR)
+        return connection.makefile("rb").read()
 
-    assert read({"text": "a", "text_pair": "b"}, pairs=True) == [("a", "b")]
-    assert read("a", {"text": "a", "text_pair": "b"}, pairs=None) == [("a", None), ("a", "b")]
-    with pytest.raises(requests.Refusal, match="has no 'text_pair', and this model reads pairs"):
-        read("a", pairs=True)
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"Content-Length: 22\r\nContent-Length: 21\r\n", 400),
+        (b"Content-Length: 22\r\nTransfer-Encoding: chunked\r\n", 411),
+        (b"Content-Length: 22\r\nContent-Length: 22\r\n", 200),
+        (b"Content-Length: 0022\r\n", 200),
+        (b"Content-Length: 5\r\n", 400),
+        (b"", 411),
+        (b"X: " + b"x" * 70_000 + b"\r\n", 431),
+        (b"X: y\r\n" * 200, 431),
+    ],
+)
+def test_lengths_that_proxies_and_servers_read_differently(running: Running, headers: bytes, status: int) -> None:
+    answer = raw(running, b"POST /predict HTTP/1.1\r\nHost: x\r\n" + headers + b'\r\n{"instances":["film"]}')
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_proxys_address_and_escapes_in_a_path(running: Running) -> None:
+    length = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 22\r\n\r\n" + b'{"instances":["film"]}'
+    for path in (b"http://elsewhere:1/predict", b"/v1/models/reviews%3Apredict", b"//predict", b"/predict?a=1#b"):
+        assert raw(running, b"POST " + path + length).startswith(b"HTTP/1.1 200 "), path
+    for path in (b"/%00", b"/\xff", b"http://[", b"*", b"/v1/models/../predict"):
+        assert raw(running, b"POST " + path + length).startswith(b"HTTP/1.1 404 "), path
+
+
+def test_the_body_of_a_get_is_not_the_next_request(running: Running) -> None:
+    inner = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = raw(running, b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_body_that_is_too_long_is_refused_before_and_while_it_comes(running: Running) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n"
+    assert raw(running, head + b"Expect: 100-continue\r\n\r\n").startswith(b"HTTP/1.1 413 ")
+    assert raw(running, head + b"\r\n" + b"x" * 8_000_000).startswith(b"HTTP/1.1 413 ")
+    body = b'{"instances": ["film"]}'
+    with socket.create_connection(running.server.server_address[:2], timeout=10) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_slow_client_is_told_and_gives_its_thread_back(running: Running, monkeypatch) -> None:
+    monkeypatch.setattr(handler, "REQUEST", 0.3)
+    begun = time.monotonic()
+    answer = raw(running, b"POST /predict HTTP/1.1\r\nContent-Length: 9\r\n\r\n", *[b"x"] * 5, pause=0.1)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    with contextlib.suppress(OSError):  # the server has closed the connection
+        assert not raw(running, *[b"G", b"E", b"T", b" ", b"/"], pause=0.1)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_client_that_goes_away_harms_nobody(running: Running, capfd) -> None:
+    body = b'{"instances": ["%s"]}' % (b"word " * 2000)
+    for count in range(10):
+        with socket.create_connection(running.server.server_address[:2], timeout=10) as connection:
+            head = b"POST /predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(head + body[: count * 900])
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset at once
+    assert running.predict("still here")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_model_of_pairs_wants_pairs(running: Running, monkeypatch) -> None:
+    predictor = running.server.model.predictor
+    pairs = recipes.DataRecipe(train=("x",), text_pair="b")
+    monkeypatch.setitem(vars(predictor), "recipe", pairs)
+    assert running.predict({"text": "a", "text_pair": "b"})[0] == 200
+    status, said = running.predict({"text": "a", "text_pair": "b"}, "a")
+    assert (status, said["error"]) == (400, "instances[1]: no text_pair, and this model reads pairs of texts")
+    monkeypatch.setattr(type(predictor), "pairs", None)
+    status, said = running.predict("a", {"text": "a", "text_pair": "b"}, "a")
+    assert status == 200
+    first, pair, last = (one["probabilities"]["0"] for one in said["predictions"])
+    assert first == pytest.approx(last, abs=1e-6)
+    assert first != pytest.approx(pair, abs=1e-5)
 
 
 def test_bytes_that_are_not_http(running: Running) -> None:
@@ -177,7 +292,7 @@ def test_many_clients_get_their_own_answers_and_share_batches(running: Running, 
         return [{"text": text, "pair": pair} for text, pair in texts]
 
     monkeypatch.setattr(running.server.batcher, "_answer", slow)
-    monkeypatch.setattr(model, "pairs", None)
+    monkeypatch.setattr(type(model.predictor), "pairs", None)
 
     def ask(client: int) -> bool:
         texts = [f"{client}-{number}" for number in range(client % 5 + 1)]
@@ -203,6 +318,51 @@ def test_a_model_that_fails_fails_the_request_only(running: Running, monkeypatch
     assert running.predict("a film")[0] == 200
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, SystemExit])
+def test_a_text_the_model_cannot_take_fails_alone(running: Running, monkeypatch, error) -> None:
+    """Of sixty clients whose texts share batches, those fail whose own text breaks the model."""
+    real, sizes = running.server.model.answers, []
+
+    def breaks(texts: list[requests.Text]) -> list[dict[str, Any]]:
+        sizes.append(len(texts))
+        time.sleep(0.01)
+        if any(text == "bomb" for text, _ in texts):
+            raise error
+        return real(texts)
+
+    monkeypatch.setattr(running.server.batcher, "_answer", breaks)
+    with ThreadPoolExecutor(30) as clients:
+        given = [["bomb", "b"] if i % 20 == 7 else [f"film {i}", "b"] for i in range(60)]
+        statuses = [status for status, _ in clients.map(lambda texts: running.predict(*texts), given)]
+    assert statuses == [500 if i % 20 == 7 else 200 for i in range(60)]
+    assert max(sizes) > 2
+    assert running.predict("a film")[0] == 200
+
+
+def test_too_few_answers_are_a_failure_and_no_mix_up(running: Running, monkeypatch) -> None:
+    monkeypatch.setattr(running.server.batcher, "_answer", lambda texts: [{}] * (len(texts) - 1))
+    assert running.predict("a", "b")[0] == 500
+
+
+def test_a_batcher_that_is_closed_refuses(model: Model) -> None:
+    with Batcher(model.answers) as closed:
+        pass
+    with pytest.raises(requests.Refusal, match="the server is closing"):
+        closed.ask([("a", None)])
+
+
+def test_a_thread_that_cannot_start_gives_its_slot_back(running: Running, monkeypatch, capfd) -> None:
+    free = running.server._slots._value
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("can't start")))
+        for _ in range(3):
+            with socket.create_connection(running.server.server_address[:2], timeout=10) as connection:
+                assert connection.recv(100) == b""
+    assert running.server._slots._value == free
+    assert running.predict("a film")[0] == 200
+    capfd.readouterr()
+
+
 def test_who_comes_when_too_many_wait_is_told_to_come_back(running: Running, monkeypatch) -> None:
     begun, go = threading.Event(), threading.Event()
 
@@ -226,17 +386,43 @@ def test_who_comes_when_too_many_wait_is_told_to_come_back(running: Running, mon
         assert first.result()[0] == second.result()[0] == 200
 
 
-def test_too_many_connections(running: Running) -> None:
-    place = running.server.server_address[:2]
-    held = [socket.create_connection(place, timeout=10) for _ in range(CONNECTIONS)]
+def connected(running: Running, count: int, sent: bytes) -> list[socket.socket]:
+    """Connections that a client opens, on which it sends and then says nothing."""
+    opened = [socket.create_connection(running.server.server_address[:2], timeout=10) for _ in range(count)]
+    for connection in opened:
+        connection.sendall(sent)
+    return opened
+
+
+def test_a_client_that_holds_idle_connections_keeps_nobody_out(running: Running) -> None:
+    held = connected(running, CONNECTIONS, b"")
     try:
-        with socket.create_connection(place, timeout=10) as further:
+        for _ in range(5):
+            assert running.predict("a film")[0] == 200
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_too_many_connections_at_work(running: Running) -> None:
+    held = connected(running, CONNECTIONS, b"POST /predict HTTP/1.1\r\nContent-Length: 9\r\n")
+    try:
+        patience = time.monotonic() + 10
+        while running.server._idle:
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        with socket.create_connection(running.server.server_address[:2], timeout=10) as further:
             assert further.recv(100).startswith(b"HTTP/1.1 503 ")
     finally:
         for connection in held:
             connection.close()
     patience = time.monotonic() + 10
-    while running.predict("a film")[0] != 200:
+    while True:
+        try:
+            if running.predict("a film")[0] == 200:
+                break
+        except (ConnectionError, json.JSONDecodeError, http.client.HTTPException):
+            pass
         assert time.monotonic() < patience
 
 
@@ -311,7 +497,7 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(trained, tmp_path: P
             UserError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another"
         ):
             serve(str(trained.model), "127.0.0.1", port, {})
-    with pytest.raises(UserError, match="there is no model directory '.*/absent'; name one, a gs:// URI, or a regist"):
+    with pytest.raises(UserError, match="there is no model directory '.*/absent'; name a directory, gs:// URI"):
         serve(str(tmp_path / "absent"), "127.0.0.1", 0, {})
     with pytest.raises(UserError, match="no model is named|reviews"):
         serve("reviews", "127.0.0.1", 0, {})
@@ -321,10 +507,16 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(trained, tmp_path: P
         serve(str(tmp_path / "model"), "127.0.0.1", 0, {})
 
 
-def test_a_name_for_addresses() -> None:
-    assert [server._name(one) for one in ("reviews@champion", "reviews:3", "gs://b/run/model/", "/x/model")] == [
-        "reviews",
-        "reviews",
-        "model",
-        "model",
-    ]
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("reviews@champion", "reviews"),
+        ("reviews:3", "reviews"),
+        ("models:/reviews/3", "reviews"),
+        ("models:/reviews@champion", "reviews"),
+        ("gs://b/run/model/", "model"),
+        ("/x/model", "model"),
+    ],
+)
+def test_a_name_for_addresses(reference: str, name: str) -> None:
+    assert short_name(reference) == name

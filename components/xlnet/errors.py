@@ -1,6 +1,8 @@
-"""The ways to end early: the user's mistake, a run that went wrong, and a machine that was taken back."""
+"""The ways to end early (the user's mistake, a run that went wrong, a machine that was taken back), and warnings."""
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
 
 
@@ -45,3 +47,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def warn(text: str) -> None:
+    """Tell the user something that the run goes on with; of several ranks the first one tells it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -16,11 +16,15 @@ from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import normalizers
 
+from xlnet.data.tokenizer_settings import TokenizerSettings, read_settings
 from xlnet.errors import UserError
 
 SHIPPED = Path(__file__).parent / "vocabulary"
 SPECIALS = ("<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")  # ids 1 to 8, after <unk>
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
+PROBE = "Ça ``va'' bien? Don't STOP: 3,000 ＡＢＣ ﬁsh"
 # Of a long text this many characters a token are looked at first; where they give too few tokens, more are.
 PREFIX_CHARACTERS = 8
 TRAINING_SENTENCES = 200_000  # more do not change a vocabulary much, and bound the trainer's memory
@@ -45,10 +49,22 @@ class Tokenizer:
 
     @cached_property
     def _rust(self) -> RustTokenizer:
-        tokenizer = RustTokenizer.from_file(str(self.directory / "tokenizer.json"))
+        file = self.directory / "tokenizer.json"
+        try:
+            tokenizer = RustTokenizer.from_file(str(file))
+        except Exception as error:  # the library has no narrower one
+            raise UserError(f"'{file}' is no tokenizer: {str(error).splitlines()[0]}") from None
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        if self.settings.lower_case:
+            earlier = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+            tokenizer.normalizer = normalizers.Sequence([*earlier, normalizers.Lowercase()])
         return tokenizer
+
+    @cached_property
+    def settings(self) -> TokenizerSettings:
+        """What the directory says beside the vocabulary."""
+        return read_settings(self.directory)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -65,6 +81,16 @@ class Tokenizer:
                 raise UserError(f"tokenizer '{self.directory}' has no <{name}>; use one made for XLNet")
             ids[name] = token
         return ids
+
+    def difference(self, other: "Tokenizer") -> str:
+        """What another tokenizer gives other ids for, in one clause; empty if nothing was found."""
+        ours, theirs = self._rust.get_vocab(), other._rust.get_vocab()
+        for piece, token in sorted(ours.items(), key=lambda one: one[1]):
+            if theirs.get(piece) != token:
+                return f"token {token} is {piece!r} here, and {other._rust.id_to_token(token)!r} there"
+        if self._whole(PROBE, [], 0) != other._whole(PROBE, [], 0):
+            return f"the same tokens, but {PROBE!r} is split otherwise"
+        return ""
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str | None] | None, max_length: int) -> Encoded:
         """Token ids of rows in XLNet's layout, at most ``max_length`` each.
@@ -118,10 +144,13 @@ class Tokenizer:
         for name in ("spiece.model", "tokenizer.json"):
             if self.directory != directory and (self.directory / name).is_file():
                 shutil.copyfile(self.directory / name, directory / name)
+        if self.settings.lower_case:
+            self._rust.save(str(directory / "tokenizer.json"))
         settings = {
             "tokenizer_class": "XLNetTokenizer",
             "padding_side": "left",
-            "do_lower_case": False,
+            "do_lower_case": self.settings.lower_case,
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
             "keep_accents": False,
             "remove_space": True,
             "bos_token": "<s>",
@@ -156,6 +185,11 @@ def _longest_first(a: int, b: int, room: int) -> tuple[int, int]:
     return (short, long) if a <= b else (long, short)
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds a vocabulary."""
+    return any((directory / name).is_file() for name in ("tokenizer.json", "spiece.model"))
+
+
 def load_tokenizer(name: str | Path) -> Tokenizer:
     """Open a shipped vocabulary by name or a directory with ``tokenizer.json`` or ``spiece.model``.
 
@@ -175,7 +209,9 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             f"data.tokenizer '{name}' has neither tokenizer.json nor spiece.model; name a tokenizer's directory"
         )
     converted = Path(tempfile.mkdtemp(prefix="xlnet-tokenizer-"))
-    shutil.copyfile(directory / "spiece.model", converted / "spiece.model")
+    for name in TOKENIZER_FILES:
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, converted / name)
     _write_tokenizer_json(converted)
     return Tokenizer(converted)
 
@@ -225,7 +261,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> T
 def _write_tokenizer_json(directory: Path) -> None:
     """Convert ``spiece.model`` as ``transformers`` does, so that both give the same ids."""
     import sentencepiece
-    from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spiece.model"))
     vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.get_piece_size())]

@@ -13,8 +13,10 @@ import numpy as np
 from xlnet.data.readers import Reject, read_rows
 from xlnet.data.storage import list_sources
 from xlnet.errors import UserError
-from xlnet.evaluation.predictor import Predictor, probabilities
+from xlnet.evaluation.predictor import Predictor, probabilities, sigmoid
+from xlnet.model.config import MULTI_LABEL
 
+THRESHOLD = 0.5  # of a label's own probability, from which on a text has it
 CHUNK_ROWS = 512  # texts tokenised and sorted by length together
 
 Text = tuple[str, str | None] | Reject
@@ -28,11 +30,11 @@ def predict(model: str | Path | Predictor, texts: Iterable[Text]) -> Iterator[di
         texts: (text, its pair or None), or a row that could not be read.
 
     Yields:
-        ``{"label", "probabilities": {class: p}}``, or ``{"value"}`` for regression; ``"truncated": true``
+        ``{"label", "probabilities": {class: p}}``, or ``{"value"}`` for regression, or ``{"labels": [...],
+        "probabilities"}`` for a model that says yes or no to each label; ``"truncated": true``
         where the text was longer than the model reads; ``{"error", "line"}`` for a row that cannot be used.
     """
     predictor = model if isinstance(model, Predictor) else Predictor(Path(model))
-    config = predictor.model.config
     stream = iter(texts)
     while chunk := list(islice(stream, CHUNK_ROWS)):
         usable = [row for row in chunk if not isinstance(row, Reject)]
@@ -43,16 +45,23 @@ def predict(model: str | Path | Predictor, texts: Iterable[Text]) -> Iterator[di
             if isinstance(row, Reject):
                 yield {"error": row.reason, "line": row.line}
             else:
-                yield _record(config, *next(answers))
+                yield _record(predictor.model.config, *next(answers))
 
 
 def _record(config: Any, logits: np.ndarray, truncated: bool) -> dict[str, Any]:
+    if not np.isfinite(logits).all():
+        return {"error": "the model's output for this text is not finite"}
     if config.task == "regression":
         record: dict[str, Any] = {"value": float(logits[0])}
     else:
-        shares = probabilities(logits)
-        record = {"label": config.classes[int(shares.argmax())]}
-        record["probabilities"] = {name: float(share) for name, share in zip(config.classes, shares, strict=True)}
+        several = config.task == MULTI_LABEL
+        shares = sigmoid(logits) if several else probabilities(logits)
+        named = {name: float(share) for name, share in zip(config.classes, shares, strict=True)}
+        if several:
+            record = {"labels": [name for name, share in named.items() if share >= THRESHOLD]}
+        else:
+            record = {"label": config.classes[int(shares.argmax())]}
+        record["probabilities"] = named
     return record | ({"truncated": True} if truncated else {})
 
 

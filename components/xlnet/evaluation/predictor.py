@@ -10,11 +10,15 @@ import numpy as np
 from xlnet import recipe as recipes
 from xlnet.data.batches import Unlabelled
 from xlnet.data.tokenizer import Tokenizer, load_tokenizer
+from xlnet.data.values import BadValue, check_pair, check_text
+from xlnet.errors import UserError
+
+LONGEST = 8192  # tokens of a row where neither recipe nor directory names a limit: the batch that memory is made for
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model directory, opened once."""
+    """A model directory, opened once: one of ours, or one that ``transformers`` wrote."""
 
     directory: Path
 
@@ -23,7 +27,14 @@ class Predictor:
         """The classifier, in evaluation mode."""
         from xlnet.model.weights import load_classifier
 
-        return load_classifier(self.directory)
+        model = load_classifier(self.directory)
+        known, tokens = model.config.vocab_size, self.tokenizer.vocab_size
+        if tokens > known:
+            raise UserError(
+                f"'{self.directory}' has a tokenizer of {tokens} tokens and weights for {known}; "
+                "take both from the same model"
+            )
+        return model
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -33,18 +44,69 @@ class Predictor:
     @cached_property
     def recipe(self) -> recipes.DataRecipe:
         """How the model's training data was read; defaults for a directory that does not say."""
-        known = (self.directory / "recipe.json").is_file()
-        return recipes.of_artifact(self.directory).data if known else recipes.DataRecipe()
+        return recipes.of_artifact(self.directory).data if self.ours else recipes.DataRecipe()
+
+    @property
+    def ours(self) -> bool:
+        """Whether the directory is a model artifact of this project."""
+        return (self.directory / "recipe.json").is_file()
+
+    @property
+    def pairs(self) -> bool | None:
+        """Whether the model reads pairs of texts; None: it does not say, and both are taken."""
+        return self.recipe.text_pair is not None if self.ours else None
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a row is cut to: the recipe's, else the directory's, else what memory is made for."""
+        if self.ours:
+            return self.recipe.max_length
+        return self.tokenizer.settings.max_length or LONGEST
+
+    def check(self, text: object, pair: object) -> tuple[str, str | None]:
+        """Return a text and its pair as the model takes them; every door asks here.
+
+        Raises:
+            BadValue: one of them is no text, or the model reads pairs and there is none, or the reverse.
+        """
+        checked = check_text(text), None if pair is None else check_pair(pair)
+        if self.pairs is True and pair is None:
+            raise BadValue("no text_pair, and this model reads pairs of texts")
+        if self.pairs is False and pair is not None:
+            raise BadValue("a text_pair, and this model reads single texts")
+        return checked
 
     def logits(self, texts: list[str], pairs: list[str | None] | None) -> tuple[np.ndarray, list[bool]]:
-        """Logits of texts in their order, float32 [rows, C], and which of them were cut."""
+        """Logits of texts in their order, float32 [rows, C], and which of them were cut.
+
+        A text without a pair has another layout than one with; a list may hold both.
+        """
+        given = pairs or [None] * len(texts)
+        logits = np.empty((len(texts), self.model.config.outputs), np.float32)
+        cut = [False] * len(texts)
+        for paired in (False, True):
+            places = [place for place, pair in enumerate(given) if (pair is not None) is paired]
+            if places:
+                found, found_cut = self._alike([texts[i] for i in places], [given[i] for i in places])
+                logits[places] = found
+                for place, one in zip(places, found_cut, strict=True):
+                    cut[place] = one
+        return logits, cut
+
+    def _alike(self, texts: list[str], pairs: list[str | None]) -> tuple[np.ndarray, list[bool]]:
         from xlnet.model.inference import predict_logits
 
-        encoded = self.tokenizer.encode(texts, pairs, self.recipe.max_length)
-        return predict_logits(self.model, Unlabelled(encoded)), encoded.truncated
+        encoded = self.tokenizer.encode(texts, pairs, self.max_length)
+        segments = self.ours or self.tokenizer.settings.segments
+        return predict_logits(self.model, Unlabelled(encoded), segments=segments), encoded.truncated
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """The probability of each output by itself, in float64."""
+    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))

@@ -11,13 +11,12 @@ Shapes: S texts, T tokens of all texts together, N heads, H head width, L tokens
 R = 2L distances.
 """
 
-import logging
 from functools import cache
 from types import ModuleType
 
 from torch import Tensor
 
-from xlnet.errors import RunError, UserError
+from xlnet.errors import RunError, UserError, warn
 from xlnet.model.dropout import Dropout
 from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments
@@ -25,8 +24,6 @@ from xlnet.model.positions import Positions, Segments
 IMPLEMENTATIONS = ("auto", "reference", "sdpa", "padded", "native", "triton")
 # The fast ones of a kind of device, the best first; a device that compiles every shape anew takes padded texts.
 FAST = {"cuda": ("triton", "sdpa"), "cpu": ("native", "sdpa")}
-
-_log = logging.getLogger(__name__)
 
 
 def relative_attention(
@@ -49,7 +46,8 @@ def relative_attention(
         segments: segment of each token; None: the model is used without segments.
         layout: where each text lies; no text sees another.
         dropout: which attention weights to drop; None: none.
-        impl: one of :data:`IMPLEMENTATIONS`; ``auto`` takes the fastest that runs here and logs its choice once.
+        impl: one of :data:`IMPLEMENTATIONS`; ``auto`` takes the fastest that runs here, and
+            warns once where that is a slow one.
 
     Returns:
         [T, N, H], in the type of ``q_TNH``.
@@ -85,13 +83,14 @@ def implementation(impl: str, device: str, dtype: str, head_width: int) -> str:
 
 @cache
 def _best(device: str, dtype: str, head_width: int) -> str:
-    """The first of the fast ones that can run; the reasons against the others are logged, once."""
+    """The first of the fast ones that can run; a slower one is a warning, once."""
     obstacles = []
     for impl in FAST.get(device, ("padded",)):
         if not (reason := _obstacle(impl, device, dtype, head_width)):
             break
         obstacles.append(f"{impl}: {reason}")
-    _log.info("attention on %s: %s%s", device, impl, f" ({'; '.join(obstacles)})" if obstacles else "")
+    if obstacles:
+        warn(f"attention on {device} is the slower '{impl}'; {'; '.join(obstacles)}")
     return impl
 
 

@@ -1,6 +1,7 @@
 """The network's shape, read from and written to Hugging Face's ``config.json``."""
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,21 @@ PUBLISHED: dict[str, Any] = {
     "summary_type": "last",
     "summary_use_proj": True,
     "summary_activation": "tanh",
+}
+SIZES = {"vocab_size": 2**31, "n_layer": 1000, "d_model": 2**20, "n_head": 2**16, "d_inner": 2**24}  # at most
+SYNONYMS = {
+    "n_token": "vocab_size",
+    "hidden_size": "d_model",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+CLASSIFIER = "XLNetForSequenceClassification"
+MULTI_LABEL = "multi_label"  # a task of foreign models: each output is a probability of its own
+PROBLEMS = {
+    None: "classification",
+    "single_label_classification": "classification",
+    "multi_label_classification": MULTI_LABEL,
+    "regression": "regression",
 }
 
 
@@ -44,7 +60,7 @@ class XLNetConfig:
     @property
     def outputs(self) -> int:
         """Width of the logits: one per class, or one value for regression."""
-        return len(self.classes) if self.task == "classification" else 1
+        return 1 if self.task == "regression" else len(self.classes)
 
 
 def from_recipe(recipe: ModelRecipe, vocab_size: int, pad_token_id: int, task: str, classes: list[str]) -> XLNetConfig:
@@ -64,42 +80,111 @@ def from_recipe(recipe: ModelRecipe, vocab_size: int, pad_token_id: int, task: s
     )
 
 
-def read(path: str | Path) -> XLNetConfig:
+def read(path: str | Path, outputs: int | None = None) -> XLNetConfig:
     """Read a ``config.json`` in Hugging Face's layout, ours or theirs.
 
+    Args:
+        path: the file.
+        outputs: width of the classifier's head that lies beside it; None: no head is wanted, and the config
+            that is returned has no classes.
+
     Raises:
-        UserError: missing, no JSON, no XLNet, or an XLNet variant whose maths differs from ours.
+        UserError: missing, no JSON, no XLNet, an XLNet variant whose maths differs from ours, or outputs that the
+            file does not describe.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"'{path}' does not exist; name a directory with config.json and model.safetensors") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"'{path}' is not JSON: {error}") from None
+    values = _values(path)
     if values.get("model_type") != "xlnet":
         raise UserError(f"'{path}' describes a {values.get('model_type')!r} model; allowed: 'xlnet'")
-    for name in ("vocab_size", "n_layer", "d_model", "n_head", "d_inner"):
-        if not isinstance(values.get(name), int):
-            raise UserError(f"'{path}' has no whole number '{name}'; it is no XLNet configuration")
     _refuse_variants(path, values)
-    names = {int(index): str(name) for index, name in values.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
-    regression = values.get("problem_type") == "regression"
+    number = functools.partial(_number, path, values)
+    sizes: dict[str, int] = {name: number(name, None, 1, most) for name, most in SIZES.items()}
+    if sizes["d_model"] % 2:
+        raise UserError(f"'{path}' has d_model = {sizes['d_model']}; allowed: even numbers")
+    task, classes = ("classification", ()) if outputs is None else _head(path, values, outputs)
     return XLNetConfig(
-        vocab_size=values["vocab_size"],
-        n_layer=values["n_layer"],
-        d_model=values["d_model"],
-        n_head=values["n_head"],
-        d_head=values.get("d_head") or values["d_model"] // values["n_head"],
-        d_inner=values["d_inner"],
-        dropout=values.get("dropout", 0.1),
-        summary_last_dropout=values.get("summary_last_dropout", 0.1),
-        layer_norm_eps=values.get("layer_norm_eps", 1e-12),
-        initializer_range=values.get("initializer_range", 0.02),
-        clamp_len=values.get("clamp_len", -1),
-        pad_token_id=values.get("pad_token_id", 5),
-        task="regression" if regression else "classification",
-        classes=() if regression else tuple(names[index] for index in sorted(names)),
+        **sizes,
+        d_head=number("d_head", max(1, sizes["d_model"] // sizes["n_head"]), 1, SIZES["d_model"]),
+        dropout=number("dropout", 0.1, 0.0, 1.0),
+        summary_last_dropout=number("summary_last_dropout", 0.1, 0.0, 1.0),
+        layer_norm_eps=number("layer_norm_eps", 1e-12, 0.0, 1.0),
+        initializer_range=number("initializer_range", 0.02, 0.0, 1e9),
+        clamp_len=number("clamp_len", -1, -1, 2**31),
+        pad_token_id=number("pad_token_id", 5, 0, 2**31),
+        task=task,
+        classes=classes,
     )
+
+
+def _values(path: str | Path) -> dict[str, Any]:
+    """The file's fields, under the names that this module uses."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"'{path}' does not exist; name a directory with config.json and model.safetensors") from None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"'{path}' is not JSON: it holds no object, so it is no XLNet configuration")
+    return {name: values[other] for other, name in SYNONYMS.items() if other in values} | values
+
+
+def _number(path: str | Path, values: dict[str, Any], name: str, default: Any, low: Any, high: Any) -> Any:
+    """A field's number; whole where ``low`` is. A field without a default has to be there."""
+    value = values.get(name)
+    if value is None and default is not None:
+        return default
+    whole = isinstance(low, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        kind = "whole number" if whole else "number"
+        raise UserError(f"'{path}' has no {kind} '{name}'; it is no XLNet configuration")
+    if not low <= value <= high:
+        raise UserError(f"'{path}' has {name} = {value}; allowed: {low} to {high}")
+    return value
+
+
+def _head(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str, tuple[str, ...]]:
+    """The task of a head, and the names of its outputs; one output without a problem type is a regression."""
+    kinds = values.get("architectures") or [CLASSIFIER]
+    if CLASSIFIER not in kinds:
+        raise UserError(
+            f"'{path}' is of a {kinds[0]}: it is no trained classifier; to fine-tune it name it as model.pretrained"
+        )
+    problem = values.get("problem_type")
+    if problem not in PROBLEMS:
+        allowed = ", ".join(str(one) for one in PROBLEMS if one)
+        raise UserError(f"'{path}' has problem_type {problem!r}; allowed: {allowed}")
+    names = _names(path, values, outputs)
+    if problem == "regression" or (problem is None and outputs == 1):
+        if outputs > 1:
+            raise UserError(f"'{path}' is of a regression with {outputs} values; allowed: one value")
+        return "regression", ()
+    if problem == "single_label_classification" and outputs == 1:
+        raise UserError(
+            f"'{path}' has one output and problem_type '{problem}', a certainty; allowed: regression, or "
+            "multi_label_classification for a yes or no"
+        )
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"'{path}' names {len(twice)} outputs {twice[0]!r}; give each its own name in id2label")
+    return PROBLEMS[problem], names
+
+
+def _names(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str, ...]:
+    """The outputs' names in order: of ``id2label``; ``LABEL_0`` and so on where nothing is said."""
+    named = values.get("id2label") or {}
+    if not isinstance(named, dict) or not all(isinstance(one, str | int | float) for one in named.values()):
+        raise UserError(f"'{path}' has an id2label that is no table of numbers and names")
+    try:
+        by_index = {int(index): str(name) for index, name in named.items()}
+    except ValueError as error:
+        raise UserError(f"'{path}' has an id2label whose keys are not whole numbers: {error}") from None
+    # Names may be missing, but not all of the last ones: then the head is another one.
+    last = max(by_index) if by_index else _number(path, values, "num_labels", outputs, 0, 2**31) - 1
+    if last != outputs - 1 or min(by_index, default=0) < 0:
+        what = f"id2label ends with output {last}" if by_index else f"num_labels is {last + 1}"
+        raise UserError(f"'{path}' does not fit the weights: {what}, and their head has outputs 0 to {outputs - 1}")
+    return tuple(by_index.get(index, f"LABEL_{index}") for index in range(outputs))
 
 
 def _refuse_variants(path: str | Path, values: dict[str, Any]) -> None:
@@ -113,9 +198,9 @@ def to_json(config: XLNetConfig) -> str:
     """The ``config.json`` that ``transformers.XLNetForSequenceClassification`` loads as is."""
     values = dataclasses.asdict(config)
     task, classes = values.pop("task"), values.pop("classes")
-    names = list(classes) if task == "classification" else ["value"]
+    names = ["value"] if task == "regression" else list(classes)
     values |= {
-        "architectures": ["XLNetForSequenceClassification"],
+        "architectures": [CLASSIFIER],
         "model_type": "xlnet",
         "dtype": "float32",
         **PUBLISHED,
@@ -123,7 +208,7 @@ def to_json(config: XLNetConfig) -> str:
         "reuse_len": None,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        "problem_type": "single_label_classification" if task == "classification" else "regression",
+        "problem_type": next(name for name, known in PROBLEMS.items() if name and known == task),
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }

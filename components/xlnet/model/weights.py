@@ -3,23 +3,23 @@
 Queries, keys and values are three tensors there and one parameter here.
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from xlnet.errors import CorruptArtifact, UserError
+from xlnet.data.tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer, load_tokenizer
+from xlnet.errors import CorruptArtifact, UserError, warn
 from xlnet.model import config as configs
+from xlnet.model import tensor_files
 from xlnet.model.config import XLNetConfig
 from xlnet.model.xlnet import XLNetClassifier
 
-log = logging.getLogger("xlnet")
-
 FUSED = ".rel_attn.qkv"
+HEAD = "logits_proj.weight"
+NO_CLASSIFIER = ": it is no trained classifier; to fine-tune it name it as model.pretrained"
 HEADS = ("sequence_summary.", "logits_proj.")  # absent from a pretrained language model
 
 
@@ -32,30 +32,50 @@ def save_classifier(weights: Mapping[str, Tensor], config: XLNetConfig, director
 
 
 def load_classifier(directory: str | Path) -> XLNetClassifier:
-    """Load a trained classifier: float32, on the CPU, in evaluation mode.
+    """Load a trained classifier, ours or one of ``transformers``: float32, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: the directory holds no XLNet classifier.
-        CorruptArtifact: its weights cannot be read or do not fit its config.
+        UserError: the directory holds no XLNet classifier, or one that its config does not describe.
+        CorruptArtifact: its weights cannot be read, or are not all finite.
     """
-    config = configs.read(Path(directory, "config.json"))
-    model = XLNetClassifier(config)
-    tensors = join_qkv(_read_tensors(Path(directory)))
-    wrong = model.load_state_dict(tensors, strict=False)
-    if wrong.missing_keys:
-        raise UserError(
-            f"'{directory}' lacks {wrong.missing_keys[0]} ({len(wrong.missing_keys)} weights missing): it is no "
-            "trained classifier; to fine-tune it name it as model.pretrained"
-        )
+    directory = Path(directory)
+    config_file = directory / "config.json"
+    configs.read(config_file)  # what is no XLNet is said before its weights are read
+    tensors = join_qkv(tensor_files.read(directory))
+    head = tensors.get(HEAD)
+    if head is None or head.dim() != 2 or not len(head):
+        raise UserError(f"'{directory}' lacks {HEAD}{NO_CLASSIFIER}")
+    config = configs.read(config_file, outputs=len(head))
+    with torch.device("meta"):
+        model = XLNetClassifier(config)
+    _refuse_misfit(directory, model, tensors)
+    model.to_empty(device="cpu").load_state_dict(tensors, strict=False)
+    if broken := next((name for name, value in model.named_parameters() if not value.isfinite().all()), None):
+        raise CorruptArtifact(f"the weights in '{directory}' are not all finite: {broken}; train the model again")
     return model.eval()
 
 
-def load_pretrained(name: str, vocab_size: int, task: str, classes: list[str]) -> XLNetClassifier:
+def _refuse_misfit(directory: Path, model: XLNetClassifier, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError if a weight is missing or of another shape than the config says."""
+    own = model.state_dict()
+    if missing := [name for name in own if name not in tensors]:
+        raise UserError(f"'{directory}' lacks {missing[0]} ({len(missing)} weights missing){NO_CLASSIFIER}")
+    for name, value in own.items():
+        if tensors[name].shape != value.shape:
+            raise UserError(
+                f"'{directory}' has {name} of shape {list(tensors[name].shape)}, and its config.json asks for "
+                f"{list(value.shape)}; take both files from the same model"
+            )
+        if not tensors[name].is_floating_point():
+            raise UserError(f"'{directory}' has {name} as {tensors[name].dtype}; allowed: weights in floating point")
+
+
+def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[str]) -> XLNetClassifier:
     """Start from published or own weights, with a head for this task.
 
     Args:
         name: a directory in Hugging Face layout, or a hub name such as ``xlnet-base-cased``.
-        vocab_size: of the dataset's tokenizer, which must be the one the weights were trained with.
+        tokenizer: directory of the dataset's tokenizer, which must be the one the weights were trained with.
         task: ``"classification"`` or ``"regression"``.
         classes: class names in index order.
 
@@ -64,22 +84,35 @@ def load_pretrained(name: str, vocab_size: int, task: str, classes: list[str]) -
     """
     directory = fetch(name)
     published = configs.read(directory / "config.json")
-    if published.vocab_size != vocab_size:
-        raise UserError(
-            f"model.pretrained '{name}' has {published.vocab_size} tokens, the dataset's tokenizer {vocab_size}; "
-            "set data.tokenizer to the directory of the pretrained model"
-        )
+    _refuse_other_tokens(name, directory, load_tokenizer(tokenizer), published.vocab_size)
     config = XLNetConfig(**{**vars(published), "task": task, "classes": tuple(classes)})
     model = XLNetClassifier(config)
-    tensors = join_qkv(_with_prefix(_read_tensors(directory)))
+    tensors = join_qkv(_with_prefix(tensor_files.read(directory)))
     own = model.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
     missing = sorted(own.keys() - fitting.keys())
     if lost := [key for key in missing if not key.startswith(HEADS)]:
         raise UserError(f"model.pretrained '{name}' lacks {lost[0]} ({len(lost)} weights missing or of another shape)")
     model.load_state_dict(fitting, strict=False)
-    log.info("pretrained %s: %d tensors taken, new: %s", name, len(fitting), ", ".join(missing) or "none")
+    if broken := next((key for key, value in model.named_parameters() if not value.isfinite().all()), None):
+        raise CorruptArtifact(f"the weights of model.pretrained '{name}' are not all finite: {broken}")
+    if missing:
+        warn(f"model.pretrained '{name}' has no fitting {', '.join(missing)}: training starts these from random values")
     return model
+
+
+def _refuse_other_tokens(name: str, directory: Path, ours: Tokenizer, vocab_size: int) -> None:
+    """Raise UserError if a token id means one piece in the dataset and another one to the pretrained weights."""
+    remedy = "set data.tokenizer to the directory of the pretrained model"
+    if vocab_size != ours.vocab_size:
+        raise UserError(
+            f"model.pretrained '{name}' has {vocab_size} tokens, the dataset's tokenizer {ours.vocab_size}; {remedy}"
+        )
+    if not has_tokenizer(directory):
+        warn(f"model.pretrained '{name}' comes without a tokenizer: its tokens are taken to be the dataset's")
+        return
+    if difference := ours.difference(load_tokenizer(directory)):
+        raise UserError(f"model.pretrained '{name}' has another tokenizer than the dataset: {difference}; {remedy}")
 
 
 def fetch(name: str) -> Path:
@@ -92,6 +125,8 @@ def fetch(name: str) -> Path:
         config = cached_file(name, "config.json")
         weights = cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False)
         weights = weights or cached_file(name, "pytorch_model.bin")
+        for file in TOKENIZER_FILES:
+            cached_file(name, file, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -124,18 +159,6 @@ def join_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if name.endswith(".rel_attn.q") and all(part in tensors for part in parts):
             joined[f"{stem}qkv"] = torch.stack([joined.pop(part) for part in parts], 1)
     return joined
-
-
-def _read_tensors(directory: Path) -> dict[str, torch.Tensor]:
-    safe, pickled = directory / "model.safetensors", directory / "pytorch_model.bin"
-    try:
-        if safe.is_file():
-            return load_file(str(safe))
-        if pickled.is_file():
-            return dict(torch.load(pickled, map_location="cpu", weights_only=True))
-    except (SafetensorError, RuntimeError, OSError, EOFError) as error:
-        raise CorruptArtifact(f"the weights in '{directory}' cannot be read: {error}") from None
-    raise UserError(f"'{directory}' has no weights; allowed: model.safetensors or pytorch_model.bin")
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""One thread that answers: whatever texts have come in while it computed are its next batch."""
+"""One thread that answers: the texts that came in while it computed are its next batch."""
 
 import threading
 from collections import deque
@@ -16,10 +16,14 @@ Waiting = tuple[list[Text], "Future[list[Answer]]"]
 
 
 class Batcher:
-    """Texts in, answers out, from many threads; use it as a context, whose end waits for what was asked before."""
+    """Takes texts from many threads and gives each its answers; leaving the context waits for the last of them.
+
+    Requests share a batch, but not its failure: if the model fails on a batch, it is asked again for each request
+    alone, and only those that fail by themselves get the error.
+    """
 
     def __init__(self, answer: Callable[[list[Text]], list[Answer]]) -> None:
-        """Answer with ``answer``, which is called in one thread, with texts that all have a pair or all have none."""
+        """Answer with ``answer``, which is called in one thread."""
         self._answer = answer
         self._queue: deque[Waiting] = deque()
         self._changed = threading.Condition()
@@ -37,13 +41,16 @@ class Batcher:
         self._thread.join()
 
     def ask(self, texts: list[Text]) -> list[Answer]:
-        """Answers of texts in their order; blocks.
+        """Return the answers of texts in their order; blocks.
 
         Raises:
-            Refusal: 503, too many texts wait already.
+            Refusal: 503, too many texts wait already, or the server is closing.
+            Exception: what the model failed with.
         """
         future: Future[list[Answer]] = Future()
         with self._changed:
+            if self._closed:
+                raise Refusal(503, "the server is closing; ask another one", (("Retry-After", "1"),))
             if sum(len(waiting) for waiting, _ in self._queue) + len(texts) > WAITING:
                 raise Refusal(503, "too many texts are waiting; try again in a second", (("Retry-After", "1"),))
             self._queue.append((texts, future))
@@ -53,14 +60,29 @@ class Batcher:
     def _work(self) -> None:
         while taken := self._take():
             try:
-                answers = self._answered([text for texts, _ in taken for text in texts])
-            except Exception as error:  # goes to everybody who asked
-                for _, future in taken:
-                    future.set_exception(error)
+                answers = self._answers([text for texts, _ in taken for text in texts])
+            except BaseException as error:  # whatever it is, this thread goes on and nobody waits for ever
+                self._each_alone(taken, error)
                 continue
             for texts, future in taken:
                 future.set_result(answers[: len(texts)])
                 del answers[: len(texts)]
+
+    def _each_alone(self, taken: list[Waiting], error: BaseException) -> None:
+        """Answer the requests of a batch that failed one by one; a request that was alone has failed."""
+        for texts, future in taken:
+            try:
+                if len(taken) == 1:
+                    raise error
+                future.set_result(self._answers(texts))
+            except BaseException as own:
+                future.set_exception(own if isinstance(own, Exception) else RuntimeError(repr(own)))
+
+    def _answers(self, texts: list[Text]) -> list[Answer]:
+        answers = self._answer(texts)
+        if len(answers) != len(texts):
+            raise RuntimeError(f"the model gave {len(answers)} answers to {len(texts)} texts")
+        return answers
 
     def _take(self) -> list[Waiting]:
         """Whole requests of about a batch; empty: closed, and nothing waits."""
@@ -72,13 +94,3 @@ class Batcher:
                 taken.append(self._queue.popleft())
                 size += len(taken[-1][0])
             return taken
-
-    def _answered(self, texts: list[Text]) -> list[Answer]:
-        """A text without a pair is laid out differently beside texts with one: each kind by itself."""
-        answers: list[Answer] = [{}] * len(texts)
-        for has_pair in (False, True):
-            places = [place for place, (_, pair) in enumerate(texts) if (pair is not None) is has_pair]
-            if places:
-                for place, one in zip(places, self._answer([texts[place] for place in places]), strict=True):
-                    answers[place] = one
-        return answers

@@ -40,6 +40,7 @@ def write(
     save_classifier(weights, config, directory)
     for file in Path(dataset, "tokenizer").iterdir():
         shutil.copyfile(file, directory / file.name)
+    _name_longest_row(directory / "tokenizer_config.json", recipe.data.max_length)
     (directory / "recipe.json").write_text(recipe.part("data", "model", "training"), encoding="utf-8")
     return provenance.record(
         directory,
@@ -50,6 +51,13 @@ def write(
         metadata={**metadata, "weights_digest": provenance.digest_file(directory / "model.safetensors")},
         inputs=[provenance.read(dataset), *pretrained_lineage(recipe.model.pretrained, started)],
     )
+
+
+def _name_longest_row(settings: Path, max_length: int) -> None:
+    """Tell transformers where rows are cut, so that its ``truncation=True`` means the same as in training."""
+    values = json.loads(settings.read_text(encoding="utf-8"))
+    text = json.dumps({**values, "model_max_length": max_length}, indent=2, sort_keys=True) + "\n"
+    settings.write_text(text, encoding="utf-8")
 
 
 def pretrained_lineage(name: str, started: str) -> list[dict[str, Any]]:

@@ -143,6 +143,6 @@ def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
     Device().seed(recipe.training.seed, 0)
     card = data.card
     if recipe.model.pretrained:
-        return load_pretrained(recipe.model.pretrained, card["vocab_size"], card["task"], data.classes)
+        return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", card["task"], data.classes)
     shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
     return XLNetClassifier(shape)

@@ -1,0 +1,68 @@
+"""A model's tensors out of the files that ``transformers`` writes, whole or in shards; pickled objects stay shut."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from xlnet.errors import CorruptArtifact, UserError
+
+SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
+UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
+
+def read(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a model's directory, by name.
+
+    Raises:
+        UserError: the directory has no weights, or ones that hold other objects than tensors.
+        CorruptArtifact: a file is damaged or missing.
+    """
+    for name in (SAFE, PICKLED):
+        if (directory / name).is_file():
+            return _file(directory / name)
+        if (directory / f"{name}{INDEX}").is_file():
+            return _shards(directory / f"{name}{INDEX}")
+    raise UserError(f"'{directory}' has no weights; allowed: {SAFE} or {PICKLED}, whole or in shards")
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    try:
+        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(places.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptArtifact(f"'{index}' cannot be read: it lists no weights ({_line(error)})") from None
+    tensors: dict[str, Tensor] = {}
+    for name in files:
+        if not isinstance(name, str) or name != Path(name).name:
+            raise UserError(f"'{index}' names the file {name!r}; allowed: files of its own directory")
+        tensors |= _file(index.parent / name)
+    if lost := sorted(places.keys() - tensors.keys()):
+        raise CorruptArtifact(f"'{index}' lists {lost[0]}, which its files do not hold ({len(lost)} weights missing)")
+    return tensors
+
+
+def _file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(str(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"'{path}' holds Python objects or is damaged, and is not opened: such a file can run any program; "
+            f"save the model again as {SAFE}"
+        ) from None
+    except UNREADABLE as error:
+        raise CorruptArtifact(f"the weights in '{path}' cannot be read: {_line(error)}") from None
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"'{path}' holds something else than a model's tensors; save the model again as {SAFE}")
+    return dict(found)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,58 @@
+"""Which directory a model's name means: the same for predict and for the server, on every command line."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from xlnet.data import objects
+from xlnet.errors import UserError
+from xlnet.registry import Registry, open_registry
+
+MLFLOW = "models:/"
+FORMS = "a directory, gs:// URI, models:/NAME/VERSION, or registered NAME, NAME:VERSION, NAME@ALIAS"
+
+
+def model_directory(reference: str, registry: Callable[[], Registry] = open_registry) -> Path:
+    """Return the directory of a model: itself, a copy of what a ``gs://`` URI names, or a registered model's.
+
+    Args:
+        reference: a directory, a ``gs://`` URI, MLflow's ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``, or a
+            registered ``NAME``, ``NAME:VERSION``, ``NAME@ALIAS``.
+        registry: opens the registry, where one is needed.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    given, uri = Path(reference).expanduser(), ""
+    if reference and given.is_dir():
+        return given
+    if reference.startswith(objects.GCS):
+        uri = reference
+    elif not reference.startswith(MLFLOW) and (os.sep in reference or not reference.strip()):
+        raise UserError(f"there is no model directory '{reference}'; name {FORMS}")
+    else:
+        uri = registry().find(registered(reference)).model_uri
+        if not uri:
+            raise UserError(f"model '{reference}' was registered without the place of its files; name their directory")
+    directory = objects.local_directory(uri)
+    if not directory.is_dir():
+        raise UserError(f"model '{reference}' was kept in '{uri}', which is gone; run its recipe again")
+    return directory
+
+
+def registered(reference: str) -> str:
+    """``NAME:VERSION``, ``NAME@ALIAS`` or ``NAME`` of a reference, which may be MLflow's URI."""
+    if not reference.startswith(MLFLOW):
+        return reference
+    name, slash, version = reference.removeprefix(MLFLOW).strip("/").rpartition("/")
+    if not slash:
+        return version
+    if not version.isdecimal():
+        raise UserError(f"'{reference}' names no version; type models:/{name}/1 or models:/{name}@champion")
+    return f"{name}:{version}"
+
+
+def short_name(reference: str) -> str:
+    """What a model is called in addresses: ``model`` of ``gs://b/run/model``, ``reviews`` of ``reviews@champion``."""
+    name = registered(reference) if reference.startswith(MLFLOW) else reference.rstrip("/").rpartition("/")[2]
+    return name.partition("@")[0].partition(":")[0] or "model"

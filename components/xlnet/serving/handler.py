@@ -1,0 +1,224 @@
+"""One connection of the server: what is asked over HTTP/1.1, and what is answered."""
+
+import contextlib
+import io
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from xlnet.serving.connections import Server
+from xlnet.serving.requests import MAX_BODY, MAX_TEXTS, Refusal, body_length, texts_of
+
+IDLE = 75.0  # seconds that a connection may say nothing: longer than load balancers keep theirs
+REQUEST = 60.0  # seconds from a request's first byte to its last, so that a slow client does not hold its thread
+LINGER = 2.0  # seconds and bytes that a refused client may go on sending, so that it reads the refusal
+LINGER_BYTES = 16 * MAX_BODY
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer's headers and body go out together
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        """Read through a clock."""
+        super().setup()
+        self.incoming = _Incoming(self.connection)
+        self.rfile = io.BufferedReader(self.incoming)
+        self.unread = False
+
+    def finish(self) -> None:
+        """Close the connection; a client that was refused may still be sending."""
+        super().finish()
+        if self.unread:
+            _linger(self.connection)
+
+    def handle_one_request(self) -> None:
+        """Wait for a request and answer it."""
+        if not self.server.idles(self.connection):
+            self.close_connection = True
+            return
+        self.incoming.wait()
+        try:
+            super().handle_one_request()
+        finally:
+            self.server.works(self.connection)
+
+    def parse_request(self) -> bool:
+        """Read the headers of a request that has begun."""
+        self.server.works(self.connection)
+        self.begun = time.perf_counter()
+        return super().parse_request()
+
+    def handle_expect_100(self) -> bool:
+        """Refuse a body that is too long before the client sends it."""
+        try:
+            self._length()
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return False
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
+    def do_GET(self) -> None:
+        """Health and description."""
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = self.unread = True  # what nobody reads would be taken for the next request
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        """Predictions."""
+        self._answer(self._post)
+
+    do_HEAD = do_GET
+
+    def _get(self) -> dict[str, Any]:
+        path, model = self._path(), self.server.model
+        if path in self.server.health:
+            return {"status": "ok"}
+        if path == "/":
+            return {**model.facts, "limits": {"bytes": MAX_BODY, "instances": MAX_TEXTS}}
+        if path == f"/v1/models/{model.name}":
+            return {"name": model.name, "ready": True}
+        if path in self._predicting():
+            raise Refusal(405, f"{path} takes POST, not {self.command}", (("Allow", "POST"),))
+        raise self._unknown(path)
+
+    def _post(self) -> dict[str, Any]:
+        self.unread = True
+        path = self._path()
+        if path not in self._predicting():
+            if path in {*self.server.health, "/", f"/v1/models/{self.server.model.name}"}:
+                raise Refusal(405, f"{path} takes GET, not POST", (("Allow", "GET, HEAD"),))
+            raise self._unknown(path)
+        texts = texts_of(self._body(), self.server.model.check)
+        return {"predictions": self.server.batcher.ask(texts)}
+
+    def _body(self) -> bytes:
+        length = self._length()
+        try:
+            body = self.rfile.read(length)
+        except TimeoutError:
+            raise Refusal(408, f"the request did not arrive within {REQUEST:.0f} s") from None
+        if len(body) < length:
+            raise ConnectionResetError("the client went away while it sent")
+        self.unread = False
+        return body
+
+    def _length(self) -> int:
+        headers = self.headers
+        lengths = headers.get_all("Content-Length", [])
+        return body_length(lengths, headers.get("Transfer-Encoding"), headers.get("Content-Encoding"))
+
+    def _answer(self, content: Callable[[], dict[str, Any]]) -> None:
+        try:
+            said = content()
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()
+            print(f"error: {type(error).__name__}: {reason}", file=sys.stderr)
+            self._refuse(Refusal(500, "the model could not answer; the server's log says why"))
+        else:
+            self._send(200, said)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._send(refusal.status, {"error": refusal.message, **refusal.details}, refusal.headers)
+
+    def _send(self, status: int, said: dict[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> None:
+        # Half a surrogate pair, which is no UTF-8, becomes an escape of JSON.
+        body = json.dumps(said, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        # What is left of a refused body would be read as the next request.
+        self.close_connection |= status >= 400 or self.server.stopping
+        self.connection.settimeout(IDLE)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (*headers, *((("Connection", "close"),) if self.close_connection else ())):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what is not HTTP, or a method that is not known, in the same words as all else."""
+        self.request_version = self.protocol_version  # even to who speaks the first version, without headers
+        self.unread = True
+        self._send(code, {"error": message or self.responses[code][0]})
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """A line for each request but those for health: its first line, status and milliseconds; never a text."""
+        if getattr(self, "path", "") in self.server.health and code == 200:
+            return
+        took = 1000 * (time.perf_counter() - getattr(self, "begun", time.perf_counter()))
+        print(f"{self.client_address[0]} {self.requestline!a} {int(code)} {took:.0f} ms", file=sys.stderr)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing: time-outs of idle connections are no news."""
+
+    def _path(self) -> str:
+        """The path without its query; a proxy's client sends the whole address."""
+        try:
+            path = urlsplit(self.path).path
+        except ValueError:  # brackets that are no address
+            path = self.path.partition("?")[0]
+        return unquote(path) or "/"
+
+    def _predicting(self) -> set[str]:
+        return {*self.server.predict, f"/v1/models/{self.server.model.name}:predict"}
+
+    def _unknown(self, path: str) -> Refusal:
+        there = ", ".join(sorted({"/", *self.server.health, *self._predicting()}))
+        return Refusal(404, f"there is no '{path}'; there are {there}")
+
+
+class _Incoming(io.RawIOBase):
+    """A connection's bytes, which may take their time only between two requests."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.wait()
+
+    def wait(self) -> None:
+        """A request is to come: it may begin late, but then has to arrive."""
+        self._begun = False
+        self._until = time.monotonic() + IDLE
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what came; TimeoutError if nothing came in time."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request did not arrive in time")
+        self._connection.settimeout(left)
+        size = self._connection.recv_into(buffer)
+        if not self._begun:
+            self._begun, self._until = True, time.monotonic() + REQUEST
+        return size
+
+
+def _linger(connection: socket.socket) -> None:
+    """Take what a refused client still sends: a connection that is closed on it loses the refusal."""
+    until, taken = time.monotonic() + LINGER, 0
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while (left := until - time.monotonic()) > 0 and taken < LINGER_BYTES:
+            connection.settimeout(left)
+            got = len(connection.recv(1 << 16))
+            if not got:
+                return
+            taken += got
