@@ -6,7 +6,7 @@ mapping) and pipeline specifications against kfp's own message class.
 
 import json
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from servers.execution import Backend, Execution
+from servers.kfp_schedules import RecurringRuns
 from servers.kubernetes_server import KubernetesServer
 from servers.web import Refused, Request, WebServer
 
@@ -65,7 +66,9 @@ class KfpServer(WebServer):
         self.experiments: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.executions: dict[str, Execution] = {}
-        self.recurring: dict[str, dict[str, Any]] = {}
+        self.recurring_runs = RecurringRuns(self, PREFIX, checked)
+        self.recurring = self.recurring_runs.store
+        self.lost: set[str] = set()  # runs whose workflow is gone
         self.run_pipelines = True
         for method, path, work in (
             ("GET", "/experiments", self.list_experiments),
@@ -74,12 +77,6 @@ class KfpServer(WebServer):
             ("POST", "/runs", self.create_run),
             ("GET", "/runs/(?P<id>[^/:]+)", lambda request: self.show(self.run(request))),
             ("POST", "/runs/(?P<id>[^/:]+):terminate", self.terminate),
-            ("GET", "/recurringruns", self.list_recurring),
-            ("POST", "/recurringruns", self.create_recurring),
-            ("GET", "/recurringruns/(?P<id>[^/:]+)", lambda request: self.one(self.recurring, request)),
-            ("DELETE", "/recurringruns/(?P<id>[^/:]+)", self.delete_recurring),
-            ("POST", "/recurringruns/(?P<id>[^/:]+):enable", lambda request: self.set_status(request, "ENABLED")),
-            ("POST", "/recurringruns/(?P<id>[^/:]+):disable", lambda request: self.set_status(request, "DISABLED")),
             ("GET", "/healthz", lambda request: {"multi_user": False}),
         ):
             self.route(method, PREFIX + path, work)
@@ -165,7 +162,7 @@ class KfpServer(WebServer):
         execution = self.executions.get(run["run_id"])
         if execution is None:
             return run
-        state = STATES.get(execution.state, execution.state)
+        state = "RUNNING" if run["run_id"] in self.lost else STATES.get(execution.state, execution.state)
         shown = {**run, "state": state, "finished_at": stamp(execution.ended)}
         if execution.state == "FAILED":
             shown["error"] = {"code": 2, "message": "a task failed"}
@@ -217,45 +214,23 @@ class KfpServer(WebServer):
                     return task.log
         raise Refused(404, f"pod {pod} not found")
 
-    def list_recurring(self, request: Request) -> Any:
-        return self.page(request, "recurringRuns", list(self.recurring.values()))
+    def collect_garbage(self, recurring_run_id: str) -> None:
+        """The workflows of a deleted recurring run go with it; the API never hears of their end."""
+        for run in self.runs.values():
+            execution = self.executions[run["run_id"]]
+            if run.get("recurring_run_id") == recurring_run_id and execution.ended is None:
+                self.lost.add(run["run_id"])
+                execution.cancel()
 
-    def create_recurring(self, request: Request) -> Any:
-        body = checked("V2beta1RecurringRun", request.body)
-        checked_spec(body["pipeline_spec"])
-        cron = body["trigger"]["cron_schedule"]["cron"]
-        if len(cron.removeprefix("TZ=").split()) - cron.startswith("TZ=") != 6:
-            raise Refused(400, f"cron '{cron}' has not six fields")
-        now = datetime.now(UTC)
-        made = {
-            **body,
-            "recurring_run_id": str(uuid.uuid4()),
-            "created_at": stamp(now),
-            "updated_at": stamp(now),
-            "status": "ENABLED" if body.get("mode") == "ENABLE" else "DISABLED",
-        }
-        self.recurring[made["recurring_run_id"]] = made
-        return made
-
-    def delete_recurring(self, request: Request) -> Any:
-        del self.recurring[self.one(self.recurring, request)["recurring_run_id"]]
-        return {}
-
-    def set_status(self, request: Request, status: str) -> Any:
-        self.one(self.recurring, request)["status"] = status
-        return {}
+    def refusal(self, status: int, message: str) -> Any:
+        """As gRPC's gateway writes it: the details hold the innermost message."""
+        code = {400: 3, 404: 5, 409: 6}.get(status, 2)
+        inner = message.rpartition("Invalid input error: ")[2]
+        detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": inner}
+        return {"code": code, "message": message, "details": [detail]}
 
     def fire(self, recurring_run_id: str) -> dict[str, Any]:
         """What the real server does when a schedule's time has come."""
-        body = self.recurring[recurring_run_id]
         number = sum(run.get("recurring_run_id") == recurring_run_id for run in self.runs.values()) + 1
-        kept = ("experiment_id", "pipeline_spec", "runtime_config", "service_account")
         with self.lock:
-            return self.start(
-                {
-                    **{key: body[key] for key in kept if key in body},
-                    "display_name": f"Run of {body['display_name']} ({number})",
-                    "recurring_run_id": recurring_run_id,
-                    "scheduled_at": stamp(datetime.now(UTC) - timedelta(seconds=1)),
-                }
-            )
+            return self.start(self.recurring_runs.due(recurring_run_id, number))

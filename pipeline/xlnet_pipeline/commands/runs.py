@@ -9,7 +9,7 @@ from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import HERE, home_option
 from xlnet_pipeline.commands.tables import coloured, duration, local_time, paint, print_json, print_table
-from xlnet_pipeline.targets import NAMES, Target, open_target
+from xlnet_pipeline.targets import NAMES, Run, Target, open_target
 
 if TYPE_CHECKING:
     from xlnet_pipeline.targets.local.target import LocalTarget
@@ -89,7 +89,8 @@ def list_runs(options: argparse.Namespace) -> None:
     if options.json:
         print_json([dataclasses.asdict(run) for run in found])
     elif found:
-        header = ("RUN", "STATUS", "STARTED", "DURATION", "MODEL", "METRIC")
+        scheduled = any(run.schedule for run in found)
+        header = ("RUN", "STATUS", "STARTED", "DURATION", "MODEL", "METRIC", *(["SCHEDULE"] if scheduled else []))
         rows = [
             (
                 run.id,
@@ -98,6 +99,7 @@ def list_runs(options: argparse.Namespace) -> None:
                 duration(run.seconds),
                 outcome.version(run),
                 outcome.primary(run),
+                *([_scheduled(run)] if scheduled else []),
             )
             for run in found
         ]
@@ -105,6 +107,11 @@ def list_runs(options: argparse.Namespace) -> None:
     else:
         place = f"in '{target(options).home}'" if here.name in HERE else f"on target '{here.name}'"
         print(f"no runs {place}; start one with: xlnet-pipeline {tool_option(options)}".rstrip() + " run")
+
+
+def _scheduled(run: Run) -> str | None:
+    """The schedule that started a run, and the time for which."""
+    return f"{run.schedule} {local_time(run.due) or ''}".rstrip() or None
 
 
 def show(options: argparse.Namespace) -> None:
@@ -115,6 +122,8 @@ def show(options: argparse.Namespace) -> None:
         return
     colour = coloured(sys.stdout)
     print(f"run {run.id}  {paint(run.status, run.status, colour)}  {local_time(run.created)}  {duration(run.seconds)}")
+    if run.schedule:
+        print(f"schedule {_scheduled(run)}")
     print(f"recipe {run.recipe_digest}\n")
     rows = [(step.name, step.status, duration(step.seconds), step.reason) for step in run.steps]
     print_table(("STEP", "STATUS", "TIME", "WHY"), rows)

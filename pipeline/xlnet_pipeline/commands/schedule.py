@@ -3,8 +3,11 @@
 import argparse
 import dataclasses
 import json
+import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from xlnet.errors import UserError
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
@@ -53,6 +56,18 @@ def add(subparsers: Subparsers) -> None:
         )
         parser.add_argument("name", metavar="NAME", help="the schedule's name")
         add_target(parser)
+    syncing = command(
+        inner,
+        "sync",
+        sync,
+        summary="set schedules right after a change of clocks",
+        details="Kubeflow Pipelines fires in UTC alone: a schedule in a zone with daylight saving is sent with the UTC"
+        "\ntime of that day (schedule create --current-offset). Run this daily, by cron or CI: it changes what has"
+        "\nmoved and leaves the rest alone. On the other targets nothing moves.",
+        examples=["xlnet-pipeline schedule sync --target kfp"],
+    )
+    syncing.add_argument("name", nargs="?", metavar="NAME", help="one schedule (default: all)")
+    add_target(syncing)
     command(
         inner,
         "serve",
@@ -80,7 +95,12 @@ def _add_create(inner: Subparsers) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what to run")
     parser.add_argument("--cron", required=True, metavar="CRON", help="minute, hour, day, month, day of the week")
     parser.add_argument("--timezone", default="UTC", metavar="ZONE", help="such as Europe/Berlin (default: UTC)")
-    parser.add_argument("--max-concurrent", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
+    parser.add_argument(
+        "--current-offset", action="store_true", help="on kfp, with daylight saving: send the UTC time of now; see sync"
+    )
+    parser.add_argument(
+        "--max-concurrent", type=int, default=1, metavar="N", help="runs at the same time, 1 to 10 (default: 1)"
+    )
     _add_settings(parser)
     add_placement(parser)
 
@@ -96,7 +116,9 @@ def create(options: argparse.Namespace) -> None:
     from xlnet_pipeline.targets import schedules
 
     schedules.check_name(options.name)
-    timing = schedules.timing(options.cron, options.timezone, options.max_concurrent)
+    timing = schedules.timing(
+        options.cron, options.timezone, options.max_concurrent, current_offset=options.current_offset
+    )
     asked = submission(options, load(options.recipe, options.settings))
     target = open_target(options.target, options.home, options.recipe)
     refuse(asked, target.cannot)
@@ -111,6 +133,8 @@ def create(options: argparse.Namespace) -> None:
         print(f"schedule {made.name}: updated")
         print("\n".join(f"  {line}" for line in changed))
     print(f"next run {local_time(made.next_run) or '-'}" + (" (paused)" if made.state == "PAUSED" else ""))
+    for note in made.notes:
+        print(f"warning: {note}", file=sys.stderr)
     if target.name == "local":
         print("it fires while this runs: xlnet-pipeline schedule serve")
 
@@ -187,17 +211,24 @@ def show(options: argparse.Namespace) -> None:
     facts = {
         "state": one.state,
         "cron": f"{one.timing.cron} ({one.timing.timezone})",
-        "next run": local_time(one.next_run),
+        "next runs": ", ".join(_zoned(time, one.timing.timezone) for time in one.coming),
         "last run": local_time(one.last_run),
         "image": one.image,
         "machine": one.machine,
         "id": one.id,
     }
     print(f"schedule {one.name}")
-    print("\n".join(f"  {key:<9} {value}" for key, value in facts.items() if value))
+    print("\n".join(f"  {key:<10} {value}" for key, value in facts.items() if value))
+    for note in one.notes:
+        print(f"  note: {note}")
     for title, lines in (("history", one.history), ("drift", _drift(options, target, one) or [])):
         if lines:
             print(f"{title}:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _zoned(moment: str, zone: str) -> str:
+    """An ISO 8601 moment as the clocks of a schedule's zone show it."""
+    return datetime.fromisoformat(moment).astimezone(ZoneInfo(zone)).strftime("%a %Y-%m-%d %H:%M %Z")
 
 
 def pause(options: argparse.Namespace) -> None:
@@ -213,8 +244,13 @@ def resume(options: argparse.Namespace) -> None:
 
 def delete(options: argparse.Namespace) -> None:
     """Remove a schedule."""
-    _opened(options).delete(options.name)
-    print(f"schedule {options.name}: deleted")
+    notes = _opened(options).delete(options.name)
+    print("\n".join([f"schedule {options.name}: deleted", *notes]))
+
+
+def sync(options: argparse.Namespace) -> None:
+    """Set schedules right after a change of clocks."""
+    print("\n".join(_opened(options).sync(options.name)) or f"no schedules on target '{options.target}'")
 
 
 def serve(options: argparse.Namespace) -> None:

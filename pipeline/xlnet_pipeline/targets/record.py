@@ -72,6 +72,8 @@ class Run:
     pid_started: str | None = None  # tells the process from a later one with the same number
     error: RunFailure | None = None
     steps: list[StepRun] = field(default_factory=list)
+    schedule: str = ""  # the name of the schedule that started it
+    due: str | None = None  # the time for which that was
     schema: int = SCHEMA
 
     @property

@@ -1,29 +1,39 @@
-"""Schedules: what one is on every target, five-field cron, and what differs between two of them."""
+"""Schedules: what one is on every target, and what differs between two of them. See ``cron`` for when one fires."""
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import available_timezones
 
 from xlnet.errors import UserError, nearest
+from xlnet_pipeline.targets import cron
 from xlnet_pipeline.targets.submission import Submission
 
 ACTIVE, PAUSED = "ACTIVE", "PAUSED"
-FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
-DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
+MOST_CONCURRENT = 10  # runs of one schedule at a time, which Kubeflow Pipelines sets
+SHOWN = 3  # coming times of a schedule that are worked out
 
 
 @dataclass(frozen=True)
 class Timing:
     """When a schedule fires."""
 
-    cron: str  # five fields
+    cron: str  # five fields, as :class:`xlnet_pipeline.targets.cron.Cron` writes them
     timezone: str = "UTC"
     max_concurrent: int = 1
+    current_offset: bool = field(default=False, compare=False)  # send the zone's present UTC offset to a target in UTC
+
+    def coming(self, count: int = SHOWN, moment: datetime | None = None) -> list[str]:
+        """The next times after ``moment`` (now), ISO 8601 in the schedule's zone; none for a foreign expression."""
+        try:
+            found = cron.parse(self.cron)
+        except UserError:  # somebody made this schedule with another tool
+            return []
+        return [time.isoformat() for time in found.next_times(self.timezone, count, moment)]
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,10 @@ class Schedule:
     image: str = ""
     machine: str = ""
     next_run: str | None = None
+    coming: tuple[str, ...] = field(default=())  # the next times, that one included
     last_run: str | None = None
     history: tuple[str, ...] = field(default=())  # what changed, the oldest first, as far as the target keeps it
+    notes: tuple[str, ...] = field(default=())  # what a user should know of it, a line each
 
 
 class Schedules(Protocol):
@@ -58,33 +70,26 @@ class Schedules(Protocol):
     def resume(self, name: str) -> Schedule:
         """Let it fire again, from now on: what was missed stays missed."""
 
-    def delete(self, name: str) -> None:
-        """Remove it; its runs stay."""
+    def delete(self, name: str) -> list[str]:
+        """Remove it; its runs stay. Returns what a user should know of that, a line each."""
+
+    def sync(self, name: str | None = None) -> list[str]:
+        """Set right what a change of clocks has moved, in all schedules or that one; a line for each looked at."""
 
 
-def timing(cron: str, timezone: str = "UTC", max_concurrent: int = 1) -> Timing:
+def timing(text: str, timezone: str = "UTC", max_concurrent: int = 1, *, current_offset: bool = False) -> Timing:
     """Check what a user typed.
 
     Raises:
-        UserError: the expression or the time zone is wrong.
+        UserError: the expression, the time zone or the number is wrong.
     """
-    fields = cron.split()
-    if len(fields) != 5:
-        hint = "; leave the seconds out" if len(fields) == 6 else ""
-        raise UserError(f"cron '{cron}' has {len(fields)} fields; it needs five: {', '.join(FIELDS)}{hint}")
+    found = cron.parse(text)
     zones = available_timezones()
     if timezone not in zones:
         raise UserError(f"timezone '{timezone}' is unknown; type one such as Europe/Berlin{nearest(timezone, zones)}")
-    if fields[2] not in ("*", "?") and fields[4] not in ("*", "?"):
-        raise UserError(
-            f"cron '{cron}' names days of the month and of the week, which is read in two ways; make two schedules"
-        )
-    if max_concurrent < 1:
-        raise UserError(f"--max-concurrent is {max_concurrent}; allowed: 1 or more")
-    found = Timing(" ".join([*fields[:4], _days(fields[4])]), timezone, max_concurrent)
-    if next_after(found) is None:
-        raise UserError(f"cron '{cron}' never comes: there is no such date")
-    return found
+    if not 1 <= max_concurrent <= MOST_CONCURRENT:
+        raise UserError(f"--max-concurrent is {max_concurrent}; allowed: 1 to {MOST_CONCURRENT}")
+    return Timing(str(found), timezone, max_concurrent, current_offset)
 
 
 def check_name(name: str) -> None:
@@ -97,47 +102,16 @@ def check_name(name: str) -> None:
         raise UserError(f"schedule name '{name}' is not allowed: lower-case letters, digits and '-', 52 at most")
 
 
-def _days(text: str) -> str:
-    """Days of the week by name: 0 is Sunday to cron and Monday to some of its readers."""
-    return re.sub(r"(?<![/\d])[0-7](?!\d)", lambda match: DAYS[int(match.group())], text.lower())
-
-
-def trigger(when: Timing) -> Any:
-    """APScheduler's trigger of that timing.
-
-    Raises:
-        UserError: a field is wrong.
-    """
-    from apscheduler.triggers.cron import CronTrigger
-
-    try:
-        return CronTrigger.from_crontab(when.cron.replace("?", "*"), timezone=ZoneInfo(when.timezone))
-    except ValueError as error:
-        raise UserError(f"cron '{when.cron}': {error}; such as '0 3 * * mon' for Mondays at three") from None
-
-
-def next_after(when: Timing, moment: datetime | None = None) -> str | None:
-    """When a schedule fires next; None: never."""
-    found = trigger(when).get_next_fire_time(None, moment or datetime.now(UTC))
-    return found.isoformat() if found else None
-
-
-def six_fields(when: Timing) -> str:
-    """The expression as Kubeflow Pipelines reads it: seconds first, a time zone before it unless it is UTC."""
-    zone = "" if when.timezone == "UTC" else f"TZ={when.timezone} "
-    return f"{zone}0 {when.cron}"
-
-
-def five_fields(when: Timing) -> str:
-    """The expression as Vertex AI reads it."""
-    return f"TZ={when.timezone} {when.cron}"
-
-
 def read_cron(text: str, max_concurrent: int) -> Timing:
-    """Undo :func:`six_fields` or :func:`five_fields`."""
+    """What a target's own expression says: five or six fields (seconds first), perhaps with a zone before them."""
     words = text.split()
-    zone = words.pop(0).partition("=")[2] if words[0].startswith(("TZ=", "CRON_TZ=")) else "UTC"
-    return Timing(" ".join(words[-5:]), zone, max_concurrent)
+    zone = words.pop(0).partition("=")[2] if words and words[0].startswith(("TZ=", "CRON_TZ=")) else "UTC"
+    fields = " ".join(words[-5:])
+    try:
+        fields = str(cron.parse(fields))
+    except UserError:  # somebody made this schedule with another tool: shown as it is
+        fields = " ".join(words)
+    return Timing(fields, zone, max_concurrent)
 
 
 def differences(old: Schedule, new: Schedule) -> list[str]:
@@ -184,6 +158,22 @@ def image_and_machine(spec: Mapping[str, Any], platform: Mapping[str, Any] | Non
         words = [str(value) for value in pools[0]["machine_spec"].values()]
         words += [f"× {sum(int(pool['replica_count']) for pool in pools)}", job["scheduling"]["strategy"].lower()]
         return image, " ".join(words)
+    if jobset := _jobset(container):
+        devices = " ".join(f"{count} {name}" for name, count in sorted(jobset["resources"].get("limits", {}).items()))
+        words = [*jobset["node_selector"].values(), devices, f"× {jobset['hosts']}"]
+        return image, " ".join(word for word in words if word)
     wishes = (platform or {}).get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     labels = wishes.get("exec-train", {}).get("nodeSelector", {}).get("labels", {})
-    return image, " ".join(labels.values()) or "cpu"
+    device = container.get("resources", {}).get("accelerator", {})
+    count = device.get("resourceCount") or device.get("count")
+    return image, " ".join([*labels.values(), *([f"× {count}"] if count else [])]) or "cpu"
+
+
+def _jobset(container: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a train step that makes a JobSet is told of its pods: JSON in a variable or an argument."""
+    texts = [*(one.get("value", "") for one in container.get("env", [])), *container.get("args", [])]
+    for text in texts:
+        if text.startswith("{") and '"node_selector"' in text:
+            found: dict[str, Any] = json.loads(text)
+            return found
+    return None

@@ -1,5 +1,6 @@
 """The Kubeflow Pipelines v2beta1 API through its own client, with time limits, retries and one-line errors."""
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -100,6 +101,13 @@ class KfpApi:
             f"'{address}' answers {trouble.status}, as no Kubeflow Pipelines v2 API does ({trouble.message}); "
             "check KFP_ENDPOINT"
         )
+
+    @functools.cache  # noqa: B019  # one installation lives as long as one command
+    def schedule_names(self) -> dict[str, str]:
+        """Id of each recurring run of the experiment → its name."""
+        listed = self.recurring.recurring_run_service_list_recurring_runs
+        found = self.pages(listed, "recurring_runs", experiment_id=self.experiment())
+        return {one.recurring_run_id: one.display_name for one in found}
 
     def pages(self, function: Callable[..., Any], items: str, **options: Any) -> Iterator[Any]:
         """Every item of a list call, page by page, the newest first."""

@@ -1,11 +1,13 @@
 """Schedules on Kubeflow Pipelines: recurring runs.
 
-The API cannot change a recurring run. A changed schedule is made anew and the old one is deleted after that; its runs
-stay, and the new one's description keeps what changed.
+The API cannot change a recurring run, and deleting one takes the workflow of its run in progress away. So a schedule
+is the newest recurring run of its name, and an older one is retired: paused, and deleted once its runs have ended, by
+the next command that looks. A deleted schedule with a run in progress leaves a recurring run that says so, for as long.
 """
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -15,8 +17,10 @@ from xlnet.calls import Trouble
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.placement import Placement
-from xlnet_pipeline.targets import remote, schedules
-from xlnet_pipeline.targets.kfp.api import KfpApi, equals
+from xlnet_pipeline.targets import record, remote, schedules
+from xlnet_pipeline.targets.kfp import clock
+from xlnet_pipeline.targets.kfp.api import KfpApi
+from xlnet_pipeline.targets.record import Run
 from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
 from xlnet_pipeline.targets.submission import Submission
 
@@ -36,6 +40,13 @@ class Submitter(Protocol):
     def listed(self) -> Iterator[Any]:
         """The experiment's runs, the newest first."""
 
+    def status(self, run: str) -> Run:
+        """The record of a run as it is now."""
+
+
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")  # states of a run in the API
+SEARCHED = 200  # newest runs in which a schedule's last one is looked for
+
 
 class KfpSchedules:
     """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
@@ -44,55 +55,39 @@ class KfpSchedules:
         self.target = target
         self.api = target.api
 
-    def body(self, name: str, timing: Timing, recipe: Recipe, where: Placement, history: list[str]) -> dict[str, Any]:
-        """What creates a recurring run; times that were missed are not caught up with."""
-        fields = self.target.body(recipe, where, name, self.api.experiment())
-        trigger = {"cron_schedule": {"cron": schedules.six_fields(timing)}}
-        more = {"max_concurrency": str(timing.max_concurrent), "no_catchup": True, "mode": "ENABLE", "trigger": trigger}
-        return {**fields, **more, "description": json.dumps({"history": history})}
-
     def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
         """Make the schedule, or the one of that name anew."""
         recipe, where = submission.recipe, self.target.place(submission)
         schedules.check_name(name)
         remote.check_data(recipe, self.target.name)
-        old = self._named(name)
-        history = [f"{datetime.now(UTC):%Y-%m-%d %H:%M} created"]
+        times = clock.in_utc(timing)
+        if times.until and not timing.current_offset:
+            raise clock.refusal(timing, times)
+        fields = self.target.body(recipe, where, name, self.api.experiment())
+        wanted = {**fields, "max_concurrency": str(timing.max_concurrent), "no_catchup": True, "mode": "ENABLE"}
+        wanted["trigger"] = {"cron_schedule": {"cron": times.six_fields()}}
+        namesakes = self._listed().get(name, [])
+        old = namesakes[0] if namesakes else None
         changed = ["created"]
-        wanted = self.body(name, timing, recipe, where, history)
         if old is not None:
-            before = _schedule(old)
-            changed = schedules.differences(before, _schedule(_message({**wanted, "recurring_run_id": ""})))
-            if not changed:
-                return before, []
-            history = [*before.history, f"{datetime.now(UTC):%Y-%m-%d %H:%M} {'; '.join(changed)}"]
-            wanted["description"] = json.dumps({"history": history}, ensure_ascii=False)
-            if before.state == PAUSED:
-                wanted["mode"] = "DISABLE"
-        known = {one.recurring_run_id for one in self._namesakes(name)}
-        create = self.api.recurring.recurring_run_service_create_recurring_run
-
-        def recover() -> Any:
-            return next((one for one in self._namesakes(name) if one.recurring_run_id not in known), None)
-
-        made = self._call(create, _message(wanted), recover=recover)
-        for identity in known:
-            self._call(self.api.recurring.recurring_run_service_delete_recurring_run, identity)
-        return _schedule(made), changed
+            asked = {"cron": timing.cron, "timezone": timing.timezone}
+            new = _schedule(_message({**wanted, "recurring_run_id": "", "description": json.dumps(asked)}))
+            changed = schedules.differences(_schedule(old), new)
+            if not changed and not _stale(old):
+                return _schedule(old), []
+        return _schedule(self._replace(namesakes, wanted, timing, changed or ["clock change"])), changed
 
     def all(self) -> list[Schedule]:
         """Every schedule that holds a recipe, by name, with its last run."""
-        listed = self.api.pages(
-            self.api.recurring.recurring_run_service_list_recurring_runs,
-            "recurring_runs",
-            experiment_id=self.api.experiment(),
-        )
+        newest = {name: found[0] for name, found in self._listed().items()}
+        of = {one.recurring_run_id: name for name, found in self._kept.items() for one in found}
         last: dict[str, str] = {}
-        for run in self.target.listed():
-            if run.recurring_run_id:
-                last.setdefault(run.recurring_run_id, str(remote.moment(run.created_at)))
-        found = [_schedule(one, last.get(one.recurring_run_id)) for one in listed if _recipe(one)]
-        return sorted(found, key=lambda one: one.name)
+        for number, run in enumerate(self.target.listed() if newest else ()):
+            if number >= SEARCHED or len(last) == len(newest):
+                break
+            if name := of.get(run.recurring_run_id):
+                last.setdefault(name, str(remote.moment(run.created_at)))
+        return [_schedule(newest[name], last.get(name)) for name in sorted(newest)]
 
     def pause(self, name: str) -> Schedule:
         """Let it fire no more until it is resumed."""
@@ -102,28 +97,135 @@ class KfpSchedules:
         """Let it fire again, from now on."""
         return self._switch(name, self.api.recurring.recurring_run_service_enable_recurring_run)
 
-    def delete(self, name: str) -> None:
-        """Remove it; its runs stay."""
-        schedules.find(name, self.all())
-        for one in self._namesakes(name):
-            self._call(self.api.recurring.recurring_run_service_delete_recurring_run, one.recurring_run_id)
+    def delete(self, name: str) -> list[str]:
+        """Remove it; its runs stay, and one in progress goes on."""
+        self._find(name)
+        namesakes = self._kept[name]
+        running = self._running(namesakes)
+        if not running:
+            for one in namesakes:
+                self._delete(one)
+            return []
+        self._call(self.api.recurring.recurring_run_service_disable_recurring_run, namesakes[0].recurring_run_id)
+        gone = {"mode": "DISABLE", "description": json.dumps({"deleted": True})}
+        self._made({**_fields(namesakes[0]), **gone}, namesakes)
+        runs = ", ".join(run for some in running.values() for run in some)
+        return [f"its run {runs} goes on; Kubeflow Pipelines forgets the schedule after that, when: schedule list"]
+
+    def sync(self, name: str | None = None) -> list[str]:
+        """Give each schedule, or that one, the UTC time that its zone has now; a line for each that has a zone."""
+        names = [name] if name else sorted(self._listed())
+        lines = []
+        for one in names:
+            found = self._find(one)
+            asked = _asked(found)
+            if asked is None:
+                lines.append(f"schedule {one}: in UTC, which never changes")
+                continue
+            sent = _sent(found)
+            times = clock.in_utc(asked)
+            if not _stale(found):
+                lines.append(f"schedule {one}: unchanged, '{sent.cron}' UTC")
+                continue
+            change = f"clock change: {sent.cron} → {times.cron} UTC"
+            wanted = {**_fields(found), "trigger": {"cron_schedule": {"cron": times.six_fields()}}}
+            self._replace(self._kept[one], wanted, asked, [change])
+            lines.append(f"schedule {one}: {change}")
+        return lines
+
+    def _replace(self, namesakes: list[Any], wanted: dict[str, Any], timing: Timing, changed: list[str]) -> Any:
+        """Make a recurring run and retire its namesakes; the new one keeps what became of them."""
+        note = f"{datetime.now(UTC):%Y-%m-%d %H:%M} {'; '.join(changed)}"
+        old = namesakes[0] if namesakes else None
+        kept = {"history": [*(_history(old) if old else ()), note], "cron": timing.cron, "timezone": timing.timezone}
+        wanted = {**wanted, "description": json.dumps(kept, ensure_ascii=False)}
+        if old is None:
+            return self._made(wanted, [])
+        if not _active(old):
+            made = self._made({**wanted, "mode": "DISABLE"}, namesakes)
+            self._sweep(namesakes)
+            return made
+        # Paused first, so that no time fires twice; back to work if the new one cannot be made.
+        self._call(self.api.recurring.recurring_run_service_disable_recurring_run, old.recurring_run_id)
+        try:
+            made = self._made(wanted, namesakes)
+        except BaseException:
+            self._call(self.api.recurring.recurring_run_service_enable_recurring_run, old.recurring_run_id)
+            raise
+        self._sweep(namesakes)
+        return made
+
+    def _made(self, wanted: dict[str, Any], namesakes: Iterable[Any]) -> Any:
+        known = {one.recurring_run_id for one in namesakes}
+        name = wanted["display_name"]
+
+        def recover() -> Any:
+            namesakes = (one for one in self._all() if one.display_name == name)
+            return next((one for one in namesakes if one.recurring_run_id not in known), None)
+
+        create = self.api.recurring.recurring_run_service_create_recurring_run
+        return self._call(create, _message(wanted), recover=recover)
+
+    def _all(self) -> Iterable[Any]:
+        function = self.api.recurring.recurring_run_service_list_recurring_runs
+        return self.api.pages(function, "recurring_runs", experiment_id=self.api.experiment())
+
+    def _listed(self) -> dict[str, list[Any]]:
+        """Name → its recurring runs, the newest first; what has been retired is deleted if its runs have ended."""
+        found: dict[str, list[Any]] = defaultdict(list)
+        for one in self._all():
+            if _recipe(one):
+                found[one.display_name].append(one)
+        for some in found.values():
+            some.sort(key=lambda one: (one.created_at, _active(one) or _deleted(one)), reverse=True)
+            gone = some if _deleted(some[0]) else some[1:]
+            if gone:
+                self._sweep(gone)
+        self._kept = {name: some for name, some in found.items() if not _deleted(some[0])}
+        return self._kept
+
+    def _sweep(self, retired: list[Any]) -> None:
+        """Delete those that no run in progress belongs to; the one that says that all are deleted goes last."""
+        running = self._running(retired)
+        for one in reversed(retired):
+            last = not (_deleted(one) and running)
+            if one.recurring_run_id not in running and last:
+                self._delete(one)
+
+    def _running(self, found: list[Any]) -> dict[str, list[str]]:
+        """Id of a recurring run → ids of its runs in progress."""
+        known = {one.recurring_run_id for one in found}
+        oldest = min(one.created_at for one in found)
+        running: dict[str, list[str]] = defaultdict(list)
+        for run in self.target.listed():
+            if run.created_at < oldest:
+                break
+            if run.recurring_run_id in known and run.state not in ENDED and self._goes_on(run.run_id):
+                running[run.recurring_run_id].append(run.run_id)
+        return running
+
+    def _goes_on(self, run_id: str) -> bool:
+        """The list says RUNNING of a run whose workflow is gone, too."""
+        return self.target.status(run_id).status == record.RUNNING
+
+    def _find(self, name: str) -> Any:
+        known = self._listed()
+        schedules.find(name, [_schedule(some[0]) for some in known.values()])
+        return known[name][0]
 
     def _switch(self, name: str, function: Any) -> Schedule:
-        self._call(function, schedules.find(name, self.all()).id)
-        return _schedule(self._named(name))
+        identity = self._find(name).recurring_run_id
+        self._call(function, identity)
+        return _schedule(self._call(self.api.recurring.recurring_run_service_get_recurring_run, identity))
+
+    def _delete(self, one: Any) -> None:
+        self._call(self.api.recurring.recurring_run_service_delete_recurring_run, one.recurring_run_id)
 
     def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return self.api.call(function, *arguments, **options)
         except Trouble as trouble:
             raise UserError(f"Kubeflow Pipelines refused ({trouble.status}): {trouble.message}") from None
-
-    def _named(self, name: str) -> Any:
-        return next(iter(self._namesakes(name)), None)
-
-    def _namesakes(self, name: str) -> list[Any]:
-        function = self.api.recurring.recurring_run_service_list_recurring_runs
-        return list(self.api.pages(function, "recurring_runs", filter=equals(name)))
 
 
 def _message(fields: dict[str, Any]) -> Any:
@@ -132,33 +234,88 @@ def _message(fields: dict[str, Any]) -> Any:
     return api.V2beta1RecurringRun(**{**fields, "trigger": trigger, "runtime_config": config})
 
 
+def _fields(found: Any) -> dict[str, Any]:
+    """What makes another recurring run like this one."""
+    config = found.runtime_config
+    fields = {
+        "display_name": found.display_name,
+        "experiment_id": found.experiment_id,
+        "pipeline_spec": found.pipeline_spec,
+        "runtime_config": {"parameters": config.parameters, "pipeline_root": config.pipeline_root},
+        "max_concurrency": found.max_concurrency,
+        "no_catchup": True,
+        "mode": "ENABLE" if _active(found) else "DISABLE",
+        "trigger": {"cron_schedule": {"cron": found.trigger.cron_schedule.cron}},
+    }
+    return fields | ({"service_account": found.service_account} if found.service_account else {})
+
+
 def _recipe(found: Any) -> Any:
     parameters = (found.runtime_config.parameters if found.runtime_config else None) or {}
     return json.loads(parameters.get("recipe", "null"))
 
 
+def _described(found: Any) -> dict[str, Any]:
+    """What we wrote into a recurring run's description; empty if somebody wrote one of their own."""
+    try:
+        content = json.loads(found.description or "{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _history(found: Any) -> tuple[str, ...]:
+    return tuple(_described(found).get("history", []))
+
+
+def _deleted(found: Any) -> bool:
+    return bool(_described(found).get("deleted"))
+
+
+def _active(found: Any) -> bool:
+    return bool(found.status == "ENABLED" if found.status else found.mode == "ENABLE")
+
+
+def _sent(found: Any) -> Timing:
+    """When the server fires it, in UTC."""
+    return schedules.read_cron(found.trigger.cron_schedule.cron, int(found.max_concurrency or 1))
+
+
+def _asked(found: Any) -> Timing | None:
+    """When its user wants it, where that is in another zone than UTC."""
+    described = _described(found)
+    zone = described.get("timezone", "UTC")
+    return None if zone == "UTC" else Timing(described["cron"], zone, int(found.max_concurrency or 1), True)
+
+
+def _stale(found: Any) -> bool:
+    """Whether its zone's clocks have changed since it was sent."""
+    asked = _asked(found)
+    return asked is not None and str(clock.in_utc(asked).cron) != _sent(found).cron
+
+
 def _schedule(found: Any, last: str | None = None) -> Schedule:
-    timing = schedules.read_cron(found.trigger.cron_schedule.cron, int(found.max_concurrency or 1))
+    sent, asked = _sent(found), _asked(found)
     spec = found.pipeline_spec
     image, machine = schedules.image_and_machine(spec.get("pipeline_spec", spec), spec.get("platform_spec"))
-    active = found.status == "ENABLED" if found.status else found.mode == "ENABLE"
+    coming = tuple(sent.coming()) if _active(found) else ()
+    notes = []
+    if asked and _stale(found):
+        notes.append(f"{asked.timezone} has changed its clocks since this was sent; to set it right: {clock.SYNC}")
+    elif asked and (times := clock.in_utc(asked)).until:
+        notes.append(clock.warning(asked, times))
     return Schedule(
         name=found.display_name,
         target="kfp",
         id=found.recurring_run_id,
-        timing=timing,
-        state=ACTIVE if active else PAUSED,
+        timing=asked or sent,
+        state=ACTIVE if _active(found) else PAUSED,
         recipe=_recipe(found),
         image=image,
         machine=machine,
-        next_run=schedules.next_after(timing) if active else None,
+        next_run=next(iter(coming), None),
+        coming=coming,
         last_run=last,
-        history=_history(found.description),
+        history=_history(found),
+        notes=tuple(notes),
     )
-
-
-def _history(description: str | None) -> tuple[str, ...]:
-    try:
-        return tuple(json.loads(description or "{}").get("history", []))
-    except (ValueError, AttributeError):  # somebody wrote a description of their own
-        return ()

@@ -181,6 +181,9 @@ class KfpTarget:
         run = remote.new_run(text, self.name, _id(found))
         run.created, run.ended = str(remote.moment(found.created_at)), _ended(found.finished_at)
         run.status = STATES.get(found.state or "PENDING", record.RUNNING)
+        if found.recurring_run_id:
+            run.schedule = self.api.schedule_names().get(found.recurring_run_id, "(deleted)")
+            run.due = remote.moment(found.scheduled_at)
         details = {name: one for one in _details(found) if (name := _step(one.display_name))}
         for step in run.steps:
             if one := details.get(step.name):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from xlnet import recipe as recipes
+from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.submission import Submission
 
@@ -19,7 +20,10 @@ def run_once(home: str, name: str) -> int:
     content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     recipe = recipes.from_json(json.dumps(content["recipe"]))
-    done = LocalTarget(home).submit(Submission(recipe), echo=print)
+    target = LocalTarget(home)
+    done = target.submit(Submission(recipe), echo=print)
+    done.schedule, done.due = name, started
+    record.write(done, target.directory(done.id) / "run.json")
     with (folder / f"{name}.runs").open("a", encoding="utf-8") as file:
         file.write(f"{started} {done.id} {done.status}\n")
     return done.exit_status

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,13 @@ class LocalSchedules:
         aside = path.with_suffix(".partial")
         aside.write_text(json.dumps({**content, "history": history}, indent=1, ensure_ascii=False), encoding="utf-8")
         os.replace(aside, path)
+        from xlnet_pipeline.targets.local.trigger import CronTimes
+
         with self._store() as store:
             was_paused = old is not None and old.state == PAUSED
             store.add_job(
                 fire,
-                schedules.trigger(timing),
+                CronTimes(timing.cron, timing.timezone),
                 args=[str(self.home), name],
                 id=name,
                 max_instances=timing.max_concurrent,
@@ -82,12 +84,18 @@ class LocalSchedules:
             store.resume_job(name)
         return self._schedule(name)
 
-    def delete(self, name: str) -> None:
+    def sync(self, name: str | None = None) -> list[str]:
+        """Nothing is ever wrong: times here are those of the schedule's own zone."""
+        names = [schedules.find(name, self.all()).name] if name else [one.name for one in self.all()]
+        return [f"schedule {one}: unchanged, its times follow its zone" for one in names]
+
+    def delete(self, name: str) -> list[str]:
         """Remove it; its runs stay."""
         schedules.find(name, self.all())
         with self._store() as store:
             store.remove_job(name)
         (self.folder / f"{name}.json").unlink()
+        return []
 
     def serve(self, say: Callable[[str], None]) -> None:
         """Fire schedules until SIGTERM or Ctrl-C; runs under way are then stopped.
@@ -117,13 +125,14 @@ class LocalSchedules:
         found = self._of(name, content)
         with self._store() as store:
             job = store.get_job(name)
-            coming = job.next_run_time.isoformat() if job and job.next_run_time else None
+            due = job.next_run_time if job else None
         runs = self.folder / f"{name}.runs"
         last = runs.read_text(encoding="utf-8").splitlines()[-1].split()[0] if runs.is_file() else None
-        state = ACTIVE if coming else PAUSED
+        state = ACTIVE if due else PAUSED
+        coming = found.timing.coming(moment=due - timedelta(seconds=1)) if due else []
         return Schedule(
             found.name, "local", name, found.timing, state, found.recipe,
-            next_run=coming, last_run=last, history=tuple(content["history"]),
+            next_run=next(iter(coming), None), coming=tuple(coming), last_run=last, history=tuple(content["history"]),
         )  # fmt: skip
 
     def _of(self, name: str, content: dict[str, Any]) -> Schedule:

@@ -42,7 +42,7 @@ class VertexSchedules:
         """The Schedule resource."""
         return {
             "displayName": name,
-            "cron": schedules.five_fields(timing),
+            "cron": f"TZ={timing.timezone} {timing.cron}",
             "maxConcurrentRunCount": str(timing.max_concurrent),
             "createPipelineJobRequest": {
                 "parent": self.target.settings.parent,
@@ -78,10 +78,16 @@ class VertexSchedules:
         """Let it fire again, from now on: what was missed stays missed."""
         return self._switch(name, "resume", {"catchUp": False})
 
-    def delete(self, name: str) -> None:
+    def sync(self, name: str | None = None) -> list[str]:
+        """Nothing is ever wrong: times here are those of the schedule's own zone."""
+        names = [schedules.find(name, self.all()).name] if name else [one.name for one in self.all()]
+        return [f"schedule {one}: unchanged, its times follow its zone" for one in names]
+
+    def delete(self, name: str) -> list[str]:
         """Remove it; its runs stay."""
         found = schedules.find(name, self.all())
         self.api.finished(self._call("DELETE", found.id))
+        return []
 
     def _switch(self, name: str, verb: str, body: dict[str, Any]) -> Schedule:
         found = schedules.find(name, self.all())
@@ -110,6 +116,7 @@ def _schedule(found: dict[str, Any]) -> Schedule:
     image, machine = schedules.image_and_machine(found["createPipelineJobRequest"]["pipelineJob"]["pipelineSpec"])
     active = found.get("state", "ACTIVE") == "ACTIVE"
     last = found.get("lastScheduledRunResponse", {}).get("scheduledRunTime")
+    coming = timing.coming() if active else []
     return Schedule(
         name=found["displayName"],
         target="vertex",
@@ -119,6 +126,7 @@ def _schedule(found: dict[str, Any]) -> Schedule:
         recipe=json.loads(_parameters(found)["recipe"]),
         image=image,
         machine=machine,
-        next_run=(remote.moment(found.get("nextRunTime")) or schedules.next_after(timing)) if active else None,
+        next_run=(remote.moment(found.get("nextRunTime")) or next(iter(coming), None)) if active else None,
+        coming=tuple(coming),
         last_run=remote.moment(last),
     )
