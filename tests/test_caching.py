@@ -109,8 +109,8 @@ def reason(record: dict[str, Any], name: str) -> str:
     return str(record["steps"][STEPS.index(name)]["reason"])
 
 
-def artifact(record: dict[str, Any], step: str, name: str) -> Path:
-    return Path(record["steps"][STEPS.index(step)]["outputs"][name]["uri"])
+def artifact(project: Project, record: dict[str, Any], step: str, name: str) -> Path:
+    return project.home / str(record["steps"][STEPS.index(step)]["outputs"][name]["uri"])
 
 
 def test_an_unchanged_rerun_takes_a_snapshot_and_nothing_else(project: Project) -> None:
@@ -161,7 +161,7 @@ def test_a_changed_line_of_code_reruns_what_reaches_it(project: Project, tmp_pat
 
 
 def test_a_damaged_artifact_is_made_again_and_the_user_told(project: Project) -> None:
-    dataset = artifact(project.run(), "preprocess", "dataset")
+    dataset = artifact(project, project.run(), "preprocess", "dataset")
     shard = next(dataset.glob("train/*.arrow"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -170,8 +170,8 @@ def test_a_damaged_artifact_is_made_again_and_the_user_told(project: Project) ->
     assert ran(record)[:2] == ["snapshot", "preprocess"]
     assert "train" not in ran(record), "the dataset made again has the same bytes"
     assert "cached dataset is damaged" in reason(record, "preprocess")
-    assert artifact(record, "preprocess", "dataset") != dataset
-    shutil.rmtree(artifact(record, "train", "model"))
+    assert artifact(project, record, "preprocess", "dataset") != dataset
+    shutil.rmtree(artifact(project, record, "train", "model"))
     record = project.run()
     assert "cached model is gone" in reason(record, "train")
     assert "evaluate" not in ran(record), "the model made again has the same bytes"

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from xlnet import state
 from xlnet.registry.versions import CHAMPION, ModelVersion
 
 __all__ = ["CHAMPION", "ModelVersion", "Registry", "open_registry"]
@@ -58,5 +59,5 @@ def open_registry(uri: str = "", home: str | Path | None = None) -> Registry:
         return VertexRegistry(given)
     from xlnet.registry.mlflow_registry import MlflowRegistry
 
-    folder = Path(home or os.environ.get("XLNET_PIPELINE_HOME") or ".xlnet-pipeline").absolute()
-    return MlflowRegistry(given or f"sqlite:///{folder / 'mlflow.db'}")
+    folder = state.home(home)
+    return MlflowRegistry(given or f"{state.SQLITE}{folder / 'mlflow.db'}", folder)

@@ -11,20 +11,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from xlnet import state
 from xlnet.errors import RunError, UserError, nearest
+from xlnet.registry import mlflow_files
 from xlnet.registry.versions import CHAMPION, ModelVersion
 
-SQLITE = "sqlite:///"
 PARAMETER_LENGTH = 500  # MLflow's limit for a parameter's value in its older stores
 
 
 class MlflowRegistry:
     """See :class:`xlnet.registry.Registry` for the methods."""
 
-    def __init__(self, uri: str) -> None:
-        """Name a tracking URI; nothing is opened, and no file made, before it is needed."""
+    def __init__(self, uri: str, home: Path | None = None) -> None:
+        """Name a tracking URI; nothing is opened, and no file made, before it is needed.
+
+        Args:
+            uri: of a server, or of a sqlite file, which names what lies in its own folder relative to that.
+            home: the state directory, in which models of a server's versions are looked for.
+        """
         self.uri = uri
-        self._file = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+        self._file = Path(uri.removeprefix(state.SQLITE)).absolute() if uri.startswith(state.SQLITE) else None
+        self._folder = self._file.parent if self._file else home or state.home()
 
     @property
     def shown_uri(self) -> str:
@@ -50,7 +57,7 @@ class MlflowRegistry:
         with self._errors():
             found = _all(self._client.search_model_versions, filter_string=f"name='{name}'")
             aliases = self._client.get_registered_model(name).aliases if found else {}
-        versions = [_version(one, aliases) for one in found]
+        versions = [self._version(one, aliases) for one in found]
         return sorted(versions, key=lambda version: version.version, reverse=True)
 
     def find(self, reference: str) -> ModelVersion:
@@ -78,12 +85,13 @@ class MlflowRegistry:
         self, name: str, description: str, tags: dict[str, str], parameters: dict[str, str], metrics: dict[str, float]
     ) -> ModelVersion:
         """Log an MLflow run with parameters and metrics, and register a version that links to it."""
-        known = self.names()
+        known, kept = self.names(), self._stored(tags)
         with self._errors():
             client = self._client
             experiment = client.get_experiment_by_name(name)
-            number = experiment.experiment_id if experiment else client.create_experiment(name)
-            run = client.create_run(number, run_name=tags.get("run") or None, tags=tags).info.run_id
+            place = mlflow_files.location(self._file, name) if self._file else None
+            number = experiment.experiment_id if experiment else client.create_experiment(name, place)
+            run = client.create_run(number, run_name=tags.get("run") or None, tags=kept).info.run_id
             for key, value in parameters.items():
                 client.log_param(run, key, value[:PARAMETER_LENGTH])
             for key, figure in metrics.items():
@@ -91,15 +99,17 @@ class MlflowRegistry:
             client.set_terminated(run)
             if name not in known:
                 client.create_registered_model(name)
-            source = Path(tags["model_uri"]).as_uri() if tags["model_uri"].startswith("/") else tags["model_uri"]
-            made = client.create_model_version(name, source, run_id=run, tags=tags, description=description)
-        return _version(made, {})
+            source = mlflow_files.source(tags["model_uri"])
+            made = client.create_model_version(name, source, run_id=run, tags=kept, description=description)
+        if self._file and not known:
+            mlflow_files.settle(self._file)  # MLflow's own first experiment
+        return self._version(made, {})
 
     def describe(self, name: str, version: int, description: str, tags: dict[str, str]) -> None:
         """Change a version's description and tags."""
         with self._errors():
             self._client.update_model_version(name, str(version), description)
-            for key, value in tags.items():
+            for key, value in self._stored(tags).items():
                 self._client.set_model_version_tag(name, str(version), key, value)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
@@ -135,7 +145,24 @@ class MlflowRegistry:
             raise UserError("the registry needs MLflow: pip install 'xlnet-pipeline[registry]'") from None
         for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        if self._file and self._file.is_file():
+            mlflow_files.settle(self._file)
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def _stored(self, tags: dict[str, str]) -> dict[str, str]:
+        kept: dict[str, str] = state.stored(tags, self._folder) if self._file else tags
+        return kept
+
+    def _version(self, one: Any, aliases: dict[str, Any]) -> ModelVersion:
+        created = datetime.fromtimestamp(one.creation_timestamp / 1000, UTC)
+        return ModelVersion(
+            name=one.name,
+            version=int(one.version),
+            aliases=tuple(sorted(alias for alias, version in aliases.items() if int(version) == int(one.version))),
+            created=created.isoformat(timespec="seconds"),
+            description=one.description or "",
+            tags=state.restored(dict(one.tags), self._folder),
+        )
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -157,15 +184,3 @@ def _all(search: Any, **arguments: Any) -> list[Any]:
         found += list(page)
         if not (token := page.token):
             return found
-
-
-def _version(one: Any, aliases: dict[str, Any]) -> ModelVersion:
-    created = datetime.fromtimestamp(one.creation_timestamp / 1000, UTC)
-    return ModelVersion(
-        name=one.name,
-        version=int(one.version),
-        aliases=tuple(sorted(alias for alias, version in aliases.items() if int(version) == int(one.version))),
-        created=created.isoformat(timespec="seconds"),
-        description=one.description or "",
-        tags=dict(one.tags),
-    )

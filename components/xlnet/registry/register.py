@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xlnet import provenance
+from xlnet import provenance, state
 from xlnet import recipe as recipes
 from xlnet.data import objects
 from xlnet.data.dataset import open_dataset
@@ -93,7 +93,7 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
     facts |= {
         "promoted": str(decision.promote).lower(),
         "gate_decision": tags["decision"],
-        "registry": registry.shown_uri,
+        "registry": state.relative(registry.shown_uri, state.home()),
     }
     made_of = recipes.of_artifact(candidate.evaluation)
     whole = Recipe(made_of.data, made_of.model, made_of.training, given.evaluation, given.registry)
@@ -221,7 +221,7 @@ def _entry(
         "difference": decision.difference,
         "low": decision.low,
         "high": decision.high,
-        "model_uri": objects.address(candidate.model),
+        "model_uri": state.relative(objects.address(candidate.model), state.home()),
         "model_digest": digests["model"],
         "dataset_digest": digests["dataset"],
         "evaluation_digest": digests["evaluation"],

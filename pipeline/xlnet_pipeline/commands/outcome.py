@@ -37,7 +37,7 @@ def reference(run: Run) -> str:
     """What to type for the run's model: its version, or its directory where the recipe names a registry of its own."""
     entry = registration(run)
     elsewhere = run.recipe["registry"]["uri"]
-    return str(entry["model_uri"]) if elsewhere else f"{entry['name']}:{entry['version']}"
+    return str(run.step("train").outputs["model"]["uri"]) if elsewhere else f"{entry['name']}:{entry['version']}"
 
 
 def report_path(run: Run) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xlnet import provenance
+from xlnet import provenance, state
 from xlnet.data import snapshot as snapshots
 from xlnet.recipe import STEP_SECTIONS, Recipe
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, key_of, parts_of
@@ -46,7 +46,7 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
         arguments |= {OUTPUTS[step.name]: step.outputs[OUTPUTS[step.name]] for step in steps if step.outputs}
         more = {"definition": definitions[name]}
         if name == "register":
-            more["registry"] = registry_uri(recipe.registry.uri, home)
+            more["registry"] = state.relative(registry_uri(recipe.registry.uri, home), home)
         steps.append(_look(cache, name, parts_of(name, arguments, **more)))
     return steps
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from xlnet import state
 from xlnet.errors import RunError
 
 SCHEMA = 1
@@ -115,10 +116,17 @@ def new_id() -> str:
 
 
 def write(run: Run, path: Path) -> None:
-    """Replace the record: a reader sees the old one or the new one, never half of one."""
+    """Replace the record: a reader sees the old one or the new one, never half of one.
+
+    Args:
+        run: the record.
+        path: ``runs/ID/run.json`` below the state directory; what lies in that is named relative to it.
+    """
+    fields = dataclasses.asdict(run)
+    fields["steps"] = state.stored(fields["steps"], _home(path))
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        aside.write_text(json.dumps(dataclasses.asdict(run), indent=1, ensure_ascii=False), encoding="utf-8")
+        aside.write_text(json.dumps(fields, indent=1, ensure_ascii=False), encoding="utf-8")
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -133,8 +141,12 @@ def read(path: Path) -> Run:
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        steps = [StepRun(**step) for step in fields.pop("steps")]
+        steps = [StepRun(**step) for step in state.restored(fields.pop("steps"), _home(path))]
         failure = fields.pop("error")
         return Run(**fields, steps=steps, error=RunFailure(**failure) if failure else None)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"'{path}' is no run record ({error}); remove its directory to forget the run") from None
+
+
+def _home(path: Path) -> Path:
+    return path.absolute().parent.parent.parent

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from xlnet import provenance
+from xlnet import provenance, state
 from xlnet.errors import CorruptArtifact, UserError
 
 SCHEMA = 1
@@ -79,7 +79,7 @@ class Cache:
         """
         path = self._path(key)
         try:
-            entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            entry: dict[str, Any] = state.restored(json.loads(path.read_text(encoding="utf-8")), self.directory.parent)
             outputs = entry["outputs"]
         except FileNotFoundError:
             return None
@@ -93,10 +93,11 @@ class Cache:
     def put(self, key: str, parts: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
         """Keep a result; a reader sees all of it or nothing."""
         entry = {"schema": SCHEMA, "key": key, "run": run, "created": provenance.now(), "parts": parts}
-        entry |= {"inputs": inputs, "code": self.code_parts(parts["step"])}
+        entry |= {"inputs": inputs, "code": self.code_parts(parts["step"]), "outputs": outputs}
+        text = json.dumps(state.stored(entry, self.directory.parent), indent=1, ensure_ascii=False)
         aside = self._path(key).with_suffix(f".{os.getpid()}.partial")
         try:
-            aside.write_text(json.dumps({**entry, "outputs": outputs}, indent=1, ensure_ascii=False), encoding="utf-8")
+            aside.write_text(text, encoding="utf-8")
             os.replace(aside, self._path(key))
         finally:
             aside.unlink(missing_ok=True)

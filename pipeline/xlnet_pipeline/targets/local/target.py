@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from xlnet import provenance
+from xlnet import provenance, state
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import STEP_SECTIONS, Recipe
 from xlnet.registry import Registry, open_registry
@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # kfp takes most of a second to import: listing runs does wit
 
 STEPS = ("snapshot", *STEP_SECTIONS)
 CANCEL_WAIT = 30.0  # seconds that a cancelled run has to end
-SQLITE = "sqlite:///"
 DIED = "its process died (kill -9, out of memory or power off); run again: finished steps are kept"
 
 
@@ -60,10 +59,10 @@ class LocalTarget:
         Raises:
             UserError: it is a URI, or a file.
         """
-        given = str(home or os.environ.get("XLNET_PIPELINE_HOME") or ".xlnet-pipeline")
+        given = str(home or os.environ.get(state.HOME) or state.DEFAULT)
         if "://" in given:
             raise UserError(f"home '{given}' is a URI; the local target keeps its state in a local directory")
-        self.home = Path(given).absolute()
+        self.home = state.home(home)
         if self.home.exists() and not self.home.is_dir():
             raise UserError(f"home '{given}' is a file; name a directory")
 
@@ -294,7 +293,7 @@ class _Execution:
     def _kept_or_made(self, task: "Task", step: StepRun, execute: Callable[[], "Outputs | None"]) -> "Outputs | None":
         more = {"definition": task.definition}
         if task.name == "register":
-            more["registry"] = self.tracking_uri
+            more["registry"] = state.relative(self.tracking_uri, self.home)
         parts = parts_of(task.name, task.arguments, **more)
         step.cache_key = key = key_of(parts)
         with self.cache.lock(
@@ -319,8 +318,8 @@ class _Execution:
     def _kept(self, key: str, step: StepRun) -> dict[str, Any] | None:
         entry = self.cache.get(key)
         if entry and step.name == "register":  # what a registration points to lies outside of it
-            database = Path(self.tracking_uri.removeprefix(SQLITE))
-            if self.tracking_uri.startswith(SQLITE) and not database.is_file():
+            database = Path(self.tracking_uri.removeprefix(state.SQLITE))
+            if self.tracking_uri.startswith(state.SQLITE) and not database.is_file():
                 raise Damaged(f"registry file '{database}' is gone")
             if entry["inputs"] != step.inputs:  # equal inputs in another place: those it names may be gone
                 check(entry["inputs"])
@@ -350,9 +349,9 @@ class _Execution:
         return {
             **{name: value for name, value in asked.items() if value},
             "XLNET_RUN_ID": self.run_record.id,
-            "XLNET_PIPELINE_HOME": str(self.home),
+            state.HOME: str(self.home),
             "XLNET_GIT_SHA": provenance.git_sha(),
-            "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{self.home / 'mlflow.db'}",
+            "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"{state.SQLITE}{self.home / 'mlflow.db'}",
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": self.scratch,  # kfp leaves a directory behind for each task
         }
@@ -373,7 +372,7 @@ class _Execution:
 
 def registry_uri(given: str, home: Path) -> str:
     """The MLflow store of a run: the recipe's, the environment's, or a file in the state directory."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home / 'mlflow.db'}"
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"{state.SQLITE}{home / 'mlflow.db'}"
 
 
 def _close(run: Run, status: str, failure: RunFailure | None, ended: str) -> None:
