@@ -206,3 +206,128 @@ def test_pairs(tmp_path):
     rows, rejects = read(tmp_path / "a.tsv", "a\tb\tlabel\nx\ty\t1\nx\t\t1\n", text="a", text_pair="b")
     assert (rows[0].text, rows[0].text_pair) == ("x", "y")
     assert rejects[0].reason == "empty text_pair"
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ("text;label\na;1\n", r"it has: text;label; its columns seem to be separated by ';'"),
+        ("text\tlabel\na\t1\n", r"it has: text\\tlabel; its columns seem to be separated by a tab"),
+        ("text|label\na|1\n", "its columns seem to be separated by '|'"),
+        ('"text;x";label\na;1\n', "no column|cannot be used"),
+        ('text, "label"\na,1\n', "no column 'label'; it has: text, \"label\"; 'label' is there in quotes that belong"),
+        ("Text,Label\na,1\n", "did you mean 'Text'|it has: Text, Label"),
+        ("a lovely warm film,1\na dull one,0\n", "if that is a row and there is no header, give columns by index"),
+        ("text,text,label\na,b,1\n", "has 2 columns named 'text', 0 and 1; give the index of one"),
+        ("label\0,te\x1bxt\n", r"it has: label\\x00, te\\x1bxt"),
+    ],
+)
+def test_a_header_that_does_not_fit_says_why(tmp_path, content, hint):
+    with pytest.raises(UserError, match=hint) as caught:
+        read(tmp_path / "a.csv", content)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.txt"])
+def test_another_unicode_encoding_is_named(tmp_path, codec, name):
+    with pytest.raises(
+        UserError, match=r"is UTF-(16|32)(LE|BE)?, not UTF-8; save it as UTF-8, or type: iconv"
+    ) as caught:
+        read(tmp_path / name, "text,label\nfine,1\n".encode(codec), label="file")
+    assert str(caught.value).isprintable()
+
+
+def test_a_label_from_a_name_keeps_its_case(tmp_path):
+    for name, label in (("Pos.txt", "Pos"), ("NEG.Txt.gz", "NEG"), ("a.b.TXT", "a.b"), ("plain", "plain")):
+        rows, _ = read(tmp_path / name, "one\n", label="file", format="text")
+        assert texts(rows) == [("one", label)]
+    (tmp_path / "Très Bien").mkdir()
+    rows, _ = read(tmp_path / "Très Bien" / "a.txt", "one\n", label="directory")
+    assert texts(rows) == [("one", "Très Bien")]
+    with pytest.raises(UserError, match=r"the file of '.*much.txt' is no label: label is not a number: 'much'"):
+        read(tmp_path / "much.txt", "one\n", label="file", task="regression")
+
+
+@pytest.mark.parametrize(
+    ("label", "outcome"),
+    [
+        ("9223372036854775807", "9223372036854775807"),
+        ("-9007199254740993", "-9007199254740993"),
+        ("9" * 5000, "9" * 5000),
+        ("1.50", "1.5"),
+        ("true", "true"),
+        ('" pos "', "pos"),
+        ('"--1"', "--1"),
+        ("NaN", "label is not finite: nan"),
+        ("-Infinity", "label is not finite: -inf"),
+        ("1e400", "label is not finite: inf"),
+        ("[1]", "label is list, not a string or a number"),
+        ('{"a": 1}', "label is dict, not a string or a number"),
+        ("null", "no label"),
+        (r'"\ud83d"', "half of a surrogate pair: U+D83D at column 1"),
+        (r'"a\u0000"', "NUL byte"),
+        ('"\ufeffpos"', "pos"),
+    ],
+)
+def test_labels_of_json(tmp_path, label, outcome):
+    rows, rejects = read(tmp_path / "a.jsonl", '{"text": "a", "label": ' + label + "}\n")
+    assert [row.label for row in rows] + [reject.reason for reject in rejects] == [outcome]
+
+
+@pytest.mark.parametrize("text", [r'"\ud83d"', r'"a \udc00\ud83d"', r'"\udcff"', r'"a\u0000b"', "5", "[]", '"\ufeff"'])
+def test_texts_of_json_that_are_none_are_rejects(tmp_path, text):
+    content = f'{{"text": {text}, "label": 1}}\n{{"text": "fine \\ud83d\\ude00", "label": 1}}\n'
+    rows, rejects = read(tmp_path / "a.jsonl", content)
+    assert [row.text for row in rows] == ["fine 😀"]
+    assert [reject.line for reject in rejects] == [1]
+
+
+PARQUET = {
+    "int64": (pa.array([2**63 - 1, None, -(2**53) - 1]), ["9223372036854775807", "no label", "-9007199254740993"]),
+    "uint64": (pa.array([2**64 - 1, 0, 1], pa.uint64()), ["18446744073709551615", "0", "1"]),
+    "double": (pa.array([1.5, float("nan"), float("inf")]), ["1.5", "label is not finite", "label is not finite"]),
+    "bool": (pa.array([True, False, None]), ["true", "false", "no label"]),
+    "binary": (pa.array([b"a", b"\xff", None]), ["label is bytes", "label is bytes", "no label"]),
+    "list": (pa.array([[1], [], None]), ["label is list", "label is list", "no label"]),
+    "struct": (pa.array([{"a": 1}, {"a": 2}, None]), ["label is dict", "label is dict", "no label"]),
+    "dictionary": (pa.array(["x", "y", None]).dictionary_encode(), ["x", "y", "no label"]),
+    "large string": (pa.array(["x", " y", ""], pa.large_string()), ["x", "y", "no label"]),
+    "timestamp": (pa.array([0, 1, None], pa.timestamp("ns")), ["label is datetime", "unreadable value", "no label"]),
+    "no UTF-8": (
+        pa.array([b"a", b"b\xff", b"\xed\xa0\xbd"]).view(pa.string()),
+        ["a", "not UTF-8: byte 0xff at column 2", "not UTF-8: byte 0xed at column 1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PARQUET)
+def test_labels_of_parquet(tmp_path, kind):
+    values, outcomes = PARQUET[kind]
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "label": values}), tmp_path / "a.parquet")
+    rows, rejects = read(tmp_path / "a.parquet")
+    found = sorted([(row.line, row.label) for row in rows] + [(one.line, one.reason) for one in rejects])
+    assert [line for line, _ in found] == [1, 2, 3]
+    assert all(got.startswith(outcome) for (_, got), outcome in zip(found, outcomes, strict=True)), found
+
+
+def test_a_damaged_parquet_file_is_one_line(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"text number {i}" for i in range(9000)], "label": [i % 7 for i in range(9000)]})
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    whole = path.read_bytes()
+    for place in (200, len(whole) // 3, len(whole) // 2):
+        with pytest.raises((RunError, UserError), match=r"is damaged|is no Parquet file") as caught:
+            read(path, whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        assert str(caught.value).isprintable()
+    for content in (whole[:-20], whole[:100], b"PAR1" * 3, whole[:-4] + b"XXXX"):
+        with pytest.raises(UserError, match="is no Parquet file"):
+            read(path, content)
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array([1])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["text", "text", "label"]), tmp_path / "a.parquet")
+    for text in ("text", 0, 1):
+        with pytest.raises(UserError, match="has 2 columns named 'text', 0 and 1; rename one"):
+            read(tmp_path / "a.parquet", text=text)

@@ -46,6 +46,21 @@ def test_settings_are_relative_to_the_working_directory_and_uris_stay(tmp_path, 
     assert recipe.data.validation == ("demo:uci_sentences",)
 
 
+def test_a_home_directory_may_be_short_and_a_file_may_begin_with_a_mark(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "vocabulary").mkdir(parents=True)
+    text = '\ufeff[data]\r\ntrain = ["~/a.csv", "b~.csv"]\r\ntokenizer = "~/vocabulary"\r\n'
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    recipe = recipes.load(tmp_path / "recipe.toml", ["data.test=~/t/*.csv", "model.pretrained=~/vocabulary"])
+    assert recipe.data.train == (str(tmp_path / "home/a.csv"), str(tmp_path / "b~.csv"))
+    assert recipe.data.test == (str(tmp_path / "home/t/*.csv"),)
+    assert recipe.data.tokenizer == recipe.model.pretrained == str(tmp_path / "home/vocabulary")
+    assert recipes.load(None, ["data.train=~nobody-here/a.csv"]).data.train[0].endswith("/~nobody-here/a.csv")
+    (tmp_path / "wide.toml").write_text(text, encoding="utf-16")
+    with pytest.raises(UserError, match="is not TOML: 'utf-8' codec can't decode"):
+        recipes.load(tmp_path / "wide.toml")
+
+
 WRONG = {
     "trainin.steps=5": "unknown section 'trainin'; allowed: data, model, training, .*did you mean 'training",
     "training.stepz=5": "unknown field 'training.stepz'; did you mean 'training.steps'",

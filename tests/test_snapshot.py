@@ -35,6 +35,103 @@ def test_directories_and_globs_are_stable(tmp_path):
     assert [file.source.name for file in globbed.files] == ["b.csv"]
 
 
+def uris(found):
+    return [file.source.uri for file in found.files]
+
+
+def row(path, text="a"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"text,label\n{text},1\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("pattern", ["data", "data/**", "data/**/*", "data/**/*.csv", "data/*", "data/*/*.csv"])
+def test_links_are_followed_without_cycles_and_nothing_hidden_is_read(tmp_path, pattern, capsys):
+    data = tmp_path / "data"
+    row(data / "a.csv", "a")
+    row(data / "sub" / "b.csv", "b")
+    row(tmp_path / "elsewhere" / "c.csv", "c")
+    row(tmp_path / "elsewhere" / "deep" / "d.csv", "d")
+    (data / "linked").symlink_to(tmp_path / "elsewhere")
+    (data / "up").symlink_to(data)
+    (data / "sub" / "round").symlink_to("..")
+    for hidden in (".ipynb_checkpoints/a-checkpoint.csv", ".git/x.csv", ".b.csv", "sub/.cache/y.csv", "._a.csv"):
+        row(data / hidden, hidden)
+    found = snapshot(train=[str(tmp_path / pattern)])
+    names = {"data/*": "a", "data/*/*.csv": "abc"}.get(pattern, "abcd")
+    assert {file.source.name[0] for file in found.files} == set(names)
+    assert len(found.files) == len(names), "each once"
+    said = capsys.readouterr().err
+    assert said.count("\n") == len(found.remarks) > 0
+    assert "that are hidden: '" in said or pattern == "data/*/*.csv"
+
+
+def test_one_file_of_many_names_is_read_once(tmp_path):
+    first = row(tmp_path / "a.csv")
+    (tmp_path / "b.csv").symlink_to("a.csv")
+    os.link(first, tmp_path / "c.csv")
+    row(tmp_path / "sub" / "d.csv", "d")
+    found = snapshot(train=[str(tmp_path), f"{tmp_path}/sub/../a.csv", f"{tmp_path}/./b.csv"])
+    assert uris(found) == [first, str(tmp_path / "sub" / "d.csv")]
+    assert [remark.partition(":")[2] for remark in found.remarks] == [
+        f" skipped 4 that are there by another name already: '{tmp_path}/b.csv' and others"
+    ]
+    assert snapshot(train=[first]).digest == snapshot(train=[first, f"{tmp_path}/c.csv"]).digest
+
+
+@pytest.mark.parametrize("name", ["sub/../a.csv", "soft.csv", "hard.csv", "linked/a.csv", "./a.csv", "so*", "linked"])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_same_file_in_two_splits_is_refused_however_it_is_named(tmp_path, name, split):
+    first = row(tmp_path / "data" / "a.csv")
+    (tmp_path / "data" / "sub").mkdir()
+    (tmp_path / "data" / "soft.csv").symlink_to(first)
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "data")
+    os.link(first, tmp_path / "data" / "hard.csv")
+    with pytest.raises(UserError, match=rf"is in both data.train and data.{split}.*; a file belongs to one"):
+        snapshot(**{"train": [first], split: [str(tmp_path / "data" / name)]})
+
+
+def test_a_copy_of_train_is_no_test(tmp_path):
+    first, copy, other = row(tmp_path / "a.csv"), row(tmp_path / "b.csv"), row(tmp_path / "c.csv", "c")
+    with pytest.raises(UserError, match=r"test is a copy of data.train: '.*b.csv' holds the same bytes as '.*a.csv"):
+        snapshot(train=[first], test=[copy])
+    with pytest.raises(UserError, match="data.test is a copy of data.validation"):
+        snapshot(train=[other], validation=[first], test=[copy])
+    some = snapshot(train=[first], test=[copy, other])
+    assert some.remarks == (f"data.test: '{copy}' holds the same bytes as '{first}' of data.train",)
+    assert snapshot(train=[first, copy]).remarks == (f"data.train: '{copy}' holds the same bytes as '{first}'",)
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    row(tmp_path / "a.csv")
+    for name in ("notes.md", "LICENSE"):
+        (tmp_path / name).write_text("x")
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "gone").symlink_to("nowhere")
+    snapshot(train=[str(tmp_path)])
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: data.train: skipped 2 that are no file: '{tmp_path}/gone' and others",
+        f"warning: data.train: skipped 2 that are of another kind: '{tmp_path}/LICENSE' and others",
+    ]
+    (tmp_path / "gone.csv").symlink_to("nowhere.csv")
+    for path in (tmp_path, tmp_path / "gone.csv", tmp_path / "*.csv"):
+        with pytest.raises(UserError, match=r"gone.csv' is a link to 'nowhere.csv', which cannot be read; repair "):
+            snapshot(train=[str(path)])
+    with pytest.raises(UserError, match="pipe.csv' is no file, directory or glob"):
+        snapshot(train=[str(tmp_path / "pipe.csv")])
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0b.csv", "x" * 5000, "a\nb", "[", "**", "a/**/b/**/c", "~nobody-here/a.csv", "/dev/null"]
+)
+def test_strange_paths_are_one_line(tmp_path, path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        snapshot(train=[path])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 6000
+
+
 def test_a_tokenizer_directory_is_input_too(tmp_path):
     (tmp_path / "a.csv").write_text("x")
     (tmp_path / "vocabulary").mkdir()
@@ -93,5 +190,15 @@ def test_google_cloud_storage_is_listed_without_downloading_and_read(bucket):
     assert snapshot(train=["gs://rows/data"]).digest != found.digest
     with pytest.raises(UserError, match="matches no file"):
         snapshot(train=["gs://rows/none.csv"])
+    bucket.blob("data/.ipynb_checkpoints/a.csv").upload_from_string("text,label\na,1\n")
+    bucket.blob("data/copy.csv").upload_from_string("text,label\na,1\n")
+    for path in ("gs://rows/data", "gs://rows/data/", "gs://rows/data/**", "gs://rows/data/**.csv"):
+        hidden = snapshot(train=[path])
+        assert not [file for file in hidden.files if "ipynb" in file.source.uri]
+        assert "that is hidden: 'gs://rows/data/.ipynb_checkpoints/a.csv'" in "".join(hidden.remarks)
+    with pytest.raises(UserError, match="is in both data.train and data.test"):
+        snapshot(train=["gs://rows/data/a.csv"], test=["gs://rows/data/*"])
+    with pytest.raises(UserError, match="data.test is a copy of data.train"):
+        snapshot(train=["gs://rows/data/a.csv"], test=["gs://rows/data/copy.csv"])
     with pytest.raises(UserError, match="does not exist; check the bucket"):
         snapshot(train=["gs://other-bucket/a.csv"])

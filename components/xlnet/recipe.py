@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import tomllib
 import types
 import typing
@@ -285,11 +286,16 @@ def _anchor(section: str, name: str, value: Any, folder: Path) -> Any:
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             return value  # the type check says what is wrong with it
-        return [item if _is_uri(item) else str(folder / item) for item in items if item]
+        return [item if _is_uri(item) else str(folder / _own(item)) for item in items if item]
     is_path_or_name = (section, name) in {("data", "tokenizer"), ("model", "pretrained")}
-    if is_path_or_name and isinstance(value, str) and value and (folder / value).is_dir():
-        return str(folder / value)
+    if is_path_or_name and isinstance(value, str) and value and os.path.isdir(folder / _own(value)):
+        return str(folder / _own(value))
     return value
+
+
+def _own(path: str) -> str:
+    """A path whose ``~`` is a home directory; one of an unknown user stays as it is."""
+    return os.path.expanduser(path)
 
 
 def _is_uri(path: str) -> bool:

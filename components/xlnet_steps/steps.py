@@ -22,7 +22,7 @@ def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
     from xlnet.recipe import STEP_SECTIONS, from_json
 
     found = take(recipe)
-    print(f"{len(found.files)} files, {sum(file.size for file in found.files):,} bytes, {found.digest}")
+    print(found.summary())
     return (found.digest, found.pretrained, *(from_json(recipe).part(*sections) for sections in STEP_SECTIONS.values()))
 
 

@@ -208,7 +208,12 @@ def _no_column(source: Source, key: Column, names: Sequence[str]) -> UserError:
         )
     listed = ", ".join(shown(name)[1:-1] for name in names[:20])
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    hint = _delimiter_hint(names) or _quote_hint(key, names) or nearest(key, names[:1000]) or _no_header_hint(names)
+    hint = (
+        _delimiter_hint(names)
+        or _quote_hint(key, names)
+        or nearest(key, filter(str.isprintable, names[:1000]))
+        or _no_header_hint(names)
+    )
     return UserError(f"'{source.uri}' has no column '{key}'; it has: {listed}{more}{hint}")
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data.storage import Source, list_sources, local_source
+from xlnet.data.remarks import counted, warn
+from xlnet.data.storage import Source, list_sources, local_source, same_object
+from xlnet.data.walking import Skipped
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 
@@ -40,6 +42,7 @@ class Snapshot:
     """All input of a run."""
 
     files: tuple[SourceFile, ...]
+    remarks: tuple[str, ...] = ()  # what was found and left out, or is there twice
 
     @property
     def digest(self) -> str:
@@ -52,13 +55,18 @@ class Snapshot:
         weights = [file.facts() for file in self.files if file.split == PRETRAINED]
         return provenance.digest_json(weights) if weights else ""
 
+    def summary(self) -> str:
+        """``2 files, 1,024 bytes, sha256:…``."""
+        size = sum(file.size for file in self.files)
+        return f"{counted(len(self.files), 'file')}, {counted(size, 'byte')}, {self.digest}"
+
     def split(self, name: str) -> list[Source]:
         """The objects of one split."""
         return [file.source for file in self.files if file.split == name]
 
 
 def take(recipe: str) -> Snapshot:
-    """List and checksum the input that a recipe names.
+    """List and checksum the input that a recipe names, and warn of what is left out.
 
     Args:
         recipe: JSON of a recipe, or of its ``data`` section.
@@ -66,7 +74,10 @@ def take(recipe: str) -> Snapshot:
     Raises:
         UserError: the recipe names no input, or a path that matches nothing.
     """
-    return of(recipes.from_json(recipe))
+    found = of(recipes.from_json(recipe))
+    for remark in found.remarks:
+        warn(remark)
+    return found
 
 
 def of(recipe: Recipe) -> Snapshot:
@@ -76,14 +87,18 @@ def of(recipe: Recipe) -> Snapshot:
         raise UserError(
             "data.train is not set; name your file: --set data.train=rows.csv (or run the demo, without a recipe)"
         )
-    files = [
-        SourceFile(split, source) for split in SPLITS for source in list_sources(f"data.{split}", getattr(data, split))
-    ]
+    files: list[SourceFile] = []
+    remarks: list[str] = []
+    for split in SPLITS:
+        skipped = Skipped()
+        files += [SourceFile(split, one) for one in list_sources(f"data.{split}", getattr(data, split), skipped)]
+        remarks += skipped.lines(f"data.{split}")
     _refuse_overlap(files)
+    remarks += _copies(files)
     for use, path in (("tokenizer", data.tokenizer), (PRETRAINED, recipe.model.pretrained)):
         if path and Path(path).is_dir():
             files += [SourceFile(use, source) for source in _directory(path)]
-    return Snapshot(tuple(files))
+    return Snapshot(tuple(files), tuple(remarks))
 
 
 def _directory(path: str) -> list[Source]:
@@ -92,9 +107,36 @@ def _directory(path: str) -> list[Source]:
 
 
 def _refuse_overlap(files: list[SourceFile]) -> None:
-    """A file in two splits would make the evaluation meaningless."""
-    seen: dict[str, str] = {}
+    """A file in two splits, by whatever names, would make the evaluation meaningless."""
+    seen: dict[object, SourceFile] = {}
     for file in files:
-        other = seen.setdefault(file.source.uri, file.split)
-        if other != file.split:
-            raise UserError(f"'{file.source.uri}' is in both data.{other} and data.{file.split}; a file belongs to one")
+        other = seen.setdefault(same_object(file.source), file)
+        if other.split != file.split:
+            named = "" if other.source.uri == file.source.uri else f", there as '{other.source.uri}'"
+            raise UserError(
+                f"'{file.source.uri}' is in both data.{other.split} and data.{file.split}{named}; a file belongs to one"
+            )
+
+
+def _copies(files: list[SourceFile]) -> list[str]:
+    """Warnings of files that hold the same bytes.
+
+    Raises:
+        UserError: a split holds nothing but copies of another's files.
+    """
+    kept: dict[tuple[str, str], SourceFile] = {}
+    copies: dict[tuple[str, str], list[tuple[SourceFile, SourceFile]]] = {}
+    for file in files:
+        for split in SPLITS if file.size else ():
+            if (other := kept.get((split, file.source.checksum))) is not None:
+                copies.setdefault((split, file.split), []).append((file, other))
+        kept.setdefault((file.split, file.source.checksum), file)
+    remarks = []
+    for (split, later), pairs in copies.items():
+        file, other = pairs[0]
+        what = f"'{file.source.uri}' holds the same bytes as '{other.source.uri}'"
+        if split != later and len(pairs) == sum(one.split == later for one in files):
+            raise UserError(f"data.{later} is a copy of data.{split}: {what}; a file belongs to one")
+        more = f", and {len(pairs) - 1:,} more such" if len(pairs) > 1 else ""
+        remarks.append(f"data.{later}: {what}{f' of data.{split}' if split != later else ''}{more}")
+    return remarks

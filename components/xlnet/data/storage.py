@@ -1,9 +1,7 @@
 """Where input lies: local files, globs, directories, ``gs://`` objects and the shipped demo data."""
 
-import glob
 import gzip
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,12 @@ import xlnet
 from xlnet import provenance
 from xlnet.data import objects
 from xlnet.data.object_stream import ObjectStream
+from xlnet.data.values import shown
+from xlnet.data.walking import AGAIN, HIDDEN, OTHER, Skipped, identity, is_data, is_hidden, local_files
 from xlnet.errors import RunError, UserError, nearest
 
 DEMO = "demo:"
 GCS = objects.GCS
-DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,45 @@ class Source:
         return Path(self.uri).name.lower().removesuffix(".gz")
 
 
-def list_sources(field: str, paths: tuple[str, ...]) -> list[Source]:
+def list_sources(field: str, paths: tuple[str, ...], skipped: Skipped | None = None) -> list[Source]:
     """Every object that the paths of a recipe field name, each once, in a stable order.
+
+    Args:
+        field: the recipe's, for messages.
+        paths: files, directories, globs, ``gs://`` URIs, ``demo:NAME``.
+        skipped: takes note of what lies there and is left out.
 
     Raises:
         UserError: a path names nothing; says which field and what to type.
     """
-    found: dict[str, Source] = {}
+    found: dict[object, Source] = {}
+    skipped = skipped or Skipped()
     for path in paths:
-        sources = list(_list_one(field, path))
+        if not path.isprintable():
+            raise UserError(f"{field}: {path!a} is no path: it holds characters that cannot be seen")
+        try:
+            sources = list(_list_one(field, path, skipped))
+        except OSError as error:  # such as a name that is too long
+            raise UserError(f"{field}: {shown(path)} cannot be read: {error.strerror}") from None
         if not sources:
             raise UserError(f"{field}: '{path}' matches no file; check the path{_neighbour(path)}")
-        found |= {source.uri: source for source in sources}
+        for source in sources:
+            if found.setdefault(same_object(source), source).uri != source.uri:
+                skipped.add(AGAIN, source.uri)
     return list(found.values())
 
 
-def _list_one(field: str, path: str) -> Iterator[Source]:
+def same_object(source: Source) -> object:
+    """What a source is, however it is named: equal for two names of one file or object."""
+    path = local_path(source)
+    if path is None or (address := objects.address(path)).startswith(GCS):
+        return source.uri if path is None else address
+    return identity(path)
+
+
+def _list_one(field: str, path: str, skipped: Skipped) -> Iterator[Source]:
     if path.startswith(GCS):
-        yield from _list_gcs(field, path)
+        yield from _list_gcs(field, path, skipped)
     elif path.startswith(DEMO):
         yield from _list_demo(field, path)
     elif "://" in path:
@@ -67,7 +87,7 @@ def _list_one(field: str, path: str) -> Iterator[Source]:
             f"{field}: '{path}' has an unknown scheme; allowed: a local path, gs://BUCKET/OBJECT, demo:NAME"
         )
     else:
-        for file in _local_files(path):
+        for file in local_files(path, skipped):
             yield local_source(str(file), file)
 
 
@@ -77,15 +97,6 @@ def local_source(uri: str, file: Path) -> Source:
         return Source(uri, file.stat().st_size, provenance.digest_file(file))
     except OSError as error:
         raise UserError(f"'{file}' cannot be read: {error.strerror}") from None
-
-
-def _local_files(path: str) -> list[Path]:
-    if Path(path).is_dir():
-        files = [file for file in Path(path).rglob("*") if file.is_file() and not file.name.startswith(".")]
-        return sorted(file for file in files if file.name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES))
-    if Path(path).exists():
-        return [Path(path).absolute()]
-    return sorted(Path(file).absolute() for file in glob.glob(path, recursive=True) if os.path.isfile(file))
 
 
 def _neighbour(path: str) -> str:
@@ -105,7 +116,7 @@ def _list_demo(field: str, path: str) -> Iterator[Source]:
         yield local_source(f"{DEMO}{name}/{file.name}", file)
 
 
-def _list_gcs(field: str, path: str) -> Iterator[Source]:
+def _list_gcs(field: str, path: str, skipped: Skipped) -> Iterator[Source]:
     bucket, _, pattern = path.removeprefix(GCS).partition("/")
     prefix = pattern.partition("*")[0]
     try:
@@ -113,14 +124,21 @@ def _list_gcs(field: str, path: str) -> Iterator[Source]:
     except (UserError, RunError) as error:
         raise type(error)(f"{field}: {error}") from None
     for blob in blobs:
-        if "*" not in pattern and blob.name != pattern and not _is_data_below(blob.name, pattern):
-            continue
-        yield Source(f"{GCS}{bucket}/{blob.name}", int(blob.size), f"crc32c:{blob.crc32c}", str(blob.generation))
+        uri = f"{GCS}{bucket}/{blob.name}"
+        if blob.name == pattern or _is_taken(uri, blob.name, pattern, skipped):
+            yield Source(uri, int(blob.size), f"crc32c:{blob.crc32c}", str(blob.generation))
 
 
-def _is_data_below(name: str, folder: str) -> bool:
-    below = name.startswith(folder.rstrip("/") + "/") if folder else True
-    return below and name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
+def _is_taken(uri: str, name: str, pattern: str, skipped: Skipped) -> bool:
+    """The rules of local directories and globs, for an object whose name is not the pattern itself."""
+    is_glob = "*" in pattern
+    folder = pattern.partition("*")[0].rpartition("/")[0] if is_glob else pattern.rstrip("/")
+    if name.endswith("/") or (folder and not name.startswith(folder + "/")):
+        return False
+    reason = HIDDEN if is_hidden(name.removeprefix(folder)) else "" if is_glob or is_data(name) else OTHER
+    if reason:
+        skipped.add(reason, uri)
+    return not reason
 
 
 def local_path(source: Source) -> Path | None:

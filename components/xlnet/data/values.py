@@ -116,7 +116,7 @@ def _scalar(value: object, use: str) -> str:
     if isinstance(value, int):
         return format(Decimal(value), "f")  # str(int) refuses more than 4,300 digits
     if isinstance(value, float | Decimal):
-        if not math.isfinite(value):
+        if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
             raise BadValue(f"{use} is not finite: {value}")
         return repr(value) if isinstance(value, float) else format(value, "f")
     raise BadValue(f"{use} is {type(value).__name__}, not a string or a number")

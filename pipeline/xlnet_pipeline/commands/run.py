@@ -10,7 +10,7 @@ from pathlib import Path
 
 import xlnet
 from xlnet import recipe as recipes
-from xlnet.data.storage import DATA_SUFFIXES
+from xlnet.data.walking import DATA_SUFFIXES
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet.training import DEVICES

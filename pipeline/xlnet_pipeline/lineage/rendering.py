@@ -116,7 +116,7 @@ def _facts(node: Node) -> list[str]:
         return [f"list {node.digest}", size(node.metadata["size"])]
     facts = node.metadata
     if node.type == "snapshot":
-        return [f"{facts['files']} files, {size(facts['size'])}"]
+        return [f"{facts['files']} file{'' if facts['files'] == 1 else 's'}, {size(facts['size'])}"]
     if node.type == "registration":
         decision = facts.get("gate_decision") or ("promoted" if facts.get("promoted") == "true" else "")
         return [f"{decision}: {facts['reason']}" if facts.get("reason") else decision] if decision else []

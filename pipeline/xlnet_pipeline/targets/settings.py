@@ -153,7 +153,7 @@ def _table(name: str, file: str | Path | None) -> dict[str, Any]:
     if file is None and not path.is_file():
         return {}
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("target", {})
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("target", {})
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}; name a recipe file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
