@@ -98,6 +98,19 @@ def test_one_damaged_line_costs_itself_alone(tmp_path, damaged, lost, ends):
     assert all(reject.line == 52 for reject in rejects)
 
 
+def test_a_quotation_with_too_many_columns_is_counted_line_by_line(tmp_path):
+    lines = rows_of(100)
+    lines[29], lines[33] = '"' + lines[29], 'closed", here,pos'
+    text = content(lines)
+    rows, rejects = read(tmp_path / "a.csv", text)
+    assert len(rows) == 98, "the rows between are read"
+    assert [reject.line for reject in rejects] == [31, 35]
+    lines[30:33] = ["no rows", "these are", "at all"]
+    rows, rejects = read(tmp_path / "a.csv", content(lines))
+    assert len(rows) == 95
+    assert [reject.line for reject in rejects] == [31, 32, 33, 34, 35]
+
+
 def test_a_header_with_an_open_quotation_is_one_line(tmp_path):
     from xlnet.errors import UserError
 

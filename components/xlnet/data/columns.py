@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from xlnet.data.csv_records import CsvRecords, Record
+from xlnet.data.csv_records import CsvRecords, Record, wrong_width
 from xlnet.data.storage import Source
 from xlnet.data.values import BadValue, check_id, check_label, check_pair, check_text, shown
 from xlnet.errors import UserError, nearest
@@ -98,7 +98,7 @@ class Columns:
         self.keys = {use: self._index(key, first.fields) for use, key in self.keys.items()}
         self.width = len(first.fields)
         if isinstance(records, CsvRecords):
-            records.is_row = self._is_row
+            records.width, records.is_row = self.width, self._is_row
         following: list[Record] = []
         has_header = bool(by_name) or self.recipe.header == "yes"
         rest = self._noted(records)
@@ -113,7 +113,7 @@ class Columns:
         if record.reason:
             return Reject(line, record.reason)
         if self.width is not None and len(fields) != self.width:
-            return Reject(line, f"wrong number of columns: {len(fields)} instead of {self.width}")
+            return Reject(line, wrong_width(len(fields), self.width))
         try:
             text = check_text(fields[keys["text"]])
             pair = check_pair(fields[keys["text_pair"]]) if "text_pair" in keys else None

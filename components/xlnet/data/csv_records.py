@@ -1,7 +1,8 @@
 """Records of a CSV file, each bounded: wrong quotes cost the line in which they open, and no other.
 
-A quotation that is never closed would swallow the rest of a file. Whatever cannot be a record is rejected with its
-first line alone, and reading goes on with the line below, so that every line is in exactly one record or reject.
+A quotation that is never closed would swallow the rest of a file, and one that closes in a later row the rows between.
+Whatever cannot be a record is rejected with its first line alone, and reading goes on with the line below. A record of
+several lines with too many or too few columns is rejected line by line. So every line is in one record or reject.
 """
 
 import csv
@@ -27,12 +28,15 @@ class CsvRecords:
     """The records of a file, in order; empty lines are left out.
 
     Attributes:
+        width: columns that each record has to have; None: any number.
         is_row: tells whether a line by itself, quotes taken as characters, is a row of the file, label included.
-            A quoted text of several lines none of which could be anything else is no text but rows glued together.
+            A record of several lines all of which are is no record but rows glued together.
     """
 
     def __init__(self, lines: Iterable[Line], max_lines: int, max_bytes: int, delimiter: str = ",") -> None:
+        self.width: int | None = None
         self.is_row: Callable[[list[str]], bool] | None = None
+        self._rejects = deque[Record]()  # of the record at hand, beyond its first line
         self._delimiter = delimiter
         self._supply = _Supply(iter(lines), max_lines, max_bytes)
         self._reader = csv.reader(self._supply, strict=True, delimiter=delimiter)
@@ -42,7 +46,7 @@ class CsvRecords:
 
     def __next__(self) -> Record:
         while True:
-            record = self._one()
+            record = self._rejects.popleft() if self._rejects else self._one()
             if record.fields or record.reason:
                 return record
 
@@ -53,22 +57,37 @@ class CsvRecords:
         try:
             fields = next(self._reader)
             reason = supply.taken[0].reason
-            if len(supply.taken) > 1 and self._glued():
-                reason = f"unclosed quotation: the {len(supply.taken)} lines that it would hold are rows themselves"
+            if len(supply.taken) > 1 and not reason:
+                reason = self._trouble(fields)
         except _TooMuch as limit:
             reason = f"unclosed quotation: it holds more than {limit}"
         except csv.Error as error:
             ended = str(error) == "unexpected end of data"
             reason = "unclosed quotation: the file ends in it" if ended else f"malformed CSV: {error}"
         line = supply.taken[0].number
-        if reason:
+        if reason.startswith(_COLUMNS):
+            self._rejects.extend(Record(line.number, [], reason) for line in supply.taken[1:] if line.text.strip())
+        elif reason:
             supply.go_back()
         return Record(line, [] if reason else fields, reason)
 
-    def _glued(self) -> bool:
+    def _trouble(self, fields: list[str]) -> str:
+        """Why a record of several lines is none."""
         lines = [line.text for line in self._supply.taken if line.text.strip()]
         plain = csv.reader(lines, delimiter=self._delimiter, quoting=csv.QUOTE_NONE)
-        return self.is_row is not None and all(map(self.is_row, plain))
+        alike = sum(map(self.is_row, plain)) if self.is_row else 0
+        fits = self.width is None or len(fields) == self.width
+        if alike == len(lines) or (not fits and 2 * alike >= len(lines)):
+            return f"unclosed quotation: {alike} of the {len(lines)} lines that it would hold are rows themselves"
+        return "" if fits else wrong_width(len(fields), self.width)
+
+
+def wrong_width(found: int, width: int | None) -> str:
+    """The reason for a record with another number of columns than the file's first."""
+    return f"{_COLUMNS}: {found} instead of {width}"
+
+
+_COLUMNS = "wrong number of columns"
 
 
 class _TooMuch(Exception):

@@ -1,0 +1,288 @@
+"""For any rows, in any format, written by another library and damaged at random: nothing is lost without a reject.
+
+Hypothesis makes the rows and the damage. READER_EXAMPLES=5000 looks longer, at other examples each time.
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from xlnet import recipe as recipes
+from xlnet.data.readers import Reject, Row, read_rows
+from xlnet.data.storage import list_sources
+from xlnet.data.values import BadValue, check_text
+from xlnet.errors import RunError, UserError
+
+EXAMPLES = int(os.environ.get("READER_EXAMPLES", "0"))
+LABELS = ("neg", "pos", "so so")
+LINE_BY_LINE = ("unclosed quotation", "malformed CSV", "wrong number of columns")
+LINE_END = re.compile("\r\n|\r|\n")
+
+Written = tuple[str, str]  # text, label
+
+# Characters that formats give a meaning, among all others; half of a surrogate pair cannot be written.
+CHARACTERS = st.one_of(
+    st.sampled_from(list(" ,;\t\"'\\\r\n\0\ufeff{}[]aé好😀")), st.characters(exclude_categories=["Cs"])
+)
+TEXTS = st.text(CHARACTERS, max_size=40)
+ROWS = st.lists(st.tuples(TEXTS, st.sampled_from(LABELS)), min_size=1, max_size=12)
+LINE_ROWS = st.lists(
+    st.tuples(TEXTS.map(lambda text: re.sub(r"[\t\r\n]", " ", text)), st.sampled_from(LABELS)), min_size=1
+)
+
+PLACE = st.floats(0, 1, exclude_max=True)  # of a file, as a share of its length
+DAMAGE = st.lists(
+    st.one_of(
+        st.tuples(st.just("flip"), PLACE, st.integers(1, 255)),
+        st.tuples(
+            st.just("insert"), PLACE, st.sampled_from([b'"', b",", b"\n", b"\r", b"\0", b"\xff", b"\t", b'",', b"}"])
+        ),
+        st.tuples(st.just("cut"), PLACE, st.integers(1, 30)),
+        st.tuples(st.just("end"), PLACE, st.just(0)),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def damaged(content: bytes, damage: list, first: int = 0) -> bytes:
+    """The content with bytes flipped, put in or cut out, or without its end; the first bytes stay whole."""
+    for kind, share, what in damage:
+        place = first + int(share * (len(content) - first))
+        if kind == "flip" and place < len(content):
+            content = content[:place] + bytes([content[place] ^ what]) + content[place + 1 :]
+        elif kind == "insert":
+            content = content[:place] + what + content[place:]
+        elif kind == "cut":
+            content = content[:place] + content[place + what :]
+        elif kind == "end":
+            content = content[:place]
+    return content
+
+
+def by_csv_module(rows: list[Written], ends: str = "\r\n") -> bytes:
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator=ends).writerows([("text", "label"), *rows])
+    return file.getvalue().encode()
+
+
+def by_arrow(rows: list[Written]) -> bytes:
+    file = io.BytesIO()
+    columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    pa.csv.write_csv(pa.table(columns), file)
+    return file.getvalue()
+
+
+def by_json(rows: list[Written]) -> bytes:
+    return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows).encode()
+
+
+def by_json_in_utf8(rows: list[Written]) -> bytes:
+    lines = (json.dumps({"id": 1, "label": label, "text": text}, ensure_ascii=False) + "\n" for text, label in rows)
+    return "".join(lines).encode()
+
+
+def as_tsv(rows: list[Written]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+    writer.writerows([("text", "label"), *rows])
+    return file.getvalue().encode()
+
+
+def as_text(rows: list[Written]) -> bytes:
+    return "".join(f"{text}\n" for text, _ in rows).encode()
+
+
+def as_parquet(rows: list[Written]) -> bytes:
+    file = io.BytesIO()
+    columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    pq.write_table(pa.table(columns), file, row_group_size=4)
+    return file.getvalue()
+
+
+QUOTED: dict[str, Callable[[list[Written]], bytes]] = {
+    "csv": by_csv_module,
+    "csv with LF": lambda rows: by_csv_module(rows, "\n"),
+    "csv with CR": lambda rows: by_csv_module(rows, "\r"),
+    "csv by Arrow": by_arrow,
+}
+LINES: dict[str, Callable[[list[Written]], bytes]] = {
+    "tsv": as_tsv,
+    "jsonl": by_json,
+    "jsonl in UTF-8": by_json_in_utf8,
+    "text": as_text,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rows")
+
+
+def read(folder: Path, form: str, content: bytes, compressed: bool = False) -> tuple[list[Row], list[Reject]]:
+    """What the reader makes of a file."""
+    form = form.split()[0]
+    path = folder / (f"a.{form}" + (".gz" if compressed else ""))
+    path.write_bytes(gzip.compress(content, 1) if compressed else content)
+    (source,) = list_sources("data.train", (str(path),))
+    label = {"label": "file"} if form == "text" else {}
+    found = list(read_rows(source, recipes.tiny().replace(data={"format": form, **label}).data))
+    for one in found:
+        assert one.line >= 1
+        assert not isinstance(one, Reject) or one.reason.isprintable()
+    return [one for one in found if isinstance(one, Row)], [one for one in found if isinstance(one, Reject)]
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """A file may be refused as a whole, in one line that names it."""
+    try:
+        yield
+    except (UserError, RunError) as error:
+        if not str(error).isprintable() or "/a." not in str(error):
+            raise AssertionError(str(error)) from error
+
+
+def is_text(text: str) -> bool:
+    try:
+        return bool(check_text(text))
+    except BadValue:
+        return False
+
+
+def looks_like_rows(text: str) -> bool:
+    """Whether a line of a text is itself a row of the file: nobody can tell it from rows glued by a quotation."""
+    return any(line.endswith(LABELS) for line in LINE_END.split(text)[:-1])
+
+
+def lines_of(content: bytes, universal: bool) -> list[str]:
+    text = io.TextIOWrapper(
+        io.BytesIO(content), encoding="utf-8-sig", errors="surrogateescape", newline="" if universal else "\n"
+    )
+    return list(text)
+
+
+look = settings(
+    max_examples=EXAMPLES or 40,
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.parametrize("form", QUOTED)
+@look
+@given(ROWS, st.booleans())
+def test_quoted_rows_come_back_as_they_were_written(
+    folder: Path, form: str, rows: list[Written], compressed: bool
+) -> None:
+    rows = [row for row in rows if not looks_like_rows(row[0])]
+    if not rows:
+        return
+    found, rejects = read(folder, form, QUOTED[form](rows), compressed)
+    assert [(row.text, row.label) for row in found] == [row for row in rows if is_text(row[0])]
+    assert len(found) + len(rejects) == len(rows)
+
+
+@pytest.mark.parametrize("form", LINES)
+@look
+@given(LINE_ROWS, st.booleans())
+def test_rows_of_lines_come_back_as_they_were_written(
+    folder: Path, form: str, rows: list[Written], compressed: bool
+) -> None:
+    if form == "text":
+        rows = [row for row in rows if row[0].strip()]
+    if form.startswith("jsonl"):
+        rows = [(text.replace(" ", "\n\t"), label) for text, label in rows]
+    found, rejects = read(folder, form, LINES[form](rows), compressed)
+    mark = "\ufeff" if form == "text" else None  # at the very beginning it is no character of the text
+    wanted = [text for text, _ in rows if is_text(text)]
+    assert [row.text.lstrip(mark or "") for row in found] == [text.lstrip(mark or "") for text in wanted]
+    assert form == "text" or [row.label for row in found] == [label for text, label in rows if is_text(text)]
+    assert len(found) + len(rejects) == len(rows)
+
+
+@pytest.mark.parametrize("form", QUOTED)
+@look
+@given(ROWS, DAMAGE, st.booleans())
+def test_every_line_of_a_damaged_quoted_file_is_a_rows_or_a_reject(
+    folder: Path, form: str, rows: list[Written], damage: list, compressed: bool
+) -> None:
+    content = damaged(QUOTED[form](rows), damage, first=len('"text","label"\r\n'))
+    with refusals():
+        found, rejects = read(folder, form, content, compressed)
+        lines = lines_of(content, universal=True)
+        starts = sorted(one.line for one in (*found, *rejects))
+        covered = [reject.line for reject in rejects if reject.reason.startswith(LINE_BY_LINE)]
+        for reject in rejects:  # others are one row, of as many lines as there are before the next
+            if not reject.reason.startswith(LINE_BY_LINE):
+                covered += range(
+                    reject.line, min((line for line in starts if line > reject.line), default=len(lines) + 1)
+                )
+        for row in found:
+            held = sum(len(LINE_END.findall(field)) for field in (row.text, row.written or row.label))
+            covered += range(row.line, row.line + held + 1)
+        assert len(covered) == len(set(covered)), "no line twice"
+        missing = [line for number, line in enumerate(lines, 1) if number not in covered]
+        assert [line for line in missing if line.strip("\r\n")] == lines[:1], "all but the header"
+
+
+@pytest.mark.parametrize("form", LINES)
+@look
+@given(LINE_ROWS, DAMAGE, st.booleans())
+def test_every_line_of_a_damaged_file_is_a_row_or_a_reject(
+    folder: Path, form: str, rows: list[Written], damage: list, compressed: bool
+) -> None:
+    whole = LINES[form](rows)
+    content = damaged(whole, damage, first=len("text\tlabel\n") if form == "tsv" else 0)
+    with refusals():
+        found, rejects = read(folder, form, content, compressed)
+        if b"\n" not in content and b"\r" in content:
+            content = content.replace(b"\r", b"\n")
+        lines = lines_of(content, universal=False)
+        numbers = [number for number, line in enumerate(lines, 1) if line.strip() and line.strip("\r\n")]
+        if form == "tsv":
+            numbers = [number for number, line in enumerate(lines, 1) if line.strip("\r\n")][1:]
+        assert sorted(one.line for one in (*found, *rejects)) == numbers
+        before = set(whole.split(b"\n"))
+        same = [number for number in numbers if lines[number - 1].rstrip("\n").encode(errors="replace") in before]
+        kept = {row.line for row in read(folder, form, whole)[0]}
+        if lines_of(whole, universal=False)[: len(same)] == lines[: len(same)]:
+            assert {number for number in same if number <= len(same) and number in kept} <= {row.line for row in found}
+
+
+@look
+@given(ROWS, DAMAGE)
+def test_a_damaged_parquet_file_gives_every_row_or_one_line(folder: Path, rows: list[Written], damage: list) -> None:
+    content = as_parquet(rows)
+    found, rejects = read(folder, "parquet", content)
+    assert [(row.text, row.label) for row in found] == [row for row in rows if is_text(row[0])]
+    with refusals():
+        found, rejects = read(folder, "parquet", damaged(content, damage))
+        assert sorted(one.line for one in (*found, *rejects)) == list(range(1, len(rows) + 1))
+
+
+@look
+@given(ROWS, DAMAGE, st.sampled_from(["csv", "jsonl"]))
+def test_a_damaged_compressed_file_gives_every_row_or_one_line(
+    folder: Path, rows: list[Written], damage: list, form: str
+) -> None:
+    content = gzip.compress((QUOTED | LINES)[form](rows))
+    whole = read(folder, form, content)
+    broken = damaged(content, damage, first=2)
+    with refusals():
+        assert read(folder, form, broken) == whole
