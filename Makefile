@@ -77,7 +77,7 @@ types: $(STAMP) ## mypy
 	@$(BIN)/mypy
 
 docs: $(STAMP) ## build the documentation into build/docs; every warning, such as a broken link, is an error
-	@$(BIN)/sphinx-build -q -W --keep-going -n docs build/docs
+	@$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 
 bench: $(STAMP) ## measure the demo's time and memory (tests/benchmarks has more)
 	@$(BIN)/python tests/benchmarks/demo_limits.py

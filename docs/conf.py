@@ -6,11 +6,12 @@ project = "xlnet-pipeline"
 author = "the xlnet-pipeline authors"
 version = release = xlnet.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.mermaid"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.mermaid"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+nb_execution_mode = "off"  # tests/test_notebook.py executes it
 
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"

@@ -30,11 +30,12 @@ LAYERS = [
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
     ["xlnet.training", "xlnet.evaluation", "xlnet.registry"],
     ["xlnet.serving", "xlnet_cluster"],
-    ["xlnet.__main__", "xlnet_steps", "xlnet_pipeline", "xlnet_pipeline.placement", "xlnet_pipeline.reference"],
+    ["xlnet.__main__", "xlnet_steps", "xlnet_pipeline.placement", "xlnet_pipeline.reference"],
     ["xlnet_pipeline.dag"],
     ["xlnet_pipeline.targets", "xlnet_pipeline.lineage", "xlnet_pipeline.images", "xlnet_pipeline.planning"],
     ["xlnet_pipeline.commands"],
-    ["xlnet_pipeline.cli", "xlnet_pipeline.__main__", "xlnet_pipeline.reference.pages"],
+    ["xlnet_pipeline.cli", "xlnet_pipeline.__main__", "xlnet_pipeline.notebook", "xlnet_pipeline.reference.pages"],
+    ["xlnet_pipeline"],  # the package itself, which hands out the Python API
     ["xlnet_pipeline.reference.__main__"],
 ]
 

@@ -1,0 +1,130 @@
+"""``run``, ``load``, ``runs`` and ``compare``: what the command line does, for notebooks and scripts."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xlnet import recipe as recipes
+from xlnet.data import objects
+from xlnet.errors import RunError, UserError
+from xlnet.recipe import Recipe
+from xlnet_pipeline.commands.run import DEMO_RECIPE, check
+from xlnet_pipeline.notebook.views import Comparison, Model, Result, Results
+from xlnet_pipeline.targets import Submission, Target, open_target, remote
+from xlnet_pipeline.targets.submission import refuse
+
+
+def run(
+    recipe: Recipe | Mapping[str, Mapping[str, Any]] | str | Path | None = None,
+    *,
+    target: str = "local",
+    home: str | Path | None = None,
+    wait: bool = True,
+    must_succeed: bool = True,
+    echo: Callable[[str], None] | None = print,
+    **options: Any,
+) -> Result:
+    """Run a recipe through the whole pipeline.
+
+    Args:
+        recipe: a recipe; the path of a TOML file; sections as a dictionary, such as
+            ``{"data": {"train": "reviews.csv", "text": "review", "label": "stars"}}``; None: the demo.
+        target: where to run: ``local``, ``docker``, ``kfp`` or ``vertex``.
+        home: state directory of the targets on this machine; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
+        wait: on ``kfp`` and ``vertex``, wait until the run has ended.
+        must_succeed: raise if the run ends in any other way than by success.
+        echo: called with each line that the run says; None: say nothing.
+        options: fields of :class:`~xlnet_pipeline.targets.submission.Submission`, such as ``machine="l4"``,
+            ``spot=True``, ``nproc=2``, ``cache=False`` or ``timeout=3600``.
+
+    Returns:
+        The run, with its metrics and artifacts.
+
+    Raises:
+        UserError: the recipe or an option is wrong, or the checks find what would make the run fail.
+        RunError: the run failed or was cancelled, and ``must_succeed`` holds.
+    """
+    file = recipe if isinstance(recipe, str | Path) else None
+    where = open_target(target, home, file)
+    asked = _submission(_recipe(recipe), options)
+    refuse(asked, where.cannot)
+    if target not in ("local", "docker"):
+        check(where, asked)
+    done = where.submit(asked, echo=echo)
+    if wait and target not in ("local", "docker"):
+        done = remote.wait(where, where.status(done.id), asked.timeout, echo or (lambda line: None))
+    if must_succeed and done.exit_status:
+        raise RunError(f"run {done.id} ended {done.status}: {done.error.message if done.error else 'it was stopped'}")
+    return Result(done, where)
+
+
+def runs(target: str = "local", *, home: str | Path | None = None, limit: int | None = None) -> Results:
+    """The runs of a target, the newest first.
+
+    Args:
+        target: ``local``, ``docker``, ``kfp`` or ``vertex``.
+        home: as for :func:`run`.
+        limit: how many at most; None: all of them.
+    """
+    where = open_target(target, home)
+    return Results(Result(one, where) for one in itertools.islice(where.runs(), limit))
+
+
+def load(model: str | Path, *, target: str = "local", home: str | Path | None = None) -> Model:
+    """Open a model for predictions.
+
+    Args:
+        model: a registered ``NAME``, ``NAME:VERSION`` or ``NAME@ALIAS``; a directory; a bucket's address.
+        target: whose registry knows the name.
+        home: as for :func:`run`.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    place = str(model)
+    if not Path(place).is_dir() and "://" not in place:
+        place = open_target(target, home).models().find(place).model_uri
+    directory = objects.local_directory(place)
+    if not directory.is_dir():
+        raise UserError(f"model '{model}' was kept in '{place}', which is gone; run its recipe again")
+    return Model(str(directory))
+
+
+def compare(*compared: Result | str, target: str = "local", home: str | Path | None = None) -> Comparison:
+    """Set runs side by side: the fields of their recipes that differ, and their metrics.
+
+    Args:
+        compared: two or more runs, or their ids.
+        target: of the runs that are named by an id.
+        home: as for :func:`run`.
+
+    Raises:
+        UserError: fewer than two runs, or an unknown one.
+    """
+    if len(compared) < 2:
+        raise UserError(f"compare got {len(compared)} run; give two or more, such as compare(*runs()[:2])")
+    where: Target | None = None
+    found = []
+    for one in compared:
+        if isinstance(one, str):
+            where = where or open_target(target, home)
+            one = Result(where.status(one), where)
+        found.append(one)
+    return Comparison(found)
+
+
+def _recipe(given: Recipe | Mapping[str, Mapping[str, Any]] | str | Path | None) -> Recipe:
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, Mapping):
+        return recipes.from_changes(given)
+    return recipes.load(given or DEMO_RECIPE)
+
+
+def _submission(recipe: Recipe, options: Mapping[str, Any]) -> Submission:
+    known = {field.name for field in dataclasses.fields(Submission)} - {"recipe"}
+    if unknown := set(options) - known:
+        raise UserError(f"option '{unknown.pop()}' is unknown; allowed: {', '.join(sorted(known))}")
+    return Submission(recipe, **options)
