@@ -24,6 +24,9 @@ from xlnet.errors import UserError, nearest
 Column = str | int  # a column's name, or its index from 0
 Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
 
+AUTO_VOCABULARY = 8000  # tokens, where data.vocab_size is 0: fewer of a small text, more of a script of many characters
+SMALLEST_VOCABULARY = 64
+
 
 def _choice(default: str, *allowed: str) -> Any:
     return field(default=default, metadata={"allowed": allowed})
@@ -51,7 +54,7 @@ class DataRecipe:
     id: Column | None = None
     task: str = _choice("classification", "classification", "regression")
     tokenizer: str = "xlnet-base-cased"  # shipped; "train"; or a directory with spiece.model
-    vocab_size: int = _number(8000, 64, 1_000_000)  # only for tokenizer = "train"
+    vocab_size: int = _number(0, 0, 1_000_000)  # of tokenizer = "train"; 0: what the text supports, about 8,000 at most
     max_length: int = _number(128, 4, 131_072)  # tokens, <sep> and <cls> included
     max_rejects: float = _number(0.05, 0.0, 1.0)  # a larger share of unreadable rows fails the run
     max_record_lines: int = _number(500, 1)  # of a quoted CSV record; reviews and e-mails have fewer
@@ -381,6 +384,11 @@ def _check_section(section: str, values: Any) -> None:
         raise UserError(f"model.d_model is {values.d_model}; allowed: an even number (half sines, half cosines)")
     if section == "training" and not values.epochs and not values.steps:
         raise UserError("training.epochs and training.steps are both 0; set one of them")
+    if section == "data" and 0 < values.vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"data.vocab_size is {values.vocab_size}; allowed: {SMALLEST_VOCABULARY} to 1000000, "
+            "or 0 for what the text supports"
+        )
     if section == "data" and values.validation_fraction + values.test_fraction > 0.9:
         raise UserError(
             f"data.validation_fraction + data.test_fraction is {values.validation_fraction + values.test_fraction:g};"

@@ -26,7 +26,8 @@ from xlnet.data.readers import Row
 from xlnet.data.remarks import counted, say, warn
 from xlnet.data.snapshot import SPLITS, Snapshot, of
 from xlnet.data.survey import Survey
-from xlnet.data.tokenizer import TRAINING_SENTENCES, Encoded, Tokenizer, load_tokenizer, train_tokenizer
+from xlnet.data.tokenizer import Encoded, Tokenizer, load_tokenizer, train_tokenizer
+from xlnet.data.unigram import TRAINING_SENTENCES
 from xlnet.errors import RunError
 from xlnet.recipe import DataRecipe, Recipe
 
@@ -138,7 +139,8 @@ def _tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Tokenizer
     recipe = survey.recipe
     folder = directory / "tokenizer"
     if recipe.tokenizer == "train":
-        say(f"training a vocabulary of {recipe.vocab_size:,} tokens")
+        size = f"{recipe.vocab_size:,}" if recipe.vocab_size else "as many"
+        say(f"training a vocabulary of {size} tokens{'' if recipe.vocab_size else ' as the text supports'}")
         # Every k-th row, so that a sample of bounded size covers the whole input.
         every = -(-int((splits == surveys.TRAIN).sum()) // TRAINING_SENTENCES)
         rows = (row for row, _, split in _kept(survey, splits) if split == surveys.TRAIN)

@@ -4,31 +4,27 @@ A row is ``A <sep> <cls>`` or ``A <sep> B <sep> <cls>``. Tokenisation splits at 
 that the first words of a long text have the same tokens alone as within the whole.
 """
 
-import io
-import itertools
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import normalizers
 
+from xlnet.data import unigram
 from xlnet.data.tokenizer_settings import TokenizerSettings, read_settings
 from xlnet.errors import UserError
 
 SHIPPED = Path(__file__).parent / "vocabulary"
-SPECIALS = ("<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")  # ids 1 to 8, after <unk>
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
 PROBE = "Ça ``va'' bien? Don't STOP: 3,000 ＡＢＣ ﬁsh"
 # Of a long text this many characters a token are looked at first; where they give too few tokens, more are.
 PREFIX_CHARACTERS = 8
-TRAINING_SENTENCES = 200_000  # more do not change a vocabulary much, and bound the trainer's memory
-TRAINING_CHARACTERS = 4000  # of one text
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Tokenizer:
             raise UserError(f"'{file}' is no tokenizer: {str(error).splitlines()[0]}") from None
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        if self.settings.lower_case:
+        if self.settings.lower_case and not unigram.lowers(tokenizer):
             earlier = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
             tokenizer.normalizer = normalizers.Sequence([*earlier, normalizers.Lowercase()])
         return tokenizer
@@ -146,13 +142,21 @@ class Tokenizer:
                 shutil.copyfile(self.directory / name, directory / name)
         if self.settings.lower_case:
             self._rust.save(str(directory / "tokenizer.json"))
-        settings = {
-            "tokenizer_class": "XLNetTokenizer",
+        text = json.dumps(self._settings(), indent=2, sort_keys=True) + "\n"
+        (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+    def _settings(self) -> dict[str, Any]:
+        """``tokenizer_config.json``: names the class of ``transformers`` that gives the ids of ``tokenizer.json``.
+
+        XLNet's own class removes marks whatever the file says, so a vocabulary that knows them names the class
+        that takes the file as it is.
+        """
+        lower = unigram.built_by_xlnets_class(self._rust)
+        xlnets = {"tokenizer_class": "XLNetTokenizer", "do_lower_case": lower, "keep_accents": False}
+        return {
+            **({"tokenizer_class": "PreTrainedTokenizerFast"} if lower is None else {**xlnets, "remove_space": True}),
             "padding_side": "left",
-            "do_lower_case": self.settings.lower_case,
             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-            "keep_accents": False,
-            "remove_space": True,
             "bos_token": "<s>",
             "eos_token": "</s>",
             "unk_token": "<unk>",
@@ -161,8 +165,6 @@ class Tokenizer:
             "cls_token": "<cls>",
             "mask_token": "<mask>",
         }
-        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-        (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def _prefix(text: str, limit: int) -> str:
@@ -212,77 +214,11 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     for name in TOKENIZER_FILES:
         if (directory / name).is_file():
             shutil.copyfile(directory / name, converted / name)
-    _write_tokenizer_json(converted)
+    unigram.write_tokenizer_json(converted)
     return Tokenizer(converted)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> Tokenizer:
-    """Train a Unigram vocabulary (Kudo 2018) on texts and write it to ``directory``.
-
-    The same texts give the same vocabulary. At most a bounded sample of them is kept in memory.
-
-    Raises:
-        UserError: sentencepiece is missing, or the text is too small for so many tokens.
-    """
-    try:
-        import sentencepiece
-    except ImportError:
-        raise UserError("data.tokenizer = 'train' needs sentencepiece: pip install sentencepiece") from None
-    directory.mkdir(parents=True, exist_ok=True)
-    sentences = (" ".join(text[:TRAINING_CHARACTERS].split()) for text in texts)
-    model = io.BytesIO()  # a file's name would become part of the model's bytes
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=itertools.islice(sentences, TRAINING_SENTENCES),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=vocab_size,
-            character_coverage=0.9999,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            control_symbols=list(SPECIALS[2:]),
-            max_sentence_length=4 * TRAINING_CHARACTERS,
-            num_threads=1,  # more make the vocabulary depend on their number
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        limit = re.search(r"<= *(\d+)", str(error))
-        remedy = f"set data.vocab_size to {limit.group(1)} or less" if limit else "lower data.vocab_size"
-        raise UserError(
-            f"data.vocab_size is {vocab_size}, more than the training text has pieces for; {remedy}"
-        ) from None
-    (directory / "spiece.model").write_bytes(model.getvalue())
-    _write_tokenizer_json(directory)
+    """Learn a vocabulary, write it to ``directory`` and open it; see :func:`xlnet.data.unigram.train`."""
+    unigram.train(texts, vocab_size, directory)
     return Tokenizer(directory)
-
-
-def _write_tokenizer_json(directory: Path) -> None:
-    """Convert ``spiece.model`` as ``transformers`` does, so that both give the same ids."""
-    import sentencepiece
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
-
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spiece.model"))
-    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.get_piece_size())]
-    rust = RustTokenizer(models.Unigram(vocabulary, unk_id=pieces.unk_id(), byte_fallback=False))
-    rust.normalizer = normalizers.Sequence(
-        [
-            normalizers.Replace("``", '"'),
-            normalizers.Replace("''", '"'),
-            normalizers.NFKD(),
-            normalizers.StripAccents(),
-        ]
-    )
-    rust.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
-    )
-    rust.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
-    ids = {name: rust.token_to_id(name) for name in ("<sep>", "<cls>")}
-    rust.post_processor = processors.TemplateProcessing(
-        single="$A:0 <sep>:0 <cls>:2",
-        pair="$A:0 <sep>:0 $B:1 <sep>:1 <cls>:2",
-        special_tokens=list(ids.items()),
-    )
-    rust.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ("<unk>", *SPECIALS)])
-    rust.save(str(directory / "tokenizer.json"))

@@ -16,11 +16,13 @@ class TokenizerSettings:
 
     Attributes:
         lower_case: texts are put into lower case first.
+        keep_accents: letters keep their marks.
         max_length: tokens that a row is cut to; None: the directory names no limit.
         segments: the model is given segment ids, which tell a text, its pair and ``<cls>`` apart.
     """
 
     lower_case: bool = False
+    keep_accents: bool = False
     max_length: int | None = None
     segments: bool = True
 
@@ -43,7 +45,8 @@ def read_settings(directory: Path) -> TokenizerSettings:
         version = str(_read(directory / "config.json").get("transformers_version") or "")
         major = version.partition(".")[0]
         segments = not (major.isdecimal() and int(major) >= 5)
-    return TokenizerSettings(given.get("do_lower_case") is True, None if limit is None else int(limit), segments)
+    lower_case, keep_accents = (given.get(name) is True for name in ("do_lower_case", "keep_accents"))
+    return TokenizerSettings(lower_case, keep_accents, None if limit is None else int(limit), segments)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""Unigram vocabularies (Kudo 2018): learnt from texts, written as the ``tokenizer.json`` that ``transformers`` loads.
+
+A vocabulary is only as good as the normal form it meets: what it learnt on one form and is applied to another
+becomes ``<unk>``. The published vocabulary knows letters without their marks (NFKD, then marks removed); those
+learnt here keep them (NFKC), and learn from texts that went through the very normaliser that is saved with them.
+"""
+
+import io
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as RustTokenizer
+
+from xlnet.data.tokenizer_settings import read_settings
+from xlnet.errors import UserError
+from xlnet.recipe import AUTO_VOCABULARY
+
+SPECIALS = ("<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")  # ids 1 to 8, after <unk>
+TRAINING_SENTENCES = 200_000  # more do not change a vocabulary much, and bound the trainer's memory
+TRAINING_CHARACTERS = 4000  # of one text
+CHARACTER_SHARE = 0.75  # of a vocabulary of no given size, at most: the rest is for pieces of several characters
+LARGEST_AUTO_VOCABULARY = 32_000
+RESERVED = "\u2585"  # sentencepiece's own sign for an unknown character; it skips texts that hold it
+
+
+def train(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
+    """Learn a vocabulary and write ``spiece.model`` and ``tokenizer.json`` to ``directory``.
+
+    The same texts give the same bytes. Every character of the texts becomes a piece where there is room for it.
+
+    Args:
+        texts: at most a bounded sample of them is used, one after another.
+        vocab_size: pieces, special ones included; 0: as many as the texts support, about 8,000 at most.
+        directory: made if it does not exist.
+
+    Raises:
+        UserError: sentencepiece is missing, or the texts are too few for ``vocab_size`` pieces.
+    """
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError("data.tokenizer = 'train' needs sentencepiece: pip install sentencepiece") from None
+    directory.mkdir(parents=True, exist_ok=True)
+    model = io.BytesIO()  # a file's name would become part of the model's bytes
+    with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as sentences:
+        characters = _write_sentences(texts, sentences)
+        size = vocab_size or _auto_size(len(characters))
+        too_rare = _too_rare(characters, size)
+        sentences.seek(0)
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(line.rstrip("\n").translate(too_rare) for line in sentences),
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=size,
+                hard_vocab_limit=bool(vocab_size),
+                character_coverage=1.0,
+                normalization_rule_name="nfkc",  # changes nothing here, and makes spiece.model right on its own
+                unk_id=0,
+                bos_id=1,
+                eos_id=2,
+                pad_id=-1,
+                control_symbols=list(SPECIALS[2:]),
+                max_sentence_length=4 * TRAINING_CHARACTERS,
+                num_threads=1,  # more make the vocabulary depend on their number
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise _too_few(str(error), vocab_size) from None
+    (directory / "spiece.model").write_bytes(model.getvalue())
+    write_tokenizer_json(directory, keep_marks=True)
+
+
+def _write_sentences(texts: Iterable[str], file: Any) -> Counter[str]:
+    """A line for each text, in the normal form that the vocabulary is applied to; how often each character occurs."""
+    characters: Counter[str] = Counter()
+    for number, text in enumerate(texts):
+        if number == TRAINING_SENTENCES:
+            break
+        words = " ".join(_words(text[:TRAINING_CHARACTERS]))[:TRAINING_CHARACTERS].replace(RESERVED, " ")
+        if words.strip():
+            characters.update(words)
+            file.write(words + "\n")
+    del characters[" "]
+    return characters
+
+
+def _words(text: str) -> Iterator[str]:
+    normal = _kept_form(lower=False).normalize_str(text)
+    return (word for word, _ in pre_tokenizers.WhitespaceSplit().pre_tokenize_str(normal))
+
+
+def _auto_size(characters: int) -> int:
+    return min(LARGEST_AUTO_VOCABULARY, max(AUTO_VOCABULARY, int(characters / CHARACTER_SHARE)))
+
+
+def _too_rare(characters: Counter[str], size: int) -> dict[int, str]:
+    """The rarest characters, where there is no room for all: spaces instead of them for :meth:`str.translate`."""
+    room = size - len(SPECIALS) - 3  # <unk>, the sign for a space, and one piece that is no character
+    return {ord(character): " " for character, _ in characters.most_common()[max(1, room) :]}
+
+
+def _too_few(problem: str, vocab_size: int) -> UserError:
+    if limit := re.search(r"<= *(\d+)", problem):
+        return UserError(
+            f"data.vocab_size is {vocab_size}, more than the training text has pieces for; "
+            f"set data.vocab_size to {limit.group(1)} or less, or leave it out"
+        )
+    given = f"; data.vocab_size is {vocab_size}" if vocab_size else ""
+    reason = problem.strip().splitlines()[-1] if problem.strip() else "no reason given"
+    return UserError(f"no vocabulary can be learnt from the training text ({reason}){given}")
+
+
+def write_tokenizer_json(directory: Path, keep_marks: bool = False) -> None:
+    """Convert ``spiece.model`` to ``tokenizer.json``, so that both give the same ids.
+
+    Args:
+        directory: holds ``spiece.model``; a ``tokenizer_config.json`` beside it says whether capitals are made
+            small and marks kept.
+        keep_marks: the vocabulary was learnt from texts with their marks; one that holds a letter with a mark
+            was, whatever is said here.
+    """
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spiece.model"))
+    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.get_piece_size())]
+    rust = RustTokenizer(models.Unigram(vocabulary, unk_id=pieces.unk_id(), byte_fallback=False))
+    given = read_settings(directory)
+    keep_marks = keep_marks or given.keep_accents
+    keep_marks = keep_marks or any(_published_form(False).normalize_str(piece) != piece for piece, _ in vocabulary)
+    lower = given.get("do_lower_case") is True
+    rust.normalizer = _kept_form(lower) if keep_marks else _published_form(lower)
+    rust.pre_tokenizer = _words_with_a_space()
+    rust.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    ids = {name: rust.token_to_id(name) for name in ("<sep>", "<cls>")}
+    if missing := [name for name, number in ids.items() if number is None]:
+        raise UserError(f"tokenizer '{directory}' has no {missing[0]}; use one made for XLNet")
+    rust.post_processor = processors.TemplateProcessing(
+        single="$A:0 <sep>:0 <cls>:2",
+        pair="$A:0 <sep>:0 $B:1 <sep>:1 <cls>:2",
+        special_tokens=list(ids.items()),
+    )
+    rust.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ("<unk>", *SPECIALS)])
+    rust.save(str(directory / "tokenizer.json"))
+
+
+def lowers(rust: RustTokenizer) -> bool:
+    """Whether texts are put into lower case."""
+    return any(step["type"] == "Lowercase" for step in _steps(json.loads(rust.to_str())["normalizer"]))
+
+
+def built_by_xlnets_class(rust: RustTokenizer) -> bool | None:
+    """Whether ``transformers.XLNetTokenizer``, which takes no normaliser from a file, would build the same again.
+
+    Returns:
+        Its ``do_lower_case``; None if no setting of it gives these ids, and the file must be taken as it is.
+    """
+    parts = json.loads(rust.to_str())
+    model = parts["model"]
+    if model.get("type") != "Unigram" or model["unk_id"] != 0 or model.get("byte_fallback"):
+        return None
+    steps = [step for step in _steps(parts["normalizer"]) if step["type"] != "Precompiled"]  # which the class keeps
+    built = RustTokenizer(models.Unigram([("<unk>", 0.0)], unk_id=0))
+    built.pre_tokenizer = _words_with_a_space()
+    for lower in (False, True):
+        built.normalizer = _published_form(lower)
+        same = json.loads(built.to_str())
+        if (steps, parts["pre_tokenizer"]) == (_steps(same["normalizer"]), same["pre_tokenizer"]):
+            return lower
+    return None
+
+
+def _steps(normalizer: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A normaliser as it stands in a file, without nesting."""
+    if normalizer is None:
+        return []
+    if normalizer["type"] != "Sequence":
+        return [normalizer]
+    return [step for part in normalizer["normalizers"] for step in _steps(part)]
+
+
+def _published_form(lower: bool) -> normalizers.Normalizer:
+    steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), normalizers.NFKD()]
+    return normalizers.Sequence([*steps, normalizers.StripAccents(), *([normalizers.Lowercase()] if lower else [])])
+
+
+def _kept_form(lower: bool) -> normalizers.Normalizer:
+    return normalizers.Sequence([normalizers.NFKC(), *([normalizers.Lowercase(), normalizers.NFKC()] if lower else [])])
+
+
+def _words_with_a_space() -> pre_tokenizers.PreTokenizer:
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
