@@ -1,9 +1,16 @@
 """Tokens: the same ids as transformers' XLNet tokenizer, at any length, for any script."""
 
-import pytest
-from transformers import AutoTokenizer
+import io
+import json
+import shutil
+import unicodedata
 
-from xlnet.data.tokenizer import PREFIX_CHARACTERS, load_tokenizer, train_tokenizer
+import pytest
+import sentencepiece
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from words_of_languages import WORDS
+
+from xlnet.data.tokenizer import PREFIX_CHARACTERS, SHIPPED, load_tokenizer, train_tokenizer
 from xlnet.errors import UserError
 
 TEXTS = [
@@ -108,6 +115,88 @@ def test_a_sentencepiece_model_alone_is_enough(german, tmp_path):
     (tmp_path / "spiece.model").write_bytes((folder / "spiece.model").read_bytes())
     again = load_tokenizer(tmp_path)
     assert again.encode(texts, None, 32) == tokenizer.encode(texts, None, 32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A vocabulary for each language, learnt from its words, some of them in the decomposed form."""
+    found = {}
+    for language, line in WORDS.items():
+        words = line.split()
+        texts = [" ".join(words[i : i + 5]) for i in range(len(words))]
+        texts[::3] = [unicodedata.normalize("NFD", text) for text in texts[::3]]
+        found[language] = train_tokenizer(texts, 0, tmp_path_factory.mktemp(language))
+    return found
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_distinct_words_stay_distinct_in_every_language(trained, language, tmp_path):
+    """Also decomposed, also in transformers, and in the pieces that sentencepiece itself would take."""
+    words, tokenizer = WORDS[language].split(), trained[language]
+    ids = tokenizer.encode(words, None, 64).input_ids
+    assert len(set(words)) == len(words) == len(set(map(tuple, ids)))
+    assert not any(0 in row for row in ids), "nothing is unknown"
+    assert tokenizer.encode([unicodedata.normalize("NFD", word) for word in words], None, 64).input_ids == ids
+    own = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.directory / "spiece.model"))
+    assert sum(map(len, ids)) - 2 * len(ids) == pytest.approx(sum(map(len, own.encode(words))), rel=0.05)
+    tokenizer.save(tmp_path)
+    for loaded in (AutoTokenizer.from_pretrained(tmp_path), PreTrainedTokenizerFast.from_pretrained(tmp_path)):
+        assert_same(tokenizer, loaded, words, words[::-1], 32)
+        assert loaded.padding_side == "left"
+
+
+def test_the_tokens_are_as_few_as_sentencepieces_own(trained):
+    """Against a vocabulary of the same size that sentencepiece learns by itself, over all languages at once."""
+    texts = [line for line in WORDS.values() for _ in range(3)]
+    model = io.BytesIO()
+    tokenizer = train_tokenizer(texts, 500, trained["German"].directory.parent)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=500, character_coverage=1.0, minloglevel=2
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    ours = sum(len(row) - 2 for row in tokenizer.encode(texts, None, 4096).input_ids)
+    assert ours == pytest.approx(sum(map(len, theirs.encode(texts))), rel=0.05)
+
+
+ODD = ["", " \u3000 ", "\x1c\x85", "▁▁", "\u2585\u2585", "e\u0301" * 50, "\uff21\uff22㈱ﷺ", "\u200b\u00ad\ufeff"]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_texts_have_transformers_ids(trained, text, tmp_path):
+    tokenizer = trained["Japanese"]
+    tokenizer.save(tmp_path)
+    assert_same(tokenizer, AutoTokenizer.from_pretrained(tmp_path), [text], None, 64)
+
+
+def test_the_vocabulary_shrinks_to_what_the_text_supports_and_grows_with_its_script(tmp_path):
+    assert train_tokenizer(["a few words only"] * 10, 0, tmp_path).vocab_size < 40
+    ideographs = [chr(0x4E00 + i) + chr(0x4E00 + i * 7 % 9000) for i in range(9000)]
+    tokenizer = train_tokenizer(ideographs, 0, tmp_path)
+    assert tokenizer.vocab_size > 9000
+    assert not any(0 in row for row in tokenizer.encode(ideographs, None, 8).input_ids)
+    small = train_tokenizer(ideographs, 500, tmp_path)
+    assert small.vocab_size == 500, "the commonest characters, where there is no room for all"
+    with pytest.raises(UserError, match="no vocabulary can be learnt from the training text"):
+        train_tokenizer([" "], 0, tmp_path)
+
+
+def test_the_published_sentencepiece_model_alone_gives_the_published_ids(shipped, tmp_path):
+    shutil.copyfile(SHIPPED / "xlnet-base-cased" / "spiece.model", tmp_path / "spiece.model")
+    texts = [*TEXTS, *ODD, "zero\u200bwidth x\u200dy", "bell\x07", *WORDS.values()]
+    assert load_tokenizer(tmp_path).encode(texts, None, 256) == shipped[0].encode(texts, None, 256)
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_settings_beside_a_sentencepiece_model_alone_are_followed(lower, tmp_path):
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    shutil.copyfile(SHIPPED / "xlnet-base-cased" / "spiece.model", theirs / "spiece.model")
+    settings = {"tokenizer_class": "XLNetTokenizer", "do_lower_case": lower}
+    (theirs / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    tokenizer = load_tokenizer(theirs)
+    tokenizer.save(ours)
+    assert_same(tokenizer, AutoTokenizer.from_pretrained(ours), ["Wow THIS Place", "Naïve Café"], None, 32)
+    assert (tokenizer.encode(["wow"], None, 8) == tokenizer.encode(["WOW"], None, 8)) is lower
 
 
 def test_mistakes(tmp_path):

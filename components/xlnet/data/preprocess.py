@@ -21,6 +21,7 @@ from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data import remarks
 from xlnet.data import survey as surveys
+from xlnet.data import unknown
 from xlnet.data.dataset import schema
 from xlnet.data.readers import Row
 from xlnet.data.remarks import counted, say, warn
@@ -121,6 +122,8 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
                 say(f"tokenised {done:,} of {len(splits):,} rows, {done / (progress - begun):,.0f} rows/s")
         for writer in writers:
             writer.close()
+    if remark := unknown.remark({writer.name: writer.unknown for writer in writers}, recipe):
+        say(f"warning: {remark}")
     card = _card(snapshot, recipe, survey, splits, tokenizer, classes, writers)
     text = json.dumps(card, indent=1, ensure_ascii=False)
     (directory / "card.json").write_text(text + "\n", encoding="utf-8")
@@ -208,6 +211,7 @@ class _Writer:
         self.index = {name: i for i, name in enumerate(self.classes)}
         self.counts: Counter[str] = Counter()
         self.histogram = np.zeros(len(HISTOGRAM), np.int64)
+        self.unknown = unknown.Unknown()
         self.content = hashlib.sha256()
         self.file: pa.ipc.RecordBatchFileWriter | None = None
 
@@ -255,6 +259,7 @@ class _Writer:
             for name, value in columns.items()
         ]
         self._shard().write_batch(pa.record_batch(arrays, schema=self.schema))
+        self.unknown.add(flat, lengths, self.tokenizer)
         self._count(rows, lengths, encoded.truncated)
 
     def _labels(self, rows: list[Row]) -> list[Any]:
@@ -291,6 +296,7 @@ class _Writer:
             "classes": {name: self.counts[name] for name in self.classes},
             "length_histogram": [[HISTOGRAM[i], int(self.histogram[i])] for i in range(used)],
             "truncated": self.truncated,
+            "unknown_tokens": self.unknown.unknown_tokens,
             "digest": "sha256:" + self.content.hexdigest(),
         }
 

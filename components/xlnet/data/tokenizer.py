@@ -88,6 +88,12 @@ class Tokenizer:
             return f"the same tokens, but {PROBE!r} is split otherwise"
         return ""
 
+    @cached_property
+    def space_id(self) -> int:
+        """Of the sign for a space before a word, where it stands alone; -1 if there is none."""
+        found = self._rust.token_to_id("▁")
+        return -1 if found is None else int(found)
+
     def encode(self, texts: Sequence[str], pairs: Sequence[str | None] | None, max_length: int) -> Encoded:
         """Token ids of rows in XLNet's layout, at most ``max_length`` each.
 

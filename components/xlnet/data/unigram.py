@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 
 from xlnet.data.tokenizer_settings import read_settings
@@ -27,6 +27,7 @@ TRAINING_CHARACTERS = 4000  # of one text
 CHARACTER_SHARE = 0.75  # of a vocabulary of no given size, at most: the rest is for pieces of several characters
 LARGEST_AUTO_VOCABULARY = 32_000
 RESERVED = "\u2585"  # sentencepiece's own sign for an unknown character; it skips texts that hold it
+INVISIBLE = r"[\p{Cc}\x{200B}\x{200E}\x{200F}\x{2060}\x{FEFF}]"  # no part of a word; joiners are one
 
 
 def train(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
@@ -134,8 +135,8 @@ def write_tokenizer_json(directory: Path, keep_marks: bool = False) -> None:
     given = read_settings(directory)
     keep_marks = keep_marks or given.keep_accents
     keep_marks = keep_marks or any(_published_form(False).normalize_str(piece) != piece for piece, _ in vocabulary)
-    lower = given.get("do_lower_case") is True
-    rust.normalizer = _kept_form(lower) if keep_marks else _published_form(lower)
+    kept, published = _kept_form(given.lower_case), _published_form(given.lower_case, _charsmap(pieces))
+    rust.normalizer = kept if keep_marks else published
     rust.pre_tokenizer = _words_with_a_space()
     rust.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     ids = {name: rust.token_to_id(name) for name in ("<sep>", "<cls>")}
@@ -185,13 +186,44 @@ def _steps(normalizer: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [step for part in normalizer["normalizers"] for step in _steps(part)]
 
 
-def _published_form(lower: bool) -> normalizers.Normalizer:
-    steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), normalizers.NFKD()]
-    return normalizers.Sequence([*steps, normalizers.StripAccents(), *([normalizers.Lowercase()] if lower else [])])
+def _published_form(lower: bool, charsmap: bytes = b"") -> normalizers.Normalizer:
+    steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), normalizers.NFKD()]
+    steps += [normalizers.StripAccents(), *([normalizers.Lowercase()] if lower else [])]
+    return normalizers.Sequence([*steps, *([normalizers.Precompiled(charsmap)] if charsmap else [])])
 
 
 def _kept_form(lower: bool) -> normalizers.Normalizer:
-    return normalizers.Sequence([normalizers.NFKC(), *([normalizers.Lowercase(), normalizers.NFKC()] if lower else [])])
+    small = [normalizers.Lowercase(), normalizers.NFKC()] if lower else []
+    return normalizers.Sequence([normalizers.Replace(Regex(INVISIBLE), " "), normalizers.NFKC(), *small])
+
+
+def _charsmap(pieces: Any) -> bytes:
+    """sentencepiece's own table of replacements: field 2 of field 3 of the model, a protocol buffer."""
+    return _field(_field(pieces.serialized_model_proto(), 3), 2)
+
+
+def _field(message: bytes, number: int) -> bytes:
+    """The first field of this number that holds bytes; empty if there is none."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        if key & 7 == 2:
+            size, at = _varint(message, at)
+            if key >> 3 == number:
+                return message[at : at + size]
+            at += size
+        elif key & 7 == 0:
+            _, at = _varint(message, at)
+        else:
+            at += 8 if key & 7 == 1 else 4
+    return b""
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while message[at] & 0x80:
+        value, shift, at = value | (message[at] & 0x7F) << shift, shift + 7, at + 1
+    return value | message[at] << shift, at + 1
 
 
 def _words_with_a_space() -> pre_tokenizers.PreTokenizer:

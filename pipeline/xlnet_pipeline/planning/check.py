@@ -14,7 +14,7 @@ from xlnet.data import snapshot as snapshots
 from xlnet.data.readers import Reject, Row
 from xlnet.data.storage import Source
 from xlnet.errors import RunError, UserError
-from xlnet.recipe import DataRecipe, Recipe
+from xlnet.recipe import AUTO_VOCABULARY, DataRecipe, Recipe
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import image_digest, placement
 from xlnet_pipeline.placement.machines import MACHINES, Machine
@@ -263,7 +263,7 @@ def _need(given: Submission) -> tuple[float, int, float]:
 def disk(given: Submission) -> str | None:
     """Checkpoints must find room: weights, optimizer and best weights, the new beside the old."""
     model = workload.shape(given.recipe.model)
-    numbers = estimate.parameters(model, given.recipe.data.vocab_size, 2)
+    numbers = estimate.parameters(model, given.recipe.data.vocab_size or AUTO_VOCABULARY, 2)
     need = CHECKPOINTS * numbers * (estimate.WEIGHTS + estimate.OPTIMIZER + estimate.BEST) / 1e9
     from xlnet_pipeline.placement.vertex import BOOT_DISK_GB  # late: kfp takes most of a second to import
 

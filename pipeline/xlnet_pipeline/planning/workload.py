@@ -10,7 +10,7 @@ from xlnet.data.readers import Reject, Row, read_rows
 from xlnet.data.storage import Source, list_sources, local_path
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.model import config as configs
-from xlnet.recipe import PRESETS, DataRecipe, ModelRecipe, Recipe
+from xlnet.recipe import AUTO_VOCABULARY, PRESETS, DataRecipe, ModelRecipe, Recipe
 
 COUNTED = 64 << 20  # bytes of input whose rows are counted one by one; beyond, by their mean size
 TOKENISED = 2000  # rows, spread over those read, that tell the lengths
@@ -129,4 +129,5 @@ def token_lengths(rows: list[Row], recipe: DataRecipe) -> tuple[list[int], int]:
     some = rows[:: max(1, len(rows) // TOKENISED)][:TOKENISED]
     pairs = [row.text_pair for row in some] if recipe.text_pair is not None else None
     encoded = tokenizer.encode([row.text for row in some], pairs, recipe.max_length)
-    return [len(ids) for ids in encoded.input_ids], recipe.vocab_size if own else tokenizer.vocab_size
+    vocabulary = recipe.vocab_size or AUTO_VOCABULARY if own else tokenizer.vocab_size
+    return [len(ids) for ids in encoded.input_ids], vocabulary

@@ -33,7 +33,7 @@ MEANINGS = {
     "data.id": "column that identifies a row; kept with each prediction",
     "data.task": "classification into the classes that train has, or regression on a number",
     "data.tokenizer": 'the shipped vocabulary; "train" to learn one from your text; or a directory with spiece.model',
-    "data.vocab_size": 'pieces to learn, with tokenizer = "train"',
+    "data.vocab_size": 'pieces to learn, with tokenizer = "train"; 0: what the text supports, about 8,000 at most',
     "data.max_length": "tokens of a text, <sep> and <cls> included; longer texts are cut, and counted",
     "data.max_rejects": "share of unreadable rows above which the run fails; every one is listed in rejects.jsonl",
     "data.max_record_lines": "lines of a quoted CSV record; a longer one is none, and its first line a reject",
