@@ -74,7 +74,8 @@ def test_some_unknown_text_is_a_warning_that_names_the_split(tmp_path, capsys):
 @pytest.mark.parametrize(("size", "remedy"), [(64, "raise data.vocab_size above 64"), (0, "add rows of this kind")])
 def test_a_vocabulary_of_ones_own_that_knows_too_little_says_so(size, remedy, tmp_path):
     draw = random.Random(0)
-    ideographs = [("".join(chr(0x4E00 + draw.randrange(500)) for _ in range(9)), ("bad", "good")[i % 2]) for i in range(400)]
+    texts = ["".join(chr(0x4E00 + draw.randrange(500)) for _ in range(9)) for _ in range(400)]
+    ideographs = [(text, ("bad", "good")[i % 2]) for i, text in enumerate(texts)]
     test = [write(tmp_path / "test.tsv", ideographs)]
     with pytest.raises(UserError, match=f"learnt too few of their characters from data.train; {remedy}"):
         prepared(tmp_path, ideographs if size else reviews("Korean"), test=test, tokenizer="train", vocab_size=size)

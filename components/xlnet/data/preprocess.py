@@ -19,9 +19,8 @@ import pyarrow as pa
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data import remarks
+from xlnet.data import remarks, unknown
 from xlnet.data import survey as surveys
-from xlnet.data import unknown
 from xlnet.data.dataset import schema
 from xlnet.data.readers import Row
 from xlnet.data.remarks import counted, say, warn
@@ -123,7 +122,7 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
         for writer in writers:
             writer.close()
     if remark := unknown.remark({writer.name: writer.unknown for writer in writers}, recipe):
-        say(f"warning: {remark}")
+        warn(remark)
     card = _card(snapshot, recipe, survey, splits, tokenizer, classes, writers)
     text = json.dumps(card, indent=1, ensure_ascii=False)
     (directory / "card.json").write_text(text + "\n", encoding="utf-8")

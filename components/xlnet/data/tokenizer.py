@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import normalizers
 
 from xlnet.data import unigram
 from xlnet.data.tokenizer_settings import TokenizerSettings, read_settings
@@ -52,9 +51,8 @@ class Tokenizer:
             raise UserError(f"'{file}' is no tokenizer: {str(error).splitlines()[0]}") from None
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        if self.settings.lower_case and not unigram.lowers(tokenizer):
-            earlier = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
-            tokenizer.normalizer = normalizers.Sequence([*earlier, normalizers.Lowercase()])
+        if self.settings.lower_case:
+            unigram.lower(tokenizer)
         return tokenizer
 
     @cached_property

@@ -151,9 +151,14 @@ def write_tokenizer_json(directory: Path, keep_marks: bool = False) -> None:
     rust.save(str(directory / "tokenizer.json"))
 
 
-def lowers(rust: RustTokenizer) -> bool:
-    """Whether texts are put into lower case."""
-    return any(step["type"] == "Lowercase" for step in _steps(json.loads(rust.to_str())["normalizer"]))
+def lower(rust: RustTokenizer) -> None:
+    """Put texts into lower case, where ``XLNetTokenizer`` does: before sentencepiece's own replacements."""
+    given = rust.normalizer
+    steps = [given[i] for i in range(len(given))] if isinstance(given, normalizers.Sequence) else [given]
+    steps = [step for step in steps if step is not None]
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        place = len(steps) - isinstance(steps[-1], normalizers.Precompiled) if steps else 0
+        rust.normalizer = normalizers.Sequence([*steps[:place], normalizers.Lowercase(), *steps[place:]])
 
 
 def built_by_xlnets_class(rust: RustTokenizer) -> bool | None:
