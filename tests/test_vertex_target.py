@@ -18,7 +18,7 @@ from test_kfp_target import recipe_file
 
 from xlnet import calls
 from xlnet.registry import vertex_api
-from xlnet.serving.server import HEALTH, PREDICT
+from xlnet.serving.connections import HEALTH, PREDICT
 from xlnet_pipeline import dag
 from xlnet_pipeline.cli import main
 from xlnet_pipeline.placement import placement
@@ -80,7 +80,7 @@ def test_a_run_from_submission_to_lineage(
     assert "champion" in listed
     (model,) = server.models["reviews"]
     served = model["containerSpec"]
-    assert served["args"] == ["python", "-m", "xlnet", "serve"]
+    assert served["args"] == ["python", "-m", "xlnet", "serve", "--host", "0.0.0.0"]
     assert {served["predictRoute"], served["healthRoute"]} <= {PREDICT, HEALTH}
     assert model["labels"]["decision"] == "promoted"
     assert server.evaluations[model["name"]][0]["metrics"]["accuracy"] > 0.5

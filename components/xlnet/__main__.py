@@ -10,6 +10,7 @@ from typing import Any
 
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
+from xlnet.options import MODEL, add_serving, add_source
 from xlnet.training import DEVICES
 
 
@@ -104,9 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
             one.add_argument(f"--{field}", required=True, metavar="DIR", help=what)
     summary = "label texts with a model, as JSON Lines"
     one = subparsers.add_parser("predict", help=summary, description=summary, epilog=f"example: {PREDICT_EXAMPLE}")
-    one.add_argument("model", metavar="MODEL", help="directory of the model")
-    one.add_argument("source", metavar="TEXT|FILE|-", help="a text, a file of texts, or - for lines of standard input")
-    one.add_argument("--pair", metavar="TEXT", help="the second text, for a model of sentence pairs")
+    one.add_argument("model", metavar="MODEL", help=MODEL)
+    add_source(one)
     summary = "write a model directory from the checkpoints of a training that has not ended"
     one = subparsers.add_parser("export", help=summary, description=summary, epilog=f"example: {EXPORT_EXAMPLE}")
     one.add_argument(
@@ -118,11 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--weights", choices=("best", "newest"), default="best", help=what)
     summary = "answer over HTTP with a model"
     one = subparsers.add_parser("serve", help=summary, description=summary, epilog=f"example: {SERVE_EXAMPLE}")
-    what = "directory, gs:// URI, or registered NAME, NAME:VERSION, NAME@ALIAS; default: $AIP_STORAGE_URI"
-    one.add_argument("model", metavar="MODEL", nargs="?", default=os.environ.get("AIP_STORAGE_URI"), help=what)
-    one.add_argument("--host", default="0.0.0.0", help="address to listen on; default: all of this machine's")
-    port = os.environ.get("AIP_HTTP_PORT", "8080")
-    one.add_argument("--port", type=int, default=port, help="default: $AIP_HTTP_PORT, else 8080")
+    add_serving(one)
     return parser
 
 
@@ -159,10 +155,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from xlnet.evaluation.predict import predict, texts_from
+    from xlnet.evaluation import predict as predicting
+    from xlnet.evaluation.predictor import Predictor
+    from xlnet.evaluation.questions import texts_from
+    from xlnet.registry.locate import model_directory
 
-    for record in predict(options.model, texts_from(options.source, options.model, options.pair)):
-        print(json.dumps(record, ensure_ascii=False))
+    predictor = Predictor(model_directory(options.model))
+    texts = texts_from(options.source, predictor, options.pair, options.format, options.text)
+    predicting.print_answers(predicting.predict(predictor, texts))
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -23,10 +23,11 @@ from xlnet_pipeline.commands import (
     run,
     runs,
     schedule,
+    serve,
 )
 from xlnet_pipeline.commands.parser import Parser, add_home
 
-COMMANDS = (init, run, runs, schedule, plan, check, doctor, models, lineage, predict, compile, build)
+COMMANDS = (init, run, runs, schedule, plan, check, doctor, models, lineage, predict, serve, compile, build)
 CANCELLED = 130
 EXTRAS = {
     "kfp",

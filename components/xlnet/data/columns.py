@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xlnet.data.csv_records import CsvRecords, Record, wrong_width
@@ -43,16 +43,26 @@ class Columns:
     Args:
         source: the file, for messages.
         recipe: names or indices of the columns.
-        labelled: whether labels and ids are looked for.
+        labelled: whether labels and ids are looked for. Otherwise these are texts to predict: every line gets an
+            answer, so a blank one is a reject.
         tell: called with each thing that was decided by looking at the rows.
+        optional: columns that a file of texts to predict may have, by use: ``id``, ``text_pair``.
     """
 
-    def __init__(self, source: Source, recipe: DataRecipe, labelled: bool, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        recipe: DataRecipe,
+        labelled: bool,
+        tell: Callable[[str], None],
+        optional: Mapping[str, Column] | None = None,
+    ) -> None:
         self.source, self.recipe, self.labelled, self.tell = source, recipe, labelled, tell
         keys = {"text": recipe.text, "text_pair": recipe.text_pair}
         if labelled:
             keys |= {"label": recipe.label, "id": recipe.id}
         self.keys: dict[str, Any] = {use: key for use, key in keys.items() if key is not None}
+        self.optional: dict[str, Any] = dict(optional or {})
         self.width: int | None = None  # columns that each record has to have; None: names, not positions
         self.seen: set[str] = set()
 
@@ -62,7 +72,8 @@ class Columns:
         for name in found.values():
             self._index(name, names, "rename one")
         self.keys = found
-        return list(found.values())
+        self.optional = {use: names[key] for use, key in self._positions(names).items()}
+        return [*found.values(), *self.optional.values()]
 
     def rows_of_objects(self, records: Iterator[Any]) -> Iterator[Row | Reject]:
         """Rows of JSON objects.
@@ -99,12 +110,14 @@ class Columns:
         self.width = len(first.fields)
         if isinstance(records, CsvRecords):
             records.width, records.is_row = self.width, self._is_row
+            records.blank_rows = not self.labelled
         following: list[Record] = []
         has_header = bool(by_name) or self.recipe.header == "yes"
         rest = self._noted(records)
         if not has_header and self.recipe.header == "auto":
             following = list(itertools.islice(rest, PROBED))
             has_header = self._looks_like_header(first, following)
+        self.optional = self._positions(first.fields if has_header else [""] * self.width)
         return map(self.row, itertools.chain(skipped, [] if has_header else [first], following, rest))
 
     def row(self, record: Any) -> Row | Reject:
@@ -112,13 +125,15 @@ class Columns:
         fields, keys, line = record.fields, self.keys, record.line
         if record.reason:
             return Reject(line, record.reason)
+        if not fields and self.width is not None and not self.labelled:
+            return Reject(line, "empty text")
         if self.width is not None and len(fields) != self.width:
             return Reject(line, wrong_width(len(fields), self.width))
         try:
             text = check_text(fields[keys["text"]])
             pair = check_pair(fields[keys["text_pair"]]) if "text_pair" in keys else None
             if not self.labelled:
-                return Row(text, pair, UNKNOWN, None, line)
+                return Row(text, pair or self._pair_of(fields), UNKNOWN, self._id_of(fields), line)
             given = fields[keys["label"]]
             label = check_label(given, self.recipe.task)
             ident = check_id(fields[keys["id"]]) if "id" in keys else None
@@ -128,6 +143,31 @@ class Columns:
             return Reject(line, bad.reason)
         written = given if isinstance(given, str) and given != label else None
         return Row(text, pair, label, ident, line, written)
+
+    def _positions(self, names: Sequence[str]) -> dict[str, int]:
+        """Where the optional columns are, of those that are there and alone."""
+        stripped = [name.strip() for name in names]
+        found = {
+            use: key if isinstance(key, int) else stripped.index(key)
+            for use, key in self.optional.items()
+            if isinstance(key, int) or stripped.count(key) == 1
+        }
+        return {use: position for use, position in found.items() if position < len(names)}
+
+    def _given(self, fields: Any, use: str) -> Any:
+        """The value of an optional column; None where there is none."""
+        key = self.optional.get(use)
+        return None if key is None else fields.get(key) if isinstance(fields, dict) else fields[key]
+
+    def _pair_of(self, fields: Any) -> str | None:
+        given = self._given(fields, "text_pair")
+        return None if given in (None, "") else check_pair(given)
+
+    def _id_of(self, fields: Any) -> str | None:
+        try:
+            return check_id(self._given(fields, "id"))
+        except BadValue:  # a column of that name with something else in it
+            return None
 
     def _noted(self, records: Iterator[Record]) -> Iterator[Record]:
         """The records, whose labels are remembered on the way."""

@@ -29,12 +29,14 @@ class CsvRecords:
 
     Attributes:
         width: columns that each record has to have; None: any number.
+        blank_rows: whether an empty line is a record, without fields, from now on.
         is_row: tells whether a line by itself, quotes taken as characters, is a row of the file, label included.
             A record of several lines all of which are is no record but rows glued together.
     """
 
     def __init__(self, lines: Iterable[Line], max_lines: int, max_bytes: int, delimiter: str = ",") -> None:
         self.width: int | None = None
+        self.blank_rows = False
         self.is_row: Callable[[list[str]], bool] | None = None
         self._rejects = deque[Record]()  # of the record at hand, beyond its first line
         self._delimiter = delimiter
@@ -47,7 +49,7 @@ class CsvRecords:
     def __next__(self) -> Record:
         while True:
             record = self._rejects.popleft() if self._rejects else self._one()
-            if record.fields or record.reason:
+            if record.fields or record.reason or self.blank_rows:
                 return record
 
     def _one(self) -> Record:

@@ -11,7 +11,7 @@ What exactly holds, for any bytes:
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import IO, Any, NamedTuple
 
@@ -21,7 +21,7 @@ from xlnet.data.lines import Line, read_lines
 from xlnet.data.storage import Source, open_binary
 from xlnet.data.values import BadValue, check_label, check_text
 from xlnet.errors import RunError, UserError
-from xlnet.recipe import DataRecipe
+from xlnet.recipe import Column, DataRecipe
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 FIRST_LINE = 1 << 20  # bytes of a .txt file's first line in which a tab is looked for
@@ -33,15 +33,23 @@ def silent(_: str) -> None:
 
 
 def read_rows(
-    source: Source, recipe: DataRecipe, labelled: bool = True, tell: Callable[[str], None] = silent
+    source: Source,
+    recipe: DataRecipe,
+    labelled: bool = True,
+    tell: Callable[[str], None] = silent,
+    optional: Mapping[str, Column] | None = None,
+    file: IO[bytes] | None = None,
 ) -> Iterator[Row | Reject]:
     """All rows of a source in order.
 
     Args:
         source: where they are.
         recipe: format and columns.
-        labelled: False for texts to predict: neither label nor id are looked for, and labels are ``"?"``.
+        labelled: False for texts to predict: neither label nor id have to be there, labels are ``"?"``, and a blank
+            line is a reject.
         tell: called with a line for each thing that was decided by looking at the rows, such as a header.
+        optional: columns of texts to predict that are taken where a file has them: ``id``, ``text_pair``.
+        file: the source, open at its beginning and uncompressed; None: it is opened.
 
     Raises:
         UserError: the format is unknown, a column is not there, the file is empty.
@@ -49,8 +57,8 @@ def read_rows(
     """
     form = file_format(source, recipe)
     try:
-        with open_binary(source) as file:
-            yield from _READERS[form](file, source, recipe, Columns(source, recipe, labelled, tell))
+        with file or open_binary(source) as opened:
+            yield from _READERS[form](opened, source, recipe, Columns(source, recipe, labelled, tell, optional))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RunError(f"'{source.uri}' is damaged: {error}; replace the file") from None
 
@@ -82,28 +90,32 @@ def _csv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Colu
 
 
 def _tsv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    return columns.rows_of_fields(_tsv_records(read_lines(file, source, recipe.max_record_bytes)))
+    return columns.rows_of_fields(_tsv_records(read_lines(file, source, recipe.max_record_bytes), columns.labelled))
 
 
-def _tsv_records(lines: Iterator[Line]) -> Iterator[Record]:
+def _tsv_records(lines: Iterator[Line], labelled: bool) -> Iterator[Record]:
     # Quotes mean nothing in TSV as data sets are published: a bare " is part of the text.
+    begun = False
     for line in lines:
         text = line.text.rstrip("\r\n")
-        if line.reason or text:
+        if line.reason or text or (begun and not labelled):
             yield Record(line.number, text.split("\t") if text else [], line.reason)
+            begun = True
 
 
 def _json_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    return columns.rows_of_objects(_json_records(read_lines(file, source, recipe.max_record_bytes)))
+    return columns.rows_of_objects(_json_records(read_lines(file, source, recipe.max_record_bytes), columns.labelled))
 
 
-def _json_records(lines: Iterator[Line]) -> Iterator[_Object]:
+def _json_records(lines: Iterator[Line], labelled: bool) -> Iterator[_Object]:
     for line in lines:
         if line.reason:
             yield _Object(line.number, {}, line.reason)
         elif not line.text.isspace():
             fields, reason = _json_object(line.text)
             yield _Object(line.number, fields, reason)
+        elif not labelled:
+            yield _Object(line.number, {}, "empty text")
 
 
 def _json_object(text: str) -> tuple[dict[str, Any], str]:
@@ -137,7 +149,7 @@ def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Col
     label = _label_of_name(source, recipe) if columns.labelled else UNKNOWN
     for line in read_lines(file, source, recipe.max_record_bytes):
         text = line.text.rstrip("\r\n")
-        if not line.reason and (not text or text.isspace()):
+        if columns.labelled and not line.reason and (not text or text.isspace()):
             continue
         try:
             yield (

@@ -1,7 +1,6 @@
 """Predictions for texts: the same tokens, model and probabilities as in training and evaluation."""
 
-import contextlib
-import dataclasses
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -10,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from xlnet.data.readers import Reject, read_rows
-from xlnet.data.storage import list_sources
-from xlnet.errors import UserError
+from xlnet.data.columns import Reject
 from xlnet.evaluation.predictor import Predictor, probabilities, sigmoid
+from xlnet.evaluation.questions import Question
 from xlnet.model.config import MULTI_LABEL
 
 THRESHOLD = 0.5  # of a label's own probability, from which on a text has it
 CHUNK_ROWS = 512  # texts tokenised and sorted by length together
 
-Text = tuple[str, str | None] | Reject
+Text = tuple[str, str | None] | Question | Reject
 
 
 def predict(model: str | Path | Predictor, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
@@ -27,7 +25,8 @@ def predict(model: str | Path | Predictor, texts: Iterable[Text]) -> Iterator[di
 
     Args:
         model: a model directory, or one that is open already.
-        texts: (text, its pair or None), or a row that could not be read.
+        texts: (text, its pair or None), checked; or a question with the line and the id that its answer is to carry;
+            or a row that cannot be used.
 
     Yields:
         ``{"label", "probabilities": {class: p}}``, or ``{"value"}`` for regression, or ``{"labels": [...],
@@ -40,12 +39,13 @@ def predict(model: str | Path | Predictor, texts: Iterable[Text]) -> Iterator[di
         usable = [row for row in chunk if not isinstance(row, Reject)]
         answers: Iterator[tuple[np.ndarray, bool]] = iter(())
         if usable:
-            answers = zip(*predictor.logits([text for text, _ in usable], [pair for _, pair in usable]), strict=True)
+            answers = zip(*predictor.logits([row[0] for row in usable], [row[1] for row in usable]), strict=True)
         for row in chunk:
             if isinstance(row, Reject):
                 yield {"error": row.reason, "line": row.line}
             else:
-                yield _record(predictor.model.config, *next(answers))
+                place = row.place if isinstance(row, Question) else {}
+                yield _record(predictor.model.config, *next(answers)) | place
 
 
 def _record(config: Any, logits: np.ndarray, truncated: bool) -> dict[str, Any]:
@@ -65,28 +65,21 @@ def _record(config: Any, logits: np.ndarray, truncated: bool) -> dict[str, Any]:
     return record | ({"truncated": True} if truncated else {})
 
 
-def texts_from(source: str, model: str | Path, pair: str | None = None) -> Iterator[Text]:
-    """The texts that a command line names.
+def print_answers(answers: Iterable[dict[str, Any]]) -> None:
+    """Print one line of JSON for each answer, and at the end how many are errors."""
+    failed = count = 0
+    for count, answer in enumerate(answers, 1):  # noqa: B007
+        failed += "error" in answer
+        print(_json(answer))
+    if failed:
+        print(f"{failed} of {count} answers are errors; their 'error' says why", file=sys.stderr)
 
-    Args:
-        source: ``-`` for the lines of standard input; an existing file, read as the model's training data was
-            (plain text: one text a line); otherwise the text itself.
-        model: the model directory, whose recipe names the columns.
-        pair: second text, beside a text given itself.
-    """
-    if source == "-":
-        for number, line in enumerate(sys.stdin, 1):
-            yield (line.rstrip("\n"), None) if line.strip() else Reject(number, "empty text")
-        return
-    is_file = False
-    with contextlib.suppress(OSError, ValueError):  # a long text is no file name
-        is_file = Path(source).is_file()
-    if not is_file:
-        yield (source, pair) if source.strip() else Reject(1, "empty text")
-        return
-    if pair is not None:
-        raise UserError(f"--pair goes with a text, not with the file '{source}'; give its column as data.text_pair")
-    recipe = dataclasses.replace(Predictor(Path(model)).recipe, format="auto", id=None)
-    (file,) = list_sources("predict", (source,))
-    for row in read_rows(file, recipe, labelled=False):
-        yield row if isinstance(row, Reject) else (row.text, row.text_pair)
+
+def _json(answer: dict[str, Any]) -> str:
+    """The answer in characters that standard output takes."""
+    text = json.dumps(answer, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(answer)
+    return text

@@ -70,11 +70,17 @@ class Predictor:
             BadValue: one of them is no text, or the model reads pairs and there is none, or the reverse.
         """
         checked = check_text(text), None if pair is None else check_pair(pair)
-        if self.pairs is True and pair is None:
-            raise BadValue("no text_pair, and this model reads pairs of texts")
-        if self.pairs is False and pair is not None:
-            raise BadValue("a text_pair, and this model reads single texts")
+        if reason := self.pairing(pair is not None):
+            raise BadValue(reason)
         return checked
+
+    def pairing(self, has_pair: bool) -> str:
+        """Why the model cannot take a text with or without a pair; empty if it can."""
+        if self.pairs is True and not has_pair:
+            return "no text_pair, and this model reads pairs of texts"
+        if self.pairs is False and has_pair:
+            return "a text_pair, and this model reads single texts"
+        return ""
 
     def logits(self, texts: list[str], pairs: list[str | None] | None) -> tuple[np.ndarray, list[bool]]:
         """Logits of texts in their order, float32 [rows, C], and which of them were cut.

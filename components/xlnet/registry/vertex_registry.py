@@ -129,7 +129,7 @@ class VertexRegistry:
 
 def _serving(image: str) -> dict[str, Any]:
     """How Vertex AI serves the model: with the image that registers it, which holds the server too."""
-    arguments = ["python", "-m", "xlnet", "serve"]
+    arguments = ["python", "-m", "xlnet", "serve", "--host", "0.0.0.0"]
     return {"imageUri": image, "args": arguments, "ports": [{"containerPort": 8080}], **ROUTES}
 
 

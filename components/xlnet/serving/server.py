@@ -10,16 +10,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from xlnet.registry import Registry, open_registry
 from xlnet.registry.locate import model_directory, short_name
 from xlnet.serving.batcher import Batcher
 from xlnet.serving.connections import Server
 from xlnet.serving.handler import Handler
 from xlnet.serving.model import Model
-
-HOST, PORT = "127.0.0.1", 8080
 
 
 def listen(host: str, port: int, environment: dict[str, str]) -> Server:
@@ -27,7 +26,9 @@ def listen(host: str, port: int, environment: dict[str, str]) -> Server:
     return Server(host, port, environment, Handler)
 
 
-def serve(reference: str, host: str, port: int, environment: dict[str, str]) -> None:
+def serve(
+    reference: str, host: str, port: int, environment: dict[str, str], registry: Callable[[], Registry] = open_registry
+) -> None:
     """Serve a model until SIGTERM or Ctrl-C.
 
     Args:
@@ -35,6 +36,7 @@ def serve(reference: str, host: str, port: int, environment: dict[str, str]) -> 
         host: the address to listen on.
         port: 0 chooses one.
         environment: where Vertex AI's variables are.
+        registry: opens the registry, where one is needed.
 
     Raises:
         UserError: there is no such model, the port is taken.
@@ -42,7 +44,7 @@ def serve(reference: str, host: str, port: int, environment: dict[str, str]) -> 
     server = listen(host, port, environment)
     with _ended_by_signals(server):
         begun = time.perf_counter()
-        directory = model_directory(reference)
+        directory = model_directory(reference, registry)
         server.model = Model(directory, environment.get("XLNET_SERVED_NAME") or short_name(reference))
         server.model.answers([("ready?", "yes?" if server.model.predictor.pairs else None)])  # the first is the slowest
         with Batcher(server.model.answers) as server.batcher:

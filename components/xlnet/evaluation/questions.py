@@ -1,0 +1,191 @@
+"""The texts that a command line asks about: one given itself, a file of any format, or standard input."""
+
+import dataclasses
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from xlnet.data.columns import Reject, Row
+from xlnet.data.readers import FORMATS, file_format, read_rows
+from xlnet.data.storage import DATA_SUFFIXES, GCS, Source, list_sources
+from xlnet.data.values import BadValue, shown
+from xlnet.errors import UserError, nearest
+from xlnet.evaluation.predictor import Predictor
+from xlnet.recipe import DataRecipe
+
+STDIN = "-"
+KINDS = ("csv", "tsv", "jsonl", "parquet", "text")
+LONGEST_NAME, LONGEST_PATH = 255, 1024  # bytes of a file's name, characters of a path: what is longer is a text
+ADVICE = "if it is a text, put --text before it"
+
+
+class Question(NamedTuple):
+    """One text to predict, checked, and what its answer is to be found again by."""
+
+    text: str
+    text_pair: str | None
+    line: int
+    id: str | None = None
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Fields of the answer: the line, and the id if there is one."""
+        return {"line": self.line} | ({} if self.id is None else {"id": self.id})
+
+
+Asked = tuple[str, str | None] | Question | Reject
+
+
+def texts_from(
+    source: str, predictor: Predictor, pair: str | None = None, form: str | None = None, is_text: bool = False
+) -> Iterator[Asked]:
+    """The texts that a command line names, each checked as the server checks its own.
+
+    Args:
+        source: ``-`` for the lines of standard input; a file, read as the model's training data was (plain text: one
+            text a line); otherwise the text itself.
+        predictor: the model, whose recipe names the columns.
+        pair: second text, beside a text given itself.
+        form: format of a file or of standard input; None: the name's ending tells, and standard input has a text a
+            line.
+        is_text: the source is a text, whatever it looks like.
+
+    Raises:
+        UserError: there is no such file, or this model does not take what was given.
+    """
+    if form not in (None, *KINDS):
+        raise UserError(f"--format is '{form}'; allowed: {', '.join(KINDS)}{nearest(str(form), KINDS)}")
+    if is_text or not _names_file(source):
+        if form is not None:
+            raise UserError(f"--format {form} goes with a file or with -, not with a text")
+        _refuse_pairing(predictor, pair is not None, "--pair TEXT gives the second text", "leave out --pair")
+        return _checked(predictor, [Row(source, pair, "", None, 1)], placed=False)
+    if pair is not None:
+        what = "standard input" if source == STDIN else f"the file '{source}'"
+        raise UserError(f"--pair goes with a text, not with {what}; give the pairs a column of their own")
+    if source == STDIN:
+        return _of_stream(predictor, _stdin(), "standard input", form)
+    if not source.startswith(GCS) and not Path(source).is_file():  # a pipe or a device
+        return _of_stream(predictor, Path(source).open("rb"), source, form)
+    return _of_file(predictor, source, form)
+
+
+def _names_file(source: str) -> bool:
+    """Whether the argument is a file's name; UserError if it only looks like one."""
+    if source == STDIN or source.startswith(GCS):
+        return True
+    if not source:
+        return False
+    path = Path(source)
+    try:
+        is_there, is_directory = path.exists(), path.is_dir()
+    except OSError:  # too long for a name
+        return False
+    if is_directory:
+        raise UserError(f"'{source}' is a directory; name a file in it, or {ADVICE}")
+    if is_there or not _looks_like_path(source):
+        return is_there
+    folder = path.parent
+    near = nearest(path.name, [entry.name for entry in folder.iterdir()]) if folder.is_dir() else ""
+    raise UserError(f"there is no file {shown(source)}{near}; {ADVICE}")
+
+
+def _looks_like_path(source: str) -> bool:
+    """A separator or a known ending, in what can be a path."""
+    names = [name.encode(errors="surrogatepass") for name in source.split(os.sep)]
+    long = len(source) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in names)
+    if long or "\n" in source or "\0" in source or not source.strip():
+        return False
+    return os.sep in source or source.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
+
+
+def _refuse_pairing(predictor: Predictor, has_pair: bool, if_missing: str, if_given: str) -> None:
+    if reason := predictor.pairing(has_pair):
+        raise UserError(f"there is {reason}; {if_given if has_pair else if_missing}")
+
+
+def _of_file(predictor: Predictor, source: str, form: str | None) -> Iterator[Asked]:
+    sources = list_sources("predict", (source,))
+    if len(sources) > 1:
+        raise UserError(f"'{source}' are {len(sources)} files; name one of them")
+    (file,) = sources
+    kept = predictor.recipe.format
+    if form is None and not file.name.endswith((*FORMATS, ".txt")):
+        if kept == "auto":
+            raise UserError(f"the ending of '{source}' tells no format; add --format {', '.join(KINDS[:-1])} or text")
+        form = kept
+    form = file_format(file, dataclasses.replace(predictor.recipe, format=form or "auto"))
+    if form == "text":
+        _refuse_lines(predictor)
+    return _checked(predictor, _rows(predictor, file, form))
+
+
+def _of_stream(predictor: Predictor, stream: IO[bytes] | IO[str], name: str, form: str | None) -> Iterator[Asked]:
+    if form in (None, "text"):
+        _refuse_lines(predictor)
+        return _checked(predictor, _lines(stream, predictor.recipe.max_record_bytes))
+    return _checked(predictor, _kept(predictor, stream, name, form))
+
+
+def _refuse_lines(predictor: Predictor) -> None:
+    other = "give a file with both columns, or lines with --format jsonl, csv or tsv"
+    _refuse_pairing(predictor, False, other, "")
+
+
+def _kept(predictor: Predictor, stream: IO[Any], name: str, form: str) -> Iterator[Row | Reject]:
+    """Rows of a stream, which is kept whole first: formats other than lines of text are read back and forth."""
+    with tempfile.TemporaryFile() as file:
+        while piece := stream.read(1 << 20):
+            file.write(piece.encode(errors="surrogateescape") if isinstance(piece, str) else piece)
+        file.seek(0)
+        yield from _rows(predictor, Source(name, 0, ""), form, cast(IO[bytes], file))
+
+
+def _rows(predictor: Predictor, source: Source, form: str, file: IO[bytes] | None = None) -> Iterator[Row | Reject]:
+    recipe: DataRecipe = dataclasses.replace(predictor.recipe, format=form)
+    optional = {"id": "id" if recipe.id is None else recipe.id}
+    if predictor.pairs is None:
+        optional["text_pair"] = "text_pair"
+    return read_rows(source, recipe, labelled=False, optional=optional, file=file)
+
+
+def _stdin() -> IO[Any]:
+    if sys.stdin is None:
+        raise UserError("there is no standard input; name a file")
+    return getattr(sys.stdin, "buffer", sys.stdin)
+
+
+def _lines(stream: IO[Any], longest: int) -> Iterator[Row | Reject]:
+    """One text a line, as the lines come in."""
+    binary = not isinstance(stream, io.TextIOBase)
+    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape") if binary else cast(io.TextIOBase, stream)
+    try:
+        number = 0
+        while line := text.readline(longest):
+            number += 1
+            if len(line) < longest or line.endswith("\n"):
+                yield Row(line.rstrip("\n"), None, "", None, number)
+                continue
+            while (rest := text.readline(longest)) and not rest.endswith("\n"):
+                pass
+            yield Reject(number, f"line is too long: more than {longest} characters")
+    finally:
+        if binary:
+            text.detach()  # or standard input would be closed with it
+
+
+def _checked(predictor: Predictor, rows: Any, placed: bool = True) -> Iterator[Asked]:
+    """Rows as questions, or as rejects where the model cannot take them."""
+    for row in rows:
+        if isinstance(row, Reject):
+            yield row
+            continue
+        try:
+            text, pair = predictor.check(row.text, row.text_pair)
+            yield Question(text, pair, row.line, row.id) if placed else (text, pair)
+        except BadValue as bad:
+            yield Reject(row.line, bad.reason)

@@ -1,0 +1,39 @@
+"""``xlnet-pipeline serve``: a model that answers over HTTP, until it is stopped."""
+
+import argparse
+import functools
+import os
+
+from xlnet.errors import UserError
+from xlnet.options import add_serving
+from xlnet_pipeline.commands.models import add_uri, open_registry
+from xlnet_pipeline.commands.parser import Subparsers, command
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "serve",
+        serve,
+        summary="answer over HTTP with a model",
+        details="Routes, limits and answers are those of docs/serving.md. Only this machine can connect unless --host\n"
+        "says otherwise: there is no authentication. Ctrl-C answers what was asked and ends.",
+        examples=[
+            "xlnet-pipeline serve uci-sentences",
+            "xlnet-pipeline serve models:/uci-sentences@champion --port 9000",
+            "xlnet-pipeline serve ./model --host 0.0.0.0",
+        ],
+    )
+    add_serving(parser)
+    add_uri(parser)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Answer requests until SIGTERM or Ctrl-C."""
+    if not options.model:
+        raise UserError("no model is named, and AIP_STORAGE_URI is not set; type: xlnet-pipeline serve NAME")
+    from xlnet.serving import serve as serving
+
+    registry = functools.partial(open_registry, options)
+    serving(options.model, options.host, options.port, dict(os.environ), registry)
