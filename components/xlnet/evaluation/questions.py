@@ -11,8 +11,9 @@ from typing import IO, Any, NamedTuple, cast
 
 from xlnet.data.columns import Reject, Row
 from xlnet.data.readers import FORMATS, file_format, read_rows
-from xlnet.data.storage import DATA_SUFFIXES, GCS, Source, list_sources
+from xlnet.data.storage import GCS, Source, list_sources
 from xlnet.data.values import BadValue, shown
+from xlnet.data.walking import DATA_SUFFIXES
 from xlnet.errors import UserError, nearest
 from xlnet.evaluation.predictor import Predictor
 from xlnet.recipe import DataRecipe
