@@ -111,6 +111,16 @@ def test_a_quotation_with_too_many_columns_is_counted_line_by_line(tmp_path):
     assert [reject.line for reject in rejects] == [31, 32, 33, 34, 35]
 
 
+def test_a_stray_carriage_return_costs_its_row_and_hides_none(tmp_path):
+    lines = rows_of(100)
+    lines[10] = "stray\rreturn,pos"
+    rows, rejects = read(tmp_path / "a.csv", content(lines).encode())
+    assert (len(rows), [reject.line for reject in rejects]) == (99, [12])
+    lines[10:60] = ["\r".join(lines[10:60])]  # a part with the line ends of old Macs
+    rows, rejects = read(tmp_path / "a.csv", content(lines).encode())
+    assert (len(rows), [reject.line for reject in rejects]) == (50, [12] * 50)
+
+
 def test_a_header_with_an_open_quotation_is_one_line(tmp_path):
     from xlnet.errors import UserError
 

@@ -66,12 +66,23 @@ class CsvRecords:
         except csv.Error as error:
             ended = str(error) == "unexpected end of data"
             reason = "unclosed quotation: the file ends in it" if ended else f"malformed CSV: {error}"
+            if str(error).startswith("new-line character seen"):
+                reason = self._stray_ends()
         line = supply.taken[0].number
         if reason.startswith(_COLUMNS):
             self._rejects.extend(Record(line.number, [], reason) for line in supply.taken[1:] if line.text.strip())
         elif reason:
             supply.go_back()
         return Record(line, [] if reason else fields, reason)
+
+    def _stray_ends(self) -> str:
+        """The reason for a line with CR outside quotes; where rows stand between these, each is a reject."""
+        line = self._supply.taken[0]
+        reason = "malformed CSV: a carriage return outside quotes, where other lines end otherwise"
+        pieces = csv.reader(line.text.split("\r"), delimiter=self._delimiter, quoting=csv.QUOTE_NONE)
+        rows = sum(map(self.is_row, pieces)) if self.is_row else 1
+        self._rejects.extend(Record(line.number, [], reason) for _ in range(rows - 1))
+        return reason
 
     def _trouble(self, fields: list[str]) -> str:
         """Why a record of several lines is none."""

@@ -30,8 +30,8 @@ def read_lines(file: IO[bytes], source: Source, longest: int, quoted: bool = Fal
         file: open at its beginning, uncompressed.
         source: what it is, for messages.
         longest: bytes of the longest line that is read; a longer one has a reason instead of a text.
-        quoted: the lines are CSV's, which end with LF, CRLF or CR, whichever stands there. Otherwise CR alone ends
-            a line only in a file that begins without any LF; elsewhere it is a character like others.
+        quoted: the lines are CSV's, where what stands in quotes does not tell how lines end. CR alone ends a line
+            only in a file whose first line ends so; elsewhere it is a character like others.
 
     Raises:
         UserError: the file is not in an encoding that can be read.
@@ -44,7 +44,10 @@ def read_lines(file: IO[bytes], source: Source, longest: int, quoted: bool = Fal
             f"'{source.uri}' is {other}, not UTF-8; save it as UTF-8, or type: "
             f"iconv -f {other} -t UTF-8 '{name}' > 'utf8-{name}'"
         )
-    ends = "" if quoted else "\r" if b"\r" in head and b"\n" not in head else "\n"
+    plain = re.sub(rb'"[^"]*"', b"", head) if quoted else head
+    first_end = re.search(rb"\r\n|\r|\n", plain)
+    is_old = first_end is not None and first_end.group() == b"\r" and (quoted or b"\n" not in head)
+    ends = ("" if quoted else "\r") if is_old else "\n"
     text_file = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=ends)
     number = 0
     while text := text_file.readline(longest + 1):
