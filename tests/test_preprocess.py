@@ -306,3 +306,88 @@ def test_a_gigabyte_passes_in_less_memory(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     print(done.stdout)
     assert int(done.stdout.splitlines()[-1]) < 1 << 30
+
+
+def warnings_of(capsys):
+    return [line.removeprefix("warning: ") for line in capsys.readouterr().err.splitlines() if "warning" in line]
+
+
+def test_what_is_lost_cut_or_twice_is_said(tmp_path, capsys):
+    rows = [*rows_of(180), *rows_of(20), *[("word " * 200, "yes")] * 3, ("", "yes"), ("", "no"), ("nul \0", "yes")]
+    train = write(tmp_path / "a.csv", rows)
+    test = write(tmp_path / "b.csv", [*rows_of(30), *rows_of(70, start=1000)])
+    run(tmp_path / "out", train=[train], test=[test], max_length=32)
+    said = warnings_of(capsys)
+    assert said[0] == (
+        "3 of 306 (1%) rows are rejected, most often: empty text (2); "
+        f"each is listed in {tmp_path / 'out'}/rejects.jsonl"
+    )
+    assert said[1].startswith("3 of 303 (1%) texts are longer than data.max_length = 32 tokens and lose their ends")
+    assert any(
+        "test rows have a text that is also in train: the score is better than it should be" in one for one in said
+    )
+    assert said[-1].endswith("train rows repeat the text of another")
+    run(tmp_path / "clean", train=[write(tmp_path / "c.csv", rows_of(100))])
+    assert warnings_of(capsys) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["Pos", "pos"], "classes 'Pos' (45) and 'pos' (45): they differ in upper and lower case alone"),
+        (["schön", "scho\u0308n"], "classes 'schön' (45) and 'scho\\u0308n' (45): they differ in their Unicode form"),
+        (["so so", "so  so"], "classes 'so so' (45) and 'so  so' (45): they differ in spaces alone"),
+        (["ａ", "a"], "(45): they look alike"),
+        (["true", "1"], "classes 'true' (45) and '1' (45): are booleans and numbers the same label?"),
+        (["False", "0", "x"], "classes 'False' (30) and '0' (30): are booleans and numbers the same label?"),
+        (["a", "b", "\ufeffa"], r"label '\ufeffa' counts as class 'a': spaces and marks around a label are taken off"),
+        (["a", "b", " a"], "label ' a' counts as class 'a': spaces"),
+        (["a", "nan", "b"], "class 'nan' has 30 rows: is it a missing label?"),
+        (["-1", "1", "0"], ""),
+        (["good", "goods"], ""),
+    ],
+)
+def test_labels_that_may_be_one_are_named(tmp_path, capsys, labels, says):
+    run(tmp_path / "out", train=[write(tmp_path / "a.csv", rows_of(90, labels))])
+    said = warnings_of(capsys)
+    assert len(said) == bool(says)
+    assert not says or says in said[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["--1", "5", "b"], ["--1", "5", "b"]),
+        (["9" * 5000, "-" + "8" * 4999, "7"], ["-" + "8" * 4999, "7", "9" * 5000]),
+        (["-10", "-9", "10", "9", "0"], ["-10", "-9", "0", "9", "10"]),
+        (
+            ["9223372036854775807", "9223372036854775806", "9007199254740993"],
+            ["9007199254740993", "9223372036854775806", "9223372036854775807"],
+        ),
+        (["²", "1", "3"], ["1", "3", "²"]),
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_class_ids_are_compared_digit_by_digit(tmp_path, labels, classes, form):
+    rows = rows_of(90, labels)
+    if form == "csv":
+        path = write(tmp_path / "a.csv", rows)
+    else:
+        path = str(tmp_path / "a.jsonl")
+        whole = [
+            label if label.lstrip("-").isdecimal() and label[:2] != "--" else json.dumps(label) for _, label in rows
+        ]
+        lines = [
+            f'{{"text": {json.dumps(text)}, "label": {label}}}\n' for (text, _), label in zip(rows, whole, strict=True)
+        ]
+        (tmp_path / "a.jsonl").write_text("".join(lines))
+    _, data = run(tmp_path / "out", train=[path])
+    assert data.classes == classes
+
+
+@pytest.mark.parametrize(
+    "labels", [["1", "1.0", "0"], ["007", "7"], ["1e3", "1000", "x"], ["-0", "0", "1"], ["+5", "5"]]
+)
+def test_equal_numbers_written_differently_are_refused(tmp_path, labels):
+    with pytest.raises(UserError, match=r"data.label has both '.*' and '.*' as classes; write equal numbers equally"):
+        run(tmp_path / "out", train=[write(tmp_path / "a.csv", rows_of(90, labels))])

@@ -82,7 +82,7 @@ def _alike(counts: Mapping[str, int]) -> list[str]:
     for name in counts:
         groups[_folded(name)].append(name)
     pairs = [group for group in groups.values() if len(group) > 1]
-    found = [f"{_both(counts, *group[:2])}: they differ in {_difference(*group[:2])} alone" for group in pairs[:SHOWN]]
+    found = [f"{_both(counts, *group[:2])}: they {_difference(*group[:2])}" for group in pairs[:SHOWN]]
     return found + ([f"{len(pairs) - SHOWN} more pairs of classes look alike"] if len(pairs) > SHOWN else [])
 
 
@@ -99,9 +99,9 @@ def _folded(name: str) -> str:
 
 def _difference(one: str, other: str) -> str:
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
-        return "their Unicode form (NFC and NFD)"
+        return "differ in their Unicode form alone (NFC and NFD)"
     if one.casefold() == other.casefold():
-        return "upper and lower case"
+        return "differ in upper and lower case alone"
     if "".join(one.split()) == "".join(other.split()):
-        return "spaces"
-    return "case, spaces, or characters that look alike"
+        return "differ in spaces alone"
+    return "look alike"

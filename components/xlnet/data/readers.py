@@ -112,7 +112,7 @@ def _json_records(lines: Iterator[Line], labelled: bool) -> Iterator[_Object]:
         if line.reason:
             yield _Object(line.number, {}, line.reason)
         elif not line.text.isspace():
-            fields, reason = _json_object(line.text)
+            fields, reason = _json_object(line.text.strip())
             yield _Object(line.number, fields, reason)
         elif not labelled:
             yield _Object(line.number, {}, "empty text")
