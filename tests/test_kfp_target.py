@@ -106,6 +106,7 @@ def test_two_nodes_train_one_model(kfp: KfpServer, tmp_path: Path, capsys: pytes
 
 def test_a_failing_pod_speaks_for_its_step(kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = recipe_file(tmp_path / "recipe.toml")
+    kfp.always = True
     with KubernetesServer(tmp_path / "cluster") as kfp.cluster:
         kfp.cluster.program = ["sh", "-c", "echo 'error: the loss became nan at step 3'; exit 1"]
         assert main(["run", str(recipe), "--target", "kfp", "--spot", "--wait"]) == 1

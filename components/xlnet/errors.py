@@ -12,6 +12,10 @@ class UserError(ValueError):
     exit_status = 2
 
 
+class Missing(UserError):
+    """What was named is not there; other than a server that refuses or fails, which says nothing about it."""
+
+
 class RunError(RuntimeError):
     """A run that could not be finished, though nothing in the request was wrong. Exit status 1."""
 

@@ -11,7 +11,7 @@ from xlnet.errors import UserError
 from xlnet.recipe import STEP_SECTIONS
 from xlnet_pipeline import placement
 from xlnet_pipeline.placement import TITLES, Placement
-from xlnet_steps import steps
+from xlnet_steps import steps, supervisor
 
 NAME = "xlnet"
 
@@ -76,8 +76,24 @@ def documents(where: Placement | None = None, image: str | None = None) -> list[
         from xlnet_pipeline.placement import vertex
 
         return [vertex.with_custom_job(spec, where)]
+    if where:
+        supervise(spec)
     platform = json_format.MessageToDict(built.platform_spec)
     return [spec, platform] if platform else [spec]
+
+
+def supervise(spec: dict[str, Any]) -> None:
+    """Have each step's program run under :mod:`xlnet_steps.supervisor`, on a cluster that starts nothing again."""
+    for executor in spec["deploymentSpec"]["executors"].values():
+        command = executor["container"]["command"]
+        executor["container"]["command"] = [word.replace(supervisor.PROGRAM, supervisor.SUPERVISED) for word in command]
+
+
+def forget(spec: dict[str, Any]) -> None:
+    """Have the steps leave no entry in the index: what is made without the backend's cache is not found in it later."""
+    for executor in spec["deploymentSpec"]["executors"].values():
+        kept = [one for one in executor["container"].get("env", []) if one["name"] != supervisor.INDEX]
+        executor["container"]["env"] = kept
 
 
 def compile(path: str | Path, image: str | None = None, where: Placement | None = None) -> Path:

@@ -4,6 +4,7 @@ Each task's command runs in a process of its own, as it would in its container. 
 stands for the mounted buckets, and are uploaded to the storage emulator when their task has ended.
 """
 
+import graphlib
 import hashlib
 import itertools
 import json
@@ -36,12 +37,15 @@ class Task:
 
     name: str
     title: str
-    state: str = "PENDING"  # PENDING, RUNNING, SUCCEEDED, CACHED, FAILED, CANCELLED, NOT_TRIGGERED
+    # PENDING, WAITING (no node takes its pod), RUNNING, SUCCEEDED, CACHED, FAILED, CANCELLED, NOT_TRIGGERED
+    state: str = "PENDING"
     started: datetime | None = None
     ended: datetime | None = None
     log: str = ""
     error: str = ""
     attempts: int = 0
+    logs: list[str] = field(default_factory=list)  # of each attempt
+    statuses: list[int] = field(default_factory=list)
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)  # output name → runtime artifact, with "id"
     parameters: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -58,6 +62,11 @@ class Backend:
         self.custom_job: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]] | None = None
         self.client = storage.Client(project="emulator", credentials=AnonymousCredentials())
 
+    def keep_log(self, folder: str, attempt: int, log: str) -> None:
+        """Leave an attempt's log in the pipeline root, as the launcher does."""
+        bucket, _, name = folder.removeprefix("gs://").partition("/")
+        self.client.bucket(bucket).blob(f"{name}/executor-logs-{attempt}").upload_from_string(log)
+
     def upload(self, uri: str) -> None:
         bucket, _, name = uri.removeprefix("gs://").partition("/")
         local = self.mount / bucket / name
@@ -65,6 +74,13 @@ class Backend:
         for path in files:
             key = path.relative_to(self.mount / bucket).as_posix()
             self.client.bucket(bucket).blob(key).upload_from_filename(str(path))
+
+
+def _in_order(tasks: dict[str, Any]) -> list[str]:
+    """The tasks' names, each after those that it depends on."""
+    return list(
+        graphlib.TopologicalSorter({name: tasks[name].get("dependentTasks", []) for name in tasks}).static_order()
+    )
 
 
 class Execution(threading.Thread):
@@ -80,20 +96,31 @@ class Execution(threading.Thread):
         root: str,
         environment: Callable[[str], dict[str, str]] = lambda step: {},
         placeholders: dict[str, str] | None = None,
+        retries: bool = True,
+        unschedulable: dict[str, threading.Event] | None = None,
+        broken: str = "",
     ) -> None:
         super().__init__(daemon=True)
         self.backend, self.spec, self.parameters, self.run_id, self.pipeline_root = backend, spec, parameters, run, root
         self.environment = environment
         self.placeholders = placeholders or {}
+        self.retries = retries  # whether the backend heeds the specification's retry policy
+        self.unschedulable = unschedulable or {}  # step → set once a node takes its pod
+        self.broken = broken  # what the root driver says before it fails; empty: it does not
         self.state = "PENDING"
+        self.began: datetime | None = None
         self.ended: datetime | None = None
         self.cancelled = threading.Event()
         self.process: subprocess.Popen[str] | None = None
         tasks = spec["root"]["dag"]["tasks"]
-        self.tasks = {name: Task(name, tasks[name].get("taskInfo", {}).get("name", name)) for name in tasks}
+        order = _in_order(tasks)
+        self.tasks = {name: Task(name, tasks[name].get("taskInfo", {}).get("name", name)) for name in order}
 
     def run(self) -> None:
-        self.state = "RUNNING"
+        self.began, self.state = now(), "RUNNING"
+        if self.broken:
+            self.ended, self.state = now(), "FAILED"
+            return
         waiting = dict(self.spec["root"]["dag"]["tasks"])
         while waiting:
             ready = [name for name in waiting if not set(waiting[name].get("dependentTasks", [])) & set(waiting)]
@@ -117,8 +144,14 @@ class Execution(threading.Thread):
             os.killpg(self.process.pid, signal.SIGTERM)
 
     def _attempts(self, task: Task, spec: dict[str, Any]) -> None:
-        task.started, task.state = now(), "RUNNING"
-        for _ in range(1 + int(spec.get("retryPolicy", {}).get("maxRetryCount", 0))):
+        task.started = now()
+        if task.name in self.unschedulable:
+            task.state = "WAITING"
+            while not (self.unschedulable[task.name].wait(0.02) or self.cancelled.is_set()):
+                pass
+            task.started = now()
+        task.state = "RUNNING"
+        for _ in range(1 + self.retries * int(spec.get("retryPolicy", {}).get("maxRetryCount", 0))):
             task.attempts += 1
             try:
                 self._task(task, spec)
@@ -143,8 +176,12 @@ class Execution(threading.Thread):
             task.state = "CACHED"
             return
         outputs = self._outputs(task.name, component.get("outputDefinitions", {}))
-        executor_input = {"inputs": self._as_given(inputs), "outputs": outputs}
+        told = {key: value for key, value in outputs.items() if key != "folder"}
+        executor_input = {"inputs": self._as_given(inputs), "outputs": told}
         status, task.log = self._command(task.name, container, executor_input)
+        task.logs.append(task.log)
+        task.statuses.append(status)
+        self.backend.keep_log(outputs["folder"], task.attempts - 1, task.log)
         if status:
             task.state, task.error = "FAILED", f"the container ended with exit status {status}"
             return
@@ -179,6 +216,7 @@ class Execution(threading.Thread):
         scratch = self.backend.root / "scratch" / self.run_id / f"{task}-{salt}"
         scratch.mkdir(parents=True)
         return {
+            "folder": base,
             "parameters": {name: {"outputFile": str(scratch / name)} for name in definitions.get("parameters", {})},
             "artifacts": {
                 name: {
@@ -214,6 +252,7 @@ class Execution(threading.Thread):
 
     def _process(self, step: str, command: list[str], variables: dict[str, str]) -> tuple[int, str]:
         words = [word.replace("python3 -m kfp.dsl.executor_main", EXECUTOR) for word in command]
+        words = [word.replace("python3 -m xlnet_steps", f"{sys.executable} -m xlnet_steps") for word in words]
         environment = {
             **os.environ,
             **variables,
@@ -240,5 +279,7 @@ class Execution(threading.Thread):
             artifact = {**one["artifacts"][0], "id": str(next(_ids))}
             if name in written.get("artifacts", {}):
                 artifact["metadata"] = written["artifacts"][name]["artifacts"][0].get("metadata", {})
+                if None in artifact["metadata"].values():
+                    raise ValueError(f"metadata of {name} holds a null, which no backend takes")
             task.artifacts[name] = artifact
             self.backend.upload(artifact["uri"])

@@ -106,8 +106,7 @@ class RecurringRuns:
         return self.store[identity]
 
     def list(self, request: Request) -> Any:
-        page = self.server.page(request, "recurringRuns", list(self.store.values()))
-        return page if page["recurringRuns"] else {}
+        return self.server.page(request, "recurringRuns", list(self.store.values()))
 
     def create(self, request: Request) -> Any:
         body = self.check("V2beta1RecurringRun", request.body)

@@ -1,10 +1,13 @@
-"""A Kubeflow Pipelines v2beta1 API server that runs what is submitted.
+"""An API server of Kubeflow Pipelines that runs what is submitted and answers as the recorded real one did.
 
 Bodies are checked against the models of kfp_server_api (unknown fields are refused, as by the real server's JSON
-mapping) and pipeline specifications against kfp's own message class.
+mapping) and pipeline specifications against kfp's own message class. With ``ui`` it stands for the UI's server, which
+passes on the v2beta1 API alone and reads logs of pods that still exist by their names.
 """
 
 import json
+import secrets
+import threading
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +17,26 @@ import kfp_server_api
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from servers.argo import Node, Workflow, node_id, stamp
 from servers.execution import Backend, Execution
 from servers.kfp_schedules import RecurringRuns
 from servers.kubernetes_server import KubernetesServer
 from servers.web import Refused, Request, WebServer
 
-STATES = {"CACHED": "SKIPPED", "CANCELLED": "CANCELED", "NOT_TRIGGERED": "SKIPPED", "PENDING": "PENDING"}
 PREFIX = "/apis/v2beta1"
-
-
-def stamp(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
+NOT_ENDED = "1970-01-01T00:00:00Z"
+CODES = {400: 3, 404: 5, 409: 6}  # gRPC's numbers for HTTP's
+NO_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Error</title>
+</head>
+<body>
+<pre>Cannot {}</pre>
+</body>
+</html>
+"""
 
 
 def checked(model: str, body: Any) -> Any:
@@ -68,8 +80,13 @@ class KfpServer(WebServer):
         self.executions: dict[str, Execution] = {}
         self.recurring_runs = RecurringRuns(self, PREFIX, checked)
         self.recurring = self.recurring_runs.store
-        self.lost: set[str] = set()  # runs whose workflow is gone
+        self.workflows: dict[str, Workflow] = {}
         self.run_pipelines = True
+        self.ui = False
+        self.always = False  # whether the installation lets programs that failed be started again by Argo
+        self.pods_deleted = False
+        self.unschedulable: dict[str, threading.Event] = {}  # step → set once a node takes its pod
+        self.broken = ""  # what the root driver says before it fails
         for method, path, work in (
             ("GET", "/experiments", self.list_experiments),
             ("POST", "/experiments", self.create_experiment),
@@ -80,12 +97,18 @@ class KfpServer(WebServer):
             ("GET", "/healthz", lambda request: {"multi_user": False}),
         ):
             self.route(method, PREFIX + path, work)
+        self.route("GET", "/apis/v1alpha1/runs/(?P<id>[^/]+)/nodes/(?P<node>[^/]+)/log", self.node_log)
         self.route("GET", "/k8s/pod/logs", self.pod_log)
 
     @staticmethod
     def one(store: dict[str, dict[str, Any]], request: Request) -> dict[str, Any]:
         if request.part("id") not in store:
-            raise Refused(404, f"{request.part('id')} not found")
+            raise Refused(
+                404,
+                f"Failed to get a run: Failed to fetch run {request.part('id')}: ResourceNotFoundError: "
+                f"Run {request.part('id')} not found",
+                f"Run {request.part('id')} not found",
+            )
         return store[request.part("id")]
 
     def run(self, request: Request) -> dict[str, Any]:
@@ -108,7 +131,7 @@ class KfpServer(WebServer):
         size = min(int(request.query.get("page_size") or size), 200)
         start = int(request.query.get("page_token") or 0)
         more = {"next_page_token": str(start + size)} if start + size < len(items) else {}
-        return {key: items[start : start + size], "total_size": len(items), **more}
+        return {key: items[start : start + size], "total_size": len(items), **more} if items else {}
 
     def list_experiments(self, request: Request) -> Any:
         return self.page(request, "experiments", list(self.experiments.values()))
@@ -117,23 +140,35 @@ class KfpServer(WebServer):
         body = checked("V2beta1Experiment", request.body)
         if any(one["display_name"] == body["display_name"] for one in self.experiments.values()):
             raise Refused(409, f"experiment {body['display_name']} already exists")
-        made = {**body, "experiment_id": str(uuid.uuid4()), "created_at": stamp(datetime.now(UTC))}
+        now = stamp(datetime.now(UTC))
+        made = {**body, "experiment_id": str(uuid.uuid4()), "created_at": now, "storage_state": "AVAILABLE"}
+        made["last_run_created_at"] = "1970-01-01T00:00:00Z"
         self.experiments[made["experiment_id"]] = made
         return made
 
     def list_runs(self, request: Request) -> Any:
         found = self.page(request, "runs", list(self.runs.values()))
-        found["runs"] = [self.show(run, details=False) for run in found["runs"]]
-        return found
+        return {**found, "runs": [self.show(run) for run in found["runs"]]} if found else {}
 
     def create_run(self, request: Request) -> Any:
         return self.start(checked("V2beta1Run", request.body))
 
-    def start(self, body: dict[str, Any]) -> dict[str, Any]:
+    def start(self, body: dict[str, Any], workflow: str = "") -> dict[str, Any]:
         if body["experiment_id"] not in self.experiments:
             raise Refused(404, "experiment not found")
         spec = checked_spec(body["pipeline_spec"])
-        run = {**body, "run_id": str(uuid.uuid4()), "created_at": stamp(datetime.now(UTC))}
+        now = datetime.now(UTC)
+        scheduled = {"scheduled_at": stamp(now)} if "scheduled_at" not in body else {}
+        run = {
+            "service_account": "pipeline-runner",
+            **body,
+            **scheduled,
+            "run_id": str(uuid.uuid4()),
+            "storage_state": "AVAILABLE",
+            "created_at": stamp(now),
+            "state_history": [{"update_time": stamp(now), "state": "PENDING"}],
+        }
+        self.experiments[body["experiment_id"]]["last_run_created_at"] = stamp(now)
         config = body["runtime_config"]
         execution = Execution(
             self.backend,
@@ -142,95 +177,140 @@ class KfpServer(WebServer):
             run=run["run_id"],
             root=config["pipeline_root"],
             environment=lambda step: {**self.steps_environment, **self.fields(run, step)},
+            retries=self.always,
+            unschedulable=self.unschedulable,
+            broken=self.broken,
         )
         self.runs[run["run_id"]] = run
         self.executions[run["run_id"]] = execution
+        name = workflow or f"{spec['pipelineInfo']['name']}-{secrets.token_hex(3)[:5]}"
+        self.workflows[run["run_id"]] = Workflow(name, execution, now)
         if self.run_pipelines:
             execution.start()
-        return self.show(run)
+        return {**run, "state": "PENDING", "finished_at": NOT_ENDED}
 
     def fields(self, run: dict[str, Any], step: str) -> dict[str, str]:
         """The variables that a step takes from its pod."""
         pod = self.cluster.step_pod(run["run_id"], step) if self.cluster else {}
-        values = {"metadata.labels['pipeline/runid']": run["run_id"], "metadata.name": pod.get("XLNET_POD_NAME", step)}
+        task, workflow = self.executions[run["run_id"]].tasks[step], self.workflows[run["run_id"]].name
+        values = {
+            "metadata.labels['pipeline/runid']": run["run_id"],
+            "metadata.name": pod.get("XLNET_POD_NAME", step),
+            "metadata.annotations['workflows.argoproj.io/node-name']": (
+                f"{workflow}(0).root(0).{step}(0).executor({task.attempts - 1})"
+            ),
+        }
         platform = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         asked = platform[f"exec-{step}"]["fieldPathAsEnv"]
         there = {name: value for name, value in pod.items() if not name.startswith("XLNET")}
         return {**there, **{one["name"]: values[one["fieldPath"]] for one in asked}}
 
-    def show(self, run: dict[str, Any], details: bool = True) -> dict[str, Any]:
+    def show(self, run: dict[str, Any]) -> dict[str, Any]:
         execution = self.executions.get(run["run_id"])
         if execution is None:
             return run
-        state = "RUNNING" if run["run_id"] in self.lost else STATES.get(execution.state, execution.state)
-        shown = {**run, "state": state, "finished_at": stamp(execution.ended)}
-        if execution.state == "FAILED":
-            shown["error"] = {"code": 2, "message": "a task failed"}
-        if details:
-            shown["run_details"] = {"task_details": self.details(run, execution)}
-        return shown
+        self._note(run, execution)
+        details = self.workflows[run["run_id"]].details(run["run_id"])
+        return {
+            **run,
+            "state": run["state_history"][-1]["state"],
+            "finished_at": stamp(execution.ended) if execution.ended else NOT_ENDED,
+            **({"run_details": {"task_details": details}} if details else {}),
+        }
 
-    def details(self, run: dict[str, Any], execution: Execution) -> list[dict[str, Any]]:
-        found = [{"run_id": run["run_id"], "task_id": "root", "display_name": "root", "state": "RUNNING"}]
-        for task in execution.tasks.values():
-            if task.started is None:
-                continue
-            pod = f"{run['run_id'][:8]}-{task.name}"
-            common = {"run_id": run["run_id"], "create_time": stamp(task.started), "start_time": stamp(task.started)}
-            found.append({**common, "task_id": f"{pod}-d", "display_name": f"{task.name}-driver", "state": "SUCCEEDED"})
-            one = {
-                **common,
-                "task_id": pod,
-                "display_name": task.name,
-                "end_time": stamp(task.ended),
-                "state": STATES.get(task.state, task.state),
-                "child_tasks": [{"pod_name": f"{pod}-executor"}],
-                "outputs": {name: {"artifact_ids": [value["id"]]} for name, value in task.artifacts.items()},
-            }
-            if task.error:
-                one["error"] = {"code": 2, "message": task.error}
-            found.append(one)
-            found.append(
-                {
-                    **common,
-                    "task_id": f"{pod}-executor",
-                    "pod_name": f"{pod}-executor",
-                    "display_name": "executor",
-                    "state": STATES.get(task.state, task.state),
-                    "end_time": stamp(task.ended),
-                }
-            )
-        return found
+    @staticmethod
+    def _note(run: dict[str, Any], execution: Execution) -> None:
+        """Add to a run's history what has become of its workflow, as the persistence agent does: a cancel is FAILED."""
+        state = {"CANCELLED": "FAILED"}.get(execution.state, execution.state)
+        history = run["state_history"]
+        if execution.state != "PENDING" and len(history) == 1 and history[0]["state"] == "PENDING":
+            history.append({"update_time": stamp(execution.began), "state": "RUNNING"})
+        if execution.ended and history[-1]["state"] != state:
+            history.append({"update_time": stamp(execution.ended), "state": state})
 
     def terminate(self, request: Request) -> Any:
-        self.executions[self.run(request)["run_id"]].cancel()
+        run = self.run(request)
+        execution = self.executions[run["run_id"]]
+        self._note(run, execution)
+        run["state_history"].append({"update_time": stamp(datetime.now(UTC)), "state": "CANCELING"})
+        execution.cancel()
         return {}
 
+    def node_log(self, request: Request) -> Any:
+        run, wanted = request.part("id"), request.part("node")
+        if self.ui:
+            raise Refused(404, NO_PAGE.format(f"{request.method} {request.path}"))
+        if run not in self.runs:
+            text = f"Failed to fetch run {run}: ResourceNotFoundError: Run {run} not found"
+            return _error(f"BadRequestError: Failed to read logs for run {run} due to run fetching error: {text}")
+        node = next((one for one in self._pods(run) if node_id(one.path) == wanted), None)
+        if node is None:
+            key = f"/artifacts/{wanted.rpartition('-')[0]}/{wanted}/main.log"
+            return _error(
+                f"BadRequestError: Failed to read logs for run {run}: InternalServerError: Failed to read logs from "
+                f"archive {wanted} due to error fetching the log file: InternalServerError: Failed to get file reader "
+                f'for {key}: blob (key "{key}") (code=NotFound): operation error S3: GetObject, https response error '
+                "StatusCode: 404, NoSuchKey: The specified key does not exist."
+            )
+        return _as_written(node)
+
+    def _pods(self, run: str) -> list[Node]:
+        """The pods that have written something."""
+        workflow = self.workflows.get(run)
+        return [node for node in workflow.nodes() if node.pod and node.state != "PENDING"] if workflow else []
+
     def pod_log(self, request: Request) -> Any:
-        pod = request.query["podname"]
-        for run, execution in self.executions.items():
-            for task in execution.tasks.values():
-                if pod == f"{run[:8]}-{task.name}-executor":
-                    return task.log
-        raise Refused(404, f"pod {pod} not found")
+        if not self.ui:
+            raise Refused(404, "404 page not found\n")
+        wanted = request.query["podname"]
+        for node in self._pods(request.query["runid"]):
+            name, _, number = node_id(node.path).rpartition("-")
+            kind = "system-container-driver" if "-driver" in node.path else "retry-system-container-impl"
+            if wanted == f"{name}-{kind}-{number}" and not self.pods_deleted:
+                return _as_written(node)
+        raise Refused(500, "Could not get main container logs: S3Error: The specified key does not exist.")
+
+    def refusal(self, status: int, message: str, details: str = "") -> Any:
+        """The body of an answer other than 200: text where it is no part of the v2beta1 API."""
+        if message.startswith(("<!DOCTYPE", "404 page", "Could not get")):
+            return message
+        inner = message.rpartition("Invalid input error: ")[2]
+        kind = {"@type": "type.googleapis.com/google.rpc.Status", "code": CODES.get(status, 2)}
+        return {"code": CODES.get(status, 2), "message": message, "details": [{**kind, "message": details or inner}]}
 
     def collect_garbage(self, recurring_run_id: str) -> None:
         """The workflows of a deleted recurring run go with it; the API never hears of their end."""
-        for run in self.runs.values():
-            execution = self.executions[run["run_id"]]
-            if run.get("recurring_run_id") == recurring_run_id and execution.ended is None:
-                self.lost.add(run["run_id"])
-                execution.cancel()
+        for run_id, run in list(self.runs.items()):
+            execution = self.executions.get(run_id)
+            if run.get("recurring_run_id") == recurring_run_id and execution and execution.ended is None:
+                self.lose(run_id)
 
-    def refusal(self, status: int, message: str) -> Any:
-        """As gRPC's gateway writes it: the details hold the innermost message."""
-        code = {400: 3, 404: 5, 409: 6}.get(status, 2)
-        inner = message.rpartition("Invalid input error: ")[2]
-        detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": inner}
-        return {"code": code, "message": message, "details": [detail]}
+    def lose(self, run: str) -> None:
+        """Delete the workflow of a run, which is shown as it was from then on."""
+        self.runs[run] = json.loads(json.dumps(self.show(self.runs[run])))
+        self.executions.pop(run).cancel()
+        del self.workflows[run]
 
     def fire(self, recurring_run_id: str) -> dict[str, Any]:
         """What the real server does when a schedule's time has come."""
         number = sum(run.get("recurring_run_id") == recurring_run_id for run in self.runs.values()) + 1
         with self.lock:
-            return self.start(self.recurring_runs.due(recurring_run_id, number))
+            body = self.recurring_runs.due(recurring_run_id, number)
+            return self.start(body, body["display_name"])
+
+
+def _error(message: str) -> str:
+    """How the API server says that a log cannot be read: with status 200."""
+    return json.dumps({"error_message": message, "error_details": message})
+
+
+def _as_written(node: Node) -> str:
+    """A pod's log: the program's own lines between those of the launcher."""
+    if "-driver" in node.path:
+        text = node.log or "driver ended"
+        return f"I1126 14:35:14.626938      21 main.go:119] Setting log level to: '1'\n{text}\n"
+    before = "I1126 14:35:55.237630      35 main.go:67] Setting log level to: '1'\n"
+    failed = "F1126 14:35:55.920542      35 main.go:59] failed to execute component: exit status 1\n"
+    after = "I1126 14:35:55.918848      35 launcher_v2.go:206] publish success.\n"
+    ended = "" if node.ended is None else failed if node.state == "FAILED" else after
+    return before + (node.log or "") + ended

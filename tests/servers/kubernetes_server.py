@@ -177,7 +177,7 @@ class KubernetesServer(WebServer):
 
         return guarded
 
-    def refusal(self, status: int, message: str) -> Any:
+    def refusal(self, status: int, message: str, details: str = "") -> Any:
         if message == "404 page not found":  # a group that nobody serves is answered without a Status
             return f"{message}\n"
         return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status}

@@ -14,9 +14,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 class Refused(Exception):
     """An answer other than 200."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, details: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.details = status, details
 
 
 @dataclass
@@ -109,11 +109,10 @@ class WebServer:
                     with self.lock:
                         return 200, work(request), {}
                 except Refused as refused:
-                    status = refused.status
-                    return status, self.refusal(status, str(refused)), {}
+                    return refused.status, self.refusal(refused.status, str(refused), refused.details), {}
         return 404, {"error": {"code": 404, "message": f"no such path: {request.method} {request.path}"}}, {}
 
-    def refusal(self, status: int, message: str) -> Any:
+    def refusal(self, status: int, message: str, details: str = "") -> Any:
         """The body of an answer other than 200."""
         return {"error": {"code": status, "message": message}, "message": message}
 
@@ -161,7 +160,9 @@ class WebServer:
                     self.wfile.write(data)
 
             def _head(self, status: int, content: Any, headers: dict[str, str]) -> bytes:
-                kinds = {str: "text/plain", bytes: "application/octet-stream"}
+                kinds = {str: "text/plain; charset=utf-8", bytes: "application/octet-stream"}
+                if isinstance(content, str) and content.startswith("<!DOCTYPE html>"):
+                    kinds[str] = "text/html; charset=utf-8"
                 data = content if isinstance(content, bytes) else str(content).encode()
                 if not isinstance(content, str | bytes):
                     data = json.dumps(content).encode()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xlnet.data import transfer
-from xlnet.errors import CorruptArtifact, RunError, UserError
+from xlnet.errors import CorruptArtifact, Missing, RunError, UserError
 
 GCS = "gs://"
 CHUNK = 32 << 20  # bytes of one range of a large object, and of one piece of a resumable upload
@@ -99,7 +99,7 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except NotFound:
-        raise UserError(f"'{what}' does not exist; check the bucket's name and the path") from None
+        raise Missing(f"'{what}' does not exist; check the bucket's name and the path") from None
     except (Unauthorized, GoogleAuthError) as error:
         hint = "type: gcloud auth application-default login"
         raise UserError(f"'{what}': no valid credentials ({_first_line(error)}); {hint}") from None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xlnet.data import objects
-from xlnet.errors import UserError
+from xlnet.errors import Missing
 from xlnet_pipeline.commands.tables import paint
 from xlnet_pipeline.targets.record import Run
 
@@ -98,7 +98,7 @@ def _read(run: Run, step: str, artifact: str, file: str) -> dict[str, Any]:
     if output["uri"].startswith(objects.GCS):
         try:
             content = objects.read(f"{output['uri']}/{file}")
-        except UserError:  # it is gone
+        except Missing:
             return {}
     else:
         path = Path(output["uri"], file)

@@ -108,6 +108,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def whole(text: str) -> int:
+    """A whole number from 1 on, for argparse's ``type``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+    return int(text)
+
+
 def hours(text: str) -> float:
     """A positive time such as ``90m``, ``2h`` or ``1.5`` (hours), as hours, for argparse's ``type``."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in ("h", "m") else (text, "h")

@@ -6,14 +6,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from xlnet_pipeline.commands import outcome
-from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
+from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group, whole
 from xlnet_pipeline.commands.run import HERE, home_option
 from xlnet_pipeline.commands.tables import coloured, duration, local_time, paint, print_json, print_table
-from xlnet_pipeline.targets import NAMES, Run, Target, open_target
+from xlnet_pipeline.targets import NAMES, Run, Target, following, open_target
 
 if TYPE_CHECKING:
     from xlnet_pipeline.targets.local.target import LocalTarget
 
+NEWEST = 20  # runs that are listed where nothing else is said
 HELP_RUN = "a run's id, a unique beginning of it, or its last characters"
 
 
@@ -25,9 +26,10 @@ def add(subparsers: Subparsers) -> None:
         summary="list, show, read or cancel runs",
         examples=["xlnet-pipeline runs list", "xlnet-pipeline runs show 4f2a"],
     )
-    listing = command(
-        inner, "list", list_runs, summary="list every run, the newest first", examples=["xlnet-pipeline runs list"]
-    )
+    listing = command(inner, "list", list_runs, summary="list the newest runs", examples=["xlnet-pipeline runs list"])
+    length = listing.add_mutually_exclusive_group()
+    length.add_argument("--limit", type=whole, default=NEWEST, metavar="N", help=f"how many runs (default: {NEWEST})")
+    length.add_argument("--all", action="store_true", help="every run")
     listing.add_argument("--json", action="store_true", help="the records as JSON")
     showing = command(
         inner,
@@ -45,6 +47,7 @@ def add(subparsers: Subparsers) -> None:
     reading.add_argument(
         "step", nargs="?", metavar="STEP", help="snapshot, preprocess, train, evaluate or register (default: all)"
     )
+    reading.add_argument("-f", "--follow", action="store_true", help="go on until the run or the step has ended")
     stopping = command(
         inner,
         "cancel",
@@ -85,7 +88,8 @@ def target(options: argparse.Namespace) -> "LocalTarget":
 def list_runs(options: argparse.Namespace) -> None:
     """Print every run as a row."""
     here = chosen(options)
-    found = here.runs()
+    limit = None if options.all else options.limit
+    found = here.runs(limit)
     if options.json:
         print_json([dataclasses.asdict(run) for run in found])
     elif found:
@@ -104,6 +108,10 @@ def list_runs(options: argparse.Namespace) -> None:
             for run in found
         ]
         print_table(header, rows)
+        if len(found) == limit:
+            print(
+                f"the newest {limit}; all of them: xlnet-pipeline {tool_option(options)}".rstrip() + " runs list --all"
+            )
     else:
         place = f"in '{target(options).home}'" if here.name in HERE else f"on target '{here.name}'"
         print(f"no runs {place}; start one with: xlnet-pipeline {tool_option(options)}".rstrip() + " run")
@@ -135,12 +143,18 @@ def show(options: argparse.Namespace) -> None:
         print(f"\nerror in {run.error.step or 'the run'}: {run.error.message}")
         print("\n".join(f"  | {line}" for line in run.error.last_lines))
     print("\n".join(outcome.lines(run, tool_option(options), colour)).rstrip())
+    for note in run.notes:
+        print(f"note: {note}")
 
 
 def logs(options: argparse.Namespace) -> None:
     """Print the lines of a run's logs."""
-    for line in chosen(options).logs(options.run, options.step):
-        print(line)
+    here = chosen(options)
+    lines = (
+        following.follow(here, options.run, options.step) if options.follow else here.logs(options.run, options.step)
+    )
+    for line in lines:
+        print(line, flush=options.follow)
 
 
 def cancel(options: argparse.Namespace) -> None:

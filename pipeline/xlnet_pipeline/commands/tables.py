@@ -13,6 +13,7 @@ _STATUS = {
     "CACHED": _GREEN,
     "champion": _GREEN,
     "FAILED": _RED,
+    "LOST": _RED,
     "CANCELLED": _YELLOW,
     "RUNNING": _YELLOW,
     "PENDING": _GREY,

@@ -9,6 +9,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from xlnet.data import index
 from xlnet_cluster.jobset import Requirements
 from xlnet_pipeline.placement import (
     BACKOFF,
@@ -20,11 +21,13 @@ from xlnet_pipeline.placement import (
     Placement,
 )
 from xlnet_pipeline.placement.machines import SPOT_SELECTOR, Machine
+from xlnet_steps import supervisor
 from xlnet_steps.training import JOBSET
 
 REGISTRY = "MLFLOW_TRACKING_URI"
 SPOT_TAINT = "cloud.google.com/gke-spot"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
+NODE_NAME = "metadata.annotations['workflows.argoproj.io/node-name']"  # ends in the number of the attempt
 SMALL = ("500m", "1Gi")  # what a light step asks for
 SHARE = 0.8  # of a host's CPUs and memory; the rest is the node's own
 SHARED_MEMORY = 0.25  # of the host's memory, at /dev/shm, through which data loaders hand over batches
@@ -32,7 +35,10 @@ SHARED_MEMORY = 0.25  # of the host's memory, at /dev/shm, through which data lo
 
 def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     """Say where in the cluster a step's task runs."""
-    kubernetes.use_field_path_as_env(task, "XLNET_RUN_ID", RUN_LABEL)
+    kubernetes.use_field_path_as_env(task, supervisor.RUN, RUN_LABEL)
+    kubernetes.use_field_path_as_env(task, supervisor.NODE, NODE_NAME)
+    if where.output_root:
+        task.set_env_variable(supervisor.INDEX, f"{where.output_root.rstrip('/')}/{index.FOLDER}")
     if where.registry_secret:
         kubernetes.use_secret_as_env(task, where.registry_secret, {REGISTRY: REGISTRY})
     task.set_retry(PROGRAM_RETRIES, **BACKOFF)

@@ -7,7 +7,9 @@ from xlnet_pipeline.targets.record import RunFailure
 
 LAST_LINES = 20
 
-_NOISE = re.compile(r"\[KFP Executor ")
+_EXECUTOR = re.compile(r"\[KFP Executor ")
+# Lines around a program's own on a cluster: of Kubeflow Pipelines' launcher and of Argo's.
+_LAUNCHER = re.compile(r"[IWEF]\d{4} [\d:.]+ +\d+ \w+\.go:\d+\] |time=\S+ level=\w+ .*argo=true")
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above", "The above exception was")
 _ERROR = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?")
@@ -66,8 +68,9 @@ class Output:
         if self._block:
             self._block = text != "}"
             return True
-        self._block = bool(_NOISE.match(text)) and text.endswith("Got executor_input:")
-        return bool(_NOISE.match(text))
+        ours = _EXECUTOR.match(text)
+        self._block = bool(ours) and text.endswith("Got executor_input:")
+        return bool(ours or _LAUNCHER.match(text))
 
     def _continues(self, text: str) -> bool:
         ended = not self._held[-1].startswith((" ", _TRACEBACK, *_CHAINED)) and self._held[-1] != ""

@@ -15,6 +15,7 @@ from xlnet.errors import RunError
 SCHEMA = 1
 PENDING, RUNNING, SUCCEEDED, CACHED = "PENDING", "RUNNING", "SUCCEEDED", "CACHED"
 FAILED, CANCELLED, SKIPPED = "FAILED", "CANCELLED", "SKIPPED"
+LOST = "LOST"  # a run that its server calls running, and whose workflow is gone
 
 # Exit status of a failed run by the kind of its error.
 EXIT_STATUS = {"user": 2, "run": 1, "timeout": 124}
@@ -67,7 +68,7 @@ class Run:
     recipe: dict[str, Any]
     recipe_digest: str
     created: str
-    status: str = RUNNING  # RUNNING, SUCCEEDED, FAILED or CANCELLED
+    status: str = RUNNING  # RUNNING, SUCCEEDED, FAILED, CANCELLED or LOST
     ended: str | None = None
     pid: int | None = None
     pid_started: str | None = None  # tells the process from a later one with the same number
@@ -75,14 +76,15 @@ class Run:
     steps: list[StepRun] = field(default_factory=list)
     schedule: str = ""  # the name of the schedule that started it
     due: str | None = None  # the time for which that was
+    notes: list[str] = field(default_factory=list)  # what a reader should know besides
     schema: int = SCHEMA
 
     @property
     def exit_status(self) -> int:
-        """0 succeeded (or still running), 1 failed, 2 the user's mistake, 124 timed out, 130 cancelled."""
+        """0 succeeded (or still running), 1 failed or lost, 2 the user's mistake, 124 timed out, 130 cancelled."""
         if self.status == CANCELLED:
             return 130
-        if self.status == FAILED:
+        if self.status in (FAILED, LOST):
             return EXIT_STATUS[self.error.kind] if self.error else 1
         return 0
 

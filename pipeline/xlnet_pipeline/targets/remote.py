@@ -6,17 +6,19 @@ A backend says how its tasks went; where an artifact came from is read from the 
 import dataclasses
 import functools
 import json
+import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data import objects
 from xlnet.data.storage import DEMO, GCS
-from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
+from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, nearest
 from xlnet.recipe import STEP_SECTIONS, Recipe
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import Placement, placement
@@ -34,8 +36,14 @@ PAGE = 100  # resources asked for at a time
 PREFIX = "xlnet-"  # of a run's name in a backend; the run's id follows
 FIRST_POLL, LONGEST_POLL = 1.0, 15.0  # seconds between two looks at a run
 CANCEL_WAIT = 60.0  # seconds that a cancelled run has to end
+# The last line of Kubeflow Pipelines' launcher; its program's status, or the signal in Go's words.
+ENDED_WITH = re.compile(r"failed to execute component: (?:exit status (?P<status>\d+)|signal: (?P<signal>\w+))")
+SIGNALS = {"killed": -signal.SIGKILL, "terminated": -signal.SIGTERM, "aborted": -signal.SIGABRT}
+SILENCE = 20.0  # seconds that a step's pod may wait before something is said of it
+REPEAT = 600.0  # seconds between two words about the same wait
+LOST_FOR = 180.0  # seconds that a run must seem lost: a cluster that does not answer for a while looks the same
 DONE = (record.SUCCEEDED, record.CACHED, record.FAILED, record.CANCELLED, record.SKIPPED)
-ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED)
+ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST)
 
 
 HERE_ONLY = {
@@ -91,15 +99,20 @@ def wait(
 ) -> Run:
     """Watch a run until it has ended; say each step's end. A run that takes too long is stopped."""
     told: set[str] = set()
+    waits = Waits(say)
     deadline = time.monotonic() + timeout if timeout else None
+    lost_since: float | None = None
     pause = FIRST_POLL
     while True:
         for step in run.steps:
             if step.status in DONE and step.name not in told:
                 told.add(step.name)
                 took = f" in {step.seconds:.1f} s" if step.seconds else ""
-                say(f"{step.name}: {step.status.lower()}{took}")
-        if run.status in ENDED:
+                same = f" ({step.reason})" if step.status == record.CACHED and step.reason else ""
+                say(f"{step.name}: {step.status.lower()}{took}{same}")
+        waits.look(run)
+        lost_since = (lost_since or time.monotonic()) if run.status == record.LOST else None
+        if run.status in ENDED and (lost_since is None or time.monotonic() - lost_since >= LOST_FOR):
             return run
         if deadline and time.monotonic() > deadline:
             run = target.cancel(run.id)
@@ -109,6 +122,25 @@ def wait(
         time.sleep(pause if deadline is None else min(pause, max(0.01, deadline - time.monotonic())))
         pause = min(pause * 1.5, LONGEST_POLL)
         run = target.status(run.id)
+
+
+class Waits:
+    """Says which step's pod has waited for long, and says it again rarely."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self._said: dict[str, float] = {}  # step and start → when it was said
+
+    def look(self, run: Run) -> None:
+        """Say what of the run waits."""
+        for step in run.steps:
+            if run.status != record.RUNNING or step.status != record.PENDING or not step.started or not step.reason:
+                continue
+            waited = (datetime.now(UTC) - datetime.fromisoformat(step.started)).total_seconds()
+            before = self._said.get(f"{step.name} {step.started}")
+            if waited >= SILENCE and (before is None or time.monotonic() - before >= REPEAT):
+                self._said[f"{step.name} {step.started}"] = time.monotonic()
+                self.say(f"{step.name}: {step.reason}")
 
 
 def until_ended(look: Callable[[], Run]) -> Run:
@@ -128,9 +160,12 @@ def until_ended(look: Callable[[], Run]) -> Run:
 def failure(step: str, lines: list[str], root: str) -> RunFailure:
     """Why a step failed, in the words of its own log."""
     output = Output(lambda text: None)
+    status = 1
     for line in lines:
         output.line(line)
-    return output.failure(step, 1, root)
+        if match := ENDED_WITH.search(line):
+            status = SIGNALS.get(match["signal"] or "", 1) if match["signal"] else int(match["status"])
+    return output.failure(step, status, root)
 
 
 def with_artifacts(run: Run, places: dict[str, str]) -> Run:
@@ -161,9 +196,9 @@ def lineage_of(uri: str) -> dict[str, Any] | None:
     """The lineage inside the artifact at an address; None if there is no artifact (yet, or any more)."""
     try:
         found: dict[str, Any] = json.loads(objects.read(f"{uri}/{provenance.LINEAGE}"))
-    except UserError:
+    except Missing:
         return None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise CorruptArtifact(f"'{uri}/{provenance.LINEAGE}' is damaged ({error}); run the step again") from None
     return found
 

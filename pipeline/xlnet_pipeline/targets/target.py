@@ -58,11 +58,14 @@ class Target(Protocol):
     def preview(self, submission: Submission) -> list[dict[str, Any]]:
         """The exact requests that :meth:`submit` would send, as JSON; UserError on a target that sends none."""
 
-    def runs(self) -> list[Run]:
-        """Every run, the newest first."""
+    def runs(self, limit: int | None = None) -> list[Run]:
+        """The runs there are, or the newest ``limit`` of them, the newest first."""
 
     def status(self, run: str) -> Run:
         """The record of a run as it is now; UserError if there is no such run."""
+
+    def progress(self, run: str) -> Run:
+        """As :meth:`status`, without what has to be read from artifacts."""
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
         """Lines that the run's steps, or one of them, have written so far."""

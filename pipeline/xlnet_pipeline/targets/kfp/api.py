@@ -4,6 +4,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,30 @@ PAGE = 200
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # kfp's own variable: a mounted service account token
 PERMISSION = "ask for the role kubeflow-pipelines-edit in that namespace"
 CREDENTIALS = "set KFP_TOKEN to a fresh token"
+LOOK = (3.0, 5.0)  # seconds to connect, and between two bytes, for a page that can be done without
+
+
+@dataclass(frozen=True)
+class Page:
+    """An answer, whatever its status; 0 where there was none, and ``text`` says why."""
+
+    status: int
+    kind: str  # its Content-Type
+    text: str
+
+
+class _Client(api.ApiClient):
+    """The API's client, which takes a web page for what it is: no answer of the API."""
+
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        answer = super().request(*arguments, **options)
+        if options.get("_preload_content", True) and "html" in (answer.getheader("Content-Type") or "").lower():
+            raise NotTheApi
+        return answer
+
+
+class NotTheApi(Exception):
+    """A web page where JSON was asked for."""
 
 
 class KfpApi:
@@ -33,7 +58,7 @@ class KfpApi:
             configuration.api_key["authorization"] = token
             configuration.api_key_prefix["authorization"] = "Bearer"
         self.settings = settings
-        self.client = api.ApiClient(configuration)
+        self.client = _Client(configuration)
         self.runs = api.RunServiceApi(self.client)
         self.recurring = api.RecurringRunServiceApi(self.client)
         self.experiments = api.ExperimentServiceApi(self.client)
@@ -46,17 +71,26 @@ class KfpApi:
             with_limits = {**options, "_request_timeout": calls.TIMEOUT}
             try:
                 return function(*arguments, **with_limits)
+            except NotTheApi:
+                raise self._no_api() from None
             except api.ApiException as error:
+                if "html" in (error.headers or {}).get("Content-Type", "").lower() and error.status in (404, 405):
+                    raise self._no_api() from None
                 raise _trouble(error) from None
             except (urllib3.exceptions.HTTPError, ConnectionError) as error:
                 raise Trouble(None, calls.short(error)) from None
 
         return calls.repeated(once, self.server, recover)
 
-    def text(self, path: str, **query: str) -> str:
-        """A page of the installation that is no part of the v2beta1 API, such as a pod's log."""
+    def page(self, path: str, query: dict[str, str], most: int | None = None) -> "Page":
+        """A page that is no part of the v2beta1 API, such as a pod's log: asked for once, with little patience.
 
-        def once() -> str:
+        Args:
+            path: of the page, from the endpoint on.
+            query: what to ask.
+            most: how many bytes of it to read; None: all.
+        """
+        try:
             answer = self.client.call_api(
                 path,
                 "GET",
@@ -64,11 +98,17 @@ class KfpApi:
                 auth_settings=["Bearer"],
                 _preload_content=False,
                 _return_http_data_only=True,
-                _request_timeout=calls.TIMEOUT,
+                _request_timeout=LOOK,
             )
-            return str(answer.data.decode("utf-8", "replace"))
-
-        return str(self.call(lambda **_: once()))
+            content = answer.read(most) if most else answer.data
+            answer.release_conn() if most is None else answer.close()
+            return Page(answer.status, answer.headers.get("Content-Type", ""), content.decode("utf-8", "replace"))
+        except api.ApiException as error:
+            kind = (error.headers or {}).get("Content-Type", "")
+            body = error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else str(error.body or "")
+            return Page(error.status or 0, kind, body)
+        except (urllib3.exceptions.HTTPError, ConnectionError) as error:
+            return Page(0, "", calls.short(error))
 
     def experiment(self) -> str:
         """Id of the experiment that the settings name; made if there is none."""
@@ -94,6 +134,13 @@ class KfpApi:
             raise self.unexpected(trouble) from None
         return (found.experiments or [None])[0]
 
+    def _no_api(self) -> UserError:
+        return UserError(
+            f"'{self.settings.endpoint}' answers with a web page (of a login, or of something else), not as Kubeflow "
+            "Pipelines' API; set KFP_ENDPOINT to the address before '/#/' in its pages or before '/apis/', and "
+            "KFP_TOKEN where callers must log in"
+        )
+
     def unexpected(self, trouble: Trouble) -> UserError:
         """A 404 or 409 where neither can be the answer of a Kubeflow Pipelines server."""
         address = self.settings.endpoint
@@ -109,18 +156,22 @@ class KfpApi:
         found = self.pages(listed, "recurring_runs", experiment_id=self.experiment())
         return {one.recurring_run_id: one.display_name for one in found}
 
-    def pages(self, function: Callable[..., Any], items: str, **options: Any) -> Iterator[Any]:
-        """Every item of a list call, page by page, the newest first."""
-        token = ""
+    def pages(
+        self, function: Callable[..., Any], items: str, limit: int | None = None, **options: Any
+    ) -> Iterator[Any]:
+        """The items of a list call, the newest first: all, or at most ``limit``; no page more than it takes."""
+        token, left = "", limit
         while True:
-            more = {"page_size": PAGE, "page_token": token, "sort_by": "created_at desc", **self._namespace()}
+            size = PAGE if left is None else min(PAGE, left)
+            more = {"page_size": size, "page_token": token, "sort_by": "created_at desc", **self._namespace()}
             try:
                 page = self.call(function, **more, **options)
             except Trouble as trouble:
                 raise self.unexpected(trouble) from None
-            yield from getattr(page, items) or []
-            token = page.next_page_token
-            if not token:
+            found = (getattr(page, items) or [])[:left]
+            yield from found
+            token, left = page.next_page_token, None if left is None else left - len(found)
+            if not token or left == 0:
                 return
 
     def _namespace(self) -> dict[str, str]:

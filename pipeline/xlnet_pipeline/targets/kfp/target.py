@@ -6,34 +6,35 @@ a submission that broke off is looked for before it is tried again.
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import kfp_server_api as api
 
 from xlnet.calls import Trouble
-from xlnet.errors import RunError, UserError
+from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
-from xlnet_pipeline.placement import TITLES, Placement
+from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import record, remote
+from xlnet_pipeline.targets.kfp import cached, states
 from xlnet_pipeline.targets.kfp.api import KfpApi, contains, equals
-from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
+from xlnet_pipeline.targets.kfp.logs import PodLogs
+from xlnet_pipeline.targets.kfp.nodes import EXECUTOR, Node, Nodes
+from xlnet_pipeline.targets.output import LAST_LINES
+from xlnet_pipeline.targets.record import Artifact, Run, RunFailure
 from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import KfpSettings
 from xlnet_pipeline.targets.submission import Submission, refuse
 
 OURS = re.compile(r"xlnet-(\d{8}-\d{6}-[0-9a-f]{4})")  # a display name with an id of ours
-STATES = {
-    "PENDING": record.RUNNING,
-    "RUNNING": record.RUNNING,
-    "PAUSED": record.RUNNING,
-    "CANCELING": record.RUNNING,
-    "SUCCEEDED": record.SUCCEEDED,
-    "SKIPPED": record.SUCCEEDED,
-    "FAILED": record.FAILED,
-    "CANCELED": record.CANCELLED,
-}
-SEARCHED = 200  # earlier runs in which the work behind a cached step is looked for
+SERVERS_OWN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # an id that the server gave
+GO_LOG = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] (?P<text>.*)")
+AMBIGUOUS = 6  # runs that are looked at to say that a name fits several
+LOST = (
+    "somebody deleted it, or changed or deleted the schedule that had started it; nothing of it goes on; run it again"
+)
+GONE_AFTER = 60.0  # seconds after which a running pod without a log anywhere is no pod that is just starting
 
 
 class KfpTarget:
@@ -45,6 +46,8 @@ class KfpTarget:
     def __init__(self, settings: KfpSettings) -> None:
         self.settings = settings
         self.api = KfpApi(settings)
+        self.pod_logs = PodLogs(self.api)
+        self.namespace = settings.namespace or "kubeflow"  # the one of an installation for a single user
 
     def place(self, submission: Submission) -> Placement:
         """Where the submission's steps are to run, with the registry's address or the secret that holds it."""
@@ -66,6 +69,7 @@ class KfpTarget:
         if not cache:
             for task in documents[0]["root"]["dag"]["tasks"].values():
                 task["cachingOptions"] = {}
+            dag.forget(documents[0])
         spec = {"pipeline_spec": documents[0]} | ({"platform_spec": documents[1]} if len(documents) > 1 else {})
         made = {
             "display_name": name,
@@ -115,24 +119,34 @@ class KfpTarget:
         found = self.api.call(self.api.runs.run_service_list_runs, filter=equals(name), **self.api._namespace())
         return (found.runs or [None])[0]
 
-    def runs(self) -> list[Run]:
-        """Every run of the experiment, the newest first, without its steps' outputs."""
-        return [self._record(one) for one in self.listed()]
+    def runs(self, limit: int | None = None) -> list[Run]:
+        """The experiment's runs, or the newest of them, as the API describes them: no log and no artifact is read."""
+        return [self._record(one) for one in self.listed(limit)]
 
-    def listed(self) -> Iterator[Any]:
+    def listed(self, limit: int | None = None) -> Iterator[Any]:
         """The experiment's runs as the API describes them, the newest first."""
         experiment = self.api.experiment()
-        return self.api.pages(self.api.runs.run_service_list_runs, "runs", experiment_id=experiment)
+        return self.api.pages(self.api.runs.run_service_list_runs, "runs", limit, experiment_id=experiment)
 
     def status(self, run: str) -> Run:
         """The record of a run as it is now, with what its artifacts say of themselves."""
         found = self._get(run)
-        return self._with_artifacts(found, self._record(found))
+        shown = self._explained(found)
+        try:
+            return cached.with_artifacts(shown, found.run_id, _root(found) or self.settings.pipeline_root, self._name)
+        except UserError as error:  # the pods wrote it, and we may not read it
+            shown.notes.append(f"its artifacts are not shown: {error}")
+            return shown
+
+    def progress(self, run: str) -> Run:
+        """The record of a run as it is now, without its artifacts."""
+        return self._explained(self._get(run))
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
         """Lines of the logs of a run's pods."""
         found = self._get(run)
-        return remote.log_lines(self._record(found), step, lambda one: self._log(found, one))
+        shown, nodes = self._read(found)
+        return remote.log_lines(shown, step, lambda one: self._log(found, nodes, one.name))
 
     def cancel(self, run: str) -> Run:
         """Ask the server to end a run, and wait until it has."""
@@ -141,7 +155,7 @@ class KfpTarget:
         if shown.status != record.RUNNING:
             raise UserError(f"run '{shown.id}' is {shown.status}; only a running one can be cancelled")
         self.api.call(self.api.runs.run_service_terminate_run, found.run_id)
-        return remote.until_ended(lambda: self._record(self._by_id(found.run_id)))
+        return remote.until_ended(lambda: self._explained(self._by_id(found.run_id)))
 
     def artifacts(self, run: str) -> list[Artifact]:
         """What a run's steps have made."""
@@ -160,145 +174,125 @@ class KfpTarget:
         return open_registry(self.settings.tracking_uri)
 
     def _get(self, run: str) -> Any:
-        """The run whose id, name, or a unique part of either is given."""
-        found = self._by_id(run) if len(run) == 36 else self._named(f"{remote.PREFIX}{run}")
-        if found is not None:
-            return self._by_id(found.run_id)
-        some = list(self.api.pages(self.api.runs.run_service_list_runs, "runs", filter=contains(run))) if run else []
-        candidates = {_id(one): one for one in some or self.listed()}
-        return self._by_id(candidates[remote.choose(run, list(candidates), self.name)].run_id)
+        """The run whose id, name, or a unique part of either is given; no other runs are listed."""
+        if SERVERS_OWN.fullmatch(run):
+            return self._by_id(run)
+        found = self._named(f"{remote.PREFIX}{run}")
+        if found is None:
+            list_runs = self.api.runs.run_service_list_runs
+            some = list(self.api.pages(list_runs, "runs", AMBIGUOUS, filter=contains(run))) if run else []
+            candidates = {states.run_id(one): one for one in some or self.listed(1)}
+            found = candidates[remote.choose(run, list(candidates), self.name)]
+        return self._by_id(found.run_id)
 
     def _by_id(self, run_id: str) -> Any:
         try:
             return self.api.call(self.api.runs.run_service_get_run, run_id)
-        except Trouble:
+        except Trouble as trouble:
+            if trouble.status != 404:
+                raise self.api.unexpected(trouble) from None
             raise UserError(
                 f"run '{run_id}' is unknown on target 'kfp'; see: xlnet-pipeline runs list --target kfp"
             ) from None
 
+    def _name(self, run_id: str) -> str:
+        """How we name another run; by the server's id if it is there no more."""
+        try:
+            return states.run_id(self.api.call(self.api.runs.run_service_get_run, run_id))
+        except Trouble:
+            return run_id
+
     def _record(self, found: Any) -> Run:
-        text = (found.runtime_config.parameters or {}).get("recipe", "{}") if found.runtime_config else "{}"
-        run = remote.new_run(text, self.name, _id(found))
-        run.created, run.ended = str(remote.moment(found.created_at)), _ended(found.finished_at)
-        run.status = STATES.get(found.state or "PENDING", record.RUNNING)
+        return self._read(found)[0]
+
+    def _read(self, found: Any) -> tuple[Run, Nodes]:
+        run, nodes = states.run_of(found, self.name, self.namespace)
         if found.recurring_run_id:
             run.schedule = self.api.schedule_names().get(found.recurring_run_id, "(deleted)")
             run.due = remote.moment(found.scheduled_at)
-        details = {name: one for one in _details(found) if (name := _step(one.display_name))}
-        for step in run.steps:
-            if one := details.get(step.name):
-                _fill(step, one)
-                if one.state == "SKIPPED":  # what the API says of a cached task, and of one after a failure
-                    step.status = record.SKIPPED if run.status == record.FAILED else record.CACHED
-            elif run.status in remote.ENDED:
-                step.status = record.SKIPPED
+        return run, nodes
+
+    def _explained(self, found: Any) -> Run:
+        """The record of a run with the reason why it failed, or that its workflow is gone."""
+        run, nodes = self._read(found)
         if run.status == record.FAILED:
-            run.error = self._failure(found, run)
+            run.error = self._failure(found, run, nodes)
+        elif run.status == record.RUNNING and self._lost(found, nodes):
+            states.lose(run)
+            run.error = RunFailure(None, f"its workflow '{nodes.workflow}' is gone from the cluster: {LOST}", "run")
         return run
 
-    def _failure(self, found: Any, run: Run) -> RunFailure:
-        failed = next((step for step in run.steps if step.status == record.FAILED), None)
+    def _failure(self, found: Any, run: Run, nodes: Nodes) -> RunFailure:
+        failed = next((step.name for step in run.steps if step.status == record.FAILED), None)
+        driver = states.failed_driver(nodes)
+        if driver and driver[0] in (None, failed):
+            return self._driver_failure(found, *driver)
         if failed is None:
             return RunFailure(None, found.error.message if found.error else "the run failed", "run")
+        lines = self._log(found, nodes, failed, last=True).splitlines()
+        return remote.failure(failed, lines, self.settings.pipeline_root)
+
+    def _driver_failure(self, found: Any, step: str | None, node: Node) -> RunFailure:
+        """Why a driver failed, which starts a step, or at first the whole run: in its last words."""
+        what = f"step '{step}' could not be started" if step else "the run failed before its first step"
+        log = self.pod_logs.read(found.run_id, node)
+        if log is None:
+            see = f"kubectl -n {self.namespace} describe workflow {node.workflow}"
+            return RunFailure(step, f"{what}: its driver {node.path} failed, and its log is nowhere; see: {see}", "run")
+        words = [line for line in log.splitlines() if line.strip()]
+        return RunFailure(step, f"{what}: {last_words(words)}", "run", words[-LAST_LINES:])
+
+    def _log(self, found: Any, nodes: Nodes, step: str, last: bool = False) -> str:
+        """What every attempt at a step wrote, or the last one."""
+        root = _root(found) or self.settings.pipeline_root
+        attempts = nodes.attempts(states.ROOT, step, EXECUTOR)
+        texts = []
+        for node in attempts[-1:] if last else attempts:
+            text = self.pod_logs.read(found.run_id, node, root)
+            if text is None:
+                text = (
+                    f"(no log of {node.path} is there yet)"
+                    if node.live
+                    else (f"(the log of {node.path} is gone: neither the server has it nor '{root}')")
+                )
+            texts.append(text if len(attempts) == 1 or last else f"(attempt {node.attempt + 1})\n{text}")
+        return "\n".join(texts)
+
+    def _lost(self, found: Any, nodes: Nodes) -> bool:
+        """Whether a run that the API calls running has no workflow any more.
+
+        The API goes on calling it so for ever. A pod that waits for a node has no log anywhere either; that of a
+        schedule's run is lost only if the schedule is gone, which takes its workflows along.
+        """
+        now = datetime.now(UTC)
+        pods = [
+            one
+            for one in states.running_pods(nodes)
+            if one.started and (now - one.started).total_seconds() > GONE_AFTER
+        ]
+        gone = [one for one in pods if self.pod_logs.nowhere(found.run_id, one)]
+        if not gone or len(gone) < len(pods):
+            return False
+        return any(not one.waiting for one in gone) or self._schedule_gone(found.recurring_run_id)
+
+    def _schedule_gone(self, identity: str | None) -> bool:
+        if not identity:
+            return False
         try:
-            return remote.failure(failed.name, self._log(found, failed).splitlines(), self.settings.pipeline_root)
-        except (RunError, UserError, Trouble) as error:
-            return RunFailure(failed.name, f"step '{failed.name}' failed; its log cannot be read: {error}", "run")
-
-    def _log(self, found: Any, step: StepRun) -> str:
-        lines = []
-        for pod in _pods(_details(found), step.name):
-            namespace = {"podnamespace": self.settings.namespace} if self.settings.namespace else {}
-            try:
-                lines.append(self.api.text("/k8s/pod/logs", podname=pod, runid=found.run_id, **namespace))
-            except Trouble:
-                lines.append(f"(the log of pod {pod} is gone)")
-        return "\n".join(lines)
-
-    def _with_artifacts(self, found: Any, run: Run) -> Run:
-        places = remote.artifact_places(self.settings.pipeline_root, found.run_id)
-        missing = {
-            step.name: _output_ids(found, step.name)
-            for step in run.steps
-            if step.name in remote.ARTIFACTS
-            and step.name not in places
-            and step.status in (record.SUCCEEDED, record.CACHED)
-        }
-        for name, (place, earlier) in self._earlier(found, missing).items():
-            places[name] = place
-            step = run.step(name)
-            step.status, step.reason = record.CACHED, f"same as in run {earlier}"
-        return remote.with_artifacts(run, places)
-
-    def _earlier(self, found: Any, missing: dict[str, set[str]]) -> dict[str, tuple[str, str]]:
-        """Step → place of its artifact and the run that made it, for steps whose results came from the cache."""
-        located: dict[str, tuple[str, str]] = {}
-        if not missing:
-            return located
-        for number, listed in enumerate(self.listed()):
-            if number >= SEARCHED or len(located) == len(missing):
-                break
-            if listed.run_id == found.run_id or listed.created_at > found.created_at:
-                continue
-            one = self._by_id(listed.run_id)
-            shared = [name for name, ids in missing.items() if name not in located and ids & _output_ids(one, name)]
-            places = remote.artifact_places(self.settings.pipeline_root, one.run_id) if shared else {}
-            located |= {name: (places[name], _id(one)) for name in shared if name in places}
-        return located
+            self.api.call(self.api.recurring.recurring_run_service_get_recurring_run, identity)
+        except Trouble as trouble:
+            return trouble.status == 404
+        return False
 
 
-def _id(found: Any) -> str:
-    match = OURS.fullmatch(found.display_name or "")
-    return match.group(1) if match else str(found.run_id)
+def last_words(lines: list[str]) -> str:
+    """The line of a Go program's log that says why it ended: the last fatal one, else the last error, else the last."""
+    for level in "FE":
+        for line in reversed(lines):
+            if (match := GO_LOG.fullmatch(line)) and match["level"] == level:
+                return match["text"]
+    return lines[-1].strip() if lines else "it wrote nothing"
 
 
-def _step(display_name: str | None) -> str | None:
-    titles = {title: name for name, title in TITLES.items()}
-    return display_name if display_name in TITLES else titles.get(display_name or "")
-
-
-def _details(found: Any) -> list[Any]:
-    return (found.run_details.task_details if found.run_details else None) or []
-
-
-def _output_ids(found: Any, step: str) -> set[str]:
-    return {
-        one
-        for detail in _details(found)
-        if _step(detail.display_name) == step
-        for artifact in (detail.outputs or {}).values()
-        for one in artifact.artifact_ids or []
-    }
-
-
-def _pods(details: list[Any], step: str) -> list[str]:
-    """The pods in which a step's program ran: the last of its node's descendants, drivers left out."""
-    children: dict[str, list[str]] = {}
-    names = {}
-    for one in details:
-        for key in (one.task_id, one.pod_name):
-            if key:
-                children[key] = [child.pod_name or child.task_id for child in one.child_tasks or []]
-                names[key] = one.display_name or ""
-    waiting = [key for one in details if _step(one.display_name) == step and (key := one.pod_name or one.task_id)]
-    pods = []
-    while waiting:
-        pod = waiting.pop(0)
-        if children.get(pod):
-            waiting += children[pod]
-        elif not names.get(pod, "").endswith("-driver"):
-            pods.append(pod)
-    return pods
-
-
-def _ended(moment: Any) -> str | None:
-    """The API writes 1970 where a run has not ended."""
-    return remote.moment(moment) if moment and moment.year > 1970 else None
-
-
-def _fill(step: StepRun, detail: Any) -> None:
-    state = detail.state or "PENDING"
-    step.status = record.PENDING if state == "PENDING" else STATES.get(state, record.RUNNING)
-    step.started, step.ended = remote.moment(detail.start_time or detail.create_time), _ended(detail.end_time)
-    step.seconds = remote.between(step.started, step.ended)
-    step.log = detail.pod_name
+def _root(found: Any) -> str:
+    return str((found.runtime_config.pipeline_root if found.runtime_config else None) or "")

@@ -96,14 +96,18 @@ class LocalTarget:
             say(line)
         return run
 
-    def runs(self) -> list[Run]:
-        """Every run, the newest first."""
+    def runs(self, limit: int | None = None) -> list[Run]:
+        """Every run, or the newest of them, the newest first."""
         found = [self._load(path) for path in self._folder.glob("*/run.json")]
-        return sorted(found, key=lambda run: (run.created, run.id), reverse=True)
+        return sorted(found, key=lambda run: (run.created, run.id), reverse=True)[:limit]
 
     def status(self, run: str) -> Run:
         """The record of a run as it is now."""
         return self._load(self.directory(run) / "run.json")
+
+    def progress(self, run: str) -> Run:
+        """The record of a run as it is now."""
+        return self.status(run)
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
         """Lines of the logs of a run, or of one of its steps."""

@@ -4,6 +4,7 @@ We choose a job's id: a submission that broke off is looked for under it before 
 the same id is refused by the server.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -124,9 +125,9 @@ class VertexTarget:
             echo(f"page https://console.cloud.google.com/vertex-ai/pipelines/{place}")
         return run
 
-    def runs(self) -> list[Run]:
-        """Every run that this tool submitted, the newest first, without its steps' outputs."""
-        return [self._record(job) for job in self._listed()]
+    def runs(self, limit: int | None = None) -> list[Run]:
+        """The runs that this tool submitted, or the newest of them: no log and no artifact is read."""
+        return [self._record(job) for job in itertools.islice(self._listed(), limit)]
 
     def _listed(self) -> Iterator[dict[str, Any]]:
         query: dict[str, str | int] = {
@@ -140,7 +141,7 @@ class VertexTarget:
     def status(self, run: str) -> Run:
         """The record of a run as it is now, with what its artifacts say of themselves."""
         job = self._get(run)
-        shown = self._record(job)
+        shown = self._explained(job)
         places = {}
         for detail in _details(job):
             step = _step(detail)
@@ -151,6 +152,10 @@ class VertexTarget:
             if step_run.status == record.CACHED and (place := places.get(step_run.name)):
                 step_run.reason = f"same as in {_maker(place)}"
         return shown
+
+    def progress(self, run: str) -> Run:
+        """The record of a run as it is now, without its artifacts."""
+        return self._record(self._get(run))
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
         """Lines of the logs of a run's jobs, from Cloud Logging."""
@@ -164,7 +169,7 @@ class VertexTarget:
         if shown.status != record.RUNNING:
             raise UserError(f"run '{shown.id}' is {shown.status}; only a running one can be cancelled")
         self.api.call("POST", f"{job['name']}:cancel", {})
-        return remote.until_ended(lambda: self._record(self.api.call("GET", job["name"])))
+        return remote.until_ended(lambda: self._explained(self.api.call("GET", job["name"])))
 
     def artifacts(self, run: str) -> list[Artifact]:
         """What a run's steps have made."""
@@ -198,6 +203,11 @@ class VertexTarget:
                 _fill(step, detail)
             elif run.status in remote.ENDED:
                 step.status = record.SKIPPED
+        return run
+
+    def _explained(self, job: dict[str, Any]) -> Run:
+        """The record of a run with the reason why it failed, which its log has."""
+        run = self._record(job)
         if run.status == record.FAILED:
             run.error = self._failure(job, run)
         return run

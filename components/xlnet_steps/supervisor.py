@@ -1,0 +1,131 @@
+"""Runs a step's program in its pod: once more if it fails, and with an entry in the index when it has done its work.
+
+Kubeflow Pipelines' default installation starts no program again that failed, whatever a pipeline asks for. So the one
+retry happens here, in the same pod and the same log. Where an installation does start failed pods again, the new pod
+finds what the last one left, and does not begin to count anew. Asked to stop (SIGTERM), or told of a user's mistake,
+nothing is tried again.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xlnet.data import index
+from xlnet.errors import Preempted, RunError, UserError
+
+TRIES = 2
+NO_RETRY = (UserError.exit_status, Preempted.exit_status, 128 + signal.SIGTERM)
+RUN, NODE, INDEX = "XLNET_RUN_ID", "XLNET_NODE", "XLNET_INDEX"
+LAST_WORDS = "XLNET_LAST_WORDS"  # a file for the error that a program ends with
+TRACEBACK = "Traceback (most recent call last):"  # by which a reader of the log finds the error
+PROGRAM = "python3 -m kfp.dsl.executor_main"  # what kfp's compiler writes into a step's command
+SUPERVISED = "python3 -m xlnet_steps.supervisor"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Supervise kfp's executor with these arguments; the exit status of its last try."""
+    step, given = _option(arguments, "--function_to_execute"), json.loads(_option(arguments, "--executor_input"))
+    tries = TRIES
+    if not os.environ.get(NODE, "").endswith("(0)"):
+        tries = 1  # a later pod of the same task: the first one's program had its second try, or was taken away
+        if why := _try_index(lambda place, run: index.failed(place, run, step)):
+            print(f"step '{step}' failed in an earlier pod, and is not tried again:\n{TRACEBACK}\n{why['words']}")
+            return int(why["status"])
+    with tempfile.NamedTemporaryFile("w+", prefix="xlnet-last-words-") as file:
+        os.environ[LAST_WORDS] = file.name
+        status = _tried(arguments, tries)
+        words = file.read()
+    if status == 0:
+        _try_index(lambda place, run: _enter(place, run, step, given))
+    elif status not in (Preempted.exit_status, 128 + signal.SIGTERM):
+        words = words or f"xlnet.errors.RunError: step '{step}' ended with exit status {status}"
+        _try_index(lambda place, run: index.fail(place, run, step, {"status": status, "words": words}))
+    return status
+
+
+def _tried(arguments: Sequence[str], tries: int) -> int:
+    stopped = False
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal stopped
+        stopped = True
+        if child and child.poll() is None:
+            child.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        for left in reversed(range(tries)):
+            child = subprocess.Popen([sys.executable, "-m", __spec__.name, "--once", *arguments])
+            status = child.wait()
+            status = 128 - status if status < 0 else status
+            if status == 0 or stopped or status in NO_RETRY or not left:
+                return 128 + signal.SIGTERM if stopped and status else status
+            print(f"the program ended with exit status {status} and is started again, this once", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    raise AssertionError("at least one try")
+
+
+def once(arguments: Sequence[str]) -> int:
+    """Run kfp's executor in this process; its exit status, 2 for a user's mistake. A traceback says what went wrong."""
+    from kfp.dsl import executor_main
+    from kfp.dsl.types import artifact_types
+
+    if mount := os.environ.get("XLNET_GCS_MOUNT"):  # buckets are mounted there, not at /gcs
+        artifact_types._GCS_LOCAL_MOUNT_PREFIX = mount.rstrip("/") + "/"
+    sys.argv = ["executor_main", *arguments]
+    try:
+        executor_main.executor_main()
+    except Exception as error:
+        traceback.print_exc()
+        if file := os.environ.get(LAST_WORDS):
+            Path(file).write_text(traceback.format_exception_only(error)[-1], encoding="utf-8")
+        return UserError.exit_status if isinstance(error, UserError) else RunError.exit_status
+    return 0
+
+
+def _option(arguments: Sequence[str], name: str) -> str:
+    return arguments[list(arguments).index(name) + 1]
+
+
+def _try_index(work: Any) -> Any:
+    """Do some work on the index, if there is one; a bucket that fails costs the step nothing."""
+    place, run = os.environ.get(INDEX), os.environ.get(RUN)
+    if not place or not run:
+        return None
+    try:
+        return work(place, run)
+    except (UserError, RunError, OSError) as error:
+        print(f"warning: the index of finished work at {place} could not be used: {error}", flush=True)
+        return None
+
+
+def _enter(place: str, run: str, step: str, given: dict[str, Any]) -> None:
+    outputs = given["outputs"]
+    if step == "snapshot":
+        index.announce(place, run, index.keys(_parameters(outputs), os.environ.get("XLNET_IMAGE_DIGEST", "")))
+        return
+    uri = outputs["artifacts"][index.ARTIFACTS[step]]["artifacts"][0]["uri"]
+    index.enter(place, run, step, uri)
+
+
+def _parameters(outputs: dict[str, Any]) -> dict[str, str]:
+    """A step's output parameters as kfp's executor wrote them: into a file each, or one for all."""
+    file = Path(outputs["outputFile"])
+    found = json.loads(file.read_text(encoding="utf-8")).get("parameterValues", {}) if file.is_file() else {}
+    for name, one in outputs["parameters"].items():
+        if name not in found:
+            found[name] = Path(one["outputFile"]).read_text(encoding="utf-8")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(once(sys.argv[2:]) if sys.argv[1:2] == ["--once"] else main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""A run's artifacts: those that its own steps made, and those that its cached steps stand for."""
+
+from collections.abc import Callable
+
+from xlnet.data import index
+from xlnet_pipeline.targets import record, remote
+from xlnet_pipeline.targets.record import Run
+
+NOT_INDEXED = "the same as in an earlier run, which left no entry in the index"
+
+
+def with_artifacts(run: Run, run_id: str, root: str, name: Callable[[str], str]) -> Run:
+    """Fill in what a run's steps have made or stand for.
+
+    Args:
+        run: its record, without artifacts.
+        run_id: the server's id of it.
+        root: its pipeline root.
+        name: how to call another run, by the server's id of it.
+    """
+    places = remote.artifact_places(root, run_id)
+    cached = [step for step in run.steps if step.status == record.CACHED]
+    base = f"{root.rstrip('/')}/{index.FOLDER}"
+    keys = index.keys_of(base, run_id) if cached else {}
+    names: dict[str, str] = {run_id: run.id}
+    for step in cached:
+        step.reason = NOT_INDEXED
+        for work in index.done(base, keys[step.name]) if step.name in keys else ():
+            if work.run != run_id and remote.lineage_of(work.uri) is not None:
+                if work.run not in names:
+                    names[work.run] = name(work.run)
+                step.reason, places[step.name] = f"same as in run {names[work.run]}", work.uri
+                break
+    return remote.with_artifacts(run, places)

@@ -1,0 +1,99 @@
+"""What a run's pods wrote: asked of the API server, of the UI's server, and read from the pipeline root.
+
+The API server has the logs of running, ended and (from its archive) deleted pods. The UI's server, whose address most
+users have, does not pass that path on; it reads pods that still exist, by their names. The launcher leaves each ended
+attempt's log below the pipeline root, where no server is needed. Nothing here is tried twice: who asks, waits.
+"""
+
+import json
+
+from xlnet.data import objects
+from xlnet.errors import RunError, UserError
+from xlnet_pipeline.targets import remote
+from xlnet_pipeline.targets.kfp.api import KfpApi, Page
+from xlnet_pipeline.targets.kfp.nodes import DRIVER, Node
+
+BY_NODE = "/apis/v1alpha1/runs/{}/nodes/{}/log"
+BY_POD = "/k8s/pod/logs"
+# Argo names a pod after its template. These are the templates of Kubeflow Pipelines' own compiler.
+STEP_TEMPLATES = ("retry-system-container-impl", "system-container-impl")
+DRIVER_TEMPLATES = ("system-container-driver", "system-dag-driver")
+GLIMPSE = 300  # bytes that tell a log from an error
+
+
+class PodLogs:
+    """The logs of one installation's pods."""
+
+    def __init__(self, api: KfpApi) -> None:
+        self.api = api
+        self._by_node = self._by_pod = True  # until the server says that it has no such path
+
+    def read(self, run: str, node: Node, root: str = "") -> str | None:
+        """A node's log from the first place that has it; None if none has (yet, or any more).
+
+        Args:
+            run: the server's id of the run.
+            node: one of its nodes, of which an attempt runs in a pod.
+            root: the run's pipeline root; empty: unknown.
+        """
+        found = self._from_api(run, node)
+        if found is None:
+            found = self._from_ui(run, node)
+        if found is None and root and not node.live and DRIVER not in node.path:
+            found = _from_root(root, run, node)
+        return found
+
+    def nowhere(self, run: str, node: Node) -> bool:
+        """Whether the API server has no log of a node, neither of its pod nor archived; False if it cannot say."""
+        page = self._ask_node(run, node, GLIMPSE)
+        return page is not None and _refused(page)
+
+    def _from_api(self, run: str, node: Node) -> str | None:
+        page = self._ask_node(run, node)
+        return None if page is None or _refused(page) else page.text
+
+    def _ask_node(self, run: str, node: Node, most: int | None = None) -> Page | None:
+        if not self._by_node:
+            return None
+        page = self.api.page(BY_NODE.format(run, node.id), {"follow": "false"}, most)
+        self._by_node = page.status != 404
+        return page if page.status == 200 and "html" not in page.kind else None
+
+    def _from_ui(self, run: str, node: Node) -> str | None:
+        templates = DRIVER_TEMPLATES if DRIVER in node.path else STEP_TEMPLATES
+        number = node.id.removeprefix(node.workflow).lstrip("-")
+        for template in templates if self._by_pod else ():
+            pod = f"{node.workflow}-{template}-{number}"
+            query = {"podname": pod, "runid": run, "podnamespace": self.api.settings.namespace}
+            page = self.api.page(BY_POD, {key: value for key, value in query.items() if value})
+            if page.status == 200 and "html" not in page.kind:
+                return page.text
+            if page.status in (0, 404):  # 500 says that there is no such pod
+                self._by_pod = page.status == 0
+                break
+        return None
+
+
+def _refused(page: Page) -> bool:
+    """Whether an answer of status 200 is an error, or the beginning of one: JSON with ``error_message``."""
+    text = page.text.lstrip()
+    if not text.startswith('{"error_message"'):
+        return False
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return len(text) >= GLIMPSE - 1  # cut off
+
+
+def _from_root(root: str, run: str, node: Node) -> str | None:
+    """What the launcher left when the attempt ended: ROOT/PIPELINE/RUN/TASK/UUID/executor-logs-ATTEMPT."""
+    task = node.path.split(".")[-2].partition("(")[0]
+    base = f"{root.rstrip('/')}/{remote.PREFIX.rstrip('-')}/{run}/{task}/"
+    try:
+        left = [blob for blob in objects.listing(base) if blob.name.endswith(f"/executor-logs-{node.attempt}")]
+        if not left:
+            return None
+        newest = max(left, key=lambda blob: str(blob.updated))
+        return objects.read(f"{base}{newest.name.partition(f'/{task}/')[2]}").decode("utf-8", "replace")
+    except (UserError, RunError):
+        return None

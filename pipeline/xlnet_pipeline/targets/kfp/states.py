@@ -1,0 +1,146 @@
+"""What became of a run and of its steps, read from what the API says of the run and of its workflow's nodes."""
+
+import re
+from datetime import datetime
+from typing import Any
+
+from xlnet_pipeline.targets import record, remote
+from xlnet_pipeline.targets.kfp.nodes import DRIVER, EXECUTOR, Node, Nodes
+from xlnet_pipeline.targets.record import Run, StepRun
+
+OURS = re.compile(r"xlnet-(\d{8}-\d{6}-[0-9a-f]{4})")  # a display name with an id of ours
+STATES = {
+    "SUCCEEDED": record.SUCCEEDED,
+    "SKIPPED": record.SUCCEEDED,
+    "FAILED": record.FAILED,
+    "CANCELED": record.CANCELLED,
+}
+ROOT = "root"
+WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
+
+
+def run_of(found: Any, target: str, namespace: str = "kubeflow") -> tuple[Run, Nodes]:
+    """The record of a run, without reasons and artifacts, and the nodes it is read from."""
+    text = (found.runtime_config.parameters or {}).get("recipe", "{}") if found.runtime_config else "{}"
+    run = remote.new_run(text, target, run_id(found))
+    run.created, run.ended = str(remote.moment(found.created_at)), _ended(found.finished_at)
+    run.status = STATES.get(found.state or "", record.RUNNING)
+    asked = cancel_asked(found)
+    if run.status == record.FAILED and asked:
+        run.status = record.CANCELLED
+    nodes = Nodes((found.run_details.task_details if found.run_details else None) or [])
+    for step in run.steps:
+        _fill(step, nodes)
+        if run.status in remote.ENDED:
+            _close(step, run.status, asked)
+    if run.status == record.RUNNING:
+        _say_what_waits(run, nodes, found, namespace)
+    return run, nodes
+
+
+def run_id(found: Any) -> str:
+    """The id that we gave a run, else the server's."""
+    match = OURS.fullmatch(found.display_name or "")
+    return match.group(1) if match else str(found.run_id)
+
+
+def cancel_asked(found: Any) -> datetime | None:
+    """When somebody asked for a run's end, unless it was started again after that."""
+    asked = None
+    for one in found.state_history or []:
+        if one.state == "CANCELING":
+            asked = one.update_time
+        elif one.state in ("PENDING", "RUNNING"):
+            asked = None
+    return asked
+
+
+def failed_driver(nodes: Nodes) -> tuple[str | None, Node] | None:
+    """The last attempt at a driver that failed and the step it was to start; no step for that of the whole run."""
+    for step in (None, *remote.STEPS):
+        node = nodes.last(*(("root-driver",) if step is None else (ROOT, f"{step}{DRIVER}")))
+        if node and node.state in ("FAILED", "ERROR"):
+            return step, node
+    return None
+
+
+def running_pods(nodes: Nodes) -> list[Node]:
+    """The nodes that are pods, as far as is known: live ones without a live node below."""
+    live = [node for node in nodes if node.live]
+    return [one for one in live if not any(other.path.startswith((f"{one.path}.", f"{one.path}(")) for other in live)]
+
+
+def lose(run: Run) -> None:
+    """Mark a run whose workflow is gone, and the steps that were under way."""
+    run.status = record.LOST
+    for step in run.steps:
+        if step.status == record.RUNNING or (step.status == record.PENDING and step.started):
+            step.status, step.reason = record.LOST, None
+        elif step.status == record.PENDING:
+            step.status = record.SKIPPED
+
+
+def _fill(step: StepRun, nodes: Nodes) -> None:
+    task, pod = nodes.last(ROOT, step.name), nodes.last(ROOT, step.name, EXECUTOR)
+    driver = nodes.last(ROOT, f"{step.name}{DRIVER}")
+    if task is None or not task.state:
+        if driver and driver.state in ("FAILED", "ERROR"):
+            step.status = record.FAILED
+        elif task and task.ended:  # Argo lists what it leaves out with equal times and no state
+            step.status = record.SKIPPED
+        elif driver and driver.waiting:
+            step.started = remote.moment(driver.started)
+        return
+    step.status = STATES.get(task.state, record.RUNNING)
+    step.started, step.log = remote.moment(task.started), pod.id if pod else None
+    if pod and pod.state == "SKIPPED":
+        step.status = record.CACHED
+    elif pod and pod.waiting and step.status == record.RUNNING:
+        step.status, step.started = record.PENDING, remote.moment(pod.started)
+    elif step.status != record.RUNNING:
+        step.ended = remote.moment((pod.ended if pod else None) or task.ended)
+        step.seconds = remote.between(step.started, step.ended)
+
+
+def _close(step: StepRun, status: str, asked: datetime | None) -> None:
+    """What a step is once its run has ended."""
+    if step.status == record.PENDING and step.started is None:
+        step.status = record.SKIPPED
+    elif step.status in (record.PENDING, record.RUNNING):
+        step.status = record.CANCELLED if status == record.CANCELLED else record.FAILED
+    elif step.status == record.FAILED and asked and (step.ended is None or _at(step.ended) >= asked):
+        step.status = record.CANCELLED
+
+
+def _say_what_waits(run: Run, nodes: Nodes, found: Any, namespace: str) -> None:
+    """Give the step whose pod has not been started its beginning and the reason why the run stands still."""
+    see = f"kubectl -n {namespace} describe pods -l {WORKFLOW_LABEL}={nodes.workflow}"
+    for step in run.steps:
+        if step.status == record.PENDING and step.started:
+            step.reason = f"its pod has waited since {_clock(step.started)} to be started; see: {see}"
+    first = run.steps[0]
+    if first.status != record.PENDING or first.started:
+        return
+    driver = nodes.last("root-driver")
+    if not nodes.workflow:
+        first.started = run.created
+        first.reason = (
+            f"the run has waited since {_clock(run.created)} for the workflow controller; see: "
+            f"kubectl -n {namespace} get workflows"
+        )
+    elif driver and driver.waiting:
+        first.started = remote.moment(driver.started)
+        first.reason = f"the run's first pod has waited since {_clock(str(first.started))} to be started; see: {see}"
+
+
+def _clock(moment: str) -> str:
+    return f"{_at(moment):%H:%M:%S} UTC"
+
+
+def _at(moment: str) -> datetime:
+    return datetime.fromisoformat(moment)
+
+
+def _ended(moment: Any) -> str | None:
+    """The API writes 1970 where a run has not ended."""
+    return remote.moment(moment) if moment and moment.year > 1970 else None
