@@ -22,7 +22,7 @@ import pytest
 from xlnet import recipe as recipes
 from xlnet.errors import UserError
 from xlnet.evaluation.predict import predict
-from xlnet.registry.locate import short_name
+from xlnet.registry.locate import model_directory, short_name
 from xlnet.serving import handler, requests
 from xlnet.serving.batcher import Batcher
 from xlnet.serving.connections import CONNECTIONS, Server
@@ -505,6 +505,62 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(trained, tmp_path: P
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(UserError):
         serve(str(tmp_path / "model"), "127.0.0.1", 0, {})
+
+
+@pytest.mark.parametrize("reference", ["models:/reviews@champion", "directory"])
+def test_the_command_serves_to_this_machine_alone(trained, capfd, reference: str) -> None:
+    from xlnet.registry import open_registry
+    from xlnet_pipeline.cli import main
+
+    if reference != "directory":
+        registry = open_registry()
+        version = registry.add("reviews", "first", {"model_uri": str(trained.model)}, {}, {})
+        registry.set_alias("reviews", "champion", version.version)
+        for other in ("reviews", "reviews:1", "reviews@champion", "models:/reviews/1"):
+            assert model_directory(other) == trained.model
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    found: list[Any] = []
+
+    def client() -> None:
+        patience = time.monotonic() + 20
+        while time.monotonic() < patience:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.05)
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("POST", "/predict", json.dumps({"instances": ["a lovely film"]}))
+            found.append(json.loads(connection.getresponse().read()))
+            connection.close()
+            with pytest.raises(ConnectionRefusedError):  # as from another machine
+                socket.create_connection(("127.0.0.2", port), timeout=5)
+            found.append("refused")
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    name = str(trained.model) if reference == "directory" else reference
+    assert main(["serve", name, "--port", str(port)]) == 0
+    thread.join()
+    (expected,) = predict(trained.model, [("a lovely film", None)])
+    assert found == [{"predictions": [expected]}, "refused"]
+    assert f"serving '{name}' on http://127.0.0.1:{port} after" in capfd.readouterr().err
+
+
+def test_what_the_command_cannot_serve(capsys) -> None:
+    from xlnet_pipeline.cli import main
+
+    for words, message in {
+        ("nobody",): "model 'nobody' is unknown",
+        ("models:/a/b",): "names no version; type models:/a/1 or models:/a@champion",
+        ("./absent",): "there is no model directory './absent'",
+        (): "no model is named",
+    }.items():
+        assert main(["serve", *words, "--port", "0"]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert message in said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ What exactly holds, for any bytes:
 - Compressed files: the same, or the file is damaged.
 """
 
+import contextlib
 import gzip
 import json
 import zlib
@@ -56,9 +57,15 @@ def read_rows(
         RunError: the file is gone or damaged.
     """
     form = file_format(source, recipe)
+    with _damage_said(source), file or open_binary(source) as opened:
+        yield from _READERS[form](opened, source, recipe, Columns(source, recipe, labelled, tell, optional))
+
+
+@contextlib.contextmanager
+def _damage_said(source: Source) -> Iterator[None]:
+    """Say in one line that a compressed file is damaged."""
     try:
-        with file or open_binary(source) as opened:
-            yield from _READERS[form](opened, source, recipe, Columns(source, recipe, labelled, tell, optional))
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RunError(f"'{source.uri}' is damaged: {error}; replace the file") from None
 
@@ -71,7 +78,7 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
         if source.name.endswith(suffix):
             return form
     if source.name.endswith(".txt"):
-        with open_binary(source) as file:
+        with _damage_said(source), open_binary(source) as file:
             return "tsv" if b"\t" in file.readline(FIRST_LINE) else "text"
     raise UserError(f"'{source.uri}' has an unknown ending; set data.format to csv, tsv, jsonl, parquet or text")
 
