@@ -58,7 +58,8 @@ def test_an_ended_step_is_not_waited_for_because_its_child_holds_the_pipe() -> N
 
 
 def test_a_time_limit_ends_the_step_and_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "GRACE", 0.3)
+    monkeypatch.setenv("XLNET_GRACE_SECONDS", "0.3")
+    monkeypatch.setattr(processes, "BEYOND", 0.0)
     lines: list[str] = []
     with pytest.raises(processes.Stopped, match="timeout"):
         run(STUBBORN, processes.Stop(timeout=1.0), lines)
@@ -67,7 +68,8 @@ def test_a_time_limit_ends_the_step_and_its_children(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("number", processes.SIGNALS)
 def test_a_signal_ends_the_step_and_its_children(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "GRACE", 0.3)
+    monkeypatch.setenv("XLNET_GRACE_SECONDS", "0.3")
+    monkeypatch.setattr(processes, "BEYOND", 0.0)
     lines: list[str] = []
     stop = processes.Stop()
     earlier = signal.getsignal(number)
@@ -89,18 +91,127 @@ def test_a_run_under_nohup_goes_on_when_its_terminal_closes() -> None:
             stop.check()
     finally:
         signal.signal(signal.SIGHUP, earlier)
-    assert stop.signals == 0
+    assert stop.asked is None
 
 
 def test_asking_twice_is_asking_for_less_patience() -> None:
     stop = processes.Stop()
-    timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (0.8, 1.2)]
+    timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (0.8, 2.0)]
     for timer in timers:
         timer.start()
     begun = time.monotonic()
-    with pytest.raises(processes.Stopped), stop.on_signals():
+    with pytest.raises(processes.Stopped) as stopped, stop.on_signals():
         run(STUBBORN, stop)
-    assert time.monotonic() - begun < processes.GRACE / 2
+    assert stopped.value.ended == "at once"
+    assert time.monotonic() - begun < processes.patience() / 2
+
+
+@pytest.mark.parametrize(
+    ("pair", "impatient"),
+    [
+        ((signal.SIGINT, signal.SIGINT), True),
+        ((signal.SIGTERM, signal.SIGTERM), True),
+        ((signal.SIGHUP, signal.SIGHUP), False),  # a shell that hangs up passes on what its terminal said
+        ((signal.SIGINT, signal.SIGHUP), False),  # the window is closed after Ctrl-C: the step still saves its work
+    ],
+)
+def test_who_asks_twice(
+    pair: tuple[signal.Signals, signal.Signals], impatient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = processes.Stop()
+    with stop.on_signals():
+        os.kill(os.getpid(), pair[0])
+        os.kill(os.getpid(), pair[1])
+        assert not stop.impatient, "within a moment it is the same signal, passed on"
+        monkeypatch.setattr(processes, "AGAIN", 0.0)
+        os.kill(os.getpid(), pair[1])
+    assert (stop.reason, stop.impatient) == ("cancelled", impatient)
+
+
+SAVES = """
+import signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    print("saved", flush=True)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_who_saves_its_work_is_waited_for_and_heard_behind_a_process_that_dies_at_once(shell: bool) -> None:
+    """As a step's shell does, or a process that started others."""
+    lines: list[str] = []
+    log = BytesIO()
+    stop = processes.Stop()
+    asked: list[float] = []
+
+    def line(text: str) -> None:
+        lines.append(text)
+        stop.asked = stop.asked or time.monotonic()
+
+    command = [sys.executable, "-c", SAVES]
+    if shell:
+        command = ["sh", "-c", '"$0" "$@"; exit $?', *command]
+    begun = time.monotonic()
+    with pytest.raises(processes.Stopped) as stopped:
+        processes.run(command, {}, log, line, stop, stopping=lambda: asked.append(1.0))
+    assert (stopped.value.reason, stopped.value.ended) == ("cancelled", "by itself")
+    assert lines == ["begun", "saved"]
+    assert log.getvalue() == b"begun\nsaved\n"
+    assert len(asked) == 1
+    assert time.monotonic() - begun < processes.patience() / 2
+
+
+def test_who_ends_well_when_it_is_asked_to_end_has_done_its_work() -> None:
+    """A training that is asked to stop after its last step writes its model."""
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('x'); time.sleep(60)"
+    stop = processes.Stop()
+
+    def line(text: str) -> None:
+        stop.asked = time.monotonic()
+
+    assert processes.run([sys.executable, "-uc", code], {}, BytesIO(), line, stop) == 0
+    with pytest.raises(processes.Stopped):
+        stop.check()
+
+
+def test_who_ignores_the_signal_is_ended_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLNET_GRACE_SECONDS", "0.5")
+    monkeypatch.setattr(processes, "BEYOND", 0.0)
+    lines: list[str] = []
+    stop = processes.Stop(timeout=1.0)
+    with pytest.raises(processes.Stopped) as stopped:
+        run(STUBBORN, stop, lines)
+    assert (stopped.value.reason, stopped.value.ended) == ("timeout", "late")
+    wait_until_gone(*map(int, lines[0].split()[1:]))
+
+
+def test_redraws_without_a_newline_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar of hours, and a program that never ends its line: what is kept of either is bounded."""
+    kept: list[int] = []
+    original = processes._bounded
+
+    def watch(rest: bytes) -> bytes:
+        kept.append(len(original(rest)))
+        return original(rest)
+
+    monkeypatch.setattr(processes, "_bounded", watch)
+    redraws = "import sys\nfor step in range(200_000): sys.stdout.write(f'\\r\\033[K[####] step {step}')"
+    lines: list[str] = []
+    bar: list[str] = []
+    command = [sys.executable, "-c", redraws]
+    assert processes.run(command, {}, BytesIO(), lines.append, processes.Stop(), bar.append) == 0
+    assert max(kept) < 100
+    assert lines == [bar[-1]] == ["[####] step 199999"]
+    kept.clear()
+    endless = "import sys\nfor _ in range(40): sys.stdout.write('x' * 100_000)"
+    log = BytesIO()
+    assert processes.run([sys.executable, "-c", endless], {}, log, lines.append, processes.Stop()) == 0
+    assert max(kept) <= processes.LONGEST_LINE
+    assert len(log.getvalue()) == sum(map(len, lines[1:])) == 4_000_000
 
 
 def test_a_step_does_not_outlive_a_run_that_was_killed(tmp_path: Path) -> None:

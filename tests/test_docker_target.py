@@ -3,7 +3,6 @@
 tests/test_containers.py runs the real DAG in real containers; here no engine is needed.
 """
 
-import inspect
 import os
 from pathlib import Path
 
@@ -37,15 +36,6 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def recipe(**fields: object) -> Recipe:
     return recipes.tiny().replace(data={"train": "demo:uci_sentences", **fields})
-
-
-def test_kfp_runs_a_container_as_this_project_expects() -> None:
-    from kfp.local import docker_task_handler, task_dispatcher
-
-    handler = inspect.getsource(docker_task_handler.DockerTaskHandler)
-    assert "self.full_command = full_command" in handler
-    assert "self.env_vars = env_vars" in handler
-    assert "DockerTaskHandler" in inspect.getsource(task_dispatcher)
 
 
 def test_data_is_seen_where_it_lies_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +76,7 @@ def test_a_step_s_container_is_confined(engine: Path, tmp_path: Path, monkeypatc
     (engine / "said").write_text("hello\n")
     with (tmp_path / "log").open("wb") as log:
         environment = {"XLNET_RUN_ID": "r1", "XLNET_IMAGE_DIGEST": ID, "TMPDIR": "/x"}
-        assert target.start(["sh", "-c", "true"], environment, log, lines.append, processes.Stop(), None) == 0
+        assert target.start(["sh", "-c", "true"], environment, log, lines.append, processes.Stop(), None, print) == 0
     assert lines == ["hello"]
     told = (engine / "calls").read_text().splitlines()
     (run,) = [line for line in told if line.startswith("run ")]
@@ -96,7 +86,7 @@ def test_a_step_s_container_is_confined(engine: Path, tmp_path: Path, monkeypatc
     assert f"--user={os.getuid()}:{os.getgid()}" in words
     assert f"--volume={tmp_path}/home:{tmp_path}/home" in words
     passed = {word.removeprefix("--env=") for word in words if word.startswith("--env=")}
-    assert {"XLNET_RUN_ID", "XLNET_IMAGE_DIGEST"} <= passed <= {*docker._PASSED, "XLNET_IMAGE_DIGEST"}
+    assert {"XLNET_RUN_ID", "XLNET_IMAGE_DIGEST"} <= passed <= {*docker._PASSED, "XLNET_IMAGE", "XLNET_IMAGE_DIGEST"}
     assert run.endswith(f"{ID} sh -c true")
     name = words[words.index("--name") + 1]
     assert told[-1] == f"rm --force {name}", "a container never outlives its step"
@@ -107,11 +97,11 @@ def test_a_status_is_never_lost(engine: Path, tmp_path: Path) -> None:
     target.prepare(Submission(recipe(), image="ours"))
     (engine / "status").write_text("3")
     with (tmp_path / "log").open("wb") as log:
-        assert target.start(["false"], {}, log, print, processes.Stop(), None) == 3
+        assert target.start(["false"], {}, log, print, processes.Stop(), None, print) == 3
         (engine / "status").write_text(str(docker.ENGINE_FAILED))
         (engine / "said").write_text("docker: Error response from daemon: no such device\n")
         with pytest.raises(RunError, match="docker could not start the step's container: docker: Error response"):
-            target.start(["false"], {}, log, print, processes.Stop(), None)
+            target.start(["false"], {}, log, print, processes.Stop(), None, print)
 
 
 def test_an_image_that_is_not_there(engine: Path, tmp_path: Path) -> None:

@@ -133,9 +133,8 @@ def test_a_signal_leaves_a_checkpoint_within_the_grace_period(dataset, undisturb
     asked = time.monotonic()
     assert trainer.kill(number) == status == (Preempted.exit_status if number == signal.SIGTERM else 130)
     assert time.monotonic() - asked < 10
-    (step,) = map(
-        int, re.findall(rf"stopping on {number.name}: the checkpoint of step (\d+) was", trainer.log.read_text())
-    )
+    said = rf"stopping on {number.name}: checkpoint of step (\d+) saved; run the same command to go on"
+    (step,) = map(int, re.findall(said, trainer.log.read_text()))
     assert trainer.steps() == [step]
     facts = Trainer(tmp_path / "run", dataset, recipe, ranks).finish()
     assert facts["resumed_from"] == step

@@ -1,7 +1,6 @@
 """The one training loop, for every device and any number of them."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,13 +230,9 @@ class Training:
         Raises:
             Preempted, KeyboardInterrupt: always.
         """
-        started = time.perf_counter()
         self.save(wait=True)
-        seconds = time.perf_counter() - started
-        raise self.stop.leave(
-            f"the checkpoint of step {self.state.step} was written in {seconds:.1f} s; run again to go on from there",
-            self.progress.say,
-        )
+        saved = f"checkpoint of step {self.state.step} saved; run the same command to go on"
+        raise self.stop.leave(saved, self.progress.say)
 
     def explain(self, problem: NotFinite) -> RunError:
         """What to say of a loss that is no number."""

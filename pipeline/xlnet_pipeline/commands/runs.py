@@ -160,4 +160,4 @@ def logs(options: argparse.Namespace) -> None:
 def cancel(options: argparse.Namespace) -> None:
     """Stop a run."""
     run = chosen(options).cancel(options.run)
-    print(f"run {run.id}: {run.status}")
+    print("\n".join([f"run {run.id}: {run.status}", *run.notes]))

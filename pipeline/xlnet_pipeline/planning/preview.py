@@ -7,6 +7,8 @@ from typing import Any
 from xlnet import provenance, state
 from xlnet.data import snapshot as snapshots
 from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet_pipeline.targets import specification
+from xlnet_pipeline.targets.local import compiled
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, key_of, parts_of
 from xlnet_pipeline.targets.local.target import registry_uri
 
@@ -32,7 +34,7 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
     """
     taken = snapshots.of(recipe)
     extra = {"preprocess": {"snapshot": taken.digest}, "train": {"pretrained": taken.pretrained}}
-    definitions = _definitions()
+    definitions = _definitions(home)
     cache = Cache(home / "cache") if (home / "cache").is_dir() else None
     steps = [StepForecast("snapshot", False, "never cached", {})]
     for name, sections in STEP_SECTIONS.items():
@@ -61,13 +63,7 @@ def _look(cache: Cache, name: str, parts: dict[str, Any]) -> StepForecast:
     return StepForecast(name, True, f"same as in run {entry['run']}", entry["outputs"])
 
 
-def _definitions() -> dict[str, str]:
+def _definitions(home: Path) -> dict[str, str]:
     """Digest of each component's own source, as the local target's keys hold it."""
-    from xlnet_pipeline import dag
-
-    executors = dag.build().pipeline_spec.deployment_spec["executors"]
-    return {
-        name: provenance.digest_json([*container["command"], *container["args"]])
-        for name in STEP_SECTIONS
-        for container in [executors[f"exec-{name}"]["container"]]
-    }
+    spec = compiled.specification(dict.fromkeys(STEP_SECTIONS, ""), home)
+    return {task.name: provenance.digest_json(task.words) for task in specification.tasks(spec)}

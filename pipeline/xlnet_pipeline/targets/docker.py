@@ -13,20 +13,18 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import STEP_SECTIONS, Recipe
 from xlnet_pipeline.images import build
 from xlnet_pipeline.targets import processes
+from xlnet_pipeline.targets.local import compiled
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import Run
 from xlnet_pipeline.targets.submission import Submission, refuse
-
-if TYPE_CHECKING:
-    from kfp.dsl.base_component import BaseComponent
 
 ENGINE_FAILED = 125  # exit status of ``docker run`` when the container was never started
 
@@ -51,7 +49,7 @@ class DockerTarget(LocalTarget):
     """Runs in containers on this machine. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "docker"
-    containers = True
+    interpreter = "python3"  # the image's; its first process hands signals on past the step's shell
     cannot: Mapping[str, str] = {
         **{name: why for name, why in LocalTarget.cannot.items() if name not in ("image", "memory")},
         "device": "is for the target local; on docker the image says what there is",
@@ -100,12 +98,10 @@ class DockerTarget(LocalTarget):
         """Schedules run without containers: always a UserError."""
         raise UserError(self.cannot["schedules"])
 
-    def pipeline(self) -> "BaseComponent":
-        """The DAG in our image; each step's cache key names the code in the image that the step can reach."""
-        from xlnet_pipeline import dag
-
+    def pipeline(self) -> compiled.Specification:
+        """The compiled DAG; each step's cache key names the code in the image that the step can reach."""
         code = {step: provenance.digest_json(self._code[step]) for step in STEP_SECTIONS}
-        return dag.build(f"{build.NAME}@{self.image}", code)
+        return compiled.specification(code, self.home)
 
     def code_parts(self, step: str) -> dict[str, str]:
         """What a step's code consists of in the image."""
@@ -119,8 +115,10 @@ class DockerTarget(LocalTarget):
         line: Callable[[str], None],
         stop: processes.Stop,
         live: Callable[[str], None] | None,
+        stopping: Callable[[], None],
     ) -> int:
         """Run a step's command in a container and return its exit status."""
+        environment = {**environment, "XLNET_IMAGE": f"{build.NAME}@{self.image}", "XLNET_IMAGE_DIGEST": self.image}
         name = f"xlnet-{uuid.uuid4().hex[:12]}"
         last = ""
 
@@ -132,7 +130,7 @@ class DockerTarget(LocalTarget):
         whole = [self.program, "run", "--name", name, *self._options(environment), self.image, *command]
         remove = [self.program, "rm", "--force", name]
         try:
-            status = processes.run(whole, environment, log, keep, stop, after=remove)
+            status = processes.run(whole, environment, log, keep, stop, after=remove, stopping=stopping)
         finally:  # also when the engine's client was ended and the container was not
             subprocess.run(remove, capture_output=True, check=False)
         if status == ENGINE_FAILED:

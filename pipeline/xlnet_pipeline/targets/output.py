@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable
 
+from xlnet.errors import Preempted
 from xlnet_pipeline.targets.record import RunFailure
 
 LAST_LINES = 20
+GO_ON = "run the same command to go on"
 
 _EXECUTOR = re.compile(r"\[KFP Executor ")
 # Lines around a program's own on a cluster: of Kubeflow Pipelines' launcher and of Argo's.
@@ -60,6 +62,8 @@ class Output:
         if name == "MemoryError" or status in (-9, 137):
             killed = "" if name else ": it was killed (SIGKILL), as the system does when memory runs out"
             return "run", f"step '{step}' ran out of memory or was ended from outside{killed}"
+        if status == Preempted.exit_status:
+            return "run", f"step '{step}' was asked to stop from outside, and saved its work; {GO_ON}"
         if status < 0 or status > 128:
             return "run", f"step '{step}' was ended by signal {-status if status < 0 else status - 128}"
         return "bug", error or f"step '{step}' ended with exit status {status}"

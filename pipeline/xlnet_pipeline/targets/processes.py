@@ -16,17 +16,32 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-GRACE = 30.0  # seconds between asking a step to end and ending it: a training leaves a checkpoint meanwhile
+from xlnet.training.preemption import grace
+
+BEYOND = 5.0  # seconds that a step has beyond the grace period in which its program saves its work
 POLL = 0.1  # seconds within which a stop is noticed
+AGAIN = 1.0  # seconds after which a second signal is a person's, and not the same one passed on
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LONGEST_LINE = 1 << 20  # bytes; what goes on without a newline is cut there
+
+
+def patience() -> float:
+    """Seconds between asking a step to end and ending it: a training leaves a checkpoint meanwhile."""
+    return grace() + BEYOND
 
 
 class Stopped(BaseException):
-    """The run is to end now. No ``Exception``, so that nothing on the way takes it for a step's failure."""
+    """The run is to end now. No ``Exception``, so that nothing on the way takes it for a step's failure.
 
-    def __init__(self, reason: str) -> None:
+    Attributes:
+        reason: ``cancelled`` or ``timeout``.
+        ended: how the process ended that was running: ``by itself``, ``late`` (it was ended when its time was up),
+            ``at once`` (the user asked twice); empty: none was running.
+    """
+
+    def __init__(self, reason: str, ended: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason  # "cancelled" or "timeout"
+        self.reason, self.ended = reason, ended
 
 
 class Stop:
@@ -37,19 +52,21 @@ class Stop:
 
     def __init__(self, timeout: float | None = None) -> None:
         self.deadline = time.monotonic() + timeout if timeout is not None else None
-        self.signals = 0
+        self.asked: float | None = None  # when a signal came first
+        self.impatient = False  # whether the user asked twice
 
     @property
-    def impatient(self) -> bool:
-        """Whether the user asked twice."""
-        return self.signals > 1
+    def reason(self) -> str:
+        """Why the run is to end: ``cancelled`` or ``timeout``; empty: it is not."""
+        if self.asked is not None:
+            return "cancelled"
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return "timeout" if late else ""
 
     def check(self) -> None:
         """Raise :class:`Stopped` if the run is to end."""
-        if self.signals:
-            raise Stopped("cancelled")
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise Stopped("timeout")
+        if reason := self.reason:
+            raise Stopped(reason)
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -59,7 +76,11 @@ class Stop:
             return
 
         def note(number: int, frame: FrameType | None) -> None:
-            self.signals += 1
+            now = time.monotonic()
+            if self.asked is None:
+                self.asked = now
+            elif number != signal.SIGHUP and now - self.asked > AGAIN:  # a shell and its terminal both hang up
+                self.impatient = True
 
         under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         taken = [number for number in SIGNALS if not (number == signal.SIGHUP and under_nohup)]
@@ -80,22 +101,26 @@ def run(
     live: Callable[[str], None] | None = None,
     directory: Path | None = None,
     after: Sequence[str] = (),
+    stopping: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a command; its output goes to ``log``, and line by line to ``line``.
+    """Run a command; its output goes to ``log``, and line by line to ``line``, to the very end of it.
 
     Args:
         command: the program and its arguments.
         environment: variables added to ours.
         log: gets the output as bytes; where ``live`` is given, without what a progress bar wrote over.
         line: called with each whole line.
-        stop: looked at all the time.
+        stop: looked at all the time. Once it says so, the command and all that it has started get SIGTERM, and
+            :func:`patience` seconds to end.
         live: if given, the command writes to a terminal of its own, and this is called with the unfinished last
             line whenever a progress bar has drawn it anew.
         directory: where the command runs; None: where we are.
         after: a command that ends what the command has others run for it, should we be killed.
+        stopping: called once the command has been asked to end.
 
     Returns:
-        The exit status; negative or above 128: killed by a signal.
+        The exit status; negative or above 128: killed by a signal. A command that was asked to end, and ended with
+        0, has done its work.
 
     Raises:
         Stopped: it was stopped; every process it had started is gone.
@@ -115,48 +140,87 @@ def run(
         finally:
             os.close(theirs)
         with process, _watchdog(process.pid, after):
+            ending = _Ending(process, stop, stopping)
             try:
-                for text in _lines(process, output, log, stop, live):
+                for text in _lines(output, log, ending, live):
                     line(text)
-                while process.poll() is None:  # it closed its output and goes on
-                    stop.check()
+                while ending.goes_on():  # it closed its output and goes on
                     time.sleep(POLL)
-                return process.returncode
             except BaseException:
-                _end(process, stop)
+                ending.ask()
+                while ending.goes_on():
+                    time.sleep(POLL / 2)
                 raise
             finally:
                 _signal_group(process.pid, signal.SIGKILL)  # what the step left behind
+            if ending.reason and (ending.ended != "by itself" or process.wait()):
+                raise Stopped(ending.reason, ending.ended)
+            return process.wait()
 
 
-def _lines(
-    process: subprocess.Popen[bytes],
-    output: FileIO,
-    log: BinaryIO,
-    stop: Stop,
-    live: Callable[[str], None] | None,
-) -> Iterator[str]:
+class _Ending:
+    """Asks a process group to end once the run is to end, and says whether there is something to wait for."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", stop: Stop, stopping: Callable[[], None]) -> None:
+        self.process, self.stop, self.stopping = process, stop, stopping
+        self.reason = ""
+        self.ended = "by itself"
+        self.deadline = 0.0
+
+    def ask(self) -> None:
+        """Ask all processes of the group to end, if that was not done yet."""
+        if not self.deadline:
+            self.deadline = time.monotonic() + patience()
+            _signal_group(self.process.pid, signal.SIGTERM)
+
+    def goes_on(self) -> bool:
+        """Whether the process runs; once it was asked to end, whether any of its group does and has time left."""
+        if not self.reason and (reason := self.stop.reason):
+            self.reason = reason
+            self.ask()
+            self.stopping()
+        if not self.deadline:
+            return self.process.poll() is None
+        if self.process.poll() is not None and not _group_lives(self.process.pid):
+            return False
+        if self.stop.impatient or time.monotonic() > self.deadline:
+            self.ended = "at once" if self.stop.impatient else "late"
+            return False
+        return True
+
+
+def _lines(output: FileIO, log: BinaryIO, ending: _Ending, live: Callable[[str], None] | None) -> Iterator[str]:
     """Yield lines as they come, until the output is closed or its process is gone."""
     rest = b""
     while True:
-        stop.check()
-        readable, _, _ = select.select([output], [], [], POLL)
+        goes_on = ending.goes_on()
+        readable, _, _ = select.select([output], [], [], POLL if goes_on else 0)
         if not readable:
-            if process.poll() is None:
+            if goes_on:
                 continue
             break  # a grandchild may hold the output open; the step itself has ended
         chunk = _read(output)
         if not chunk:
             break
         *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > LONGEST_LINE and b"\r" not in rest:
+            whole, rest = [*whole, rest], b""
         log.write(b"".join(_last_drawn(one) + b"\n" for one in whole) if live else chunk)
         log.flush()
         yield from (_text(one) for one in whole)
         if live and b"\r" in rest:
             live(_text(rest))
+        rest = _bounded(rest)
+        if ending.ended != "by itself":
+            break  # it was given up, and may write for ever
     if rest:
         log.write(_last_drawn(rest) if live else b"")
         yield _text(rest)
+
+
+def _bounded(rest: bytes) -> bytes:
+    """The part of an unfinished line that can still be seen: a progress bar writes over its line for hours."""
+    return rest[rest.rstrip(b"\r").rfind(b"\r") + 1 :]
 
 
 def _read(output: FileIO) -> bytes:
@@ -177,17 +241,21 @@ def _text(line: bytes) -> str:
     return _last_drawn(line).decode("utf-8", "replace")
 
 
-def _end(process: subprocess.Popen[bytes], stop: Stop) -> None:
-    _signal_group(process.pid, signal.SIGTERM)
-    patience = time.monotonic() + GRACE
-    while process.poll() is None and time.monotonic() < patience and not stop.impatient:
-        time.sleep(POLL / 2)
-    _signal_group(process.pid, signal.SIGKILL)
-
-
 def _signal_group(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process of the group runs; one that has ended and that nobody has waited for does not."""
+    if sys.platform.startswith("linux"):
+        every = (_stat(int(entry)) for entry in os.listdir("/proc") if entry.isdecimal())
+        return any(fields[2] == str(group) for fields in every if fields)
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -208,13 +276,19 @@ def _watchdog(group: int, after: Sequence[str]) -> Iterator[None]:
 def started(pid: int) -> str | None:
     """When a living process started, to tell it from a later one with the same number; None: there is none."""
     if sys.platform.startswith("linux"):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        return None if fields[0] in "ZX" else f"{_boot()}:{fields[19]}"
+        fields = _stat(pid)
+        return f"{_boot()}:{fields[19]}" if fields else None
     found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
+
+
+def _stat(pid: int) -> list[str]:
+    """What Linux says of a living process after its name: state, parent, group, …; empty: there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+    return [] if fields[0] in "ZX" else fields
 
 
 def _boot() -> str:

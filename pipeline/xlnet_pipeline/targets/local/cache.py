@@ -53,22 +53,28 @@ class Cache:
         directory.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def lock(self, key: str, waiting: Callable[[], None], check: Callable[[], None]) -> Iterator[None]:
+    def lock(self, key: str, run: str, waiting: Callable[[str], None], check: Callable[[], None]) -> Iterator[None]:
         """Hold the work on a key alone: the second of two equal runs waits and then finds the result.
 
         Args:
             key: the work.
-            waiting: called once if another run holds it.
+            run: who does it.
+            waiting: called with ``run ID (process PID)`` if another holds it, and again if yet another does.
             check: called now and then while waiting; raises to give up.
         """
-        with (self.directory / f"{key}.lock").open("a") as file:
-            said = False
+        with (self.directory / f"{key}.lock").open("a+", encoding="utf-8") as file:
+            said = ""
             while not _locked(file.fileno()):
-                if not said:
-                    waiting()
-                said = True
+                file.seek(0)
+                holder = file.read() or "another run"
+                if holder != said:
+                    waiting(holder)
+                said = holder
                 check()
                 time.sleep(WAIT)
+            file.truncate(0)
+            file.write(f"run {run} (process {os.getpid()})")
+            file.flush()
             yield  # closing the file lets go of the lock, and so does the end of the process
 
     def get(self, key: str) -> dict[str, Any] | None:

@@ -7,34 +7,34 @@ import dataclasses
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from xlnet import provenance, state
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import STEP_SECTIONS, Recipe
 from xlnet.registry import Registry, open_registry
-from xlnet_pipeline.targets import processes, record
+from xlnet_pipeline.targets import processes, record, specification
+from xlnet_pipeline.targets.local import compiled, interruption
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.output import Output
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import LocalSettings
+from xlnet_pipeline.targets.specification import Task, Values
 from xlnet_pipeline.targets.submission import Submission, refuse
 
-if TYPE_CHECKING:  # kfp takes most of a second to import: listing runs does without it
-    from kfp.dsl.base_component import BaseComponent
-
-    from xlnet_pipeline.targets.local.kfp_local import Outputs, Task
-
 STEPS = ("snapshot", *STEP_SECTIONS)
-CANCEL_WAIT = 30.0  # seconds that a cancelled run has to end
+CANCEL_WAIT = 15.0  # seconds that a cancelled run has to end, beyond those that its step has
+SCHEMA_VERSION = "0.0.1"  # of the artifact types that come with kfp
 DIED = "its process died (kill -9, out of memory or power off); run again: finished steps are kept"
 
 
@@ -42,7 +42,8 @@ class LocalTarget:
     """Runs on this machine. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "local"
-    containers = False  # whether commands are for containers of the DAG's image
+    # What starts a step's program in the place of its shell, which would die of the first signal.
+    interpreter = f"exec {shlex.quote(sys.executable)}"
     settings = LocalSettings()
     cannot: Mapping[str, str] = {
         **dict.fromkeys(
@@ -81,8 +82,8 @@ class LocalTarget:
             submission = dataclasses.replace(submission, device=choose(submission.device))
         recipe = submission.recipe
         run = self._new_run(recipe)
-        say = echo or (lambda text: None)
         stop = processes.Stop(submission.timeout)
+        say = _until_nobody_listens(echo, stop)
         execution = _Execution(self, run, say, live, stop, submission)
         say(f"run {run.id}")
         try:
@@ -122,12 +123,13 @@ class LocalTarget:
         if found.status != record.RUNNING or found.pid is None:
             raise UserError(f"run '{found.id}' is {found.status}; only a running one can be cancelled")
         os.kill(found.pid, signal.SIGTERM)
-        patience = time.monotonic() + CANCEL_WAIT
+        seconds = processes.patience() + CANCEL_WAIT
+        patience = time.monotonic() + seconds
         while found.status == record.RUNNING and time.monotonic() < patience:
             time.sleep(processes.POLL)
             found = self.status(found.id)
         if found.status == record.RUNNING:
-            raise RunError(f"run '{found.id}' has not ended after {CANCEL_WAIT:.0f} s; end its process {found.pid}")
+            raise RunError(f"run '{found.id}' has not ended after {seconds:.0f} s; end its process {found.pid}")
         return found
 
     def place(self, submission: Submission) -> None:
@@ -164,11 +166,9 @@ class LocalTarget:
         hint = nearest(run, known) or (f"; the latest is '{known[-1]}'" if known else "; there are no runs yet")
         raise UserError(f"run '{run}' is unknown in '{self.home}'{hint}")
 
-    def pipeline(self) -> "BaseComponent":
-        """The DAG, its cache keys naming the code that the steps will run."""
-        from xlnet_pipeline import dag
-
-        return dag.build()
+    def pipeline(self) -> compiled.Specification:
+        """The compiled DAG, its cache keys naming the code that the steps will run."""
+        return compiled.specification({step: provenance.code_fingerprint(step) for step in STEP_SECTIONS}, self.home)
 
     def code_parts(self, step: str) -> dict[str, str]:
         """What a step's code consists of, to say which part of it changed."""
@@ -182,9 +182,10 @@ class LocalTarget:
         line: Callable[[str], None],
         stop: processes.Stop,
         live: Callable[[str], None] | None,
+        stopping: Callable[[], None],
     ) -> int:
         """Run a step's command and return its exit status; see :func:`processes.run`."""
-        return processes.run(command, environment, log, line, stop, live)
+        return processes.run(command, environment, log, line, stop, live, stopping=stopping)
 
     @property
     def _folder(self) -> Path:
@@ -228,7 +229,7 @@ class LocalTarget:
 
 
 class _Execution:
-    """One run as it happens: hears of each task from kfp, and decides between cache and work."""
+    """One run as it happens: finds each task's outputs in the cache, or has them made."""
 
     def __init__(
         self,
@@ -254,14 +255,11 @@ class _Execution:
 
     def run(self) -> None:
         """Run every step and leave a closed record, whatever happens."""
-        from xlnet_pipeline.targets.local import kfp_local
-
         status = record.FAILED
         failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
         self.scratch = tempfile.mkdtemp(prefix="xlnet-run-")
         try:
-            arguments, root = {"recipe": self.submission.recipe.to_json()}, self.directory / "artifacts"
-            kfp_local.run(self.target.pipeline(), arguments, root, self, self.target.containers)
+            specification.execute(self.target.pipeline(), {"recipe": self.submission.recipe.to_json()}, self.task)
             status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
         except processes.Stopped as stopped:
             status, failure = self._stopped(stopped)
@@ -272,52 +270,58 @@ class _Execution:
             _close(self.run_record, status, failure, provenance.now())
             self._write()
 
-    def step(self, task: "Task", execute: Callable[[], "Outputs | None"]) -> "Outputs | None":
+    def task(self, task: Task, given: Values) -> Values | None:
         """Find the task's outputs in the cache or make them; None if it fails."""
         self.stop.check()
         self.current = step = self.run_record.step(task.name)
         step.status, step.started = record.RUNNING, provenance.now()
-        step.inputs = {name: _reference(value) for name, value in task.arguments.items()}
+        arguments = given.parameters | {name: described(one) for name, one in given.artifacts.items()}
+        step.inputs = {name: _reference(value) for name, value in arguments.items()}
         begun = time.perf_counter()
         try:
             if task.caching:
-                step.outputs = self._kept_or_made(task, step, execute) or {}
+                outputs = self._kept_or_made(task, step, arguments, given)
             else:
-                step.outputs = self._made(step, "never cached", execute) or {}
+                outputs = self._made(task, step, "never cached", given)
         finally:
             step.seconds = round(time.perf_counter() - begun, 3)
         step.ended = provenance.now()
+        step.outputs = outputs or {}
         self._write()
-        if step.status == record.FAILED:
+        if outputs is None:
             return None
         if step.status == record.SUCCEEDED:
             self.say(f"{step.name}: done in {_seconds(step.seconds)}")
-        return step.outputs
+        return _values(outputs)
 
-    def _kept_or_made(self, task: "Task", step: StepRun, execute: Callable[[], "Outputs | None"]) -> "Outputs | None":
-        more = {"definition": task.definition}
+    def _kept_or_made(
+        self, task: Task, step: StepRun, arguments: dict[str, Any], given: Values
+    ) -> dict[str, Any] | None:
+        more = {"definition": provenance.digest_json(task.words)}
         if task.name == "register":
             more["registry"] = state.relative(self.tracking_uri, self.home)
-        parts = parts_of(task.name, task.arguments, **more)
+        parts = parts_of(task.name, arguments, **more)
         step.cache_key = key = key_of(parts)
-        with self.cache.lock(
-            key, lambda: self.say(f"{step.name}: waiting for another run's equal work"), self.stop.check
-        ):
+        with self.cache.lock(key, self.run_record.id, self._waiting, self.stop.check):
             reason = "caching is off"
             if self.submission.cache:
                 try:
                     if entry := self._kept(key, step):
                         step.status, step.reason = record.CACHED, f"same as in run {entry['run']}"
                         self.say(f"{step.name}: cached, {step.reason}")
-                        outputs: Outputs = entry["outputs"]
+                        outputs: dict[str, Any] = entry["outputs"]
                         return outputs
                     reason = self.cache.why(parts)
                 except Damaged as damaged:
                     reason = str(damaged)
-            made = self._made(step, reason, execute)
+            made = self._made(task, step, reason, given)
             if made is not None:
                 self.cache.put(key, parts, step.inputs, made, self.run_record.id)
             return made
+
+    def _waiting(self, holder: str) -> None:
+        """Another run does the same work at this moment."""
+        self.say(f"{self.current.name}: waiting for {holder}, which does the same work, to take its result")
 
     def _kept(self, key: str, step: StepRun) -> dict[str, Any] | None:
         entry = self.cache.get(key)
@@ -329,21 +333,42 @@ class _Execution:
                 check(entry["inputs"])
         return entry
 
-    def _made(self, step: StepRun, reason: str, execute: Callable[[], "Outputs | None"]) -> "Outputs | None":
+    def _made(self, task: Task, step: StepRun, reason: str, given: Values) -> dict[str, Any] | None:
+        """Run the task's command; its outputs as the record describes them, None if it fails."""
         step.reason, step.log = reason, f"logs/{step.name}.log"
         self._write()
         self.say(f"{step.name}: {reason}")
-        made = execute()
-        step.status = record.FAILED if made is None else record.SUCCEEDED
-        return made
+        folder = self.directory / "artifacts" / task.name
+        folder.mkdir(parents=True, exist_ok=True)
+        told = specification.executor_input(task, given, str(folder), folder)
+        words = [specification.filled(word, told) for word in task.words]
+        start = f"{self.target.interpreter} -m"
+        words[2:3] = [word.replace(specification.EXECUTOR, f"{start} {specification.MODULE}") for word in words[2:3]]
+        if self._command(words, task.environment):
+            step.status = record.FAILED
+            return None
+        step.status = record.SUCCEEDED
+        made = specification.outputs(told)
+        return made.parameters | {name: described(one) for name, one in made.artifacts.items()}
 
-    def command(self, command: list[str], environment: dict[str, str]) -> int:
+    def _command(self, command: list[str], environment: dict[str, str]) -> int:
         """Run the current step's process, its output going to its log and to the user."""
         step = self.current
         output = Output(lambda text: self.say(f"  {text}"))
+        variables = {**self._environment(), **environment}
+
+        def stopping() -> None:
+            self.say(interruption.asked(step))
+
         with (self.directory / str(step.log)).open("wb") as log:
-            variables = {**self._environment(), **environment}
-            status = self.target.start(command, variables, log, output.line, self.stop, self.live)
+            try:
+                status = self.target.start(command, variables, log, output.line, self.stop, self.live, stopping)
+            except processes.Stopped as stopped:
+                output.close()
+                text = interruption.told(step, stopped.ended, self.run_record.recipe, self.home)
+                log.write(f"{text}\n".encode())
+                self.run_record.notes.append(text)
+                raise
         if status:
             self.run_record.error = output.failure(step.name, status, str(self.home))
         return status
@@ -372,6 +397,53 @@ class _Execution:
 
     def _write(self) -> None:
         record.write(self.run_record, self.directory / "run.json")
+
+
+def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.Stop) -> Callable[[str], None]:
+    """``echo``, which falls silent once its terminal is closed: the run then still has work to save."""
+    listeners = [echo] if echo else []
+
+    def say(text: str) -> None:
+        try:
+            for listener in listeners:
+                listener(text)
+        except OSError as error:
+            if error.errno != errno.EIO and stop.asked is None:
+                raise
+            listeners.clear()
+
+    return say
+
+
+def described(artifact: specification.Artifact) -> dict[str, Any]:
+    """An artifact as a record has it."""
+    uri = artifact["uri"]
+    return {
+        "uri": uri,
+        "type": artifact["type"]["schemaTitle"],
+        "digest": digest(Path(uri)),
+        "metadata": artifact["metadata"],
+    }
+
+
+def digest(path: Path) -> str | None:
+    """Identity of an artifact's content: from its lineage, else of the file; None where it is metadata alone."""
+    if path.is_dir():
+        return str(provenance.read(path)["artifact"]["digest"])
+    return provenance.digest_file(path) if path.is_file() else None
+
+
+def _values(outputs: dict[str, Any]) -> Values:
+    """Undo :func:`described`: the outputs of a record, as the tasks after it are given them."""
+    made = Values()
+    for name, value in outputs.items():
+        if isinstance(value, dict) and "uri" in value:
+            kind = {"schemaTitle": value["type"], "schemaVersion": SCHEMA_VERSION}
+            fields = {"name": name, "uri": value["uri"], "type": kind, "metadata": value["metadata"]}
+            made.artifacts[name] = fields
+        else:
+            made.parameters[name] = value
+    return made
 
 
 def registry_uri(given: str, home: Path) -> str:
@@ -404,4 +476,4 @@ def summary(run: Run) -> list[str]:
     lines.append(f"run {run.id}: {run.status} after {_seconds(run.seconds)}")
     if run.error:
         lines.append(f"error: {run.error.message}")
-    return lines
+    return lines + run.notes

@@ -1,0 +1,65 @@
+"""What is said of a step that was stopped: what is kept of its work, and what is lost."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from xlnet_pipeline.targets import processes
+from xlnet_pipeline.targets.output import GO_ON
+from xlnet_pipeline.targets.record import StepRun
+
+TRAIN = "train"
+SHAPING = ("data", "model", "training")  # sections of a recipe that tell one training from another
+
+
+def asked(step: StepRun) -> str:
+    """What is said when a step has been asked to end."""
+    work = "save a checkpoint" if step.name == TRAIN else "end"
+    return f"stopping step '{step.name}': it has {processes.patience():.0f} s to {work}; Ctrl-C again ends it at once"
+
+
+def told(step: StepRun, ended: str, recipe: dict[str, Any], home: Path) -> str:
+    """What is said when it has ended.
+
+    Args:
+        step: the step that ran.
+        ended: how, as :class:`processes.Stopped` has it.
+        recipe: the run's.
+        home: the state directory.
+    """
+    given_up = {
+        "late": f"step '{step.name}' did not end within {processes.patience():.0f} s, and was ended",
+        "at once": f"step '{step.name}' was ended at once",
+    }.get(ended, "")
+    if step.name != TRAIN:
+        how = given_up or f"step '{step.name}' was stopped"
+        return f"{how}, and starts anew next time; finished steps are kept; {GO_ON}"
+    saved = checkpoint(step, recipe, home)
+    if saved is None:
+        how = given_up or "training was stopped"
+        return f"{how} before its first checkpoint: what it did is lost; run the same command to start it again"
+    if given_up:
+        return f"{given_up}: what it did since the checkpoint of step {saved} is lost; {GO_ON}"
+    return f"checkpoint of step {saved} saved; {GO_ON}"
+
+
+def checkpoint(step: StepRun, recipe: dict[str, Any], home: Path) -> int | None:
+    """The step of the newest checkpoint of a training on this machine; None: there is none, or it lies elsewhere."""
+    place = Path(os.environ.get("XLNET_CHECKPOINTS") or home / "checkpoints")
+    dataset = step.inputs.get("dataset", {}).get("digest")
+    found = [
+        (manifest.stat().st_mtime_ns, int(manifest.parent.name.split("-")[1]))
+        for about in place.glob("*/about.json")
+        if _is_of(about, dataset, recipe)
+        for manifest in about.parent.glob("step-*/manifest.json")
+    ]
+    return max(found)[1] if found else None
+
+
+def _is_of(about: Path, dataset: str | None, recipe: dict[str, Any]) -> bool:
+    try:
+        facts = json.loads(about.read_text(encoding="utf-8"))
+        return facts["dataset"] == dataset and all(facts["recipe"][name] == recipe[name] for name in SHAPING)
+    except (OSError, ValueError, KeyError):
+        return False
