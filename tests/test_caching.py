@@ -209,6 +209,9 @@ def test_two_equal_runs_at_once_do_the_work_once(project: Project) -> None:
         assert sorted(step["status"] for step in by_step[name]) == ["CACHED", "SUCCEEDED"]
     assert "recipe changed: training.seed 0 → 1" in {step["reason"] for step in by_step["train"]}
     assert len({step["outputs"]["model"]["digest"] for step in by_step["train"]}) == 1
+    (first,) = [record for record in pair if record["steps"][STEPS.index("train")]["status"] == "SUCCEEDED"]
+    waited = f"train: waiting for run {first['id']} (process {first['pid']}), which does the same work"
+    assert [waited in text for text in shown].count(True) == 1, shown
 
 
 def training_files(project: Project, run: str) -> list[Path]:
