@@ -26,7 +26,7 @@ ROOTS = {
 # What may import what: a module may import modules of its own layer and of layers above it in this list.
 LAYERS = [
     ["xlnet", "xlnet.errors"],
-    ["xlnet.recipe", "xlnet.provenance", "xlnet.calls", "xlnet.state", "xlnet.options"],
+    ["xlnet.steps", "xlnet.recipe", "xlnet.provenance", "xlnet.calls", "xlnet.state", "xlnet.options"],
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
     ["xlnet.training", "xlnet.evaluation", "xlnet.registry"],
     ["xlnet.serving", "xlnet_cluster"],

@@ -11,8 +11,9 @@ import pytest
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
+from xlnet.steps import STEPS
 from xlnet_pipeline.targets import Run, StepRun, Submission, record
-from xlnet_pipeline.targets.local.target import STEPS, LocalTarget, summary
+from xlnet_pipeline.targets.local.target import LocalTarget, summary
 from xlnet_pipeline.targets.output import Output
 
 

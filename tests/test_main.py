@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from xlnet.__main__ import STEPS, main
+from xlnet.__main__ import main
+from xlnet.steps import STEPS
 
 SMALL = [
     "model.n_layer=1",

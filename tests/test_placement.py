@@ -14,10 +14,11 @@ from kfp import components
 from servers.kubernetes_server import checked
 
 from xlnet.errors import UserError
+from xlnet.steps import STEPS
 from xlnet.training.preemption import GRACE
 from xlnet_cluster.jobset import Requirements, TrainingJob, manifest
 from xlnet_pipeline import dag
-from xlnet_pipeline.placement import PREEMPTION_RETRIES, PROGRAM_RETRIES, TITLES, Placement, placement
+from xlnet_pipeline.placement import PREEMPTION_RETRIES, PROGRAM_RETRIES, Placement, placement
 from xlnet_pipeline.placement.machines import MACHINES, SPOT_SELECTOR, Machine, offered
 from xlnet_pipeline.placement.vertex import LAUNCHER_IMAGE
 
@@ -71,7 +72,7 @@ def test_every_machine_compiles_and_passes_kfp_and_kubernetes(target: str, machi
     assert len(documents) == (2 if target == "kfp" else 1), "the Vertex client refuses a second document"
     assert components.load_component_from_text(yaml.safe_dump_all(documents))
     if target == "kfp":
-        for step in TITLES if machine.name in ("cpu", "l4", "v5e-4") else ("train",):
+        for step in STEPS if machine.name in ("cpu", "l4", "v5e-4") else ("train",):
             kubernetes_validate.validate(pod(step, *documents), "1.33", strict=True)
 
 

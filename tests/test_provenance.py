@@ -8,6 +8,7 @@ import pytest
 import xlnet
 from xlnet import provenance
 from xlnet.errors import CorruptArtifact, UserError
+from xlnet.steps import STEPS
 
 
 def artifact(path, text="content"):
@@ -84,15 +85,15 @@ def copied_source(tmp_path, monkeypatch):
 
 
 def test_a_changed_line_changes_just_the_steps_that_reach_it(copied_source):
-    before = {step: provenance.code_fingerprint(step) for step in provenance.STEP_MODULES}
+    before = {step: provenance.code_fingerprint(step) for step in STEPS}
     with (copied_source / "training" / "optim.py").open("a") as file:
         file.write("# a comment\n")
-    after = {step: provenance.code_fingerprint(step) for step in provenance.STEP_MODULES}
+    after = {step: provenance.code_fingerprint(step) for step in STEPS}
     assert {step for step in before if before[step] != after[step]} == {"train"}
 
 
 def test_a_changed_recipe_module_changes_every_step(copied_source):
-    before = {step: provenance.code_fingerprint(step) for step in provenance.STEP_MODULES}
+    before = {step: provenance.code_fingerprint(step) for step in STEPS}
     with (copied_source / "errors.py").open("a") as file:
         file.write("# a comment\n")
     assert all(provenance.code_fingerprint(step) != before[step] for step in before)

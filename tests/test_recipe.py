@@ -7,6 +7,7 @@ from transformers import XLNetConfig
 
 from xlnet import recipe as recipes
 from xlnet.errors import UserError
+from xlnet.steps import KEPT
 
 
 @pytest.mark.parametrize("preset", recipes.PRESETS)
@@ -129,5 +130,5 @@ def test_a_recipe_is_a_value():
 def test_a_steps_part_holds_only_what_it_depends_on():
     recipe = recipes.tiny()
     changed = recipe.replace(evaluation={"margin": 0.5})
-    assert changed.part(*recipes.STEP_SECTIONS["train"]) == recipe.part(*recipes.STEP_SECTIONS["train"])
-    assert changed.part(*recipes.STEP_SECTIONS["register"]) != recipe.part(*recipes.STEP_SECTIONS["register"])
+    assert changed.part(*KEPT["train"].sections) == recipe.part(*KEPT["train"].sections)
+    assert changed.part(*KEPT["register"].sections) != recipe.part(*KEPT["register"].sections)

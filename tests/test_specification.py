@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from xlnet.errors import RunError
-from xlnet.recipe import STEP_SECTIONS
+from xlnet.steps import KEPT
 from xlnet_pipeline import dag
 from xlnet_pipeline.targets import specification
 from xlnet_pipeline.targets.local import compiled
@@ -36,20 +36,20 @@ def from_task(name: str) -> dict[str, Any]:
 
 def test_the_real_pipeline_in_its_order_with_its_inputs(ours: dict[str, Any]) -> None:
     tasks = specification.tasks(ours)
-    assert [task.name for task in tasks] == ["snapshot", *STEP_SECTIONS]
+    assert [task.name for task in tasks] == ["snapshot", *KEPT]
     assert [task.caching for task in tasks[:3]] == [False, True, True]
     given: dict[str, Values] = {}
 
     def run(task: Task, values: Values) -> Values:
         given[task.name] = values
-        told = specification.executor_input(task, values, f"/root/{task.name}", Path("/scratch"))
+        told = specification.executor_input(task, values, f"/made/{task.name}", Path("/scratch"))
         made = {name: one["artifacts"][0] for name, one in told["outputs"]["artifacts"].items()}
         return Values({name: f"{task.name}.{name}" for name in told["outputs"]["parameters"]}, made)
 
     specification.execute(ours, {"recipe": "{}"}, run)
     assert given["snapshot"].parameters == {"recipe": "{}"}
     assert given["train"].parameters["pretrained"] == "snapshot.pretrained"
-    assert given["register"].artifacts["model"]["uri"] == "/root/train/model"
+    assert given["register"].artifacts["model"]["uri"] == "/made/train/model"
     assert given["register"].artifacts["model"]["type"]["schemaTitle"] == "system.Model"
 
 
@@ -95,7 +95,7 @@ def told(tmp_path: Path) -> dict[str, Any]:
     spec = pipeline({"only": {}})
     spec["components"]["one"]["outputDefinitions"]["artifacts"] = {"model": {"artifactType": {"schemaTitle": "t"}}}
     given = Values({"recipe": '{"a": "b"}', "number": 3}, {"dataset": artifact})
-    return specification.executor_input(specification.tasks(spec)[0], given, "/root", tmp_path)
+    return specification.executor_input(specification.tasks(spec)[0], given, "/made", tmp_path)
 
 
 def test_placeholders_are_filled_as_a_launcher_does(told: dict[str, Any], tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_placeholders_are_filled_as_a_launcher_does(told: dict[str, Any], tmp_pa
         "{{$.inputs.parameters['recipe']}}": '{"a": "b"}',
         "--n={{$.inputs.parameters['number']}}": "--n=3",
         "{{$.inputs.artifacts['dataset'].path}}": "/data",
-        "{{$.outputs.artifacts['model'].uri}}": "/root/model",
+        "{{$.outputs.artifacts['model'].uri}}": "/made/model",
         "{{$.outputs.parameters['out'].output_file}}": str(tmp_path / "out"),
         "{{$.pipeline_job_name}}": "job",
         "price: {{1}} {$}": "price: {{1}} {$}",
@@ -127,7 +127,7 @@ def test_outputs_are_what_the_program_wrote(told: dict[str, Any], tmp_path: Path
     assert made.parameters == {"out": 7}
     assert made.artifacts["model"] == {
         "name": "model",
-        "uri": "/root/model",
+        "uri": "/made/model",
         "type": {"schemaTitle": "t"},
         "metadata": {"steps": 10},
     }
@@ -139,7 +139,7 @@ def test_outputs_are_what_the_program_wrote(told: dict[str, Any], tmp_path: Path
 
 def code_of(spec: Mapping[str, Any]) -> dict[str, str]:
     tasks = spec["root"]["dag"]["tasks"]
-    return {step: tasks[step]["inputs"]["parameters"]["code"]["runtimeValue"]["constant"] for step in STEP_SECTIONS}
+    return {step: tasks[step]["inputs"]["parameters"]["code"]["runtimeValue"]["constant"] for step in KEPT}
 
 
 @pytest.mark.parametrize("bytecode", [True, False])
@@ -182,7 +182,7 @@ def test_where_nothing_can_be_kept_it_still_runs(
 def test_a_run_of_code_that_was_compiled_before_does_without_kfp(tmp_path: Path) -> None:
     """It waits for no second, and a step that fails says so all the same."""
     (tmp_path / "cache").mkdir()
-    compiled.specification(dict.fromkeys(STEP_SECTIONS, "x"), tmp_path)
+    compiled.specification(dict.fromkeys(KEPT, "x"), tmp_path)
     program = (
         "import sys; from xlnet import recipe; from xlnet_pipeline.targets import Submission, open_target;"
         f"asked = Submission(recipe.tiny().replace(data={{'train': {str(tmp_path / 'absent.csv')!r}}}));"

@@ -1,5 +1,6 @@
 """The thin components: what they hand to each other and what they show in the backends' pages."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ from conftest import Trained
 from kfp import dsl
 
 from xlnet import recipe as recipes
+from xlnet.steps import KEPT
 from xlnet_steps import display, steps
 
 
@@ -30,10 +32,10 @@ def test_the_snapshot_hands_each_step_its_part_of_the_recipe(small_csv: Path) ->
     recipe = recipes.tiny().replace(data={"train": str(small_csv)}, training={"seed": 7})
     found = steps.snapshot.python_func(recipe.to_json())
     names = list(steps.snapshot.component_spec.outputs)
-    assert names == ["digest", "pretrained", *recipes.STEP_SECTIONS]
+    assert names == ["digest", "pretrained", *KEPT]
     assert found[1] == ""
     for name, part in zip(names[2:], found[2:], strict=True):
-        assert set(json.loads(part)) == set(recipes.STEP_SECTIONS[name])
+        assert set(json.loads(part)) == set(KEPT[name].sections)
     assert json.loads(found[names.index("train")])["training"]["seed"] == 7
 
 
@@ -101,6 +103,18 @@ def test_a_real_evaluation_is_shown(trained: Trained, tmp_path: Path) -> None:
     json.dumps(classification.metadata, allow_nan=False)
 
 
-@pytest.mark.parametrize("name", [*recipes.STEP_SECTIONS])
+@pytest.mark.parametrize("name", [*KEPT])
 def test_every_cached_step_takes_the_identity_of_its_code(name: str) -> None:
     assert {"recipe", "code"} <= set(getattr(steps, name).component_spec.inputs)
+
+
+def test_the_table_of_steps_describes_the_components() -> None:
+    """Inputs, outputs and what the snapshot tells: the DAG, the cache and the plan read them from the table."""
+    for name, row in KEPT.items():
+        component = getattr(steps, name).component_spec
+        artifacts = {key for key, one in component.inputs.items() if one.type != "String"}
+        assert artifacts == set(row.inputs)
+        assert set(component.inputs) - artifacts == {"recipe", "code", *row.given}
+        assert row.output in component.outputs
+        assert set(row.given.values()) <= set(steps.snapshot.component_spec.outputs)
+        assert set(row.sections) <= {field.name for field in dataclasses.fields(recipes.Recipe)}

@@ -11,15 +11,14 @@ from typing import Any
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
 from xlnet.options import MODEL, add_serving, add_source
+from xlnet.steps import STEPS
 from xlnet.training import DEVICES
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step: what it takes, and the function behind it, imported when it runs."""
+class Command:
+    """What runs a step, imported when it runs, and how that is typed."""
 
-    summary: str
-    inputs: tuple[str, ...]
     run: Callable[[str, argparse.Namespace], dict[str, Any]]
     example: str
 
@@ -57,24 +56,12 @@ def _register(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
     return register(recipe, options.dataset, options.model, options.evaluation, options.out)
 
 
-STEPS = {
-    "snapshot": Step("list and checksum the input", (), _snapshot, "--recipe recipe.toml"),
-    "preprocess": Step("turn rows into token ids", ("out",), _preprocess, "--recipe recipe.toml --out dataset"),
-    "train": Step(
-        "train a model on a dataset",
-        ("dataset", "out"),
-        _train,
-        "--set model.preset=small --dataset dataset --out model",
-    ),
-    "evaluate": Step(
-        "judge a model on the test split",
-        ("dataset", "model", "out"),
-        _evaluate,
-        "--dataset dataset --model model --out evaluation",
-    ),
-    "register": Step(
-        "register a model, as champion if it beats the present one",
-        ("dataset", "model", "evaluation", "out"),
+COMMANDS = {
+    "snapshot": Command(_snapshot, "--recipe recipe.toml"),
+    "preprocess": Command(_preprocess, "--recipe recipe.toml --out dataset"),
+    "train": Command(_train, "--set model.preset=small --dataset dataset --out model"),
+    "evaluate": Command(_evaluate, "--dataset dataset --model model --out evaluation"),
+    "register": Command(
         _register,
         "--set registry.name=reviews --dataset dataset --model model --evaluation evaluation --out registration",
     ),
@@ -89,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m xlnet", description=__doc__, epilog=f"example: {PREDICT_EXAMPLE}")
     subparsers = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     for name, step in STEPS.items():
-        epilog = f"example: python -m xlnet {name} {step.example}"
+        epilog = f"example: python -m xlnet {name} {COMMANDS[name].example}"
         one = subparsers.add_parser(name, help=step.summary, description=step.summary, epilog=epilog)
         one.add_argument("--recipe", metavar="FILE", help="recipe in TOML")
         one.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change one field")
@@ -100,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--device", choices=DEVICES, help="where to train; default: $XLNET_DEVICE, else what is there"
             )
-        for field in step.inputs:
+        for field in [*step.inputs, *(["out"] if step.output else [])]:
             what = "directory to be written" if field == "out" else f"directory of the {field}"
             one.add_argument(f"--{field}", required=True, metavar="DIR", help=what)
     summary = "label texts with a model, as JSON Lines"
@@ -137,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(facts, indent=1, ensure_ascii=False))
         else:
             recipe = options.recipe_json or recipes.load(options.recipe, options.set).to_json()
-            print(json.dumps(STEPS[options.step].run(recipe, options), indent=1, ensure_ascii=False))
+            print(json.dumps(COMMANDS[options.step].run(recipe, options), indent=1, ensure_ascii=False))
     except (UserError, RunError) as error:
         if "XLNET_RANK_REPORT" not in os.environ:  # else who started this rank says it, once for all of them
             print(f"error: {error}", file=sys.stderr)

@@ -25,19 +25,11 @@ from typing import Any
 
 import xlnet
 from xlnet.errors import CorruptArtifact, UserError
+from xlnet.steps import STEPS
 
 SCHEMA = 1
 LINEAGE = "lineage.json"
 LOGS = "logs"
-
-# Where each step's function lives: what its code fingerprint starts from.
-STEP_MODULES = {
-    "snapshot": "xlnet.data.snapshot",
-    "preprocess": "xlnet.data.preprocess",
-    "train": "xlnet.training.launch",
-    "evaluate": "xlnet.evaluation.evaluate",
-    "register": "xlnet.registry.register",
-}
 
 # Packages whose version can change a result.
 _RESULT_PACKAGES = (
@@ -231,7 +223,7 @@ def code_fingerprint(step: str) -> str:
 
 def code_parts(step: str) -> dict[str, str]:
     """What a step's fingerprint is made of: digests of modules and kernels it can reach, versions of libraries."""
-    files = {name: _source(name) for name in _reachable(STEP_MODULES[step])}
+    files = {name: _source(name) for name in _reachable(STEPS[step].module)}
     for name, path in list(files.items()):
         if path.name == "__init__.py":  # kernels that are compiled on first use belong to their package
             files |= {f"{name}/{kernel.name}": kernel for kernel in sorted(path.parent.glob("*.[ch]*"))}

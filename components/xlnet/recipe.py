@@ -155,14 +155,6 @@ class Recipe:
         return _merge(self, sections)
 
 
-STEP_SECTIONS: dict[str, tuple[str, ...]] = {
-    "preprocess": ("data",),
-    "train": ("model", "training"),
-    "evaluate": ("evaluation",),
-    "register": ("evaluation", "registry"),
-}
-
-
 def tiny() -> Recipe:
     """The demo's network: trains on a few thousand sentences in a minute on two cores."""
     return Recipe()

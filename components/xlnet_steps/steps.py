@@ -19,11 +19,12 @@ def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
 ):
     """Digests of the input's content, and the part of the recipe that each later step depends on."""
     from xlnet.data.snapshot import take
-    from xlnet.recipe import STEP_SECTIONS, from_json
+    from xlnet.recipe import from_json
+    from xlnet.steps import KEPT
 
     found = take(recipe)
     print(found.summary())
-    return (found.digest, found.pretrained, *(from_json(recipe).part(*sections) for sections in STEP_SECTIONS.values()))
+    return (found.digest, found.pretrained, *(from_json(recipe).part(*step.sections) for step in KEPT.values()))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -19,6 +19,7 @@ from typing import Any
 
 from xlnet.data import index
 from xlnet.errors import Preempted, RunError, UserError
+from xlnet.steps import KEPT
 
 TRIES = 2
 NO_RETRY = (UserError.exit_status, Preempted.exit_status, 128 + signal.SIGTERM)
@@ -113,7 +114,7 @@ def _enter(place: str, run: str, step: str, given: dict[str, Any]) -> None:
     if step == "snapshot":
         index.announce(place, run, index.keys(_parameters(outputs), os.environ.get("XLNET_IMAGE_DIGEST", "")))
         return
-    uri = outputs["artifacts"][index.ARTIFACTS[step]]["artifacts"][0]["uri"]
+    uri = outputs["artifacts"][KEPT[step].output]["artifacts"][0]["uri"]
     index.enter(place, run, step, uri)
 
 

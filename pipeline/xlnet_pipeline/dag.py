@@ -8,9 +8,9 @@ from kfp import dsl
 
 from xlnet import provenance
 from xlnet.errors import UserError
-from xlnet.recipe import STEP_SECTIONS
+from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline import placement
-from xlnet_pipeline.placement import TITLES, Placement
+from xlnet_pipeline.placement import Placement
 from xlnet_steps import steps, supervisor
 
 NAME = "xlnet"
@@ -32,23 +32,22 @@ def build(
     """
     image = where.image if where else image
     digest = placement.image_digest(image) if image else ""
-    code = code or {step: digest or provenance.code_fingerprint(step) for step in STEP_SECTIONS}
+    code = code or {step: digest or provenance.code_fingerprint(step) for step in KEPT}
 
     @dsl.pipeline(name=NAME, description="Train, evaluate and register XLNet on your own text")
     def xlnet(recipe: str) -> None:
         snapshot = steps.snapshot(recipe=recipe).set_caching_options(False)
-        part = snapshot.outputs
-        preprocess = steps.preprocess(recipe=part["preprocess"], snapshot=part["digest"], code=code["preprocess"])
-        dataset = preprocess.outputs["dataset"]
-        train = steps.train(recipe=part["train"], pretrained=part["pretrained"], code=code["train"], dataset=dataset)
-        model = train.outputs["model"]
-        evaluate = steps.evaluate(recipe=part["evaluate"], code=code["evaluate"], dataset=dataset, model=model)
-        evaluation = evaluate.outputs["evaluation"]
-        register = steps.register(
-            recipe=part["register"], code=code["register"], dataset=dataset, model=model, evaluation=evaluation
-        )
-        for task in (snapshot, preprocess, train, evaluate, register):
-            task.set_display_name(TITLES[task.name])
+        tasks = [snapshot]
+        artifacts: dict[str, dsl.pipeline_channel.PipelineChannel] = {}
+        for step in KEPT.values():
+            given = {name: snapshot.outputs[output] for name, output in step.given.items()}
+            inputs = {name: artifacts[name] for name in step.inputs}
+            component = getattr(steps, step.name)
+            task = component(recipe=snapshot.outputs[step.name], code=code[step.name], **given, **inputs)
+            artifacts[step.output] = task.outputs[step.output]
+            tasks.append(task)
+        for task in tasks:
+            task.set_display_name(STEPS[task.name].title)
             if image:
                 task.set_container_image(image).set_env_variable("XLNET_IMAGE_DIGEST", digest)
                 task.set_env_variable("XLNET_IMAGE", image)

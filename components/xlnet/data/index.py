@@ -19,7 +19,6 @@ from xlnet.data import objects
 from xlnet.errors import Missing
 
 FOLDER = "index"  # of an index, below its pipeline root
-ARTIFACTS = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
 _INPUTS = {"preprocess": (), "train": ("preprocess",), "evaluate": ("preprocess", "train"), "register": ("evaluate",)}
 
 

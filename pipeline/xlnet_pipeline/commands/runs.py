@@ -5,6 +5,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
+from xlnet.steps import STEPS
 from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group, whole
 from xlnet_pipeline.commands.run import HERE, home_option
@@ -44,9 +45,7 @@ def add(subparsers: Subparsers) -> None:
         inner, "logs", logs, summary="print what a run's steps wrote", examples=["xlnet-pipeline runs logs 4f2a train"]
     )
     reading.add_argument("run", metavar="RUN", help=HELP_RUN)
-    reading.add_argument(
-        "step", nargs="?", metavar="STEP", help="snapshot, preprocess, train, evaluate or register (default: all)"
-    )
+    reading.add_argument("step", nargs="?", metavar="STEP", help=f"{', '.join(STEPS)} (default: all)")
     reading.add_argument("-f", "--follow", action="store_true", help="go on until the run or the step has ended")
     stopping = command(
         inner,

@@ -19,15 +19,7 @@ PREEMPTION_RETRIES = 12
 LAUNCHER_RETRIES = 2  # of a pod that only watches a JobSet: started again, it finds it and goes on
 SHORT_SPOT_RETRIES = 3  # of an evaluation on spot, minutes long, for both reasons: a task has one budget
 BACKOFF = {"backoff_duration": "30s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
-TITLES = {
-    "snapshot": "Snapshot the input",
-    "preprocess": "Preprocess",
-    "train": "Train XLNet",
-    "evaluate": "Evaluate",
-    "register": "Register",
-}
 FLEXIBLE = ("l4", "a100-40g", "a100-80g", "h100", "h200")  # families that Vertex AI's Dynamic Workload Scheduler has
-HEAVY = ("train", "evaluate")  # the steps that compute; the others run on small CPU machines
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from xlnet.data import index
+from xlnet.steps import STEPS
 from xlnet_cluster.jobset import Requirements
 from xlnet_pipeline.placement import (
     BACKOFF,
-    HEAVY,
     LAUNCHER_RETRIES,
     PREEMPTION_RETRIES,
     PROGRAM_RETRIES,
@@ -46,7 +46,7 @@ def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
         task.set_env_variable("XLNET_CHECKPOINTS", where.checkpoints)
     if step == "train" and where.several_pods:
         _hand_over(task, where)
-    elif step in HEAVY:
+    elif STEPS[step].heavy:
         _compute(task, where.machine if step == "train" else where.single, where.spot)
     else:
         task.set_cpu_request(SMALL[0]).set_memory_request(SMALL[1])

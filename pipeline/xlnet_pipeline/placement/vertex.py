@@ -9,7 +9,8 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
-from xlnet_pipeline.placement import HEAVY, PROGRAM_RETRIES, Placement
+from xlnet.steps import STEPS
+from xlnet_pipeline.placement import PROGRAM_RETRIES, Placement
 
 if TYPE_CHECKING:
     from kfp import dsl
@@ -29,7 +30,7 @@ def place(task: "dsl.PipelineTask", step: str, where: Placement) -> None:
     """Say what a step's container needs; the train step's is replaced in :func:`with_custom_job`."""
     task.set_retry(PROGRAM_RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
     machine = where.single
-    if step in HEAVY and step != "train" and machine.kind == "gpu" and not machine.spot_only:
+    if STEPS[step].heavy and step != "train" and machine.kind == "gpu" and not machine.spot_only:
         task.set_cpu_limit(str(machine.cpus)).set_memory_limit(f"{machine.host_memory:g}G")
         task.set_accelerator_type(str(machine.accelerator_type)).set_accelerator_limit(machine.limit)
     elif step != "train":

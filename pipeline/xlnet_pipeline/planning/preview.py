@@ -6,14 +6,12 @@ from typing import Any
 
 from xlnet import provenance, state
 from xlnet.data import snapshot as snapshots
-from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet.recipe import Recipe
+from xlnet.steps import KEPT, SNAPSHOT, STEPS, before
 from xlnet_pipeline.targets import specification
 from xlnet_pipeline.targets.local import compiled
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, key_of, parts_of
 from xlnet_pipeline.targets.local.target import registry_uri
-
-OUTPUTS = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
-NEEDS = {"train": ("preprocess",), "evaluate": ("preprocess", "train"), "register": ("preprocess", "train", "evaluate")}
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,20 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
         UserError: the recipe's input is not there.
     """
     taken = snapshots.of(recipe)
-    extra = {"preprocess": {"snapshot": taken.digest}, "train": {"pretrained": taken.pretrained}}
+    outputs = {"digest": taken.digest, "pretrained": taken.pretrained}
     definitions = _definitions(home)
     cache = Cache(home / "cache") if (home / "cache").is_dir() else None
-    steps = [StepForecast("snapshot", False, "never cached", {})]
-    for name, sections in STEP_SECTIONS.items():
-        made = [step for step in steps if step.name in NEEDS.get(name, ()) and not step.cached]
+    steps = [StepForecast(SNAPSHOT.name, False, "never cached", {})]
+    for name, row in KEPT.items():
+        made = [step for step in steps if step.name in before(name) and not step.cached]
         if made or cache is None:
             reason = f"{' and '.join(step.name for step in made)} will run" if made else "first time"
             steps.append(StepForecast(name, False, reason, {}))
             continue
-        arguments: dict[str, Any] = {"recipe": recipe.part(*sections), "code": provenance.code_fingerprint(name)}
-        arguments |= extra.get(name, {})
-        arguments |= {OUTPUTS[step.name]: step.outputs[OUTPUTS[step.name]] for step in steps if step.outputs}
+        arguments: dict[str, Any] = {"recipe": recipe.part(*row.sections), "code": provenance.code_fingerprint(name)}
+        arguments |= {parameter: outputs[output] for parameter, output in row.given.items()}
+        kept = {STEPS[step.name].output: step.outputs for step in steps if step.outputs}
+        arguments |= {artifact: kept[artifact][artifact] for artifact in row.inputs}
         more = {"definition": definitions[name]}
         if name == "register":
             more["registry"] = state.relative(registry_uri(recipe.registry.uri, home), home)
@@ -65,5 +64,5 @@ def _look(cache: Cache, name: str, parts: dict[str, Any]) -> StepForecast:
 
 def _definitions(home: Path) -> dict[str, str]:
     """Digest of each component's own source, as the local target's keys hold it."""
-    spec = compiled.specification(dict.fromkeys(STEP_SECTIONS, ""), home)
+    spec = compiled.specification(dict.fromkeys(KEPT, ""), home)
     return {task.name: provenance.digest_json(task.words) for task in specification.tasks(spec)}

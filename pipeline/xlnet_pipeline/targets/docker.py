@@ -17,7 +17,8 @@ from typing import BinaryIO
 
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
-from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet.recipe import Recipe
+from xlnet.steps import KEPT
 from xlnet_pipeline.images import build
 from xlnet_pipeline.targets import processes
 from xlnet_pipeline.targets.local import compiled
@@ -41,7 +42,8 @@ _PASSED = (
     "PYTHONUNBUFFERED",
 )
 _CODE = (
-    "import json; from xlnet import provenance as p; print(json.dumps({s: p.code_parts(s) for s in p.STEP_MODULES}))"
+    "import json; from xlnet import provenance, steps;"
+    " print(json.dumps({name: provenance.code_parts(name) for name in steps.STEPS}))"
 )
 
 
@@ -100,7 +102,7 @@ class DockerTarget(LocalTarget):
 
     def pipeline(self) -> compiled.Specification:
         """The compiled DAG; each step's cache key names the code in the image that the step can reach."""
-        code = {step: provenance.digest_json(self._code[step]) for step in STEP_SECTIONS}
+        code = {step: provenance.digest_json(self._code[step]) for step in KEPT}
         return compiled.specification(code, self.home)
 
     def code_parts(self, step: str) -> dict[str, str]:

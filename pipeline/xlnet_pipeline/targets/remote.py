@@ -19,7 +19,8 @@ from xlnet import recipe as recipes
 from xlnet.data import objects
 from xlnet.data.storage import DEMO, GCS
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, nearest
-from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet.recipe import Recipe
+from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import Placement, placement
 from xlnet_pipeline.placement.machines import machine
@@ -30,8 +31,6 @@ from xlnet_pipeline.targets.settings import Settings, image_of, refuse_password
 from xlnet_pipeline.targets.submission import Submission
 from xlnet_pipeline.targets.target import Target
 
-STEPS = ("snapshot", *STEP_SECTIONS)
-ARTIFACTS = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
 PAGE = 100  # resources asked for at a time
 PREFIX = "xlnet-"  # of a run's name in a backend; the run's id follows
 FIRST_POLL, LONGEST_POLL = 1.0, 15.0  # seconds between two looks at a run
@@ -175,14 +174,14 @@ def with_artifacts(run: Run, places: dict[str, str]) -> Run:
         run: the record, its steps without outputs.
         places: step → address of its artifact.
     """
-    with ThreadPoolExecutor(len(ARTIFACTS)) as pool:
+    with ThreadPoolExecutor(len(KEPT)) as pool:
         found = dict(zip(places, pool.map(lineage_of, places.values()), strict=True))
     for name, lineage in found.items():
         if lineage is None:
             continue
         artifact = lineage["artifact"]
         step = run.step(name)
-        step.outputs[ARTIFACTS[name]] = {
+        step.outputs[KEPT[name].output] = {
             "uri": places[name],
             "type": artifact["type"],
             "digest": artifact["digest"],
@@ -209,8 +208,8 @@ def artifact_places(root: str, run: str) -> dict[str, str]:
     for blob in objects.listing(f"{root.rstrip('/')}/{PREFIX.rstrip('-')}/{run}/"):
         folder, _, name = blob.name.rpartition("/")
         artifact = folder.rpartition("/")[2]
-        for step, expected in ARTIFACTS.items():
-            if name == provenance.LINEAGE and artifact == expected and f"/{run}/{step}/" in f"/{folder}/":
+        for step, row in KEPT.items():
+            if name == provenance.LINEAGE and artifact == row.output and f"/{run}/{step}/" in f"/{folder}/":
                 found[step] = f"{GCS}{objects.split(root)[0]}/{folder}"
     return found
 

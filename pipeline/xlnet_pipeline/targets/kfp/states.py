@@ -4,6 +4,7 @@ import re
 from datetime import datetime
 from typing import Any
 
+from xlnet.steps import STEPS
 from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.kfp.nodes import DRIVER, EXECUTOR, Node, Nodes
 from xlnet_pipeline.targets.record import Run, StepRun
@@ -57,7 +58,7 @@ def cancel_asked(found: Any) -> datetime | None:
 
 def failed_driver(nodes: Nodes) -> tuple[str | None, Node] | None:
     """The last attempt at a driver that failed and the step it was to start; no step for that of the whole run."""
-    for step in (None, *remote.STEPS):
+    for step in (None, *STEPS):
         node = nodes.last(*(("root-driver",) if step is None else (ROOT, f"{step}{DRIVER}")))
         if node and node.state in ("FAILED", "ERROR"):
             return step, node

@@ -20,8 +20,9 @@ from typing import Any, BinaryIO
 
 from xlnet import provenance, state
 from xlnet.errors import RunError, UserError, nearest
-from xlnet.recipe import STEP_SECTIONS, Recipe
+from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
+from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.targets import processes, record, specification
 from xlnet_pipeline.targets.local import compiled, interruption
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
@@ -32,7 +33,6 @@ from xlnet_pipeline.targets.settings import LocalSettings
 from xlnet_pipeline.targets.specification import Task, Values
 from xlnet_pipeline.targets.submission import Submission, refuse
 
-STEPS = ("snapshot", *STEP_SECTIONS)
 CANCEL_WAIT = 15.0  # seconds that a cancelled run has to end, beyond those that its step has
 SCHEMA_VERSION = "0.0.1"  # of the artifact types that come with kfp
 DIED = "its process died (kill -9, out of memory or power off); run again: finished steps are kept"
@@ -168,7 +168,7 @@ class LocalTarget:
 
     def pipeline(self) -> compiled.Specification:
         """The compiled DAG, its cache keys naming the code that the steps will run."""
-        return compiled.specification({step: provenance.code_fingerprint(step) for step in STEP_SECTIONS}, self.home)
+        return compiled.specification({step: provenance.code_fingerprint(step) for step in KEPT}, self.home)
 
     def code_parts(self, step: str) -> dict[str, str]:
         """What a step's code consists of, to say which part of it changed."""

@@ -14,7 +14,8 @@ from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
 from xlnet.registry.vertex_api import VertexApi
-from xlnet_pipeline.placement import TITLES, Placement
+from xlnet.steps import KEPT, titled
+from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.placement.vertex import RESOURCES
 from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
@@ -145,7 +146,8 @@ class VertexTarget:
         places = {}
         for detail in _details(job):
             step = _step(detail)
-            for artifact in (detail.get("outputs", {}).get(remote.ARTIFACTS.get(step, ""), {})).get("artifacts", []):
+            made = detail.get("outputs", {}).get(KEPT[step].output, {}) if step in KEPT else {}
+            for artifact in made.get("artifacts", []):
                 places[step] = artifact["uri"]
         shown = remote.with_artifacts(shown, places)
         for step_run in shown.steps:
@@ -262,9 +264,8 @@ def _details(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _step(detail: dict[str, Any]) -> str:
-    titles = {title: name for name, title in TITLES.items()}
     name = str(detail.get("taskName", ""))
-    return titles.get(name, name)
+    return titled(name) or name
 
 
 def _maker(place: str) -> str:
