@@ -17,9 +17,9 @@ from typing import Any
 from xlnet import provenance
 from xlnet.data import objects
 from xlnet.errors import Missing
+from xlnet.steps import KEPT, before
 
 FOLDER = "index"  # of an index, below its pipeline root
-_INPUTS = {"preprocess": (), "train": ("preprocess",), "evaluate": ("preprocess", "train"), "register": ("evaluate",)}
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def keys(taken: Mapping[str, str], code: str) -> dict[str, str]:
         code: identity of the code.
     """
     found: dict[str, str] = {}
-    for step, inputs in _INPUTS.items():
+    for step in KEPT:
         of = [taken["digest"], taken["pretrained"]] if step == "train" else [taken["digest"]]
-        work = [step, code, taken[step], *of, *(found[name] for name in inputs)]
+        work = [step, code, taken[step], *of, *(found[name] for name in before(step))]
         found[step] = provenance.digest_json(work).removeprefix("sha256:")[:32]
     return found
 
