@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xlnet.errors import UserError, nearest
+from xlnet.steps import KEPT
 
 Column = str | int  # a column's name, or its index from 0
 Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
@@ -153,6 +154,12 @@ class Recipe:
     def replace(self, **sections: Mapping[str, Any]) -> "Recipe":
         """Return this recipe with fields changed: ``recipe.replace(training={"seed": 1})``."""
         return _merge(self, sections)
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """JSON of the part of a recipe that each kept step depends on, in the steps' order; ``text``: the whole recipe."""
+    whole = from_json(text)
+    return tuple(whole.part(*step.sections) for step in KEPT.values())
 
 
 def tiny() -> Recipe:

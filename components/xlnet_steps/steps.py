@@ -19,12 +19,11 @@ def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
 ):
     """Digests of the input's content, and the part of the recipe that each later step depends on."""
     from xlnet.data.snapshot import take
-    from xlnet.recipe import from_json
-    from xlnet.steps import KEPT
+    from xlnet.recipe import parts
 
     found = take(recipe)
     print(found.summary())
-    return (found.digest, found.pretrained, *(from_json(recipe).part(*step.sections) for step in KEPT.values()))
+    return (found.digest, found.pretrained, *parts(recipe))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import xlnet_pipeline
 import xlnet_steps
 from xlnet import provenance, recipe
 
 Specification = dict[str, Any]
-PACKAGE = Path(xlnet_pipeline.__file__).parent
+PACKAGE = Path(__file__).parents[2]
 PREFIX = "pipeline-"
 CODE = "code"  # the parameter that identifies a step's code
 
