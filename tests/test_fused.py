@@ -60,6 +60,58 @@ def test_dropout_add_norm(rows, width, probability):
     assert_equal(got, expected, 1e-5)
 
 
+ROWS_THAT_HURT = {
+    "a constant row": lambda width: torch.full((3, width), 0.1),
+    "a large constant row": lambda width: torch.full((3, width), 12345.678),
+    "zeros": lambda width: torch.zeros(3, width),
+    "negative zeros": lambda width: torch.full((3, width), -0.0),
+    "denormals": lambda width: torch.full((3, width), 1e-41),
+    "one outlier": lambda width: torch.cat([torch.full((3, 1), 1e4), torch.zeros(3, width - 1)], 1),
+    "a large mean": lambda width: 1000 + torch.linspace(-1, 1, 3 * width).view(3, width),
+}
+
+
+@pytest.mark.parametrize("name", ROWS_THAT_HURT)
+@pytest.mark.parametrize("width", [20, 48, 768])
+def test_norm_of_rows_that_hurt(width, name):
+    """Equal values have no spread: the result is the bias, and nothing becomes of their rounding errors."""
+    torch.manual_seed(0)
+    given = [torch.zeros(3, width), ROWS_THAT_HURT[name](width), torch.randn(width), torch.randn(width)]
+    expected = gradients(lambda x, r, w, b: F.layer_norm(x + r, (width,), w, b, 1e-12), *(x.double() for x in given))
+    got = gradients(lambda *tensors: fused.dropout_add_norm(*tensors, 1e-12, None), *given)
+    assert all(torch.isfinite(x).all() for x in got)
+    assert_equal(got, expected, 1e-3 if name == "a large mean" else 2e-4)
+    if "outlier" not in name and "mean" not in name:
+        assert torch.equal(got[0], given[3].expand(3, width))
+
+
+@pytest.mark.parametrize("probability", [1e-11, 1e-9, 0.99, 1 - 1e-12])
+@pytest.mark.parametrize("width", [20, 48])
+def test_dropout_of_almost_nothing_and_almost_everything(width, probability):
+    torch.manual_seed(0)
+    given = [torch.randn(9, width), torch.randn(9, width), torch.randn(width), torch.randn(width)]
+
+    def exact(x, residual, weight, bias):
+        return F.layer_norm(residual + plain.dropout(x, noise(probability)), (width,), weight, bias, 1e-12)
+
+    expected = gradients(exact, *(x.double() for x in given))
+    assert_equal(gradients(lambda *x: fused.dropout_add_norm(*x, 1e-12, noise(probability)), *given), expected, 1e-4)
+    expected = gradients(lambda x: plain.dropout(F.gelu(x), noise(probability)), given[0].double())
+    assert_equal(gradients(lambda x: fused.gelu_dropout(x, noise(probability)), given[0]), expected, 1e-4)
+    expected = gradients(lambda x: plain.dropout(x, noise(probability)), given[0].double())
+    assert_equal(gradients(lambda x: fused.dropout(x, noise(probability)), given[0]), expected, 1e-5)
+
+
+def test_values_near_the_end_of_bfloat16():
+    """3e38 fits, its square does not: what reaches the kernels is float32 with float64's answer or infinite alike."""
+    x = torch.tensor([[3e38, -3e38] * 8, [1e-38, -1e-38] * 8], dtype=torch.bfloat16)
+    expected = gradients(F.gelu, x.double())
+    got = gradients(lambda x: fused.gelu_dropout(x, None), x)
+    for mine, theirs in zip(got, expected, strict=True):
+        assert torch.isfinite(mine).all()
+        assert (mine.double() - theirs).abs().max() <= 0.01 * theirs.abs().max()
+
+
 def test_dropout_keeps_share_mean_and_mask():
     x = torch.ones(500, 512)
     out, grad = gradients(lambda x: fused.dropout(x, noise(0.25)), x)

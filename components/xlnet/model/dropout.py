@@ -39,8 +39,8 @@ class Dropout:
 
     @property
     def threshold(self) -> int:
-        """Elements whose 32 random bits are below it are dropped."""
-        return round(self.probability * (1 << 32))
+        """Elements whose 32 random bits are below it are dropped; 0: none are."""
+        return min(_WORD, round(self.probability * (1 << 32)))
 
     @property
     def scale(self) -> float:
@@ -88,7 +88,8 @@ class Dropouts:
             return None
         self._used += 1
         key = self._keys[self._used - 1 : self._used]
-        return Dropout(probability, key).from_row(first_row) if probability else None
+        found = Dropout(probability, key)
+        return found.from_row(first_row) if found.threshold else None
 
 
 class KeyBuffers:

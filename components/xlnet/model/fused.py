@@ -29,7 +29,10 @@ def dropout_add_norm(
     """Layer norm (Ba et al. 2016) of ``residual + dropout(x)``: [T, D]."""
     if kernels := _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES):
         return kernels.dropout_add_norm(x_TD, residual_TD, weight_D, bias_D, eps, noise)
-    return F.layer_norm(residual_TD + plain.dropout(x_TD, noise), weight_D.shape, weight_D, bias_D, eps)
+    sum_TD = residual_TD + plain.dropout(x_TD, noise)
+    # Norm does not see a shift. Around zero, equal values have no spread, where torch finds its rounding errors.
+    sum_TD = sum_TD - sum_TD.detach().mean(-1, keepdim=True)
+    return F.layer_norm(sum_TD, weight_D.shape, weight_D, bias_D, eps)
 
 
 def dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:

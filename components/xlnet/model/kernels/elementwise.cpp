@@ -1,5 +1,6 @@
 // The element-wise parts of a block, each in one pass over memory: dropout, GELU with dropout, and layer
-// norm of a residual plus dropout; and the optimizer's update of an embedding table. The backward passes recompute the masks and the normalised values.
+// norm of a residual plus dropout; and the optimizer's update of an embedding table. The backward passes
+// recompute the masks and the normalised values.
 //
 // Everything is float32. Rows are dealt to a fixed number of parts, so that sums over rows do not depend
 // on the number of threads.
@@ -95,14 +96,16 @@ void dropout_add_norm_forward(const float* x, const float* residual, const float
         const float *from = x + row * width, *old = residual + row * width;
         float* to = out + row * width;
         vec total{};
+        float first = 0;  // sums are of differences to it: of equal values they are zero, not a rounding error
         for (long j = 0; j < width; j += LANES) {
             vec v = load(from + j);
             if (noise.on()) v = where(drop.keep(), v * scale, vec{});
             v += load(old + j);
-            total += v;
+            if (j == 0) first = v[0];
+            total += v - first;
             store(to + j, v);
         }
-        const float mean = sum(total) / float(width);
+        const float mean = first + sum(total) / float(width);
         vec squares{};
         for (long j = 0; j < width; j += LANES) {
             const vec d = load(to + j) - mean;
@@ -148,7 +151,7 @@ void dropout_add_norm_backward(const float* x, const float* residual, const floa
                 const vec scaled = load(grad_out + at + j) * load(weight + j);
                 const vec grad = (scaled - grad_mean - load(to_x + j) * product_mean) * inverse;
                 store(to_residual + j, grad);
-                if (noise.on()) store(to_x + j, where(again.keep(), grad * scale, vec{}));
+                store(to_x + j, noise.on() ? where(again.keep(), grad * scale, vec{}) : grad);
             }
         }
     }

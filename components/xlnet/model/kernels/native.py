@@ -25,6 +25,8 @@ def obstacle(device: str, dtype: str, head_width: int) -> str:
     """Why it cannot run here; empty if it can."""
     if device != "cpu":
         return f"it is for the CPU, and the tensors are on {device}"
+    if dtype == "torch.float64":
+        return "it computes in float32, and the tensors are float64"
     if head_width % LANES:
         return f"heads must be a multiple of {LANES} wide, and these are {head_width}"
     try:

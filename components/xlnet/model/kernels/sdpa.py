@@ -1,7 +1,9 @@
 """Relative attention through torch's scaled dot-product attention: the portable one.
 
 Position and segment scores become a bias. Texts of similar length are padded to one block, so that
-little padding is computed; dropout is torch's own, with torch's random numbers.
+little padding is computed. torch's operator drops by random numbers of its own, which a layer that is
+computed again in the backward pass would draw anew: with dropout, its steps are written out, and the
+mask is the counted one that every implementation has.
 
 Shapes: see :mod:`xlnet.model.attention`; here B texts of a block and L tokens of its longest.
 """
@@ -44,14 +46,28 @@ def attention(
         if real_BL is not None:
             bias_BNLL = bias_BNLL.masked_fill(~real_BL[:, None, None], float("-inf"))
         query_BNLH = q_BNLH + positions.content_bias_NH[:, None]
-        probability = dropout.probability if dropout else 0.0
-        out_BNLH = F.scaled_dot_product_attention(query_BNLH, k_BNLH, v_BNLH, bias_BNLL, probability)
+        if dropout is None:
+            out_BNLH = F.scaled_dot_product_attention(query_BNLH, k_BNLH, v_BNLH, bias_BNLL)
+        else:
+            out_BNLH = _with_dropout(query_BNLH, k_BNLH, v_BNLH, bias_BNLL, token_BL, dropout)
         out_BLNH = out_BNLH.transpose(1, 2)
         pieces.append(out_BLNH.flatten(0, 1) if real_BL is None else out_BLNH[real_BL])
         places.append(token_BL.flatten() if real_BL is None else token_BL[real_BL])
     place = places[0] if len(places) == 1 else torch.cat(places)
     out_TNH = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return torch.empty_like(out_TNH).index_copy(0, place, out_TNH)
+
+
+def _with_dropout(
+    query_BNLH: Tensor, k_BNLH: Tensor, v_BNLH: Tensor, bias_BNLL: Tensor, token_BL: Tensor, dropout: Dropout
+) -> Tensor:
+    """The mask's row is the query's token and head, its column the key's place in the text."""
+    heads, length = query_BNLH.shape[1:3]
+    scores = query_BNLH @ k_BNLH.mT / math.sqrt(query_BNLH.shape[-1]) + bias_BNLL
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    rows = token_BL[:, None, :, None] * heads + torch.arange(heads, device=token_BL.device)[:, None, None]
+    keep = dropout.keep(rows, torch.arange(length, device=token_BL.device))
+    return torch.where(keep, weights * dropout.scale, 0.0).to(v_BNLH.dtype) @ v_BNLH
 
 
 def _bias(q_BNLH: Tensor, positions: Positions, segments: Segments | None, token_BL: Tensor) -> Tensor:

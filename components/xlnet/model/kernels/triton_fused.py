@@ -78,6 +78,7 @@ def _norm_forward(
         value = tl.where(kept(tl.load(key).to(tl.uint32), row, column, threshold), value * scale, 0.0)
     value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(value, 0) / width
+    mean += tl.sum(tl.where(inside, value - mean, 0.0), 0) / width  # of equal values it is then exactly theirs
     centred = tl.where(inside, value - mean, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / width + eps)
     result = centred * inverse * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)

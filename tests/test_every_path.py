@@ -1,0 +1,91 @@
+"""The same update of the weights on every path: implementation × recompute × dropout × accumulation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from test_same_numbers import CONFIG, rows
+
+from xlnet.model.config import XLNetConfig
+from xlnet.model.layout import Layout
+from xlnet.model.xlnet import XLNetClassifier
+
+LABELS = torch.tensor([0, 1, 1, 0, 1, 0, 1])
+
+
+def texts_of(kind):
+    texts, _ = rows(7, seed=2)
+    return {
+        "mixed": texts,
+        "one token each": [text[-1:] for text in texts],
+        "all equal": [texts[0]] * 7,
+        "one long": [*texts[:6], np.append(np.arange(130) % 80 + 10, [4, 3])],
+    }[kind]
+
+
+def gradients(model, texts, parts, dtype=torch.float32):
+    """Of the mean loss of all texts, computed in so many parts."""
+    model.zero_grad()
+    total = 0.0
+    for part in np.array_split(np.arange(len(texts)), parts):
+        torch.manual_seed(11)  # an update's seed: every part of it draws the same keys
+        lengths = np.array([len(texts[i]) for i in part])
+        before = sum(len(text) for text in texts[: part[0]])
+        ids = torch.from_numpy(np.concatenate([texts[i] for i in part]))
+        segments = torch.from_numpy(np.concatenate([[0] * (n - 1) + [2] for n in lengths]).astype(np.int32))
+        logits = model(ids, segments, Layout.of(lengths, "cpu", before, int(part[0])))
+        loss = torch.nn.functional.cross_entropy(logits, LABELS[part], reduction="sum") / len(texts)
+        loss.backward()
+        total += loss.item()
+    return total, {name: p.grad.double().clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def build(config):
+    torch.manual_seed(0)
+    model = XLNetClassifier(config).train()
+    for parameter in model.parameters():  # as large as after a training, so that attention is not level
+        parameter.data.mul_(4)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("probability", "kind"),
+    [
+        *((p, "mixed") for p in (0.0, 1e-11, 0.3, 0.99)),
+        *((0.3, k) for k in ("one token each", "all equal", "one long")),
+    ],
+)
+def test_every_path_gives_the_readable_ones_gradients(probability, kind):
+    config = dataclasses.replace(CONFIG, dropout=probability, summary_last_dropout=min(probability, 0.3))
+    model, texts = build(config), texts_of(kind)
+    model.transformer.impl = "reference"
+    loss, expected = gradients(model.double(), texts, 1)
+    model.float()
+    for impl in ("reference", "sdpa", "native"):
+        for recompute in (False, True):
+            for parts in (1, 3):
+                model.transformer.impl, model.transformer.recompute = impl, recompute
+                found_loss, found = gradients(model, texts, parts)
+                path = f"{impl}, recompute {recompute}, {parts} parts"
+                assert found_loss == pytest.approx(loss, rel=1e-4), path
+                assert found.keys() == expected.keys()
+                for name, value in expected.items():
+                    error = (found[name] - value).norm() / max(value.norm().item(), 1e-3)
+                    assert error < 2e-3, f"{path}: {name} is {error:.1e} off"
+
+
+@pytest.mark.parametrize("impl", ["reference", "sdpa", "native"])
+@pytest.mark.parametrize("shape", [(18, 1, 16, 24), (48, 3, 16, 40), (34, 2, 16, 17)])
+def test_odd_widths_with_everything_on(shape, impl):
+    """Hidden sizes that are no whole vectors take torch's own operators, with the same masks."""
+    width, heads, head_width, inner = shape
+    config = XLNetConfig(90, 2, width, heads, head_width, inner, 0.2, 0.2, classes=("a", "b"))
+    model, texts = build(config), texts_of("mixed")
+    model.transformer.impl = "reference"
+    _, expected = gradients(model.double(), texts, 1)
+    model.float()
+    model.transformer.impl, model.transformer.recompute = impl, True
+    _, found = gradients(model, texts, 2)
+    for name, value in expected.items():
+        assert (found[name] - value).norm() <= 2e-3 * max(value.norm().item(), 1e-3), name
