@@ -1,11 +1,14 @@
 """Metrics against scikit-learn and scipy, and intervals that cover."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
 
-from xlnet.evaluation import metrics
+from xlnet.evaluation import comparison, metrics
+from xlnet.recipe import EvaluationRecipe
 
 
 def draw(classes, rows, seed, skew=0.5):
@@ -28,11 +31,11 @@ CASES = {f"{c} classes, {n} rows": draw(c, n, c * n) for c in (2, 3, 77) for n i
 def test_classification_equals_scikit_learn(case):
     labels, predictions = CASES[case]
     confusion = metrics.confusion_matrix(labels, predictions, 77)
-    present = np.unique([*labels, *predictions])
-    assert metrics.accuracy(confusion) == pytest.approx(sklearn.metrics.accuracy_score(labels, predictions))
+    present, counts = np.unique([*labels, *predictions]), metrics.Counts.of(confusion)
+    assert metrics.accuracy(counts) == pytest.approx(sklearn.metrics.accuracy_score(labels, predictions))
     f1 = sklearn.metrics.f1_score(labels, predictions, labels=present, average="macro", zero_division=0)
-    assert metrics.macro_f1(confusion) == pytest.approx(f1)
-    assert metrics.mcc(confusion) == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, predictions), abs=1e-12)
+    assert metrics.macro_f1(counts) == pytest.approx(f1)
+    assert metrics.mcc(counts) == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, predictions), abs=1e-12)
     expected = sklearn.metrics.confusion_matrix(labels, predictions, labels=range(77))
     assert confusion.tolist() == expected.tolist()
 
@@ -44,16 +47,58 @@ def test_correlations_equal_scipy(rows, rounding):
     x = np.round(generator.normal(size=rows), rounding)
     y = np.round(x * 0.5 + generator.normal(size=rows), rounding)
     if x.std() == 0 or y.std() == 0:
-        assert metrics.pearson(x, y) == metrics.spearman(x, y) == 0
+        assert np.isnan(metrics.pearson(x, y))
         return
     assert metrics.pearson(x, y) == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
     assert metrics.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
     assert metrics.ranks(x).tolist() == scipy.stats.rankdata(x).tolist()
 
 
-def test_a_constant_correlates_with_nothing():
-    assert metrics.pearson(np.ones(9), np.arange(9.0)) == 0
-    assert metrics.spearman(np.arange(9.0), np.ones(9)) == 0
+@pytest.mark.parametrize("odd", [1.0, 0.1, 1e300, np.nan, np.inf, 0.0])
+def test_a_correlation_that_cannot_be_computed_is_no_number(odd):
+    """Not 0: that is a value, and better than a negative one. A mean of equal values may differ from them."""
+    constant, values = np.full(9, odd), np.arange(9.0)
+    for correlation in (metrics.pearson, metrics.spearman):
+        if np.isfinite(odd) or correlation is metrics.pearson:
+            assert np.isnan(correlation(constant, values))
+            assert np.isnan(correlation(values, constant))
+    figures = metrics.regression_figures(values, np.full(9, 0.1), 0.95, 100, 0)
+    assert np.isnan([figures["pearson"].value, figures["pearson"].low]).all()
+
+
+def before(confusion, seed, resamples):
+    """The draws of whole matrices at once, which take memory with resamples × classes²."""
+    rows = int(confusion.sum())
+    draws = np.random.default_rng(seed).multinomial(rows, confusion.ravel() / rows, resamples)
+    return metrics.Counts.of(draws.reshape(resamples, *confusion.shape))
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("classes", [2, 3, 40])
+def test_batches_of_occurring_cells_draw_the_same_numbers_as_whole_matrices(classes, last, monkeypatch):
+    monkeypatch.setattr(metrics, "BATCH_VALUES", 1000)
+    labels, predictions = draw(classes if last else max(2, classes - 1), 150, classes)
+    confusion = metrics.confusion_matrix(labels, predictions, classes)
+    found, whole = metrics.classification_figures(confusion, 0.9, 300, 5), before(confusion, 5, 300)
+    for name, f in metrics.OF_CONFUSION.items():
+        low, high = np.quantile(f(whole), [0.05, 0.95])
+        assert (found[name].low, found[name].high) == (pytest.approx(low, rel=1e-15), pytest.approx(high, rel=1e-15))
+
+
+def test_a_thousand_classes_take_little_memory():
+    """The figures of a model, and its comparison with another one: below 200 MB, where whole matrices took 16 GB."""
+    labels, predictions = draw(1000, 20_000, 0, skew=0.7)
+    other = draw(1000, 20_000, 1)[1]
+    tracemalloc.start()
+    confusion = metrics.confusion_matrix(labels, predictions, 1000)
+    figures = metrics.classification_figures(confusion, 0.95, 200, 0)
+    pair = comparison.Predictions(labels, predictions, 1000), comparison.Predictions(labels, other, 1000)
+    found = comparison.compare(*pair, "macro_f1", EvaluationRecipe(resamples=200))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6
+    assert figures["accuracy"].low < figures["accuracy"].value < figures["accuracy"].high
+    assert found.low < found.difference < found.high
 
 
 @pytest.mark.parametrize("digits", [6, 1])
@@ -77,7 +122,8 @@ def test_the_multinomial_bootstrap_is_the_bootstrap_of_rows():
     samples = []
     for _ in range(4000):
         rows = generator.integers(0, 300, 300)
-        samples.append(metrics.macro_f1(metrics.confusion_matrix(labels[rows], predictions[rows], 3)))
+        drawn = metrics.confusion_matrix(labels[rows], predictions[rows], 3)
+        samples.append(metrics.macro_f1(metrics.Counts.of(drawn)))
     low, high = np.quantile(samples, [0.025, 0.975])
     assert (figure.low, figure.high) == (pytest.approx(low, abs=0.006), pytest.approx(high, abs=0.006))
 

@@ -12,8 +12,6 @@ import numpy as np
 from xlnet.evaluation import metrics
 from xlnet.recipe import EvaluationRecipe
 
-BATCH = 64  # resamples held in memory at once
-
 
 @dataclass(frozen=True)
 class Predictions:
@@ -55,7 +53,7 @@ def score(one: Predictions, metric: str) -> float:
     """A metric over all rows."""
     if one.classes:
         matrix = metrics.confusion_matrix(one.labels, one.predictions, one.classes)
-        return float(metrics.OF_CONFUSION[metric](matrix))
+        return float(metrics.OF_CONFUSION[metric](metrics.Counts.of(matrix)))
     return float(metrics.OF_VALUES[metric](one.labels.astype(np.float64), one.predictions.astype(np.float64)))
 
 
@@ -105,14 +103,8 @@ def _classification_differences(
     joint = (one.labels.astype(np.int64) * classes + one.predictions) * classes + other.predictions
     cells, counts = np.unique(joint, return_counts=True)
     label, ours, theirs = cells // classes**2, cells // classes % classes, cells % classes
-    f, rows = metrics.OF_CONFUSION[metric], int(counts.sum())
-    found = []
-    for start in range(0, resamples, BATCH):
-        draws = generator.multinomial(rows, counts / rows, min(BATCH, resamples - start))
-        tables = []
-        for predicted in (ours, theirs):
-            table = np.zeros((classes * classes, len(draws)))
-            np.add.at(table, label * classes + predicted, draws.T)
-            tables.append(f(table.T.reshape(len(draws), classes, classes)))
-        found.append(tables[0] - tables[1])
+    f, found = metrics.OF_CONFUSION[metric], []
+    for draws in metrics.multinomial(counts, resamples, generator, classes):
+        scores = [f(metrics.Counts.of_cells(draws, label, predicted, classes)) for predicted in (ours, theirs)]
+        found.append(scores[0] - scores[1])
     return np.concatenate(found)

@@ -4,13 +4,15 @@ Every metric of classes is a function of the confusion matrix, so that drawing r
 is drawing the matrix from a multinomial distribution: exact, and independent of the number of rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 CLASSIFICATION = ("accuracy", "macro_f1", "mcc")
 REGRESSION = ("pearson", "spearman")
+BATCH_VALUES = 2_000_000  # numbers of a batch of draws: memory does not depend on how many draws there are
 
 
 @dataclass(frozen=True)
@@ -28,35 +30,65 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
     return flat.reshape(classes, classes)
 
 
-def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share of rows on the diagonal: [..., C, C] → [...]."""
-    return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
+class Counts(NamedTuple):
+    """All that the metrics of classes need of a confusion matrix: rows by class, [..., C] each."""
+
+    hits: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+
+    @classmethod
+    def of(cls, confusion: np.ndarray) -> "Counts":
+        """Of a matrix [..., C, C]."""
+        return cls(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2))
+
+    @classmethod
+    def of_cells(cls, draws: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: int) -> "Counts":
+        """Of matrices that are given by some of their cells: counts [samples, K], and the classes of each cell [K]."""
+        hits = np.where(true == predicted, true, classes)
+        kinds = (_by_class(draws, of, classes + 1)[:, :classes] for of in (hits, true, predicted))
+        return cls(*kinds)
 
 
-def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Mean F1 over the classes that occur, as truth or as prediction: [..., C, C] → [...]."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    marked = confusion.sum(-1) + confusion.sum(-2)
+def _by_class(draws: np.ndarray, of: np.ndarray, classes: int) -> np.ndarray:
+    """Sums of the cells of each class: [samples, K] → [samples, classes]."""
+    order = np.argsort(of, kind="stable")
+    present, first = np.unique(of[order], return_index=True)
+    sums = np.zeros((len(draws), classes), draws.dtype)
+    sums[:, present] = np.add.reduceat(draws[:, order], first, axis=1)
+    return sums
+
+
+def accuracy(counts: Counts) -> np.ndarray:
+    """Share of rows that are right: [...]."""
+    return counts.hits.sum(-1) / counts.true.sum(-1)
+
+
+def macro_f1(counts: Counts) -> np.ndarray:
+    """Mean F1 over the classes that occur, as truth or as prediction: [...]."""
+    marked = counts.true + counts.predicted
     occurs = marked > 0
-    f1 = np.where(occurs, 2 * hits / np.maximum(marked, 1), 0.0)
+    f1 = np.where(occurs, 2 * counts.hits / np.maximum(marked, 1), 0.0)
     return f1.sum(-1) / occurs.sum(-1)
 
 
-def mcc(confusion: np.ndarray) -> np.ndarray:
-    """Matthews' correlation for any number of classes (Gorodkin 2004); 0 where undefined: [..., C, C] → [...]."""
-    matrix = confusion.astype(np.float64)
-    true, predicted = matrix.sum(-1), matrix.sum(-2)
-    total = matrix.sum((-2, -1))
-    covariance = np.trace(matrix, axis1=-2, axis2=-1) * total - (true * predicted).sum(-1)
+def mcc(counts: Counts) -> np.ndarray:
+    """Matthews' correlation for any number of classes (Gorodkin 2004); 0 where undefined: [...]."""
+    hits, true, predicted = (x.astype(np.float64) for x in counts)
+    total = true.sum(-1)
+    covariance = hits.sum(-1) * total - (true * predicted).sum(-1)
     spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (true**2).sum(-1))
     return np.where(spread > 0, covariance / np.sqrt(np.maximum(spread, 1e-300)), 0.0)
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r along the last axis; 0 where one side is constant: it tells nothing of the other."""
-    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-    spread = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    return np.where(spread > 0, (x * y).sum(-1) / np.where(spread > 0, spread, 1.0), 0.0)
+    """Pearson's r along the last axis; nan where one side is constant, or not finite: it tells nothing of the other."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        varies = (np.ptp(x, -1) > 0) & (np.ptp(y, -1) > 0)
+        x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+        spread = np.sqrt((x**2).sum(-1)) * np.sqrt((y**2).sum(-1))
+        known = varies & (spread > 0) & np.isfinite(spread)
+        return np.where(known, (x * y).sum(-1) / np.where(known, spread, 1.0), np.nan)
 
 
 def ranks(x: np.ndarray) -> np.ndarray:
@@ -72,16 +104,35 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.array([pearson(ranks(a), ranks(b)) for a, b in zip(x, y, strict=True)])
 
 
-OF_CONFUSION: dict[str, Callable[[np.ndarray], np.ndarray]] = {"accuracy": accuracy, "macro_f1": macro_f1, "mcc": mcc}
+OF_CONFUSION: dict[str, Callable[[Counts], np.ndarray]] = {"accuracy": accuracy, "macro_f1": macro_f1, "mcc": mcc}
 OF_VALUES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"pearson": pearson, "spearman": spearman}
 
 
 def classification_figures(confusion: np.ndarray, confidence: float, resamples: int, seed: int) -> dict[str, Figure]:
     """Accuracy, macro-F1 and MCC with percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13)."""
-    rows = int(confusion.sum())
-    draws = np.random.default_rng(seed).multinomial(rows, confusion.ravel() / rows, resamples)
-    samples = draws.reshape(resamples, *confusion.shape)
-    return {name: _figure(float(f(confusion)), f(samples), confidence) for name, f in OF_CONFUSION.items()}
+    classes, flat = len(confusion), confusion.ravel()
+    # A cell of no rows draws none, and no random number; the last cell takes what the others leave.
+    cells = np.union1d(np.flatnonzero(flat), [flat.size - 1])
+    true, predicted = np.divmod(cells, classes)
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in OF_CONFUSION}
+    for draws in multinomial(flat[cells], resamples, np.random.default_rng(seed), classes):
+        counts = Counts.of_cells(draws, true, predicted, classes)
+        for name, f in OF_CONFUSION.items():
+            samples[name].append(f(counts))
+    whole = Counts.of(confusion)
+    return {
+        name: _figure(float(f(whole)), np.concatenate(samples[name]), confidence) for name, f in OF_CONFUSION.items()
+    }
+
+
+def multinomial(
+    counts: np.ndarray, resamples: int, generator: np.random.Generator, classes: int
+) -> Iterator[np.ndarray]:
+    """Draws of all rows with replacement, by cell, in batches of bounded size: [samples, K]."""
+    rows = int(counts.sum())
+    batch = max(1, BATCH_VALUES // (len(counts) + 4 * classes))
+    for start in range(0, resamples, batch):
+        yield generator.multinomial(rows, counts / rows, min(batch, resamples - start))
 
 
 def regression_figures(
@@ -102,6 +153,9 @@ def regression_figures(
 
 
 def _figure(value: float, samples: np.ndarray, confidence: float) -> Figure:
+    samples = samples[np.isfinite(samples)]  # a draw whose correlation cannot be computed tells nothing
+    if not len(samples):
+        return Figure(value, np.nan, np.nan)
     low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Figure(value, float(low), float(high))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from torch import Tensor
 
 from xlnet.data.dataset import Dataset
@@ -22,7 +23,15 @@ from xlnet.training.optim import AdamW, set_learning_rate
 from xlnet.training.preemption import Stop
 from xlnet.training.step import forward, optimise
 from xlnet.training.tensors import Replicated
-from xlnet.training.trouble import NotFinite, check_finite, is_out_of_memory, not_finite, out_of_memory
+from xlnet.training.trouble import (
+    NotFinite,
+    check_finite,
+    is_finite,
+    is_out_of_memory,
+    not_finite,
+    not_finite_model,
+    out_of_memory,
+)
 from xlnet.training.validation import validation_logits
 from xlnet.training.watchdog import Watchdog
 
@@ -200,12 +209,16 @@ class Training:
         )
         if logits is None:
             self.leave()
+        self.collect()
+        if not np.isfinite(logits).all():
+            raise not_finite_model(state.step, "the logits of the validation rows", self.checkpoints.directory())
         scores = objective.validation_metrics(logits, self.validation.labels, self.model.config.task)
         if self.history:
             self.history.write(state.step, scores)
         state.validated = state.step
         state.evaluations_waited += 1
         if objective.better(scores, state.best):
+            self.refuse_not_finite()
             state.best, state.best_step, state.evaluations_waited = scores, state.step, 0
             self.best_weights = self.tensors.full_weights()
         is_best = state.best_step == state.step
@@ -218,11 +231,21 @@ class Training:
         return False
 
     def save(self, wait: bool = False) -> None:
-        """Write a checkpoint; its weights are those of finite losses."""
+        """Write a checkpoint; its weights are finite, and those of finite losses."""
         self.collect()
+        self.refuse_not_finite()
         self.watchdog.at(self.state.step, "checkpoint")
         self.state.history = list(self.history.lines) if self.history else []
         self.checkpoints.save(self.state, self.best_weights, wait)
+
+    def refuse_not_finite(self) -> None:
+        """Look at the weights, on all ranks.
+
+        Raises:
+            RunError: one of them is nan or inf: the last update was too large.
+        """
+        if not all(self.device.ranks.gather(is_finite(self.model))):
+            raise not_finite_model(self.state.step, "the weights", self.checkpoints.directory())
 
     def leave(self) -> NoReturn:
         """Leave a checkpoint and end the process's work.

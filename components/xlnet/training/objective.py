@@ -1,9 +1,13 @@
 """What training minimises, and how a validation result is compared with another."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from xlnet.evaluation import metrics
 
 
 def losses(logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: float = 0.0) -> Tensor:
@@ -14,7 +18,7 @@ def losses(logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: floa
 
 
 def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dict[str, float]:
-    """Loss, and accuracy (classes) or Pearson's r (values), over a whole split.
+    """Loss, and accuracy (classes) or Pearson's r (values; left out if one side is constant), over a whole split.
 
     Args:
         logits: float32 [rows, C].
@@ -22,10 +26,8 @@ def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dic
     """
     value = losses(torch.from_numpy(logits).double(), _targets(labels, task), task).mean().item()
     if task == "regression":
-        predicted = logits[:, 0].astype(np.float64)
-        constant = predicted.std() == 0 or labels.std() == 0
-        pearson = 0.0 if constant else float(np.corrcoef(predicted, labels)[0, 1])
-        return {"validation_loss": value, "validation_pearson": pearson}
+        pearson = float(metrics.pearson(logits[:, 0].astype(np.float64), labels.astype(np.float64)))
+        return {"validation_loss": value} | ({"validation_pearson": pearson} if math.isfinite(pearson) else {})
     return {"validation_loss": value, "validation_accuracy": float((logits.argmax(1) == labels).mean())}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from xlnet.data.dataset import Split
 from xlnet.data.shapes import Share
@@ -47,6 +49,21 @@ def not_finite(problem: NotFinite, split: Split, rows: np.ndarray, seed: int, di
     return RunError(
         f"the loss became {problem.loss} at step {problem.step}; its batch is in '{path}', checkpoints before it are "
         "kept; lower training.learning_rate or training.clip_norm, or raise training.warmup"
+    )
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether all weights that lie on this rank are numbers; one question to the device."""
+    weights = [w.to_local() if isinstance(w, DTensor) else w for w in model.state_dict().values()]
+    found = [weight.isfinite().all() for weight in weights if weight.is_floating_point() and weight.numel()]
+    return not found or bool(torch.stack(found).all())
+
+
+def not_finite_model(step: int, what: str, directory: Path) -> RunError:
+    """What to say of a model that gives no numbers."""
+    return RunError(
+        f"{what} are not finite after step {step}, so this model is neither kept nor judged; checkpoints before it are "
+        f"in '{directory}'; lower training.learning_rate or training.clip_norm, or raise training.warmup"
     )
 
 
