@@ -7,12 +7,15 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.errors import CorruptArtifact, UserError
+from xlnet.errors import CorruptArtifact, RunError, UserError
+from xlnet.evaluation import evaluate as evaluating
 from xlnet.evaluation.evaluate import evaluate, judge
 from xlnet.evaluation.predict import predict
+from xlnet.model.weights import load_classifier
 
 RECIPE = recipes.Recipe().replace(evaluation={"resamples": 100, "worst": 5}).part("evaluation")
 
@@ -126,3 +129,26 @@ def test_mismatches_are_refused(trained, tmp_path):
     with pytest.raises(CorruptArtifact, match="was changed after it was written"):
         evaluate(RECIPE, str(trained.dataset), str(tmp_path / "model"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["logits_proj.bias", "transformer.word_embedding.weight"])
+def test_a_model_that_is_no_number_is_not_judged(trained, tmp_path, monkeypatch, place):
+    broken = load_classifier(trained.model)
+    with torch.no_grad():
+        dict(broken.named_parameters())[place].view(-1)[-1] = float("nan")
+    monkeypatch.setattr(evaluating, "load_classifier", lambda _: broken)
+    with pytest.raises(RunError, match=f"weights that are no numbers, such as {place}; train it again"):
+        evaluate(RECIPE, str(trained.dataset), str(trained.model), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "words"),
+    [
+        (np.arange(5.0), np.full(5, 0.1), "the model's predictions are the same for all 5 rows"),
+        (np.full(5, 0.3), np.arange(5.0), "the test labels are the same for all 5 rows"),
+    ],
+)
+def test_a_correlation_that_cannot_be_computed_ends_the_evaluation(labels, values, words):
+    with pytest.raises(RunError, match=f"pearson cannot be computed: {words}"):
+        judge(values.astype(np.float32)[:, None], labels, [], recipes.EvaluationRecipe(resamples=100))

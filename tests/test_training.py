@@ -24,7 +24,7 @@ from xlnet.data.shapes import Packed
 from xlnet.errors import RunError, UserError
 from xlnet.model.inference import predict_logits
 from xlnet.model.weights import load_classifier
-from xlnet.training import objective
+from xlnet.training import loop, objective
 from xlnet.training.detect import detect
 from xlnet.training.feed import Feed, row_stream
 from xlnet.training.optim import learning_rate_factor, make_optimizer, set_learning_rate
@@ -260,3 +260,32 @@ def test_memory_that_does_not_suffice_names_the_batch_and_the_setting(tmp_path):
     assert re.match(r"out of memory at step 1: [\d,]+ texts with 1[\d,]+ tokens in the update", said), said
     assert re.search(r"set training\.micro_batch_tokens=\d+, training\.recompute=true", said), said
     assert re.search(r"\n  optimizer +\d+\.\d\d GB\n", said), said
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["logits_proj.bias", "transformer.word_embedding.weight"])
+def test_a_last_update_that_breaks_the_weights_keeps_and_saves_nothing(dataset, tmp_path, monkeypatch, place, poison):
+    """Its loss was finite. A token that no validation row has is seen in the weights alone."""
+    true_optimise, updates = loop.optimise, []
+
+    def last_one_breaks(model, *arguments):
+        norm = true_optimise(model, *arguments)
+        updates.append(1)
+        if len(updates) == 8:
+            with torch.no_grad():
+                dict(model.named_parameters())[place].view(-1)[-1] = poison
+        return norm
+
+    monkeypatch.setattr(loop, "optimise", last_one_breaks)
+    recipe = RECIPE.replace(training={"steps": 8, "evaluate_every": 4, "checkpoint_every": 2})
+    with pytest.raises(RunError, match=r"not finite after step 8, so this model is neither kept nor judged.*lower tr"):
+        train(part(recipe), dataset, str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+    monkeypatch.setattr(loop, "optimise", true_optimise)
+    facts = train(part(recipe), dataset, str(tmp_path / "model"))
+    assert facts["resumed_from"] == 6, "the checkpoint before it is whole"
+
+
+def test_a_constant_prediction_has_no_correlation():
+    scores = objective.validation_metrics(np.full((9, 1), 0.1, np.float32), np.arange(9.0), "regression")
+    assert scores.keys() == {"validation_loss"}

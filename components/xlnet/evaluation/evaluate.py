@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, Split, open_dataset
-from xlnet.errors import UserError
+from xlnet.errors import RunError, UserError
 from xlnet.evaluation import metrics, report
 from xlnet.evaluation.comparison import primary_metric
 from xlnet.evaluation.predictor import probabilities
@@ -37,6 +37,7 @@ def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
     Raises:
         UserError: the model and the dataset do not fit together.
         CorruptArtifact: one of them was changed after it was written.
+        RunError: the model gives no numbers, or the metric that decides cannot be computed.
     """
     started = provenance.now()
     given = recipes.from_json(recipe).evaluation
@@ -45,6 +46,7 @@ def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
     refuse_mismatch(classifier, data, model)
     split = data.split("test")
     logits = predict_logits(classifier, split)
+    refuse_not_finite(classifier, logits, model)
     table = predictions_table(logits, split, data.classes)
     figures = judge(logits, split.labels, data.classes, given)
     made_of = recipes.of_artifact(model)
@@ -90,6 +92,14 @@ def refuse_mismatch(model: XLNetClassifier, data: Dataset, name: str) -> None:
         )
 
 
+def refuse_not_finite(model: XLNetClassifier, logits: np.ndarray, name: str) -> None:
+    """Raise RunError if a weight, or what the model says of a row, is nan or inf."""
+    broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
+    if broken or not np.isfinite(logits).all():
+        what = f"weights that are no numbers, such as {broken[0]}" if broken else "logits that are no numbers"
+        raise RunError(f"model '{name}' has {what}; train it again with a lower training.learning_rate")
+
+
 def judge(logits: np.ndarray, labels: np.ndarray, classes: list[str], recipe: EvaluationRecipe) -> dict[str, Any]:
     """All figures of a test split.
 
@@ -101,6 +111,7 @@ def judge(logits: np.ndarray, labels: np.ndarray, classes: list[str], recipe: Ev
 
     Raises:
         UserError: the recipe's metric is not one of the task.
+        RunError: it cannot be computed.
     """
     task = "classification" if classes else "regression"
     allowed = metrics.CLASSIFICATION if classes else metrics.REGRESSION
@@ -117,6 +128,12 @@ def judge(logits: np.ndarray, labels: np.ndarray, classes: list[str], recipe: Ev
     }
     if not classes:
         figures = metrics.regression_figures(labels, logits[:, 0], *drawing)
+        if not np.isfinite(figures[primary].value):
+            constant = "the test labels are" if np.ptp(labels) == 0 else "the model's predictions are"
+            raise RunError(
+                f"{primary} cannot be computed: {constant} the same for all {len(labels):,} rows; "
+                + ("give other rows as data.test" if "labels" in constant else "train longer, or with another rate")
+            )
         return {**common, "metrics": _plain(figures), "majority_class": None, "confusion": None, "roc": None}
     confusion = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
     most = int(confusion.sum(1).argmax())

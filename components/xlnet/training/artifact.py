@@ -55,6 +55,8 @@ def write(
 
 def _name_longest_row(settings: Path, max_length: int) -> None:
     """Tell transformers where rows are cut, so that its ``truncation=True`` means the same as in training."""
+    if not settings.is_file():
+        return  # the dataset came without a tokenizer
     values = json.loads(settings.read_text(encoding="utf-8"))
     text = json.dumps({**values, "model_max_length": max_length}, indent=2, sort_keys=True) + "\n"
     settings.write_text(text, encoding="utf-8")
