@@ -188,3 +188,43 @@ def test_a_path_is_found_in_the_directory_that_it_was_moved_to(tmp_path: Path) -
         assert state.absolute(f"{old}/runs/1/artifacts/train/model", tmp_path) == str(inside)
     assert state.absolute("/old/runs/2/artifacts/train/model", tmp_path) == "/old/runs/2/artifacts/train/model"
     assert state.absolute("runs/2/artifacts/x", tmp_path) == str(tmp_path / "runs/2/artifacts/x")
+
+
+def test_pruning_never_touches_what_a_champion_or_an_alias_needs(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    tool = ("--home", str(home))
+    everything = ("--older-than", "0", "--keep", "0")
+    first, second = sorted(path.name for path in home.glob("runs/*"))
+    before = sorted(home.rglob("*"))
+    kept = lines(capsys, *tool, "runs", "prune", *everything, "--dry-run")
+    assert [line.split()[0] for line in kept if "holds files" in line] == [second, first], "both are registered"
+    would = "\n".join(lines(capsys, *tool, "runs", "prune", *everything, "--versions", "--dry-run"))
+    assert re.search(rf"^run +{second} ", would, re.MULTILINE)
+    assert re.search(r"^version +small:2 ", would, re.MULTILINE)
+    assert f"  {first}  holds files of small:1 (champion)" in would
+    assert sorted(home.rglob("*")) == before
+
+    assert lines(capsys, *tool, "models", "promote", "small:2") == ["small:2 is now the champion"]
+    lines(capsys, *tool, "runs", "prune", *everything, "--versions")
+    assert len(list(home.glob("runs/*"))) == 2, "small:1 was champion before, and a rollback needs it"
+    assert cli.main([*tool, "models", "delete", "small:1", "small:2"]) == 2
+    assert "'small:2' is champion" in capsys.readouterr().err
+    assert len(lines(capsys, *tool, "models", "list")) == 3, "nothing was deleted"
+    assert lines(capsys, *tool, "models", "rollback", "small", "--dry-run") == [
+        "would make small:1 the champion instead of small:2"
+    ]
+    assert lines(capsys, *tool, "models", "rollback", "small") == ["small:1 is the champion again, instead of small:2"]
+    assert cli.main([*tool, "models", "rollback", "small"]) == 2
+    assert "'small:1' is the first champion of 'small'" in capsys.readouterr().err
+
+    freed = "\n".join(lines(capsys, *tool, "runs", "prune", *everything, "--versions"))
+    assert re.search(r"^freed \d", freed, re.MULTILINE)
+    assert [path.name for path in home.glob("runs/*")] == [first]
+    assert [line.split()[0] for line in lines(capsys, *tool, "models", "list")] == ["MODEL", "small:1"]
+    assert "probabilities" in lines(capsys, *tool, "predict", "small", "a lovely warm film")[0]
+    assert lines(capsys, *tool, "lineage", "small", "--verify")
+    assert run_cached(home, made) == 4
+    assert "nothing to remove" in lines(capsys, *tool, "runs", "prune", "--older-than", "30d")[0]

@@ -13,6 +13,7 @@ from xlnet.errors import RunError, UserError
 from xlnet_pipeline.commands import (
     build,
     check,
+    checkpoints,
     compile,
     doctor,
     init,
@@ -27,7 +28,10 @@ from xlnet_pipeline.commands import (
 )
 from xlnet_pipeline.commands.parser import Parser, add_home
 
-COMMANDS = (init, run, runs, schedule, plan, check, doctor, models, lineage, predict, serve, compile, build)
+COMMANDS = (
+    *(init, run, runs, schedule, plan, check, doctor),
+    *(models, checkpoints, lineage, predict, serve, compile, build),
+)
 CANCELLED = 130
 EXTRAS = {
     "kfp",
@@ -50,7 +54,8 @@ def parser() -> Parser:
         epilog="examples:\n"
         "  xlnet-pipeline run                 # the demo, about two minutes\n"
         "  xlnet-pipeline init                # a commented recipe.toml for your own texts\n"
-        "  xlnet-pipeline run recipe.toml",
+        "  xlnet-pipeline run recipe.toml\n"
+        "  xlnet-pipeline help run            # what a command does, with examples",
     )
     add_home(top)
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}", help="show it and exit")

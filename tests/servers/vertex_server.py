@@ -83,6 +83,8 @@ class VertexServer(WebServer):
             ("GET", "/models", self.list_models),
             ("GET", "/models/(?P<id>[^/:@]+)(@(?P<version>[^/:]+))?", lambda request: self.version(request)),
             ("PATCH", "/models/(?P<id>[^/:@]+)@(?P<version>[^/:]+)", self.patch_model),
+            ("DELETE", "/models/(?P<id>[^/:@]+)", self.delete_model),
+            ("DELETE", "/models/(?P<id>[^/:@]+)@(?P<version>[^/:]+):deleteVersion", self.delete_version),
             ("GET", "/models/(?P<id>[^/:@]+):listVersions", self.list_versions),
             ("POST", "/models/(?P<id>[^/:@]+)@(?P<version>[^/:]+):mergeVersionAliases", self.merge_aliases),
             ("POST", "/models/(?P<id>[^/:@]+)@(?P<version>[^/:]+)/evaluations:import", self.import_evaluation),
@@ -302,7 +304,7 @@ class VertexServer(WebServer):
             raise Refused(409, f"model {model_id} already exists")
         name = f"{self.parent}/models/{model_id}"
         now = stamp(datetime.now(UTC))
-        number = str(len(versions) + 1)
+        number = str(max((int(one["versionId"]) for one in versions), default=0) + 1)
         aliases = [] if versions else ["default"]
         made = {**model, "name": name, "versionId": number, "versionAliases": aliases, "versionCreateTime": now}
         versions.append({**made, "createTime": now})
@@ -323,6 +325,20 @@ class VertexServer(WebServer):
         for field in request.query["updateMask"].split(","):
             known[field] = body[field]
         return known
+
+    def delete_model(self, request: Request) -> Any:
+        if self.models.pop(request.part("id"), None) is None:
+            raise Refused(404, f"The Model {request.path} does not exist.")
+        return self.done({})
+
+    def delete_version(self, request: Request) -> Any:
+        chosen, versions = self.version(request), self.models[request.part("id")]
+        if len(versions) == 1:
+            raise Refused(400, "Deleting the only version in the Model is not allowed. Use DeleteModel instead.")
+        if "default" in chosen["versionAliases"]:
+            raise Refused(400, "The default version of a Model cannot be deleted.")
+        versions.remove(chosen)
+        return self.done({})
 
     def list_versions(self, request: Request) -> Any:
         if request.part("id") not in self.models:

@@ -41,6 +41,9 @@ class Registry(Protocol):
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Give a version an alias, taking it from the one that had it."""
 
+    def delete(self, name: str, version: int) -> None:
+        """Remove a version's entry, and the model's with its last version; the files stay where they are."""
+
     def exclusive(self) -> AbstractContextManager[None]:
         """Keep other registrations on this machine out while a champion is being decided."""
 

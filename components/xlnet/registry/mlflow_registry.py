@@ -117,6 +117,18 @@ class MlflowRegistry:
         with self._errors():
             self._client.set_registered_model_alias(name, alias, str(version))
 
+    def delete(self, name: str, version: int) -> None:
+        """Remove a version and mark its MLflow run as deleted; without versions the model goes too."""
+        with self._errors():
+            client = self._client
+            run = client.get_model_version(name, str(version)).run_id
+            client.delete_model_version(name, str(version))
+            if run:
+                client.delete_run(run)
+        if not self._versions(name):
+            with self._errors():
+                self._client.delete_registered_model(name)
+
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold a lock file beside a sqlite file; a server orders its clients itself."""

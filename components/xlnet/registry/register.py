@@ -19,6 +19,7 @@ from xlnet.evaluation.comparison import Predictions, compare
 from xlnet.evaluation.predictor import Predictor
 from xlnet.recipe import EvaluationRecipe, Recipe
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
+from xlnet.registry.succession import crown, was_rolled_back
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,14 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
     with registry.exclusive():
         champion = registry.champion(name)
         decision = gate(candidate, champion, given.evaluation)
+        if decision.promote and (earlier := was_rolled_back(registry, name, candidate.model_digest)):
+            again = f"xlnet-pipeline models promote {name}:{earlier.version} decides otherwise"
+            reason = f"this very model, version {earlier.version}, was rolled back by hand; {again}"
+            decision = Decision(False, reason, champion.version if champion else None)
         tags = _tags(candidate, digests, decision, out)
         version, is_new = _version(registry, name, candidate, decision, tags)
         if decision.promote and CHAMPION not in version.aliases:
-            registry.set_alias(name, CHAMPION, version.version)
+            crown(registry, version)
     line = (
         f"{name}:{version.version} {'is champion' if decision.promote else 'is kept, not champion'}: {decision.reason}"
     )

@@ -20,6 +20,7 @@ SCHEME = "vertex://"
 SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/classification_metrics_1.0.0.yaml"
 LABELS = ("decision", "git_sha", "run")
 ROUTES = {"healthRoute": "/healthz", "predictRoute": "/predict"}  # of xlnet.serving
+DEFAULT = "default"  # alias of the version that Vertex AI serves where none is named
 OURS = {"created-by": "xlnet-pipeline"}
 
 
@@ -119,6 +120,17 @@ class VertexRegistry:
         except Trouble as trouble:
             raise UserError(f"'{name}:{version}' is unknown in '{self.shown_uri}': {trouble.message}") from None
 
+    def delete(self, name: str, version: int) -> None:
+        """Remove a version; the model with its last one. Vertex AI keeps its default version: another becomes that."""
+        others = [one for one in self.versions(name) if one.version != version]
+        if not others:
+            self.api.finished(self.api.call("DELETE", self._path(name)))
+            return
+        if DEFAULT in self.api.call("GET", f"{self._path(name)}@{version}").get("versionAliases", []):
+            heir = next((one for one in others if CHAMPION in one.aliases), others[0])
+            self.set_alias(name, DEFAULT, heir.version)
+        self.api.finished(self.api.call("DELETE", f"{self._path(name)}@{version}:deleteVersion"))
+
     def exclusive(self) -> AbstractContextManager[None]:
         """Nothing: Vertex AI has no lock; two registrations at once end in the champion that was decided last."""
         return contextlib.nullcontext()
@@ -150,6 +162,6 @@ def _described(reason: str, tags: dict[str, str]) -> str:
 def _version(name: str, model: dict[str, Any]) -> ModelVersion:
     reason, _, rest = model.get("versionDescription", "").partition("\n\n")
     tags = dict(line.split(": ", 1) for line in rest.splitlines() if ": " in line)
-    aliases = tuple(alias for alias in model.get("versionAliases", []) if alias != "default")
+    aliases = tuple(alias for alias in model.get("versionAliases", []) if alias != DEFAULT)
     created = model.get("versionCreateTime") or model.get("createTime", "")
     return ModelVersion(name, int(model["versionId"]), aliases, created.replace("Z", "+00:00"), reason, tags)

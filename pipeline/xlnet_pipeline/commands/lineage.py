@@ -20,16 +20,18 @@ def add(subparsers: Subparsers) -> None:
         summary="show what an artifact was made from, back to the input files",
         examples=[
             "xlnet-pipeline lineage uci-sentences@champion",
-            "xlnet-pipeline lineage 4f2a --html lineage.html",
+            "xlnet-pipeline lineage latest --html lineage.html",
             "xlnet-pipeline lineage uci-sentences:1 --verify",
             "xlnet-pipeline lineage 4f2a --target vertex",
         ],
     )
     parser.add_argument(
         "subject",
+        nargs="?",
         metavar="RUN|MODEL|DIR",
-        help="a run, a registered model (NAME, NAME:VERSION, NAME@ALIAS), a directory",
+        help="a run ('latest' is the newest), a registered model (NAME, NAME:VERSION, NAME@ALIAS), a directory",
     )
+    parser.add_argument("--run", metavar="RUN", help="a run, also where a model has the same name")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the graph as JSON")
     form.add_argument("--html", metavar="FILE", help="the graph as one self-contained page")
@@ -42,10 +44,12 @@ def show(options: argparse.Namespace) -> int:
     from xlnet_pipeline.lineage import graph, rendering
     from xlnet_pipeline.targets.local.target import LocalTarget
 
-    if options.target == "local":
-        found = graph.collect(options.subject, LocalTarget(options.home).home)
+    if (options.subject is None) == (options.run is None):
+        raise UserError("name one run, model or directory to show; for example: xlnet-pipeline lineage latest")
+    if options.run is not None or options.target != "local":
+        found = graph.of_target(options.run or options.subject, chosen(options))
     else:
-        found = graph.of_target(options.subject, chosen(options))
+        found = graph.collect(options.subject, LocalTarget(options.home).home)
     if options.html:
         _write(options.html, rendering.to_html(found))
     elif options.json:

@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from xlnet.errors import UserError
-from xlnet.registry import CHAMPION, ModelVersion, Registry
+from xlnet.registry import CHAMPION, ModelVersion, Registry, succession
 from xlnet.registry import open_registry as registry_at
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import home_option
@@ -21,7 +23,7 @@ def add(subparsers: Subparsers) -> None:
     inner = group(
         subparsers,
         "models",
-        summary="list, show or promote registered models",
+        summary="list, show, promote, roll back or delete registered models",
         examples=["xlnet-pipeline models list", "xlnet-pipeline models promote uci-sentences:2"],
     )
     listing = command(
@@ -44,7 +46,27 @@ def add(subparsers: Subparsers) -> None:
         examples=["xlnet-pipeline models promote uci-sentences:2"],
     )
     promoting.add_argument("model", metavar="NAME:VERSION", help="the version to promote")
-    for parser in (listing, showing, promoting):
+    returning = command(
+        inner,
+        "rollback",
+        rollback,
+        summary="make the champion before the present one champion again",
+        details="The gate does not make the version that was rolled back champion again; 'models promote' does.",
+        examples=["xlnet-pipeline models rollback uci-sentences"],
+    )
+    returning.add_argument("model", metavar="NAME", help="a registered model")
+    deleting = command(
+        inner,
+        "delete",
+        delete,
+        summary="delete versions that have no alias, such as champion, from the registry",
+        details="The files stay in the state directory; 'runs prune' removes them once nothing needs them.",
+        examples=["xlnet-pipeline models delete uci-sentences:2 --dry-run"],
+    )
+    deleting.add_argument("models", nargs="+", metavar="NAME:VERSION", help="the versions to delete")
+    for parser in (returning, deleting):
+        parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    for parser in (listing, showing, promoting, returning, deleting):
         add_uri(parser)
         add_target(parser)
     for parser in (listing, showing):
@@ -112,9 +134,60 @@ def promote(options: argparse.Namespace) -> None:
         print(f"{version.name}:{version.version} is the champion already")
         return
     reason = f"promoted by hand; the gate had said: {version.description}"
-    registry.describe(version.name, version.version, reason, {"decision": "promoted by hand"})
-    registry.set_alias(version.name, CHAMPION, version.version)
+    tags = {"decision": "promoted by hand", succession.ROLLED_BACK: "false"}
+    registry.describe(version.name, version.version, reason, tags)
+    succession.crown(registry, registry.find(f"{version.name}:{version.version}"))
     print(f"{version.name}:{version.version} is now the champion")
+
+
+def rollback(options: argparse.Namespace) -> None:
+    """Make the earlier champion champion again.
+
+    Raises:
+        UserError: a version is named, there was no champion before, or its files are gone.
+    """
+    if ":" in options.model or "@" in options.model:
+        name = re.split("[:@]", options.model)[0]
+        raise UserError(
+            f"'{options.model}' names a version; type: xlnet-pipeline models rollback {name}, or promote that version"
+        )
+    registry = open_registry(options)
+    with registry.exclusive():
+        champion, earlier = succession.rolled_back(registry, options.model)
+        was, again = (f"{one.name}:{one.version}" for one in (champion, earlier))
+        if earlier.model_uri.startswith("/") and not Path(earlier.model_uri).is_dir():
+            raise UserError(f"'{again}' was champion before '{was}', but its files in '{earlier.model_uri}' are gone")
+        if options.dry_run:
+            print(f"would make {again} the champion instead of {was}")
+            return
+        succession.roll_back(registry, champion, earlier)
+    print(f"{again} is the champion again, instead of {was}")
+
+
+def delete(options: argparse.Namespace) -> None:
+    """Delete versions from the registry; all of them, or none.
+
+    Raises:
+        UserError: one is not named by its number, is not there, or has an alias.
+    """
+    registry = open_registry(options)
+    found = {}
+    for reference in options.models:
+        if not re.fullmatch(r".+:\d+", reference):
+            raise UserError(f"'{reference}' names no version by its number; type for example {reference}:1")
+        version = registry.find(reference)
+        if version.aliases:
+            held = ", ".join(version.aliases)
+            other = f"xlnet-pipeline models promote {version.name}:VERSION" if CHAMPION in version.aliases else ""
+            hint = f"; give that to another version first: {other}" if other else "; take the alias from it first"
+            raise UserError(f"'{reference}' is {held}{hint}; nothing was deleted")
+        found[version.name, version.version] = version
+    for version in found.values():
+        if not options.dry_run:
+            registry.delete(version.name, version.version)
+        print(f"{'would delete' if options.dry_run else 'deleted'} {version.name}:{version.version}")
+    where = sorted({version.model_uri for version in found.values() if version.model_uri})
+    print("the files stay until 'runs prune' removes them, or you do: " + ", ".join(where))
 
 
 def _row(version: ModelVersion) -> tuple[Any, ...]:

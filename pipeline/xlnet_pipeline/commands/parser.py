@@ -35,6 +35,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and name the nearest known option for an unknown one."""
         words = list(sys.argv[1:] if args is None else args)
+        if words[:1] == ["help"] and self._subparsers is not None:
+            words = [*words[1:], "--help"]
         if words and self._is_unknown_option(words[0]):  # or its value would be taken for a command
             self._unknown_option(words[0])
         found, unknown = super().parse_known_args(words, namespace)
@@ -113,6 +115,26 @@ def whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
     return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number of 0 and more, for argparse's ``type``."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 0 or more")
+    return int(text)
+
+
+def age(text: str) -> float:
+    """A time such as ``30d``, ``12h``, ``90m`` or ``0``, as seconds, for argparse's ``type``."""
+    units = {"d": 86400, "h": 3600, "m": 60}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
+    try:
+        value = float(number) * units.get(unit, 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf") or (value and not unit):
+        raise argparse.ArgumentTypeError(f"'{text}' is no age; write it as 30d, 12h, 90m or 0")
+    return value
 
 
 def hours(text: str) -> float:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from xlnet.steps import STEPS
-from xlnet_pipeline.commands import outcome
+from xlnet_pipeline.commands import outcome, prune
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group, whole
 from xlnet_pipeline.commands.run import HERE, home_option
 from xlnet_pipeline.commands.tables import coloured, duration, local_time, paint, print_json, print_table
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xlnet_pipeline.targets.local.target import LocalTarget
 
 NEWEST = 20  # runs that are listed where nothing else is said
-HELP_RUN = "a run's id, a unique beginning of it, or its last characters"
+HELP_RUN = "'latest', a run's id, a unique beginning of it, or its last characters"
 
 
 def add(subparsers: Subparsers) -> None:
@@ -24,8 +24,8 @@ def add(subparsers: Subparsers) -> None:
     inner = group(
         subparsers,
         "runs",
-        summary="list, show, read or cancel runs",
-        examples=["xlnet-pipeline runs list", "xlnet-pipeline runs show 4f2a"],
+        summary="list, show, read, cancel or prune runs",
+        examples=["xlnet-pipeline runs list", "xlnet-pipeline runs show latest"],
     )
     listing = command(inner, "list", list_runs, summary="list the newest runs", examples=["xlnet-pipeline runs list"])
     length = listing.add_mutually_exclusive_group()
@@ -55,6 +55,7 @@ def add(subparsers: Subparsers) -> None:
         examples=["xlnet-pipeline runs cancel 4f2a"],
     )
     stopping.add_argument("run", metavar="RUN", help=HELP_RUN)
+    prune.add(inner)
     for parser in (listing, showing, reading, stopping):
         add_target(parser)
 

@@ -59,13 +59,16 @@ def local_time(moment: str | None) -> str | None:
 
 
 def duration(seconds: float | None) -> str | None:
-    """Seconds as a person says them: ``4.2 s``, ``3 min 07 s``, ``2 h 05 min``."""
+    """Seconds as a person says them: ``4.2 s``, ``3 min 07 s``, ``2 h 05 min``, ``3 d 04 h``."""
     if seconds is None:
         return None
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return f"{hours // 24} d {hours % 24:02d} h"
 
 
 def _cell(value: Any) -> str:

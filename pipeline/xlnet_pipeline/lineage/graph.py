@@ -15,7 +15,7 @@ from xlnet.data import objects
 from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
 from xlnet_pipeline.targets import remote
 from xlnet_pipeline.targets.local.target import LocalTarget
-from xlnet_pipeline.targets.record import CACHED, Run
+from xlnet_pipeline.targets.record import CACHED, LATEST, Run
 from xlnet_pipeline.targets.target import Target
 
 SCHEMA = 1
@@ -93,7 +93,7 @@ def _of_name(subject: str, target: LocalTarget) -> Lineage:
 
     runs = [run.id for run in target.runs()]
     matches = [run for run in runs if run.startswith(subject) or run.endswith(subject)]
-    if subject and matches:
+    if subject and (matches or (subject == LATEST and runs)):
         return _of_run(subject, target.status(subject), target)
     models = open_registry(home=target.home).names()
     if subject in models:

@@ -48,17 +48,17 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
         more = {"definition": definitions[name]}
         if name == "register":
             more["registry"] = state.relative(registry_uri(recipe.registry.uri, home), home)
-        steps.append(_look(cache, name, parts_of(name, arguments, **more)))
+        steps.append(_look(cache, name, parts_of(name, arguments, **more), recipe.registry.name))
     return steps
 
 
-def _look(cache: Cache, name: str, parts: dict[str, Any]) -> StepForecast:
+def _look(cache: Cache, name: str, parts: dict[str, Any], model: str) -> StepForecast:
     try:
         entry = cache.get(key_of(parts))
     except Damaged as damaged:
         return StepForecast(name, False, str(damaged), {})
     if entry is None:
-        return StepForecast(name, False, cache.why(parts), {})
+        return StepForecast(name, False, cache.why(parts, model), {})
     return StepForecast(name, True, f"same as in run {entry['run']}", entry["outputs"])
 
 

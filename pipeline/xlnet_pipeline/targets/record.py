@@ -13,6 +13,7 @@ from xlnet import state
 from xlnet.errors import RunError
 
 SCHEMA = 1
+LATEST = "latest"  # stands for the newest run wherever a run is named
 PENDING, RUNNING, SUCCEEDED, CACHED = "PENDING", "RUNNING", "SUCCEEDED", "CACHED"
 FAILED, CANCELLED, SKIPPED = "FAILED", "CANCELLED", "SKIPPED"
 LOST = "LOST"  # a run that its server calls running, and whose workflow is gone

@@ -248,6 +248,8 @@ def choose(run: str, known: list[str], target: str) -> str:
     Raises:
         UserError: there is none, or several.
     """
+    if run == record.LATEST and known:
+        return known[0]
     matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
     if run and len(matches) == 1:
         return matches[0]

@@ -19,6 +19,7 @@ from xlnet.errors import CorruptArtifact, UserError
 SCHEMA = 1
 SHOWN_CHANGES = 3
 PARAMETERS = {"snapshot": "input data", "pretrained": "pretrained weights"}  # as a person calls them
+PRUNING = "prune.lock"
 WAIT = 0.2  # seconds between two looks at a lock
 
 
@@ -77,6 +78,20 @@ class Cache:
             file.flush()
             yield  # closing the file lets go of the lock, and so does the end of the process
 
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Keep what is found from being removed until a record names it; any number of runs do so at once."""
+        with (self.directory / PRUNING).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keep every run from finding results while it is decided and done which of them go."""
+        with (self.directory / PRUNING).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the entry (``run``, ``inputs``, ``outputs``), every artifact checked, or None if there is none.
 
@@ -92,8 +107,6 @@ class Cache:
         except (ValueError, KeyError, TypeError):
             raise Damaged(f"cache entry '{path.name}' is damaged") from None
         check(outputs)
-        with contextlib.suppress(OSError):  # a read-only cache still serves
-            os.utime(path)  # the most recently used entry is what a later change is compared with
         return entry
 
     def put(self, key: str, parts: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
@@ -108,11 +121,12 @@ class Cache:
         finally:
             aside.unlink(missing_ok=True)
 
-    def why(self, parts: dict[str, Any]) -> str:
-        """What is different from the step's most recently used result: why it has to run."""
-        entry = self._latest(parts["step"])
+    def why(self, parts: dict[str, Any], model: str) -> str:
+        """Why a step has to run: what is different from the last run for the same registered model."""
+        entry = self._latest(parts["step"], model)
         if entry is None:
-            return "first time"
+            others = any(self.directory.glob(f"{parts['step']}-*.json"))
+            return f"first time for model '{model}'" if others else "first time"
         last = entry["parts"]
         after = self.code_parts(parts["step"])
         changes = [_code_change(entry["code"], after)] if parts["code"] != last["code"] else []
@@ -129,11 +143,15 @@ class Cache:
             changes.append(f"registry changed: {last.get('registry')} → {parts.get('registry')}")
         return "; ".join(changes) or "no result is kept"
 
-    def _latest(self, step: str) -> dict[str, Any] | None:
-        entries = sorted(self.directory.glob(f"{step}-*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in entries:
-            with contextlib.suppress(ValueError, KeyError):
-                entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    def _latest(self, step: str, model: str) -> dict[str, Any] | None:
+        """The kept result of the step in the newest run for the model that has one."""
+        for path in sorted((self.directory.parent / "runs").glob("*/run.json"), reverse=True):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                run = json.loads(path.read_text(encoding="utf-8"))
+                keys = {one["name"]: one["cache_key"] for one in run["steps"]}
+                if run["recipe"]["registry"]["name"] != model or not keys.get(step):
+                    continue
+                entry: dict[str, Any] = json.loads(self._path(keys[step]).read_text(encoding="utf-8"))
                 if entry["schema"] == SCHEMA:
                     return entry
         return None

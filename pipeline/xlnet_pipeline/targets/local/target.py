@@ -24,7 +24,7 @@ from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
 from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.targets import processes, record, specification
-from xlnet_pipeline.targets.local import compiled, interruption
+from xlnet_pipeline.targets.local import compiled, interruption, leftovers
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.output import Output
@@ -82,6 +82,7 @@ class LocalTarget:
             submission = dataclasses.replace(submission, device=choose(submission.device))
         recipe = submission.recipe
         run = self._new_run(recipe)
+        leftovers.clean(self.home, [one.id for one in self.runs() if one.status == record.RUNNING])
         stop = processes.Stop(submission.timeout)
         say = _until_nobody_listens(echo, stop)
         execution = _Execution(self, run, say, live, stop, submission)
@@ -163,6 +164,8 @@ class LocalTarget:
             return self._folder / matches[0]
         if run and matches:
             raise UserError(f"run '{run}' could be {', '.join(matches[-5:])}; type more of it")
+        if run == record.LATEST and known:
+            return self._folder / known[-1]
         hint = nearest(run, known) or (f"; the latest is '{known[-1]}'" if known else "; there are no runs yet")
         raise UserError(f"run '{run}' is unknown in '{self.home}'{hint}")
 
@@ -257,7 +260,7 @@ class _Execution:
         """Run every step and leave a closed record, whatever happens."""
         status = record.FAILED
         failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
-        self.scratch = tempfile.mkdtemp(prefix="xlnet-run-")
+        self.scratch = tempfile.mkdtemp(prefix=f"xlnet-run-{os.getpid()}-")
         try:
             specification.execute(self.target.pipeline(), {"recipe": self.submission.recipe.to_json()}, self.task)
             status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
@@ -306,12 +309,14 @@ class _Execution:
             reason = "caching is off"
             if self.submission.cache:
                 try:
-                    if entry := self._kept(key, step):
-                        step.status, step.reason = record.CACHED, f"same as in run {entry['run']}"
-                        self.say(f"{step.name}: cached, {step.reason}")
-                        outputs: dict[str, Any] = entry["outputs"]
-                        return outputs
-                    reason = self.cache.why(parts)
+                    with self.cache.using():
+                        if entry := self._kept(key, step):
+                            step.status, step.reason = record.CACHED, f"same as in run {entry['run']}"
+                            step.outputs = entry["outputs"]
+                            self._write()
+                            self.say(f"{step.name}: cached, {step.reason}")
+                            return step.outputs
+                    reason = self.cache.why(parts, self.run_record.recipe["registry"]["name"])
                 except Damaged as damaged:
                     reason = str(damaged)
             made = self._made(task, step, reason, given)

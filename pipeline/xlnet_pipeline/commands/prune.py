@@ -1,0 +1,75 @@
+"""``xlnet-pipeline runs prune``: free the disk of runs that nobody needs and of what killed processes left behind."""
+
+import argparse
+
+from xlnet.errors import RunError
+from xlnet_pipeline.commands.parser import Subparsers, age, command, count
+from xlnet_pipeline.commands.tables import duration, print_table
+
+DAYS = 30.0
+KEEP = 5
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command below ``runs``."""
+    parser = command(
+        subparsers,
+        "prune",
+        prune,
+        summary="remove old runs that nobody needs, and what killed processes left behind",
+        details="A run stays while it is running, while a registered model has files in it, and while a run that stays"
+        "\nuses a result of it. With --versions, registered versions without an alias go with their runs; those with"
+        "\nan alias, and the champion before the present one, never do. Half-written files go after a day; checkpoints"
+        "\nof a training that was not taken up again, and results in the cache whose files are gone, go too.",
+        examples=[
+            "xlnet-pipeline runs prune --dry-run",
+            "xlnet-pipeline runs prune --older-than 7d --keep 3 --versions",
+        ],
+    )
+    parser.add_argument(
+        "--older-than", type=age, default=DAYS * 86400, metavar="AGE", help="such as 30d (default), 12h or 0"
+    )
+    parser.add_argument(
+        "--keep", type=count, default=KEEP, metavar="N", help=f"the newest runs that stay in any case (default: {KEEP})"
+    )
+    parser.add_argument(
+        "--versions", action="store_true", help="also registered versions that have no alias, with their runs"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+
+
+def prune(options: argparse.Namespace) -> None:
+    """Remove what nobody needs, or say what would go.
+
+    Raises:
+        RunError: something could not be removed.
+    """
+    from xlnet_pipeline.lineage.rendering import size
+    from xlnet_pipeline.targets.local import prune as pruning
+    from xlnet_pipeline.targets.local.target import LocalTarget
+
+    target = LocalTarget(options.home)
+    if not target.home.is_dir():
+        print(f"nothing to remove: there is no state directory '{target.home}' yet")
+        return
+    problems: list[str] = []
+    with pruning.alone(target.home):
+        made = pruning.plan(target, older_than=options.older_than, keep=options.keep, versions=options.versions)
+        if not options.dry_run:
+            pruning.apply(target, made, problems.append)
+    if made.remove:
+        rows = [
+            (item.kind, item.name, *((size(item.size), duration(item.age)) if item.path else (None, None)), item.why)
+            for item in made.remove
+        ]
+        print_table(("WHAT", "NAME", "SIZE", "AGE", "WHY"), rows)
+        print(f"{'would free' if options.dry_run else 'freed'} {size(made.size)}")
+    else:
+        print("nothing to remove")
+    if made.kept:
+        print("\nkept:")
+        for run, reason in made.kept.items():
+            print(f"  {run}  {reason}")
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise RunError(f"{problems[0]}{more}; the rest was removed")
