@@ -40,7 +40,10 @@ def parses(line: str) -> bool:
     """Whether the command line is understood, up to its first redirection."""
     words = shlex.split(line.partition("<")[0] if " < " in line else line)
     assert words[0] == "xlnet-pipeline"
-    return hasattr(cli.parser().parse_args(words[1:]), "handler")
+    try:
+        return hasattr(cli.parser().parse_args(words[1:]), "handler")
+    except SystemExit as end:  # help was printed
+        return "help" in words and end.code == 0
 
 
 def readme_commands() -> list[str]:

@@ -24,8 +24,22 @@ class Series:
     line: bool = True
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A place on the axis to the right, and what is there."""
+
+    at: float
+    text: str
+
+
 def chart(
-    title: str, x_label: str, y_label: str, series: Sequence[Series], x: Bounds | None = None, y: Bounds | None = None
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Sequence[Series],
+    x: Bounds | None = None,
+    y: Bounds | None = None,
+    mark: Mark | None = None,
 ) -> str:
     """Series over two axes, as HTML; empty where no series has a point.
 
@@ -36,6 +50,7 @@ def chart(
         series: what is drawn; more than one gets a legend.
         x: bounds of the axis, where the data should not say.
         y: the same upwards.
+        mark: a place that an upright line shows.
     """
     series = [one for one in series if one.points]
     if not series:
@@ -48,6 +63,7 @@ def chart(
         spans = "".join(f'<span class="{"b" if one.kind == "two" else "a"}">{escape(one.name)}</span>' for one in named)
         legend = f'<p class="legend">{spans}</p>'
     body = frame.axes(x_label, y_label) + "".join(_drawn(one, frame) for one in series)
+    body += _marked(mark, frame) if mark else ""
     return f"<h3>{escape(title)}</h3>{legend}{_svg(title, body)}"
 
 
@@ -159,6 +175,16 @@ def _drawn(one: Series, frame: Frame) -> str:
             hint = f"<title>{escape(one.name)}: {left:g}, {up:.4g}</title>" if one.line else ""
             parts.append(f'<circle class="dot {one.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3">{hint}</circle>')
     return "".join(parts)
+
+
+def _marked(mark: Mark, frame: Frame) -> str:
+    x = frame.x(mark.at)
+    if not LEFT <= x <= WIDTH - RIGHT:
+        return ""
+    side, shift = ("end", -5) if x > (LEFT + WIDTH - RIGHT) / 2 else ("start", 5)
+    line = f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+    words = f'<text class="mark" x="{x + shift:.1f}" y="{TOP + 10}" text-anchor="{side}">{escape(mark.text)}</text>'
+    return line + words
 
 
 def _svg(title: str, body: str) -> str:

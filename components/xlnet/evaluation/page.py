@@ -15,11 +15,16 @@ CSS = """
 * { box-sizing: border-box; }
 body { margin:0 auto; max-width:1100px; padding:1.5rem 1rem 4rem; background:var(--page); color:var(--ink);
   font:16px/1.5 system-ui, sans-serif; overflow-wrap:anywhere; }
-h1 { font-size:1.6rem; line-height:1.25; margin:0 0 .25rem; } h2 { font-size:1.2rem; margin:2.5rem 0 .75rem; }
+h1, h2, h3, caption, th, .tile { overflow-wrap:break-word; } h1, h2, h3 { text-wrap:balance; }
+h1 { font-size:1.6rem; line-height:1.25; margin:0 0 .5rem; } h1 .soft { font-weight:400; }
+h2 { font-size:1.2rem; margin:2.5rem 0 .75rem; }
 h3, caption { font-size:1rem; font-weight:600; text-align:left; margin:0; padding:0 0 .5rem; }
+caption { position:sticky; left:0; }
+.facts { display:grid; grid-template-columns:max-content minmax(0, 1fr); gap:.1rem 1rem; margin:.25rem 0 1rem; }
+.facts dt { color:var(--soft); } .facts dd { margin:0; }
 p { margin:.25rem 0 .75rem; } .soft, small { color:var(--soft); } small { font-size:.85rem; }
 .grid { display:grid; gap:1rem; grid-template-columns:repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
-.tiles { display:grid; gap:1rem; grid-template-columns:repeat(auto-fit, minmax(150px, 1fr)); margin-top:1.25rem; }
+.tiles { display:grid; gap:1rem; grid-template-columns:repeat(auto-fit, minmax(140px, 1fr)); margin-top:1.25rem; }
 .card { background:var(--card); border:1px solid var(--line); border-radius:8px; padding:1rem; min-width:0; margin:0; }
 .tile b { display:block; font-size:1.9rem; line-height:1.2; font-weight:600; } .tile.first { border-color:var(--one); }
 .scroll { overflow:auto; max-height:80vh; } .scroll:focus-visible { outline:2px solid var(--one); }
@@ -29,6 +34,7 @@ thead th { font-weight:600; color:var(--soft); } .n { text-align:right; white-sp
 th[scope=row] { font-weight:500; } .text { min-width:16rem; white-space:pre-wrap; }
 .words th, .words td { overflow-wrap:normal; } code { font-size:.85rem; overflow-wrap:anywhere; }
 details summary { cursor:pointer; }
+.confusion caption { width:max-content; max-width:min(30rem, calc(100vw - 4.2rem)); }
 .confusion { width:auto; border-collapse:separate; border-spacing:1px; font-size:.85rem; overflow-wrap:normal; }
 .confusion th, .confusion td { border:0; padding:.25rem .4rem; white-space:nowrap; background:var(--card); }
 .confusion:not(.many) td { min-width:4rem; padding:.6rem; text-align:center; }
@@ -46,6 +52,28 @@ svg { display:block; width:100%; height:auto; max-width:560px; } svg text { fill
 .legend { display:flex; flex-wrap:wrap; gap:0 1.25rem; font-size:.85rem; color:var(--soft); margin:0 0 .25rem; }
 .legend span::before { content:""; display:inline-block; width:1rem; height:3px; margin-right:.4rem;
   vertical-align:middle; background:var(--one); } .legend .b::before { background:var(--two); }
+line.mark { stroke:var(--ink); stroke-dasharray:2 3; } svg text.mark { fill:var(--ink); font-weight:600; paint-order:stroke;
+  stroke:var(--card); stroke-width:4px; }
+@media (max-width:560px) {
+  body { padding:1rem .75rem 3rem; } h1 { font-size:1.35rem; } h2 { margin-top:2rem; }
+  .grid, .tiles { gap:.75rem; } .card { padding:.75rem; } .tile b { font-size:1.6rem; } svg text { font-size:15px; }
+  th, td { padding:.3rem .35rem; } .words { font-size:.9rem; }
+  .words caption, .confusion caption { max-width:calc(100vw - 3.2rem); }
+  .stacked thead { display:none; } .stacked, .stacked tbody, .stacked tr, .stacked th, .stacked td { display:block; }
+  .stacked caption { display:block; } .stacked tr { padding:.5rem 0; border-bottom:1px solid var(--line); }
+  .stacked th, .stacked td, .stacked .n { border:0; padding:.1rem 0; text-align:left; } .stacked .text { min-width:0; }
+  .stacked td::before { content:attr(data-head) ": "; color:var(--soft); }
+}
+@media (max-width:420px) { .words { font-size:.8rem; } .words th, .words td { padding:.3rem .2rem; } }
+@media print {
+  :root { color-scheme:light; --page:#fff; --card:#fff; --ink:#000; --soft:#444; --line:#bbb; --one:#2a78d6;
+    --two:#b8500f; --heat:#2a78d6; }
+  @page { margin:14mm; }
+  body { max-width:none; padding:0; font-size:10.5pt; } * { print-color-adjust:exact; }
+  .scroll { overflow:visible; max-height:none; } .confusion th { position:static; }
+  h2, h3, caption { break-after:avoid; } tr, .tile, svg, .grid .card { break-inside:avoid; }
+  thead { display:table-header-group; }
+}
 """
 
 
@@ -80,7 +108,19 @@ def scrolling(content: str, label: str) -> str:
     return f'<div class="card scroll" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """Names and values, as text, a line each."""
+    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
+    return f'<dl class="facts">{lines}</dl>'
+
+
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Sequence[int] = (),
+    stacked: bool = False,
+) -> str:
     """A table whose first column heads its rows.
 
     Args:
@@ -88,18 +128,21 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], numb
         head: column names, as text.
         rows: cells, as HTML.
         numbers: indices of the columns set flush right.
+        stacked: on a narrow screen each row becomes a block, a line for each cell.
     """
+    names = [f' data-head="{escape(name)}"' if stacked else "" for name in head]
     mark = [' class="n"' if index in numbers else "" for index in range(len(head))]
     top = "".join(f'<th scope="col"{mark[i]}>{escape(name)}</th>' for i, name in enumerate(head))
     body = "\n".join(
         f'<tr><th scope="row"{mark[0]}>{row[0]}</th>'
-        + "".join(f"<td{mark[i]}>{cell}</td>" for i, cell in enumerate(row[1:], 1))
+        + "".join(f"<td{mark[i]}{names[i]}>{cell}</td>" for i, cell in enumerate(row[1:], 1))
         + "</tr>"
         for row in rows
     )
+    kind = "words stacked" if stacked else "words"
     return (
-        f'<table class="words"><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
-        "</table>"
+        f'<table class="{kind}"><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
     )
 
 

@@ -1,6 +1,6 @@
 """The evaluation's report: one HTML page, readable without any other file, on a screen or a phone.
 
-It holds no time, so that equal evaluations write equal pages.
+Its only time is that of the model's training, so that equal evaluations of a model write equal pages.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from xlnet import provenance
 from xlnet.evaluation import charts, page
 from xlnet.evaluation.charts import Series
 from xlnet.recipe import Recipe
@@ -34,19 +35,37 @@ def render(
         content: what metrics.json holds.
         card: the dataset's card.
         recipe: what made the dataset, the model and this evaluation.
-        model: directory of the model, for its history.
+        model: directory of the model, for its history and where it came from.
         table: one row per test row, as in predictions.parquet.
         worst: how many mistakes to show.
     """
     classes = content["classes"]
     judged = _classes(content) if classes else _values(table)
     title = f"{NAMES[content['primary']]} {page.figure(content['metrics'][content['primary']]['value'])}"
-    sections = [_headline(title, content), *judged, _training(model)]
+    made = provenance.read(model)
+    sections = [_headline(title, content, _named(made, content, recipe)), *judged]
+    sections.append(_training(model, made["artifact"]["metadata"]))
     sections += [_mistakes(table, card, bool(classes), worst), _data(card), _made_of(content, card, recipe)]
     return page.document(f"{title} – evaluation", sections)
 
 
-def _headline(title: str, content: dict[str, Any]) -> str:
+def _named(made: dict[str, Any], content: dict[str, Any], recipe: Recipe) -> str:
+    """Which model this is about: what it is, its digest, when it was trained on what, and in which run."""
+    facts, run = made["artifact"]["metadata"], str(made["execution"].get("run") or "")
+    files = [str(one).rstrip("/").rpartition("/")[2] for one in recipe.data.train]
+    data = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    steps = f"kept step {facts['best_step']:,} of {facts['global_step']:,}" if facts.get("best_step") else ""
+    rows = [
+        ("Model", str(facts.get("base_model") or f"{recipe.model.preset}, from scratch")),
+        ("Digest", str(content["model_digest"])[7:19]),
+        ("Trained", str(made["execution"]["ended"])[:16].replace("T", " ") + " UTC" + (f", {steps}" if steps else "")),
+        ("On", data),
+        ("Run", run),
+    ]
+    return page.facts([(name, value) for name, value in rows if value])
+
+
+def _headline(title: str, content: dict[str, Any], named: str) -> str:
     confidence = f"{100 * content['confidence']:.4g} %"
     tiles = []
     for name, one in content["metrics"].items():
@@ -61,7 +80,7 @@ def _headline(title: str, content: dict[str, Any]) -> str:
     if content["roc"]:
         tiles.append(_tile("AUC", page.figure(content["roc"]["auc"]), "area under the ROC curve"))
     return (
-        f"<header><h1>{page.escape(title)} on {content['rows']:,} test rows</h1>"
+        f'<header><h1>{page.escape(title)} <span class="soft">on {content["rows"]:,} test rows</span></h1>{named}'
         f'<p class="soft">Below each metric: its {confidence} bootstrap interval over the test rows.</p></header>'
         f'<div class="tiles">{"".join(tiles)}</div>'
     )
@@ -156,7 +175,7 @@ def _values(table: pa.Table) -> list[str]:
     return [page.section("Predictions", page.grid(scatter, residuals))]
 
 
-def _training(model: Path) -> str:
+def _training(model: Path, facts: dict[str, Any]) -> str:
     lines = (model / "history.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines if line]
 
@@ -164,11 +183,12 @@ def _training(model: Path) -> str:
         return [(one["step"], one[name]) for one in records if name in one and _finite(one[name])]
 
     loss = charts.thinned(points("loss"), CURVE_POINTS)
+    kept = charts.Mark(facts["best_step"], f"kept: step {facts['best_step']:,}") if facts.get("best_step") else None
     series = [Series("training", loss), Series("validation", points("validation_loss"), "two", True)]
-    drawn = [charts.chart("Loss", "step", "loss", series)]
+    drawn = [charts.chart("Loss", "step", "loss", series, mark=kept)]
     for name, word in (("validation_accuracy", "accuracy"), ("validation_pearson", "Pearson r")):
         series = [Series("validation", points(name), "two", True)]
-        drawn.append(charts.chart(f"Validation {word}", "step", word, series))
+        drawn.append(charts.chart(f"Validation {word}", "step", word, series, mark=kept))
     if not any(drawn):
         return page.section("Training", "<p>The history holds no step.</p>")
     return page.section("Training", page.grid(*drawn))
@@ -189,7 +209,7 @@ def _mistakes(table: pa.Table, card: dict[str, Any], classification: bool, worst
     head = ("text", "true", "predicted", *(["probability"] if classification else []), "loss", "from")
     numbers = (3, 4) if classification else (1, 2, 3)
     caption = f"{len(rows):,} of {len(order):,}, largest loss first; predictions.parquet has all rows"
-    return page.section(heading, page.scrolling(page.table(caption, head, rows, numbers), heading))
+    return page.section(heading, page.scrolling(page.table(caption, head, rows, numbers, stacked=True), heading))
 
 
 def _mistake(row: dict[str, Any], card: dict[str, Any]) -> tuple[str, ...]:

@@ -1,15 +1,17 @@
 "use strict";
-/* The lineage graph: layered from left (files) to right (registration), and the facts of the selected node. */
+/* The lineage graph: layered from left (files) to right (registration), on a narrow screen from top to bottom, and the facts of the selected node. */
 (() => {
   const lineage = JSON.parse(document.getElementById("data").textContent);
   const nodes = new Map(lineage.nodes.map((node) => [node.id, { ...node, outputs: [] }]));
   for (const [input, artifact] of lineage.edges) nodes.get(input).outputs.push(artifact);
 
   const WIDTH = 176, HEIGHT = 74, GAP_X = 44, GAP_Y = 18, LANE = 20, MARGIN = 16;
-  const SMALLEST = 0.78; // scale below which the graph scrolls instead of shrinking
+  const BUTTONS = 54; // height below a narrow screen's graph
+  const LARGEST = 2, STEP = 1.4; // of the scale, and from one scale to the next
   const SVG = "http://www.w3.org/2000/svg";
   const graph = document.getElementById("graph");
   const panel = document.getElementById("panel");
+  const narrow = matchMedia("(max-width: 860px)"); // as in the style sheet: the graph runs down, the facts are below it
   const drawn = new Map();
   const edges = [];
 
@@ -73,20 +75,23 @@
     return { columns, ways };
   }
 
+  /* Along: from one column to the next, which on a narrow screen are rows. Across: within a column. */
   function place({ columns, ways }) {
-    const heightOf = (slot) => (slot.id ? HEIGHT : LANE);
+    const down = narrow.matches;
+    const [long, wide, gap] = down ? [HEIGHT, WIDTH, GAP_X - 8] : [WIDTH, HEIGHT, GAP_X];
+    const extent = (slot) => (slot.id ? wide : LANE);
     const stack = (column) => {
-      let y = -(column.reduce((sum, slot) => sum + heightOf(slot) + GAP_Y, -GAP_Y)) / 2;
+      let across = -(column.reduce((sum, slot) => sum + extent(slot) + GAP_Y, -GAP_Y)) / 2;
       for (const slot of column) {
-        slot.y = y + heightOf(slot) / 2;
-        y += heightOf(slot) + GAP_Y;
+        slot.across = across + extent(slot) / 2;
+        across += extent(slot) + GAP_Y;
       }
     };
     columns.forEach(stack);
     const sort = (column, side) => {
       for (const slot of column) {
         const near = slot[side];
-        slot.rank = near.length ? near.reduce((sum, one) => sum + one.y, 0) / near.length : slot.y;
+        slot.rank = near.length ? near.reduce((sum, one) => sum + one.across, 0) / near.length : slot.across;
       }
       column.sort((a, b) => a.rank - b.rank || (a.id ? 1 : 0) - (b.id ? 1 : 0));
       stack(column);
@@ -95,54 +100,93 @@
       [...columns].reverse().forEach((column) => sort(column, "after"));
       columns.forEach((column) => sort(column, "before"));
     }
-    const top = Math.min(...columns.flat().map((slot) => slot.y - heightOf(slot) / 2));
+    const first = Math.min(...columns.flat().map((slot) => slot.across - extent(slot) / 2));
     columns.forEach((column, index) => {
       for (const slot of column) {
-        slot.x = MARGIN + index * (WIDTH + GAP_X);
-        slot.y += MARGIN - top;
+        slot.across += MARGIN - first;
+        slot.start = MARGIN + index * (long + gap);
+        slot.end = slot.start + long;
+        [slot.left, slot.top] = down ? [slot.across - WIDTH / 2, slot.start] : [slot.start, slot.across - HEIGHT / 2];
       }
     });
-    const bottom = Math.max(...columns.flat().map((slot) => slot.y + heightOf(slot) / 2));
-    return { width: 2 * MARGIN + columns.length * (WIDTH + GAP_X) - GAP_X, height: bottom + MARGIN, columns, ways };
+    const length = 2 * MARGIN + columns.length * (long + gap) - gap;
+    const breadth = Math.max(...columns.flat().map((slot) => slot.across + extent(slot) / 2)) + MARGIN;
+    return { width: down ? breadth : length, height: down ? length : breadth, columns, ways, down };
   }
 
   /* Drawing. */
 
-  function pathOf(way) {
-    let [x, y] = [way[0].x + WIDTH, way[0].y];
-    let path = `M${x},${y}`;
+  function pathOf(way, down) {
+    const point = (along, across) => (down ? `${across},${along}` : `${along},${across}`);
+    let [along, across] = [way[0].end, way[0].across];
+    let path = `M${point(along, across)}`;
     for (const slot of way.slice(1)) {
-      const end = slot.id ? slot.x - 7 : slot.x;
-      const middle = (x + end) / 2;
-      path += ` C${middle},${y} ${middle},${slot.y} ${end},${slot.y}`;
-      if (!slot.id) path += ` H${slot.x + WIDTH}`;
-      [x, y] = [slot.x + WIDTH, slot.y];
+      const end = slot.id ? slot.start - 7 : slot.start;
+      const middle = (along + end) / 2;
+      path += ` C${point(middle, across)} ${point(middle, slot.across)} ${point(end, slot.across)}`;
+      if (!slot.id) path += ` L${point(slot.end, slot.across)}`;
+      [along, across] = [slot.end, slot.across];
     }
     return path;
   }
 
   function draw() {
-    const { width, height, columns, ways } = place(columnsOf());
+    const { width, height, columns, ways, down } = place(columnsOf());
     const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Lineage graph" });
     for (const { input, artifact, way } of ways) {
       const target = way[way.length - 1];
-      const line = shape("path", { class: "edge", d: pathOf(way) });
-      const tip = shape("path", { class: "arrow", d: `M${target.x},${target.y} l-8,-4.5 v9 z` });
+      const line = shape("path", { class: "edge", d: pathOf(way, down) });
+      const tip = shape("path", { class: "arrow", d: down ? `M${target.across},${target.start} l-4.5,-8 h9 z` : `M${target.start},${target.across} l-8,-4.5 v9 z` });
       svg.append(line, tip);
       edges.push({ input, artifact, parts: [line, tip] });
     }
     for (const slot of columns.flat()) if (slot.id) svg.append(drawNode(nodes.get(slot.id), slot));
-    svg.style.cssText = `width: 100%; height: auto; max-width: ${width}px; min-width: ${SMALLEST * width}px`;
     graph.append(svg);
     for (const text of svg.querySelectorAll("text")) shorten(text, WIDTH - 26);
     return svg;
+  }
+
+  /* Size. The whole graph is in view until somebody asks for more of it. */
+
+  let asked = null; // the scale that somebody chose; null: what fits
+
+  function fitting() {
+    const box = svg.viewBox.baseVal;
+    const top = graph.getBoundingClientRect().top + scrollY;
+    const tall = narrow.matches ? Math.max(160, innerHeight - top - BUTTONS) : graph.clientHeight;
+    return Math.min(1, graph.clientWidth / box.width, tall / box.height);
+  }
+
+  function resize() {
+    const box = svg.viewBox.baseVal, scale = asked ?? fitting();
+    svg.setAttribute("width", box.width * scale);
+    svg.setAttribute("height", box.height * scale);
+    document.getElementById("fit").disabled = asked === null;
+  }
+
+  function zoom(factor) {
+    const before = svg.clientWidth, middle = graph.scrollLeft + graph.clientWidth / 2, centre = graph.scrollTop + graph.clientHeight / 2;
+    const scale = (asked ?? fitting()) * factor;
+    asked = factor && scale > fitting() ? Math.min(LARGEST, scale) : null;
+    resize();
+    const grown = svg.clientWidth / before;
+    graph.scrollLeft = middle * grown - graph.clientWidth / 2;
+    graph.scrollTop = centre * grown - graph.clientHeight / 2;
+  }
+
+  function zooming() {
+    for (const [id, factor] of [["closer", STEP], ["farther", 1 / STEP], ["fit", 0]]) {
+      document.getElementById(id).addEventListener("click", () => zoom(factor));
+    }
+    addEventListener("resize", resize);
+    addEventListener("beforeprint", () => { asked = null; resize(); });
   }
 
   function drawNode(node, slot) {
     const label = `${node.type} ${name(node)}`;
     const group = shape("g", {
       class: `node kind-${node.type}`, tabindex: "0", role: "button", "aria-pressed": "false",
-      "aria-label": label, "data-id": node.id, transform: `translate(${slot.x},${slot.y - HEIGHT / 2})`,
+      "aria-label": label, "data-id": node.id, transform: `translate(${slot.left},${slot.top})`,
     });
     group.append(
       shape("title", {}, label),
@@ -169,7 +213,9 @@
   }
 
   function onKey(event, node) {
-    const go = { ArrowLeft: () => node.inputs[0], ArrowRight: () => node.outputs[0], ArrowUp: () => beside(node, -1), ArrowDown: () => beside(node, 1) };
+    const moves = [() => node.inputs[0], () => node.outputs[0], () => beside(node, -1), () => beside(node, 1)];
+    const keys = narrow.matches ? ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"] : ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
+    const go = Object.fromEntries(keys.map((key, index) => [key, moves[index]]));
     if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
       choose(node.id);
@@ -182,7 +228,7 @@
 
   function beside(node, step) {
     const here = drawn.get(node.id).slot;
-    const column = [...drawn].filter(([, { slot }]) => slot.x === here.x).sort((a, b) => a[1].slot.y - b[1].slot.y).map(([id]) => id);
+    const column = [...drawn].filter(([, { slot }]) => slot.start === here.start).sort((a, b) => a[1].slot.across - b[1].slot.across).map(([id]) => id);
     return column[column.indexOf(node.id) + step];
   }
 
@@ -358,8 +404,19 @@
     status.classList.toggle("failed", Boolean(error));
   }
 
+  function start() {
+    graph.replaceChildren();
+    drawn.clear();
+    edges.length = 0;
+    svg = draw();
+    resize();
+    fromAddress();
+  }
+
+  let svg;
   header();
-  const svg = draw();
-  fromAddress();
+  zooming();
+  start();
+  narrow.addEventListener("change", start);
   addEventListener("hashchange", fromAddress);
 })();
