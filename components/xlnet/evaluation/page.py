@@ -52,7 +52,8 @@ svg { display:block; width:100%; height:auto; max-width:560px; } svg text { fill
 .legend { display:flex; flex-wrap:wrap; gap:0 1.25rem; font-size:.85rem; color:var(--soft); margin:0 0 .25rem; }
 .legend span::before { content:""; display:inline-block; width:1rem; height:3px; margin-right:.4rem;
   vertical-align:middle; background:var(--one); } .legend .b::before { background:var(--two); }
-line.mark { stroke:var(--ink); stroke-dasharray:2 3; } svg text.mark { fill:var(--ink); font-weight:600; paint-order:stroke;
+line.mark { stroke:var(--ink); stroke-dasharray:2 3; }
+svg text.mark { fill:var(--ink); font-weight:600; paint-order:stroke;
   stroke:var(--card); stroke-width:4px; }
 @media (max-width:560px) {
   body { padding:1rem .75rem 3rem; } h1 { font-size:1.35rem; } h2 { margin-top:2rem; }
