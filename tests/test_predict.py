@@ -242,7 +242,7 @@ def test_a_label_that_the_terminal_cannot_show(trained, tmp_path, monkeypatch):
         (["-", "--pair", "b"], "--pair goes with a text, not with standard input"),
         (["bare"], "the ending of 'bare' tells no format; add --format csv, tsv, jsonl, parquet or text"),
         (["torn.parquet"], "is no Parquet file"),
-        (["utf16.csv"], "is UTF-16, not UTF-8"),
+        (["utf16.csv"], "looks like UTF-16 without a mark; set data.encoding to 'utf-16-le'"),
         (["torn.txt"], "is damaged: "),
         (["torn.csv.gz"], "is damaged: "),
         (["empty.csv"], "is empty; give a file with rows"),
@@ -256,9 +256,9 @@ def test_mistakes_are_one_line(said, tmp_path, monkeypatch, words, message):
     for name, content in {
         "bare": b"x\n",
         "torn.parquet": b"PAR1",
+        "utf16.csv": "text\nfine\n".encode("utf-16-le"),
         "torn.txt": gzip.compress(b"text\nfine\n" * 99)[:30],
         "torn.csv.gz": gzip.compress(b"text\nfine\n" * 99)[:30] + b"\1" * 9,
-        "utf16.csv": "text\nfine\n".encode("utf-16"),
         "empty.csv": b"",
         "body.csv": b"body\nfine\n",
     }.items():

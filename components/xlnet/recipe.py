@@ -6,8 +6,10 @@ every border as one JSON string. Times, places of execution and run ids stay out
 equal recipes over equal data are the same work.
 """
 
+import codecs
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -48,6 +50,8 @@ class DataRecipe:
     test_fraction: float = _number(0.1, 0.0, 0.9)
     split_seed: int = _number(0, 0)
     format: str = _choice("auto", "auto", "csv", "tsv", "jsonl", "parquet", "text")
+    encoding: str = "auto"  # UTF-8, or what a mark at the file's beginning says; else Python's name of one
+    delimiter: str = "auto"  # of CSV; found in the first lines
     header: str = _choice("auto", "auto", "yes", "no")
     text: Column = "text"
     text_pair: Column | None = None
@@ -388,6 +392,8 @@ def _check_section(section: str, values: Any) -> None:
             f"data.vocab_size is {values.vocab_size}; allowed: {SMALLEST_VOCABULARY} to 1000000, "
             "or 0 for what the text supports"
         )
+    if section == "data":
+        _check_dialect(values)
     if section == "data" and values.validation_fraction + values.test_fraction > 0.9:
         raise UserError(
             f"data.validation_fraction + data.test_fraction is {values.validation_fraction + values.test_fraction:g};"
@@ -395,3 +401,16 @@ def _check_section(section: str, values: Any) -> None:
         )
     if section == "registry" and (not values.name or any(c in values.name for c in "/:@ \t\n")):
         raise UserError(f"registry.name is {values.name!r}; allowed: a name without spaces, '/', ':' and '@'")
+
+
+def _check_dialect(data: DataRecipe) -> None:
+    if data.delimiter != "auto" and (len(data.delimiter) != 1 or data.delimiter in '"\r\n'):
+        raise UserError(f"data.delimiter is {data.delimiter!r}; allowed: auto, or one character, such as ';'")
+    try:
+        if data.encoding != "auto":
+            io.TextIOWrapper(io.BytesIO(), encoding=codecs.lookup(data.encoding).name)  # refuses what is no text
+    except (LookupError, ValueError):
+        known = "utf-8, utf-16-le, cp1252, latin-1, gb18030"
+        raise UserError(
+            f"data.encoding is {data.encoding!r}; allowed: auto, or an encoding that Python knows, such as {known}"
+        ) from None

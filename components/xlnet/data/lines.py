@@ -3,33 +3,38 @@
 import codecs
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from xlnet.data.storage import Source
 from xlnet.errors import UserError
+from xlnet.recipe import DataRecipe
 
 HEAD = 1 << 16  # bytes that tell the encoding and the ends of lines
+UTF_8 = "utf-8-sig"  # with or without a mark
 # The longer mark first: UTF-32's begins with UTF-16's.
-MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
-MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class Line(NamedTuple):
-    """One line of a file, its end included; bytes that are no UTF-8 stand in it as Python escapes them."""
+    """One line of a file, its end included; bytes that cannot be decoded stand in it as Python escapes them."""
 
     number: int  # from 1
     text: str
     reason: str = ""  # why it cannot be used; the text is empty then
 
 
-def read_lines(file: IO[bytes], source: Source, longest: int, quoted: bool = False) -> Iterator[Line]:
+def read_lines(
+    file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None], quoted: bool = False
+) -> Iterator[Line]:
     """All lines of a file, in flat memory.
 
     Args:
         file: open at its beginning, uncompressed.
         source: what it is, for messages.
-        longest: bytes of the longest line that is read; a longer one has a reason instead of a text.
+        recipe: the encoding, and how long a line may be; a longer one has a reason instead of a text.
+        tell: called with what was decided by looking at the first bytes.
         quoted: the lines are CSV's, where what stands in quotes does not tell how lines end. CR alone ends a line
             only in a file whose first line ends so; elsewhere it is a character like others.
 
@@ -38,18 +43,14 @@ def read_lines(file: IO[bytes], source: Source, longest: int, quoted: bool = Fal
     """
     head = file.read(HEAD)
     file.seek(0)
-    if other := _other_encoding(head):
-        name = source.uri.rpartition("/")[2]
-        raise UserError(
-            f"'{source.uri}' is {other}, not UTF-8; save it as UTF-8, or type: "
-            f"iconv -f {other} -t UTF-8 '{name}' > 'utf8-{name}'"
-        )
-    plain = re.sub(rb'"[^"]*"', b"", head) if quoted else head
-    first_end = re.search(rb"\r\n|\r|\n", plain)
-    is_old = first_end is not None and first_end.group() == b"\r" and (quoted or b"\n" not in head)
+    encoding = recipe.encoding if recipe.encoding != "auto" else _encoding(head, source, tell)
+    start = head.decode(encoding, "replace")
+    plain = re.sub(r'"[^"]*"', "", start) if quoted else start
+    first_end = re.search(r"\r\n|\r|\n", plain)
+    is_old = first_end is not None and first_end.group() == "\r" and (quoted or "\n" not in start)
     ends = ("" if quoted else "\r") if is_old else "\n"
-    text_file = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=ends)
-    number = 0
+    text_file = io.TextIOWrapper(file, encoding=encoding, errors=_UNDECODABLE, newline=ends)
+    longest, number = recipe.max_record_bytes, 0
     while text := text_file.readline(longest + 1):
         number += 1
         if len(text) > longest and text[-1] not in "\r\n":
@@ -66,10 +67,25 @@ def _too_long(longest: int) -> str:
     return f"line is too long: more than data.max_record_bytes = {longest}"
 
 
-def _other_encoding(head: bytes) -> str:
-    """The encoding that a file's first bytes tell, if it is not UTF-8's family."""
+def _encoding(head: bytes, source: Source, tell: Callable[[str], None]) -> str:
+    """UTF-8, or what a file's first bytes say."""
     for mark, name in MARKS.items():
         if head.startswith(mark):
+            tell(f"'{source.uri}' is read as {name.upper()}, as its first bytes say")
             return name
     pairs = re.fullmatch(rb"(?:[^\0]\0){4}.*|(?:\0[^\0]){4}.*", head, re.DOTALL)  # no mark, but Latin letters
-    return "" if pairs is None else "UTF-16LE" if head[1] == 0 else "UTF-16BE"
+    if pairs is not None:
+        name = "utf-16-le" if head[1] == 0 else "utf-16-be"
+        raise UserError(f"'{source.uri}' looks like UTF-16 without a mark; set data.encoding to '{name}'")
+    return UTF_8
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Bytes that are no characters, as surrogateescape writes them, but for every encoding: theirs may be ASCII too."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + max(byte, 0x80)) for byte in error.object[error.start : error.end]), error.end
+
+
+_UNDECODABLE = "xlnet-undecodable"
+codecs.register_error(_UNDECODABLE, _escaped)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import IO, Any, NamedTuple
 
+from xlnet.data import delimiter
 from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
@@ -92,12 +93,13 @@ class _Object(NamedTuple):
 
 
 def _csv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    lines = read_lines(file, source, recipe.max_record_bytes, quoted=True)
-    return columns.rows_of_fields(CsvRecords(lines, recipe.max_record_lines, recipe.max_record_bytes))
+    lines = read_lines(file, source, recipe, columns.tell, quoted=True)
+    sign, lines = delimiter.find(lines, source, recipe, columns.tell)
+    return columns.rows_of_fields(CsvRecords(lines, recipe.max_record_lines, recipe.max_record_bytes, sign))
 
 
 def _tsv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    return columns.rows_of_fields(_tsv_records(read_lines(file, source, recipe.max_record_bytes), columns.labelled))
+    return columns.rows_of_fields(_tsv_records(read_lines(file, source, recipe, columns.tell), columns.labelled))
 
 
 def _tsv_records(lines: Iterator[Line], labelled: bool) -> Iterator[Record]:
@@ -111,7 +113,7 @@ def _tsv_records(lines: Iterator[Line], labelled: bool) -> Iterator[Record]:
 
 
 def _json_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    return columns.rows_of_objects(_json_records(read_lines(file, source, recipe.max_record_bytes), columns.labelled))
+    return columns.rows_of_objects(_json_records(read_lines(file, source, recipe, columns.tell), columns.labelled))
 
 
 def _json_records(lines: Iterator[Line], labelled: bool) -> Iterator[_Object]:
@@ -154,7 +156,7 @@ def _parquet_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: 
 def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
     """One text a line. The label is the name of the file, or of the directory it lies in."""
     label = _label_of_name(source, recipe) if columns.labelled else UNKNOWN
-    for line in read_lines(file, source, recipe.max_record_bytes):
+    for line in read_lines(file, source, recipe, columns.tell):
         text = line.text.rstrip("\r\n")
         if columns.labelled and not line.reason and (not text or text.isspace()):
             continue

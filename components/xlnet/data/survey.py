@@ -24,6 +24,7 @@ from xlnet.recipe import DataRecipe
 
 MAX_CLASSES = 1000
 SHOWN_REJECTS = 3
+ENCODING = "set data.encoding (such as cp1252), "
 KEPT_SPELLINGS = 100  # labels that lost spaces or marks
 KEPT_CHARACTERS = 32_000_000  # of text held between the survey and tokenisation
 TRAIN, VALIDATION, TEST = range(3)
@@ -158,7 +159,7 @@ def _refuse_many_rejects(survey: Survey, recipe: DataRecipe) -> None:
         raise UserError(
             f"{rejected:,} of {counted(total, 'row')} cannot be used: {reasons}; "
             f"first: {'; '.join(survey.first_rejects)}. "
-            "Correct them, or raise data.max_rejects"
+            f"Correct them, {ENCODING if 'not UTF-8' in survey.rejects else ''}or raise data.max_rejects"
         )
 
 
