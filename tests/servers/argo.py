@@ -7,11 +7,12 @@ children are named by ids that hash their paths; the tasks themselves carry none
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from servers.execution import Execution, Task
 
+LOOKS_EVERY = 10  # seconds
 NEVER = "0001-01-01T00:00:00Z"
 STATES = {"CACHED": "SUCCEEDED", "CANCELLED": "FAILED", "WAITING": "RUNNING"}
 
@@ -37,18 +38,20 @@ class Node:
     children: list[str] = field(default_factory=list)
     pod: bool = False
     log: str | None = None  # what its pod wrote
+    instant: bool = False  # whether it began and ended between two looks of Argo's
 
     @property
     def name(self) -> str:
         return self.path.rpartition(".")[2]
 
     def described(self, run: str, created: str) -> dict[str, Any]:
-        first = "PENDING" if self.pod else "RUNNING"
-        history = [{"update_time": stamp(self.started), "state": first}]
-        if not self.state or self.state == "SKIPPED":
-            history = [{"update_time": stamp(self.started)} | ({"state": self.state} if self.state else {})]
-        elif self.ended:
-            history.append({"update_time": stamp(self.ended), "state": self.state})
+        end = [(self.ended, self.state)] if self.ended else []
+        long = self.state == "RUNNING" or (self.ended and (self.ended - self.started).total_seconds() > LOOKS_EVERY)
+        if self.pod:
+            seen = [(self.started, "PENDING"), *([(self.started, "RUNNING")] if long else []), *end]
+        else:  # what begins and ends between two looks of Argo's is never seen running
+            seen = [*([] if self.instant else [(self.started, "RUNNING")]), *end]
+        history = [{"update_time": stamp(at), **({"state": state} if state else {})} for at, state in seen]
         return {
             "run_id": run,
             "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, run + self.path)),
@@ -70,7 +73,25 @@ class Workflow:
 
     def details(self, run: str) -> list[dict[str, Any]]:
         found = [node.described(run, stamp(self.created)) for node in self.nodes()]
+        found += [self._cache_entry(run, name) for name in self.execution.tasks if self._may_be_found_again(name)]
         return sorted(found, key=lambda task: str(task["task_id"]))
+
+    def _may_be_found_again(self, name: str) -> bool:
+        spec = self.execution.spec["root"]["dag"]["tasks"][name]
+        return self.execution.tasks[name].state == "SUCCEEDED" and bool(spec["cachingOptions"].get("enableCache"))
+
+    def _cache_entry(self, run: str, name: str) -> dict[str, Any]:
+        """What the launcher tells the cache: a task without a name, listed among the others."""
+        task = self.execution.tasks[name]
+        began = stamp(task.started)
+        return {
+            "run_id": run,
+            "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{run}{name}")),
+            "create_time": began,
+            "start_time": began,
+            "end_time": stamp(task.ended),
+            "execution_id": str(list(self.execution.tasks).index(name) + 7),
+        }
 
     def nodes(self) -> list[Node]:
         execution = self.execution
@@ -81,8 +102,9 @@ class Workflow:
         top, root = f"{self.name}(0)", f"{self.name}(0).root"
         found = [Node(self.name, state, began, ended, [top]), Node(top, state, began, ended, [f"{top}.root-driver"])]
         if execution.broken:
-            failed = self._driver(f"{top}.root-driver", "FAILED", began, ended, root, execution.broken, 3)
-            return [*found, *failed, Node(root, "", ended or began, ended or began)]
+            return [node for number in range(3) for node in self._broken(number, began, ended)] + [
+                Node(self.name, state, began, ended, [f"{self.name}({number})" for number in range(3)])
+            ]
         found += self._driver(f"{top}.root-driver", "SUCCEEDED", began, began, root)
         below = list(self._below(f"{root}(0)"))
         there = {node.path for node in below}
@@ -93,6 +115,13 @@ class Workflow:
             node.children = [path for path in node.children if path in there]
         return found + below
 
+    def _broken(self, number: int, began: datetime, ended: datetime | None) -> list[Node]:
+        """One of three attempts at the whole workflow, each with three at its driver."""
+        top, last = f"{self.name}({number})", began + timedelta(seconds=LOOKS_EVERY)
+        root, driver = f"{top}.root", f"{top}.root-driver"
+        failed = self._driver(driver, "FAILED", began, last, root, self.execution.broken, 3)
+        return [Node(top, "FAILED", began, last, [driver]), *failed, Node(root, "", last, last, instant=True)]
+
     def _below(self, base: str) -> Iterator[Node]:
         for name, task in self.execution.tasks.items():
             path, driver = f"{base}.{name}", f"{base}.{name}-driver"
@@ -100,8 +129,8 @@ class Workflow:
             if task.state == "NOT_TRIGGERED":
                 when = self.execution.ended
                 if when:
-                    yield Node(driver, "", when, when, [path])
-                    yield Node(path, "", when, when, following)
+                    yield Node(driver, "", when, when, [path], instant=True)
+                    yield Node(path, "", when, when, following, instant=True)
                 continue
             if task.started is None:
                 continue
@@ -112,10 +141,11 @@ class Workflow:
         assert task.started
         state, executor = STATES.get(task.state, task.state), f"{path}(0).executor"
         ended = task.ended if task.state != "WAITING" else None
-        yield Node(path, state, task.started, ended, [f"{path}(0)"])
-        yield Node(f"{path}(0)", state, task.started, ended, [executor, *following])
+        cached = task.state == "CACHED"
+        yield Node(path, state, task.started, ended, [f"{path}(0)"], instant=cached)
+        yield Node(f"{path}(0)", state, task.started, ended, [executor, *following], instant=cached)
         if task.state == "CACHED":
-            yield Node(executor, "SKIPPED", task.started, task.started)
+            yield Node(executor, "SKIPPED", task.started, task.started, instant=True)
             return
         logs = task.logs or [task.log]
         yield Node(executor, state, task.started, ended, [f"{executor}({number})" for number in range(len(logs))])

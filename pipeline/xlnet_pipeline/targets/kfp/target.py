@@ -261,8 +261,8 @@ class KfpTarget:
     def _lost(self, found: Any, nodes: Nodes) -> bool:
         """Whether a run that the API calls running has no workflow any more.
 
-        The API goes on calling it so for ever. A pod that waits for a node has no log anywhere either; that of a
-        schedule's run is lost only if the schedule is gone, which takes its workflows along.
+        The API goes on calling it so for ever. A deleted schedule takes its runs' workflows along. Of any other run,
+        a pod that runs without a log anywhere tells; one that waits for a node has none either.
         """
         now = datetime.now(UTC)
         pods = [
@@ -270,10 +270,12 @@ class KfpTarget:
             for one in states.running_pods(nodes)
             if one.started and (now - one.started).total_seconds() > GONE_AFTER
         ]
-        gone = [one for one in pods if self.pod_logs.nowhere(found.run_id, one)]
-        if not gone or len(gone) < len(pods):
+        if not pods or found.state != "RUNNING":
             return False
-        return any(not one.waiting for one in gone) or self._schedule_gone(found.recurring_run_id)
+        if self._schedule_gone(found.recurring_run_id):
+            return True
+        running = [one for one in pods if not one.waiting]
+        return bool(running) and all(self.pod_logs.nowhere(found.run_id, one) for one in running)
 
     def _schedule_gone(self, identity: str | None) -> bool:
         if not identity:
