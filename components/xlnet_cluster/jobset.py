@@ -21,7 +21,7 @@ COMMAND = ("python", "-m", "xlnet", "train")
 RUN, OUT = "xlnet-pipeline/run", "xlnet-pipeline/out"
 STEP = "pipelines.kubeflow.org/v2_component"  # the label of KFP's steps, by which network policies know them
 EXCLUSIVE = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
-KEPT = 86400  # seconds for which an ended JobSet, and with it its pods' logs, is kept
+KEPT = 3600  # seconds for which an ended JobSet, and with it its pods' logs, is kept: its workflow may be gone
 SPARE = 5  # seconds after the grace for a checkpoint, until a pod is killed
 JOIN = 1800  # seconds that pods wait for each other: their machines may have to be made first
 

@@ -81,6 +81,7 @@ class KfpServer(WebServer):
         self.recurring_runs = RecurringRuns(self, PREFIX, checked)
         self.recurring = self.recurring_runs.store
         self.workflows: dict[str, Workflow] = {}
+        self.lost: set[str] = set()  # runs whose workflow is gone
         self.run_pipelines = True
         self.ui = False
         self.always = False  # whether the installation lets programs that failed be started again by Argo
@@ -165,7 +166,7 @@ class KfpServer(WebServer):
             **scheduled,
             "run_id": str(uuid.uuid4()),
             "storage_state": "AVAILABLE",
-            "created_at": stamp(now),
+            "created_at": self.recurring_runs.now(),
             "state_history": [{"update_time": stamp(now), "state": "PENDING"}],
         }
         self.experiments[body["experiment_id"]]["last_run_created_at"] = stamp(now)
@@ -290,6 +291,7 @@ class KfpServer(WebServer):
         self.runs[run] = json.loads(json.dumps(self.show(self.runs[run])))
         self.executions.pop(run).cancel()
         del self.workflows[run]
+        self.lost.add(run)
 
     def fire(self, recurring_run_id: str) -> dict[str, Any]:
         """What the real server does when a schedule's time has come."""

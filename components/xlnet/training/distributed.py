@@ -58,12 +58,12 @@ class Alone:
         """
         return [value]
 
-    def ask(self, flag: bool) -> bool:
-        """Whether any rank said yes to the question before this one; all get the same answer.
+    def ask(self, wish: int) -> int:
+        """The greatest of all ranks' wishes at the question before this one; all get the same answer.
 
         The answer is one question late, so that nobody waits for it.
         """
-        return flag
+        return wish
 
     def another_store(self) -> Any:
         """A connection of one's own to the store that all ranks share, for another thread."""
@@ -121,14 +121,14 @@ class TorchRanks(Alone):
         dist.all_gather_object(values, value, group=self.background if background else self.side)
         return values
 
-    def ask(self, flag: bool) -> bool:
+    def ask(self, wish: int) -> int:
         """See :class:`Alone`."""
-        answer = False
+        answer = 0
         if self._question:
             votes, work = self._question
             work.wait()
-            answer = bool(votes.item())
-        votes = torch.tensor([int(flag)])
+            answer = int(votes.item())
+        votes = torch.tensor([wish])
         self._question = votes, dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.side, async_op=True)
         return answer
 

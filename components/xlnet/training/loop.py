@@ -21,6 +21,7 @@ from xlnet.training.feed import Feed, row_stream
 from xlnet.training.history import History, Progress, clock
 from xlnet.training.optim import AdamW, set_learning_rate
 from xlnet.training.preemption import Stop
+from xlnet.training.schedule import CheckpointClock
 from xlnet.training.step import forward, optimise
 from xlnet.training.tensors import Replicated
 from xlnet.training.trouble import (
@@ -34,6 +35,8 @@ from xlnet.training.trouble import (
 )
 from xlnet.training.validation import validation_logits
 from xlnet.training.watchdog import Watchdog
+
+SAVE, LEAVE = 1, 2  # what a rank wishes between two steps; the greatest wish is granted
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Training:
         if not len(self.training) or not len(self.validation):
             raise UserError("the dataset has no rows to train on or none to validate on; see its card.json")
         self.schedule = schedule.plan(self.training.lengths, recipe, device.shapes)
+        self.clock, self.saved_at = CheckpointClock.from_environment(), -1
         checkpoints.start()
         self.state, self.best_weights = checkpoints.restore()
         self.pending: list[Tensor] = []  # losses of steps whose values nobody has asked the device for
@@ -118,9 +122,12 @@ class Training:
                     self.log(norm, feed.waited)
                 if stopped_early := self.validate_if_due():
                     break
-                if state.step in self.schedule.checkpoints:
+                wish = LEAVE if self.stop else SAVE if self.clock.due() else 0
+                wish = self.device.ranks.ask(wish) if state.step < steps else 0  # the same on every rank
+                late = state.step == self.saved_at + 1  # the answer to a question from before that checkpoint
+                if (wish == SAVE and not late) or state.step in self.schedule.checkpoints:
                     self.save()
-                if state.step < steps and self.device.ranks.ask(bool(self.stop)):
+                if wish == LEAVE:
                     self.leave()
         seconds = self.progress.seconds()
         self.progress.say(
@@ -232,11 +239,14 @@ class Training:
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint; its weights are finite, and those of finite losses."""
+        began = time.perf_counter()
         self.collect()
         self.refuse_not_finite()
         self.watchdog.at(self.state.step, "checkpoint")
         self.state.history = list(self.history.lines) if self.history else []
         self.checkpoints.save(self.state, self.best_weights, wait)
+        self.clock.saved(time.perf_counter() - began)
+        self.saved_at = self.state.step
 
     def refuse_not_finite(self) -> None:
         """Look at the weights, on all ranks.

@@ -1,11 +1,14 @@
 """How many steps a training takes, and what happens after which of them."""
 
 import math
+import os
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from xlnet.data.shapes import Shapes
+from xlnet.errors import UserError
 from xlnet.recipe import TrainingRecipe
 
 LOGS = 200  # about as many lines of history as a training has
@@ -47,3 +50,42 @@ def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> Schedul
     every = recipe.checkpoint_every
     checkpoints = {*range(every, steps, every)} if every else validations - {steps}
     return Schedule(steps, frozenset(validations), frozenset(checkpoints), max(1, steps // LOGS))
+
+
+class CheckpointClock:
+    """When a checkpoint is due by time, so that a machine that dies unasked takes little work along.
+
+    A write that made training wait for t seconds is followed by none for SHARE * t: so they cost at most one part in
+    SHARE of the training.
+    """
+
+    SHARE = 100
+
+    def __init__(self, every: float) -> None:
+        """Take ``every``, seconds between two checkpoints; 0: none is due by time."""
+        self.every = every
+        self._next = time.monotonic() + every
+
+    @classmethod
+    def from_environment(cls) -> "CheckpointClock":
+        """The clock that ``XLNET_CHECKPOINT_SECONDS`` asks for.
+
+        Raises:
+            UserError: the variable is no number of seconds.
+        """
+        given = os.environ.get("XLNET_CHECKPOINT_SECONDS", "0")
+        try:
+            every = float(given)
+        except ValueError:
+            every = -1.0
+        if not 0 <= every < math.inf:
+            raise UserError(f"XLNET_CHECKPOINT_SECONDS is '{given}'; give a number of seconds, or 0 for none")
+        return cls(every)
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return bool(self.every) and time.monotonic() >= self._next
+
+    def saved(self, waited: float) -> None:
+        """Count anew from a checkpoint that training has waited ``waited`` seconds for."""
+        self._next = time.monotonic() + max(self.every, self.SHARE * waited)

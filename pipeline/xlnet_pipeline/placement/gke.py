@@ -29,6 +29,7 @@ SPOT_TAINT = "cloud.google.com/gke-spot"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 NODE_NAME = "metadata.annotations['workflows.argoproj.io/node-name']"  # ends in the number of the attempt
 SMALL = ("500m", "1Gi")  # what a light step asks for
+CHECKPOINT_SECONDS = "60"  # of work that a training in a step's own pod can lose, and the time of one write
 SHARE = 0.8  # of a host's CPUs and memory; the rest is the node's own
 SHARED_MEMORY = 0.25  # of the host's memory, at /dev/shm, through which data loaders hand over batches
 
@@ -44,6 +45,8 @@ def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     task.set_retry(PROGRAM_RETRIES, **BACKOFF)
     if step == "train" and where.checkpoints:
         task.set_env_variable("XLNET_CHECKPOINTS", where.checkpoints)
+        if not where.several_pods:  # on SIGTERM the launcher takes the program with it: no last checkpoint
+            task.set_env_variable("XLNET_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)
     if step == "train" and where.several_pods:
         _hand_over(task, where)
     elif STEPS[step].heavy:
