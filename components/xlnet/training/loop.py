@@ -1,6 +1,7 @@
 """The one training loop, for every device and any number of them."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
