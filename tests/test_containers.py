@@ -196,6 +196,8 @@ def test_the_server_answers_and_says_that_it_is_well(
         (expected,) = predict(trained.model, [("a lovely film", None)])
         assert found["label"] == expected["label"]
         assert found["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
+        logs = engine.docker(host, "logs", name)
+        assert f" on http://0.0.0.0:{port} after" in logs.stdout + logs.stderr, "from outside of the container too"
         engine.docker(host, "stop", name)
         assert engine.docker(host, "inspect", "--format", "{{.State.ExitCode}}", name).stdout == "0\n"
     finally:
