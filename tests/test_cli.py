@@ -205,8 +205,53 @@ def test_logs_of_a_step(isolated_state: Path, capsys: pytest.CaptureFixture[str]
     assert "did you mean 'train'?" in capsys.readouterr().err
 
 
+def test_a_running_run_says_step_loss_and_time_left(isolated_state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from xlnet_pipeline.targets import processes, progress
+
+    alive = {"status": record.RUNNING, "ended": None, "pid": os.getpid()}
+    run = written_run(isolated_state, 1, **alive, pid_started=processes.started(os.getpid()))
+    run.step("train").status, run.step("train").log = record.RUNNING, "logs/train.log"
+    record.write(run, isolated_state / "runs" / run.id / "run.json")
+    assert cli.main(["runs", "show", "latest"]) == 0
+    assert " left" not in capsys.readouterr().out, "nothing is known yet"
+    lines = "training on cpu\nstep 10/80  loss 0.7  900 tokens/s  0:50 left\n"
+    lines += "step 20/80  loss 0.6  900 tokens/s  0:40 left\n"
+    (isolated_state / "runs" / run.id / "logs" / "train.log").write_text(lines)
+    assert cli.main(["runs", "show", "latest"]) == 0
+    assert "\nstep 20/80  loss 0.6  900 tokens/s  0:40 left\n" in capsys.readouterr().out
+    drawn: list[str] = []
+    live = progress.kept(isolated_state / "runs" / run.id / "logs", drawn.append)  # the run's terminal shows a bar
+    live("[████····] step 30/80  loss 0.5  900 tokens/s  0:30 left")
+    live("[█████···] step 31/80  loss 0.5  900 tokens/s  0:29 left")
+    assert len(drawn) == 2
+    assert cli.main(["runs", "show", "latest"]) == 0
+    assert "\nstep 30/80  loss 0.5  900 tokens/s  0:30 left\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["help", "help run", "runs help", "runs help show", "help models rollback"])
+def test_help_is_understood_as_a_word(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(words.split())
+    assert end.value.code == 0
+    named = " ".join(word for word in words.split() if word != "help")
+    assert capsys.readouterr().out.startswith(f"usage: xlnet-pipeline {named}".rstrip())
+
+
+def test_help_for_what_is_no_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["help", "rum"]) == 2
+    assert "unknown command 'rum'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (67, "1 min 07 s"), (7500, "2 h 05 min"), (None, None)]
+    ("seconds", "words"),
+    [
+        (0.04, "0.0 s"),
+        (59.94, "59.9 s"),
+        (67, "1 min 07 s"),
+        (7500, "2 h 05 min"),
+        (1e6, "11 d 13 h"),
+        (None, None),
+    ],
 )
 def test_durations(seconds: float | None, words: str | None) -> None:
     assert tables.duration(seconds) == words

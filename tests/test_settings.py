@@ -1,5 +1,6 @@
 """A target's settings: variables before the table, nothing unknown, and no secret where it can be read."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_a_recipe_with_targets_is_the_same_recipe() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "target 'kfp' needs endpoint: set KFP_ENDPOINT, or write endpoint under"),
+        ("", "needs endpoint and pipeline_root: set KFP_ENDPOINT and KFP_PIPELINE_ROOT, or write them under"),
+        ('[target.kfp]\nendpoint = "http://h"', "target 'kfp' needs pipeline_root: set KFP_PIPELINE_ROOT, or"),
         ('[target.kfp]\nendpiont = "x"', "unknown setting 'target.kfp.endpiont'.*did you mean 'endpoint'"),
         ('[target.kpf]\nendpoint = "x"', r"unknown table \[target.kpf\]"),
         ('[target.kfp]\ntoken = "x"', "is a secret; set KFP_TOKEN instead"),
@@ -79,3 +81,55 @@ def test_an_image_without_registry_gets_the_settings_own() -> None:
     assert image_of(settings, "other.example/xlnet@sha256:1") == "other.example/xlnet@sha256:1"
     with pytest.raises(UserError, match="no image: type --image"):
         image_of(settings, None)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every connection, and every look for an account, be a failed test."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"something was asked of the network: {arguments}")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("google.auth.default", refuse)
+    for name in ("XLNET_IMAGE", "KFP_TOKEN", "MLFLOW_TRACKING_URI", "VERTEX_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("words", ["compile -o x.yaml", "run --dry-run", "run --dry-run --no-check"])
+@pytest.mark.parametrize(
+    ("target", "missing"),
+    [
+        ("kfp", "pipeline_root and image: set KFP_PIPELINE_ROOT and XLNET_IMAGE, or write them under [target.kfp] ("),
+        ("vertex", "project, pipeline_root and image: set VERTEX_PROJECT_ID, VERTEX_PIPELINE_ROOT and XLNET_IMAGE"),
+    ],
+)
+def test_all_missing_settings_are_named_at_once(
+    words: str, target: str, missing: str, no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words.split(), "--target", target]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: target '{target}' needs {missing}")
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ["kfp", "vertex"])
+@pytest.mark.parametrize("machine", ["l4", "auto"])
+def test_compile_and_dry_run_need_no_account_no_endpoint_and_no_network(
+    target: str,
+    machine: str,
+    no_network: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KFP_PIPELINE_ROOT", "gs://b/r")
+    monkeypatch.setenv("VERTEX_PIPELINE_ROOT", "gs://b/r")
+    monkeypatch.setenv("VERTEX_PROJECT_ID", "demo")
+    place = ["--target", target, "--machine", machine, "--image", IMAGE]
+    assert main(["compile", "-o", "x.yaml", *place]) == 0
+    assert "exec-train" in Path("x.yaml").read_text()
+    assert ("the cheapest" in capsys.readouterr().err) is (machine == "auto")
+    data = [] if machine == "auto" else ["--set", "data.train=gs://nobody/asks/for.csv"]
+    assert main(["run", "--dry-run", *data, *place]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["method"] == "POST"

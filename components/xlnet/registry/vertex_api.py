@@ -4,6 +4,7 @@ Google's own client takes seconds to import and is a heavy package to have in ev
 The tests check each body against that client's message classes, and let that client read what was written.
 """
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,11 @@ class VertexApi:
             "type: gcloud auth application-default login",
             f"ask for the role roles/aiplatform.user in project '{project}'",
         )
-        self.session = _session(plain=self.base.startswith("http://"))
+
+    @functools.cached_property
+    def session(self) -> Any:
+        """What sends requests, with the user's credentials: looked for when the first is sent."""
+        return _session(plain=self.base.startswith("http://"))
 
     def call(
         self,

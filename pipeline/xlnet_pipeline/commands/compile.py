@@ -1,12 +1,14 @@
 """``xlnet-pipeline compile``: the pipeline as a file for Kubeflow Pipelines and Vertex AI."""
 
 import argparse
+from pathlib import Path
 
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
-from xlnet_pipeline.commands.parser import Subparsers, command
-from xlnet_pipeline.commands.run import add_placement, submission
+from xlnet_pipeline.commands.parser import Subparsers, command, hours
+from xlnet_pipeline.commands.run import AUTO, add_placement, cheapest, load, submission
 from xlnet_pipeline.targets import open_target
+from xlnet_pipeline.targets.settings import DEFAULT_FILE, needed
 
 
 def add(subparsers: Subparsers) -> None:
@@ -17,7 +19,8 @@ def add(subparsers: Subparsers) -> None:
         write,
         summary="write the pipeline as a KFP YAML file",
         details="Without --image the steps name a placeholder image, good enough to read and to run locally."
-        "\nWith --target the file says where the steps run; it needs an image.",
+        "\nWith --target the file says where the steps run; it needs an image. Nothing is sent, and no account needed."
+        "\n--machine auto chooses for the recipe: that of --recipe, else recipe.toml, else the demo's.",
         examples=[
             "xlnet-pipeline compile -o pipeline.yaml",
             "xlnet-pipeline compile -o pipeline.yaml --image registry.example/xlnet@sha256:…",
@@ -26,6 +29,9 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write, ending in .yaml")
     add_placement(parser)
+    parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
+    text = "recipe file, for --machine auto and with [target.…] settings (default: recipe.toml, if there is one)"
+    parser.add_argument("--recipe", metavar="FILE", help=text)
 
 
 def write(options: argparse.Namespace) -> None:
@@ -35,8 +41,13 @@ def write(options: argparse.Namespace) -> None:
 
     where = None
     if options.target != "local":
+        needs = needed(options.target, image=bool(options.image), offline=True)
+        target = open_target(options.target, options.home, options.recipe, needs)
+        if options.machine == AUTO:
+            recipe = load(options.recipe or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None), [])
+            options.machine = cheapest(options, recipe)
         any_recipe = Recipe()  # a compiled pipeline is given its recipe with each run
-        where = open_target(options.target, options.home).place(submission(options, any_recipe))
+        where = target.place(submission(options, any_recipe))
     elif options.machine or options.spot or options.flex_start or options.nodes != 1:
         raise UserError("--machine, --spot, --flex-start and --nodes need --target kfp or --target vertex")
     image = references.pinned(options.image) if options.image else None

@@ -18,6 +18,7 @@ from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours, seconds
 from xlnet_pipeline.commands.tables import coloured, print_json
 from xlnet_pipeline.targets import NAMES, Submission, Target, open_target
+from xlnet_pipeline.targets.settings import needed
 from xlnet_pipeline.targets.submission import refuse
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
@@ -96,7 +97,8 @@ def submission(options: argparse.Namespace, recipe: Recipe) -> Submission:
 def run(options: argparse.Namespace) -> int:
     """Run the recipe and say what came of it; the run's own exit status."""
     asked = submission(options, load(options.recipe, options.settings))
-    target = open_target(options.target, options.home, options.recipe)
+    needs = needed(options.target, image=bool(options.image), offline=options.dry_run)
+    target = open_target(options.target, options.home, options.recipe, needs)
     refuse(asked, target.cannot)
     if options.dry_run and "preview" in target.cannot:
         raise UserError(target.cannot["preview"])
@@ -110,7 +112,7 @@ def run_elsewhere(options: argparse.Namespace, target: Target, asked: Submission
     if asked.machine == AUTO:
         asked = dataclasses.replace(asked, machine=cheapest(options, asked.recipe))
     if not options.no_check:
-        check(target, asked)
+        check(target, asked, offline=options.dry_run)
     if options.dry_run:
         print_json(target.preview(asked))
         return 0
@@ -150,8 +152,8 @@ def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
     return made.chosen.machine.name
 
 
-def check(target: Target, asked: Submission) -> None:
-    """Run every check and print the warnings.
+def check(target: Target, asked: Submission, offline: bool = False) -> None:
+    """Run every check, or those that need no network, and print the warnings.
 
     Raises:
         UserError: the run would fail; each reason on a line.
@@ -170,7 +172,7 @@ def check(target: Target, asked: Submission) -> None:
         flex_start=asked.flex_start,
         pipeline_root=target.settings.pipeline_root,
     )
-    for warning in checks.require(given):
+    for warning in checks.require(given, offline):
         print(f"warning: {warning}", file=sys.stderr)
 
 

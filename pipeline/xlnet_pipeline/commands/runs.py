@@ -5,12 +5,13 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
+from xlnet.errors import RunError, UserError
 from xlnet.steps import STEPS
 from xlnet_pipeline.commands import outcome, prune
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group, whole
 from xlnet_pipeline.commands.run import HERE, home_option
 from xlnet_pipeline.commands.tables import coloured, duration, local_time, paint, print_json, print_table
-from xlnet_pipeline.targets import NAMES, Run, Target, following, open_target
+from xlnet_pipeline.targets import NAMES, Run, Target, following, open_target, progress, record
 
 if TYPE_CHECKING:
     from xlnet_pipeline.targets.local.target import LocalTarget
@@ -135,6 +136,8 @@ def show(options: argparse.Namespace) -> None:
     print(f"recipe {run.recipe_digest}\n")
     rows = [(step.name, step.status, duration(step.seconds), step.reason) for step in run.steps]
     print_table(("STEP", "STATUS", "TIME", "WHY"), rows)
+    if far := _progress(options, run):
+        print(f"\n{far}")
     artifacts = [(f"{one.step}/{one.name}", one.digest[:19], one.uri) for one in run.artifacts if one.digest]
     if artifacts:
         print()
@@ -145,6 +148,18 @@ def show(options: argparse.Namespace) -> None:
     print("\n".join(outcome.lines(run, tool_option(options), colour)).rstrip())
     for note in run.notes:
         print(f"note: {note}")
+
+
+def _progress(options: argparse.Namespace, run: Run) -> str:
+    """How far the training is, while it runs."""
+    running = [step.name for step in run.steps if step.status == record.RUNNING and step.name == "train"]
+    if not running:
+        return ""
+    folder = target(options).home / "runs" / run.id / "logs" if options.target in HERE else None
+    try:
+        return progress.of(chosen(options).logs(run.id, running[0]), folder)
+    except (UserError, RunError):  # no log yet, or none that can be read: the steps were shown
+        return ""
 
 
 def logs(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Where a run happens, behind one small interface."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from xlnet.errors import UserError, nearest
@@ -12,13 +13,19 @@ __all__ = ["NAMES", "Artifact", "Run", "RunFailure", "StepRun", "Submission", "T
 NAMES = ("local", "docker", "kfp", "vertex")
 
 
-def open_target(name: str, home: str | Path | None = None, recipe_file: str | Path | None = None) -> Target:
+def open_target(
+    name: str,
+    home: str | Path | None = None,
+    recipe_file: str | Path | None = None,
+    needs: Collection[str] | None = None,
+) -> Target:
     """The target of that name.
 
     Args:
         name: ``local``, ``docker``, ``kfp`` or ``vertex``.
         home: state directory of the targets on this machine.
         recipe_file: where the settings of the others are, environment variables aside.
+        needs: settings of the others that must be there; None: those that it takes to reach them.
 
     Raises:
         UserError: there is no such target; a setting is missing or wrong.
@@ -36,9 +43,9 @@ def open_target(name: str, home: str | Path | None = None, recipe_file: str | Pa
     if name == "kfp":
         from xlnet_pipeline.targets.kfp.target import KfpTarget
 
-        return KfpTarget(settings.read(settings.KfpSettings, recipe_file))
+        return KfpTarget(settings.read(settings.KfpSettings, recipe_file, needs))
     if name == "vertex":
         from xlnet_pipeline.targets.vertex.target import VertexTarget
 
-        return VertexTarget(settings.read(settings.VertexSettings, recipe_file))
+        return VertexTarget(settings.read(settings.VertexSettings, recipe_file, needs))
     raise UserError(f"target '{name}' is unknown; allowed: {', '.join(NAMES)}{nearest(name, NAMES)}")

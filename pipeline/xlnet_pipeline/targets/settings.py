@@ -7,6 +7,7 @@ is read when this module is imported, and no secret is part of a value's printed
 import dataclasses
 import os
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -87,15 +88,16 @@ TABLES: dict[Any, str] = {KfpSettings: "kfp", VertexSettings: "vertex"}
 Remote = TypeVar("Remote", KfpSettings, VertexSettings)
 
 
-def read(kind: type[Remote], file: str | Path | None = None) -> Remote:
+def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[str] | None = None) -> Remote:
     """The settings of a target.
 
     Args:
         kind: which target's.
         file: a recipe file; None: ``recipe.toml`` in the working directory, if there is one.
+        needs: settings that must be there; None: those that it takes to reach the target.
 
     Raises:
-        UserError: an unknown or missing setting; a secret in a file.
+        UserError: an unknown setting; missing ones, all of them setting; a secret in a file.
     """
     name = TABLES[kind]
     table = _table(name, file)
@@ -109,14 +111,35 @@ def read(kind: type[Remote], file: str | Path | None = None) -> Remote:
             raise UserError(f"target.{name}.{key} is {value!r}; it must be a string")
     values = {key: os.environ.get(item.metadata["variable"]) or table.get(key) for key, item in known.items()}
     found = kind(**{key: value for key, value in values.items() if value})
-    for key in REQUIRED[kind]:
-        if not getattr(found, key):
-            variable = known[key].metadata["variable"]
-            raise UserError(f"target '{name}' needs {key}: set {variable}, or write {key} under [target.{name}]")
+    missing = [key for key in (REQUIRED[kind] if needs is None else needs) if key in known and not getattr(found, key)]
+    if missing:
+        variables = _listed([known[key].metadata["variable"] for key in missing])
+        what = missing[0] if len(missing) == 1 else "them"
+        raise UserError(
+            f"target '{name}' needs {_listed(missing)}: set {variables}, or write {what} under [target.{name}]"
+            + (" (the image also with --image)" if "image" in missing else "")
+        )
     refuse_password(found.tracking_uri, "MLFLOW_TRACKING_URI")
-    if not found.pipeline_root.startswith("gs://"):
+    if found.pipeline_root and not found.pipeline_root.startswith("gs://"):
         raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is no gs://BUCKET/FOLDER")
     return found
+
+
+def needed(name: str, *, image: bool = False, offline: bool = False) -> tuple[str, ...]:
+    """The settings without which nothing can be submitted to a target, or compiled for it.
+
+    Args:
+        name: the target's.
+        image: whether the image is told otherwise.
+        offline: nothing is sent, so that no endpoint is needed.
+    """
+    kinds = [kind for kind, table in TABLES.items() if table == name]
+    keys = [key for kind in kinds for key in REQUIRED[kind] if not (offline and key == "endpoint")]
+    return (*keys, *([] if image else ["image"]))
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def variables(file: str | Path | None = None) -> dict[str, str]:

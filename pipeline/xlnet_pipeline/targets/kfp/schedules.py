@@ -29,7 +29,10 @@ class Submitter(Protocol):
     """What schedules need of the target."""
 
     name: str
-    api: KfpApi
+
+    @property
+    def api(self) -> KfpApi:
+        """The installation's API."""
 
     def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:
         """What creates a run."""

@@ -4,6 +4,7 @@ The server chooses a run's id. So that nothing is submitted twice, a run's displ
 a submission that broke off is looked for before it is tried again.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -45,9 +46,17 @@ class KfpTarget:
 
     def __init__(self, settings: KfpSettings) -> None:
         self.settings = settings
-        self.api = KfpApi(settings)
-        self.pod_logs = PodLogs(self.api)
         self.namespace = settings.namespace or "kubeflow"  # the one of an installation for a single user
+
+    @functools.cached_property
+    def api(self) -> KfpApi:
+        """The installation's API; a preview does without."""
+        return KfpApi(self.settings)
+
+    @functools.cached_property
+    def pod_logs(self) -> PodLogs:
+        """What steps write, read from their pods."""
+        return PodLogs(self.api)
 
     def place(self, submission: Submission) -> Placement:
         """Where the submission's steps are to run, with the registry's address or the secret that holds it."""
@@ -89,7 +98,8 @@ class KfpTarget:
         remote.check_data(recipe, self.name)
         experiment = f"<id of experiment '{self.settings.experiment}'>"
         body = self.body(recipe, where, "xlnet-RUN", experiment, submission.cache)
-        return [{"method": "POST", "url": f"{self.settings.endpoint}/apis/v2beta1/runs", "body": body}]
+        server = self.settings.endpoint or "<KFP_ENDPOINT>"
+        return [{"method": "POST", "url": f"{server}/apis/v2beta1/runs", "body": body}]
 
     def submit(
         self,

@@ -23,7 +23,7 @@ from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
 from xlnet.steps import KEPT, STEPS
-from xlnet_pipeline.targets import processes, record, specification
+from xlnet_pipeline.targets import processes, progress, record, specification
 from xlnet_pipeline.targets.local import compiled, interruption, leftovers
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
@@ -85,6 +85,7 @@ class LocalTarget:
         leftovers.clean(self.home, [one.id for one in self.runs() if one.status == record.RUNNING])
         stop = processes.Stop(submission.timeout)
         say = _until_nobody_listens(echo, stop)
+        live = progress.kept(self._folder / run.id / "logs", live) if live else None
         execution = _Execution(self, run, say, live, stop, submission)
         say(f"run {run.id}")
         try:

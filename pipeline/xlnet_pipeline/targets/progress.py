@@ -1,0 +1,46 @@
+"""How far a running training is: its last line of progress, from its log or from the bar that a terminal shows."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+FILE = "progress"  # in the folder of a local run's logs: a bar is drawn over and over, and stands in no log
+SECONDS = 1.0  # between two writes
+
+_LINE = re.compile(r"step \d+/\d+ .*\bleft\b")
+
+
+def kept(folder: Path, live: Callable[[str], None]) -> Callable[[str], None]:
+    """``live``, which also leaves what it is called with in a file, now and then."""
+    last = 0.0
+
+    def call(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS:
+            last = time.monotonic()
+            aside = folder / f".{FILE}.partial"
+            aside.write_text(text, encoding="utf-8")
+            os.replace(aside, folder / FILE)
+        live(text)
+
+    return call
+
+
+def of(lines: Iterable[str], folder: Path | None = None) -> str:
+    """Step, loss, speed and time left; empty where nothing is known yet.
+
+    Args:
+        lines: the step's log.
+        folder: of a local run's logs.
+    """
+    found = [match.group() for line in lines if (match := _LINE.search(line))]
+    if folder is not None and (folder / FILE).is_file():
+        match = _LINE.search((folder / FILE).read_text(encoding="utf-8", errors="replace"))
+        found += [match.group()] if match else []
+    return max(found, key=_step, default="")
+
+
+def _step(line: str) -> int:
+    return int(line.split("/")[0].removeprefix("step "))
