@@ -4,7 +4,6 @@ Each task's command runs in a process of its own, as it would in its container. 
 stands for the mounted buckets, and are uploaded to the storage emulator when their task has ended.
 """
 
-import graphlib
 import hashlib
 import itertools
 import json
@@ -22,6 +21,9 @@ from typing import Any
 
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
+
+from xlnet_pipeline.targets import specification
+from xlnet_pipeline.targets.specification import Values
 
 EXECUTOR = f"{sys.executable} {Path(__file__).with_name('executor.py')}"
 _ids = itertools.count(1)
@@ -76,13 +78,6 @@ class Backend:
             self.client.bucket(bucket).blob(key).upload_from_filename(str(path))
 
 
-def _in_order(tasks: dict[str, Any]) -> list[str]:
-    """The tasks' names, each after those that it depends on."""
-    return list(
-        graphlib.TopologicalSorter({name: tasks[name].get("dependentTasks", []) for name in tasks}).static_order()
-    )
-
-
 class Execution(threading.Thread):
     """One run of a pipeline specification."""
 
@@ -112,26 +107,21 @@ class Execution(threading.Thread):
         self.ended: datetime | None = None
         self.cancelled = threading.Event()
         self.process: subprocess.Popen[str] | None = None
-        tasks = spec["root"]["dag"]["tasks"]
-        order = _in_order(tasks)
-        self.tasks = {name: Task(name, tasks[name].get("taskInfo", {}).get("name", name)) for name in order}
+        self.order = specification.tasks(spec)
+        self.tasks = {one.name: Task(one.name, one.title) for one in self.order}
 
     def run(self) -> None:
         self.began, self.state = now(), "RUNNING"
         if self.broken:
             self.ended, self.state = now(), "FAILED"
             return
-        waiting = dict(self.spec["root"]["dag"]["tasks"])
-        while waiting:
-            ready = [name for name in waiting if not set(waiting[name].get("dependentTasks", [])) & set(waiting)]
-            for name in ready:
-                spec = waiting.pop(name)
-                task = self.tasks[name]
-                needed = [self.tasks[other].state for other in spec.get("dependentTasks", [])]
-                if self.cancelled.is_set() or any(state not in ("SUCCEEDED", "CACHED") for state in needed):
-                    task.state = "NOT_TRIGGERED"
-                else:
-                    self._attempts(task, spec)
+        for given in self.order:
+            task = self.tasks[given.name]
+            needed = [self.tasks[other].state for other in given.after]
+            if self.cancelled.is_set() or any(state not in ("SUCCEEDED", "CACHED") for state in needed):
+                task.state = "NOT_TRIGGERED"
+            else:
+                self._attempts(task, given)
         states = {task.state for task in self.tasks.values()}
         self.ended = now()
         self.state = (
@@ -143,7 +133,7 @@ class Execution(threading.Thread):
         if self.process and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
 
-    def _attempts(self, task: Task, spec: dict[str, Any]) -> None:
+    def _attempts(self, task: Task, given: specification.Task) -> None:
         task.started = now()
         if task.name in self.unschedulable:
             task.state = "WAITING"
@@ -151,10 +141,10 @@ class Execution(threading.Thread):
                 pass
             task.started = now()
         task.state = "RUNNING"
-        for _ in range(1 + self.retries * int(spec.get("retryPolicy", {}).get("maxRetryCount", 0))):
+        for _ in range(1 + self.retries * given.retries):
             task.attempts += 1
             try:
-                self._task(task, spec)
+                self._task(task, given)
             except Exception:  # a mistake of this server's, or a specification that no backend could run
                 task.state, task.error = "FAILED", traceback.format_exc()
                 task.log += task.error
@@ -164,94 +154,48 @@ class Execution(threading.Thread):
             task.state = "CANCELLED"
         task.ended = now()
 
-    def _task(self, task: Task, spec: dict[str, Any]) -> None:
-        component = self.spec["components"][spec["componentRef"]["name"]]
-        container = self.spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
-        inputs = self._inputs(spec.get("inputs", {}))
-        task.inputs = inputs["artifacts"]
-        key = hashlib.sha256(json.dumps([component, container, inputs], sort_keys=True).encode()).hexdigest()
-        cached = self.backend.cache.get(key) if spec.get("cachingOptions", {}).get("enableCache") else None
+    def _task(self, task: Task, given: specification.Task) -> None:
+        done = {name: Values(one.parameters, one.artifacts) for name, one in self.tasks.items()}
+        inputs = specification.inputs(given, self.parameters, done)
+        task.inputs = inputs.artifacts
+        parts = [given.component, given.container, inputs.parameters, inputs.artifacts]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        cached = self.backend.cache.get(key) if given.caching else None
         if cached:
             task.artifacts, task.parameters = cached
             task.state = "CACHED"
             return
-        outputs = self._outputs(task.name, component.get("outputDefinitions", {}))
-        told = {key: value for key, value in outputs.items() if key != "folder"}
-        executor_input = {"inputs": self._as_given(inputs), "outputs": told}
-        status, task.log = self._command(task.name, container, executor_input)
+        salt = hashlib.sha256(f"{self.run_id}{task.name}{next(_ids)}".encode()).hexdigest()[:8]
+        root = f"{self.pipeline_root.rstrip('/')}/{self.spec['pipelineInfo']['name']}/{self.run_id}/{task.name}/{salt}"
+        scratch = self.backend.root / "scratch" / self.run_id / f"{task.name}-{salt}"
+        scratch.mkdir(parents=True)
+        told = specification.executor_input(given, inputs, root, scratch)
+        status, task.log = self._command(given, told)
         task.logs.append(task.log)
         task.statuses.append(status)
-        self.backend.keep_log(outputs["folder"], task.attempts - 1, task.log)
+        self.backend.keep_log(root, task.attempts - 1, task.log)
         if status:
             task.state, task.error = "FAILED", f"the container ended with exit status {status}"
             return
-        self._collect(task, outputs)
+        self._collect(task, specification.outputs(told))
         self.backend.cache[key] = (task.artifacts, task.parameters)
         task.state = "SUCCEEDED"
 
-    def _inputs(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        parameters, artifacts = {}, {}
-        for name, source in wanted.get("parameters", {}).items():
-            if "runtimeValue" in source:
-                parameters[name] = source["runtimeValue"]["constant"]
-            elif "componentInputParameter" in source:
-                parameters[name] = self.parameters[source["componentInputParameter"]]
-            else:
-                output = source["taskOutputParameter"]
-                parameters[name] = self.tasks[output["producerTask"]].parameters[output["outputParameterKey"]]
-        for name, source in wanted.get("artifacts", {}).items():
-            output = source["taskOutputArtifact"]
-            artifacts[name] = self.tasks[output["producerTask"]].artifacts[output["outputArtifactKey"]]
-        return {"parameters": parameters, "artifacts": artifacts}
-
-    def _as_given(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "parameterValues": inputs["parameters"],
-            "artifacts": {name: {"artifacts": [value]} for name, value in inputs["artifacts"].items()},
-        }
-
-    def _outputs(self, task: str, definitions: dict[str, Any]) -> dict[str, Any]:
-        salt = hashlib.sha256(f"{self.run_id}{task}{next(_ids)}".encode()).hexdigest()[:8]
-        base = f"{self.pipeline_root.rstrip('/')}/{self.spec['pipelineInfo']['name']}/{self.run_id}/{task}/{salt}"
-        scratch = self.backend.root / "scratch" / self.run_id / f"{task}-{salt}"
-        scratch.mkdir(parents=True)
-        return {
-            "folder": base,
-            "parameters": {name: {"outputFile": str(scratch / name)} for name in definitions.get("parameters", {})},
-            "artifacts": {
-                name: {
-                    "artifacts": [{"name": name, "uri": f"{base}/{name}", "type": one["artifactType"], "metadata": {}}]
-                }
-                for name, one in definitions.get("artifacts", {}).items()
-            },
-            "outputFile": str(scratch / "executor_output.json"),
-        }
-
-    def _command(self, step: str, container: dict[str, Any], executor_input: dict[str, Any]) -> tuple[int, str]:
-        text = json.dumps(executor_input)
-        variables = {one["name"]: one["value"] for one in container.get("env", [])}
-        if any("custom_job.launcher" in word for word in container["command"]):
-            assert self.backend.custom_job, "this server has no custom jobs"
-            args = [self._filled(word, executor_input) for word in container["args"]]
-            payload = args[args.index("--payload") + 1].replace("{{$.json_escape[1]}}", json.dumps(text)[1:-1])
-            name, spec = self.backend.custom_job(json.loads(payload))
-            resources = json.dumps({"resources": [{"resourceType": "CustomJob", "resourceUri": name}]})
-            Path(args[args.index("--gcp_resources") + 1]).write_text(resources)
-            inner = spec["worker_pool_specs"][0]["container_spec"]
-            variables = {one["name"]: one["value"] for one in inner.get("env", [])}
-            return self._process(step, [*inner["command"], *inner["args"]], variables)
-        words = [*container["command"], *container.get("args", [])]
-        return self._process(step, [text if word == "{{$}}" else word for word in words], variables)
-
-    def _filled(self, word: str, executor_input: dict[str, Any]) -> str:
-        for name, value in self.placeholders.items():
-            word = word.replace("{{$." + name + "}}", value)
-        for name, one in executor_input["outputs"]["parameters"].items():
-            word = word.replace("{{$.outputs.parameters['" + name + "'].output_file}}", one["outputFile"])
-        return word
+    def _command(self, given: specification.Task, told: dict[str, Any]) -> tuple[int, str]:
+        more = {f".{name}": value for name, value in self.placeholders.items()}
+        words = [specification.filled(word, told, more) for word in given.words]
+        if not any("custom_job.launcher" in word for word in words):
+            return self._process(given.name, words, given.environment)
+        assert self.backend.custom_job, "this server has no custom jobs"
+        name, spec = self.backend.custom_job(json.loads(words[words.index("--payload") + 1]))
+        resources = json.dumps({"resources": [{"resourceType": "CustomJob", "resourceUri": name}]})
+        Path(words[words.index("--gcp_resources") + 1]).write_text(resources)
+        inner = spec["worker_pool_specs"][0]["container_spec"]
+        variables = {one["name"]: one["value"] for one in inner.get("env", [])}
+        return self._process(given.name, [*inner["command"], *inner["args"]], variables)
 
     def _process(self, step: str, command: list[str], variables: dict[str, str]) -> tuple[int, str]:
-        words = [word.replace("python3 -m kfp.dsl.executor_main", EXECUTOR) for word in command]
+        words = [word.replace(specification.EXECUTOR, EXECUTOR) for word in command]
         words = [word.replace("python3 -m xlnet_steps", f"{sys.executable} -m xlnet_steps") for word in words]
         environment = {
             **os.environ,
@@ -269,17 +213,10 @@ class Execution(threading.Thread):
         log, _ = self.process.communicate()
         return self.process.returncode, log
 
-    def _collect(self, task: Task, outputs: dict[str, Any]) -> None:
-        file = Path(outputs["outputFile"])
-        written = json.loads(file.read_text()) if file.is_file() else {}
-        for name, one in outputs["parameters"].items():
-            told = written.get("parameterValues", {})
-            task.parameters[name] = told[name] if name in told else Path(one["outputFile"]).read_text()
-        for name, one in outputs["artifacts"].items():
-            artifact = {**one["artifacts"][0], "id": str(next(_ids))}
-            if name in written.get("artifacts", {}):
-                artifact["metadata"] = written["artifacts"][name]["artifacts"][0].get("metadata", {})
-                if None in artifact["metadata"].values():
-                    raise ValueError(f"metadata of {name} holds a null, which no backend takes")
-            task.artifacts[name] = artifact
+    def _collect(self, task: Task, made: Values) -> None:
+        task.parameters = made.parameters
+        for name, artifact in made.artifacts.items():
+            if None in artifact["metadata"].values():
+                raise ValueError(f"metadata of {name} holds a null, which no backend takes")
+            task.artifacts[name] = {**artifact, "id": str(next(_ids))}
             self.backend.upload(artifact["uri"])
