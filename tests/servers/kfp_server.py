@@ -94,6 +94,7 @@ class KfpServer(WebServer):
             ("GET", "/runs", self.list_runs),
             ("POST", "/runs", self.create_run),
             ("GET", "/runs/(?P<id>[^/:]+)", lambda request: self.show(self.run(request))),
+            ("DELETE", "/runs/(?P<id>[^/:]+)", self.delete_run),
             ("POST", "/runs/(?P<id>[^/:]+):terminate", self.terminate),
             ("GET", "/healthz", lambda request: {"multi_user": False}),
         ):
@@ -228,6 +229,10 @@ class KfpServer(WebServer):
             history.append({"update_time": stamp(execution.began), "state": "RUNNING"})
         if execution.ended and history[-1]["state"] != state:
             history.append({"update_time": stamp(execution.ended), "state": state})
+
+    def delete_run(self, request: Request) -> Any:
+        del self.runs[self.run(request)["run_id"]]
+        return {}
 
     def terminate(self, request: Request) -> Any:
         run = self.run(request)

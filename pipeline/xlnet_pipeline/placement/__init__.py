@@ -18,7 +18,7 @@ PROGRAM_RETRIES = 1
 PREEMPTION_RETRIES = 12
 LAUNCHER_RETRIES = 2  # of a pod that only watches a JobSet: started again, it finds it and goes on
 SHORT_SPOT_RETRIES = 3  # of an evaluation on spot, minutes long, for both reasons: a task has one budget
-BACKOFF = {"backoff_duration": "30s", "backoff_factor": 2.0, "backoff_max_duration": "600s"}
+BACKOFF = {"backoff_duration": "30s", "backoff_factor": 2.0, "backoff_max_duration": "3600s"}
 FLEXIBLE = ("l4", "a100-40g", "a100-80g", "h100", "h200")  # families that Vertex AI's Dynamic Workload Scheduler has
 
 
