@@ -51,6 +51,24 @@ def test_a_local_schedule_is_made_changed_paused_and_deleted(
     assert LocalSchedules(isolated_state).all() == []
 
 
+def test_the_schedules_of_a_moved_state_directory_start_their_runs_there(
+    isolated_state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["schedule", "create", "nightly", *local_recipe(tmp_path), "--cron", "0 3 * * *"]) == 0
+    assert main(["schedule", "create", "paused", *local_recipe(tmp_path), "--cron", "0 4 * * *"]) == 0
+    assert main(["schedule", "pause", "paused"]) == 0
+    moved = tmp_path / "elsewhere" / "home"
+    moved.parent.mkdir()
+    isolated_state.rename(moved)
+    assert main(["--home", str(moved), "schedule", "list"]) == 0
+    assert [one.state for one in LocalSchedules(moved).all()] == ["ACTIVE", "PAUSED"]
+    with LocalSchedules(moved)._store() as store:
+        assert [store.get_job(name).args for name in ("nightly", "paused")] == [
+            (str(moved), "nightly"),
+            (str(moved), "paused"),
+        ]
+
+
 @pytest.mark.slow
 def test_a_served_schedule_fires_once_across_a_restart(isolated_state: Path, tmp_path: Path) -> None:
     """The scheduler is ended just before a minute begins and started just after it."""

@@ -165,11 +165,14 @@ class LocalSchedules:
 
     @contextlib.contextmanager
     def _store(self) -> Iterator[Any]:
-        """The scheduler's jobs, without firing any."""
+        """The scheduler's jobs, without firing any; those of a state directory that was moved fire here from now on."""
         self.folder.mkdir(parents=True, exist_ok=True)
         scheduler = self._scheduler(blocking=False)
         scheduler.start(paused=True)
         try:
+            for job in scheduler.get_jobs("default"):
+                if job.args != (str(self.home), job.id):
+                    job.modify(args=(str(self.home), job.id))
             yield scheduler
         finally:
             scheduler.shutdown(wait=False)
