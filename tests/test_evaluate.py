@@ -152,3 +152,14 @@ def test_a_model_that_is_no_number_is_not_judged(trained, tmp_path, monkeypatch,
 def test_a_correlation_that_cannot_be_computed_ends_the_evaluation(labels, values, words):
     with pytest.raises(RunError, match=f"pearson cannot be computed: {words}"):
         judge(values.astype(np.float32)[:, None], labels, [], recipes.EvaluationRecipe(resamples=100))
+
+
+def test_the_page_names_model_run_and_date_and_marks_the_kept_step(trained):
+    page = (trained.evaluation / "report.html").read_text()
+    made = provenance.read(trained.model)
+    facts = made["artifact"]["metadata"]
+    assert f"<dt>Digest</dt><dd>{made['artifact']['digest'][7:19]}</dd>" in page
+    assert made["execution"]["ended"][:16].replace("T", " ") + " UTC" in page
+    assert f"kept step {facts['best_step']:,} of {facts['global_step']:,}" in page
+    assert page.count(f">kept: step {facts['best_step']:,}</text>") == 2, "in the loss and in the accuracy"
+    assert "@media print" in page

@@ -19,7 +19,7 @@ h1, h2, h3, caption, th, .tile { overflow-wrap:break-word; } h1, h2, h3 { text-w
 h1 { font-size:1.6rem; line-height:1.25; margin:0 0 .5rem; } h1 .soft { font-weight:400; }
 h2 { font-size:1.2rem; margin:2.5rem 0 .75rem; }
 h3, caption { font-size:1rem; font-weight:600; text-align:left; margin:0; padding:0 0 .5rem; }
-caption { position:sticky; left:0; }
+caption, .scroll h3 { position:sticky; left:0; }
 .facts { display:grid; grid-template-columns:max-content minmax(0, 1fr); gap:.1rem 1rem; margin:.25rem 0 1rem; }
 .facts dt { color:var(--soft); } .facts dd { margin:0; }
 p { margin:.25rem 0 .75rem; } .soft, small { color:var(--soft); } small { font-size:.85rem; }
@@ -34,7 +34,6 @@ thead th { font-weight:600; color:var(--soft); } .n { text-align:right; white-sp
 th[scope=row] { font-weight:500; } .text { min-width:16rem; white-space:pre-wrap; }
 .words th, .words td { overflow-wrap:normal; } code { font-size:.85rem; overflow-wrap:anywhere; }
 details summary { cursor:pointer; }
-.confusion caption { width:max-content; max-width:min(30rem, calc(100vw - 4.2rem)); }
 .confusion { width:auto; border-collapse:separate; border-spacing:1px; font-size:.85rem; overflow-wrap:normal; }
 .confusion th, .confusion td { border:0; padding:.25rem .4rem; white-space:nowrap; background:var(--card); }
 .confusion:not(.many) td { min-width:4rem; padding:.6rem; text-align:center; }
@@ -59,7 +58,7 @@ svg text.mark { fill:var(--ink); font-weight:600; paint-order:stroke;
   body { padding:1rem .75rem 3rem; } h1 { font-size:1.35rem; } h2 { margin-top:2rem; }
   .grid, .tiles { gap:.75rem; } .card { padding:.75rem; } .tile b { font-size:1.6rem; } svg text { font-size:15px; }
   th, td { padding:.3rem .35rem; } .words { font-size:.9rem; }
-  .words caption, .confusion caption { max-width:calc(100vw - 3.2rem); }
+  .words caption { max-width:calc(100vw - 3.2rem); }
   .stacked thead { display:none; } .stacked, .stacked tbody, .stacked tr, .stacked th, .stacked td { display:block; }
   .stacked caption { display:block; } .stacked tr { padding:.5rem 0; border-bottom:1px solid var(--line); }
   .stacked th, .stacked td, .stacked .n { border:0; padding:.1rem 0; text-align:left; } .stacked .text { min-width:0; }

@@ -127,8 +127,8 @@ def _matrix(classes: Sequence[str], confusion: np.ndarray) -> str:
     head = "".join(f'<th scope="col">{page.escape(name)}</th>' for name in classes)
     many = " many" if sum(map(len, classes)) > 60 else ""
     return (
-        f'<table class="confusion{many}"><caption>Test rows: true class down, predicted class across; '
-        "shaded by the share of the true class</caption>"
+        '<h3 id="confusion">Test rows: true class down, predicted class across; shaded by the share of the true class'
+        f'</h3><table class="confusion{many}" aria-labelledby="confusion">'
         f'<thead><tr><th scope="col">true \\ predicted</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
 
