@@ -185,7 +185,8 @@ def test_sharded_checkpoints_continue(tmp_path):
     trainer.until(lambda: trainer.steps() and trainer.steps()[-1] >= 20)
     assert trainer.kill(signal.SIGKILL) == -signal.SIGKILL
     (manifest,) = (tmp_path / "run/checkpoints").glob(f"*/step-{trainer.steps()[-1]:08d}-*/manifest.json")
-    assert {".metadata", "__0_0.distcp", "__1_0.distcp", "state.json"} <= set(json.loads(manifest.read_text()))
+    parts = {f"shard-{rank:05}-model-00001-of-00001.safetensors" for rank in (1, 2)}
+    assert set(json.loads(manifest.read_text())) == {*parts, "state.json"}, "nothing that would have to be unpickled"
     last = Trainer(tmp_path / "run", dataset, recipe, 2)
     facts = last.finish()
     assert facts["resumed_from"] > 0

@@ -358,14 +358,16 @@ def test_a_run_ends_with_what_to_type_next(tmp_path: Path, isolated_state: Path)
     csv = write_sentences(tmp_path / "sentences.csv", rows=60)
     settings = [*TINY, "--set", f"data.train={csv}", "--set", "training.steps=4", "--set", "registry.name=small"]
     runs = [
-        subprocess.run([*COMMAND, "run", *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
+        subprocess.run(
+            [*COMMAND, "run", "--force", *settings], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         for _ in range(2)
     ]
     assert [done.returncode for done in runs] == [0, 0], runs[0].stdout + runs[0].stderr
     first, second = (done.stdout for done in runs)
     assert re.search(r"^  accuracy +[01]\.\d{4}   95% interval", first, re.MULTILINE)
     assert re.search(r"^  majority +0\.5000   always answering '[01]'", first, re.MULTILINE)
-    assert "\nregistered small:1 as champion; the gate: no champion yet\n" in first
+    assert "\nregistered small:1 as champion; the gate: " in first
     report = re.search(r"^report (.*)$", first, re.MULTILINE)
     assert report
     assert (tmp_path / report.group(1)).is_file()

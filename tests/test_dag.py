@@ -34,9 +34,10 @@ def test_five_steps_in_a_row_and_one_parameter(tmp_path: Path) -> None:
         assert before in tasks[after]["dependentTasks"]
 
 
-def test_only_the_snapshot_is_never_cached(tmp_path: Path) -> None:
+def test_what_lies_outside_of_a_backends_keys_is_never_cached(tmp_path: Path) -> None:
+    """The input's bytes behind a path, and the registry with its champion."""
     tasks = compiled(tmp_path / "pipeline.yaml")["root"]["dag"]["tasks"]
-    assert [name for name in STEPS if not tasks[name]["cachingOptions"].get("enableCache")] == ["snapshot"]
+    assert [name for name in STEPS if not tasks[name]["cachingOptions"].get("enableCache")] == ["snapshot", "register"]
 
 
 def test_a_step_is_given_its_own_part_of_the_recipe_and_its_code(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ ROOTS = {
 
 # What may import what: a module may import modules of its own layer and of layers above it in this list.
 LAYERS = [
-    ["xlnet", "xlnet.errors"],
+    ["xlnet", "xlnet.errors", "xlnet.redaction"],
     ["xlnet.steps", "xlnet.recipe", "xlnet.provenance", "xlnet.calls", "xlnet.state", "xlnet.options"],
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
     ["xlnet.training", "xlnet.evaluation", "xlnet.registry"],

@@ -18,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import xlnet
 from xlnet.errors import CorruptArtifact, UserError
+from xlnet.redaction import redacted
 from xlnet.steps import STEPS
 
 SCHEMA = 1
@@ -65,33 +66,90 @@ def digest_directory(directory: str | Path) -> str:
 
 
 @contextlib.contextmanager
-def writing(directory: str | Path) -> Iterator[Path]:
+def writing(directory: str | Path, type: str = "") -> Iterator[Path]:
     """Yield a directory beside ``directory``; rename it into place when the block ends well.
 
     A killed process or a full disk therefore leaves no half-written artifact under the real name.
-    An artifact that is already there is replaced. A mounted bucket (``XLNET_GCS_MOUNT``, else ``/gcs``) has no
-    directories that could be renamed: there the files are copied, ``lineage.json`` last.
+    An artifact of the same type that is already there is replaced, and nothing else. A mounted bucket
+    (``XLNET_GCS_MOUNT``, else ``/gcs``) has no directories that could be renamed: there the files are copied,
+    ``lineage.json`` last.
+
+    Args:
+        directory: the artifact's.
+        type: see :func:`record`; empty: any.
+
+    Raises:
+        UserError: something else is there.
     """
-    final = Path(directory)
-    if final.absolute().is_relative_to(os.environ.get("XLNET_GCS_MOUNT", "/gcs")):
+    final = Path(directory).absolute()
+    if final.is_relative_to(os.environ.get("XLNET_GCS_MOUNT", "/gcs")):
         with tempfile.TemporaryDirectory(prefix="xlnet-artifact-") as scratch:
             yield Path(scratch)
             _copy_into_bucket(Path(scratch), final)
         return
-    final.parent.mkdir(parents=True, exist_ok=True)
-    aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
-    aside.mkdir()
+    final = final.resolve()  # a link is kept, and what it names is written
+    refuse_foreign(directory, type)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
+        aside.mkdir()
+    except OSError as error:
+        raise UserError(f"'{directory}' cannot be written: {error.strerror}; name another directory") from None
     try:
         yield aside
         for path in aside.rglob("*"):
             if path.is_file():
                 sync(path)
+        try:
+            refuse_foreign(directory, type)
+        except UserError as error:  # it came while the step was at work
+            kept = aside.replace(final.with_name(f"{final.name}-{uuid.uuid4().hex[:8]}"))
+            raise UserError(f"{error}; what was made lies in '{kept}'") from None
         if final.exists():
             shutil.rmtree(final)
         os.replace(aside, final)
         sync(final.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_foreign(directory: str | Path, type: str = "") -> None:
+    """Raise UserError if a directory holds anything but a whole artifact of ours, of this type."""
+    final, shown = Path(directory).resolve(), directory
+    remedy = "name a new directory"
+    if final.is_dir() and Path.cwd().is_relative_to(final):
+        raise UserError(f"'{shown}' is the working directory, or holds it; {remedy}")
+    if not os.path.lexists(final) or (final.is_dir() and not any(final.iterdir())):
+        return
+    if not final.is_dir():
+        raise UserError(f"'{shown}' is a file; {remedy}")
+    try:
+        found = read(final)["artifact"]
+    except (UserError, CorruptArtifact):
+        name = min(path.name for path in final.iterdir())
+        raise UserError(f"'{shown}' holds files that no step wrote, such as '{name}'; {remedy}") from None
+    if type and found["type"] != type:
+        raise UserError(f"'{shown}' is a {found['type']}, which a {type} must not replace; {remedy}")
+    if digest_directory(final) != found["digest"]:
+        raise UserError(f"'{shown}' was changed since a step wrote it; remove it, or {remedy}")
+
+
+def refuse_foreign_file(path: Path, is_ours: Callable[[str], bool]) -> None:
+    """Raise UserError if a file is there that this program did not write.
+
+    Args:
+        path: what is about to be written.
+        is_ours: tells by a text whether an earlier call has written it.
+    """
+    if path.is_dir():
+        raise UserError(f"'{path}' is a directory; name a file")
+    try:
+        if path.is_file() and path.stat().st_size and not is_ours(path.read_text(encoding="utf-8")):
+            raise UserError(f"'{path}' was not written by this command; name another file, or remove it")
+    except UnicodeDecodeError:
+        raise UserError(f"'{path}' was not written by this command; name another file, or remove it") from None
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}; name a file in a directory of yours") from None
 
 
 def _copy_into_bucket(source: Path, final: Path) -> None:
@@ -145,7 +203,7 @@ def record(
         metadata=metadata,
         inputs=inputs,
     )
-    text = json.dumps(lineage, indent=1, ensure_ascii=False)
+    text = json.dumps(redacted(lineage), indent=1, ensure_ascii=False)
     Path(directory, LINEAGE).write_text(text, encoding="utf-8")
     return lineage
 

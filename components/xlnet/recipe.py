@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from xlnet.errors import UserError, nearest
+from xlnet.redaction import holds_secret, redacted
 from xlnet.steps import KEPT
 
+NAME_LENGTH = 200
 Column = str | int  # a column's name, or its index from 0
 Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
 
@@ -126,6 +128,7 @@ class RegistryRecipe:
 
     name: str = "xlnet"
     uri: str = ""  # MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else a file in the state directory
+    force: bool = False  # champion whatever the gate says
 
 
 @dataclass(frozen=True)
@@ -372,6 +375,7 @@ def _convert(full_name: str, value: Any, expected: Any) -> Any:
 def _check_section(section: str, values: Any) -> None:
     for item in dataclasses.fields(values):
         value, full_name = getattr(values, item.name), f"{section}.{item.name}"
+        _refuse_secret(full_name, value)
         allowed = item.metadata.get("allowed")
         if allowed and value not in allowed:
             raise UserError(f"{full_name} is {value!r}; allowed: {', '.join(allowed)}{nearest(str(value), allowed)}")
@@ -399,8 +403,8 @@ def _check_section(section: str, values: Any) -> None:
             f"data.validation_fraction + data.test_fraction is {values.validation_fraction + values.test_fraction:g};"
             " allowed: 0.9 at most, so that rows are left to train on"
         )
-    if section == "registry" and (not values.name or any(c in values.name for c in "/:@ \t\n")):
-        raise UserError(f"registry.name is {values.name!r}; allowed: a name without spaces, '/', ':' and '@'")
+    if section == "registry":
+        _check_name(values.name)
 
 
 def _check_dialect(data: DataRecipe) -> None:
@@ -414,3 +418,21 @@ def _check_dialect(data: DataRecipe) -> None:
         raise UserError(
             f"data.encoding is {data.encoding!r}; allowed: auto, or an encoding that Python knows, such as {known}"
         ) from None
+
+
+def _check_name(name: str) -> None:
+    """Refuse a registry's name that could not be typed as NAME:VERSION, or that some registry would take for a path."""
+    if not name or name in (".", "..") or any(c in "/:@" or c.isspace() or not c.isprintable() for c in name):
+        raise UserError(f"registry.name is {name!r}; allowed: a name without spaces, '/', ':' and '@'")
+    if len(name) > NAME_LENGTH:
+        raise UserError(f"registry.name has {len(name)} characters; allowed: {NAME_LENGTH}")
+
+
+def _refuse_secret(full_name: str, value: Any) -> None:
+    """Refuse an address with a password: recipes are kept beside every artifact, and shown."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and holds_secret(text):
+            raise UserError(
+                f"{full_name} '{redacted(text)}' was given with a password, which the recipe would keep; leave it out "
+                "and set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, instead"
+            )

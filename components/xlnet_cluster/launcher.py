@@ -236,7 +236,7 @@ class Watch:
     def fetch(self, out: str) -> dict[str, Any]:
         """Bring the model that was written to where the pipeline expects it, and return its facts."""
         if not Path(out, provenance.LINEAGE).is_file():
-            with provenance.writing(out) as folder:
+            with provenance.writing(out, "model") as folder:
                 objects.download(self._out, folder)
         provenance.verify(out)
         return buckets.facts(out)

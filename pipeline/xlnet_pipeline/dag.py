@@ -14,6 +14,7 @@ from xlnet_pipeline.placement import Placement
 from xlnet_steps import steps, supervisor
 
 NAME = "xlnet"
+DESCRIPTION = "Train, evaluate and register XLNet on your own text"
 
 
 def build(
@@ -34,7 +35,7 @@ def build(
     digest = placement.image_digest(image) if image else ""
     code = code or {step: digest or provenance.code_fingerprint(step) for step in KEPT}
 
-    @dsl.pipeline(name=NAME, description="Train, evaluate and register XLNet on your own text")
+    @dsl.pipeline(name=NAME, description=DESCRIPTION)
     def xlnet(recipe: str) -> None:
         snapshot = steps.snapshot(recipe=recipe).set_caching_options(False)
         tasks = [snapshot]
@@ -46,6 +47,7 @@ def build(
             task = component(recipe=snapshot.outputs[step.name], code=code[step.name], **given, **inputs)
             artifacts[step.output] = task.outputs[step.output]
             tasks.append(task)
+        tasks[-1].set_caching_options(False)  # a backend's cache cannot see the registry, which decides the result
         for task in tasks:
             task.set_display_name(STEPS[task.name].title)
             if image:
@@ -104,6 +106,7 @@ def compile(path: str | Path, image: str | None = None, where: Placement | None 
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"output '{path}' is no YAML file; name one that ends in .yaml")
+    provenance.refuse_foreign_file(path, lambda text: f"\npipelineInfo:\n  description: {DESCRIPTION}\n" in text)
     import yaml
 
     text = yaml.safe_dump_all(documents(where, image), sort_keys=True, allow_unicode=True)

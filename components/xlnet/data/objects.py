@@ -52,8 +52,24 @@ def address(path: str | Path) -> str:
 
 def mounted(uri: str) -> Path | None:
     """The file or directory below the mount, if it is there."""
-    path = mount().joinpath(*split(uri))
+    bucket, name = split(uri)
+    try:
+        path = inside(mount(), f"{bucket}/{name}" if name else bucket)
+    except UserError:  # no file's name: it can be read as an object alone
+        return None
     return path if path.exists() else None
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file below a directory that an object's name stands for.
+
+    Raises:
+        UserError: the name leads elsewhere, or means another file on this machine than in the bucket.
+    """
+    parts = name.rstrip("/").split("/")
+    if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
+        raise UserError(f"object name {name!r} cannot be a file's; allowed: names without '..', '//' and '\\'")
+    return root.joinpath(*parts)
 
 
 def storage_client() -> Any:
@@ -207,8 +223,9 @@ def download(uri: str, directory: str | Path) -> Path:
     blobs = [blob for blob in listing(base + "/") if not blob.name.endswith("/")]
     if not blobs:
         raise UserError(f"'{uri}' holds no object; check the path")
-    prefix = split(base)[1]
-    _parallel(lambda blob: fetch(blob, root / blob.name.removeprefix(prefix).lstrip("/")), blobs)
+    start = len(split(base)[1]) + 1 if split(base)[1] else 0
+    files = [(blob, inside(root, blob.name[start:])) for blob in blobs]
+    _parallel(lambda one: fetch(*one), files)
     return root
 
 

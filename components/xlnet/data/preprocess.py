@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data import remarks, unknown
+from xlnet.data import remarks, seen, unknown
 from xlnet.data import survey as surveys
 from xlnet.data.dataset import schema
 from xlnet.data.readers import Row
@@ -59,7 +59,7 @@ def preprocess(recipe: str, snapshot: str, out: str) -> dict[str, Any]:
     if snapshot and found.digest != snapshot:
         raise RunError("the input changed after the snapshot was taken; run again")
     try:
-        with provenance.writing(out) as directory, _no_cycle_search():
+        with provenance.writing(out, "dataset") as directory, _no_cycle_search():
             facts = _write(directory, found, whole.data, out)
             (directory / "recipe.json").write_text(whole.part("data"), encoding="utf-8")
             facts["snapshot_digest"] = found.digest
@@ -123,6 +123,8 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
             writer.close()
     if remark := unknown.remark({writer.name: writer.unknown for writer in writers}, recipe):
         warn(remark)
+    trained = (splits == surveys.TRAIN) | (splits == surveys.VALIDATION)
+    seen.write(directory / seen.FILE, np.array(survey.hashes, np.int64)[trained])
     card = _card(snapshot, recipe, survey, splits, tokenizer, classes, writers)
     text = json.dumps(card, indent=1, ensure_ascii=False)
     (directory / "card.json").write_text(text + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlnet.data import classes
+from xlnet.data import classes, seen
 from xlnet.data.readers import Reject, Row, read_rows
 from xlnet.data.remarks import counted, warn
 from xlnet.data.snapshot import SPLITS, Snapshot
@@ -132,7 +132,7 @@ def _note(survey: Survey, row: Row, split: int, number: int) -> None:
         survey.ids.append(_hash(f"{split} {row.id}" if row.id else f"no id {len(survey.given)}"))
     survey.labels.append(label)
     survey.given.append(split)
-    survey.hashes.append(_hash(row.text if row.text_pair is None else f"{row.text}\0{row.text_pair}"))
+    survey.hashes.append(seen.key(row.text, row.text_pair))
     if survey.kept is not None:
         survey.kept.append((row, number))
         survey.characters += len(row.text) + len(row.text_pair or "")

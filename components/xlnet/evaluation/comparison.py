@@ -2,10 +2,12 @@
 
 The rule: the candidate wins when the metric's difference on all rows exceeds the margin *and* the
 lower end of the difference's interval is above zero. The margin says how much better is worth a
-change, the interval that the difference is not luck. Equal predictions therefore never win.
+change, the interval that the difference is not luck. Equal predictions therefore never win, and a metric that cannot
+be computed (a correlation with a constant) beats nobody.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +43,12 @@ class Comparison:
     wins: bool
     reason: str
 
+    @property
+    def figures(self) -> str:
+        """``"accuracy 0.8100 against 0.7900, difference +0.0200 [+0.0100, +0.0300]"``."""
+        interval = f"difference {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+        return f"{self.metric} {self.candidate:.4f} against {self.champion:.4f}, {interval}"
+
 
 def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
     """The metric that decides: the recipe's, or accuracy or Pearson's r."""
@@ -50,11 +58,14 @@ def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
 
 
 def score(one: Predictions, metric: str) -> float:
-    """A metric over all rows."""
+    """A metric over all rows; nan for a correlation where one side is constant or not finite."""
     if one.classes:
         matrix = metrics.confusion_matrix(one.labels, one.predictions, one.classes)
         return float(metrics.OF_CONFUSION[metric](metrics.Counts.of(matrix)))
-    return float(metrics.OF_VALUES[metric](one.labels.astype(np.float64), one.predictions.astype(np.float64)))
+    labels, predictions = one.labels.astype(np.float64), one.predictions.astype(np.float64)
+    if not all(np.isfinite(side).all() and np.ptp(side) > 0 for side in (labels, predictions)):
+        return math.nan
+    return float(metrics.OF_VALUES[metric](labels, predictions))
 
 
 def compare(candidate: Predictions, champion: Predictions, metric: str, recipe: EvaluationRecipe) -> Comparison:
@@ -67,20 +78,29 @@ def compare(candidate: Predictions, champion: Predictions, metric: str, recipe: 
         raise ValueError("candidate and champion were not judged on the same rows")
     ours, theirs = score(candidate, metric), score(champion, metric)
     difference = ours - theirs
+    if math.isnan(difference):
+        return _unknown(metric, ours, theirs)
     samples = _differences(candidate, champion, metric, recipe)
     tail = (1 - recipe.confidence) / 2
     low, high = (float(x) for x in np.quantile(samples, [tail, 1 - tail]))
-    wins = difference > recipe.margin and low > 0
-    figures = f"{metric} {ours:.4f} against {theirs:.4f}, difference {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+    found = Comparison(metric, ours, theirs, difference, low, high, difference > recipe.margin and low > 0, "")
     if np.array_equal(candidate.predictions, champion.predictions):
-        reason = f"predicts the same as the champion: {figures}"
-    elif wins:
-        reason = f"beats the champion: {figures}"
+        reason = "predicts the same as the champion"
+    elif found.wins:
+        reason = "beats the champion"
     elif difference <= recipe.margin:
-        reason = f"does not beat the champion by more than the margin {recipe.margin:g}: {figures}"
+        reason = f"does not beat the champion by more than the margin {recipe.margin:g}"
     else:
-        reason = f"beats the champion by no more than luck allows: {figures}"
-    return Comparison(metric, ours, theirs, difference, low, high, wins, reason)
+        reason = "beats the champion by no more than luck allows"
+    return replace(found, reason=f"{reason}: {found.figures}")
+
+
+def _unknown(metric: str, ours: float, theirs: float) -> Comparison:
+    """Where a metric cannot be computed, the one who has it wins."""
+    wins = not math.isnan(ours)
+    whose = "the champion's" if wins else "the candidate's"
+    reason = f"{'beats' if wins else 'does not beat'} the champion: {whose} {metric} cannot be computed"
+    return Comparison(metric, ours, theirs, math.nan, math.nan, math.nan, wins, reason)
 
 
 def _differences(one: Predictions, other: Predictions, metric: str, recipe: EvaluationRecipe) -> np.ndarray:
@@ -92,7 +112,7 @@ def _differences(one: Predictions, other: Predictions, metric: str, recipe: Eval
         draw = generator.integers(0, rows, rows)
         pair = [score(Predictions(x.labels[draw], x.predictions[draw], 0), metric) for x in (one, other)]
         found.append(pair[0] - pair[1])
-    return np.array(found)
+    return np.nan_to_num(np.array(found), nan=0.0)  # a draw without a metric speaks for neither
 
 
 def _classification_differences(

@@ -41,6 +41,7 @@ def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
     """
     started = provenance.now()
     given = recipes.from_json(recipe).evaluation
+    provenance.refuse_foreign(out, "evaluation")
     dataset_digest, model_digest = provenance.verify(dataset), provenance.verify(model)
     data, classifier = open_dataset(dataset), load_classifier(model)
     refuse_mismatch(classifier, data, model)
@@ -53,7 +54,7 @@ def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
     whole = Recipe(made_of.data, made_of.model, made_of.training, given)
     test_digest = data.card["splits"]["test"]["digest"]
     content = {"test_digest": test_digest, "model_digest": model_digest, "dataset_digest": dataset_digest, **figures}
-    with provenance.writing(out) as directory:
+    with provenance.writing(out, "evaluation") as directory:
         pq.write_table(table, directory / "predictions.parquet")
         _write_json(directory / "metrics.json", content)
         page = report.render(content, data.card, whole, Path(model), table, given.worst)

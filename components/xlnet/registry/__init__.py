@@ -1,14 +1,14 @@
-"""The model registry behind one small interface: versions, their facts, and who is champion."""
+"""The model registry behind one small interface: versions of models, what is known of each, and the champion."""
 
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from xlnet import state
+from xlnet.registry.address import VERTEX, check_name, resolve
 from xlnet.registry.versions import CHAMPION, ModelVersion
 
-__all__ = ["CHAMPION", "ModelVersion", "Registry", "open_registry"]
+__all__ = ["CHAMPION", "ModelVersion", "Registry", "check_name", "open_registry", "resolve"]
 
 
 class Registry(Protocol):
@@ -17,6 +17,9 @@ class Registry(Protocol):
     @property
     def shown_uri(self) -> str:
         """Where it is, without credentials."""
+
+    def ready(self, name: str) -> None:
+        """Raise UserError or RunError if a version of a model of this name cannot be registered now."""
 
     def names(self) -> list[str]:
         """Registered models, sorted; empty where nothing has been registered yet."""
@@ -49,18 +52,12 @@ class Registry(Protocol):
 
 
 def open_registry(uri: str = "", home: str | Path | None = None) -> Registry:
-    """The registry at an MLflow tracking URI, or at ``vertex://PROJECT/LOCATION``.
-
-    Args:
-        uri: the URI; empty: ``XLNET_REGISTRY``, ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the state directory.
-        home: the state directory; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
-    """
-    given = uri or os.environ.get("XLNET_REGISTRY") or os.environ.get("MLFLOW_TRACKING_URI")
-    if given and given.startswith("vertex://"):
+    """The registry at an address; see :func:`xlnet.registry.address.resolve`."""
+    found = resolve(uri, home)
+    if found.startswith(VERTEX):
         from xlnet.registry.vertex_registry import VertexRegistry
 
-        return VertexRegistry(given)
+        return VertexRegistry(found)
     from xlnet.registry.mlflow_registry import MlflowRegistry
 
-    folder = state.home(home)
-    return MlflowRegistry(given or f"{state.SQLITE}{folder / 'mlflow.db'}", folder)
+    return MlflowRegistry(found, state.home(home))

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from xlnet import state
 from xlnet.errors import RunError, UserError, nearest
+from xlnet.redaction import redacted
 from xlnet.registry import mlflow_files
+from xlnet.registry.address import sqlite_file
 from xlnet.registry.versions import CHAMPION, ModelVersion
 
 PARAMETER_LENGTH = 500  # MLflow's limit for a parameter's value in its older stores
@@ -30,14 +31,26 @@ class MlflowRegistry:
             home: the state directory, in which models of a server's versions are looked for.
         """
         self.uri = uri
-        self._file = Path(uri.removeprefix(state.SQLITE)).absolute() if uri.startswith(state.SQLITE) else None
+        self._file = sqlite_file(uri)
         self._folder = self._file.parent if self._file else home or state.home()
 
     @property
     def shown_uri(self) -> str:
         """The URI without a user's name and password."""
-        parts = urlsplit(self.uri)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else self.uri
+        return redacted(self.uri)
+
+    def ready(self, name: str) -> None:
+        """Raise UserError or RunError if a version cannot be registered: no server, or a deleted experiment."""
+        if self._file is not None and not self._file.is_file():
+            return
+        with self._errors():
+            experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage != "active":
+            number = experiment.experiment_id
+            raise UserError(
+                f"MLflow's experiment '{name}' was deleted in '{self.shown_uri}'; choose another registry.name, or "
+                f"restore it: mlflow experiments restore --experiment-id {number}"
+            )
 
     def names(self) -> list[str]:
         """Registered models, sorted."""
@@ -55,9 +68,9 @@ class MlflowRegistry:
 
     def _versions(self, name: str) -> list[ModelVersion]:
         with self._errors():
-            found = _all(self._client.search_model_versions, filter_string=f"name='{name}'")
+            found = _all(self._client.search_model_versions, filter_string=_named(name))
             aliases = self._client.get_registered_model(name).aliases if found else {}
-        versions = [self._version(one, aliases) for one in found]
+        versions = [self._version(one, aliases) for one in found if one.name == name]
         return sorted(versions, key=lambda version: version.version, reverse=True)
 
     def find(self, reference: str) -> ModelVersion:
@@ -77,9 +90,13 @@ class MlflowRegistry:
 
     def champion(self, name: str) -> ModelVersion | None:
         """The champion, if the model has one."""
-        if name not in self.names():
+        if self._file is not None and not self._file.is_file():
             return None
-        return next((version for version in self._versions(name) if CHAMPION in version.aliases), None)
+        with self._errors(), _absent():
+            model = self._client.get_registered_model(name)
+            if number := model.aliases.get(CHAMPION):
+                return self._version(self._client.get_model_version(name, number), model.aliases)
+        return None
 
     def add(
         self, name: str, description: str, tags: dict[str, str], parameters: dict[str, str], metrics: dict[str, float]
@@ -185,8 +202,30 @@ class MlflowRegistry:
         try:
             yield
         except MlflowException as error:
-            reason = str(error).strip().splitlines()[0][:200].replace(self.uri, self.shown_uri)
+            reason = redacted(str(error).strip().splitlines()[0])[:200]
             raise RunError(f"registry '{self.shown_uri}' does not answer or refuses: {reason}") from None
+        except ImportError as error:
+            raise UserError(
+                f"registry '{self.shown_uri}' needs the Python package '{error.name}'; install it"
+            ) from None
+
+
+@contextlib.contextmanager
+def _absent() -> Iterator[None]:
+    """Let it pass that MLflow knows no such model or version."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def _named(name: str) -> str | None:
+    """MLflow's filter for a model's versions. Its language escapes nothing: a name with both quotes has no filter."""
+    quotes = [quote for quote in "'\"" if quote not in name]
+    return f"name={quotes[0]}{name}{quotes[0]}" if quotes else None
 
 
 def _all(search: Any, **arguments: Any) -> list[Any]:

@@ -2,52 +2,19 @@
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xlnet import provenance, state
 from xlnet import recipe as recipes
 from xlnet.data import objects
 from xlnet.data.dataset import open_dataset
-from xlnet.errors import RunError, UserError
-from xlnet.evaluation.comparison import Predictions, compare
-from xlnet.evaluation.predictor import Predictor
-from xlnet.recipe import EvaluationRecipe, Recipe
+from xlnet.errors import UserError
+from xlnet.recipe import Recipe
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
+from xlnet.registry.candidate import Candidate
+from xlnet.registry.gate import Decision, gate
 from xlnet.registry.succession import crown, was_rolled_back
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the gate said, and the figures behind it (None where nothing was compared)."""
-
-    promote: bool
-    reason: str
-    champion_version: int | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The model that asks to be registered."""
-
-    dataset: Path
-    model: Path
-    evaluation: Path
-    model_digest: str
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """The evaluation's ``metrics.json``."""
-        found: dict[str, Any] = json.loads((self.evaluation / "metrics.json").read_text(encoding="utf-8"))
-        return found
 
 
 def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -> dict[str, Any]:
@@ -65,23 +32,27 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
 
     Raises:
         UserError: the evaluation is not one of this model.
-        RunError: the registry does not answer.
+        RunError: the registry does not answer, or a weight or an answer of the model is not finite.
         CorruptArtifact: an input was changed after it was written.
     """
     started = provenance.now()
     given = recipes.from_json(recipe)
+    provenance.refuse_foreign(out, "registration")
     digests = {name: provenance.verify(path) for name, path in (("dataset", dataset), ("model", model))}
     digests["evaluation"] = provenance.verify(evaluation)
     places = (Path(dataset).absolute(), Path(model).absolute(), Path(evaluation).absolute())
     candidate = Candidate(*places, digests["model"])
     if candidate.metrics["model_digest"] != digests["model"]:
         raise UserError(f"evaluation '{evaluation}' is not one of model '{model}'; evaluate the model first")
+    candidate.refuse_not_finite()
     registry = open_registry(given.registry.uri)
     name = given.registry.name
+    registry.ready(name)
     with registry.exclusive():
         champion = registry.champion(name)
-        decision = gate(candidate, champion, given.evaluation)
-        if decision.promote and (earlier := was_rolled_back(registry, name, candidate.model_digest)):
+        decision = gate(candidate, champion, given.evaluation, given.registry.force)
+        earlier = was_rolled_back(registry, name, candidate.model_digest) if decision.promote else None
+        if earlier and not given.registry.force:
             again = f"xlnet-pipeline models promote {name}:{earlier.version} decides otherwise"
             reason = f"this very model, version {earlier.version}, was rolled back by hand; {again}"
             decision = Decision(False, reason, champion.version if champion else None)
@@ -102,7 +73,7 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
     }
     made_of = recipes.of_artifact(candidate.evaluation)
     whole = Recipe(made_of.data, made_of.model, made_of.training, given.evaluation, given.registry)
-    with provenance.writing(out) as directory:
+    with provenance.writing(out, "registration") as directory:
         text = json.dumps(entry, indent=1, ensure_ascii=False)
         (directory / "registration.json").write_text(text + "\n", encoding="utf-8")
         (directory / "recipe.json").write_text(whole.to_json(), encoding="utf-8")
@@ -118,65 +89,6 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
     return facts
 
 
-def gate(candidate: Candidate, champion: ModelVersion | None, recipe: EvaluationRecipe) -> Decision:
-    """Whether the candidate becomes champion, and why.
-
-    It must beat the champion on the same test rows by the rule of :mod:`xlnet.evaluation.comparison`. The
-    champion's own predictions are used where they are of these rows; otherwise it predicts them now.
-    """
-    if champion is None:
-        return Decision(True, "no champion yet")
-    if champion.tags.get("model_digest") == candidate.model_digest:
-        return Decision(True, f"the champion is this very model, version {champion.version}", champion.version)
-    content = candidate.metrics
-    ours = _read_predictions(candidate.evaluation, content["classes"])
-    theirs = _champion_predictions(candidate, champion, content)
-    if isinstance(theirs, str):
-        by_hand = f"xlnet-pipeline models promote {champion.name}:VERSION decides by hand"
-        return Decision(
-            False, f"cannot be compared with champion {champion.version}: {theirs}; {by_hand}", champion.version
-        )
-    found = compare(ours, theirs, content["primary"], recipe)
-    figures = (found.difference, found.low, found.high)
-    return Decision(found.wins, f"{found.reason} (version {champion.version})", champion.version, *figures)
-
-
-def _champion_predictions(candidate: Candidate, champion: ModelVersion, content: dict[str, Any]) -> Predictions | str:
-    """The champion's predictions of the candidate's test rows, or why there are none."""
-    classes = content["classes"]
-    if champion.tags.get("test_digest") == content["test_digest"] and champion.evaluation_uri:
-        try:
-            kept = objects.local_directory(champion.evaluation_uri)
-            provenance.verify(kept)
-            return _read_predictions(kept, classes)
-        except (UserError, RunError):
-            pass  # gone, damaged or out of reach: predict again
-    try:
-        model = objects.local_directory(champion.model_uri)
-        if not model.is_dir():
-            return f"its files in '{champion.model_uri}' are gone"
-        provenance.verify(model)
-    except (UserError, RunError) as error:
-        return str(error)
-    predictor = Predictor(model)
-    if list(predictor.model.config.classes) != classes:
-        return "it predicts other classes"
-    split = open_dataset(candidate.dataset).split("test")
-    rows = split.table()
-    logits, _ = predictor.logits(rows["text"].to_pylist(), rows["text_pair"].to_pylist())
-    return Predictions(split.labels, logits.argmax(1) if classes else logits[:, 0], len(classes))
-
-
-def _read_predictions(evaluation: Path, classes: list[str]) -> Predictions:
-    table: pa.Table = pq.read_table(evaluation / "predictions.parquet", columns=["label", "prediction"])
-    labels, predictions = table["label"].to_pylist(), table["prediction"].to_pylist()
-    if not classes:
-        return Predictions(np.array(labels), np.array(predictions), 0)
-    index = {name: i for i, name in enumerate(classes)}
-    truth, said = (np.array([index[value] for value in column], np.int64) for column in (labels, predictions))
-    return Predictions(truth, said, len(classes))
-
-
 def _version(
     registry: Registry, name: str, candidate: Candidate, decision: Decision, tags: dict[str, str]
 ) -> tuple[ModelVersion, bool]:
@@ -188,8 +100,7 @@ def _version(
             return version, False
     fields = json.loads((candidate.evaluation / "recipe.json").read_text(encoding="utf-8"))
     parameters = {f"{section}.{key}": str(value) for section, part in fields.items() for key, value in part.items()}
-    figures = {key: figure["value"] for key, figure in candidate.metrics["metrics"].items()}
-    return registry.add(name, decision.reason, tags, parameters, figures), True
+    return registry.add(name, decision.reason, tags, parameters, candidate.scores), True
 
 
 def _tags(candidate: Candidate, digests: dict[str, str], decision: Decision, out: str) -> dict[str, str]:
@@ -206,7 +117,7 @@ def _tags(candidate: Candidate, digests: dict[str, str], decision: Decision, out
         "registration_uri": objects.address(out),
         "run": os.environ.get("XLNET_RUN_ID", ""),
         "git_sha": provenance.git_sha(),
-        "metric": f"{content['primary']} {content['metrics'][content['primary']]['value']:.4f}",
+        "metric": f"{content['primary']} {'unknown' if candidate.score is None else f'{candidate.score:.4f}'}",
         "decision": "promoted" if decision.promote else "kept",
     }
 
@@ -231,5 +142,5 @@ def _entry(
         "dataset_digest": digests["dataset"],
         "evaluation_digest": digests["evaluation"],
         "test_digest": content["test_digest"],
-        "metrics": {key: figure["value"] for key, figure in content["metrics"].items()},
+        "metrics": candidate.scores,
     }

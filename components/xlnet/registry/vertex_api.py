@@ -6,6 +6,7 @@ The tests check each body against that client's message classes, and let that cl
 
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,12 +19,22 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TOKEN = "GOOGLE_OAUTH_ACCESS_TOKEN"  # an access token to use as it is
 OPERATION_WAIT = 600.0  # seconds that a long-running operation may take
 FIRST_POLL = 0.5
+PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{0,99}")  # an id or a number; old ones name their domain first
+LOCATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class VertexApi:
     """One location of one project."""
 
     def __init__(self, project: str, location: str, endpoint: str = "") -> None:
+        """Name a location; nothing is sent yet.
+
+        Raises:
+            UserError: it is none, and would become another part of an address; there are no credentials.
+        """
+        for what, given, allowed in (("project", project, PROJECT), ("location", location, LOCATION)):
+            if not allowed.fullmatch(given):
+                raise UserError(f"'{given}' is no Vertex AI {what}; allowed: small letters, digits and '-'")
         self.parent = f"projects/{project}/locations/{location}"
         self.base = (endpoint or f"https://{location}-aiplatform.googleapis.com").rstrip("/")
         self.server = Server(

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 from xlnet.calls import Trouble
 from xlnet.errors import UserError, nearest
+from xlnet.redaction import redacted
+from xlnet.registry.address import check_name
 from xlnet.registry.versions import CHAMPION, ModelVersion
 from xlnet.registry.vertex_api import VertexApi
 
-SCHEME = "vertex://"
 SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/classification_metrics_1.0.0.yaml"
 LABELS = ("decision", "git_sha", "run")
 ROUTES = {"healthRoute": "/healthz", "predictRoute": "/predict"}  # of xlnet.serving
@@ -31,14 +32,19 @@ class VertexRegistry:
         place = urlsplit(uri)
         project, location = place.netloc, place.path.strip("/")
         if not project or not location:
-            raise UserError(f"registry '{uri}' is no vertex://PROJECT/LOCATION")
+            raise UserError(f"registry '{redacted(uri)}' is no vertex://PROJECT/LOCATION")
         self.shown_uri = uri
         self.api = VertexApi(project, location, os.environ.get("VERTEX_ENDPOINT", ""))
+
+    def ready(self, name: str) -> None:
+        """Raise UserError or RunError if Vertex AI does not take the name, or does not answer."""
+        self.champion(name)
 
     def names(self) -> list[str]:
         """Registered models, sorted."""
         query: dict[str, str | int] = {"filter": 'labels.created-by="xlnet-pipeline"', "pageSize": 100}
-        return sorted(model["displayName"] for model in self.api.pages(f"{self.api.parent}/models", "models", query))
+        found = self.api.pages(f"{self.api.parent}/models", "models", query)
+        return sorted(model["name"].rpartition("/")[2].partition("@")[0] for model in found)
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Every version of a model, the newest first; UserError if there is no such model."""
@@ -84,7 +90,7 @@ class VertexRegistry:
             "containerSpec": _serving(os.environ.get("XLNET_IMAGE", "")),
         }
         exists = self.api.get(self._path(name)) is not None
-        place = {"parentModel": self._path(name)} if exists else {"modelId": _id(name)}
+        place = {"parentModel": self._path(name)} if exists else {"modelId": name}
         digest = tags.get("model_digest", "")
         operation = self.api.call(
             "POST",
@@ -136,7 +142,8 @@ class VertexRegistry:
         return contextlib.nullcontext()
 
     def _path(self, name: str) -> str:
-        return f"{self.api.parent}/models/{_id(name)}"
+        check_name(self.shown_uri, name)
+        return f"{self.api.parent}/models/{name}"
 
 
 def _serving(image: str) -> dict[str, Any]:
@@ -145,18 +152,17 @@ def _serving(image: str) -> dict[str, Any]:
     return {"imageUri": image, "args": arguments, "ports": [{"containerPort": 8080}], **ROUTES}
 
 
-def _id(name: str) -> str:
-    """A model's id: what Vertex AI allows of the name."""
-    return re.sub(r"[^a-z0-9_-]", "-", name.lower())[:63]
-
-
 def _labels(tags: dict[str, str]) -> dict[str, str]:
-    short = {key.replace("_", "-"): _id(tags[key]) for key in LABELS if tags.get(key)}
+    """Labels to look models up by; a label's value may hold less than what it stands for."""
+    short = {
+        key.replace("_", "-"): re.sub(r"[^a-z0-9_-]", "-", tags[key].lower())[:63] for key in LABELS if tags.get(key)
+    }
     return {**OURS, **short}
 
 
 def _described(reason: str, tags: dict[str, str]) -> str:
-    return "\n".join([reason, "", *(f"{key}: {value}" for key, value in sorted(tags.items()) if value)])
+    lines = [reason, "", *(f"{key}: {value}" for key, value in sorted(tags.items()) if value)]
+    return "\n".join(" ".join(line.splitlines()) for line in lines)
 
 
 def _version(name: str, model: dict[str, Any]) -> ModelVersion:

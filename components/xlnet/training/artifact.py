@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from xlnet import provenance
+from xlnet.data import seen
 from xlnet.model.config import XLNetConfig
 from xlnet.model.weights import fetch, save_classifier
 from xlnet.recipe import Recipe
@@ -41,6 +42,8 @@ def write(
     for file in Path(dataset, "tokenizer").iterdir():
         shutil.copyfile(file, directory / file.name)
     _name_longest_row(directory / "tokenizer_config.json", recipe.data.max_length)
+    pretrained = [fetch(recipe.model.pretrained)] if recipe.model.pretrained else []
+    seen.merge(directory / seen.FILE, [dataset, *pretrained])
     (directory / "recipe.json").write_text(recipe.part("data", "model", "training"), encoding="utf-8")
     return provenance.record(
         directory,

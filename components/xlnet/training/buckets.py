@@ -33,7 +33,7 @@ def local_dataset(dataset: str) -> str:
 def writing(out: str) -> Iterator[Path]:
     """As :func:`xlnet.provenance.writing`, also into a bucket: ``lineage.json`` comes last, so what has it is whole."""
     if not out.startswith(objects.GCS):
-        with provenance.writing(out) as folder:
+        with provenance.writing(out, "model") as folder:
             yield folder
         return
     with tempfile.TemporaryDirectory(prefix="xlnet-artifact-") as scratch:

@@ -83,10 +83,12 @@ def whole(place: Storehouse, say: Callable[[str], None]) -> Iterator[Checkpoint]
             folder = place.fetch(name)
             sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             for file, expected in sums.items():
+                if Path(file).name != file:
+                    raise RunError(f"its manifest names a file elsewhere, {file!r}")
                 _verify(place.fetch(file) if file.startswith(BEST) else folder / file, expected)
             state = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
             best = load_file(place.fetch(_best_name(state.best_step))) if state.best_step else {}
-        except (OSError, ValueError, TypeError, RunError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RunError, SafetensorError) as error:
             say(f"checkpoint {name} is damaged and not used: {_first_line(error)}")
             continue
         yield Checkpoint(name, folder, state, best)

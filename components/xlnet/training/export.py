@@ -51,7 +51,7 @@ def export(checkpoints: str, dataset: str, out: str, weights: str = "best") -> d
         facts = checkpoint.state.facts()
         step = facts["best_step"] if best else facts["global_step"]
         facts |= {"exported_from": f"{place}/{checkpoint.name}", "exported_step": step, "dataset_digest": digest}
-        with provenance.writing(out) as folder:
+        with provenance.writing(out, "model") as folder:
             history = "".join(line + "\n" for line in checkpoint.state.history)
             Path(folder, "history.jsonl").write_text(history, encoding="utf-8")
             lineage = artifact.write(Path(folder), chosen, config, facts, started, recipe, dataset)

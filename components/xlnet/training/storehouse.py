@@ -6,6 +6,7 @@ A checkpoint becomes visible by one last act: the rename of its folder, or the u
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -19,6 +20,7 @@ from xlnet.data import objects
 from xlnet.errors import RunError, UserError
 
 MANIFEST = "manifest.json"
+NAME = re.compile(r"step-\d{8,}-best-\d{8,}")  # of a checkpoint
 ROOM = 2.5  # checkpoints that must fit: two are kept, and the next is written before the oldest goes
 
 
@@ -92,7 +94,8 @@ class Storehouse:
 
     def names(self) -> list[str]:
         """Whole checkpoints, oldest first."""
-        return sorted(folder.parent.name for folder in self._path.glob(f"step-*/{MANIFEST}"))
+        found = (manifest.parent.name for manifest in self._path.glob(f"step-*/{MANIFEST}"))
+        return sorted(name for name in found if NAME.fullmatch(name))
 
     def read(self, name: str) -> bytes | None:
         """A small file; None: there is none."""
@@ -196,7 +199,8 @@ class Bucket(Storehouse):
     def names(self) -> list[str]:
         """See :class:`Storehouse`."""
         suffix = f"/{MANIFEST}"
-        return sorted(n.removesuffix(suffix) for n in self._below() if n.startswith("step-") and n.endswith(suffix))
+        found = (name.removesuffix(suffix) for name in self._below() if name.endswith(suffix))
+        return sorted(name for name in found if NAME.fullmatch(name))
 
     def read(self, name: str) -> bytes | None:
         """See :class:`Storehouse`."""
@@ -208,7 +212,7 @@ class Bucket(Storehouse):
 
     def fetch(self, name: str) -> Path:
         """See :class:`Storehouse`."""
-        path = Path(self._scratch.name, name)
+        path = objects.inside(Path(self._scratch.name), name)
         if "/" not in name and f"{name}/{MANIFEST}" in self._below():
             objects.download(self._uri(name), path)
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from xlnet.errors import RunError, UserError
 from xlnet.training.distributed import Alone
 
 FILE = "tensors.safetensors"
+PARTS = "shard-{:05}-*.safetensors"  # of one rank, counted from 1
 Named = dict[str, Tensor]
 
 
@@ -81,7 +83,8 @@ class Replicated:
 class Sharded(Replicated):
     """A part on each rank (FSDP): all write their parts with torch.distributed.checkpoint.
 
-    A later training may have another number of ranks.
+    A later training may have another number of ranks. The parts are safetensors files that say in their headers where
+    they belong: nothing is unpickled to read them.
     """
 
     def copy(self) -> Named:
@@ -92,11 +95,9 @@ class Sharded(Replicated):
         """See :class:`Replicated`."""
         import torch.distributed.checkpoint as dcp
 
-        dcp.save(
-            copied, storage_writer=dcp.FileSystemWriter(folder), process_group=self._ranks.background, no_dist=False
-        )
-        own = [path.name for path in folder.glob(f"__{self._ranks.rank}_*.distcp")]
-        return [*own, ".metadata"] if self.leads else own
+        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        dcp.save(copied, storage_writer=writer, process_group=self._ranks.background, no_dist=False)
+        return [path.name for path in folder.glob(PARTS.format(self._ranks.rank + 1))]
 
     def gather(self, value: Any) -> list[Any]:
         """See :class:`Replicated`."""
@@ -124,8 +125,8 @@ class Sharded(Replicated):
                     own.copy_(value)
             return
         try:
-            dcp.load(self.named(), storage_reader=dcp.FileSystemReader(folder))
-        except dcp.api.CheckpointException as error:
+            dcp.load(self.named(), storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+        except (dcp.api.CheckpointException, SafetensorError) as error:
             raise RunError(f"the checkpoint's parts cannot be read: {error}") from None
 
     def full_weights(self) -> Named:
@@ -143,12 +144,12 @@ def read(folder: Path) -> Named:
         return load_file(folder / FILE)
     import torch.distributed.checkpoint as dcp
 
-    reader = dcp.FileSystemReader(folder)
-    about: Any = reader.read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(one.size, dtype=one.properties.dtype) for name, one in about.items()}
+    reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
+        about: Any = reader.read_metadata().state_dict_metadata
+        tensors = {name: torch.empty(one.size, dtype=one.properties.dtype) for name, one in about.items()}
         dcp.load(tensors, storage_reader=reader, no_dist=True)
-    except dcp.api.CheckpointException as error:
+    except (dcp.api.CheckpointException, SafetensorError) as error:
         raise RunError(f"the checkpoint's parts cannot be read: {error}") from None
     return tensors
 

@@ -61,6 +61,7 @@ def check(options: argparse.Namespace) -> int:
             flex_start=options.flex_start,
             home=Path(LocalTarget(options.home).home),
             pipeline_root=known.get(f"{options.target.upper()}_PIPELINE_ROOT", ""),
+            registry=settings.registry_of(options.target, known),
             cron=options.cron or "",
             timezone=options.timezone or "",
         )

@@ -5,10 +5,13 @@ import shutil
 import sys
 from pathlib import Path
 
+from xlnet import provenance
 from xlnet.errors import UserError
 from xlnet_pipeline.commands.parser import Subparsers, command
 from xlnet_pipeline.commands.runs import add_target, chosen
 from xlnet_pipeline.commands.tables import coloured
+
+GENERATOR = '<meta name="generator" content="xlnet-pipeline lineage">'  # in every page that this command writes
 
 
 def add(subparsers: Subparsers) -> None:
@@ -67,6 +70,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _write(file: str, text: str) -> None:
+    provenance.refuse_foreign_file(Path(file), lambda there: GENERATOR in there)
     try:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:

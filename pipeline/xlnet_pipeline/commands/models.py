@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from xlnet import recipe as recipes
 from xlnet.errors import UserError
 from xlnet.registry import CHAMPION, ModelVersion, Registry, succession
 from xlnet.registry import open_registry as registry_at
@@ -14,6 +15,7 @@ from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import home_option
 from xlnet_pipeline.commands.runs import add_target, chosen, target
 from xlnet_pipeline.commands.tables import coloured, local_time, paint, print_json, print_table
+from xlnet_pipeline.targets.settings import DEFAULT_FILE
 
 HELP_MODEL = "NAME, NAME:VERSION or NAME@ALIAS; NAME alone: its champion, else its latest version"
 
@@ -75,16 +77,26 @@ def add(subparsers: Subparsers) -> None:
 
 def add_uri(parser: Parser) -> None:
     """Declare ``--uri``."""
-    text = "MLflow URI or vertex://PROJECT/LOCATION (default: $MLFLOW_TRACKING_URI, else the state directory's)"
+    text = "MLflow URI or vertex://PROJECT/LOCATION (default: the recipe's, $MLFLOW_TRACKING_URI, a file in --home)"
     parser.add_argument("--uri", metavar="URI", help=text)
 
 
 def open_registry(options: argparse.Namespace) -> Registry:
-    """The registry that ``--uri``, ``--target``, MLFLOW_TRACKING_URI or the state directory names."""
-    if options.uri:
-        return registry_at(options.uri, target(options).home)
+    """The registry that ``--uri`` names, else the recipe, else the target's settings, the environment or ``--home``."""
+    if given := options.uri or _of_recipe(getattr(options, "recipe", None)):
+        return registry_at(given, target(options).home)
     elsewhere = getattr(options, "target", "local")
     return (target(options) if elsewhere == "local" else chosen(options)).models()
+
+
+def _of_recipe(file: str | None) -> str:
+    """The registry that a recipe file names, or the one in the working directory; empty: none."""
+    try:
+        return recipes.load(file or DEFAULT_FILE).registry.uri
+    except UserError:
+        if file is not None:
+            raise
+        return ""  # there is none, or it is not meant
 
 
 def find(options: argparse.Namespace) -> ModelVersion:

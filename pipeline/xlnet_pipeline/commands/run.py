@@ -49,6 +49,7 @@ def add(subparsers: Subparsers) -> None:
         "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
     )
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
+    parser.add_argument("--force", action="store_true", help="make the model champion, whatever the gate says")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
     add_placement(parser, NAMES)
     parser.add_argument(
@@ -96,7 +97,10 @@ def submission(options: argparse.Namespace, recipe: Recipe) -> Submission:
 
 def run(options: argparse.Namespace) -> int:
     """Run the recipe and say what came of it; the run's own exit status."""
-    asked = submission(options, load(options.recipe, options.settings))
+    recipe = load(options.recipe, options.settings)
+    if options.force:
+        recipe = recipe.replace(registry={"force": True})
+    asked = submission(options, recipe)
     needs = needed(options.target, image=bool(options.image), offline=options.dry_run)
     target = open_target(options.target, options.home, options.recipe, needs)
     refuse(asked, target.cannot)
@@ -171,6 +175,7 @@ def check(target: Target, asked: Submission, offline: bool = False) -> None:
         image_of(target.settings, asked.image),
         flex_start=asked.flex_start,
         pipeline_root=target.settings.pipeline_root,
+        registry=target.settings.registry,
     )
     for warning in checks.require(given, offline):
         print(f"warning: {warning}", file=sys.stderr)

@@ -15,6 +15,7 @@ from xlnet.data.readers import Reject, Row
 from xlnet.data.storage import Source
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import AUTO_VOCABULARY, DataRecipe, Recipe
+from xlnet.registry import check_name, open_registry, resolve
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import image_digest, placement
 from xlnet_pipeline.placement.machines import MACHINES, Machine
@@ -44,6 +45,7 @@ class Submission:
     home: Path = Path(".xlnet-pipeline")
     flex_start: bool = False
     pipeline_root: str = ""  # where a remote target keeps its artifacts
+    registry: str = ""  # address of the target's registry, where the recipe names none
     cron: str = ""
     timezone: str = ""
     schedule: str = ""  # the schedule's name
@@ -299,6 +301,16 @@ def root(given: Submission) -> str | None:
     return None
 
 
+def registered(given: Submission) -> str | None:
+    """The registry must be one, and take a model of this name."""
+    found = given.recipe.registry
+    address = resolve(found.uri or given.registry, given.home)
+    check_name(address, found.name)
+    if not given.remote:
+        open_registry(address, given.home).ready(found.name)
+    return None
+
+
 def schedule_name(given: Submission) -> str | None:
     """A schedule's name is part of names of resources."""
     if given.schedule:
@@ -330,6 +342,7 @@ CHECKS: tuple[Check, ...] = (
     Check("image", image_pinned, "give --image REGISTRY/NAME@sha256:…"),
     Check("image", image_there, "push it, or name another"),
     Check("pipeline root", root, "name it gs://BUCKET/FOLDER"),
+    Check("registry", registered, "set registry.name and registry.uri"),
     Check("schedule name", schedule_name, "such as nightly-reviews"),
     Check("schedule", timing, "such as '0 3 * * mon' for Mondays at three"),
     Check("truncation", truncation, "raise data.max_length if their ends matter", fatal=False),

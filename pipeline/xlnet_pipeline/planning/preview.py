@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xlnet import provenance, state
+from xlnet import provenance
 from xlnet.data import snapshot as snapshots
 from xlnet.recipe import Recipe
 from xlnet.steps import KEPT, SNAPSHOT, STEPS, before
 from xlnet_pipeline.targets import specification
-from xlnet_pipeline.targets.local import compiled
+from xlnet_pipeline.targets.local import compiled, registration
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, key_of, parts_of
-from xlnet_pipeline.targets.local.target import registry_uri
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,9 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
         arguments |= {artifact: kept[artifact][artifact] for artifact in row.inputs}
         more = {"definition": definitions[name]}
         if name == "register":
-            more["registry"] = state.relative(registry_uri(recipe.registry.uri, home), home)
-        steps.append(_look(cache, name, parts_of(name, arguments, **more), recipe.registry.name))
+            more["registry"] = registration.standing(arguments["recipe"], home)
+        step = _look(cache, name, parts_of(name, arguments, **more), recipe.registry.name)
+        steps.append(_registered(step, arguments["recipe"], home) if name == "register" else step)
     return steps
 
 
@@ -60,6 +60,16 @@ def _look(cache: Cache, name: str, parts: dict[str, Any], model: str) -> StepFor
     if entry is None:
         return StepForecast(name, False, cache.why(parts, model), {})
     return StepForecast(name, True, f"same as in run {entry['run']}", entry["outputs"])
+
+
+def _registered(step: StepForecast, recipe: str, home: Path) -> StepForecast:
+    """A kept registration, unless the registry no longer has it."""
+    try:
+        if step.cached:
+            registration.check(step.outputs, recipe, home)
+    except Damaged as damaged:
+        return StepForecast(step.name, False, str(damaged), {})
+    return step
 
 
 def _definitions(home: Path) -> dict[str, str]:

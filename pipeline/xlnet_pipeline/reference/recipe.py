@@ -78,6 +78,7 @@ MEANINGS = {
     "evaluation.seed": "of the bootstrap",
     "registry.name": "the registered model's name; versions count up under it",
     "registry.uri": "MLflow tracking URI; empty: $MLFLOW_TRACKING_URI, else a file in the state directory",
+    "registry.force": "make the model champion whatever the gate says; run --force sets it",
 }
 
 

@@ -7,13 +7,13 @@ is read when this module is imported, and no secret is part of a value's printed
 import dataclasses
 import os
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from xlnet.errors import UserError, nearest
+from xlnet.redaction import holds_secret, redacted
 
 DEFAULT_FILE = "recipe.toml"
 
@@ -37,6 +37,10 @@ class Settings(Protocol):
     def pipeline_root(self) -> str:
         """``gs://`` directory of a remote target's artifacts; empty on this machine."""
 
+    @property
+    def registry(self) -> str:
+        """Address of the target's registry, where the recipe names none; empty: not known."""
+
 
 @dataclass(frozen=True)
 class LocalSettings:
@@ -45,6 +49,7 @@ class LocalSettings:
     image: str = ""
     image_registry: str = ""
     pipeline_root: str = ""
+    registry: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class KfpSettings:
     tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
     registry_secret: str = _variable("KFP_REGISTRY_SECRET")  # a Kubernetes secret with the key MLFLOW_TRACKING_URI
     token: str = _variable("KFP_TOKEN", secret=True)
+
+    @property
+    def registry(self) -> str:
+        """The registry's address, where the recipe names none; empty: a secret holds it."""
+        return self.tracking_uri
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,11 @@ class VertexSettings:
     def parent(self) -> str:
         """The resource that holds all others."""
         return f"projects/{self.project}/locations/{self.location}"
+
+    @property
+    def registry(self) -> str:
+        """The registry's address, where the recipe names none."""
+        return self.tracking_uri or f"vertex://{self.project}/{self.location}"
 
 
 REQUIRED = {KfpSettings: ("endpoint", "pipeline_root"), VertexSettings: ("project", "pipeline_root")}
@@ -156,18 +171,23 @@ def variables(file: str | Path | None = None) -> dict[str, str]:
     return found
 
 
+def registry_of(target: str, known: Mapping[str, str]) -> str:
+    """The registry's address by variables, which may be incomplete; empty: not known."""
+    project = known.get("VERTEX_PROJECT_ID", "") if target == "vertex" else ""
+    place = f"vertex://{project}/{known.get('VERTEX_LOCATION', 'us-central1')}" if project else ""
+    return known.get("MLFLOW_TRACKING_URI", "") or place
+
+
 def refuse_password(uri: str, name: str) -> None:
     """Do nothing if an address may stand in a compiled file for everybody to read.
 
     Raises:
         UserError: there is a password in it.
     """
-    place = urlsplit(uri)
-    if place.password:
-        shown = f"{place.scheme}://{place.username}:…@{place.hostname}"
+    if holds_secret(uri):
         raise UserError(
-            f"{name} '{shown}' holds a password, which would stand in the compiled pipeline; keep it in a Kubernetes "
-            "secret (key MLFLOW_TRACKING_URI) and name that in KFP_REGISTRY_SECRET"
+            f"{name} '{redacted(uri)}' holds a password, which would stand in the compiled pipeline; keep it in a "
+            "Kubernetes secret (key MLFLOW_TRACKING_URI) and name that in KFP_REGISTRY_SECRET"
         )
 
 

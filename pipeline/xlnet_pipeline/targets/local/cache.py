@@ -116,6 +116,7 @@ class Cache:
         text = json.dumps(state.stored(entry, self.directory.parent), indent=1, ensure_ascii=False)
         aside = self._path(key).with_suffix(f".{os.getpid()}.partial")
         try:
+            aside.touch(mode=0o600)
             aside.write_text(text, encoding="utf-8")
             os.replace(aside, self._path(key))
         finally:

@@ -21,10 +21,10 @@ from typing import Any, BinaryIO
 from xlnet import provenance, state
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import Recipe
-from xlnet.registry import Registry, open_registry
+from xlnet.registry import Registry, open_registry, resolve
 from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.targets import processes, progress, record, specification
-from xlnet_pipeline.targets.local import compiled, interruption, leftovers
+from xlnet_pipeline.targets.local import compiled, interruption, leftovers, registration
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.output import Output
@@ -81,6 +81,7 @@ class LocalTarget:
 
             submission = dataclasses.replace(submission, device=choose(submission.device))
         recipe = submission.recipe
+        registration.ready(recipe, self.home, ask=self.name == "local")
         run = self._new_run(recipe)
         leftovers.clean(self.home, [one.id for one in self.runs() if one.status == record.RUNNING])
         stop = processes.Stop(submission.timeout)
@@ -253,7 +254,6 @@ class _Execution:
         self.stop = stop
         self.submission = submission
         self.cache = Cache(target.home / "cache", target.code_parts)
-        self.tracking_uri = registry_uri(run.recipe["registry"]["uri"], target.home)
         self.current = run.steps[0]
         self.scratch = ""
 
@@ -283,7 +283,7 @@ class _Execution:
         step.inputs = {name: _reference(value) for name, value in arguments.items()}
         begun = time.perf_counter()
         try:
-            if task.caching:
+            if task.caching or task.name == "register":  # which is looked up in its registry
                 outputs = self._kept_or_made(task, step, arguments, given)
             else:
                 outputs = self._made(task, step, "never cached", given)
@@ -301,12 +301,11 @@ class _Execution:
     def _kept_or_made(
         self, task: Task, step: StepRun, arguments: dict[str, Any], given: Values
     ) -> dict[str, Any] | None:
-        more = {"definition": provenance.digest_json(task.words)}
-        if task.name == "register":
-            more["registry"] = state.relative(self.tracking_uri, self.home)
-        parts = parts_of(task.name, arguments, **more)
+        parts = self._parts(task, arguments)
         step.cache_key = key = key_of(parts)
         with self.cache.lock(key, self.run_record.id, self._waiting, self.stop.check):
+            if task.name == "register":  # while it waited, another run may have changed the champion
+                step.cache_key = key = key_of(parts := self._parts(task, arguments))
             reason = "caching is off"
             if self.submission.cache:
                 try:
@@ -322,6 +321,8 @@ class _Execution:
                     reason = str(damaged)
             made = self._made(task, step, reason, given)
             if made is not None:
+                if task.name == "register":  # it may have changed the champion, under whom it is looked for next time
+                    step.cache_key = key = key_of(parts := self._parts(task, arguments))
                 self.cache.put(key, parts, step.inputs, made, self.run_record.id)
             return made
 
@@ -329,12 +330,16 @@ class _Execution:
         """Another run does the same work at this moment."""
         self.say(f"{self.current.name}: waiting for {holder}, which does the same work, to take its result")
 
+    def _parts(self, task: Task, arguments: dict[str, Any]) -> dict[str, Any]:
+        more = {"definition": provenance.digest_json(task.words)}
+        if task.name == "register":
+            more["registry"] = registration.standing(arguments["recipe"], self.home)
+        return parts_of(task.name, arguments, **more)
+
     def _kept(self, key: str, step: StepRun) -> dict[str, Any] | None:
         entry = self.cache.get(key)
         if entry and step.name == "register":  # what a registration points to lies outside of it
-            database = Path(self.tracking_uri.removeprefix(state.SQLITE))
-            if self.tracking_uri.startswith(state.SQLITE) and not database.is_file():
-                raise Damaged(f"registry file '{database}' is gone")
+            registration.check(entry["outputs"], step.inputs["recipe"], self.home)
             if entry["inputs"] != step.inputs:  # equal inputs in another place: those it names may be gone
                 check(entry["inputs"])
         return entry
@@ -386,7 +391,7 @@ class _Execution:
             "XLNET_RUN_ID": self.run_record.id,
             state.HOME: str(self.home),
             "XLNET_GIT_SHA": provenance.git_sha(),
-            "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"{state.SQLITE}{self.home / 'mlflow.db'}",
+            "MLFLOW_TRACKING_URI": resolve("", self.home),
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": self.scratch,  # kfp leaves a directory behind for each task
         }
@@ -450,11 +455,6 @@ def _values(outputs: dict[str, Any]) -> Values:
         else:
             made.parameters[name] = value
     return made
-
-
-def registry_uri(given: str, home: Path) -> str:
-    """The MLflow store of a run: the recipe's, the environment's, or a file in the state directory."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"{state.SQLITE}{home / 'mlflow.db'}"
 
 
 def _close(run: Run, status: str, failure: RunFailure | None, ended: str) -> None:

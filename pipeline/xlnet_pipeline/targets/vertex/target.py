@@ -59,15 +59,10 @@ class VertexTarget:
             self.name,
             self.settings,
             submission,
-            environment={"MLFLOW_TRACKING_URI": uri} if uri else {"XLNET_REGISTRY": self._registry},
+            environment={"MLFLOW_TRACKING_URI": uri} if uri else {"XLNET_REGISTRY": self.settings.registry},
             service_account=self.settings.service_account,
             output_root=self.settings.pipeline_root,
         )
-
-    @property
-    def _registry(self) -> str:
-        """Vertex AI's own registry, where no other is named."""
-        return f"vertex://{self.settings.project}/{self.settings.location}"
 
     def body(self, recipe: Recipe, where: Placement, name: str, cache: bool = True) -> dict[str, Any]:
         """The PipelineJob that is created, or repeated by a schedule."""
@@ -185,7 +180,7 @@ class VertexTarget:
 
     def models(self) -> Registry:
         """The registry that the settings name, else Vertex AI's own."""
-        return open_registry(self.settings.tracking_uri or self._registry)
+        return open_registry(self.settings.registry)
 
     def _get(self, run: str) -> dict[str, Any]:
         """The job whose run id, or a unique part of it, is given."""

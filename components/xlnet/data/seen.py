@@ -1,0 +1,92 @@
+"""Which rows a model has seen: hashes of train and validation rows, small enough to go wherever the model goes.
+
+The file is Parquet: hashes of as many bits as it takes to mistake one unseen row in 16 million for a seen one, sorted,
+so that differences are stored. Ten million rows take about 34 MB.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xlnet.data import objects
+from xlnet.errors import RunError, UserError
+
+FILE = "seen.parquet"
+MARGIN_BITS = 24  # an unseen row is taken for a seen one with probability 2^-24
+FEWEST_BITS = 40
+
+
+def key(text: str, pair: str | None) -> int:
+    """Hash of a row's text, or pair of texts: 64 bits, signed."""
+    content = text if pair is None else f"{text}\0{pair}"  # no text holds a NUL: the reader rejects it
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def write(path: Path, keys: np.ndarray) -> None:
+    """Write the hashes of these rows: int64 [rows], in any order."""
+    _write(path, keys.view(np.uint64), 64)
+
+
+def _write(path: Path, values: np.ndarray, bits: int) -> None:
+    """Write hashes of so many bits, sorted, each once, and shortened to what their number asks for."""
+    kept = min(bits, max(FEWEST_BITS, len(values).bit_length() + MARGIN_BITS), 63)
+    shortened = np.sort(values >> np.uint64(bits - kept)).view(np.int64)
+    shortened = shortened[np.diff(shortened, prepend=-1) > 0]
+    table = pa.table({"hash": shortened}).replace_schema_metadata({"bits": str(kept)})
+    pq.write_table(
+        table,
+        path,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        column_encoding={"hash": "DELTA_BINARY_PACKED"},
+    )
+
+
+class Seen:
+    """The rows of one file."""
+
+    def __init__(self, content: bytes) -> None:
+        table = pq.read_table(io.BytesIO(content))
+        self.bits = int((table.schema.metadata or {})[b"bits"])
+        self.values = table["hash"].to_numpy().view(np.uint64)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __contains__(self, row: int) -> bool:
+        return bool(self.among(np.array([row], np.int64))[0])
+
+    def among(self, keys: np.ndarray) -> np.ndarray:
+        """Which of these rows, by their keys, are among them: int64 [rows] → bool [rows]."""
+        if not len(self):
+            return np.zeros(len(keys), bool)
+        shortened = keys.view(np.uint64) >> np.uint64(64 - self.bits)
+        places = np.searchsorted(self.values, shortened)
+        found: np.ndarray = self.values[np.minimum(places, len(self) - 1)] == shortened
+        return found
+
+
+def read(artifact: str | Path) -> Seen | None:
+    """What an artifact at a path or ``gs://`` address says of rows seen; None: nothing, or it is out of reach."""
+    address = str(artifact)
+    try:
+        if address.startswith(objects.GCS):
+            return Seen(objects.read(f"{address.rstrip('/')}/{FILE}"))
+        return Seen(Path(address, FILE).read_bytes())
+    except (OSError, UserError, RunError, KeyError, ValueError, pa.ArrowException):
+        return None
+
+
+def merge(path: Path, artifacts: Iterable[str | Path]) -> None:
+    """Write the rows that any of these artifacts has seen: of a dataset, and of a model that training began from."""
+    found = [one for artifact in artifacts if (one := read(artifact)) is not None]
+    if found:
+        bits = min(one.bits for one in found)
+        values = [one.values >> np.uint64(one.bits - bits) for one in found]
+        _write(path, np.concatenate(values), bits)

@@ -1,0 +1,73 @@
+"""The model that asks to be registered, with what is known of it."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from safetensors import safe_open
+
+from xlnet.data import seen
+from xlnet.errors import RunError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model with the dataset it was made of and the evaluation of it: directories of artifacts."""
+
+    dataset: Path
+    model: Path
+    evaluation: Path
+    model_digest: str
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The evaluation's ``metrics.json``."""
+        found: dict[str, Any] = json.loads((self.evaluation / "metrics.json").read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in index order; empty for regression."""
+        return list(self.metrics["classes"])
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Every metric that could be computed."""
+        values = {name: figure["value"] for name, figure in self.metrics["metrics"].items()}
+        return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+
+    @property
+    def score(self) -> float | None:
+        """The metric that decides; None if it could not be computed."""
+        return self.scores.get(self.metrics["primary"])
+
+    def test_keys(self) -> np.ndarray | None:
+        """Keys of the test rows, see :func:`xlnet.data.seen.key`: int64 [rows]; None where no text was kept."""
+        file = pq.ParquetFile(self.evaluation / "predictions.parquet")
+        if "text" not in file.schema_arrow.names:
+            return None
+        table = file.read(columns=["text", "text_pair"])
+        rows = zip(table["text"].to_pylist(), table["text_pair"].to_pylist(), strict=True)
+        return np.array([seen.key(text, pair) for text, pair in rows], np.int64)
+
+    def refuse_not_finite(self) -> None:
+        """Raise RunError if a weight or an answer of the model is nan or inf: such a model is nobody's."""
+        weights = self.model / "model.safetensors"
+        if weights.is_file():
+            with safe_open(str(weights), framework="np") as file:
+                for name in file.keys():  # noqa: SIM118 (no dictionary)
+                    if not np.isfinite(file.get_tensor(name)).all():
+                        raise RunError(f"'{self.model}' is not registered: its weight '{name}' holds nan or inf")
+        table = pq.read_table(self.evaluation / "predictions.parquet")
+        for name in ("prediction", "loss"):
+            column = table[name] if name in table.column_names else None
+            if column is not None and column.type in ("double", "float"):
+                bad = pc.sum(pc.invert(pc.is_finite(column))).as_py()
+                if bad:
+                    raise RunError(f"'{self.model}' is not registered: {bad:,} of its answers ({name}) are nan or inf")

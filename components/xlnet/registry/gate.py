@@ -1,0 +1,200 @@
+"""The gate: whether a candidate becomes champion, and why.
+
+It must do better than always giving the commonest answer, and better than the present champion, by the rule of
+:mod:`xlnet.evaluation.comparison`, on test rows that neither of the two was trained on.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from xlnet import provenance
+from xlnet.data import objects, seen
+from xlnet.data.dataset import open_dataset
+from xlnet.errors import RunError, UserError
+from xlnet.evaluation.comparison import Predictions, compare
+from xlnet.evaluation.predictor import Predictor
+from xlnet.recipe import EvaluationRecipe
+from xlnet.registry.candidate import Candidate
+from xlnet.registry.versions import ModelVersion
+
+FEWEST_ROWS = 30  # on which two models are compared, where rows had to be left out
+TRY = "train on more rows or for more epochs (training.epochs), or begin with pretrained weights (model.pretrained)"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate said, and the figures behind it (None where nothing was compared)."""
+
+    promote: bool
+    reason: str
+    champion_version: int | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said of the test rows: class names or values, [rows]."""
+
+    truth: list[Any]
+    given: list[Any]
+
+
+class Incomparable(Exception):
+    """Two models that cannot be compared; the message says why."""
+
+
+def gate(
+    candidate: Candidate, champion: ModelVersion | None, recipe: EvaluationRecipe, force: bool = False
+) -> Decision:
+    """Whether the candidate becomes champion, and why.
+
+    Args:
+        candidate: the model that asks.
+        champion: whom it would replace; None: nobody.
+        recipe: the metric, the margin, and how intervals are drawn.
+        force: promote it whatever the comparison says; the reason is given all the same.
+    """
+    if champion and champion.tags.get("model_digest") == candidate.model_digest:
+        return Decision(True, f"the champion is this very model, version {champion.version}", champion.version)
+    found = _judge(candidate, champion, recipe)
+    if force and not found.promote:
+        return replace(found, promote=True, reason=f"by registry.force, although it {found.reason}")
+    return found
+
+
+def _judge(candidate: Candidate, champion: ModelVersion | None, recipe: EvaluationRecipe) -> Decision:
+    ours = _read(candidate.evaluation)
+    number = champion.version if champion else None
+    if useless := _no_better_than_a_constant(candidate, ours, recipe):
+        by_hand = f"xlnet-pipeline models promote {champion.name if champion else 'NAME'}:VERSION"
+        return Decision(False, f"{useless}; {TRY}; run --force, or {by_hand}, decides otherwise", number)
+    if champion is None:
+        return Decision(True, "no champion yet")
+    try:
+        return _against(candidate, champion, ours, recipe)
+    except Incomparable as why:
+        by_hand = f"xlnet-pipeline models promote {champion.name}:VERSION decides by hand"
+        return Decision(False, f"cannot be compared with champion {number}: {why}; {by_hand}", number)
+
+
+def _no_better_than_a_constant(candidate: Candidate, ours: Answers, recipe: EvaluationRecipe) -> str:
+    """Why the model is of no use; empty if it does better than one answer for all rows."""
+    metric = candidate.metrics["primary"]
+    if not candidate.classes:
+        figure = candidate.metrics["metrics"][metric]
+        if candidate.score is None:
+            return f"{metric} cannot be computed: the model's answers, or the test labels, are all the same"
+        known = [figure.get(end) for end in ("value", "low", "high")]
+        if figure.get("low") is None or not figure["low"] > 0:
+            value, low, high = (f"{one:+.4f}" if one is not None else "unknown" for one in known)
+            return f"is no better than always giving one value: {metric} {value} [{low}, {high}]"
+        return ""
+    ((commonest, _),) = Counter(ours.truth).most_common(1)
+    constant = Answers(ours.truth, [commonest] * len(ours.truth))
+    found = compare(*_paired(ours, constant, candidate.classes), metric, replace(recipe, margin=0.0))
+    if found.low > 0:
+        return ""
+    return f"is no better than always answering '{commonest}': {found.figures}"
+
+
+def _against(candidate: Candidate, champion: ModelVersion, ours: Answers, recipe: EvaluationRecipe) -> Decision:
+    """Raises Incomparable where the two cannot be."""
+    theirs, kept = _champion_answers(candidate, champion)
+    fresh = _unseen(candidate, champion, kept)
+    rows = len(ours.truth)
+    if fresh is None:
+        left, where = np.ones(rows, bool), ""
+    else:
+        left, where = fresh, f" on the {int(fresh.sum()):,} of {rows:,} test rows that neither was trained on"
+    if left.sum() < min(FEWEST_ROWS, rows / 2):
+        raise Incomparable(
+            f"{rows - int(left.sum()):,} of {rows:,} test rows are among those that one of the two was trained on, and "
+            f"{int(left.sum()):,} are too few to decide; give rows of their own in data.test"
+        )
+    if left.all():
+        where = ""
+    ours, theirs = _rows(ours, left), _rows(theirs, left)
+    found = compare(*_paired(ours, theirs, candidate.classes), candidate.metrics["primary"], recipe)
+    others = sorted({*theirs.given} - {*candidate.classes}) if candidate.classes else []
+    also = f"; it also answers '{others[0]}', a class that the candidate does not know" if others else ""
+    reason = f"{found.reason}{where} (version {champion.version}{also})"
+    figures = (None if math.isnan(one) else one for one in (found.difference, found.low, found.high))
+    return Decision(found.wins, reason, champion.version, *figures)
+
+
+def _champion_answers(candidate: Candidate, champion: ModelVersion) -> tuple[Answers, bool]:
+    """The champion's answers to the candidate's test rows, and whether they are of its own evaluation."""
+    if champion.tags.get("test_digest") == candidate.metrics["test_digest"] and champion.evaluation_uri:
+        try:
+            kept = objects.local_directory(champion.evaluation_uri)
+            provenance.verify(kept)
+            return _read(kept), True
+        except (UserError, RunError):
+            pass  # gone, damaged or out of reach: predict again
+    try:
+        model = objects.local_directory(champion.model_uri)
+        if not model.is_dir():
+            raise Incomparable(f"its files in '{champion.model_uri}' are gone")
+        provenance.verify(model)
+        predictor = Predictor(model)
+        known = list(predictor.model.config.classes)
+    except (UserError, RunError) as error:
+        raise Incomparable(str(error)) from None
+    if bool(known) != bool(candidate.classes):
+        raise Incomparable(f"it predicts {'classes' if known else 'values'}")
+    split = open_dataset(candidate.dataset).split("test")
+    rows = split.table()
+    logits, _ = predictor.logits(rows["text"].to_pylist(), rows["text_pair"].to_pylist())
+    if not candidate.classes:
+        return Answers(split.labels.tolist(), logits[:, 0].tolist()), False
+    truth = [candidate.classes[label] for label in split.labels]
+    return Answers(truth, [known[index] for index in logits.argmax(1)]), False
+
+
+def _unseen(candidate: Candidate, champion: ModelVersion, kept: bool) -> np.ndarray | None:
+    """Which test rows neither model was trained on: bool [rows]; None where that is not known, but safe to assume.
+
+    A champion of an older version does not say what it has seen. The rows of its own evaluation are safe.
+    """
+    keys = candidate.test_keys()
+    known = [seen.read(candidate.model), seen.read(champion.model_uri)]
+    if keys is None or None in known:
+        if kept:
+            return None
+        raise Incomparable("it is not known which rows the two were trained on")
+    return ~np.any([one.among(keys) for one in known if one is not None], axis=0)
+
+
+def _read(evaluation: Path) -> Answers:
+    table = pq.read_table(evaluation / "predictions.parquet", columns=["label", "prediction"])
+    return Answers(table["label"].to_pylist(), table["prediction"].to_pylist())
+
+
+def _rows(answers: Answers, chosen: np.ndarray) -> Answers:
+    numbers = np.flatnonzero(chosen)
+    return Answers([answers.truth[i] for i in numbers], [answers.given[i] for i in numbers])
+
+
+def _paired(one: Answers, other: Answers, classes: list[str]) -> tuple[Predictions, Predictions]:
+    """Both as numbers, over the classes of either: one may answer with a class that the other does not know."""
+    if not classes:
+        first, second = (Predictions(np.array(two.truth), np.array(two.given), 0) for two in (one, other))
+        return first, second
+    names = sorted({*classes, *one.truth, *one.given, *other.truth, *other.given})
+    index = {name: number for number, name in enumerate(names)}
+    first, second = (
+        Predictions(_indices(two.truth, index), _indices(two.given, index), len(names)) for two in (one, other)
+    )
+    return first, second
+
+
+def _indices(values: list[str], index: dict[str, int]) -> np.ndarray:
+    return np.fromiter((index[value] for value in values), np.int64, len(values))
