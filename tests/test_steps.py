@@ -118,3 +118,14 @@ def test_the_table_of_steps_describes_the_components() -> None:
         assert row.output in component.outputs
         assert set(row.given.values()) <= set(steps.snapshot.component_spec.outputs)
         assert set(row.sections) <= {field.name for field in dataclasses.fields(recipes.Recipe)}
+
+
+def test_what_a_backend_cannot_store_stays_out_of_an_artifacts_metadata() -> None:
+    facts = {
+        "rows": 3,
+        "champion": None,
+        "loss": float("nan"),
+        "none": {"a": None, "b": [1, None, float("inf")]},
+        "no": 0,
+    }
+    assert display.stated(facts) == {"rows": 3, "none": {"b": [1]}, "no": 0}

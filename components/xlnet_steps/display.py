@@ -3,7 +3,9 @@
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kfp import dsl
 
@@ -20,6 +22,19 @@ def show(evaluation: str, metrics: dsl.Metrics, classification: dsl.Classificati
     if found.get("roc"):
         classification.log_roc_curve(*_thinned(found["roc"]))
     shutil.copyfile(Path(evaluation, "report.html"), report.path)
+
+
+def stated(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that a backend can store beside an artifact: a null, a nan or an infinity would fail the whole step."""
+    return {key: found for key, value in facts.items() if (found := _storable(value)) is not None}
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return stated(value)
+    if isinstance(value, list | tuple):
+        return [found for one in value if (found := _storable(one)) is not None]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _thinned(roc: dict[str, list[float]]) -> tuple[list[float], list[float], list[float]]:

@@ -30,8 +30,9 @@ def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
 def preprocess(recipe: str, snapshot: str, code: str, dataset: dsl.Output[dsl.Dataset]) -> None:
     """Rows to token ids: ``xlnet.data.preprocess``."""
     from xlnet.data.preprocess import preprocess as step
+    from xlnet_steps.display import stated
 
-    dataset.metadata.update(step(recipe, snapshot, dataset.path))
+    dataset.metadata.update(stated(step(recipe, snapshot, dataset.path)))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -39,9 +40,10 @@ def train(
     recipe: str, pretrained: str, code: str, dataset: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]
 ) -> None:
     """A dataset to a model: ``xlnet.training.launch``, in this container or in a JobSet of the cluster."""
+    from xlnet_steps.display import stated
     from xlnet_steps.training import train as step
 
-    model.metadata.update(step(recipe, dataset.path, model.path))
+    model.metadata.update(stated(step(recipe, dataset.path, model.path)))
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -57,9 +59,9 @@ def evaluate(
 ) -> None:
     """A model judged on the test split: ``xlnet.evaluation.evaluate``."""
     from xlnet.evaluation.evaluate import evaluate as step
-    from xlnet_steps.display import show
+    from xlnet_steps.display import show, stated
 
-    evaluation.metadata.update(step(recipe, dataset.path, model.path, evaluation.path))
+    evaluation.metadata.update(stated(step(recipe, dataset.path, model.path, evaluation.path)))
     show(evaluation.path, metrics, classification, report)
 
 
@@ -74,5 +76,6 @@ def register(
 ) -> None:
     """A model's entry in the registry, champion or not: ``xlnet.registry.register``."""
     from xlnet.registry.register import register as step
+    from xlnet_steps.display import stated
 
-    registration.metadata.update(step(recipe, dataset.path, model.path, evaluation.path, registration.path))
+    registration.metadata.update(stated(step(recipe, dataset.path, model.path, evaluation.path, registration.path)))

@@ -7,6 +7,7 @@ a line each, below the reason that a person reads.
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,11 +19,17 @@ from xlnet.registry.address import check_name
 from xlnet.registry.versions import CHAMPION, ModelVersion
 from xlnet.registry.vertex_api import VertexApi
 
-SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/classification_metrics_1.0.0.yaml"
+SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/{}_metrics_1.0.0.yaml"
+CLASSIFICATION = "accuracy"  # a metric that no regression has
 LABELS = ("decision", "git_sha", "run")
 ROUTES = {"healthRoute": "/healthz", "predictRoute": "/predict"}  # of xlnet.serving
 DEFAULT = "default"  # alias of the version that Vertex AI serves where none is named
 OURS = {"created-by": "xlnet-pipeline"}
+
+
+def schema(metrics: Mapping[str, float]) -> str:
+    """The schema by which Vertex AI reads an evaluation of these metrics."""
+    return SCHEMA.format("classification" if CLASSIFICATION in metrics else "regression")
 
 
 class VertexRegistry:
@@ -100,7 +107,7 @@ class VertexRegistry:
         )
         response = self.api.finished(operation)
         number = int(response["modelVersionId"])
-        evaluation = {"displayName": f"{name}:{number}", "metricsSchemaUri": SCHEMA, "metrics": metrics}
+        evaluation = {"displayName": f"{name}:{number}", "metricsSchemaUri": schema(metrics), "metrics": metrics}
         path = f"{self._path(name)}@{number}/evaluations:import"
         self.api.call("POST", path, {"modelEvaluation": evaluation})
         return self.find(f"{name}:{number}")
