@@ -338,6 +338,11 @@ def test_ctrl_c_ends_the_container_too(target: DockerTarget, tmp_path: Path, hos
     done = target.submit(Submission(recipe), echo=watch)
     assert (done.status, done.exit_status) == ("CANCELLED", 130)
     assert time.monotonic() - begun[0] < 15
+    (note,) = done.notes
+    (step,) = re.fullmatch(r"checkpoint of step (\d+) saved; run the same command to go on", note).groups()  # type: ignore[union-attr]
+    kept = target.home.glob("checkpoints/*/step-*/manifest.json")
+    assert int(step) in {int(path.parent.name.split("-")[1]) for path in kept}
+    assert note in "\n".join(target.logs(done.id, "train"))
     assert not engine.docker(host, "ps", "--all", "--quiet").stdout
 
 

@@ -4,6 +4,8 @@ tests/test_containers.py runs the real DAG in real containers; here no engine is
 """
 
 import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,43 @@ def test_no_engine_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert cli.main(["run", "--target", "docker"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: docker or podman is not installed; install Docker or Podman"
+
+
+SAVES = """#!{python}
+import signal, subprocess, sys, time
+if sys.argv[1] == "rm":
+    open("{folder}/removed", "a").write(sys.argv[-1] + "\\n")
+    sys.exit()
+def save(*_):
+    time.sleep(0.4)
+    print("checkpoint of step 22 saved; run the same command to go on", flush=True)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print("training", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_engines_client_is_waited_for_while_the_container_saves_its_work(
+    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client hands SIGTERM on to the container, whose first process hands it on to the trainer."""
+    target = DockerTarget(tmp_path / "home")
+    target.prepare(Submission(recipe(), image="ours"))
+    program = tmp_path / "bin" / "docker"
+    program.write_text(SAVES.format(python=sys.executable, folder=tmp_path))
+    stop = processes.Stop()
+    lines: list[str] = []
+
+    def line(text: str) -> None:
+        lines.append(text)
+        stop.asked = stop.asked or time.monotonic()
+
+    asked: list[str] = []
+    with (tmp_path / "log").open("wb") as log, pytest.raises(processes.Stopped) as stopped:
+        target.start(["train"], {}, log, line, stop, None, lambda: asked.append("asked"))
+    assert stopped.value.ended == "by itself"
+    assert asked == ["asked"]
+    assert lines == ["training", "checkpoint of step 22 saved; run the same command to go on"]
+    assert (tmp_path / "log").read_text().splitlines() == lines
+    assert len((tmp_path / "removed").read_text().splitlines()) == 1, "the container is gone"
