@@ -33,7 +33,8 @@ SETTINGS = {
     "model.d_head": 16,
     "model.d_inner": 16,
     "training.batch_tokens": 256,
-    "training.steps": 100_000,  # nobody waits for the end: validations are far apart
+    "training.steps": 100_000,  # nobody waits for the end, and for no validation or checkpoint of its own
+    "training.evaluate_every": 100_000,
     "training.checkpoint_every": 100_000,
     "evaluation.resamples": 100,
 }
@@ -153,6 +154,7 @@ def test_ctrl_c_leaves_the_checkpoint_of_that_very_step(project: Project, ranks:
     (step,) = set(re.findall(r"checkpoint of step (\d+) saved; run the same command to go on", window.shown))
     assert window.shown.rstrip().splitlines()[-1] == f"checkpoint of step {step} saved; run the same command to go on"
     assert int(step) in project.checkpoints()
+    assert f"step {step}/100000  validation" not in window.shown, "not a step at which a checkpoint is due anyway"
     record = project.records()[-1]
     assert [one["status"] for one in record["steps"]][1:] in (
         ["SUCCEEDED", "CANCELLED", "SKIPPED", "SKIPPED"],
