@@ -14,6 +14,7 @@ from pathlib import Path
 from xlnet import state
 from xlnet.errors import RunError, UserError
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
+from xlnet.registry.address import sqlite
 from xlnet.registry.succession import predecessor
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.local import checkpoints
@@ -94,7 +95,7 @@ def _registered(home: Path, runs: list[Run]) -> Iterator[tuple[Registry, ModelVe
     """Every registered version of every registry that the runs here know, and the alias that protects it, if any."""
     own = home / "mlflow.db"
     addresses = {"", *(run.recipe.get("registry", {}).get("uri", "") for run in runs)}
-    addresses |= {f"{state.SQLITE}{own}"} if own.is_file() else set()
+    addresses |= {sqlite(own)} if own.is_file() else set()
     seen = set()
     for address in sorted(addresses):
         registry = open_registry(address, home)
