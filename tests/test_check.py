@@ -161,14 +161,14 @@ def test_disk_must_hold_the_checkpoints(recipe: Recipe, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "text", ["* * * * *", "0 3 * * 1", "*/15 0-6,22 1 jan-mar,12 *", "0 0 29 2 *", "5/10 * * * mon"]
+    "text", ["* * * * *", "0 3 * * 1", "*/15 0-6,22 1 jan-mar,12 *", "0 0 29 2 *", "5/10 * * * mon", "@daily"]
 )
 def test_good_schedules_pass(recipe: Recipe, text: str) -> None:
     assert problems(Submission(recipe, cron=text, timezone="Europe/Berlin", schedule="nightly-2")) == []
 
 
 @pytest.mark.parametrize(
-    "text", ["0 3 * *", "0 0 3 * * 1", "60 3 * * *", "0 3 0 * *", "0 3 * foo *", "0 0 31 2 *", "@daily"]
+    "text", ["0 3 * *", "0 0 3 * * 1", "60 3 * * *", "0 3 0 * *", "0 3 * foo *", "0 0 31 2 *", "@reboot"]
 )
 def test_bad_schedules_are_refused(recipe: Recipe, text: str) -> None:
     (found,) = problems(Submission(recipe, cron=text))

@@ -43,10 +43,12 @@ LAYERS = [
 # function that needs it, by the modules named here.
 ALWAYS_THERE = {"numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 LATE = {
-    "google": {"xlnet.data.objects", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
+    "google": {"xlnet.data.gcs", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
     "google_crc32c": {"xlnet.data.transfer"},
     "urllib3": {"xlnet.data.transfer"},
-    "requests": {"xlnet.data.objects", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
+    "boto3": {"xlnet.data.s3"},
+    "botocore": {"xlnet.data.s3"},
+    "requests": {"xlnet.data.gcs", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
     "mlflow": {"xlnet.registry.mlflow_registry"},
     "tensorboard": {"xlnet.training.history"},
 }

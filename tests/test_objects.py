@@ -12,7 +12,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from xlnet.data import objects, transfer
+from xlnet.data import gcs, objects, transfer
 from xlnet.errors import CorruptArtifact, UserError
 
 
@@ -64,15 +64,15 @@ def test_empty_files_and_json_reach_an_emulator_too(bucket: Any, tmp_path: Path)
     assert objects.upload(tmp_path, "gs://bucket/all") == len(written)
     copy = objects.download("gs://bucket/all", tmp_path / "copy")
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == written
-    kinds = {blob.name: blob.content_type for blob in objects.listing("gs://bucket/all")}
+    kinds = {blob.name: blob.handle.content_type for blob in objects.listing("gs://bucket/all")}
     assert (kinds["all/state.json"], kinds["all/r.html"]) == ("application/json", "text/html")
 
 
 def test_a_large_object_goes_on_where_it_was_broken_off(
     bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "CHUNK", 1000)
-    monkeypatch.setattr(objects, "WORKERS", 1)
+    monkeypatch.setattr(gcs, "CHUNK", 1000)
+    monkeypatch.setattr(gcs, "WORKERS", 1)
     content = bytes(range(256)) * 40
     bucket.blob("large.bin").upload_from_string(content)
     asked: list[int] = []
@@ -129,7 +129,7 @@ def test_what_is_not_there_is_one_line(bucket: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no object"):
         objects.download("gs://bucket/none", tmp_path)
     with pytest.raises(UserError, match="is no gs://BUCKET/OBJECT"):
-        objects.read("s3://bucket/a")
+        objects.read("ftp://bucket/a")
 
 
 class Flaky(threading.Thread):
@@ -178,7 +178,7 @@ def test_connections_that_are_cut_in_mid_body_are_made_again(
     proxy = Flaky(int(os.environ["STORAGE_EMULATOR_HOST"].rpartition(":")[2]))
     proxy.start()
     proxy.cuts = 2
-    monkeypatch.setattr(objects, "CHUNK", chunk)
+    monkeypatch.setattr(gcs, "CHUNK", chunk)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
     copy = objects.download("gs://bucket/many", tmp_path / "copy")
     assert (copy / "large.bin").read_bytes() == content

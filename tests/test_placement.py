@@ -14,6 +14,7 @@ from kfp import components
 from servers.kubernetes_server import checked
 
 from xlnet.errors import UserError
+from xlnet.recipe import Recipe
 from xlnet.steps import STEPS
 from xlnet.training.preemption import GRACE
 from xlnet_cluster.jobset import Requirements, TrainingJob, manifest
@@ -21,6 +22,9 @@ from xlnet_pipeline import dag
 from xlnet_pipeline.placement import PREEMPTION_RETRIES, PROGRAM_RETRIES, Placement, placement
 from xlnet_pipeline.placement.machines import MACHINES, SPOT_SELECTOR, Machine, offered
 from xlnet_pipeline.placement.vertex import LAUNCHER_IMAGE
+from xlnet_pipeline.targets import settings
+from xlnet_pipeline.targets.kfp.target import KfpTarget
+from xlnet_pipeline.targets.submission import Submission
 
 IMAGE = "registry.example/team/xlnet@sha256:" + "0123456789abcdef" * 4
 GOLDEN = Path(__file__).parent / "golden"
@@ -214,3 +218,53 @@ def test_what_a_target_cannot_do_is_refused_with_what_it_can(arguments: tuple[An
 def test_a_tag_is_refused_with_the_command_that_reads_its_digest() -> None:
     with pytest.raises(UserError, match="imagetools inspect registry.example/xlnet:latest"):
         placement("kfp", "registry.example/xlnet:latest", MACHINES["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint", "secrets"),
+    [
+        (
+            {},
+            "http://seaweedfs.kubeflow:9000",
+            {"xlnet-registry": True, "mlpipeline-minio-artifact": True},
+        ),
+        (
+            {"KFP_PIPELINE_ROOT": "minio://mlpipeline/v2/artifacts"},
+            "http://seaweedfs.kubeflow:9000",
+            {"xlnet-registry": True, "mlpipeline-minio-artifact": True},
+        ),
+        (
+            {"KFP_PIPELINE_ROOT": "s3://b/r", "KFP_S3_ENDPOINT": "http://s3:1", "KFP_S3_SECRET": "keys"},
+            "http://s3:1",
+            {"xlnet-registry": True, "keys": True},
+        ),
+        ({"KFP_PIPELINE_ROOT": "s3://b/r", "KFP_REGISTRY_SECRET": "mine"}, None, {"mine": False}),
+        ({"KFP_PIPELINE_ROOT": "gs://b/r", "MLFLOW_TRACKING_URI": "http://mlflow:5000"}, None, {}),
+    ],
+)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_steps_find_their_storage_and_registry(
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    endpoint: str | None,
+    secrets: dict[str, bool],
+    nodes: int,
+) -> None:
+    """Secret → whether a pod starts without it. The pods of a JobSet are told the same."""
+    for name in ("KFP_PIPELINE_ROOT", "MLFLOW_TRACKING_URI", "KFP_REGISTRY_SECRET", "KFP_S3_ENDPOINT", "KFP_S3_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"KFP_ENDPOINT": "http://kfp", **variables}.items():
+        monkeypatch.setenv(name, value)
+    target = KfpTarget(settings.read(settings.KfpSettings, None, needs=()))
+    given = target.place(Submission(Recipe(), image=IMAGE, machine="cpu", nodes=nodes))
+    spec, platform = dag.documents(given)
+    container = spec["deploymentSpec"]["executors"]["exec-register"]["container"]
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    assert environment.get("AWS_ENDPOINT_URL_S3") == endpoint
+    asked = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-register"].get("secretAsEnv", [])
+    assert {one["secretName"]: one.get("optional", False) for one in asked} == secrets
+    if nodes == 2:
+        train = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
+        (jobset,) = (json.loads(one["value"]) for one in train["env"] if "node_selector" in one["value"])
+        named = {one["valueFrom"]["secretKeyRef"]["name"] for one in jobset["env"] if "valueFrom" in one}
+        assert named == set(secrets)

@@ -152,7 +152,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="there is no directory '/nowhere'"):
         snapshot(train=["/nowhere/rows.csv"])
     with pytest.raises(UserError, match="unknown scheme; allowed: a local path, gs://"):
-        snapshot(train=["s3://bucket/rows.csv"])
+        snapshot(train=["ftp://bucket/rows.csv"])
     with pytest.raises(UserError, match="demo data 'uci' is unknown; allowed: uci_sentences"):
         snapshot(train=["demo:uci"])
     with pytest.raises(UserError, match=r"is in both data.train and data.test"):

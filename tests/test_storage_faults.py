@@ -12,7 +12,7 @@ from google.cloud.storage import blob as google_blob
 from google.cloud.storage.retry import DEFAULT_RETRY
 from servers.strict_storage import StrictStorage, crc32c
 
-from xlnet.data import objects, storage
+from xlnet.data import gcs, objects, storage
 from xlnet.errors import CorruptArtifact, RunError, UserError
 from xlnet.training.storehouse import MANIFEST, Bucket
 
@@ -23,16 +23,16 @@ CHUNK = 256 << 10  # the least that a piece of a resumable upload may have
 def strict(monkeypatch: pytest.MonkeyPatch) -> Iterator[StrictStorage]:
     with StrictStorage("bucket") as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        monkeypatch.setattr(objects, "retry", lambda: DEFAULT_RETRY.with_delay(0.01, 0.1).with_timeout(1.5))
-        monkeypatch.setattr(objects, "TIMEOUT", (1.0, 0.4))
-        monkeypatch.setattr(objects, "CHUNK", CHUNK)
-        monkeypatch.setattr(objects, "WHOLE", CHUNK)
+        monkeypatch.setattr(gcs, "retry", lambda: DEFAULT_RETRY.with_delay(0.01, 0.1).with_timeout(1.5))
+        monkeypatch.setattr(gcs, "TIMEOUT", (1.0, 0.4))
+        monkeypatch.setattr(gcs, "CHUNK", CHUNK)
+        monkeypatch.setattr(gcs, "WHOLE", CHUNK)
         monkeypatch.setattr(google_blob, "_MAX_MULTIPART_SIZE", CHUNK)
         yield server
 
 
 def bucket() -> Any:
-    return objects.storage_client().bucket("bucket")
+    return gcs.storage_client().bucket("bucket")
 
 
 # ------------------------------------------------------------------------------ that the server is a strict one
@@ -168,7 +168,7 @@ def test_an_unknown_bucket_is_the_users_mistake(filled: StrictStorage, tmp_path:
 def test_an_expired_token_is_named_and_never_shown(filled: StrictStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     from google.oauth2.credentials import Credentials
 
-    client = objects.storage_client()
+    client = gcs.storage_client()
     monkeypatch.setattr(client._http, "credentials", Credentials(token="ya29.nobody-may-see"))
     filled.token = "ya29.nobody-may-see"
     assert objects.read("gs://bucket/many/0.bin") == b"\0" * 100
@@ -308,7 +308,7 @@ def test_a_transfer_uses_one_request_and_one_connection_for_each_worker_not_one_
     assert strict.count("POST", "/upload/") == 100
     assert strict.count("GET", "bin$") == 100, "its bytes alone: what is known of it came with the list"
     assert strict.count("GET", "/o$") == 2
-    assert strict.connections <= 2 * objects.WORKERS
+    assert strict.connections <= 2 * gcs.WORKERS
 
 
 def test_time_is_spent_waiting_at_once_not_in_turn(strict: StrictStorage, tmp_path: Path) -> None:
@@ -316,4 +316,4 @@ def test_time_is_spent_waiting_at_once_not_in_turn(strict: StrictStorage, tmp_pa
         strict.put("bucket", {"name": f"d/{number}"}, b"x", {})
     strict.latency = 0.1
     objects.download("gs://bucket/d", tmp_path / "copy")
-    assert 2 <= strict.most_waiting <= objects.WORKERS
+    assert 2 <= strict.most_waiting <= gcs.WORKERS

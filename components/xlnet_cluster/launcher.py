@@ -244,9 +244,9 @@ class Watch:
 
 def _address(path: str) -> str:
     address = objects.address(path)
-    if not address.startswith(objects.GCS):
+    if not objects.is_remote(address):
         raise UserError(
-            f"'{path}' lies in no bucket, where several machines could reach it; set KFP_PIPELINE_ROOT=gs://BUCKET/FOLDER"
+            f"'{path}' lies in no bucket, where several machines could reach it; set KFP_PIPELINE_ROOT, such as gs://BUCKET/FOLDER"
         )
     return address
 

@@ -18,12 +18,9 @@ def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
     [("digest", str), ("pretrained", str), ("preprocess", str), ("train", str), ("evaluate", str), ("register", str)],
 ):
     """Digests of the input's content, and the part of the recipe that each later step depends on."""
-    from xlnet.data.snapshot import take
-    from xlnet.recipe import parts
+    from xlnet_steps.beginning import snapshot as step
 
-    found = take(recipe)
-    print(found.summary())
-    return (found.digest, found.pretrained, *parts(recipe))
+    return step(recipe)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

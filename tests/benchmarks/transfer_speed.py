@@ -1,13 +1,16 @@
-"""gs:// directories moved by us against the same objects copied one by one with google-cloud-storage.
+"""gs:// directories moved by us against google-cloud-storage: one object at a time, and its own transfer manager.
 
     python tests/benchmarks/transfer_speed.py [--objects 1000] [--megabytes 1] [--repeats 3] [--json FILE]
 
 Interleaved, on two servers: gcp-storage-emulator, which answers one request at a time in one Python process, and a
 server of our own that answers many at once, each after a delay as on the way to a real bucket (``--latency``). One by
-one means one client, one connection, ``upload_from_filename`` and ``download_to_filename`` in a loop. Every download is
-into an empty directory, which is removed at once: the disk is not still writing one copy while the next is timed.
+one means one client, one connection, ``upload_from_filename`` and ``download_to_filename`` in a loop. The transfer
+manager gets as many threads as ours has, and, for comparison, its default of processes (``--processes``). Every
+download is into an empty directory, which is removed at once: the disk is not still writing one copy while the next is
+timed.
+
 Prints medians, the processor time of both sides for each object, and how many times faster ours is with the least and
-most of repeats.
+most of repeats. Files of 64 MB (``--objects 4 --megabytes 64``) are what the manager moves in ranges.
 """
 
 import argparse
@@ -73,11 +76,13 @@ def timed(work: Callable[[], object], server: int) -> dict[str, float]:
     }
 
 
-def copies(source: Path, names: list[str]) -> dict[str, Callable[[Path], object]]:
-    """The four ways, by what is moved and by whom; each is given an empty directory."""
-    from xlnet.data import objects
+def copies(source: Path, names: list[str], worker: str) -> dict[str, Callable[[Path], object]]:
+    """The six ways, by what is moved and by whom; each is given an empty directory."""
+    from google.cloud.storage import transfer_manager
 
-    bucket: Any = objects.storage_client().bucket("bucket")
+    from xlnet.data import gcs, objects
+
+    bucket: Any = gcs.storage_client().bucket("bucket")
 
     def up(empty: Path) -> None:
         for name in names:
@@ -87,22 +92,50 @@ def copies(source: Path, names: list[str]) -> dict[str, Callable[[Path], object]
         for name in names:
             bucket.blob(f"one/{name}").download_to_filename(str(empty / name))
 
+    crowd = {"worker_type": worker, "max_workers": gcs.WORKERS, "raise_exception": True}
+    large = (source / names[0]).stat().st_size > gcs.CHUNK
+
+    def up_managed(empty: Path) -> None:
+        prefix = f"{empty.name}/managed/"
+        if not large:
+            transfer_manager.upload_many_from_filenames(
+                bucket, names, source_directory=str(source), blob_name_prefix=prefix, **crowd
+            )
+            return
+        for name in names:
+            blob = bucket.blob(prefix + name)
+            blob.upload_from_filename(str(source / name))
+
+    def down_managed(empty: Path) -> None:
+        if not large:
+            transfer_manager.download_many_to_path(
+                bucket, names, destination_directory=str(empty), blob_name_prefix="one/", **crowd
+            )
+            return
+        for name in names:
+            some = {key: value for key, value in crowd.items() if key != "raise_exception"}
+            blob = bucket.blob(f"one/{name}")
+            blob.reload()
+            transfer_manager.download_chunks_concurrently(blob, str(empty / name), chunk_size=gcs.CHUNK, **some)
+
     return {
         "upload, one by one": up,
+        "upload, manager": up_managed,
+        "download, manager": down_managed,
         "upload, ours": lambda empty: objects.upload(source, f"gs://bucket/{empty.name}"),
         "download, one by one": down,
         "download, ours": lambda empty: objects.download("gs://bucket/one", empty),
     }
 
 
-def measure(count: int, size: int, repeats: int, server: int) -> dict[str, Any]:
+def measure(count: int, size: int, repeats: int, server: int, worker: str) -> dict[str, Any]:
     """Medians of each way, and how many times faster ours is."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch)
         names = [f"{number:05d}.bin" for number in range(count)]
         for name in names:
             (source / name).write_bytes(os.urandom(size))
-        ways = copies(source, names)
+        ways = copies(source, names, worker)
         seen: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for _ in range(repeats):
             for name, work in ways.items():
@@ -113,9 +146,11 @@ def measure(count: int, size: int, repeats: int, server: int) -> dict[str, Any]:
         for name, many in seen.items()
     }
     for what in ("upload", "download"):
-        pairs = zip(seen[f"{what}, one by one"], seen[f"{what}, ours"], strict=True)
-        ratios = sorted(slow["seconds"] / fast["seconds"] for slow, fast in pairs)
-        found[f"{what}, times faster"] = [round(x, 2) for x in (statistics.median(ratios), ratios[0], ratios[-1])]
+        for other in ("one by one", "manager"):
+            pairs = zip(seen[f"{what}, {other}"], seen[f"{what}, ours"], strict=True)
+            ratios = sorted(slow["seconds"] / fast["seconds"] for slow, fast in pairs)
+            spread = [round(x, 2) for x in (statistics.median(ratios), ratios[0], ratios[-1])]
+            found[f"{what}, × {other}"] = spread
     return found
 
 
@@ -126,17 +161,20 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.02, help="seconds before each answer of our own server")
+    parser.add_argument("--processes", action="store_true", help="the transfer manager's default of workers")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    from xlnet.data import objects
+    from xlnet.data import gcs
 
+    worker = "process" if options.processes else "thread"
     results: dict[str, Any] = {}
     for title, server in (("emulator", emulator()), (f"{options.latency:g} s away", delayed(options.latency))):
         with server as (url, pid):
             os.environ["STORAGE_EMULATOR_HOST"] = url
             if title != "emulator":  # it lets as many wait as a bucket does
-                objects.EMULATED = objects.WORKERS
-            found = results[title] = measure(options.objects, int(options.megabytes * 2**20), options.repeats, pid)
+                gcs.EMULATED = gcs.WORKERS
+            size = int(options.megabytes * 2**20)
+            found = results[title] = measure(options.objects, size, options.repeats, pid, worker)
         print(f"{title}: {options.objects} objects of {options.megabytes:g} MB, median of {options.repeats}")
         for name, one in found.items():
             if isinstance(one, list):

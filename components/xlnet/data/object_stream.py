@@ -1,9 +1,10 @@
-"""A ``gs://`` object read from one end to the other as if it were a file, in ranges that grow as reading goes on."""
+"""An object of a bucket read from one end to the other as if it were a file, in ranges that grow as reading goes on."""
 
 import io
 from typing import Any
 
-from xlnet.data import objects, transfer
+from xlnet.data import objects
+from xlnet.data.addresses import Stored
 from xlnet.errors import CorruptArtifact
 
 FIRST = 256 << 10  # bytes of the first range: enough for the first rows, which is all that some want
@@ -11,7 +12,7 @@ MOST = 16 << 20
 
 
 class ObjectStream(io.RawIOBase):
-    """One generation of an object.
+    """One object as it was listed: another version of it is not read.
 
     Read in sequence to its end, its bytes are compared with its checksum. A broken connection is made again.
 
@@ -21,15 +22,13 @@ class ObjectStream(io.RawIOBase):
         CorruptArtifact: its bytes arrived other than the bucket says.
     """
 
-    def __init__(self, uri: str, size: int, generation: str, crc32c: str) -> None:
+    def __init__(self, stored: Stored) -> None:
         super().__init__()
-        bucket, name = objects.split(uri)
-        self._uri, self._size, self._crc32c = uri, size, crc32c
-        self._blob: Any = objects.storage_client().bucket(bucket).blob(name, generation=int(generation))
+        self._stored, self._size = stored, stored.size
         self._at = 0  # where the reader stands
         self._begin, self._buffer = 0, b""  # the range at hand
         self._length = FIRST
-        self._sum, self._summed = transfer.checksum(), 0
+        self._checker, self._summed = objects.checker(stored), 0
 
     def readable(self) -> bool:
         """It is."""
@@ -59,11 +58,15 @@ class ObjectStream(io.RawIOBase):
 
     def _fetch(self) -> None:
         last = min(self._at + self._length, self._size) - 1
-        self._buffer = objects.read_range(self._uri, self._blob, self._at, last)
+        self._buffer = objects.read_range(self._stored, self._at, last)
         self._begin = self._at
         self._length = min(2 * self._length, MOST)
-        if self._begin == self._summed:
-            self._sum.update(self._buffer)
+        if self._checker and self._begin == self._summed:
+            found = self._checker(self._buffer)
             self._summed += len(self._buffer)
-            if self._summed == self._size and transfer.written(self._sum) != self._crc32c:
-                raise CorruptArtifact(f"'{self._uri}' arrived damaged (crc32c differs); try again, or write it anew")
+            differs = self._summed == self._size and found != self._stored.checksum
+            if differs and objects.comparable(self._stored):
+                kind = self._stored.checksum.partition(":")[0]
+                raise CorruptArtifact(
+                    f"'{self._stored.uri}' arrived damaged ({kind} differs); try again, or write it anew"
+                )

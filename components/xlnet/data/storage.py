@@ -1,7 +1,8 @@
-"""Where input lies: local files, globs, directories, ``gs://`` objects and the shipped demo data."""
+"""Where input lies: local files, globs, directories, objects in buckets and the shipped demo data."""
 
 import gzip
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import IO, cast
 import xlnet
 from xlnet import provenance
 from xlnet.data import objects
+from xlnet.data.addresses import EXAMPLES
 from xlnet.data.object_stream import ObjectStream
 from xlnet.data.values import shown
 from xlnet.data.walking import AGAIN, HIDDEN, OTHER, Skipped, identity, is_data, is_hidden, local_files
 from xlnet.errors import RunError, UserError, nearest
 
 DEMO = "demo:"
-GCS = objects.GCS
+GLOB = "[*?[]"  # a sign that makes a name a glob
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Source:
     Attributes:
         uri: as a user would name it; absolute for local files.
         size: bytes as stored.
-        checksum: ``sha256:…`` of a local file, ``crc32c:…`` of a gs:// object (known without downloading).
+        checksum: ``sha256:…`` of a local file, ``crc32c:…`` of a gs:// object and ``etag:…`` of an
+            S3 one (known without downloading).
         generation: version of a gs:// object; empty elsewhere.
     """
 
@@ -72,20 +75,18 @@ def list_sources(field: str, paths: tuple[str, ...], skipped: Skipped | None = N
 def same_object(source: Source) -> object:
     """What a source is, however it is named: equal for two names of one file or object."""
     path = local_path(source)
-    if path is None or (address := objects.address(path)).startswith(GCS):
+    if path is None or objects.is_remote(address := objects.address(path)):
         return source.uri if path is None else address
     return identity(path)
 
 
 def _list_one(field: str, path: str, skipped: Skipped) -> Iterator[Source]:
-    if path.startswith(GCS):
-        yield from _list_gcs(field, path, skipped)
+    if objects.is_remote(path):
+        yield from _list_objects(field, path, skipped)
     elif path.startswith(DEMO):
         yield from _list_demo(field, path)
     elif "://" in path:
-        raise UserError(
-            f"{field}: '{path}' has an unknown scheme; allowed: a local path, gs://BUCKET/OBJECT, demo:NAME"
-        )
+        raise UserError(f"{field}: '{path}' has an unknown scheme; allowed: a local path, {EXAMPLES}, demo:NAME")
     else:
         for file in local_files(path, skipped):
             yield local_source(str(file), file)
@@ -116,34 +117,41 @@ def _list_demo(field: str, path: str) -> Iterator[Source]:
         yield local_source(f"{DEMO}{name}/{file.name}", file)
 
 
-def _list_gcs(field: str, path: str, skipped: Skipped) -> Iterator[Source]:
-    bucket, _, pattern = path.removeprefix(GCS).partition("/")
-    prefix = pattern.partition("*")[0]
+def _list_objects(field: str, path: str, skipped: Skipped) -> Iterator[Source]:
+    scheme, (bucket, pattern) = objects.scheme(path), objects.split(path)
+    prefix = re.split(GLOB, pattern)[0]
     try:
-        blobs = objects.listing(f"{GCS}{bucket}/{prefix}", pattern if "*" in pattern else None)
+        found = objects.listing(f"{scheme}{bucket}/{prefix}")
     except (UserError, RunError) as error:
         raise type(error)(f"{field}: {error}") from None
-    for blob in blobs:
-        uri = f"{GCS}{bucket}/{blob.name}"
-        if blob.name == pattern or _is_taken(uri, blob.name, pattern, skipped):
-            yield Source(uri, int(blob.size), f"crc32c:{blob.crc32c}", str(blob.generation))
+    for one in found:
+        if one.name == pattern or _is_taken(one, pattern, skipped):
+            yield Source(one.uri, one.size, one.checksum, one.version)
 
 
-def _is_taken(uri: str, name: str, pattern: str, skipped: Skipped) -> bool:
-    """The rules of local directories and globs, for an object whose name is not the pattern itself."""
-    is_glob = "*" in pattern
-    folder = pattern.partition("*")[0].rpartition("/")[0] if is_glob else pattern.rstrip("/")
+def _is_taken(stored: objects.Stored, pattern: str, skipped: Skipped) -> bool:
+    """The rules of local directories and globs, for an object whose name is not the pattern itself.
+
+    A glob is matched here: there are servers that ignore one, and give all below what comes before it.
+    """
+    name, is_glob = stored.name, re.search(GLOB, pattern) is not None
+    folder = re.split(GLOB, pattern)[0].rpartition("/")[0] if is_glob else pattern.rstrip("/")
     if name.endswith("/") or (folder and not name.startswith(folder + "/")):
         return False
-    reason = HIDDEN if is_hidden(name.removeprefix(folder)) else "" if is_glob or is_data(name) else OTHER
+    if is_hidden(name.removeprefix(folder)):
+        reason = HIDDEN
+    elif is_glob and not objects.matches(name, pattern):
+        return False
+    else:
+        reason = "" if is_glob or is_data(name) else OTHER
     if reason:
-        skipped.add(reason, uri)
+        skipped.add(reason, stored.uri)
     return not reason
 
 
 def local_path(source: Source) -> Path | None:
     """The file behind a source, or None for one that is not on this machine."""
-    if source.uri.startswith(GCS):
+    if objects.is_remote(source.uri):
         return None
     if source.uri.startswith(DEMO):
         return Path(xlnet.__file__).parent / "demo" / source.uri.removeprefix(DEMO)
@@ -158,7 +166,7 @@ def open_binary(source: Source) -> IO[bytes]:
     """
     path = local_path(source)
     try:
-        raw: IO[bytes] = path.open("rb") if path else _open_gcs(source)
+        raw: IO[bytes] = path.open("rb") if path else _open_object(source)
         is_gzip = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
     except OSError as error:
@@ -167,7 +175,7 @@ def open_binary(source: Source) -> IO[bytes]:
     return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18) if is_gzip else raw
 
 
-def _open_gcs(source: Source) -> IO[bytes]:
-    checksum = source.checksum.removeprefix("crc32c:")
-    raw = ObjectStream(source.uri, source.size, source.generation, checksum)
+def _open_object(source: Source) -> IO[bytes]:
+    name = objects.split(source.uri)[1]
+    raw = ObjectStream(objects.Stored(source.uri, name, source.size, source.checksum, source.generation))
     return cast(IO[bytes], io.BufferedReader(raw, 1 << 18))

@@ -3,6 +3,10 @@
 google-cloud-storage's client knows who we are, lists, and says what is tried again. Its own upload and download cost
 more processor time in Python than moving a megabyte does, under a lock that threads share, and its small uploads are
 multipart messages; so that the bytes themselves go past it, as bodies of bare requests.
+
+Side by side with its transfer manager and as many threads, 200 objects of 1 MB in a server 20 ms away came 2.5 times
+(median of 7; with 0.4 of the processor time) and went 4.5 times as fast, 4 of 64 MB came 1.8 times as fast
+(tests/benchmarks/transfer_speed.py, on a machine that others used as well).
 """
 
 import base64

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from xlnet.data.addresses import is_remote
 from xlnet.data.columns import Reject, Row
 from xlnet.data.readers import FORMATS, file_format, read_rows
-from xlnet.data.storage import GCS, Source, list_sources
+from xlnet.data.storage import Source, list_sources
 from xlnet.data.values import BadValue, shown
 from xlnet.data.walking import DATA_SUFFIXES
 from xlnet.errors import UserError, nearest
@@ -70,14 +71,14 @@ def texts_from(
         raise UserError(f"--pair goes with a text, not with {what}; give the pairs a column of their own")
     if source == STDIN:
         return _of_stream(predictor, _stdin(), "standard input", form)
-    if not source.startswith(GCS) and not Path(source).is_file():  # a pipe or a device
+    if not is_remote(source) and not Path(source).is_file():  # a pipe or a device
         return _of_stream(predictor, Path(source).open("rb"), source, form)
     return _of_file(predictor, source, form)
 
 
 def _names_file(source: str) -> bool:
     """Whether the argument is a file's name; UserError if it only looks like one."""
-    if source == STDIN or source.startswith(GCS):
+    if source == STDIN or is_remote(source):
         return True
     if not source:
         return False

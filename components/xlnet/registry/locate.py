@@ -26,7 +26,7 @@ def model_directory(reference: str, registry: Callable[[], Registry] = open_regi
     given, uri = Path(reference).expanduser(), ""
     if reference and given.is_dir():
         return given
-    if reference.startswith(objects.GCS):
+    if objects.is_remote(reference):
         uri = reference
     elif not reference.startswith(MLFLOW) and (os.sep in reference or not reference.strip()):
         raise UserError(f"there is no model directory '{reference}'; name {FORMS}")

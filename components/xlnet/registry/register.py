@@ -14,6 +14,7 @@ from xlnet.recipe import Recipe
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
 from xlnet.registry.candidate import Candidate
 from xlnet.registry.gate import Decision, gate
+from xlnet.registry.own_disk import refuse_own_disk
 from xlnet.registry.succession import crown, was_rolled_back
 
 
@@ -45,6 +46,7 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
     if candidate.metrics["model_digest"] != digests["model"]:
         raise UserError(f"evaluation '{evaluation}' is not one of model '{model}'; evaluate the model first")
     candidate.refuse_not_finite()
+    refuse_own_disk(given.registry.uri)
     registry = open_registry(given.registry.uri)
     name = given.registry.name
     registry.ready(name)

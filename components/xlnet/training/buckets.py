@@ -22,7 +22,7 @@ def local_dataset(dataset: str) -> str:
     Raises:
         UserError: there is nothing at that address, or no access.
     """
-    if not dataset.startswith(objects.GCS):
+    if not objects.is_remote(dataset):
         return dataset
     with Path(tempfile.gettempdir(), f"xlnet-dataset-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -32,7 +32,7 @@ def local_dataset(dataset: str) -> str:
 @contextlib.contextmanager
 def writing(out: str) -> Iterator[Path]:
     """As :func:`xlnet.provenance.writing`, also into a bucket: ``lineage.json`` comes last, so what has it is whole."""
-    if not out.startswith(objects.GCS):
+    if not objects.is_remote(out):
         with provenance.writing(out, "model") as folder:
             yield folder
         return
@@ -47,7 +47,7 @@ def writing(out: str) -> Iterator[Path]:
 
 def facts(out: str) -> dict[str, Any]:
     """Facts about a written model for the artifact's metadata, its digest among them."""
-    if out.startswith(objects.GCS):
+    if objects.is_remote(out):
         lineage = json.loads(objects.read(f"{out}/{provenance.LINEAGE}"))
     else:
         lineage = provenance.read(out)

@@ -1,4 +1,4 @@
-"""Where checkpoints lie: a directory, or a ``gs://`` prefix. What is there is whole.
+"""Where checkpoints lie: a directory, or a prefix in a bucket. What is there is whole.
 
 A checkpoint becomes visible by one last act: the rename of its folder, or the upload of its manifest.
 """
@@ -163,7 +163,7 @@ class Storehouse:
 
 
 class Bucket(Storehouse):
-    """A ``gs://`` prefix. Files are fetched into, and sent from, a temporary directory of this process."""
+    """A prefix in a bucket. Files are fetched into, and sent from, a temporary directory of this process."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
@@ -186,7 +186,7 @@ class Bucket(Storehouse):
     def programs(self) -> Path:
         """See :class:`Storehouse`; in the bucket where it is mounted."""
         bucket, name = objects.split(self.root)
-        mounted = objects.mount() / bucket
+        mounted = objects.mount(objects.scheme(self.root)) / bucket
         return mounted / Path(name).parent / "programs" if mounted.is_dir() else self.local() / "xlnet-programs"
 
     def clean(self) -> None:
@@ -256,8 +256,8 @@ class Bucket(Storehouse):
 
 
 def open_storehouse(root: str) -> Storehouse:
-    """The place that a path or ``gs://`` prefix names."""
-    return Bucket(root) if root.startswith(objects.GCS) else Storehouse(root)
+    """The place that a path or a prefix in a bucket names."""
+    return Bucket(root) if objects.is_remote(root) else Storehouse(root)
 
 
 def _locked(file: IO[str]) -> bool:

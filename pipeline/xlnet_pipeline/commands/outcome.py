@@ -43,7 +43,7 @@ def reference(run: Run) -> str:
 def report_path(run: Run) -> str:
     """Where the evaluation's page is, as short as it can be typed."""
     place = run.step("evaluate").outputs["evaluation"]["uri"]
-    if place.startswith(objects.GCS):
+    if objects.is_remote(place):
         return f"{place}/report.html"
     path = str(Path(place, "report.html"))
     return min(path, os.path.relpath(path), key=len)
@@ -95,7 +95,7 @@ def _read(run: Run, step: str, artifact: str, file: str) -> dict[str, Any]:
     output = run.step(step).outputs.get(artifact)
     if not output:
         return {}
-    if output["uri"].startswith(objects.GCS):
+    if objects.is_remote(output["uri"]):
         try:
             content = objects.read(f"{output['uri']}/{file}")
         except Missing:

@@ -157,7 +157,7 @@ def _places(target: LocalTarget) -> dict[str, str]:
 
 def _read(place: str) -> dict[str, Any] | None:
     """The lineage inside the artifact at a place; None if there is none."""
-    if place.startswith(objects.GCS):
+    if objects.is_remote(place):
         return remote.lineage_of(place)
     return provenance.read(place) if place and Path(place, provenance.LINEAGE).is_file() else None
 
@@ -202,7 +202,7 @@ def _graph(
         return name
 
     try:
-        where = directory if directory.startswith(objects.GCS) else str(Path(directory).absolute())
+        where = directory if objects.is_remote(directory) else str(Path(directory).absolute())
         here = {lineage["artifact"]["digest"]: where}
         root = add(lineage, {**places, **here})
     except (KeyError, TypeError, AttributeError, ValueError) as error:

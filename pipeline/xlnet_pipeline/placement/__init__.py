@@ -34,9 +34,11 @@ class Placement:
         spot: take machines that can be preempted, for less money.
         flex_start: wait until all machines are there at once, for less money; on Vertex AI.
         environment: variables of every step, such as the registry's address.
-        registry_secret: Kubernetes secret from which every step gets MLFLOW_TRACKING_URI; empty: none.
+        registry_secret: Kubernetes secret from which every step gets MLFLOW_TRACKING_URI; empty: that of
+            infra/kustomize, where the cluster has it.
+        storage_secret: Kubernetes secret with the keys of S3; empty: none.
         service_account: whom the steps act as on Vertex AI; empty: the project's default.
-        output_root: ``gs://`` directory below which checkpoints lie, and the files of Vertex AI's custom jobs.
+        output_root: address below which checkpoints lie, and the files of Vertex AI's custom jobs.
     """
 
     target: str
@@ -46,6 +48,7 @@ class Placement:
     spot: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     registry_secret: str = ""
+    storage_secret: str = ""
     service_account: str = ""
     output_root: str = ""
     flex_start: bool = False

@@ -25,6 +25,8 @@ from xlnet_steps import supervisor
 from xlnet_steps.training import JOBSET
 
 REGISTRY = "MLFLOW_TRACKING_URI"
+REGISTRY_SECRET = "xlnet-registry"  # of infra/kustomize, with the address of the cluster's MLflow
+STORAGE_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}  # of Kubeflow Pipelines' secret
 SPOT_TAINT = "cloud.google.com/gke-spot"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 NODE_NAME = "metadata.annotations['workflows.argoproj.io/node-name']"  # ends in the number of the attempt
@@ -40,8 +42,8 @@ def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     kubernetes.use_field_path_as_env(task, supervisor.NODE, NODE_NAME)
     if where.output_root:
         task.set_env_variable(supervisor.INDEX, f"{where.output_root.rstrip('/')}/{index.FOLDER}")
-    if where.registry_secret:
-        kubernetes.use_secret_as_env(task, where.registry_secret, {REGISTRY: REGISTRY})
+    for secret, (keys, optional) in _secrets(where).items():
+        kubernetes.use_secret_as_env(task, secret, keys, optional=optional)
     task.set_retry(PROGRAM_RETRIES, **BACKOFF)
     if step == "train" and where.checkpoints:
         task.set_env_variable("XLNET_CHECKPOINTS", where.checkpoints)
@@ -101,9 +103,23 @@ def _environment(where: Placement) -> list[dict[str, Any]]:
     if where.checkpoints:
         plain["XLNET_CHECKPOINTS"] = where.checkpoints
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
-    if where.registry_secret:
-        secret = {"secretKeyRef": {"name": where.registry_secret, "key": REGISTRY}}
-        found.append({"name": REGISTRY, "valueFrom": secret})
+    for secret, (keys, optional) in _secrets(where).items():
+        for key, name in keys.items():
+            one = {"name": secret, "key": key} | ({"optional": True} if optional else {})
+            found.append({"name": name, "valueFrom": {"secretKeyRef": one}})
+    return found
+
+
+def _secrets(where: Placement) -> dict[str, tuple[dict[str, str], bool]]:
+    """Secret → which of its keys become which variables, and whether a pod starts without it.
+
+    The cluster's own MLflow is found without a setting, where infra/kustomize has put its address.
+    """
+    found: dict[str, tuple[dict[str, str], bool]] = {}
+    if where.registry_secret or REGISTRY not in where.environment:
+        found[where.registry_secret or REGISTRY_SECRET] = ({REGISTRY: REGISTRY}, not where.registry_secret)
+    if where.storage_secret:
+        found[where.storage_secret] = (STORAGE_KEYS, True)  # a step without keys says so; a pod would wait for ever
     return found
 
 

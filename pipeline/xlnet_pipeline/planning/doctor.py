@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xlnet.data import objects
-from xlnet.errors import UserError
+from xlnet.data import gcs, objects
+from xlnet.errors import RunError, UserError
 from xlnet_pipeline.placement.machines import Machine
 
 OK, BAD, UNSET = "ok", "bad", "-"
@@ -196,13 +196,15 @@ def bucket(around: Surroundings) -> Seen:
     root = _root(around)
     if not root:
         return UNSET, "VERTEX_PIPELINE_ROOT and KFP_PIPELINE_ROOT are not set"
+    if not root.startswith("gs://"):
+        return _s3_bucket(root)
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
 
     content, did = uuid.uuid4().hex.encode(), "neither written nor read"
     try:
         name, folder = objects.split(root)
-        blob = objects.storage_client().bucket(name).blob(f"{folder.rstrip('/')}/doctor-{content.decode()}".lstrip("/"))
+        blob = gcs.storage_client().bucket(name).blob(f"{folder.rstrip('/')}/doctor-{content.decode()}".lstrip("/"))
         blob.upload_from_string(content, retry=None, timeout=TIMEOUT)
         did = "written, but not read"
         same = blob.download_as_bytes(retry=None, timeout=TIMEOUT) == content
@@ -219,6 +221,21 @@ def bucket(around: Surroundings) -> Seen:
         return BAD, f"{root}: {_short(error)}", LOGIN
     except (GoogleAPIError, UserError, OSError) as error:
         return BAD, f"{root}: an object could be {did} ({_short(error)})", f"gcloud storage ls {root}"
+    return (OK, f"{root}: wrote, read and deleted an object") if same else (BAD, f"{root} gave other bytes back")
+
+
+def _s3_bucket(root: str) -> Seen:
+    """The same for an S3 pipeline root."""
+    content = uuid.uuid4().hex.encode()
+    place = f"{root.rstrip('/')}/doctor-{content.decode()}"
+    try:
+        objects.split(root)
+        objects.write(place, content)
+        same = objects.read(place) == content
+        objects.delete(place)
+    except (UserError, RunError) as error:
+        reason, _, remedy = str(error).partition("; ")
+        return BAD, reason, remedy
     return (OK, f"{root}: wrote, read and deleted an object") if same else (BAD, f"{root} gave other bytes back")
 
 

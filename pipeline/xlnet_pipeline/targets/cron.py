@@ -162,10 +162,7 @@ def _range(typed: str, field: _Field, text: str, stepped: bool) -> tuple[int, in
     low, dash, high = text.partition("-")
     start = _value(typed, field, low, text)
     if not dash:
-        if stepped:
-            whole = f"{low}-{field.last}"
-            raise _wrong(typed, field, text, f"a step follows '*' or a range: type {whole}/N to count from {low} on")
-        return start, start
+        return start, (max(start, field.last) if stepped else start)  # 5/15 counts from 5 on
     end = _value(typed, field, high, text)
     if field is WEEKDAY and end == 0 < start:
         end = 7  # a range that ends on Sunday: fri-sun

@@ -17,7 +17,8 @@ from typing import Any
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data import objects
-from xlnet.data.storage import DEMO, GCS
+from xlnet.data.addresses import GCS, SCHEMES
+from xlnet.data.storage import DEMO
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, nearest
 from xlnet.recipe import Recipe
 from xlnet.steps import KEPT, STEPS
@@ -78,11 +79,13 @@ def check_data(recipe: Recipe, target: str) -> None:
     refuse_password(recipe.registry.uri, "registry.uri")
     for split in ("train", "validation", "test"):
         for path in getattr(recipe.data, split):
-            if not path.startswith((GCS, DEMO)):
+            if not path.startswith((*SCHEMES, DEMO)):
                 raise UserError(
                     f"data.{split}: '{path}' lies on this machine, where target '{target}' does not reach; copy it: "
-                    "gcloud storage cp FILE gs://BUCKET/FOLDER/"
+                    "gcloud storage cp FILE gs://BUCKET/FOLDER/, or aws s3 cp FILE s3://BUCKET/FOLDER/"
                 )
+            if target == "vertex" and not path.startswith((GCS, DEMO)):
+                raise UserError(f"data.{split}: '{path}' is not where Vertex AI's steps have rights; copy it to gs://")
     for name, place in (("data.tokenizer", recipe.data.tokenizer), ("model.pretrained", recipe.model.pretrained)):
         if place.startswith("/"):
             raise UserError(
@@ -210,7 +213,7 @@ def artifact_places(root: str, run: str) -> dict[str, str]:
         artifact = folder.rpartition("/")[2]
         for step, row in KEPT.items():
             if name == provenance.LINEAGE and artifact == row.output and f"/{run}/{step}/" in f"/{folder}/":
-                found[step] = f"{GCS}{objects.split(root)[0]}/{folder}"
+                found[step] = f"{objects.scheme(root)}{objects.split(root)[0]}/{folder}"
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from xlnet.data.addresses import GCS, MINIO, S3
 from xlnet.errors import UserError, nearest
 from xlnet.redaction import holds_secret, redacted
 
@@ -65,12 +66,25 @@ class KfpSettings:
     image_registry: str = _variable("CONTAINER_IMAGE_REGISTRY")
     tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
     registry_secret: str = _variable("KFP_REGISTRY_SECRET")  # a Kubernetes secret with the key MLFLOW_TRACKING_URI
+    s3_endpoint: str = _variable("KFP_S3_ENDPOINT")  # where pods reach S3; for minio:// the cluster's own by default
+    s3_secret: str = _variable("KFP_S3_SECRET")  # a Kubernetes secret with the keys accesskey and secretkey
     token: str = _variable("KFP_TOKEN", secret=True)
 
     @property
     def registry(self) -> str:
         """The registry's address, where the recipe names none; empty: a secret holds it."""
         return self.tracking_uri
+
+    def storage(self) -> tuple[dict[str, str], str]:
+        """What steps need to reach an S3 pipeline root: variables, and the secret with the keys ('' needs none).
+
+        The S3 of a minio:// root is the installation's own, at the address and with the secret that it has by default;
+        a compiled file that names no root is run with such a one.
+        """
+        own = not self.pipeline_root or self.pipeline_root.startswith(MINIO)
+        endpoint = self.s3_endpoint or (f"http://seaweedfs.{self.namespace or 'kubeflow'}:9000" if own else "")
+        secret = self.s3_secret or (CLUSTER_S3 if own else "")
+        return ({"AWS_ENDPOINT_URL_S3": endpoint} if endpoint else {}), secret
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,8 @@ class VertexSettings:
 
 
 REQUIRED = {KfpSettings: ("endpoint", "pipeline_root"), VertexSettings: ("project", "pipeline_root")}
+ROOTS = {KfpSettings: (GCS, S3, MINIO), VertexSettings: (GCS,)}
+CLUSTER_S3 = "mlpipeline-minio-artifact"  # the secret of Kubeflow Pipelines' own S3
 TABLES: dict[Any, str] = {KfpSettings: "kfp", VertexSettings: "vertex"}
 Remote = TypeVar("Remote", KfpSettings, VertexSettings)
 
@@ -135,8 +151,9 @@ def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[s
             + (" (the image also with --image)" if "image" in missing else "")
         )
     refuse_password(found.tracking_uri, "MLFLOW_TRACKING_URI")
-    if found.pipeline_root and not found.pipeline_root.startswith("gs://"):
-        raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is no gs://BUCKET/FOLDER")
+    if found.pipeline_root and not found.pipeline_root.startswith(ROOTS[kind]):
+        allowed = " or ".join(f"{scheme}BUCKET/FOLDER" for scheme in ROOTS[kind])
+        raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is no {allowed}")
     return found
 
 

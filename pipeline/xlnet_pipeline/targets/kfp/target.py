@@ -60,13 +60,15 @@ class KfpTarget:
 
     def place(self, submission: Submission) -> Placement:
         """Where the submission's steps are to run, with the registry's address or the secret that holds it."""
-        uri = self.settings.tracking_uri
+        uri = "" if self.settings.registry_secret else self.settings.tracking_uri  # the pods' address, not ours
+        variables, secret = self.settings.storage()
         return remote.place(
             self.name,
             self.settings,
             submission,
-            environment={"MLFLOW_TRACKING_URI": uri} if uri else {},
+            environment={**({"MLFLOW_TRACKING_URI": uri} if uri else {}), **variables},
             registry_secret=self.settings.registry_secret,
+            storage_secret=secret,
             output_root=self.settings.pipeline_root,
         )
 

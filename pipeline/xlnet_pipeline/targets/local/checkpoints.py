@@ -51,7 +51,7 @@ def folder(home: Path) -> str:
 def found(home: Path) -> list[Place]:
     """The checkpoints of every training, the newest first."""
     root = folder(home)
-    places = _in_bucket(root) if root.startswith(objects.GCS) else _in_directory(Path(root))
+    places = _in_bucket(root) if objects.is_remote(root) else _in_directory(Path(root))
     return sorted(places, key=lambda place: place.age)
 
 
@@ -75,7 +75,7 @@ def remove(place: Place, home: Path) -> str:
     """Remove a training's checkpoints, unless a process writes them; what went wrong, if something did."""
     if place.path is None:
         for blob in objects.listing(f"{place.root}/"):
-            objects.delete(f"{objects.GCS}{objects.split(place.root)[0]}/{blob.name}")
+            objects.delete(blob.uri)
         return ""
     return remove_at(place.path, home)
 

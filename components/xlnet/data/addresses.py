@@ -1,0 +1,97 @@
+"""Addresses of objects in buckets, ``SCHEME://BUCKET/NAME``, and where a bucket is mounted on this machine."""
+
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from xlnet.errors import UserError
+
+GCS = "gs://"
+S3 = "s3://"
+MINIO = "minio://"  # S3 inside a Kubeflow Pipelines installation, as that writes its own addresses
+SCHEMES = (GCS, S3, MINIO)
+EXAMPLES = "gs://BUCKET/OBJECT, s3://BUCKET/OBJECT or minio://BUCKET/OBJECT"
+_MOUNTS = {GCS: "XLNET_GCS_MOUNT", S3: "XLNET_S3_MOUNT", MINIO: "XLNET_MINIO_MOUNT"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object as its bucket lists it.
+
+    Attributes:
+        uri: its address.
+        name: its name in the bucket.
+        size: bytes as stored.
+        checksum: ``crc32c:…`` (Google Cloud Storage) or ``etag:…`` (S3): known without downloading.
+        version: generation of a gs:// object; empty elsewhere.
+        updated: when it was written; None for one that was not listed.
+    """
+
+    uri: str
+    name: str
+    size: int
+    checksum: str
+    version: str = ""
+    updated: datetime | None = field(default=None, compare=False)
+    handle: Any = field(default=None, compare=False, repr=False)  # the client's own object, where it has one
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is the address of an object or a prefix in a bucket."""
+    return path.startswith(SCHEMES)
+
+
+def scheme(uri: str) -> str:
+    """``gs://``, ``s3://`` or ``minio://``.
+
+    Raises:
+        UserError: the address has none of them, or names no bucket.
+    """
+    found = next((one for one in SCHEMES if uri.startswith(one)), "")
+    if not found or not uri.removeprefix(found).partition("/")[0]:
+        raise UserError(f"'{uri}' is no {EXAMPLES}")
+    return found
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and object name of an address; UserError if it is none."""
+    bucket, _, name = uri.removeprefix(scheme(uri)).partition("/")
+    return bucket, name
+
+
+def mount(of: str = GCS) -> Path:
+    """Where buckets are mounted, if they are: ``/gcs``, ``/s3`` or ``/minio``, as Kubeflow Pipelines names them."""
+    return Path(os.environ.get(_MOUNTS[of], "/gcs" if of == GCS else f"/{of.removesuffix('://')}"))
+
+
+def address(path: str | Path) -> str:
+    """How to name a path from another machine: an object's address for one below a mount, else the absolute path."""
+    absolute = Path(path).absolute()
+    for one in SCHEMES:
+        if absolute.is_relative_to(mount(one)):
+            return f"{one}{absolute.relative_to(mount(one))}"
+    return str(absolute)
+
+
+def mounted(uri: str) -> Path | None:
+    """The file or directory below the mount, if it is there."""
+    bucket, name = split(uri)
+    try:
+        path = inside(mount(scheme(uri)), f"{bucket}/{name}" if name else bucket)
+    except UserError:  # no file's name: it can be read as an object alone
+        return None
+    return path if path.exists() else None
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file below a directory that an object's name stands for.
+
+    Raises:
+        UserError: the name leads elsewhere, or means another file on this machine than in the bucket.
+    """
+    parts = name.rstrip("/").split("/")
+    if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
+        raise UserError(f"object name {name!r} cannot be a file's; allowed: names without '..', '//' and '\\'")
+    return root.joinpath(*parts)

@@ -1,0 +1,261 @@
+"""Objects in ``gs://`` buckets: listing, reading, and files moved in ranges, checked and resumed.
+
+Every transfer compares crc32c with the bucket's own. An object above CHUNK is fetched in ranges, each tried again on
+its own, into a file whose finished ranges survive a broken connection and a new start. ``STORAGE_EMULATOR_HOST`` is
+respected.
+"""
+
+import base64
+import contextlib
+import functools
+import io
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+from xlnet.data import transfer
+from xlnet.data.addresses import GCS, Stored, split
+from xlnet.errors import CorruptArtifact, Missing, RunError, UserError
+
+CRC32C = "crc32c:"  # begins a checksum
+CHUNK = 32 << 20  # bytes of one range of a large object, and of one piece of a resumable upload
+WHOLE = 8 << 20  # bytes up to which an upload is one request, begun anew when it breaks
+WORKERS = 16  # objects or ranges on their way at once: latency bound, so more than there are cores
+EMULATED = 4  # the same for an emulator, which is near, and drops connections beyond the few that it lets wait
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
+DEADLINE = 120.0  # seconds that one request is tried again for
+
+
+def storage_client() -> Any:
+    """A client with a connection for each worker, to the emulator where there is one.
+
+    Raises:
+        UserError: google-cloud-storage is not installed.
+    """
+    return _client_at(os.environ.get("STORAGE_EMULATOR_HOST"))
+
+
+@functools.cache
+def _client_at(emulator: str | None) -> Any:
+    try:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import storage
+    except ImportError:
+        raise UserError("gs:// paths need google-cloud-storage: pip install 'xlnet-pipeline[gcs]'") from None
+    from requests.adapters import HTTPAdapter
+
+    arguments = {"project": "emulator", "credentials": AnonymousCredentials()} if emulator else {}
+    made = storage.Client(**arguments)
+    for scheme in ("https://", "http://"):
+        made._http.mount(scheme, HTTPAdapter(pool_maxsize=WORKERS))  # not blocking: refused downloads hold theirs
+    return made
+
+
+def retry() -> Any:
+    """How requests are tried again: on 408, 429, 5xx and broken connections, ever more slowly, up to DEADLINE."""
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return DEFAULT_RETRY.with_timeout(DEADLINE)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn the client's errors into one line."""
+    from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, Unauthorized
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage.exceptions import DataCorruption
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except NotFound:
+        raise Missing(f"'{what}' does not exist; check the bucket's name and the path") from None
+    except (Unauthorized, GoogleAuthError) as error:
+        hint = "type: gcloud auth application-default login"
+        raise UserError(f"'{what}': no valid credentials ({_first_line(error)}); {hint}") from None
+    except Forbidden as error:
+        raise UserError(f"'{what}': access denied ({_first_line(error)}); ask for a role on the bucket") from None
+    except DataCorruption:
+        raise CorruptArtifact(f"'{what}' was stored other than it was sent (crc32c differs); try again") from None
+    except (GoogleAPIError, RequestException, ConnectionError) as error:
+        raise RunError(f"'{what}' could not be transferred: {_first_line(error)}; try again") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def listing(uri: str) -> list[Stored]:
+    """Objects whose names begin with the address's, by name."""
+    bucket, prefix = split(uri)
+    with _explained(uri):
+        blobs = list(storage_client().list_blobs(bucket, prefix=prefix, retry=retry(), timeout=TIMEOUT))
+    return [_stored(bucket, blob) for blob in blobs]
+
+
+def _stored(bucket: str, blob: Any) -> Stored:
+    checksum, version = f"{CRC32C}{blob.crc32c}", str(blob.generation)
+    return Stored(f"{GCS}{bucket}/{blob.name}", blob.name, int(blob.size), checksum, version, blob.updated, blob)
+
+
+def read(uri: str) -> bytes:
+    """The bytes of one object."""
+    bucket, name = split(uri)
+    with _explained(uri):
+        blob = storage_client().bucket(bucket).blob(name)
+        found: bytes = blob.download_as_bytes(checksum="crc32c", retry=retry(), timeout=TIMEOUT)
+    return found
+
+
+def read_range(stored: Stored, first: int, last: int) -> bytes:
+    """Bytes ``first`` to ``last`` of an object as it was listed."""
+    with _explained(stored.uri):
+        file = io.BytesIO()
+        _receive(_blob(stored), file, first, last)
+    return file.getvalue()
+
+
+def _blob(stored: Stored) -> Any:
+    if stored.handle is not None:
+        return stored.handle
+    bucket, name = split(stored.uri)
+    return storage_client().bucket(bucket).blob(name, generation=int(stored.version))
+
+
+def write(uri: str, content: bytes) -> None:
+    """Write one object whole."""
+    bucket, name = split(uri)
+    with _explained(uri):
+        blob = storage_client().bucket(bucket).blob(name)
+        blob.upload_from_string(content, checksum="crc32c", retry=retry(), timeout=TIMEOUT)
+
+
+def delete(uri: str) -> None:
+    """Delete one object, if it is there."""
+    from google.api_core.exceptions import NotFound
+
+    bucket, name = split(uri)
+    with _explained(uri), contextlib.suppress(NotFound):  # perhaps the answer to an earlier try was lost
+        storage_client().bucket(bucket).blob(name).delete(retry=retry(), timeout=TIMEOUT)
+
+
+def send(place: str, path: Path) -> None:
+    """Copy a file into an object: whole, or in pieces of which those that have arrived are not sent again."""
+    client, (bucket, name) = storage_client(), split(place)
+    with _explained(place):
+        size = path.stat().st_size
+        # An emulator takes a bare body of JSON for a request, and no empty one.
+        if size > WHOLE or size == 0 or path.suffix == ".json":
+            blob = client.bucket(bucket).blob(name, chunk_size=CHUNK)
+            blob.upload_from_filename(str(path), checksum="crc32c", retry=retry(), timeout=TIMEOUT)
+            return
+        content = path.read_bytes()
+        if retry()(transfer.send)(client, bucket, name, content, TIMEOUT) != transfer.crc32c(content):
+            delete(place)
+            raise CorruptArtifact(f"'{place}' was stored other than it was sent (crc32c differs); try again")
+
+
+def fetch(stored: Stored, path: Path) -> None:
+    """Copy one object into a file, unless the file holds its bytes already."""
+    if path.is_file() and holds(stored, path):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blob, name, checksum = _blob(stored), stored.uri, stored.checksum.removeprefix(CRC32C)
+    for attempt in (1, 2):
+        with _explained(name):
+            if stored.size > CHUNK:
+                part = _fetch_ranges(blob, path, checksum)
+                found = _crc32c(part)
+            else:
+                part = path.with_name(f".{path.name}.part")
+                with part.open("wb") as file:
+                    found = _receive(blob, file, 0, stored.size - 1)
+        if found == checksum:
+            os.replace(part, path)
+            return
+        part.unlink()
+        if attempt == 2:
+            raise CorruptArtifact(f"'{name}' arrived damaged twice (crc32c differs); try again, or write it anew")
+
+
+def holds(stored: Stored, path: Path) -> bool:
+    """Whether a file holds an object's bytes."""
+    return path.stat().st_size == stored.size and f"{CRC32C}{_crc32c(path)}" == stored.checksum
+
+
+def _receive(blob: Any, file: IO[bytes], first: int, last: int) -> str:
+    """Write a range of an object into a file from where it stands, tried again from there; return its crc32c."""
+    start = file.tell()
+
+    def once() -> str:
+        file.seek(start)
+        return transfer.receive(storage_client(), blob, file, first, last, TIMEOUT)
+
+    found: str = retry()(once)()
+    return found
+
+
+def _fetch_ranges(blob: Any, path: Path, checksum: str) -> Path:
+    """Fetch an object in ranges; ``.NAME.CHECKSUM.part`` and its list of finished ranges outlive a failure."""
+    part = path.with_name(f".{path.name}.{base64.b64decode(checksum).hex()}.part")
+    done_file = part.with_suffix(".done")
+    done = set(done_file.read_text().split()) if part.is_file() and done_file.is_file() else set()
+    with part.open("r+b" if done else "wb") as file:
+        file.truncate(blob.size)
+    lock = threading.Lock()
+
+    def one(start: int) -> None:
+        end = min(start + CHUNK, blob.size) - 1
+        with part.open("r+b") as file:
+            file.seek(start)
+            _receive(blob, file, start, end)
+        with lock, done_file.open("a") as file_of_done:
+            file_of_done.write(f"{start}\n")
+
+    parallel(one, [start for start in range(0, blob.size, CHUNK) if str(start) not in done])
+    done_file.unlink(missing_ok=True)
+    return part
+
+
+def workers() -> int:
+    """How many objects or ranges may be on their way at once."""
+    return min(WORKERS, EMULATED) if os.environ.get("STORAGE_EMULATOR_HOST") else WORKERS
+
+
+def parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """The results of work on items, as many at once as there are workers; the first error ends it."""
+    with ThreadPoolExecutor(workers()) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def comparable(stored: Stored) -> bool:
+    """Whether its checksum can be compared with its bytes: always."""
+    return True
+
+
+def checker(checksum: str) -> Callable[[bytes], str]:
+    """See :func:`xlnet.data.objects.checker`."""
+    total = transfer.checksum()
+
+    def update(piece: bytes) -> str:
+        total.update(piece)
+        return f"{CRC32C}{transfer.written(total)}"
+
+    return update
+
+
+def _crc32c(path: Path) -> str:
+    """Checksum of a file in the bucket's own writing: base64 of the big-endian crc32c."""
+    total = transfer.checksum()
+    with path.open("rb") as file:
+        while piece := file.read(transfer.PIECE):
+            total.update(piece)
+    return transfer.written(total)
