@@ -33,6 +33,8 @@ case "$*" in
   *"get --raw /readyz"*) [ ! -e "$STATE/dead" ] || { rm "$STATE/dead"; exit 1; } ;;
   *fake=gpu*) echo node/x-worker ;;
   *fake=tpu*) echo node/x-worker2 ;;
+  *"jsonpath={.data.accesskey}"*) printf minio | base64 ;;
+  *"jsonpath={.data.secretkey}"*) printf minio123 | base64 ;;
   *"get deployments"*) printf 'deployment.apps/ml-pipeline\ndeployment.apps/mlflow\n' ;;
   *"rollout status deployment.apps/mlflow"*) [ ! -e "$STATE/slow" ] ;;
 esac""",
@@ -81,10 +83,11 @@ def machine(tmp_path: Path) -> Machine:
         path = programs / name
         path.write_text(f'#!/bin/bash\necho "{name} $*" >>"$STATE/calls"\n{body}\n')
         path.chmod(0o755)
-    for name in ("bash", "sh", "sed", "grep", "df", "tail", "cat", "rm", "touch", "dirname", "env"):
+    for name in ("bash", "sh", "sed", "grep", "df", "tail", "cat", "rm", "touch", "dirname", "env", "base64"):
         (programs / name).symlink_to(str(shutil.which(name)))
     (tmp_path / "cpus").write_text("8\n")
     settings = {"UI_PORT": str(free_port()), "REGISTRY_PORT": str(free_port()), "NEEDS_DISK_GIB": "0"}
+    settings["SETTINGS_FILE"] = str(tmp_path / "kind.env")
     return Machine(tmp_path, {"PATH": str(programs), "STATE": str(tmp_path), "HOME": str(tmp_path), **settings})
 
 
@@ -125,6 +128,19 @@ def test_up_makes_everything_in_order_and_says_where_it_is(machine: Machine) -> 
     assert places == sorted(places)
     assert f"http://localhost:{machine.environment['UI_PORT']}" in done.stdout
     assert "waiting for ml-pipeline" in done.stdout
+    written = machine.folder / "kind.env"
+    assert written.stat().st_mode & 0o077 == 0, "it holds the storage's keys"
+    values = dict(line.split("=", 1) for line in written.read_text().splitlines())
+    assert values == {
+        "KFP_ENDPOINT": f"http://localhost:{machine.environment['UI_PORT']}",
+        "KFP_PIPELINE_ROOT": "minio://mlpipeline/v2/artifacts",
+        "KFP_SERVICE_ACCOUNT": "xlnet-steps",
+        "KFP_REGISTRY_SECRET": "xlnet-registry",
+        "AWS_ENDPOINT_URL_S3": "http://localhost:9000",
+        "AWS_ACCESS_KEY_ID": "minio",
+        "AWS_SECRET_ACCESS_KEY": "minio123",
+    }
+    assert "set -a; . ./kind.env; set +a" in done.stdout
     kubectl = [call for call in machine.calls if call.startswith("kubectl")]
     assert kubectl
     assert all("--context kind-xlnet" in call for call in kubectl), "another cluster must never be touched"

@@ -13,4 +13,5 @@ else
   echo "kind-down: there is no cluster '$CLUSTER'"
 fi
 docker rm -f -v "$REGISTRY" >/dev/null 2>&1 || true # gone already is fine
+rm -f "$SETTINGS_FILE"
 echo "kind-down: done"

@@ -5,6 +5,8 @@
 CLUSTER=${CLUSTER:-xlnet}
 UI_PORT=${UI_PORT:-8080}
 REGISTRY_PORT=${REGISTRY_PORT:-5001}
+SETTINGS_FILE=${SETTINGS_FILE:-../../kind.env} # which up.sh writes for runs on this cluster
+S3_PORT=${S3_PORT:-9000} # where the storage is reached, once it is forwarded
 REGISTRY=${REGISTRY:-$CLUSTER-registry}
 WAIT=${WAIT:-600} # seconds for each part to become ready
 

@@ -135,6 +135,26 @@ push_image() {
   docker push "localhost:$REGISTRY_PORT/$name"
 }
 
+# What a run on this cluster needs to know, in a file that only its owner can read: the keys of the cluster's S3 are
+# in it. S3 and MLflow are reached by port-forward, past the network policies.
+write_settings() {
+  local access secret
+  access=$(k -n kubeflow get secret mlpipeline-minio-artifact -o 'jsonpath={.data.accesskey}' | base64 -d)
+  secret=$(k -n kubeflow get secret mlpipeline-minio-artifact -o 'jsonpath={.data.secretkey}' | base64 -d)
+  (
+    umask 077
+    cat >"$SETTINGS_FILE" <<EOF
+KFP_ENDPOINT=http://localhost:$UI_PORT
+KFP_PIPELINE_ROOT=minio://mlpipeline/v2/artifacts
+KFP_SERVICE_ACCOUNT=xlnet-steps
+KFP_REGISTRY_SECRET=xlnet-registry
+AWS_ENDPOINT_URL_S3=http://localhost:$S3_PORT
+AWS_ACCESS_KEY_ID=$access
+AWS_SECRET_ACCESS_KEY=$secret
+EOF
+  )
+}
+
 check_machine
 start_registry
 make_cluster
@@ -144,12 +164,14 @@ install_kfp
 install_ours
 wait_until_ready
 push_image
+write_settings
 say "ready"
 cat <<EOF
 
   UI of Kubeflow Pipelines   http://localhost:$UI_PORT
   MLflow                     kubectl --context kind-$CLUSTER -n kubeflow port-forward svc/mlflow 5000
-  next                       export KFP_ENDPOINT=http://localhost:$UI_PORT KFP_SERVICE_ACCOUNT=xlnet-steps KFP_REGISTRY_SECRET=xlnet-registry
+  its storage                kubectl --context kind-$CLUSTER -n kubeflow port-forward svc/seaweedfs $S3_PORT:9000 &
+  next, in the checkout      set -a; . ./kind.env; set +a
                              xlnet-pipeline build --load-kind $CLUSTER
   remove all of it           make kind-down
 EOF
