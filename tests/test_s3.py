@@ -109,15 +109,15 @@ def test_bytes_that_are_not_the_buckets_are_never_given_out(
 def test_checkpoints_lie_in_the_bucket(bucket: Any, tmp_path: Path) -> None:
     store = open_storehouse("minio://mlpipeline/checkpoints/one")
     store.prepare(100)
-    with store.folder("step-1") as folder:
+    with store.folder("step-00000001-best-00000000") as folder:
         (folder / "weights").write_bytes(b"w" * 100)
         (folder / MANIFEST).write_text("{}")
-        store.stow("step-1", folder, ["weights"])
+        store.stow("step-00000001-best-00000000", folder, ["weights"])
         assert store.names() == [], "no manifest yet"
-        store.commit("step-1", folder)
-    assert store.names() == ["step-1"]
-    assert (store.fetch("step-1") / "weights").read_bytes() == b"w" * 100
-    store.remove("step-1")
+        store.commit("step-00000001-best-00000000", folder)
+    assert store.names() == ["step-00000001-best-00000000"]
+    assert (store.fetch("step-00000001-best-00000000") / "weights").read_bytes() == b"w" * 100
+    store.remove("step-00000001-best-00000000")
     assert store.names() == []
 
 
