@@ -18,10 +18,10 @@ from xlnet.data.preprocess import preprocess
 from xlnet.data.snapshot import take
 from xlnet.training.launch import train
 
-STEPS = 400
+STEPS = 60
 
 
-def main(every: str = "5", turns: str = "3") -> None:
+def main(every: str = "2", turns: str = "3") -> None:
     """Measure and print."""
     recipe = recipes.tiny().replace(data={"train": "demo:uci_sentences", "text": 0, "label": 1, "header": "no"})
     text = recipe.replace(training={"steps": STEPS}).to_json()
