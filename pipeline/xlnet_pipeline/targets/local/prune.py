@@ -16,6 +16,7 @@ from xlnet.errors import RunError, UserError
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
 from xlnet.registry.address import sqlite
 from xlnet.registry.succession import predecessor
+from xlnet.steps import STEPS
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.local import checkpoints
 from xlnet_pipeline.targets.local.cache import Cache
@@ -170,7 +171,7 @@ def _run_at(home: Path, place: str) -> str:
 
 def _cache_entries(home: Path, going: set[str]) -> Iterator[Item]:
     """Entries of the cache that name what is going, or what is gone already."""
-    for path in sorted((home / "cache").glob("*.json")):
+    for path in sorted(one for step in STEPS for one in (home / "cache").glob(f"{step}-*.json")):
         try:
             entry = state.restored(json.loads(path.read_text(encoding="utf-8")), home)
             artifacts = [value for value in entry["outputs"].values() if isinstance(value, dict)]
