@@ -52,13 +52,13 @@ def test_nothing_is_found_where_nothing_is_wrong(recipe: Recipe) -> None:
         ({"text": "txt"}, "columns: '.*' has no column 'txt'; it has: text, label; did you mean 'text'"),
         (
             {"label": "text"},
-            "labels: data.label = 'text' has .* different values in the first 200 rows; set data.label",
+            "columns: data.label has .* different values in 200 rows, too few of each .*; set data.label to the column",
         ),
         ({"train": "nowhere.csv"}, "columns: data.train: 'nowhere.csv' matches no file"),
-        ({"format": "jsonl"}, "columns: 200 of the first 200 rows of .* cannot be used .line 1: not JSON"),
+        ({"format": "jsonl"}, "columns: 201 of 201 rows cannot be used: not JSON .201.; first: .*.csv:1: not JSON"),
         (
             {"task": "regression", "label": "text"},
-            "columns: 200 of the first 200 rows of .* .line 2: label is not a number: ",
+            "columns: 200 of 200 rows cannot be used: label is not a number .200.; first: .*:2: ",
         ),
         ({"max_length": 8}, "truncation: 100% of the first texts reach data.max_length = 8 tokens and are cut; raise"),
     ],
@@ -69,18 +69,21 @@ def test_the_recipe_is_compared_with_the_real_rows(recipe: Recipe, changes: dict
     assert found.fatal == (not says.startswith("truncation"))
 
 
-def test_one_class_alone_is_refused_unless_more_rows_follow(tmp_path: Path) -> None:
-    few = tmp_path / "few.csv"
-    few.write_text("text,label\n" + "".join(f"good film {i},1\n" for i in range(50)))
-    many = tmp_path / "many.csv"
-    many.write_text("text,label\n" + "".join(f"good film {i},1\n" for i in range(300)))
-    for path, found in ((few, 1), (many, 0)):
-        submission = Submission(recipes.tiny().replace(data={"train": str(path)}))
-        assert len(findings(submission)) == found
-    assert (
-        "is '1' in all of the first 50 rows"
-        in problems(Submission(recipes.tiny().replace(data={"train": str(few)})))[0]
-    )
+@pytest.mark.parametrize("rows", [50, 300])
+def test_one_class_alone_is_refused_however_many_rows_there_are(tmp_path: Path, rows: int) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("text,label\n" + "".join(f"good film {i},1\n" for i in range(rows)))
+    submission = Submission(recipes.tiny().replace(data={"train": str(file)}))
+    assert problems(submission) == ["columns: data.label has one class only, '1'; training needs two or more"]
+
+
+def test_of_a_large_input_the_first_rows_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("text,label\n" + "".join(f"good film {i},1\n" for i in range(50)))
+    large = Submission(recipes.tiny().replace(data={"train": str(file)}), whole=100)
+    (found,) = findings(large)
+    assert "is '1' in all of the first 50 rows" in str(found)
+    assert not found.fatal, "the rest was not read"
 
 
 @pytest.mark.parametrize(
@@ -178,10 +181,10 @@ def test_bad_schedules_are_refused(recipe: Recipe, text: str) -> None:
 def test_everything_is_told_at_once(recipe: Recipe) -> None:
     wrong = remote(recipe.replace(training={"batch_tokens": 16}), machine=machine("h200"), image="x", cron="soon")
     found = findings(wrong)
-    assert [one.check for one in found] == ["machine", "batch and length", "image", "schedule"]
+    assert [one.check for one in found] == ["machine", "image", "schedule", "batch and length"]
     with pytest.raises(UserError) as raised:
         require(wrong)
-    assert len(str(raised.value).split("\nerror: ")) == 4
+    assert len(str(raised.value).split("\nerror: ")) == 3
 
 
 def test_every_check_is_documented() -> None:
@@ -248,10 +251,10 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_submit_is_checked(kfp: None, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["run", "--target", "kfp", "--machine", "h200", "--set", "training.batch_tokens=16"]
+    asked = ["run", "--target", "kfp", "--machine", "h200", "--set", "evaluation.metric=pearson"]
     assert cli.main(asked) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[:2] for line in lines] == [["error", "machine"], ["error", "batch and length"]]
+    assert [line.split(": ")[:2] for line in lines] == [["error", "metric"], ["error", "machine"]]
 
 
 def test_auto_takes_the_machine_that_plan_would(kfp: None, capsys: pytest.CaptureFixture[str]) -> None:

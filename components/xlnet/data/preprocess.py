@@ -107,13 +107,13 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
     survey, splits = surveys.look(snapshot, recipe, directory / "rejects.jsonl")
     seconds = time.perf_counter() - begun
     say(f"read {counted(len(splits), 'row')}, {survey.rejects.total():,} rejected, {seconds:.1f} s")
-    tokenizer = _tokenizer(directory, survey, splits)
+    tokenizer = make_tokenizer(directory, survey, splits)
     classes = survey.classes if recipe.task == "classification" else []
     progress = time.perf_counter()
     done = 0
     with _Behind() as behind:
         writers = [_Writer(directory / name, name, recipe, tokenizer, classes, behind) for name in SPLITS]
-        for row, source, split in _kept(survey, splits):
+        for row, source, split in rows_with_a_split(survey, splits):
             writers[split].add(row, source)
             done += 1
             if done % 1024 == 0 and time.perf_counter() - progress > SECONDS_BETWEEN_LINES:
@@ -139,7 +139,12 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
     return facts
 
 
-def _tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Tokenizer:
+def make_tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Tokenizer:
+    """The dataset's tokenizer, in ``tokenizer/`` below ``directory``: learnt from the train rows, or copied.
+
+    Raises:
+        UserError: there is none, or the text does not support the vocabulary that was asked for.
+    """
     recipe = survey.recipe
     folder = directory / "tokenizer"
     if recipe.tokenizer == "train":
@@ -147,7 +152,7 @@ def _tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Tokenizer
         say(f"training a vocabulary of {size} tokens{'' if recipe.vocab_size else ' as the text supports'}")
         # Every k-th row, so that a sample of bounded size covers the whole input.
         every = -(-int((splits == surveys.TRAIN).sum()) // TRAINING_SENTENCES)
-        rows = (row for row, _, split in _kept(survey, splits) if split == surveys.TRAIN)
+        rows = (row for row, _, split in rows_with_a_split(survey, splits) if split == surveys.TRAIN)
         texts = (text for row in itertools.islice(rows, 0, None, every) for text in (row.text, row.text_pair) if text)
         train_tokenizer(texts, recipe.vocab_size, folder).save(folder)
     else:
@@ -155,8 +160,8 @@ def _tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Tokenizer
     return load_tokenizer(folder)
 
 
-def _kept(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
-    """Every row that has a split: (row, index of its file, split)."""
+def rows_with_a_split(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
+    """Every row that has a split, in reading order: (row, index of its file, split)."""
     for (row, number), split in zip(survey.rows(), splits.tolist(), strict=True):
         if split >= 0:
             yield row, number, split

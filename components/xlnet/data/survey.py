@@ -7,7 +7,7 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe
 
 MAX_CLASSES = 1000
+MANY_CLASSES = 0.5  # classes per row beyond which a label column holds something else
 SHOWN_REJECTS = 3
 ENCODING = "set data.encoding (such as cp1252), "
 KEPT_SPELLINGS = 100  # labels that lost spaces or marks
@@ -75,13 +76,16 @@ def inputs(snapshot: Snapshot) -> Iterator[tuple[int, int, Source]]:
             yield SPLITS.index(file.split), number, file.source
 
 
-def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey, np.ndarray]:
+def look(
+    snapshot: Snapshot, recipe: DataRecipe, rejects: Path, tell: Callable[[str], None] = warn
+) -> tuple[Survey, np.ndarray]:
     """Read every row once.
 
     Args:
         snapshot: the input.
         recipe: how to read it.
         rejects: file to which one JSON line is written for each unusable row: file, line, reason.
+        tell: called with each warning.
 
     Returns:
         The survey, and the split of each row: int8 [rows], -1 for a duplicate id.
@@ -100,7 +104,7 @@ def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey,
 
         for split, number, source in inputs(snapshot):
             before = len(survey.given) + survey.rejects.total()
-            for row in read_rows(source, recipe, tell=warn):
+            for row in read_rows(source, recipe, tell=tell):
                 if isinstance(row, Reject):
                     reject(source, row.line, row.reason)
                 else:
@@ -114,7 +118,7 @@ def look(snapshot: Snapshot, recipe: DataRecipe, rejects: Path) -> tuple[Survey,
     _refuse_many_rejects(survey, recipe)
     if recipe.task == "classification":
         for remark in survey.class_warnings():
-            warn(remark)
+            tell(remark)
         _refuse_classes(survey)
     splits = assign(survey, snapshot, recipe, dropped)
     _refuse_splits(survey, splits)
@@ -231,6 +235,11 @@ def _refuse_splits(survey: Survey, splits: np.ndarray) -> None:
     for split in (VALIDATION, TEST):
         if not (splits == split).any():
             name = SPLITS[split]
+            if len(names) > 20 and len(names) > MANY_CLASSES * len(labels):
+                raise UserError(
+                    f"data.label has {len(names):,} different values in {counted(len(labels), 'row')}, too few of each "
+                    f"for a {name} split; set data.label to the column of classes, or data.task = 'regression'"
+                )
             raise UserError(
                 f"the {name} split has no rows; raise data.{name}_fraction, give data.{name}, or give more rows"
             )

@@ -10,6 +10,7 @@ from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe
 
 WARN_SHARE, REFUSE_SHARE = 0.02, 0.20  # of the tokens
+CHECKED_TOKENS = 4096  # of a text that is looked at before a run
 
 
 @dataclass
@@ -37,6 +38,16 @@ class Unknown:
         self.tokens += int((~ends).sum())
         self.unknown_tokens += int(unknown_tokens.sum())
         self.unknown_rows += int((np.logical_and.reduceat(silent, starts) & (unknown_tokens > 0)).sum())
+
+
+def of_texts(texts: list[str], tokenizer: Tokenizer) -> Unknown:
+    """What the vocabulary does not know of some texts."""
+    found = Unknown()
+    if texts:
+        ids = tokenizer.encode(texts, None, CHECKED_TOKENS).input_ids
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        found.add(np.concatenate([np.array(one, np.int64) for one in ids]), lengths, tokenizer)
+    return found
 
 
 def remark(splits: Mapping[str, Unknown], recipe: DataRecipe) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from xlnet.errors import UserError
 from xlnet.evaluation import metrics
 from xlnet.recipe import EvaluationRecipe
 
@@ -51,10 +52,16 @@ class Comparison:
 
 
 def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
-    """The metric that decides: the recipe's, or accuracy or Pearson's r."""
-    if recipe.metric != "auto":
-        return recipe.metric
-    return "accuracy" if task == "classification" else "pearson"
+    """The metric that decides: the recipe's, or accuracy or Pearson's r.
+
+    Raises:
+        UserError: the recipe's metric is not one of the task.
+    """
+    allowed = metrics.CLASSIFICATION if task == "classification" else metrics.REGRESSION
+    primary = recipe.metric if recipe.metric != "auto" else ("accuracy" if task == "classification" else "pearson")
+    if primary not in allowed:
+        raise UserError(f"evaluation.metric is '{primary}'; allowed for {task}: auto, {', '.join(allowed)}")
+    return primary
 
 
 def score(one: Predictions, metric: str) -> float:

@@ -115,10 +115,7 @@ def judge(logits: np.ndarray, labels: np.ndarray, classes: list[str], recipe: Ev
         RunError: it cannot be computed.
     """
     task = "classification" if classes else "regression"
-    allowed = metrics.CLASSIFICATION if classes else metrics.REGRESSION
     primary = primary_metric(recipe, task)
-    if primary not in allowed:
-        raise UserError(f"evaluation.metric is '{primary}'; allowed for {task}: auto, {', '.join(allowed)}")
     drawing = (recipe.confidence, recipe.resamples, recipe.seed)
     common = {
         "task": task,

@@ -115,27 +115,47 @@ def _refuse_other_tokens(name: str, directory: Path, ours: Tokenizer, vocab_size
         raise UserError(f"model.pretrained '{name}' has another tokenizer than the dataset: {difference}; {remedy}")
 
 
+def find(name: str) -> Path:
+    """Where a pretrained model's ``config.json`` is: in its directory, or fetched from the hub by the model's name.
+
+    Raises:
+        UserError: neither has it.
+    """
+    if Path(name).is_dir():
+        return Path(name, "config.json")
+    from transformers.utils.hub import cached_file
+
+    try:
+        return Path(str(cached_file(name, "config.json")))
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from None
+
+
+def _not_found(name: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    return UserError(
+        f"model.pretrained is '{name}': no such directory, and the hub did not give it ({reason}); "
+        "give a directory with config.json and model.safetensors"
+    )
+
+
 def fetch(name: str) -> Path:
     """The directory of a pretrained model: itself, or its files fetched from the hub by name."""
+    config = find(name)
     if Path(name).is_dir():
         return Path(name)
     from transformers.utils.hub import cached_file
 
     try:
-        config = cached_file(name, "config.json")
         weights = cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False)
         weights = weights or cached_file(name, "pytorch_model.bin")
         for file in TOKENIZER_FILES:
             cached_file(name, file, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model.pretrained is '{name}': no such directory, and the hub did not give it ({reason}); "
-            "give a directory with config.json and model.safetensors"
-        ) from None
-    if Path(str(config)).parent != Path(str(weights)).parent:
+        raise _not_found(name, error) from None
+    if config.parent != Path(str(weights)).parent:
         raise CorruptArtifact(f"the hub's cache holds '{name}' in two revisions; delete it and try again")
-    return Path(str(config)).parent
+    return config.parent
 
 
 def split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -59,7 +59,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--memory", metavar="SIZE", help="with --target docker: the most a step may use, such as 4g")
     parser.add_argument("--wait", action="store_true", help="on kfp and vertex: wait until the run has ended")
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
-    parser.add_argument("--no-check", action="store_true", help="on kfp and vertex: submit whatever the checks find")
+    parser.add_argument("--no-check", action="store_true", help="run it whatever the checks find")
     parser.add_argument("--dry-run", action="store_true", help="print the exact requests as JSON, and send nothing")
 
 
@@ -157,34 +157,42 @@ def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
 
 
 def check(target: Target, asked: Submission, offline: bool = False) -> None:
-    """Run every check, or those that need no network, and print the warnings.
+    """Run every check, or those that need no network.
+
+    Prints the warnings, except on this machine, where the steps say the same a moment later.
 
     Raises:
         UserError: the run would fail; each reason on a line.
     """
     from xlnet_pipeline.placement.machines import machine
     from xlnet_pipeline.planning import check as checks
+    from xlnet_pipeline.planning import submission as submissions
     from xlnet_pipeline.targets.settings import image_of
 
-    given = checks.Submission(
+    here = target.name in HERE
+    given = submissions.Submission(
         asked.recipe,
-        target.name,
+        submissions.LOCAL if here else target.name,
         machine(asked.machine or "cpu"),
         asked.nodes,
         asked.spot,
-        image_of(target.settings, asked.image),
+        "" if here else image_of(target.settings, asked.image),
         flex_start=asked.flex_start,
         pipeline_root=target.settings.pipeline_root,
         registry=target.settings.registry,
+        whole=submissions.BEFORE_A_RUN,
     )
     for warning in checks.require(given, offline):
-        print(f"warning: {warning}", file=sys.stderr)
+        if not here:
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def run_here(options: argparse.Namespace, target: Target, asked: Submission) -> int:
     """Run on this machine, in the foreground."""
     from xlnet_pipeline.targets.terminal import Terminal
 
+    if not options.no_check:
+        check(target, asked)
     terminal = Terminal(sys.stdout)
     live = terminal.live if sys.stdout.isatty() else None
     done = target.submit(asked, echo=terminal.line, live=live)

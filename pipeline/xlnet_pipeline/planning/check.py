@@ -6,85 +6,23 @@ wrong with it, or nothing; a UserError that it raises is what is wrong, remedy i
 
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
-from xlnet.data import snapshot as snapshots
-from xlnet.data.readers import Reject, Row
-from xlnet.data.storage import Source
 from xlnet.errors import RunError, UserError
-from xlnet.recipe import AUTO_VOCABULARY, DataRecipe, Recipe
+from xlnet.recipe import AUTO_VOCABULARY
 from xlnet.registry import check_name, open_registry, resolve
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import image_digest, placement
-from xlnet_pipeline.placement.machines import MACHINES, Machine
+from xlnet_pipeline.placement.machines import MACHINES
 from xlnet_pipeline.planning import estimate, workload
+from xlnet_pipeline.planning.data_checks import columns, labels, lost_rows, metric, truncation, vocabulary, weights
+from xlnet_pipeline.planning.submission import Submission
 from xlnet_pipeline.targets import schedules
 
-FIRST_ROWS = 200  # of each file
-FIRST_FILES = 20  # of each split
-MANY_CLASSES = 0.5  # classes per row beyond which a label column holds something else
-TRUNCATED = 0.2  # share of texts cut that is worth a word
 CHECKPOINTS = 2  # that lie beside each other while the newer one is written
 MODEL_ERROR = 1.15  # how far a modelled memory figure may be wrong
-LOCAL = "local"
 ANY_IMAGE = "image@sha256:" + "0" * 64
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What is about to be submitted. A field left empty is not checked."""
-
-    recipe: Recipe
-    target: str = LOCAL
-    machine: Machine = field(default_factory=lambda: MACHINES["cpu"])
-    nodes: int = 1
-    spot: bool = False
-    image: str = ""
-    home: Path = Path(".xlnet-pipeline")
-    flex_start: bool = False
-    pipeline_root: str = ""  # where a remote target keeps its artifacts
-    registry: str = ""  # address of the target's registry, where the recipe names none
-    cron: str = ""
-    timezone: str = ""
-    schedule: str = ""  # the schedule's name
-
-    @cached_property
-    def sources(self) -> list[tuple[str, Source]]:
-        """Split and object of each input; raises UserError if there is none, or one is in two splits."""
-        return [(file.split, file.source) for file in snapshots.of(self.recipe).files if file.split in snapshots.SPLITS]
-
-    @cached_property
-    def first(self) -> list[tuple[Source, list[Row | Reject]]]:
-        """The first rows of the first objects; raises UserError if the columns are not there."""
-        seen: dict[str, int] = {}
-        found = []
-        for split, source in self.sources:
-            seen[split] = seen.get(split, 0) + 1
-            if seen[split] <= FIRST_FILES:
-                found.append((source, workload.first_rows(source, self.recipe.data, FIRST_ROWS)))
-        return found
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """Those of the first rows that can be used."""
-        return [row for _, rows in self.first for row in rows if isinstance(row, Row)]
-
-    @cached_property
-    def lengths(self) -> tuple[list[int], int]:
-        """Tokens of some of these rows, and the size of the vocabulary."""
-        return workload.token_lengths(self.rows, self.recipe.data)
-
-    @property
-    def chips(self) -> int:
-        """Accelerators that train together."""
-        return self.machine.chips * self.nodes
-
-    @property
-    def remote(self) -> bool:
-        """Whether it runs elsewhere."""
-        return self.target != LOCAL
 
 
 @dataclass(frozen=True)
@@ -92,7 +30,7 @@ class Check:
     """One check."""
 
     name: str
-    function: Callable[[Submission], str | None]
+    function: Callable[[Submission], str | list[str] | None]
     remedy: str
     fatal: bool = True  # False: a word of warning
 
@@ -118,8 +56,8 @@ def findings(submission: Submission, checks: Iterable[Check] = ()) -> list[Findi
         except (UserError, RunError) as error:
             found.setdefault(str(error), Finding(check.name, str(error), True))
             continue
-        if problem:
-            found.setdefault(problem, Finding(check.name, f"{problem}; {check.remedy}", check.fatal))
+        for one in [problem] if isinstance(problem, str) else problem or ():
+            found.setdefault(one, Finding(check.name, f"{one}; {check.remedy}" if check.remedy else one, check.fatal))
     return sorted(found.values(), key=lambda one: not one.fatal)
 
 
@@ -140,44 +78,6 @@ def reachable(given: Submission) -> str | None:
     """A remote target reads gs:// objects and the shipped demo data, not this machine's files."""
     own = [source.uri for _, source in given.sources if "://" not in source.uri and not source.uri.startswith("demo:")]
     return f"'{own[0]}' lies on this machine, where '{given.target}' cannot read it" if given.remote and own else None
-
-
-def columns(given: Submission) -> str | None:
-    """Compare the recipe's columns with the first rows of the real data."""
-    for source, rows in given.first:
-        rejects = [row for row in rows if isinstance(row, Reject)]
-        if len(rejects) > max(1, given.recipe.data.max_rejects * len(rows)):
-            where = f"{len(rejects)} of the first {len(rows)} rows of '{source.uri}'"
-            return f"{where} cannot be used (line {rejects[0].line}: {rejects[0].reason})"
-    return None
-
-
-def labels(given: Submission) -> str | None:
-    """The label column must hold classes, or numbers."""
-    rows, data = given.rows, given.recipe.data
-    names = {row.label for row in rows}
-    if data.task == "regression":
-        return None  # the reader takes numbers alone
-    if len(rows) > 20 and len(names) > MANY_CLASSES * len(rows):
-        return f"data.label = {data.label!r} has {len(names)} different values in the first {len(rows)} rows"
-    if len(names) == 1 and not _sorted_by_class(data, given):
-        return f"data.label = {data.label!r} is '{next(iter(names))}' in all of the first {len(rows)} rows"
-    return None
-
-
-def _sorted_by_class(data: DataRecipe, given: Submission) -> bool:
-    """Whether further rows may well be of other classes: there are more than those read."""
-    return any(len(rows) == FIRST_ROWS for _, rows in given.first) or len(given.sources) > len(given.first)
-
-
-def truncation(given: Submission) -> str | None:
-    """Few texts should be cut."""
-    lengths, _ = given.lengths
-    limit = given.recipe.data.max_length
-    cut = sum(length >= limit for length in lengths) / max(1, len(lengths))
-    return (
-        f"{cut:.0%} of the first texts reach data.max_length = {limit} tokens and are cut" if cut > TRUNCATED else None
-    )
 
 
 def budget(given: Submission) -> str | None:
@@ -325,14 +225,18 @@ def timing(given: Submission) -> str | None:
     return None
 
 
-ASKING = ("columns", "labels", "reachable data", "truncation", "memory", "image")  # read the input, or ask a registry
+ASKING = ("columns", "labels", "rows", "vocabulary", "weights", "reachable data", "truncation", "memory", "image")
 CHECKS: tuple[Check, ...] = (
     Check("columns", columns, "set data.text, data.label, data.format and data.header to what the file holds"),
-    Check("labels", labels, "set data.label to the column of classes, or data.task = 'regression'"),
+    Check("labels", labels, "set data.label to the column of classes, or data.task = 'regression'", fatal=False),
+    Check("rows", lost_rows, "", fatal=False),
+    Check("metric", metric, ""),
+    Check("vocabulary", vocabulary, "", fatal=False),
+    Check("weights", weights, ""),
     Check("reachable data", reachable, "copy it to a bucket and name it gs://BUCKET/OBJECT"),
     Check("machine", offered, "leave it out, or choose --target kfp or vertex"),
     Check("topology", topology, "choose it instead of --nodes"),
-    Check("batch and length", budget, "raise training.batch_tokens or lower data.max_length"),
+    Check("batch and length", budget, "raise training.batch_tokens or lower data.max_length", fatal=False),
     Check(
         "batch and replicas", divisible, "choose training.batch_tokens = accelerators × a multiple of data.max_length"
     ),

@@ -1,0 +1,114 @@
+"""Checks of the data: what the preprocess step would refuse, found with its own functions."""
+
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+from xlnet.data import survey as surveys
+from xlnet.data import unknown
+from xlnet.data.preprocess import make_tokenizer, rows_with_a_split
+from xlnet.data.readers import Reject
+from xlnet.data.remarks import share
+from xlnet.evaluation.comparison import primary_metric
+from xlnet.recipe import DataRecipe
+from xlnet_pipeline.planning.submission import BEFORE_A_RUN, FIRST_ROWS, Submission
+
+TRUNCATED = 0.2  # share of texts cut that is worth a word
+TOKENISED, TOKENISED_BEFORE_A_RUN = 20_000, 2_000  # rows whose tokens are looked at
+
+
+def columns(given: Submission) -> str | None:
+    """Look at every row as the preprocess step will; of a large input at the first ones."""
+    if given.survey is not None:  # it has raised what the step would raise
+        return None
+    for source, rows in given.first:
+        rejects = [row for row in rows if isinstance(row, Reject)]
+        if len(rejects) > max(1, given.recipe.data.max_rejects * len(rows)):
+            where = f"{len(rejects)} of the first {len(rows)} rows of '{source.uri}'"
+            return f"{where} cannot be used (line {rejects[0].line}: {rejects[0].reason})"
+    return None
+
+
+def labels(given: Submission) -> str | None:
+    """The label column must hold classes, or numbers."""
+    rows, data = given.rows, given.recipe.data
+    names = {row.label for row in rows}
+    if data.task == "regression" or given.survey is not None:
+        return None  # of numbers the reader takes care, of a small input the survey
+    if len(rows) > 20 and len(names) > surveys.MANY_CLASSES * len(rows):
+        return f"data.label = {data.label!r} has {len(names)} different values in the first {len(rows)} rows"
+    if len(names) == 1 and not _sorted_by_class(data, given):
+        return f"data.label = {data.label!r} is '{next(iter(names))}' in all of the first {len(rows)} rows"
+    return None
+
+
+def lost_rows(given: Submission) -> list[str]:
+    """What the input holds that is used, skipped or counted, but may be a mistake."""
+    found = list(given.snapshot.remarks)
+    if given.survey is None:
+        return found
+    survey, splits, warnings = given.survey
+    found += warnings
+    total = survey.rejects.total()
+    if total:
+        ((reason, count),) = survey.rejects.most_common(1)
+        rows = share(total, total + int((splits >= 0).sum()))
+        found.append(f"{rows} rows would be rejected, most often: {reason} ({count:,}); {survey.first_rejects[0]}")
+    for name, rows_of in (("test", surveys.TEST), ("validation", surveys.VALIDATION)):
+        if both := surveys.duplicates(survey, splits)[f"train_{name}"]:
+            found.append(f"{share(both, int((splits == rows_of).sum()))} {name} rows have a text that is also in train")
+    return found
+
+
+def vocabulary(given: Submission) -> str | None:
+    """The tokenizer must be there, or can be learnt, and must know the text."""
+    before_a_run = given.whole <= BEFORE_A_RUN
+    data = given.recipe.data
+    if given.survey is None or (before_a_run and data.tokenizer == "train"):
+        return None  # the preprocess step learns a vocabulary at once
+    survey, splits, _ = given.survey
+    most = TOKENISED_BEFORE_A_RUN if before_a_run else TOKENISED
+    with tempfile.TemporaryDirectory(prefix="xlnet-check-") as folder:
+        tokenizer = make_tokenizer(Path(folder), survey, splits)
+        some = islice(rows_with_a_split(survey, splits), 0, None, max(1, len(splits) // most))
+        texts = [text for row, _, _ in some for text in (row.text, row.text_pair) if text]
+        return unknown.remark({"the input": unknown.of_texts(texts, tokenizer)}, data) or None
+
+
+def weights(given: Submission) -> str | None:
+    """Weights to start from must be there, and fit the tokenizer."""
+    name = given.recipe.model.pretrained
+    if not name or given.survey is None:
+        return None
+    from xlnet.model.weights import find, load_pretrained  # late: torch takes a second to import
+
+    if not Path(name).is_dir():
+        if not given.remote:  # the train step fetches the rest; a remote machine may reach what this one does not
+            find(name)
+        return None
+    survey, splits, _ = given.survey
+    task = given.recipe.data.task
+    with tempfile.TemporaryDirectory(prefix="xlnet-check-") as folder:
+        tokenizer = make_tokenizer(Path(folder), survey, splits)
+        load_pretrained(name, tokenizer.directory, task, survey.classes if task == "classification" else [])
+    return None
+
+
+def metric(given: Submission) -> None:
+    """The metric that decides must be one of the task."""
+    primary_metric(given.recipe.evaluation, given.recipe.data.task)
+
+
+def _sorted_by_class(data: DataRecipe, given: Submission) -> bool:
+    """Whether further rows may well be of other classes: there are more than those read."""
+    return any(len(rows) == FIRST_ROWS for _, rows in given.first) or len(given.sources) > len(given.first)
+
+
+def truncation(given: Submission) -> str | None:
+    """Few texts should be cut."""
+    lengths, _ = given.lengths
+    limit = given.recipe.data.max_length
+    cut = sum(length >= limit for length in lengths) / max(1, len(lengths))
+    return (
+        f"{cut:.0%} of the first texts reach data.max_length = {limit} tokens and are cut" if cut > TRUNCATED else None
+    )
