@@ -304,10 +304,20 @@ def test_interrupt_leaves_a_cancelled_run_and_no_traceback(tmp_path: Path, isola
 def test_user_mistake_inside_a_step_is_status_2(tmp_path: Path) -> None:
     csv = tmp_path / "one.csv"
     csv.write_text("text,label\n" + "fine,1\n" * 30)
-    done = subprocess.run([*COMMAND, "run", "--set", f"data.train={csv}"], capture_output=True, text=True, check=False)
+    line = [*COMMAND, "run", "--no-check", "--set", f"data.train={csv}"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     assert "class" in done.stdout
+
+
+def test_a_run_is_checked_before_its_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    csv = tmp_path / "one.csv"
+    csv.write_text("text,label\n" + "fine,1\n" * 30)
+    assert cli.main(["run", "--set", f"data.train={csv}"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == "error: columns: data.label has one class only, '1'; training needs two or more\n"
+    assert not printed.out, "no step has begun"
 
 
 def test_time_out_is_status_124(tmp_path: Path) -> None:
