@@ -143,3 +143,43 @@ def test_memory_stays_flat_in_a_file_that_is_one_quotation(tmp_path):
     tracemalloc.stop()
     assert found == 9_999
     assert peak < 1 << 20, "of 2 MB"
+
+
+GLUED_START = {
+    "closing": ['"first,pos', "second,neg", 'third",pos'],
+    "two lines": ['"first,pos', 'second",neg'],
+    "quotes in both": ['"first,pos', 'second,neg"'],
+}
+
+
+@pytest.mark.parametrize("lines", GLUED_START.values(), ids=GLUED_START)
+@pytest.mark.parametrize("head", ["text,label\n", "first of all,pos\n", ""])
+def test_rows_glued_at_the_very_start_are_told_by_the_labels_below(tmp_path, lines, head):
+    if not head and lines[-1].endswith('"'):
+        pytest.skip("a first record of one column is an error of its own")
+    content = head + "\n".join(lines) + "\n" + "".join(f"text {i},{'pos' if i % 2 else 'neg'}\n" for i in range(40))
+    names = {} if head.startswith("text") else {"text": 0, "label": 1}
+    rows, rejects = read(tmp_path / "a.csv", content, **names)
+    assert len(rows) + len(rejects) == len(lines) + 40 + head.startswith("first")
+    assert [one.line for one in rejects][:1] == [2 if head else 1]
+    assert len({row.text for row in rows} & {f"text {i}" for i in range(40)}) == 40
+
+
+def test_real_texts_of_many_lines_at_the_start_stay_whole(tmp_path):
+    first = '"one, good\ntwo, good\nthree, bad",neg\n'
+    content = first + "".join(f'"text {i}\nmore, good",{"pos" if i % 2 else "neg"}\n' for i in range(400))
+    rows, rejects = read(tmp_path / "a.csv", content, text=0, label=1)
+    assert (len(rows), rejects) == (401, [])
+
+
+@pytest.mark.parametrize("again", ["text,label\n", "\ufefftext,label\n", '"text","label"\r\n', " text,label\n"])
+def test_the_header_of_a_joined_file_is_no_row(tmp_path, again):
+    content = "text,label\na,1\nb,0\n" + again + "c,1\ntext,1\n"
+    rows, rejects = read(tmp_path / "a.csv", content)
+    assert [row.text for row in rows] == ["a", "b", "c", "text"]
+    assert [(one.line, one.reason) for one in rejects] == [(4, "the header again")]
+
+
+def test_invisible_characters_around_a_columns_name_do_not_hide_it(tmp_path):
+    rows, rejects = read(tmp_path / "a.csv", "\ufeff\ufefftext,\u00a0label\u200b\na,1\n")
+    assert ([(row.text, row.label) for row in rows], rejects) == ([("a", "1")], [])

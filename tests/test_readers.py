@@ -317,3 +317,19 @@ def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
     for text in ("text", 0, 1):
         with pytest.raises(UserError, match="has 2 columns named 'text', 0 and 1; rename one"):
             read(tmp_path / "a.parquet", text=text)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"text": "a", "label": "1", "text": "b"}', "several fields of one name: 'text'"),
+        ('{"text": "a", "label": "1", "label": "1"}', "several fields of one name: 'label'"),
+        ('{"text": "a", "label": "1", "\\u0074ext": "b"}', "several fields of one name: 'text'"),
+        ('{"text": "a", "label": "1", "more": 1, "more": 2}', None),
+        ('{"text": "a", "label": "1", "more": {"text": 1, "text": 2}}', None),
+    ],
+)
+def test_a_json_object_names_each_wanted_field_once(tmp_path, line, reason):
+    rows, rejects = read(tmp_path / "a.jsonl", '{"text": "first", "label": 0}\n' + line + "\n")
+    assert [(one.line, one.reason) for one in rejects] == ([(2, reason)] if reason else [])
+    assert len(rows) == 2 - len(rejects)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from xlnet.data.csv_records import CsvRecords, Record, wrong_width
 from xlnet.data.storage import Source
-from xlnet.data.values import BadValue, check_id, check_label, check_pair, check_text, shown
+from xlnet.data.values import BadValue, bare, check_id, check_label, check_pair, check_text, shown
 from xlnet.errors import UserError, nearest
 from xlnet.recipe import Column, DataRecipe
 
@@ -64,6 +64,7 @@ class Columns:
         self.keys: dict[str, Any] = {use: key for use, key in keys.items() if key is not None}
         self.optional: dict[str, Any] = dict(optional or {})
         self.width: int | None = None  # columns that each record has to have; None: names, not positions
+        self.header: list[str] | None = None  # of rows with labels; where it stands again, files were joined
         self.seen: set[str] = set()
 
     def named(self, names: Sequence[str]) -> list[str]:
@@ -92,10 +93,7 @@ class Columns:
             UserError: there is no record, or no such column.
         """
         skipped: list[Record] = []
-        first = next(records, None)
-        while first is not None and first.reason:
-            skipped.append(first)
-            first = next(records, None)
+        first = _next_usable(records, skipped)
         if first is None and not skipped:
             raise UserError(f"'{self.source.uri}' is empty; give a file with rows")
         by_name = [key for key in self.keys.values() if isinstance(key, str)]
@@ -108,16 +106,20 @@ class Columns:
             return map(self.row, skipped)
         self.keys = {use: self._index(key, first.fields) for use, key in self.keys.items()}
         self.width = len(first.fields)
-        if isinstance(records, CsvRecords):
-            records.width, records.is_row = self.width, self._is_row
-            records.blank_rows = not self.labelled
-        following: list[Record] = []
         has_header = bool(by_name) or self.recipe.header == "yes"
+        if isinstance(records, CsvRecords):
+            if not has_header:
+                records.take_back()
+            self._know_labels(records)
+            if not has_header and (first := _next_usable(records, skipped)) is None:
+                return map(self.row, skipped)
+        following: list[Record] = []
         rest = self._noted(records)
         if not has_header and self.recipe.header == "auto":
             following = list(itertools.islice(rest, PROBED))
             has_header = self._looks_like_header(first, following)
         self.optional = self._positions(first.fields if has_header else [""] * self.width)
+        self.header = first.fields if has_header and self.labelled else None
         return map(self.row, itertools.chain(skipped, [] if has_header else [first], following, rest))
 
     def row(self, record: Any) -> Row | Reject:
@@ -129,6 +131,8 @@ class Columns:
             return Reject(line, "empty text")
         if self.width is not None and len(fields) != self.width:
             return Reject(line, wrong_width(len(fields), self.width))
+        if self.header and fields[-1] == self.header[-1] and list(map(bare, fields)) == list(map(bare, self.header)):
+            return Reject(line, "the header again")
         try:
             text = check_text(fields[keys["text"]])
             pair = check_pair(fields[keys["text_pair"]]) if "text_pair" in keys else None
@@ -146,7 +150,7 @@ class Columns:
 
     def _positions(self, names: Sequence[str]) -> dict[str, int]:
         """Where the optional columns are, of those that are there and alone."""
-        stripped = [name.strip() for name in names]
+        stripped = list(map(bare, names))
         found = {
             use: key if isinstance(key, int) else stripped.index(key)
             for use, key in self.optional.items()
@@ -177,6 +181,13 @@ class Columns:
                 self.seen.add(record.fields[label].strip())
             yield record
 
+    def _know_labels(self, records: CsvRecords) -> None:
+        """Let rows glued together by a quotation be told from the file's first line on."""
+        for _ in self._noted(one for one in records.ahead() if len(one.fields) == self.width):
+            pass
+        records.width, records.is_row = self.width, self._is_row
+        records.blank_rows = not self.labelled
+
     def _is_row(self, fields: list[str]) -> bool:
         """Whether the fields of one line, quotes taken as characters, are a row with a label that others have."""
         if not self.labelled or len(fields) != self.width:
@@ -198,14 +209,14 @@ class Columns:
         return found
 
     def _header_by_text(self, first: Record, others: list[Record]) -> bool:
-        return _bare(first.fields[self.keys["text"]]) in TEXT_NAMES and self._alone("text", first, others)
+        return _plain(first.fields[self.keys["text"]]) in TEXT_NAMES and self._alone("text", first, others)
 
     def _header_by_label(self, first: Record, others: list[Record]) -> bool:
-        label = _bare(first.fields[self.keys["label"]])
+        label = _plain(first.fields[self.keys["label"]])
         rest = [one.fields[self.keys["label"]] for one in others if len(one.fields) == self.width]
         if len(rest) < 2 or not _NAME.fullmatch(label) or not self._alone("label", first, others):
             return False
-        named = label in LABEL_NAMES or _bare(first.fields[self.keys["text"]]) in TEXT_NAMES
+        named = label in LABEL_NAMES or _plain(first.fields[self.keys["text"]]) in TEXT_NAMES
         return named or (all(map(_is_number, rest)) and not _is_number(label) and label not in {"none", "null", "na"})
 
     def _alone(self, use: str, first: Record, others: list[Record]) -> bool:
@@ -218,16 +229,25 @@ class Columns:
             if key >= len(names):
                 raise _no_column(self.source, key, names)
             return key
-        places = [index for index, name in enumerate(names) if name.strip() == key]
+        places = [index for index, name in enumerate(names) if bare(name) == key]
         if not places:
-            raise _no_column(self.source, key, [name.strip() for name in names])
+            raise _no_column(self.source, key, list(map(bare, names)))
         if len(places) > 1:
             both = " and ".join(map(str, places[:5]))
             raise UserError(f"'{self.source.uri}' has {len(places)} columns named '{key}', {both}; {remedy}")
         return places[0]
 
 
-def _bare(value: str) -> str:
+def _next_usable(records: Iterator[Record], skipped: list[Record]) -> Record | None:
+    """The next record that is one; those before it are added to ``skipped``."""
+    for record in records:
+        if not record.reason:
+            return record
+        skipped.append(record)
+    return None
+
+
+def _plain(value: str) -> str:
     return value.strip().strip("\"'").lower()
 
 

@@ -43,6 +43,20 @@ class CsvRecords:
         self._supply = _Supply(iter(lines), max_lines, max_bytes)
         self._reader = csv.reader(self._supply, strict=True, delimiter=delimiter)
 
+    def ahead(self) -> list[Record]:
+        """The records among the next lines, up to one that goes on below; they are read again afterwards."""
+        lines = self._supply.peek()
+        found = list[Record]()
+        for record in CsvRecords(lines, len(lines) + 1, sys.maxsize, self._delimiter):
+            if record.reason.startswith(_OPEN):
+                break
+            found.append(record)
+        return found
+
+    def take_back(self) -> None:
+        """Hand out the last record again, as what is now known of the file says."""
+        self._supply.go_back(keep=0)
+
     def __iter__(self) -> Iterator[Record]:
         return self
 
@@ -62,10 +76,10 @@ class CsvRecords:
             if len(supply.taken) > 1 and not reason:
                 reason = self._trouble(fields)
         except _TooMuch as limit:
-            reason = f"unclosed quotation: it holds more than {limit}"
+            reason = f"{_OPEN}: it holds more than {limit}"
         except csv.Error as error:
             ended = str(error) == "unexpected end of data"
-            reason = "unclosed quotation: the file ends in it" if ended else f"malformed CSV: {error}"
+            reason = f"{_OPEN}: the file ends in it" if ended else f"malformed CSV: {error}"
             if str(error).startswith("new-line character seen"):
                 reason = self._stray_ends()
         line = supply.taken[0].number
@@ -91,7 +105,7 @@ class CsvRecords:
         alike = sum(map(self.is_row, plain)) if self.is_row else 0
         fits = self.width is None or len(fields) == self.width
         if alike == len(lines) or (not fits and 2 * alike >= len(lines)):
-            return f"unclosed quotation: {alike} of the {len(lines)} lines that it would hold are rows themselves"
+            return f"{_OPEN}: {alike} of the {len(lines)} lines that it would hold are rows themselves"
         return "" if fits else wrong_width(len(fields), self.width)
 
 
@@ -101,6 +115,8 @@ def wrong_width(found: int, width: int | None) -> str:
 
 
 _COLUMNS = "wrong number of columns"
+_OPEN = "unclosed quotation"
+AHEAD_LINES, AHEAD_CHARACTERS = 500, 1 << 20  # looked at before the first record is read
 
 
 class _TooMuch(Exception):
@@ -138,6 +154,14 @@ class _Supply:
         """A record begins with the next line."""
         self.taken, self._size = [], 0
 
-    def go_back(self) -> None:
-        """The record was none: hand out again all of its lines but the first."""
-        self._again.extendleft(reversed(self.taken[1:]))
+    def go_back(self, keep: int = 1) -> None:
+        """The record was none: hand out again all of its lines but the first, or all."""
+        self._again.extendleft(reversed(self.taken[keep:]))
+
+    def peek(self) -> list[Line]:
+        """The next lines, which are handed out again."""
+        size = sum(len(line.text) for line in self._again)
+        while len(self._again) < AHEAD_LINES and size < AHEAD_CHARACTERS and (line := next(self._lines, None)):
+            self._again.append(line)
+            size += len(line.text)
+        return list(self._again)

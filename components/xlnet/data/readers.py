@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import IO, Any, NamedTuple
@@ -21,7 +22,7 @@ from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
 from xlnet.data.storage import Source, open_binary
-from xlnet.data.values import BadValue, check_label, check_text
+from xlnet.data.values import BadValue, check_label, check_text, shown
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Column, DataRecipe
 
@@ -113,21 +114,41 @@ def _tsv_records(lines: Iterator[Line], labelled: bool) -> Iterator[Record]:
 
 
 def _json_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    return columns.rows_of_objects(_json_records(read_lines(file, source, recipe, columns.tell), columns.labelled))
+    return columns.rows_of_objects(_json_records(read_lines(file, source, recipe, columns.tell), columns))
 
 
-def _json_records(lines: Iterator[Line], labelled: bool) -> Iterator[_Object]:
+def _json_records(lines: Iterator[Line], columns: Columns) -> Iterator[_Object]:
     for line in lines:
         if line.reason:
             yield _Object(line.number, {}, line.reason)
         elif not line.text.isspace():
-            fields, reason = _json_object(line.text.strip())
+            fields, reason = _json_object(line.text.strip(), {*columns.keys.values(), *columns.optional.values()})
             yield _Object(line.number, fields, reason)
-        elif not labelled:
+        elif not columns.labelled:
             yield _Object(line.number, {}, "empty text")
 
 
-def _json_object(text: str) -> tuple[dict[str, Any], str]:
+class _Repeating(dict[str, Any]):
+    """A JSON object with several fields of one name, of which it keeps the last.
+
+    Attributes:
+        names: those that are there more than once.
+    """
+
+    names: frozenset[str] = frozenset()
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
+    repeating = _Repeating(fields)
+    counts = Counter(name for name, _ in pairs)
+    repeating.names = frozenset(name for name, count in counts.items() if count > 1)
+    return repeating
+
+
+def _json_object(text: str, wanted: set[Any]) -> tuple[dict[str, Any], str]:
     """The object in a line, or why there is none."""
     try:
         check_text(text)
@@ -138,6 +159,8 @@ def _json_object(text: str) -> tuple[dict[str, Any], str]:
         return {}, f"not JSON: {error}"
     except RecursionError:
         return {}, "not JSON: nested too deeply"
+    if isinstance(fields, _Repeating) and (twice := fields.names & wanted):
+        return {}, f"several fields of one name: {shown(min(twice))}"
     return (fields, "") if isinstance(fields, dict) else ({}, f"not a JSON object: {type(fields).__name__}")
 
 
@@ -185,7 +208,7 @@ def _label_of_name(source: Source, recipe: DataRecipe) -> str:
         raise UserError(f"the {recipe.label} of '{source.uri}' is no label: {bad.reason}") from None
 
 
-_JSON = json.JSONDecoder(parse_int=_whole_number)
+_JSON = json.JSONDecoder(parse_int=_whole_number, object_pairs_hook=_fields)
 _READERS: dict[str, Callable[[IO[bytes], Source, DataRecipe, Columns], Iterator[Row | Reject]]] = {
     "csv": _csv_rows,
     "tsv": _tsv_rows,

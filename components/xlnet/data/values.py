@@ -93,6 +93,11 @@ def shown(text: str) -> str:
     return "'" + "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text) + "'"
 
 
+def bare(name: str) -> str:
+    """A column's name without the spaces and invisible characters around it."""
+    return name.strip(_SPACES)
+
+
 def _text(value: object, use: str) -> str:
     if value is None:
         raise BadValue(f"empty {use}")
