@@ -21,7 +21,7 @@ import xlnet
 
 STEPS = ["snapshot", "preprocess", "train", "evaluate", "register"]
 SETTINGS = {
-    "data.max_length": 24,
+    "data.max_length": 6,  # so that texts are cut
     "model.n_layer": 1,
     "model.d_model": 16,
     "model.n_head": 1,
@@ -115,7 +115,13 @@ def artifact(project: Project, record: dict[str, Any], step: str, name: str) -> 
 
 def test_an_unchanged_rerun_takes_a_snapshot_and_nothing_else(project: Project) -> None:
     begun = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert ran(project.run()) == ["snapshot"]
+    with project.start() as process:
+        shown = process.communicate(timeout=120)[0]
+    assert process.returncode == 0
+    assert ran(project.newest()) == ["snapshot"]
+    said = shown[shown.index("preprocess: cached") : shown.index("train: cached")]
+    assert said.count("warning: ") == 1
+    assert "texts are longer than data.max_length = 6 tokens and lose their ends" in said
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Of processor time: tests share a machine.
     assert ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime < 5

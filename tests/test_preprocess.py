@@ -190,7 +190,29 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, name):
     with pytest.raises(UserError, match=message) as caught:
         run(tmp_path / "out", train=[str(path)], **data)
     assert "\n" not in str(caught.value)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
+    left = ["a.csv", "out.rejects.jsonl"] if name == "many rejects" else ["a.csv"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == left
+
+
+@pytest.mark.parametrize(
+    ("rows", "data"),
+    [
+        ([*rows_of(50), *[("", "yes")] * 10], {}),
+        ([*rows_of(50), *[(f"no class {i}", "") for i in range(10)]], {}),
+        ([*rows_of(50, ["yes"]), ("", "no")], {}),  # what is left is one class
+        ([("", "yes")] * 3, {"max_rejects": 1.0}),
+    ],
+)
+def test_the_rejects_of_a_run_that_fails_are_kept_and_named(tmp_path, rows, data):
+    path = write(tmp_path / "a.csv", rows)
+    kept = tmp_path / "made" / "out.rejects.jsonl"
+    with pytest.raises(UserError, match=f"; every reject is listed in {kept}$"):
+        run(tmp_path / "made" / "out", train=[path], **data)
+    bad = [number for number, (text, label) in enumerate(rows, 2) if not text or not label]
+    assert [json.loads(line)["line"] for line in kept.read_text().splitlines()] == bad
+    write(tmp_path / "a.csv", rows_of(60))
+    run(tmp_path / "made" / "out", train=[path])
+    assert not kept.exists(), "they are told of a run that is over"
 
 
 def test_a_class_that_train_lacks(tmp_path):

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import itertools
 import json
+import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data import remarks, seen, unknown
+from xlnet.data import objects, remarks, seen, unknown
 from xlnet.data import survey as surveys
 from xlnet.data.dataset import schema
 from xlnet.data.readers import Row
@@ -28,7 +29,7 @@ from xlnet.data.snapshot import SPLITS, Snapshot, of
 from xlnet.data.survey import Survey
 from xlnet.data.tokenizer import Encoded, Tokenizer, load_tokenizer, train_tokenizer
 from xlnet.data.unigram import TRAINING_SENTENCES
-from xlnet.errors import RunError
+from xlnet.errors import RunError, UserError
 from xlnet.recipe import DataRecipe, Recipe
 
 BATCH_ROWS = 2048  # rows tokenised and written at once
@@ -104,7 +105,8 @@ def _snapshot_node(snapshot: Snapshot, started: str) -> dict[str, Any]:
 
 def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) -> dict[str, Any]:
     begun = time.perf_counter()
-    survey, splits = surveys.look(snapshot, recipe, directory / "rejects.jsonl")
+    with _rejects_kept(directory / "rejects.jsonl", out):
+        survey, splits = surveys.look(snapshot, recipe, directory / "rejects.jsonl")
     seconds = time.perf_counter() - begun
     say(f"read {counted(len(splits), 'row')}, {survey.rejects.total():,} rejected, {seconds:.1f} s")
     tokenizer = make_tokenizer(directory, survey, splits)
@@ -137,6 +139,21 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
         f"{card['rejects']['total']:,} rejected, {card['duplicates']['train_test']:,} test rows also in train"
     )
     return facts
+
+
+@contextlib.contextmanager
+def _rejects_kept(rejects: Path, out: str) -> Iterator[None]:
+    """Where the rows cannot be used, leave the list of rejects beside the dataset that is not written, and say so."""
+    kept = Path(f"{out.rstrip('/')}.rejects.jsonl")
+    kept.unlink(missing_ok=True)
+    try:
+        yield
+    except UserError as error:
+        if not rejects.is_file() or not rejects.stat().st_size:
+            raise
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(rejects, kept)
+        raise UserError(f"{error}; every reject is listed in {objects.address(str(kept))}") from None
 
 
 def make_tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Tokenizer:

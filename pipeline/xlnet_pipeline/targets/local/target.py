@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from xlnet import provenance, state
+from xlnet.data import remarks
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry, resolve
@@ -315,6 +316,8 @@ class _Execution:
                             step.outputs = entry["outputs"]
                             self._write()
                             self.say(f"{step.name}: cached, {step.reason}")
+                            for remark in remarks.of_dataset(str(entry["outputs"].get("dataset", {}).get("uri", ""))):
+                                self.say(f"  warning: {remark}")
                             return step.outputs
                     reason = self.cache.why(parts, self.run_record.recipe["registry"]["name"])
                 except Damaged as damaged:
