@@ -11,7 +11,8 @@ from xlnet.data import objects
 from xlnet.data.dataset import open_dataset
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
-from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
+from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry, resolve
+from xlnet.registry.answers import remember
 from xlnet.registry.candidate import Candidate
 from xlnet.registry.gate import Decision, gate
 from xlnet.registry.own_disk import refuse_own_disk
@@ -62,6 +63,7 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
         version, is_new = _version(registry, name, candidate, decision, tags)
         if decision.promote and CHAMPION not in version.aliases:
             crown(registry, version)
+        remember(resolve(given.registry.uri), registry.find(f"{name}:{version.version}"), registry.champion(name))
     line = (
         f"{name}:{version.version} {'is champion' if decision.promote else 'is kept, not champion'}: {decision.reason}"
     )

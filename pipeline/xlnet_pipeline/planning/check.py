@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import AUTO_VOCABULARY
-from xlnet.registry import check_name, open_registry, resolve
+from xlnet.registry import check_name, resolve
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import image_digest, placement
 from xlnet_pipeline.placement.machines import MACHINES
@@ -19,6 +19,7 @@ from xlnet_pipeline.planning import estimate, workload
 from xlnet_pipeline.planning.data_checks import columns, labels, lost_rows, metric, truncation, vocabulary, weights
 from xlnet_pipeline.planning.submission import Submission
 from xlnet_pipeline.targets import schedules
+from xlnet_pipeline.targets.local import registration
 
 CHECKPOINTS = 2  # that lie beside each other while the newer one is written
 MODEL_ERROR = 1.15  # how far a modelled memory figure may be wrong
@@ -167,10 +168,12 @@ def disk(given: Submission) -> str | None:
     model = workload.shape(given.recipe.model)
     numbers = estimate.parameters(model, given.recipe.data.vocab_size or AUTO_VOCABULARY, 2)
     need = CHECKPOINTS * numbers * (estimate.WEIGHTS + estimate.OPTIMIZER + estimate.BEST) / 1e9
-    from xlnet_pipeline.placement.vertex import BOOT_DISK_GB  # late: kfp takes most of a second to import
+    if given.remote:
+        from xlnet_pipeline.placement.vertex import BOOT_DISK_GB  # late: kfp takes most of a second to import
 
-    free = float(BOOT_DISK_GB) if given.remote else shutil.disk_usage(_existing(given.home)).free / 1e9
-    where = "the training machine's disk" if given.remote else f"the disk of '{given.home}'"
+        free, where = float(BOOT_DISK_GB), "the training machine's disk"
+    else:
+        free, where = shutil.disk_usage(_existing(given.home)).free / 1e9, f"the disk of '{given.home}'"
     return f"checkpoints need {need:.1f} GB and {where} has {free:.1f} GB free" if need > free else None
 
 
@@ -203,11 +206,11 @@ def root(given: Submission) -> str | None:
 
 def registered(given: Submission) -> str | None:
     """The registry must be one, and take a model of this name."""
-    found = given.recipe.registry
-    address = resolve(found.uri or given.registry, given.home)
-    check_name(address, found.name)
-    if not given.remote:
-        open_registry(address, given.home).ready(found.name)
+    if given.remote:
+        found = given.recipe.registry
+        check_name(resolve(found.uri or given.registry, given.home), found.name)
+    else:
+        registration.ready(given.recipe, given.home)
     return None
 
 

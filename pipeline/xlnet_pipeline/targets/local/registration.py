@@ -11,6 +11,7 @@ from xlnet.recipe import Recipe
 from xlnet.redaction import redacted
 from xlnet.registry import check_name, open_registry, resolve
 from xlnet.registry.address import sqlite_file
+from xlnet.registry.answers import Answers, described
 from xlnet_pipeline.targets.local.cache import Damaged
 
 
@@ -23,9 +24,14 @@ def ready(recipe: Recipe, home: Path, ask: bool = True) -> None:
         ask: the registry itself too; False: judge by address and name alone.
     """
     given = recipe.registry
-    check_name(resolve(given.uri, home), given.name)
-    if ask:
+    address = resolve(given.uri, home)
+    check_name(address, given.name)
+    if not ask:
+        return
+    answers, question = Answers(address), f"ready {given.name}"
+    if answers.get(question) is None:
         open_registry(given.uri, home).ready(given.name)
+        answers.put(question, True)
 
 
 def standing(recipe: str, home: Path) -> str:
@@ -39,13 +45,14 @@ def standing(recipe: str, home: Path) -> str:
     address = resolve(given.uri, home)
     file = sqlite_file(address)
     shown = state.relative(str(file), home) if file else redacted(address)
-    try:
-        champion = open_registry(given.uri, home).champion(given.name)
-    except (UserError, RunError):
-        return f"{shown}, which does not answer"
-    if champion is None:
-        return f"{shown} without a champion"
-    return f"{shown} with champion {champion.version} ({champion.tags.get('model_digest', '')[:19]})"
+    answers, question = Answers(address), f"champion {given.name}"
+    if (found := answers.get(question)) is None:
+        try:
+            found = described(open_registry(given.uri, home).champion(given.name))
+        except (UserError, RunError):
+            return f"{shown}, which does not answer"
+        answers.put(question, found)
+    return f"{shown} {found}"
 
 
 def check(outputs: dict[str, Any], recipe: str, home: Path) -> None:
@@ -53,9 +60,12 @@ def check(outputs: dict[str, Any], recipe: str, home: Path) -> None:
     given = recipes.from_json(recipe).registry
     kept = json.loads(Path(outputs["registration"]["uri"], "registration.json").read_text(encoding="utf-8"))
     reference = f"{kept['name']}:{kept['version']}"
-    try:
-        found = open_registry(given.uri, home).find(reference)
-    except (UserError, RunError):
-        raise Damaged(f"'{reference}' is not in the registry any more") from None
-    if found.tags.get("model_digest") != kept["model_digest"]:
+    answers, question = Answers(resolve(given.uri, home)), f"model of {reference}"
+    if (model := answers.get(question)) is None:
+        try:
+            found = open_registry(given.uri, home).find(reference)
+        except (UserError, RunError):
+            raise Damaged(f"'{reference}' is not in the registry any more") from None
+        answers.put(question, model := found.tags.get("model_digest") or "")
+    if model != kept["model_digest"]:
         raise Damaged(f"'{reference}' is another model in the registry now")

@@ -1,0 +1,79 @@
+"""What a registry in a sqlite file has answered, kept while the file stays as it is: opening MLflow takes seconds."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from xlnet.registry import ModelVersion
+from xlnet.registry.address import sqlite_file
+
+CHANGE_COUNTER = slice(24, 28)  # of a sqlite file's header: each transaction raises it (sqlite.org/fileformat.html)
+
+
+class Answers:
+    """Question → answer, for one state of a registry's file.
+
+    A question is put to :meth:`get` first. Where that knows nothing, ask the registry and :meth:`put` its answer
+    with the :attr:`state` read before asking: if the file changes meanwhile, the answer is forgotten.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Of a registry that is no sqlite file nothing is kept."""
+        self._database = sqlite_file(address)
+        self.state = self._read_state()
+
+    def _read_state(self) -> str:
+        if self._database is None or not self._database.is_file():
+            return ""
+        log = self._database.with_name(f"{self._database.name}-wal")
+        with self._database.open("rb") as file:
+            counter = file.read(CHANGE_COUNTER.stop)[CHANGE_COUNTER].hex()
+        found = self._database.stat()
+        return f"{counter} {found.st_size} {found.st_mtime_ns} {log.stat().st_mtime_ns if log.is_file() else '-'}"
+
+    @property
+    def _file(self) -> Path:
+        assert self._database is not None
+        return self._database.with_name(f"{self._database.name}-answers.json")
+
+    def get(self, question: str) -> Any:
+        """The answer; None: nothing is known of the file as it is now."""
+        return self._load().get(question)
+
+    def put(self, question: str, answer: Any) -> None:
+        """Keep an answer, which is not None."""
+        if not self.state:
+            return
+        content = {"state": self.state, "answers": {**self._load(), question: answer}}
+        aside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        try:
+            aside.write_text(json.dumps(content), encoding="utf-8")
+            os.replace(aside, self._file)
+        except OSError:  # a directory that cannot be written: the registry is asked again next time
+            aside.unlink(missing_ok=True)
+
+    def _load(self) -> dict[str, Any]:
+        if not self.state:
+            return {}
+        try:
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+            kept: dict[str, Any] = content["answers"] if content["state"] == self.state else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return kept
+
+
+def described(champion: ModelVersion | None) -> str:
+    """A champion in a few words, which differ for every other one."""
+    if champion is None:
+        return "without a champion"
+    return f"with champion {champion.version} ({champion.tags.get('model_digest', '')[:19]})"
+
+
+def remember(registry_address: str, version: ModelVersion, champion: ModelVersion | None) -> None:
+    """Keep what a registration has just left in the registry; to be called while nobody else may change it."""
+    answers = Answers(registry_address)
+    answers.put(f"ready {version.name}", True)
+    answers.put(f"champion {version.name}", described(champion))
+    answers.put(f"model of {version.name}:{version.version}", version.tags.get("model_digest") or "")
