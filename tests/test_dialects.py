@@ -1,5 +1,8 @@
 """Files as people have them: other delimiters and encodings, found or named, and said."""
 
+import gzip
+import json
+
 import pytest
 from test_readers import read, texts
 
@@ -100,3 +103,134 @@ def test_bytes_that_an_encoding_lacks_cost_their_row(tmp_path):
 def test_wrong_settings_say_what_is_allowed(setting, says):
     with pytest.raises(UserError, match=says):
         recipes.load(None, [setting])
+
+
+SENTENCES = {
+    "cp1252": "Schöne Grüße für dich, wir hören uns später",
+    "koi8-r": "Это очень хороший отель, номер был чистый",
+    "cp1251": "Это очень хороший отель, номер был чистый",
+    "gb18030": "这个酒店非常好，房间很大",
+    "cp1253": "Πολύ καλό ξενοδοχείο, ευχαριστώ",
+}
+
+
+@pytest.mark.parametrize("codec", SENTENCES)
+def test_an_encoding_is_guessed_from_many_lines_and_said(tmp_path, codec):
+    told = []
+    content = "text\tlabel\n" + "".join(f"{SENTENCES[codec]} {i}\t{i % 2}\n" for i in range(40))
+    rows, rejects = read(tmp_path / "a.tsv", content.encode(codec), tell=told.append)
+    assert (len(rows), rejects) == (40, [])
+    assert rows[0].text == f"{SENTENCES[codec]} 0"
+    assert len(told) == 1
+    assert "is no UTF-8 and is read as" in told[0]
+    assert f"such as '{SENTENCES[codec][:10]}" in told[0], "the guess can be judged"
+    assert told[0].endswith("data.encoding says otherwise")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (0, 4),  # too few to guess from
+        (1, 30),  # UTF-8, damaged
+    ],
+)
+def test_damaged_utf_8_is_no_other_encoding(tmp_path, good, bad):
+    told = []
+    raw = b"text,label\n" + "schön,1\n".encode() * good + "schön,1\n".encode("cp1252") * bad
+    rows, rejects = read(tmp_path / "a.csv", raw, tell=told.append)
+    assert (len(rows), len(rejects), told) == (good, bad, [])
+    assert "not UTF-8" in rejects[0].reason
+
+
+@pytest.mark.parametrize("codec", ["cp932", "euc_jp", "cp949"])
+def test_an_encoding_that_cannot_be_told_is_left_to_the_user(tmp_path, codec):
+    told = []
+    text = "이 호텔은 정말 좋습니다" if codec == "cp949" else "とても良いホテルです。"
+    content = "".join(f"{text}{i},1\n" for i in range(40)).encode(codec)
+    rows, rejects = read(tmp_path / "a.csv", content, text=0, label=1, tell=told.append)
+    assert (len(rows), len(rejects)) == (0, 40)
+    assert "is no UTF-8; set data.encoding, perhaps to " in told[0]
+    assert codec in told[0]
+
+
+@pytest.mark.parametrize(("first", "sign"), [("sep=;", ";"), ("sep=,\r", ","), ("\ufeffSEP=|", "|"), ("sep=\t", "\t")])
+def test_the_first_line_of_a_spreadsheets_csv_names_the_delimiter(tmp_path, first, sign):
+    told = []
+    end = "\r\n" if first.endswith("\r") else "\n"
+    content = f"{first.strip(chr(13))}{end}text{sign}label{end}a{sign}1{end}"
+    rows, rejects = read(tmp_path / "a.csv", content, tell=told.append)
+    assert (texts(rows), rejects) == ([("a", "1")], [])
+    assert rows[0].line == 3
+    assert told[0].endswith("as its first line says")
+
+
+def test_a_second_delimiter_that_would_do_is_said(tmp_path):
+    told = []
+    read(tmp_path / "a.csv", "".join(f"well, text {i};neg\n" for i in range(9)), text=0, label=1, tell=told.append)
+    assert "is split at a comma, though a semicolon would do, too; data.delimiter says otherwise" in told[0]
+
+
+OTHER_FILES = {
+    b"PAR1\x15\x04": "is a Parquet file; set data.format to 'parquet'",
+    b"PK\x03\x04\x14": "is a ZIP archive",
+    gzip.compress(gzip.compress(b"text,label\n")): "is compressed twice; decompress it once",
+    b"BZh91AY&SY": "is compressed with bzip2",
+    b"\x89PNG\r\n\x1a\n\0": "is a picture",
+    b"version https://git-lfs.github.com/spec/v1\noid": "is a pointer of Git LFS.*git lfs pull",
+    b"\n<!DOCTYPE html>\n<html>": "is a page of HTML or XML",
+}
+
+
+@pytest.mark.parametrize("content", OTHER_FILES, ids=list(OTHER_FILES.values()))
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.txt"])
+def test_what_is_no_text_says_what_it_is(tmp_path, name, content):
+    with pytest.raises(UserError, match=OTHER_FILES[content]):
+        read(tmp_path / name, content, label="file" if name == "a.txt" else "label")
+
+
+WRITTEN = [{"text": 'a "b" [c], {d}', "label": 1}, {"text": "é 😀\nnext", "label": 0}, {"text": "", "label": 1}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(WRITTEN),
+        json.dumps(WRITTEN, indent=2),
+        json.dumps(WRITTEN, ensure_ascii=False, indent="\t").replace("\n", "\r\n"),
+        "\ufeff" + json.dumps(WRITTEN, separators=(",", ":")),
+        "\n".join(json.dumps(one, indent=2) for one in WRITTEN),
+        "".join(json.dumps(one, indent=1) + "\n\n" for one in WRITTEN),
+        json.dumps([WRITTEN[0], *[{"text": "x" * 40_000, "label": 1}] * 10, *WRITTEN[1:]], indent=1),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_json_arrays_and_objects_over_many_lines(tmp_path, name, content):
+    raw = content.encode()
+    rows, rejects = read(tmp_path / name, gzip.compress(raw) if name.endswith("gz") else raw)
+    found = [one for one in texts(rows) if not one[0].startswith("xxx")]
+    assert found == [(WRITTEN[0]["text"], "1"), (WRITTEN[1]["text"], "0")]
+    assert [one.reason for one in rejects] == ["empty text"]
+    assert len(rows) + len(rejects) == content.count('"label"')
+    lines = content.split("\n")
+    assert all(lines[one.line - 1].lstrip("\ufeff[ \t").startswith("{") for one in [*rows, *rejects])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('[{"text": "a", "label": 1},\n{"text": "b", "label": 0}\n', r"below line 3: its closing '\]' is missing"),
+        ('[{"text": "a", "label": 1},\n{"text": "b", "label: 0}]\n', "damaged at or below line 2: "),
+        ('[{"text": "a", "label": 1}]\n[{"text": "b", "label": 0}]\n', "line 2: something follows its end"),
+        ('[{"text": "a", "label": 1},\n\n{"text": "b", "label": 0} {}]', r"line 3: a comma or '\]' is missing"),
+        ('{\n "text": "a",\n "label": 1\n}\n{\n "text": "b"', "damaged at or below line 5: "),
+        ("[]", None),
+        ('[{"text": "a", "label": 1}, 7, [1], null]', None),
+    ],
+)
+def test_a_damaged_json_array_is_one_line_and_no_row_of_it_is_lost(tmp_path, content, says):
+    if says:
+        with pytest.raises(UserError, match=says):
+            read(tmp_path / "a.json", content)
+    else:
+        rows, rejects = read(tmp_path / "a.json", content)
+        assert len(rows) + len(rejects) == (0 if content == "[]" else 4)

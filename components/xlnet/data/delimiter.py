@@ -1,11 +1,13 @@
 """The delimiter of a CSV file: the recipe's, or what its first lines show."""
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 
 from xlnet.data.lines import Line
 from xlnet.data.storage import Source
+from xlnet.data.values import shown
 from xlnet.recipe import DataRecipe
 
 PROBED = 20  # lines
@@ -19,12 +21,19 @@ def find(
 
     A comma, unless the first lines have none outside quotes and fall into equally many columns at another one.
     """
-    if recipe.delimiter != "auto":
-        return recipe.delimiter, lines
     first = list(islice(lines, PROBED))
+    if first and (named := re.fullmatch(r"\s*sep=(.)\s*", first[0].text, re.IGNORECASE)):  # as Excel takes it
+        tell(f"'{source.uri}' is split at {shown(named[1])}, as its first line says")
+        return named[1] if recipe.delimiter == "auto" else recipe.delimiter, chain(first[1:], lines)
+    if recipe.delimiter != "auto":
+        return recipe.delimiter, chain(first, lines)
     rest = chain(first, lines)
     texts = [line.text for line in first if line.text.strip()]
-    if not texts or _columns(texts, ",")[:1] != [1]:
+    if not texts:
+        return ",", rest
+    commas = _columns(texts, ",")
+    if commas[0] > 1:
+        _tell_of_others(texts, commas[0], source, tell)
         return ",", rest
     for delimiter, name in OTHERS.items():
         widths = _columns(texts, delimiter)
@@ -32,6 +41,14 @@ def find(
             tell(f"'{source.uri}' is split at {name}, for its first line holds no comma; data.delimiter says otherwise")
             return delimiter, rest
     return ",", rest
+
+
+def _tell_of_others(texts: Sequence[str], columns: int, source: Source, tell: Callable[[str], None]) -> None:
+    """Say where another delimiter splits every line, too, and into as many columns at least."""
+    for delimiter, name in OTHERS.items():
+        widths = _columns(texts, delimiter)
+        if len(widths) > 2 and set(widths) == {widths[0]} and widths[0] >= columns:
+            tell(f"'{source.uri}' is split at a comma, though {name} would do, too; data.delimiter says otherwise")
 
 
 def _columns(texts: Sequence[str], delimiter: str) -> list[int]:

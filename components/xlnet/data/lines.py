@@ -4,17 +4,14 @@ import codecs
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TextIO
 
+from xlnet.data import encoding as encodings
+from xlnet.data import signatures
 from xlnet.data.storage import Source
-from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe
 
 HEAD = 1 << 16  # bytes that tell the encoding and the ends of lines
-UTF_8 = "utf-8-sig"  # with or without a mark
-# The longer mark first: UTF-32's begins with UTF-16's.
-MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
-MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class Line(NamedTuple):
@@ -39,17 +36,15 @@ def read_lines(
             only in a file whose first line ends so; elsewhere it is a character like others.
 
     Raises:
-        UserError: the file is not in an encoding that can be read.
+        UserError: the file is no text, or not in an encoding that can be read.
     """
-    head = file.read(HEAD)
-    file.seek(0)
-    encoding = recipe.encoding if recipe.encoding != "auto" else _encoding(head, source, tell)
+    head, encoding = _look(file, source, recipe, tell)
     start = head.decode(encoding, "replace")
     plain = re.sub(r'"[^"]*"', "", start) if quoted else start
     first_end = re.search(r"\r\n|\r|\n", plain)
     is_old = first_end is not None and first_end.group() == "\r" and (quoted or "\n" not in start)
     ends = ("" if quoted else "\r") if is_old else "\n"
-    text_file = io.TextIOWrapper(file, encoding=encoding, errors=_UNDECODABLE, newline=ends)
+    text_file = _decoded(file, encoding, ends)
     longest, number = recipe.max_record_bytes, 0
     while text := text_file.readline(longest + 1):
         number += 1
@@ -63,21 +58,27 @@ def read_lines(
             yield Line(number, text)
 
 
+def open_text(
+    file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None] = lambda _: None
+) -> TextIO:
+    """The characters of a file that is at its beginning; see :func:`read_lines`."""
+    return _decoded(file, _look(file, source, recipe, tell)[1], "\n")
+
+
+def _look(file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None]) -> tuple[bytes, str]:
+    """A file's first bytes, and its encoding."""
+    head = file.read(HEAD)
+    file.seek(0)
+    signatures.refuse(head, source)
+    return head, recipe.encoding if recipe.encoding != "auto" else encodings.find(head, source, tell)
+
+
+def _decoded(file: IO[bytes], encoding: str, ends: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(file, encoding=encoding, errors=_UNDECODABLE, newline=ends)
+
+
 def _too_long(longest: int) -> str:
     return f"line is too long: more than data.max_record_bytes = {longest}"
-
-
-def _encoding(head: bytes, source: Source, tell: Callable[[str], None]) -> str:
-    """UTF-8, or what a file's first bytes say."""
-    for mark, name in MARKS.items():
-        if head.startswith(mark):
-            tell(f"'{source.uri}' is read as {name.upper()}, as its first bytes say")
-            return name
-    pairs = re.fullmatch(rb"(?:[^\0]\0){4}.*|(?:\0[^\0]){4}.*", head, re.DOTALL)  # no mark, but Latin letters
-    if pairs is not None:
-        name = "utf-16-le" if head[1] == 0 else "utf-16-be"
-        raise UserError(f"'{source.uri}' looks like UTF-16 without a mark; set data.encoding to '{name}'")
-    return UTF_8
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:

@@ -2,6 +2,8 @@
 
 What exactly holds, for any bytes:
 
+- A JSON array, or objects over several lines each: each object is one row or one reject; what is no JSON is an error
+  that names its line, for where the next object begins cannot be known.
 - TSV, JSON Lines and plain text: each line that is not blank is one row or one reject; a header is neither.
 - CSV: each line that is not blank belongs to one row (whose quoted fields may hold line ends) or is one reject.
 - Parquet: each row of the file is a row or a reject, or the file is damaged, which is an error that names it.
@@ -10,25 +12,21 @@ What exactly holds, for any bytes:
 
 import contextlib
 import gzip
-import json
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
-from typing import IO, Any, NamedTuple
+from typing import IO
 
-from xlnet.data import delimiter
+from xlnet.data import delimiter, json_records
 from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
 from xlnet.data.storage import Source, open_binary
-from xlnet.data.values import BadValue, check_label, check_text, shown
+from xlnet.data.values import BadValue, check_label, check_text
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Column, DataRecipe
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 FIRST_LINE = 1 << 20  # bytes of a .txt file's first line in which a tab is looked for
-MOST_DIGITS = 4300  # of a whole number that int() reads
 
 
 def silent(_: str) -> None:
@@ -85,14 +83,6 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
     raise UserError(f"'{source.uri}' has an unknown ending; set data.format to csv, tsv, jsonl, parquet or text")
 
 
-class _Object(NamedTuple):
-    """A record whose fields have names."""
-
-    line: int
-    fields: dict[Any, Any]
-    reason: str = ""
-
-
 def _csv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
     lines = read_lines(file, source, recipe, columns.tell, quoted=True)
     sign, lines = delimiter.find(lines, source, recipe, columns.tell)
@@ -114,58 +104,11 @@ def _tsv_records(lines: Iterator[Line], labelled: bool) -> Iterator[Record]:
 
 
 def _json_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    return columns.rows_of_objects(_json_records(read_lines(file, source, recipe, columns.tell), columns))
-
-
-def _json_records(lines: Iterator[Line], columns: Columns) -> Iterator[_Object]:
-    for line in lines:
-        if line.reason:
-            yield _Object(line.number, {}, line.reason)
-        elif not line.text.isspace():
-            fields, reason = _json_object(line.text.strip(), {*columns.keys.values(), *columns.optional.values()})
-            yield _Object(line.number, fields, reason)
-        elif not columns.labelled:
-            yield _Object(line.number, {}, "empty text")
-
-
-class _Repeating(dict[str, Any]):
-    """A JSON object with several fields of one name, of which it keeps the last.
-
-    Attributes:
-        names: those that are there more than once.
-    """
-
-    names: frozenset[str] = frozenset()
-
-
-def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) == len(pairs):
-        return fields
-    repeating = _Repeating(fields)
-    counts = Counter(name for name, _ in pairs)
-    repeating.names = frozenset(name for name, count in counts.items() if count > 1)
-    return repeating
-
-
-def _json_object(text: str, wanted: set[Any]) -> tuple[dict[str, Any], str]:
-    """The object in a line, or why there is none."""
-    try:
-        check_text(text)
-        fields = _JSON.decode(text)
-    except BadValue as bad:
-        return {}, bad.reason
-    except ValueError as error:
-        return {}, f"not JSON: {error}"
-    except RecursionError:
-        return {}, "not JSON: nested too deeply"
-    if isinstance(fields, _Repeating) and (twice := fields.names & wanted):
-        return {}, f"several fields of one name: {shown(min(twice))}"
-    return (fields, "") if isinstance(fields, dict) else ({}, f"not a JSON object: {type(fields).__name__}")
-
-
-def _whole_number(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) < MOST_DIGITS else Decimal(digits)
+    wanted = {*columns.keys.values(), *columns.optional.values()}
+    if json_records.is_many_lines(file, source, recipe):
+        return columns.rows_of_objects(json_records.of_array(file, source, recipe, wanted, columns.tell))
+    lines = read_lines(file, source, recipe, columns.tell)
+    return columns.rows_of_objects(json_records.of_lines(lines, wanted, not columns.labelled))
 
 
 def _parquet_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
@@ -173,7 +116,7 @@ def _parquet_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: 
 
     found = ParquetRows(file, source)
     rows = found.rows(columns.named(found.names))
-    return (columns.row(_Object(line, fields, reason)) for line, (fields, reason) in enumerate(rows, 1))
+    return (columns.row(json_records.Object(line, fields, reason)) for line, (fields, reason) in enumerate(rows, 1))
 
 
 def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
@@ -208,7 +151,6 @@ def _label_of_name(source: Source, recipe: DataRecipe) -> str:
         raise UserError(f"the {recipe.label} of '{source.uri}' is no label: {bad.reason}") from None
 
 
-_JSON = json.JSONDecoder(parse_int=_whole_number, object_pairs_hook=_fields)
 _READERS: dict[str, Callable[[IO[bytes], Source, DataRecipe, Columns], Iterator[Row | Reject]]] = {
     "csv": _csv_rows,
     "tsv": _tsv_rows,

@@ -26,7 +26,7 @@ MEANINGS = {
     "data.test_fraction": "share of train held back when test is empty",
     "data.split_seed": "which rows those shares are",
     "data.format": "format of the files; auto: by their names",
-    "data.encoding": "encoding of text files; auto: UTF-8, or UTF-16 or UTF-32 where the file's first bytes say so",
+    "data.encoding": "encoding of text files; auto: UTF-8, what the first bytes say, or a guess that is said",
     "data.delimiter": "between the columns of CSV; auto: a comma, else what the first lines agree on (; tab or |)",
     "data.header": "whether the first line names the columns; auto: as the columns and each file tell",
     "data.text": "column of the text: its name, or its index from 0",

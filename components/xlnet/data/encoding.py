@@ -1,0 +1,79 @@
+"""The encoding of a file of text: UTF-8, what its first bytes say, or what a detector counts in them; always said.
+
+A file with some damaged bytes is no file in another encoding. So a guess needs several lines with characters beyond
+ASCII, none of which is UTF-8, and a detector to which the text reads as a language.
+"""
+
+import codecs
+import re
+from collections.abc import Callable
+
+from xlnet.data.storage import Source
+from xlnet.data.values import shown
+from xlnet.errors import UserError
+
+UTF_8 = "utf-8-sig"  # with or without a mark
+# The longer mark first: UTF-32's begins with UTF-16's.
+MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+FEWEST = 5  # lines that a guess is made from
+UNSURE = 0.1  # the detector's coherence, 0 to 1, up to which it took Japanese for Chinese in trials
+# What files are saved in, the commonest first: of two that read a file equally well, that one is taken.
+USUAL = ["cp1252", "cp1251", "koi8_r", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1250", "cp1253", "cp1254"]
+EAST_ASIAN = ["gb18030", "big5", "cp932", "euc_jp", "cp949"]
+USUAL += ["cp1255", "cp1256", "iso8859_2"]
+
+
+def find(head: bytes, source: Source, tell: Callable[[str], None]) -> str:
+    """Python's name of the encoding.
+
+    Args:
+        head: the file's first bytes.
+        source: the file, for messages.
+        tell: called with what was decided, or what could not be.
+
+    Raises:
+        UserError: it is UTF-16 that does not say so.
+    """
+    for mark, name in MARKS.items():
+        if head.startswith(mark):
+            tell(f"'{source.uri}' is read as {name.upper()}, as its first bytes say")
+            return name
+    pairs = re.fullmatch(rb"(?:[^\0]\0){4}.*|(?:\0[^\0]){4}.*", head, re.DOTALL)  # no mark, but Latin letters
+    if pairs is not None:
+        name = "utf-16-le" if head[1] == 0 else "utf-16-be"
+        raise UserError(f"'{source.uri}' looks like UTF-16 without a mark; set data.encoding to '{name}'")
+    lines = [line for line in re.split(rb"[\r\n]+", head)[:-1] if not line.isascii()]
+    if len(lines) < FEWEST or any(_reads("utf-8", [line]) for line in lines):
+        return UTF_8
+    return _guessed(lines, source, tell)
+
+
+def _reads(name: str, lines: list[bytes]) -> bool:
+    try:
+        for line in lines:
+            line.decode(name)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _guessed(lines: list[bytes], source: Source, tell: Callable[[str], None]) -> str:
+    from charset_normalizer import from_bytes
+
+    matches = list(from_bytes(b"\n".join(lines) + b"\n", cp_isolation=USUAL, preemptive_behaviour=False))
+    if not matches:
+        return UTF_8  # nothing reads it: its lines are rejects
+    best = matches[0]
+    if best.coherence <= UNSURE:
+        names = [name for name in EAST_ASIAN if _reads(name, lines)] or [best.encoding]
+        tell(f"'{source.uri}' is no UTF-8; set data.encoding, perhaps to {' or '.join(names)}")
+        return UTF_8
+    equal = [one for one in matches if (one.chaos, one.coherence) == (best.chaos, best.coherence)]
+    name = next(name for name in USUAL if any(name in match.could_be_from_charset for match in equal))
+    sample = lines[0].decode(name, "replace").strip()
+    tell(
+        f"'{source.uri}' is no UTF-8 and is read as {name}, a guess from {len(lines)} of its first lines, such as "
+        f"{shown(sample)}; data.encoding says otherwise"
+    )
+    return name

@@ -1,0 +1,194 @@
+"""Objects out of JSON: one a line (JSON Lines), an array of them, or one after another over many lines."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import IO, Any, NamedTuple, TextIO
+
+from xlnet.data.lines import Line, open_text
+from xlnet.data.storage import Source
+from xlnet.data.values import BadValue, check_text, shown
+from xlnet.errors import UserError
+from xlnet.recipe import DataRecipe
+
+MOST_DIGITS = 4300  # of a whole number that int() reads
+CHUNK = 1 << 16  # characters
+_SPACES = " \t\r\n"
+
+
+class Object(NamedTuple):
+    """A record whose fields have names."""
+
+    line: int
+    fields: dict[Any, Any]
+    reason: str = ""
+
+
+class _Repeating(dict[str, Any]):
+    """A JSON object with several fields of one name, of which it keeps the last.
+
+    Attributes:
+        names: those that are there more than once.
+    """
+
+    names: frozenset[str] = frozenset()
+
+
+def of_lines(lines: Iterator[Line], wanted: set[Any], blank: bool) -> Iterator[Object]:
+    """The object of each line, or why it holds none.
+
+    Args:
+        lines: of the file.
+        wanted: fields that an object may name once only.
+        blank: whether a blank line is a reject; otherwise it is nothing.
+    """
+    for line in lines:
+        if line.reason:
+            yield Object(line.number, {}, line.reason)
+        elif not line.text.isspace():
+            yield _object_of_line(line, wanted)
+        elif blank:
+            yield Object(line.number, {}, "empty text")
+
+
+def is_many_lines(file: IO[bytes], source: Source, recipe: DataRecipe) -> bool:
+    """Whether the objects stand in an array, or over several lines each; the file is at its beginning again."""
+    text = open_text(file, source, recipe)
+    stream = _Stream(text, recipe.max_record_bytes)
+    try:
+        first = stream.next()
+        if first == "{":
+            line = stream.rest_of_line().strip()
+            return line == "{"
+        if first != "[":
+            return False
+        stream.take()
+        if stream.next() == "]":
+            return True
+        return isinstance(stream.value(), dict) and stream.next() in ("]", ",")
+    except (ValueError, RecursionError):
+        return False
+    finally:
+        text.detach()
+        file.seek(0)
+
+
+def of_array(
+    file: IO[bytes], source: Source, recipe: DataRecipe, wanted: set[Any], tell: Callable[[str], None]
+) -> Iterator[Object]:
+    """The objects of an array, or of a file in which one stands behind another; in flat memory.
+
+    Raises:
+        UserError: the file is damaged: where the next object begins cannot be known.
+    """
+    stream = _Stream(open_text(file, source, recipe, tell), recipe.max_record_bytes)
+    is_array = stream.next() == "["
+    if is_array:
+        stream.take()
+    try:
+        while (sign := stream.next()) and sign != "]":
+            line = stream.line
+            value = stream.value()
+            yield _checked(line, value, wanted)
+            if is_array and stream.next() == ",":
+                stream.take()
+            elif is_array and stream.next() not in ("]", ""):
+                raise ValueError("a comma or ']' is missing")
+        if is_array and sign != "]":
+            raise ValueError("its closing ']' is missing")
+        if sign:
+            stream.take()
+        if stream.next():
+            raise ValueError("something follows its end")
+    except (ValueError, RecursionError) as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise UserError(
+            f"'{source.uri}' is JSON of several lines, damaged at or below line {stream.line}: {what}; correct it, or "
+            "write one object a line"
+        ) from None
+
+
+class _Stream:
+    """The characters of a file, as far as they are needed."""
+
+    def __init__(self, file: TextIO, longest: int) -> None:
+        self.line = 1
+        self._file, self._longest = file, longest
+        self._buffer, self._at = "", 0
+
+    def _fill(self) -> bool:
+        more = self._file.read(max(CHUNK, len(self._buffer) - self._at))
+        self._buffer, self._at = self._buffer[self._at :] + more, 0
+        return bool(more)
+
+    def next(self) -> str:
+        """The next character that is no space, not taken yet; empty at the end."""
+        while self._at < len(self._buffer) or self._fill():
+            one = self._buffer[self._at]
+            if one not in _SPACES:
+                return one
+            self.line += one == "\n"
+            self._at += 1
+        return ""
+
+    def take(self) -> None:
+        """Go beyond that character."""
+        self._at += 1
+
+    def rest_of_line(self) -> str:
+        """What stands up to the next end of a line, as far as it is at hand."""
+        return self._buffer[self._at :].partition("\n")[0]
+
+    def value(self) -> Any:
+        """The next value; ValueError if there is none."""
+        while True:
+            try:
+                value, end = _JSON.raw_decode(self._buffer, self._at)
+            except ValueError:
+                if len(self._buffer) - self._at > self._longest or not self._fill():
+                    raise
+                continue
+            if end == len(self._buffer) and self._fill():  # a number may go on
+                continue
+            self.line += self._buffer.count("\n", self._at, end)
+            self._at = end
+            return value
+
+
+def _object_of_line(line: Line, wanted: set[Any]) -> Object:
+    text = line.text.strip()
+    try:
+        check_text(text)
+        value = _JSON.decode(text)
+    except BadValue as bad:
+        return Object(line.number, {}, bad.reason)
+    except ValueError as error:
+        return Object(line.number, {}, f"not JSON: {error}")
+    except RecursionError:
+        return Object(line.number, {}, "not JSON: nested too deeply")
+    return _checked(line.number, value, wanted)
+
+
+def _checked(line: int, value: Any, wanted: set[Any]) -> Object:
+    if isinstance(value, _Repeating) and (twice := value.names & wanted):
+        return Object(line, {}, f"several fields of one name: {shown(min(twice))}")
+    if isinstance(value, dict):
+        return Object(line, value)
+    return Object(line, {}, f"not a JSON object: {type(value).__name__}")
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
+    repeating = _Repeating(fields)
+    repeating.names = frozenset(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+    return repeating
+
+
+def _whole_number(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < MOST_DIGITS else Decimal(digits)
+
+
+_JSON = json.JSONDecoder(parse_int=_whole_number, object_pairs_hook=_fields)

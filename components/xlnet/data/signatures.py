@@ -1,0 +1,30 @@
+"""What a file is that is no text, told by its first bytes: so that a wrong ending is one line that says what to do."""
+
+from xlnet.data.storage import Source
+from xlnet.errors import UserError
+
+SIGNATURES: dict[bytes, tuple[str, str]] = {
+    b"PAR1": ("a Parquet file", "set data.format to 'parquet', or name it so"),
+    b"PK\x03\x04": ("a ZIP archive, as workbooks are, too", "unpack it, or save the table as CSV"),
+    b"\xd0\xcf\x11\xe0": ("an old Office document", "save the table as CSV"),
+    b"\x1f\x8b": ("compressed twice", "decompress it once"),
+    b"BZh": ("compressed with bzip2", "decompress it, or compress it with gzip"),
+    b"\xfd7zXZ\x00": ("compressed with xz", "decompress it, or compress it with gzip"),
+    b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "decompress it, or compress it with gzip"),
+    b"ARROW1": ("an Arrow file", "save it as Parquet"),
+    b"SQLite format 3\x00": ("an SQLite database", "export the table as CSV"),
+    b"\x89PNG\r\n\x1a\n": ("a picture", "name the file with the rows"),
+    b"%PDF-": ("a PDF document", "export the table as CSV"),
+    b"\x80\x04\x95": ("a Python pickle", "save the rows as Parquet or CSV"),
+    b"version https://git-lfs": ("a pointer of Git LFS, without the data", "get them with 'git lfs pull'"),
+}
+PAGES = (b"<!doctype html", b"<html", b"<?xml")
+
+
+def refuse(head: bytes, source: Source) -> None:
+    """Raise UserError if a file's first bytes say that it is not text with rows."""
+    for signature, (what, remedy) in SIGNATURES.items():
+        if head.startswith(signature):
+            raise UserError(f"'{source.uri}' is {what}; {remedy}")
+    if head[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
+        raise UserError(f"'{source.uri}' is a page of HTML or XML, such as a server's answer; download the data itself")
