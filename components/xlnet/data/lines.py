@@ -4,7 +4,7 @@ import codecs
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple, TextIO
+from typing import IO, NamedTuple
 
 from xlnet.data import encoding as encodings
 from xlnet.data import signatures
@@ -60,7 +60,7 @@ def read_lines(
 
 def open_text(
     file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None] = lambda _: None
-) -> TextIO:
+) -> io.TextIOWrapper:
     """The characters of a file that is at its beginning; see :func:`read_lines`."""
     return _decoded(file, _look(file, source, recipe, tell)[1], "\n")
 
