@@ -233,7 +233,11 @@ def test_command_prints_all_and_answers_with_its_status(
     tmp_path: Path, small_csv: Path, capsys: pytest.CaptureFixture[str], isolated_state: Path
 ) -> None:
     assert cli.main(["check", "--set", f"data.train={small_csv}", "--set", "data.max_length=32"]) == 0
-    assert capsys.readouterr().out.endswith("checks: all well\n")
+    printed = capsys.readouterr()
+    assert printed.out.endswith("checks: all well\n")
+    head, *rows, blank, _ = printed.out.splitlines()
+    assert head.split() == ["text", "label"]
+    assert (len(rows), blank) == (3, ""), "the first rows as they are read"
     bad = write_sentences(tmp_path / "bad.csv")
     assert cli.main(["check", "--set", f"data.train={bad}", "--set", "data.text=review", "--cron", "x"]) == 2
     printed = capsys.readouterr()

@@ -1,13 +1,15 @@
 """Files as people have them: other delimiters and encodings, found or named, and said."""
 
 import gzip
+import io
 import json
+import zipfile
 
 import pytest
 from test_readers import read, texts
 
 from xlnet import recipe as recipes
-from xlnet.errors import UserError
+from xlnet.errors import RunError, UserError
 
 ROWS = [("a lovely film, warm", "pos"), ("dull", "neg"), ('says "hi"', "pos")]
 
@@ -172,7 +174,6 @@ def test_a_second_delimiter_that_would_do_is_said(tmp_path):
 
 OTHER_FILES = {
     b"PAR1\x15\x04": "is a Parquet file; set data.format to 'parquet'",
-    b"PK\x03\x04\x14": "is a ZIP archive",
     gzip.compress(gzip.compress(b"text,label\n")): "is compressed twice; decompress it once",
     b"BZh91AY&SY": "is compressed with bzip2",
     b"\x89PNG\r\n\x1a\n\0": "is a picture",
@@ -234,3 +235,52 @@ def test_a_damaged_json_array_is_one_line_and_no_row_of_it_is_lost(tmp_path, con
     else:
         rows, rejects = read(tmp_path / "a.json", content)
         assert len(rows) + len(rejects) == (0 if content == "[]" else 4)
+
+
+def zipped(files):
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return held.getvalue()
+
+
+TABLE = "text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(2000))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.csv.zip", "a.csv", "A.ZIP"])
+@pytest.mark.parametrize("beside", [(), ("__MACOSX/rows/._a.csv", "rows/.hidden")])
+def test_the_one_file_of_a_zip_archive_is_read(tmp_path, name, beside):
+    content = zipped({"rows/a.csv": TABLE, **dict.fromkeys(beside, "x")})
+    rows, rejects = read(tmp_path / name, content)
+    assert (len(rows), rejects) == (2000, [])
+
+
+def test_a_zip_archive_that_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"is a ZIP archive of 2 files, not one: 'a.csv', 'b.csv'; unpack it"):
+        read(tmp_path / "a.zip", zipped({"a.csv": TABLE, "b.csv": TABLE}))
+    with pytest.raises(UserError, match="is a workbook or a document; save the table as CSV"):
+        read(tmp_path / "f.csv", zipped({"[Content_Types].xml": "x", "xl/workbook.xml": "x"}))
+    with pytest.raises(UserError, match="'.*c.zip' has an unknown ending; set data.format to csv"):
+        read(tmp_path / "c.zip", zipped({"rows.dat": TABLE}))
+    whole = zipped({"a.csv": TABLE})
+    with pytest.raises(RunError, match="is damaged: .*; replace the file"):
+        read(tmp_path / "d.zip", whole[: len(whole) // 2])
+    middle = len(whole) // 3
+    with pytest.raises(RunError, match="is damaged: .*; replace the file"):
+        read(tmp_path / "e.zip", whole[:middle] + b"damaged" * 9 + whole[middle + 63 :])
+
+
+def test_lines_of_fasttext_are_found_and_other_lines_may_begin_with_their_label(tmp_path):
+    content = "__label__pos a good film\n\n__label__neg  dull \n__label__a __label__b two\n__label__pos\n__label__ no\n"
+    rows, rejects = read(tmp_path / "a.txt", content)
+    assert texts(rows) == [("a good film", "pos"), (" dull ", "neg")]
+    assert [(one.line, one.reason) for one in rejects] == [
+        (4, "several labels: '__label__a' and '__label__b'"),
+        (5, "empty text"),
+        (6, "no label"),
+    ]
+    rows, _ = read(tmp_path / "b.txt", "pos a good film\nneg dull\n", format="label-first")
+    assert texts(rows) == [("a good film", "pos"), ("dull", "neg")]
+    rows, rejects = read(tmp_path / "c.txt", "0.5 half\nx none\n", format="label-first", task="regression")
+    assert (texts(rows), rejects[0].reason) == ([("half", "0.5")], "label is not a number: 'x'")

@@ -51,7 +51,7 @@ class DataRecipe:
     validation_fraction: float = _number(0.1, 0.0, 0.9)
     test_fraction: float = _number(0.1, 0.0, 0.9)
     split_seed: int = _number(0, 0)
-    format: str = _choice("auto", "auto", "csv", "tsv", "jsonl", "parquet", "text")
+    format: str = _choice("auto", "auto", "csv", "tsv", "jsonl", "parquet", "text", "label-first")
     encoding: str = "auto"  # UTF-8, or what a mark at the file's beginning says; else Python's name of one
     delimiter: str = "auto"  # of CSV; found in the first lines
     header: str = _choice("auto", "auto", "yes", "no")

@@ -10,8 +10,10 @@ What exactly holds, for any bytes:
 - Compressed files: the same, or the file is damaged.
 """
 
+import codecs
 import contextlib
 import gzip
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO
@@ -20,12 +22,13 @@ from xlnet.data import delimiter, json_records
 from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
-from xlnet.data.storage import Source, open_binary
-from xlnet.data.values import BadValue, check_label, check_text
+from xlnet.data.storage import Source, inner_name, open_binary
+from xlnet.data.values import BadValue, check_label, check_text, shown
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Column, DataRecipe
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+LABEL_MARK = "__label__"  # of fastText
 FIRST_LINE = 1 << 20  # bytes of a .txt file's first line in which a tab is looked for
 
 
@@ -66,7 +69,7 @@ def _damage_said(source: Source) -> Iterator[None]:
     """Say in one line that a compressed file is damaged."""
     try:
         yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise RunError(f"'{source.uri}' is damaged: {error}; replace the file") from None
 
 
@@ -74,13 +77,17 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
     """The format asked for, or the one that the name's ending and the first line tell."""
     if recipe.format != "auto":
         return recipe.format
+    name = inner_name(source) if source.name.endswith(".zip") else source.name
     for suffix, form in FORMATS.items():
-        if source.name.endswith(suffix):
+        if name.endswith(suffix):
             return form
-    if source.name.endswith(".txt"):
+    if name.endswith(".txt"):
         with _damage_said(source), open_binary(source) as file:
-            return "tsv" if b"\t" in file.readline(FIRST_LINE) else "text"
-    raise UserError(f"'{source.uri}' has an unknown ending; set data.format to csv, tsv, jsonl, parquet or text")
+            first = file.readline(FIRST_LINE)
+        if first.removeprefix(codecs.BOM_UTF8).startswith(LABEL_MARK.encode()):
+            return "label-first"
+        return "tsv" if b"\t" in first else "text"
+    raise UserError(f"'{source.uri}' has an unknown ending; set data.format to {', '.join(_READERS)}")
 
 
 def _csv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
@@ -136,6 +143,27 @@ def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Col
             yield Reject(line.number, bad.reason)
 
 
+def _label_first_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
+    """The first word of a line is its label, with or without fastText's mark; texts to predict have none, or a mark."""
+    for line in read_lines(file, source, recipe, columns.tell):
+        text = line.text.rstrip("\r\n")
+        if columns.labelled and not line.reason and (not text or text.isspace()):
+            continue
+        word, _, rest = text.lstrip().partition(" ")
+        try:
+            if line.reason:
+                yield Reject(line.number, line.reason)
+            elif rest.lstrip().startswith(LABEL_MARK):
+                yield Reject(line.number, f"several labels: {shown(word)} and {shown(rest.split()[0])}")
+            elif columns.labelled:
+                label = check_label(word.removeprefix(LABEL_MARK), recipe.task)
+                yield Row(check_text(rest), None, label, None, line.number)
+            else:
+                yield Row(check_text(rest if word.startswith(LABEL_MARK) else text), None, UNKNOWN, None, line.number)
+        except BadValue as bad:
+            yield Reject(line.number, bad.reason)
+
+
 def _label_of_name(source: Source, recipe: DataRecipe) -> str:
     parts = source.uri.rsplit("/", 2)
     file = parts[-1][:-3] if parts[-1].lower().endswith(".gz") else parts[-1]
@@ -143,7 +171,7 @@ def _label_of_name(source: Source, recipe: DataRecipe) -> str:
     if recipe.label not in labels:
         raise UserError(
             f"'{source.uri}' is plain text, without columns; set data.label to 'file' or 'directory' (whose name is "
-            "the label), or data.format to csv, tsv, jsonl or parquet"
+            "the label), or data.format to csv, tsv, jsonl, parquet or label-first"
         )
     try:
         return check_label(labels[str(recipe.label)], recipe.task)
@@ -157,4 +185,5 @@ _READERS: dict[str, Callable[[IO[bytes], Source, DataRecipe, Columns], Iterator[
     "jsonl": _json_rows,
     "parquet": _parquet_rows,
     "text": _text_rows,
+    "label-first": _label_first_rows,
 }

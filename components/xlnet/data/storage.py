@@ -10,7 +10,7 @@ from typing import IO, cast
 
 import xlnet
 from xlnet import provenance
-from xlnet.data import objects
+from xlnet.data import objects, zipped
 from xlnet.data.addresses import EXAMPLES
 from xlnet.data.object_stream import ObjectStream
 from xlnet.data.values import shown
@@ -159,20 +159,33 @@ def local_path(source: Source) -> Path | None:
 
 
 def open_binary(source: Source) -> IO[bytes]:
-    """Open a source for reading, gzip undone (told by its first bytes, not by its name).
+    """Open a source for reading, gzip undone and a ZIP archive's one file taken (told by first bytes, not by names).
 
     Raises:
+        UserError: a ZIP archive that holds several files, or is encrypted.
         RunError: it is gone.
     """
     path = local_path(source)
     try:
         raw: IO[bytes] = path.open("rb") if path else _open_object(source)
-        is_gzip = raw.read(2) == b"\x1f\x8b"
+        first = raw.read(4)
         raw.seek(0)
     except OSError as error:
         raise RunError(f"'{source.uri}' cannot be read any more: {error}") from None
     # GzipFile's own readline is slow Python.
-    return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18) if is_gzip else raw
+    if first.startswith(b"\x1f\x8b"):
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18)
+    return zipped.member(raw, source.uri)[1] if first == zipped.SIGNATURE else raw
+
+
+def inner_name(source: Source) -> str:
+    """The name, in lower case, of the file in a ZIP archive; the archive's own without ``.zip`` if it is none."""
+    path = local_path(source)
+    with path.open("rb") if path else _open_object(source) as raw:
+        is_zip = raw.read(4) == zipped.SIGNATURE
+        raw.seek(0)
+        name = zipped.member(raw, source.uri)[0] if is_zip else ""
+    return name.lower() or source.name.removesuffix(".zip")
 
 
 def _open_object(source: Source) -> IO[bytes]:

@@ -4,10 +4,18 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from xlnet.errors import RunError, UserError
 from xlnet_pipeline.commands.parser import Subparsers, command
 from xlnet_pipeline.commands.plan import add_machine
 from xlnet_pipeline.commands.run import load
+from xlnet_pipeline.commands.tables import table
+
+if TYPE_CHECKING:
+    from xlnet_pipeline.planning.submission import Submission
+
+SHOWN_ROWS = 3
 
 
 def add(subparsers: Subparsers) -> None:
@@ -48,27 +56,43 @@ def check(options: argparse.Namespace) -> int:
     from xlnet_pipeline.targets.local.target import LocalTarget
 
     known = {**settings.variables(options.recipe), **os.environ}
-    found = checks.findings(
-        checks.Submission(
-            recipe=load(options.recipe, options.settings),
-            target=options.target,
-            machine=machines.machine(options.machine or "cpu"),
-            nodes=options.nodes,
-            spot=options.spot,
-            image=settings.in_registry(
-                options.image or known.get("XLNET_IMAGE", ""), known.get("CONTAINER_IMAGE_REGISTRY", "")
-            ),
-            flex_start=options.flex_start,
-            home=Path(LocalTarget(options.home).home),
-            pipeline_root=known.get(f"{options.target.upper()}_PIPELINE_ROOT", ""),
-            registry=settings.registry_of(options.target, known),
-            cron=options.cron or "",
-            timezone=options.timezone or "",
-        )
+    submission = checks.Submission(
+        recipe=load(options.recipe, options.settings),
+        target=options.target,
+        machine=machines.machine(options.machine or "cpu"),
+        nodes=options.nodes,
+        spot=options.spot,
+        image=settings.in_registry(
+            options.image or known.get("XLNET_IMAGE", ""), known.get("CONTAINER_IMAGE_REGISTRY", "")
+        ),
+        flex_start=options.flex_start,
+        home=Path(LocalTarget(options.home).home),
+        pipeline_root=known.get(f"{options.target.upper()}_PIPELINE_ROOT", ""),
+        registry=settings.registry_of(options.target, known),
+        cron=options.cron or "",
+        timezone=options.timezone or "",
     )
+    found = checks.findings(submission)
+    for line in _first_rows(submission):
+        print(line)
     for one in found:
         print(f"{'error' if one.fatal else 'warning'}: {one}", file=sys.stderr)
     errors = sum(one.fatal for one in found)
     names = len({one.name for one in checks.CHECKS})
     print(f"{names} checks: {errors} wrong, {len(found) - errors} to watch" if found else f"{names} checks: all well")
     return 2 if errors else 0
+
+
+def _first_rows(submission: "Submission") -> list[str]:
+    """The first rows as the recipe reads them, where a wrong column, delimiter or encoding is seen."""
+    from xlnet.data.values import shown  # late: numpy
+
+    try:
+        rows = submission.rows[:SHOWN_ROWS]
+    except (UserError, RunError):
+        return []
+    if not rows:
+        return []
+    uses = [use for use in ("text", "text_pair", "label", "id") if getattr(submission.recipe.data, use) is not None]
+    cells = [[shown(str(getattr(row, use) or ""))[1:-1] for use in uses] for row in rows]
+    return [*table(uses, cells), ""]
