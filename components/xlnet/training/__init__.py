@@ -1,3 +1,3 @@
-"""Training."""
+"""Training of one model: loop, devices, distributed ranks, checkpoints, and the model artifact."""
 
 DEVICES = ("auto", "cpu", "cuda", "xla", "tpu")

@@ -1,4 +1,4 @@
-"""The model artifact: weights in Hugging Face's layout, tokenizer, recipe, and where all of it came from."""
+"""Writes the model artifact: weights in Hugging Face's layout, tokenizer, recipe, and lineage."""
 
 import json
 import shutil
@@ -24,15 +24,15 @@ def write(
     recipe: Recipe,
     dataset: str,
 ) -> dict[str, Any]:
-    """Fill the artifact's directory.
+    """Write the model artifact's files.
 
     Args:
-        directory: what else belongs to the artifact is there already.
-        weights: the model's state.
-        config: of the model.
-        metadata: facts about the training, flat.
-        started: when it started.
-        recipe: of which the sections that shape a model are kept.
+        directory: the artifact's directory; history and logs are already in it.
+        weights: the model's state dict.
+        config: the model's configuration.
+        metadata: facts about the training, without nesting.
+        started: when the training started.
+        recipe: the run's recipe; the sections that shape a model are stored with it.
         dataset: directory of the dataset artifact.
 
     Returns:
@@ -57,7 +57,7 @@ def write(
 
 
 def _name_longest_row(settings: Path, max_length: int) -> None:
-    """Tell transformers where rows are cut, so that its ``truncation=True`` means the same as in training."""
+    """Store the maximum length in the tokenizer's settings, so that ``truncation=True`` cuts rows as training did."""
     if not settings.is_file():
         return  # the dataset came without a tokenizer
     values = json.loads(settings.read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def _name_longest_row(settings: Path, max_length: int) -> None:
 
 
 def pretrained_lineage(name: str, started: str) -> list[dict[str, Any]]:
-    """The lineage of the weights that a training starts from: their own, or for foreign ones their checksums."""
+    """Return the lineage of the pretrained weights: their own record, or checksums if they have none."""
     if not name:
         return []
     directory = fetch(name)

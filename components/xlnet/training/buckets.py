@@ -1,6 +1,6 @@
-"""A training whose dataset and model lie in buckets: the dataset is copied here, the model written there whole.
+"""Training with the dataset and the model in buckets: downloads the dataset and uploads the finished model.
 
-On a cluster no disk is shared: every node copies the dataset, and node 0 sends the model.
+Cluster nodes share no disk, so every node downloads the dataset, and node 0 uploads the model.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from xlnet.data import objects
 
 
 def local_dataset(dataset: str) -> str:
-    """A directory on this machine with the dataset; the ranks of one machine copy it once.
+    """Return a local directory with the dataset; the ranks of one machine download it once.
 
     Raises:
-        UserError: there is nothing at that address, or no access.
+        UserError: the address holds nothing, or access is denied.
     """
     if not objects.is_remote(dataset):
         return dataset
@@ -31,7 +31,10 @@ def local_dataset(dataset: str) -> str:
 
 @contextlib.contextmanager
 def writing(out: str) -> Iterator[Path]:
-    """As :func:`xlnet.provenance.writing`, also into a bucket: ``lineage.json`` comes last, so what has it is whole."""
+    """Like :func:`xlnet.provenance.writing`, but also writes to buckets.
+
+    ``lineage.json`` is uploaded last, so an artifact that has it is complete.
+    """
     if not objects.is_remote(out):
         with provenance.writing(out, "model") as folder:
             yield folder
@@ -46,7 +49,7 @@ def writing(out: str) -> Iterator[Path]:
 
 
 def facts(out: str) -> dict[str, Any]:
-    """Facts about a written model for the artifact's metadata, its digest among them."""
+    """Return facts about a written model, including its digest, for the artifact's metadata."""
     if objects.is_remote(out):
         lineage = json.loads(objects.read(f"{out}/{provenance.LINEAGE}"))
     else:
@@ -56,6 +59,6 @@ def facts(out: str) -> dict[str, Any]:
 
 
 def beside(out: str) -> str:
-    """Where a model's checkpoints lie if nobody says otherwise: a hidden directory or prefix beside it."""
+    """Return the default location of a model's checkpoints: a hidden directory or prefix beside the model."""
     parent, _, name = out.rstrip("/").rpartition("/")
     return f"{parent}/.{name}.checkpoints" if parent else f".{name}.checkpoints"

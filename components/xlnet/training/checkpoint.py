@@ -1,10 +1,10 @@
-"""Checkpoints: a killed training continues at its exact next batch and ends in the same bits.
+"""Checkpoints: a killed training resumes at its exact next batch and ends with bit-identical weights.
 
-A checkpoint is a folder ``step-N`` of one place: ``state.json`` (data position, history, scores), the tensors of
-model and optimizer, and ``manifest.json`` with a checksum of each file. It is written by a thread while training
-goes on, aside, and appears whole or not at all. The place is a function of the work (recipe, dataset, code),
-so that a retry, a rescheduled pod or a new run of the same work finds it by itself. Random numbers and batches
-are functions of (seed, step): the step is all the random state that there is, on every rank.
+A checkpoint is a folder ``step-N`` in the checkpoint store. It holds ``state.json`` (data position, history,
+scores), the tensors of model and optimizer, and ``manifest.json`` with a checksum of each file. A thread writes it
+while training goes on; the finished checkpoint appears atomically. The store's location is computed from the recipe,
+the dataset and the code, so a retry, a rescheduled pod or a new run of the same work finds it. Random numbers and
+batches are functions of (seed, step), so no other random state needs to be saved, on any rank.
 """
 
 import json
@@ -28,27 +28,27 @@ from xlnet.training import buckets
 from xlnet.training.storehouse import MANIFEST, Storehouse, open_storehouse
 from xlnet.training.tensors import Replicated
 
-KEEP = 2  # newest checkpoints
-LOCK_SECONDS = 30.0  # that a killed predecessor may take to be gone
+KEEP = 2  # how many of the newest checkpoints are kept
+LOCK_SECONDS = 30.0  # how long to wait for a killed predecessor to release the lock
 STATE, ABOUT, BEST = "state.json", "about.json", "best-"
 
 
 @dataclass
 class State:
-    """Where a training stands between two steps, weights and optimizer aside."""
+    """The training state between two steps, without weights and optimizer."""
 
     step: int = 0
     tokens: int = 0
-    validated: int = 0  # the last step after which the validation split was looked at
+    validated: int = 0  # step of the last validation
     evaluations_waited: int = 0
     best_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)  # of the steps since the last line of history
+    losses: list[float] = field(default_factory=list)  # one per step since the last line of history
     history: list[str] = field(default_factory=list)
-    resumed: list[int] = field(default_factory=list)  # steps at which it went on after an interruption
+    resumed: list[int] = field(default_factory=list)  # steps at which training resumed after an interruption
 
     def facts(self) -> dict[str, Any]:
-        """Flat, for metadata."""
+        """Return the state as a dict without nesting, for metadata."""
         return {
             "global_step": self.step,
             "best_step": self.best_step,
@@ -60,7 +60,7 @@ class State:
 
 
 def about(place: Storehouse) -> dict[str, Any] | None:
-    """What the training of these checkpoints is one of: its recipe, dataset and classes; None: there is none."""
+    """Identify the training that these checkpoints belong to (recipe, dataset, classes); None if there are none."""
     text = place.read(ABOUT)
     found: dict[str, Any] | None = None if text is None else json.loads(text)
     return found
@@ -68,7 +68,7 @@ def about(place: Storehouse) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One that is whole: its name, its files on this machine, and what they say but for the tensors."""
+    """A complete checkpoint: its name, its local files, and their content except the tensors."""
 
     name: str
     folder: Path
@@ -77,7 +77,7 @@ class Checkpoint:
 
 
 def whole(place: Storehouse, say: Callable[[str], None]) -> Iterator[Checkpoint]:
-    """The checkpoints of a place that are whole, newest first; of a damaged one is told."""
+    """Yield the complete checkpoints of a store, newest first; report each damaged one through ``say``."""
     for name in reversed(place.names()):
         try:
             folder = place.fetch(name)
@@ -95,10 +95,10 @@ def whole(place: Storehouse, say: Callable[[str], None]) -> Iterator[Checkpoint]
 
 
 class Checkpoints:
-    """The checkpoints of one piece of work.
+    """The checkpoints of one training.
 
     Attributes:
-        seconds: for which training has waited: for copies of tensors, and for a write that was not done in time.
+        seconds: how long training has waited for tensor copies and for unfinished writes.
     """
 
     def __init__(self, place: Storehouse, tensors: Replicated, about: Mapping[str, Any], say: Callable[[str], None]):
@@ -106,14 +106,14 @@ class Checkpoints:
         self.place = place
         self._tensors, self._say = tensors, say
         self._about = dict(about)
-        self._best_sum: tuple[int, list[int]] = (0, [])  # of the best weights that have been written
+        self._best_sum: tuple[int, list[int]] = (0, [])  # checksum of the best weights written so far
         self._writer = _Writer(say)
 
     def start(self) -> None:
-        """Make sure that checkpoints can be written, before there is anything to lose.
+        """Check that checkpoints can be written, before training spends any time.
 
         Raises:
-            UserError: the place cannot be written, is full, or holds another training.
+            UserError: the store cannot be written, is full, or belongs to another training.
         """
         earlier = about(self.place)
         if earlier is not None and (differing := _differences(earlier, self._about)):
@@ -128,13 +128,13 @@ class Checkpoints:
             self.place.write(ABOUT, json.dumps(self._about, indent=1).encode())
 
     def restore(self) -> tuple[State, dict[str, Tensor]]:
-        """Load the newest whole checkpoint into model and optimizer.
+        """Load the newest complete checkpoint into model and optimizer.
 
         Returns:
-            The state to go on from, and the best weights so far; new ones where there is nothing to go on from.
+            The state to resume from, and the best weights so far; both start fresh if there is no checkpoint.
 
         Raises:
-            UserError: the checkpoint is of a model of another shape.
+            UserError: the checkpoint's model has another shape.
         """
         for checkpoint in whole(self.place, self._say):
             self._tensors.load(checkpoint.folder)
@@ -143,15 +143,15 @@ class Checkpoints:
         return State(), {}
 
     def save(self, state: State, best_weights: dict[str, Tensor], wait: bool = False) -> None:
-        """Copy the tensors now, and write them while training goes on.
+        """Copy the tensors now, and write them in the background.
 
         Args:
-            state: as it is now.
-            best_weights: full, on the host; changed in place by nobody.
-            wait: until all is written.
+            state: the current state.
+            best_weights: full weights on the host; nobody may change them in place.
+            wait: block until everything is written.
 
         Raises:
-            RunError: with ``wait``, it could not be written.
+            RunError: the checkpoint could not be written (only with ``wait``).
         """
         started = time.perf_counter()
         content, step, best_step = json.dumps(vars(state)).encode(), state.step, state.best_step
@@ -194,22 +194,22 @@ class Checkpoints:
                 self.place.remove(old)
 
     def close(self) -> None:
-        """Wait for the last write, and let others write here."""
+        """Wait for the last write, then release the store's lock."""
         self._writer.close()
         self.place.unlock()
 
     def directory(self) -> Path:
-        """A local directory for what has to be looked at after a failure."""
+        """Return a local directory for files that help to diagnose a failure."""
         return self.place.local()
 
     def clear(self) -> None:
-        """Forget the work: it is done."""
+        """Delete the checkpoints of a finished training."""
         if self._tensors.leads:
             self.place.remove()
 
 
 class _Writer:
-    """One thread, one write at a time. A write that fails is told; the next checkpoint tries anew."""
+    """Writes one checkpoint at a time in a thread. It reports a failed write; the next checkpoint tries again."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -224,7 +224,7 @@ class _Writer:
         self._work.put(work)
 
     def wait(self) -> str:
-        """Until the last write is done; what went wrong with it."""
+        """Wait for the last write; return its error message, or an empty string."""
         self._work.join()
         return self._problem
 
@@ -240,7 +240,7 @@ class _Writer:
             self._problem = ""
             try:
                 work()
-            except Exception as error:  # training goes on: the checkpoint before this one is still there
+            except Exception as error:  # training goes on, because the previous checkpoint still exists
                 self._problem = _first_line(error)
                 self._say(f"a checkpoint could not be written ({self._problem}); the one before it is kept")
             finally:
@@ -249,15 +249,15 @@ class _Writer:
 
 
 def place(out: str | Path, recipe: str, dataset_digest: str, batches: str = "packed") -> Storehouse:
-    """Where the checkpoints of this work are kept.
+    """Return the checkpoint store of a training.
 
-    Below ``XLNET_CHECKPOINTS`` (a directory or ``gs://`` prefix) or the state directory, or beside the output.
+    It is below ``XLNET_CHECKPOINTS`` (a directory or ``gs://`` prefix), in the state directory, or beside the output.
 
     Args:
         out: the model artifact's directory or ``gs://`` address.
-        recipe: JSON of everything that shapes the training.
-        dataset_digest: of the dataset artifact.
-        batches: their shapes, which decide what an update sees.
+        recipe: JSON of every setting that shapes the training.
+        dataset_digest: digest of the dataset artifact.
+        batches: the kind of batch shapes, which decides which rows an update sees.
     """
     key = provenance.digest_json([recipe, dataset_digest, batches, provenance.code_fingerprint("train")])[7:39]
     home = os.environ.get("XLNET_PIPELINE_HOME")
@@ -266,7 +266,7 @@ def place(out: str | Path, recipe: str, dataset_digest: str, batches: str = "pac
 
 
 def checksum(path: Path) -> list[int]:
-    """Size and CRC-32 of a file: against torn and rotten files, not against forgers."""
+    """Return a file's size and CRC-32. They detect truncation and corruption, not tampering."""
     crc, size = 0, 0
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -284,7 +284,7 @@ def _verify(path: Path, expected: list[int]) -> None:
 
 
 def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """``["training.seed is 0 there and 1 here"]``; sections are compared by field."""
+    """List the fields that differ, such as ``["training.seed is 0 there and 1 here"]``."""
     found = []
     for name in sorted({*earlier, *now}):
         there, here = earlier.get(name), now.get(name)

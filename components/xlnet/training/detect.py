@@ -1,4 +1,4 @@
-"""Which device to train on: the one asked for, or the best there is."""
+"""Chooses the device to train on: the requested one, or the best available one."""
 
 import glob
 import os
@@ -19,7 +19,7 @@ MISSING = {
 
 
 def available() -> list[str]:
-    """The kinds of devices that can be used here, the best first."""
+    """List the kinds of devices that can be used here, best first."""
     chips = _tpu_chips()
     there = {
         "cuda": torch.cuda.is_available(),
@@ -31,31 +31,31 @@ def available() -> list[str]:
 
 
 def _tpu_chips() -> list[str]:
-    """Device files of a TPU machine's chips; to look is cheaper than to import what drives them."""
+    """List the device files of a machine's TPU chips; this is cheaper than importing a TPU library."""
     return glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
 
 
 def detect(kind: str = "", precision: str = "auto") -> Device:
-    """The device asked for, or the best there is, as one of the ranks that the environment names.
+    """Return the requested or the best available device, after joining the ranks that the environment describes.
 
     Args:
-        kind: one of :data:`xlnet.training.DEVICES`, or empty for ``XLNET_DEVICE`` and then what is found.
+        kind: one of :data:`xlnet.training.DEVICES`; empty means ``XLNET_DEVICE``, else the best device found.
         precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``.
 
     Raises:
-        UserError: an unknown device, or one that is not there.
-        RunError: other ranks are missing.
+        UserError: the device is unknown or not available.
+        RunError: other ranks did not join.
     """
     kind = choose(kind)
-    device = _class(kind)  # before ranks join: it may bring a way for them to exchange what they have to
+    device = _class(kind)  # before ranks join: the class may register their communication backend
     return device(precision, join(kind))
 
 
 def choose(kind: str = "") -> str:
-    """The kind of device that :func:`detect` takes.
+    """Return the kind of device that :func:`detect` uses.
 
     Raises:
-        UserError: an unknown device, or one that is not there.
+        UserError: the device is unknown or not available.
     """
     kind = kind or os.environ.get("XLNET_DEVICE", "auto")
     if kind not in DEVICES:
@@ -69,12 +69,12 @@ def choose(kind: str = "") -> str:
 
 
 def count(kind: str) -> int:
-    """How many ranks a machine has that a device of this kind is used with: one for each, or one for all of them."""
+    """Return how many ranks to start on this machine: one per device, or one for all devices."""
     return {"cuda": torch.cuda.device_count(), "tpu": len(_tpu_chips())}.get(kind, 1)
 
 
 def _class(kind: str) -> type[Device]:
-    if kind == "xla":  # torch_xla is loaded by those who use it
+    if kind == "xla":  # import torch_xla only if it is used
         from xlnet.training.xla import Xla
 
         return Xla

@@ -1,7 +1,7 @@
-"""Where training runs: placement, precision, random state, synchronisation, memory.
+"""Devices to train on: placement, precision, random state, synchronisation, memory.
 
-One class per kind of device behind one interface; :class:`Device` itself is the CPU. What several devices
-exchange is in :mod:`xlnet.training.distributed`.
+Each kind of device is a class with the same interface; :class:`Device` itself is the CPU. Communication between
+devices is in :mod:`xlnet.training.distributed`.
 """
 
 import os
@@ -29,15 +29,15 @@ from xlnet.training.optim import AdamW
 
 
 class Device:
-    """The CPU; also the interface of every device to the training loop.
+    """The CPU, and the interface that the training loop uses for every device.
 
     Attributes:
-        torch: what tensors are placed on.
-        ranks: the processes that train together, of which this is one.
-        shapes: the form of batches.
-        precision: type of matrix products.
-        workers: processes that make batches while the device computes.
-        name: for people.
+        torch: the ``torch.device`` that holds the tensors.
+        ranks: the processes that train together, including this one.
+        shapes: the kind of batch shapes.
+        precision: data type of matrix products.
+        workers: number of processes that prepare batches while the device computes.
+        name: the device's name, for display.
     """
 
     kind = "cpu"
@@ -57,31 +57,31 @@ class Device:
         return f"cpu ({torch.get_num_threads()} threads)"
 
     def _faster(self) -> torch.dtype:
-        """The type of matrix products where the recipe leaves it open: bfloat16 only where it is known to be faster."""
+        """Choose the type of matrix products for precision ``auto``: bfloat16 only where it is known to be faster."""
         return torch.float32
 
     def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
-        """Set what depends on the data, before anything is planned."""
+        """Adapt to the data, before batches are planned."""
 
     def keep_programs(self, directory: Path) -> None:
-        """Before anything is computed: where to keep compiled programs, so that a restart need not compile again."""
+        """Keep compiled programs in this directory, so that a restart need not compile again. Call before computing."""
 
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
-        """Place the model, and set what in it depends on where it trains."""
+        """Move the model to the device, and choose the settings that depend on the device."""
         model = model.to(self.torch)
         model.transformer.recompute = recompute
         model.transformer.sparse_gradient = not native.obstacle("cpu", str(torch.float32), native.LANES)
         return model
 
     def settle(self, model: XLNetClassifier, optimizer: AdamW) -> None:
-        """Before the first step: make what a compiled program of a step has to find."""
+        """Create the tensors that a compiled step needs. Call before the first step."""
 
     def ahead(self, shares: Iterable[Share]) -> Iterator[Share]:
-        """The same shares, of which the next one is moved here while one is computed with, where that pays."""
+        """Yield the same shares; where that pays, copy the next share to the device while the current one computes."""
         return iter(shares)
 
     def seed(self, seed: int, step: int) -> None:
-        """Make the step's random numbers a function of (seed, step) alone: resuming needs no stored state."""
+        """Derive the step's random numbers from (seed, step) alone, so that resuming needs no stored random state."""
         torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
 
     def move(self, batch: Batch | PaddedBatch) -> Inputs:
@@ -103,48 +103,48 @@ class Device:
         )
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        """A copy of an array on the device."""
+        """Copy an array to the device."""
         return torch.from_numpy(array)
 
     def compute(self, work: Callable[[Inputs], Tensor], model: XLNetClassifier, inputs: Inputs) -> Tensor:
-        """A scalar of a model in training, by work that is the same at every step."""
+        """Compute a scalar, such as a loss, with a function that is the same at every step."""
         return work(inputs)
 
     def fetch(self, scalars: list[Tensor]) -> Tensor:
-        """Their values on the host: [n]."""
+        """Return the scalars' values on the host: [n]."""
         return torch.stack(scalars).cpu()
 
     def describe(self) -> str:
-        """What all ranks train on."""
+        """Describe the devices of all ranks."""
         return f"{self.ranks.size} × {self.name}" if self.ranks.size > 1 else self.name
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Where matrix products take the recipe's type; weights and optimizer stay float32."""
+        """Return a context in which matrix products use ``precision``; weights and optimizer stay float32."""
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self.torch.type, self.precision)
 
     def step(self) -> None:
-        """The boundary between two updates, where a device that collects its work may start on it."""
+        """Mark the end of an update. A device with lazy execution starts the collected work here."""
 
     def synchronise(self) -> None:
-        """Wait for the work queued so far. The CPU has no queue."""
+        """Wait for all queued work. The CPU has no queue."""
 
     def memory(self) -> dict[str, int]:
-        """Bytes: the most that was ever in use (``peak``), and what there is (``total``)."""
+        """Return the peak memory use (``peak``) and the memory size (``total``) in bytes."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return {"peak": peak, "total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
 
 
 class Cuda(Device):
-    """One CUDA device: that of this process's local rank."""
+    """The CUDA device of this process's local rank."""
 
     kind = "cuda"
 
     def __init__(self, precision: str = "auto", ranks: Alone | None = None, shapes: Shapes | None = None) -> None:
         super().__init__(precision, ranks, shapes)
         self.workers = 2
-        self.room: Room | None = None  # of what is recorded as a graph; None: nothing is
+        self.room: Room | None = None  # size of the CUDA graphs; None if updates are not recorded
         self._recording: Any = None
 
     def _place(self) -> torch.device:
@@ -157,7 +157,7 @@ class Cuda(Device):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
 
     def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
-        """See :class:`Device`: whether updates are recorded as a graph, and of what size."""
+        """See :class:`Device`. Decides whether updates are recorded as CUDA graphs, and of what size."""
         lengths = data.split("train").lengths
         whole = self.ranks.size == 1 and not recipe.micro_batch_tokens and not recipe.recompute
         if len(lengths) and whole and os.environ.get("XLNET_CUDA_GRAPHS") != "0":
@@ -172,7 +172,7 @@ class Cuda(Device):
         return model
 
     def compute(self, work: Callable[[Inputs], Tensor], model: XLNetClassifier, inputs: Inputs) -> Tensor:
-        """See :class:`Device`: recorded the first time, where every kernel lets itself be recorded."""
+        """See :class:`Device`. The first call records a CUDA graph if every kernel supports it."""
         if self.room is None or model.transformer.attention_name() != "triton":
             return work(inputs)
         from xlnet.training.recording import Recording, fits
@@ -183,7 +183,7 @@ class Cuda(Device):
         return self._recording(inputs)
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        """See :class:`Device`; a copy from pinned memory does not hold up the one who asks for it."""
+        """See :class:`Device`. The copy comes from pinned memory, so it does not block the caller."""
         return torch.from_numpy(array).pin_memory().to(self.torch, non_blocking=True)
 
     def synchronise(self) -> None:

@@ -1,9 +1,9 @@
-"""Ranks: the processes that train one model together, one per device, over NCCL or gloo.
+"""Data-parallel ranks: the processes that train one model together, one per device, over NCCL or gloo.
 
-Gradients are added, not averaged: each rank's loss is already a share of the mean over the whole update.
-They are added here and not by torch's DistributedDataParallel for two reasons. Its buckets change after
-the first step, so that a resumed training would add in another order and end in other bits; and the
-embedding's gradient, most of a small model's bytes, travels here as the rows that a batch has touched.
+Gradients are summed, not averaged, because each rank's loss is already a share of the mean over the whole update.
+This module replaces torch's DistributedDataParallel for two reasons. DistributedDataParallel changes its buckets
+after the first step, so a resumed training would add in another order and end with other bits. And the embedding's
+gradient, most of a small model's bytes, is exchanged here as only the rows that a batch used.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from xlnet.errors import RunError, UserError
 
-BUCKET = 25 << 20  # bytes of gradients that are sent at once, while the backward pass goes on
+BUCKET = 25 << 20  # bytes of gradients per all-reduce, which overlaps with the backward pass
 JOIN_SECONDS = 300  # how long ranks wait for each other at the start
 
 
 class Alone:
-    """One rank: nothing to exchange. Also the interface of all ranks.
+    """A single rank, which exchanges nothing; also the interface of all ranks.
 
     Attributes:
-        rank: which one this is, of ``size``.
-        part: which part of an update it computes, of ``parts``.
-        local_rank: which one of this machine's it is.
+        rank: this rank's number, from 0 to ``size - 1``.
+        part: the part of an update that this rank computes, from 0 to ``parts - 1``.
+        local_rank: this rank's number on its machine.
     """
 
     rank = part = local_rank = 0
@@ -37,50 +37,50 @@ class Alone:
     background: Any = None  # the process group of the thread that writes checkpoints
 
     def attach(self, model: nn.Module) -> None:
-        """Add this model's gradients over all ranks from now on."""
+        """Sum this model's gradients over all ranks from now on."""
 
     def add_gradients(self, last: bool) -> None:
-        """Before a backward pass: whether it is the update's last, so that sums may start while it goes on."""
+        """Announce a backward pass. If it is the update's last, the exchange of gradients overlaps with it."""
 
     def synchronise(self) -> None:
-        """After the last backward pass: every rank's gradients are their sum over all ranks."""
+        """Finish the exchange after the last backward pass: each rank then has the summed gradients."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all ranks, on each of them; exact where at most one rank's is not zero."""
+        """Return the sum over all ranks, on every rank. It is exact if at most one rank's value is not zero."""
         return tensor
 
     def gather(self, value: Any, background: bool = False) -> list[Any]:
-        """A small picklable value of every rank, in their order, on each of them.
+        """Gather a small picklable value from every rank, on every rank, in rank order.
 
         Args:
-            value: this rank's.
-            background: in the thread that writes checkpoints, beside what the training exchanges.
+            value: this rank's value.
+            background: True in the thread that writes checkpoints; it uses a process group of its own.
         """
         return [value]
 
     def ask(self, wish: int) -> int:
-        """The greatest of all ranks' wishes at the question before this one; all get the same answer.
+        """Return the maximum of all ranks' wishes from the previous call; every rank gets the same answer.
 
-        The answer is one question late, so that nobody waits for it.
+        The answer is one call late, so that no rank waits for it.
         """
         return wish
 
     def another_store(self) -> Any:
-        """A connection of one's own to the store that all ranks share, for another thread."""
+        """Open a separate connection to the ranks' shared store, for use in another thread."""
         raise NotImplementedError("there is nobody to share a store with")
 
     def leave(self) -> None:
-        """End the exchange."""
+        """Leave the process group."""
 
 
 class TorchRanks(Alone):
-    """Ranks of torch.distributed, one process each."""
+    """Ranks of torch.distributed, one process per rank."""
 
     def __init__(self, kind: str, rank: int, size: int, local_rank: int) -> None:
-        """Join the others, whom the environment names as torchrun does.
+        """Join the other ranks, which the environment describes as torchrun does.
 
         Raises:
-            RunError: not all of them came.
+            RunError: not all ranks joined in time.
         """
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.part, self.parts = rank, size
@@ -89,7 +89,7 @@ class TorchRanks(Alone):
             torch.cuda.set_device(local_rank)
         backend = {"cuda": "cpu:gloo,cuda:nccl", "tpu": "cpu:gloo,tpu:tpu_dist"}.get(kind, "gloo")
         dist.init_process_group(backend, store=dist.PrefixStore("ranks", self.store), rank=rank, world_size=size)
-        # Its messages are small, on the host, and must not wait behind gradients.
+        # Checkpoint messages are small, on the host, and must not wait behind gradients.
         self.side: Any = dist.new_group(backend="gloo")
         self.background = dist.new_group(backend="gloo")
         self._sums: Sums | None = None
@@ -138,16 +138,16 @@ class TorchRanks(Alone):
 
     def leave(self) -> None:
         """See :class:`Alone`."""
-        with contextlib.suppress(RuntimeError):  # another rank is gone, which the one who watches will say
+        with contextlib.suppress(RuntimeError):  # another rank is gone, which the launcher reports
             if self._question:
                 self._question[1].wait()
             dist.destroy_process_group()
 
 
 class OneProgram(TorchRanks):
-    """Machines that run one program over all their devices: each of them plans the whole of every update.
+    """Machines that run one program over all their devices (SPMD): each machine plans the whole of every update.
 
-    What is computed for it, and exchanged, is the compiler's business (:mod:`xlnet.training.xla`).
+    The compiler divides the computation and inserts the communication (:mod:`xlnet.training.xla`).
     """
 
     def __init__(self, kind: str, rank: int, size: int, local_rank: int) -> None:
@@ -156,17 +156,17 @@ class OneProgram(TorchRanks):
         self.part, self.parts = 0, 1
 
     def attach(self, model: nn.Module) -> None:
-        """See :class:`Alone`: every machine has the sums."""
+        """See :class:`Alone`. Every machine already has the summed gradients."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """See :class:`Alone`: every machine has them already."""
+        """See :class:`Alone`. Every machine already has the sum."""
         return tensor
 
 
 class Sums:
-    """A model's gradients, added over all ranks in fixed buckets while the backward pass goes on.
+    """Sums a model's gradients over all ranks in fixed buckets, overlapping with the backward pass.
 
-    Every sum has the same terms in the same order in every step of every run.
+    Every sum adds the same terms in the same order in every step of every run.
     """
 
     def __init__(self, model: nn.Module, size: int) -> None:
@@ -174,7 +174,7 @@ class Sums:
         self._size = size
         self._tables = [p for p in model.parameters() if p.requires_grad and _is_table(model, p)]
         tables = {id(table) for table in self._tables}
-        # A backward pass reaches parameters about in reverse order.
+        # A backward pass reaches parameters roughly in reverse order.
         dense = [p for p in reversed(list(model.parameters())) if p.requires_grad and id(p) not in tables]
         self._buckets = list(_buckets(dense))
         self._bucket_of = {id(p): number for number, bucket in enumerate(self._buckets) for p in bucket}
@@ -194,14 +194,14 @@ class Sums:
             self._send()
 
     def _send(self) -> None:
-        # Which parameters have a gradient is the same on every rank: it follows from the recipe.
+        # The recipe decides which parameters have a gradient, so they are the same on every rank.
         present = [p for p in self._buckets[len(self._sent)] if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in present if p.grad is not None]) if present else torch.empty(0)
         work = dist.all_reduce(flat, async_op=True) if present else None
         self._sent.append((present, flat, work))
 
     def finish(self) -> None:
-        """Send what is left, wait for all, and put the sums where the gradients were."""
+        """Send the remaining buckets, wait for all of them, and replace the gradients by the sums."""
         while len(self._sent) < len(self._buckets):
             self._send()
         for table in self._tables:
@@ -215,7 +215,7 @@ class Sums:
         self._reset()
 
     def _sum_rows(self, table: nn.Parameter) -> None:
-        """Exchange the rows of a sparse gradient that are there; added in the order of ranks."""
+        """Exchange the rows that a sparse gradient holds, and add them in rank order."""
         if table.grad is None:
             return
         if not table.grad.is_sparse:
@@ -237,7 +237,7 @@ class Sums:
 
 
 def _is_table(model: nn.Module, parameter: nn.Parameter) -> bool:
-    """Whether its gradient may be sparse; a hook cannot read such a gradient before it is complete."""
+    """Whether the parameter's gradient may be sparse; a hook cannot read such a gradient before it is complete."""
     return any(parameter is module.weight for module in model.modules() if isinstance(module, nn.Embedding))
 
 
@@ -255,10 +255,10 @@ def _buckets(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]
 
 
 def _meet(rank: int, size: int) -> dist.Store:
-    """The store through which ranks find each other, once all of them are there."""
+    """Return the store through which ranks find each other, after all ranks have joined."""
     address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "29500")
     seconds = float(os.environ.get("XLNET_JOIN_SECONDS", JOIN_SECONDS))
-    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun itself hosts the store
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store = dist.TCPStore(
@@ -275,7 +275,7 @@ def _meet(rank: int, size: int) -> dist.Store:
     met.set(f"rank-{rank}", socket.gethostname())
     try:
         met.wait([f"rank-{other}" for other in range(size)], timedelta(seconds=seconds))
-    except RuntimeError:  # torch has an exception of its own for this from 2.4 on, below RuntimeError
+    except RuntimeError:  # torch 2.4 and newer raise a subclass of RuntimeError
         missing = [str(other) for other in range(size) if not met.check([f"rank-{other}"])]
         raise RunError(
             f"rank {rank} waited {seconds:g} s for rank {', '.join(missing)} of {size}, which never came: "
@@ -285,11 +285,11 @@ def _meet(rank: int, size: int) -> dist.Store:
 
 
 def join(kind: str) -> Alone:
-    """The ranks that this process is one of, as its environment says.
+    """Join the ranks that the environment describes.
 
     Raises:
-        UserError: the environment's numbers do not fit each other.
-        RunError: not all ranks came.
+        UserError: the environment's numbers contradict each other.
+        RunError: not all ranks joined in time.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Alone()
@@ -315,20 +315,20 @@ def join(kind: str) -> Alone:
 
 
 def lost(error: BaseException) -> bool:
-    """Whether an exchange broke because another rank is gone."""
+    """Whether a communication error means that another rank is gone."""
     broken = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
     return isinstance(error, dist.DistBackendError) or any(words in str(error) for words in broken)
 
 
 def compare(ranks: Alone, about: dict[str, str]) -> None:
-    """Make sure that all ranks do the same work.
+    """Check that all ranks do the same work.
 
     Args:
-        ranks: all of them.
-        about: name → value, of what has to be equal.
+        ranks: all ranks.
+        about: name → value that must be equal on all ranks.
 
     Raises:
-        RunError: naming what differs, and on which rank.
+        RunError: a value differs; the message names it and the rank.
     """
     everyone = ranks.gather(about)
     for rank, other in enumerate(everyone):

@@ -1,4 +1,4 @@
-"""A checkpoint as a model artifact: to look at a training before its end, or to keep what an ended one left behind."""
+"""Exports a checkpoint as a model artifact, to inspect an unfinished training or to keep an aborted one's result."""
 
 import json
 from pathlib import Path
@@ -16,20 +16,20 @@ from xlnet.training.train import make_model
 
 
 def export(checkpoints: str, dataset: str, out: str, weights: str = "best") -> dict[str, Any]:
-    """Write the model artifact of the newest checkpoint that is whole.
+    """Write the newest complete checkpoint as a model artifact.
 
     Args:
         checkpoints: directory or ``gs://`` prefix of one training's checkpoints.
-        dataset: directory of the dataset artifact that it is trained on.
-        out: directory to be written, in Hugging Face's layout.
-        weights: the best on the validation split so far, or those the training would go on with.
+        dataset: directory of the dataset artifact that the training uses.
+        out: directory to write, in Hugging Face's layout.
+        weights: ``"best"`` for the best on the validation split so far, else those that training would resume with.
 
     Returns:
         Facts about the model.
 
     Raises:
-        UserError: no checkpoints of one training are there, or the dataset is another one.
-        RunError: all of them are damaged.
+        UserError: the place holds no checkpoints of one training, or the training used another dataset.
+        RunError: all checkpoints are damaged.
     """
     started = provenance.now()
     place = open_storehouse(checkpoints)
@@ -62,7 +62,7 @@ def export(checkpoints: str, dataset: str, out: str, weights: str = "best") -> d
 
 
 def _allowed(checkpoints: str) -> str:
-    """What the folder of all places holds, if that was named."""
+    """List the checkpoint stores in this folder, for an error message; say where to find them if it has none."""
     below = Path(checkpoints)
     found = sorted(str(path.parent) for path in below.glob("*/about.json")) if below.is_dir() else []
     return (

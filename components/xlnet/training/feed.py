@@ -1,7 +1,7 @@
-"""Batches on their way to the device: packed ahead of time, so that the device does not wait.
+"""Prepares batches ahead of time, so that the device does not wait for them.
 
-The order of rows is decided here, in one process; packing happens in worker processes where the device
-computes beside the CPU, and in line where it is the CPU.
+One process decides the order of rows. Worker processes pack the batches for an accelerator; on the CPU, the main
+process packs them.
 """
 
 import signal
@@ -22,7 +22,7 @@ class Feed:
     """This rank's share of steps ``first`` to ``steps - 1``.
 
     Attributes:
-        waited: seconds that the consumer has waited for batches.
+        waited: seconds that training has waited for batches.
     """
 
     def __init__(self, split: Rows, recipe: TrainingRecipe, first: int, steps: int, device: Device) -> None:
@@ -52,7 +52,7 @@ class Feed:
 def row_stream(
     lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes, first: int, steps: int
 ) -> Iterator[np.ndarray]:
-    """Which rows steps ``first`` to ``steps - 1`` see; step k's are a function of (seed, k) alone."""
+    """Yield the row numbers of steps ``first`` to ``steps - 1``. Those of step k depend only on (seed, k)."""
     step, epoch = 0, 0
     while step < steps:
         plan = shapes.plan(lengths, recipe.batch_tokens, recipe.seed, epoch)[: steps - step]
@@ -81,6 +81,6 @@ def _as_it_is(share: Any) -> Any:
 
 
 def _outlive_signals(worker: int) -> None:
-    """A signal to all of a job's processes is for the one that trains: it still needs batches until its checkpoint."""
+    """Ignore signals in workers: the training process handles them and needs batches until its last checkpoint."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a training run says while it runs and leaves behind: progress, ``history.jsonl``, TensorBoard events."""
+"""Reports a training run: progress on the screen, ``history.jsonl``, TensorBoard events."""
 
 import json
 import sys
@@ -11,17 +11,17 @@ from typing import Any, TextIO
 from xlnet.provenance import LOGS
 
 BAR_WIDTH = 24
-SECONDS_BETWEEN_LINES = 10.0  # where the output is not a terminal
+SECONDS_BETWEEN_LINES = 10.0  # if the output is not a terminal
 
 
 class History:
-    """Writes ``history.jsonl``, and below ``logs/`` the speed and TensorBoard events.
+    """Writes ``history.jsonl``, and the speed and TensorBoard events below ``logs/``.
 
-    ``history.jsonl`` holds no times: equal work writes equal bytes.
+    ``history.jsonl`` holds no times, so equal trainings write equal bytes.
     """
 
     def __init__(self, directory: Path, earlier: Sequence[str] = ()) -> None:
-        """Start a history, or continue one whose lines an interrupted training had written."""
+        """Start a history with the lines that an interrupted training has written, if any."""
         logs = directory / LOGS
         logs.mkdir()
         self.lines = list(earlier)
@@ -41,7 +41,7 @@ class History:
             self._events.close()
 
     def write(self, step: int, values: dict[str, Any], speed: dict[str, float] | None = None) -> None:
-        """Record values at a step; ``speed`` holds what depends on the machine and the moment."""
+        """Record values at a step; ``speed`` holds the values that depend on machine and time."""
         self.lines.append(json.dumps({"step": step, **values}))
         if speed:
             self._speed.write(json.dumps({"step": step, **speed}) + "\n")
@@ -60,35 +60,35 @@ def _tensorboard(logs: Path) -> Any:
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere: loss, tokens/s, time left."""
+    """Shows loss, tokens/s and time left: as a bar on a terminal, elsewhere as a line from time to time."""
 
     def __init__(self, out: TextIO | None = None, silent: bool = False) -> None:
         self.out = out or sys.stderr
-        self.silent = silent  # on every rank but one
+        self.silent = silent  # True on every rank but one
         self.terminal = self.out.isatty()
         self.tokens = 0
-        self.last = 0.0  # mean loss of the last line of history
+        self.last = 0.0  # mean loss in the last line of history
         self.start(1)
 
     def start(self, steps: int, first: int = 0) -> None:
-        """Training begins now, at step ``first`` of ``steps``."""
+        """Start the clock at step ``first`` of ``steps``."""
         self.steps, self.first = steps, first
         self.started = self.printed = time.perf_counter()
 
     def seconds(self) -> float:
-        """Since the start."""
+        """Return the seconds since the start."""
         return time.perf_counter() - self.started
 
     def tokens_per_second(self) -> float:
-        """Real tokens, padding not counted, since the start."""
+        """Return the mean number of tokens per second since the start, without padding."""
         return self.tokens / max(1e-9, self.seconds())
 
     def due(self) -> bool:
-        """Whether the next update would be printed; reading a loss from a GPU only then keeps the GPU busy."""
+        """Whether it is time to print. Reading losses from a GPU only then keeps the GPU busy."""
         return time.perf_counter() - self.printed >= (0.2 if self.terminal else SECONDS_BETWEEN_LINES)
 
     def update(self, step: int, losses: Sequence[float]) -> None:
-        """Show the state after ``step`` steps, if it is time; ``losses`` are those since the last line of history."""
+        """Show progress after ``step`` steps, if it is time; ``losses`` are those since the last line of history."""
         if self.silent or not (self.due() or step == self.steps):
             return
         self.printed = time.perf_counter()
@@ -105,7 +105,7 @@ class Progress:
         self.out.flush()
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line that the progress bar does not overwrite."""
         if self.silent:
             return
         self.out.write(("\r\033[K" if self.terminal else "") + text + "\n")
@@ -113,7 +113,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """``"1:02:03"`` or ``"2:03"``."""
+    """Format a duration as ``"1:02:03"`` or ``"2:03"``."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -9,7 +9,7 @@ from xlnet.model.layout import Layout
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model and its loss are computed from."""
+    """The tensors that the model and its loss read."""
 
     input_ids_T: Tensor
     segment_ids_T: Tensor

@@ -1,7 +1,7 @@
-"""Starts the ranks of a training on this node, as the environment says, and watches them to their end.
+"""Starts this node's ranks as the environment says, and watches them until they end.
 
-The command is the same on every node, whoever started it: torchrun (which starts the ranks itself), Kubeflow
-Trainer, a JobSet or an indexed Job on Kubernetes, worker pools on Vertex AI, or nobody but the user.
+The command is the same on every node. It may be started by torchrun (which starts the ranks itself), by Kubeflow
+Trainer, by a JobSet or an indexed Job on Kubernetes, by worker pools on Vertex AI, or by the user.
 """
 
 import json
@@ -23,22 +23,22 @@ from xlnet.errors import LostPeer, Preempted, RunError, UserError
 from xlnet.training import buckets
 from xlnet.training.preemption import SIGNALS, grace, leaving_when_asked
 
-POLL = 0.1  # seconds between two looks at the ranks
-PATIENCE = 5.0  # seconds that other ranks have to say why they end, once one has ended
+POLL = 0.1  # seconds between two checks of the ranks
+PATIENCE = 5.0  # seconds that the other ranks have to report why they end, after one has failed
 PORT = 29400
 
 
 @dataclass(frozen=True)
 class Node:
-    """This machine among those that train together.
+    """This machine's place among the machines that train together.
 
     Attributes:
-        ranks: to be started here; 0: as many as there are devices.
-        nodes: how many machines there are.
-        node: which one this is, from 0.
-        master: host of node 0.
-        port: where rank 0 listens; 0: any free one.
-        source: which variables say so.
+        ranks: number of ranks to start here; 0 means one per device.
+        nodes: number of machines.
+        node: this machine's number, from 0.
+        master: host name of node 0.
+        port: port that rank 0 listens on; 0 means any free port.
+        source: the environment variables that say so.
     """
 
     ranks: int = 0
@@ -50,21 +50,21 @@ class Node:
 
 
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
-    """Train with as many ranks as the environment asks for; see :func:`xlnet.training.train.train`.
+    """Train with the number of ranks that the environment asks for; see :func:`xlnet.training.train.train`.
 
     Args:
         recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
         dataset: directory or ``gs://`` address of the dataset artifact.
-        out: directory or ``gs://`` address of the model artifact to be written.
+        out: directory or ``gs://`` address of the model artifact to write.
 
     Returns:
-        Facts for the artifact's metadata; nothing on nodes other than the first.
+        Facts for the artifact's metadata; an empty dict on nodes other than the first.
 
     Raises:
-        UserError: the environment's numbers do not fit each other or the devices that are here.
+        UserError: the environment's numbers contradict each other or this machine's devices.
         LostPeer: another node is gone.
-        RunError: a rank failed, died or hung; which one, and why.
-        Preempted: all ranks were asked to stop, and left a checkpoint.
+        RunError: a rank failed, died or hung; the message says which one, and why.
+        Preempted: all ranks were asked to stop, and saved a checkpoint.
     """
     with leaving_when_asked():
         return _train(recipe, dataset, out)
@@ -88,10 +88,10 @@ def _train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
 
 
 def node_from(environment: Mapping[str, str]) -> Node:
-    """What the environment says about this node.
+    """Read this node's place from the environment.
 
     Raises:
-        UserError: it is incomplete, or contradicts itself.
+        UserError: the environment is incomplete, or contradicts itself.
     """
     try:
         node = _node_from(environment)
@@ -131,7 +131,7 @@ def _vertex(spec: Mapping[str, Any], ranks: int) -> Node:
 
 
 def _count(text: str | None) -> int:
-    """A number of ranks; torchrun's words for "all there are" are 0."""
+    """Parse a number of ranks; torchrun's words for "one per device" give 0."""
     if text in (None, "", "auto", "gpu", "cpu"):
         return 0
     number = int(text or 0)
@@ -141,14 +141,14 @@ def _count(text: str | None) -> int:
 
 
 def _devices() -> int:
-    """Ranks that a node has where nobody says how many."""
+    """Return the default number of ranks on this node."""
     from xlnet.training.detect import choose, count
 
     return count(choose())
 
 
 def _prepare(nodes: int, ranks: int) -> None:
-    """Before ranks are started here: make sure that there is a device for each, and set what they all inherit."""
+    """Check that each rank will have a device, and set the environment variables that all ranks inherit."""
     from xlnet.training.detect import choose, count
 
     kind = choose()
@@ -170,7 +170,7 @@ def _free_port() -> int:
 
 
 def _run(node: Node, command: list[str]) -> None:
-    """Start this node's ranks, pass signals on to them, and end when they end."""
+    """Start this node's ranks, forward signals to them, and wait until they end."""
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder, _Forwarding() as forwarding:
         report = Path(folder, "report")
         ranks = forwarding.ranks
@@ -179,7 +179,7 @@ def _run(node: Node, command: list[str]) -> None:
                 environment = _environment(node, local, report)
                 ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
             _wait(ranks, forwarding)
-            ends = [rank.poll() for rank in ranks]  # None: it does not end by itself
+            ends = [rank.poll() for rank in ranks]  # None: the rank had to be killed
         finally:
             for rank in ranks:
                 rank.kill()
@@ -188,7 +188,7 @@ def _run(node: Node, command: list[str]) -> None:
 
 
 class _Forwarding:
-    """Passes signals that ask this process to end on to its ranks, which leave a checkpoint first."""
+    """Forwards SIGTERM and Ctrl-C to the ranks, which save a checkpoint before they end."""
 
     def __init__(self) -> None:
         self.ranks: list[subprocess.Popen[bytes]] = []
@@ -214,7 +214,7 @@ def _environment(node: Node, local: int, report: Path) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // node.ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
-        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else ranks that lose a peer print C++ frames over the reason
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # otherwise ranks that lose a peer bury the reason under C++ stack frames
         **os.environ,
         "RANK": str(node.node * node.ranks + local),
         "WORLD_SIZE": str(node.nodes * node.ranks),
@@ -227,7 +227,7 @@ def _environment(node: Node, local: int, report: Path) -> dict[str, str]:
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]], forwarding: _Forwarding) -> None:
-    """Until all ranks have ended, or one has failed and the others had time to say why."""
+    """Wait until all ranks have ended, or one has failed and the others had time to report why."""
     deadline = None
     while any(rank.poll() is None for rank in ranks):
         time.sleep(POLL)
@@ -242,14 +242,14 @@ def _wait(ranks: list[subprocess.Popen[bytes]], forwarding: _Forwarding) -> None
 
 
 def _judge(node: Node, ends: list[int | None], report: Path, forwarding: _Forwarding) -> None:
-    """Raise what the ranks' ends mean; None is the end of a rank that had to be ended."""
+    """Raise the exception that matches the ranks' exit statuses; None stands for a rank that had to be killed."""
     if not any(end != 0 for end in ends):
         return
     if Preempted.exit_status in ends:
         raise Preempted
     if forwarding.signal == signal.SIGINT:
         raise KeyboardInterrupt
-    if forwarding.signal and not report.exists():  # before there was anything to leave a checkpoint of
+    if forwarding.signal and not report.exists():  # the signal came before there was anything to save
         raise Preempted
     for local, end in enumerate(ends):
         if end is not None and end < 0:

@@ -1,4 +1,4 @@
-"""The one training loop, for every device and any number of them."""
+"""The training loop, the same for every device and any number of ranks."""
 
 import contextlib
 import time
@@ -37,12 +37,12 @@ from xlnet.training.trouble import (
 from xlnet.training.validation import validation_logits
 from xlnet.training.watchdog import Watchdog
 
-SAVE, LEAVE = 1, 2  # what a rank wishes between two steps; the greatest wish is granted
+SAVE, LEAVE = 1, 2  # what a rank can request between two steps; the ranks follow the highest request
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a training went, and its best weights on the validation split: full, on the host."""
+    """The outcome of a training: its final state, and the full best weights on the host."""
 
     state: State
     weights: dict[str, Tensor]
@@ -50,7 +50,7 @@ class Result:
     stopped_early: bool
 
     def facts(self) -> dict[str, Any]:
-        """Flat, for metadata."""
+        """Return the outcome as a dict without nesting, for metadata."""
         return {
             **self.state.facts(),
             "tokens_per_second": round(self.tokens_per_second),
@@ -59,7 +59,7 @@ class Result:
 
 
 class Training:
-    """One training, from wherever an earlier attempt at it came to an end."""
+    """One training, which resumes where an earlier attempt ended."""
 
     def __init__(
         self,
@@ -74,19 +74,19 @@ class Training:
         watchdog: Watchdog,
         stop: Stop,
     ) -> None:
-        """Find the state to go on from.
+        """Restore the state to resume from.
 
         Args:
-            model: on the device.
-            optimizer: of the model.
-            tensors: of both.
-            data: with a train and a validation split.
-            recipe: how to train.
-            device: where.
-            checkpoints: what an interrupted training left behind, and where this one leaves its own.
-            progress: what is said meanwhile.
-            watchdog: is told where we are.
-            stop: tells when to stop.
+            model: the model, on the device.
+            optimizer: the model's optimizer.
+            tensors: the tensors of model and optimizer, for checkpoints.
+            data: a dataset with a train and a validation split.
+            recipe: the training section of the recipe.
+            device: the device to train on.
+            checkpoints: the checkpoints of this training and of its interrupted attempts.
+            progress: prints progress.
+            watchdog: receives heartbeats.
+            stop: says whether this process was asked to stop.
         """
         self.model, self.optimizer, self.tensors = model, optimizer, tensors
         self.recipe, self.device, self.checkpoints = recipe, device, checkpoints
@@ -98,14 +98,14 @@ class Training:
         self.clock, self.saved_at = CheckpointClock.from_environment(), -1
         checkpoints.start()
         self.state, self.best_weights = checkpoints.restore()
-        self.pending: list[Tensor] = []  # losses of steps whose values nobody has asked the device for
+        self.pending: list[Tensor] = []  # losses still on the device, one per step
 
     def run(self, directory: Path) -> Result:
         """Train to the end; write ``history.jsonl`` and ``logs/`` to ``directory``.
 
         Raises:
-            Preempted, KeyboardInterrupt: it was asked to stop, and left a checkpoint.
-            RunError: a loss is no number, or memory does not suffice.
+            Preempted, KeyboardInterrupt: training was asked to stop, and saved a checkpoint.
+            RunError: a loss is nan or inf, or memory does not suffice.
         """
         state, steps, first = self.state, self.schedule.steps, self.state.step
         rows = f"{len(self.training):,} rows, {steps:,} steps"
@@ -125,7 +125,7 @@ class Training:
                     break
                 wish = LEAVE if self.stop else SAVE if self.clock.due() else 0
                 wish = self.device.ranks.ask(wish) if state.step < steps else 0  # the same on every rank
-                late = state.step == self.saved_at + 1  # the answer to a question from before that checkpoint
+                late = state.step == self.saved_at + 1  # this answer belongs to a request from before that checkpoint
                 if (wish == SAVE and not late) or state.step in self.schedule.checkpoints:
                     self.save()
                 if wish == LEAVE:
@@ -139,24 +139,24 @@ class Training:
         return Result(state, self.best_weights, self.progress.tokens_per_second(), stopped_early)
 
     def update(self, share: Share) -> Tensor:
-        """Change the weights once; the gradient's norm before clipping, on the device."""
+        """Update the weights once; return the gradient norm before clipping, on the device."""
         state, device, at = self.state, self.device, self.watchdog.at
         step = state.step + 1
         set_learning_rate(self.optimizer, state.step, self.schedule.steps, self.recipe)
         losses = []
         try:
             for batch in share.batches:
-                device.seed(self.recipe.seed, step)  # the same on every rank, for every part of the update
+                device.seed(self.recipe.seed, step)  # the same on every rank and for every part of the update
                 device.ranks.add_gradients(last=batch is share.batches[-1])
                 at(step, "move")
-                inputs = device.move(batch)  # prepare and move the data
+                inputs = device.move(batch)
                 at(step, "forward")
-                loss = forward(self.model, inputs, share.texts, self.recipe, device)  # forward
+                loss = forward(self.model, inputs, share.texts, self.recipe, device)
                 at(step, "backward")
-                loss.backward()  # backward
+                loss.backward()
                 losses.append(loss.detach())
             at(step, "synchronise")
-            device.ranks.synchronise()  # synchronise all devices
+            device.ranks.synchronise()
             at(step, "optimise")
             norm = optimise(self.model, self.optimizer, self.recipe)
             self.pending.append(sum(losses[1:], losses[0]))
@@ -168,13 +168,13 @@ class Training:
         state.step = step
         state.tokens += share.tokens
         self.progress.tokens += share.tokens
-        if device.ranks.size == 1 and self.progress.due():  # several ranks would have to ask at the same step
+        if device.ranks.size == 1 and self.progress.due():  # several ranks would have to collect at the same step
             self.collect()
         self.progress.update(step, state.losses)
         return norm
 
     def collect(self) -> None:
-        """Wait for the device, and take the losses of all ranks."""
+        """Wait for the device, and collect the losses of all ranks."""
         if not self.pending:
             return
         self.device.synchronise()
@@ -187,7 +187,7 @@ class Training:
             raise self.explain(problem) from None
 
     def log(self, norm: Tensor, waited: float) -> None:
-        """A line of history."""
+        """Write a line of history."""
         self.collect()
         state = self.state
         values = {
@@ -204,7 +204,7 @@ class Training:
         state.losses.clear()
 
     def validate_if_due(self) -> bool:
-        """Look at the validation split if it is time; whether to stop early."""
+        """Validate if it is due; return whether early stopping ends the training."""
         state, patience = self.state, self.recipe.patience
         if state.step not in self.schedule.validations or state.validated == state.step:
             return bool(patience) and state.evaluations_waited >= patience
@@ -239,7 +239,7 @@ class Training:
         return False
 
     def save(self, wait: bool = False) -> None:
-        """Write a checkpoint; its weights are finite, and those of finite losses."""
+        """Write a checkpoint, after checking that losses and weights are finite."""
         began = time.perf_counter()
         self.collect()
         self.refuse_not_finite()
@@ -250,16 +250,16 @@ class Training:
         self.saved_at = self.state.step
 
     def refuse_not_finite(self) -> None:
-        """Look at the weights, on all ranks.
+        """Check that the weights of all ranks are finite.
 
         Raises:
-            RunError: one of them is nan or inf: the last update was too large.
+            RunError: a weight is nan or inf, because the last update was too large.
         """
         if not all(self.device.ranks.gather(is_finite(self.model))):
             raise not_finite_model(self.state.step, "the weights", self.checkpoints.directory())
 
     def leave(self) -> NoReturn:
-        """Leave a checkpoint and end the process's work.
+        """Save a checkpoint and end the training.
 
         Raises:
             Preempted, KeyboardInterrupt: always.
@@ -269,7 +269,7 @@ class Training:
         raise self.stop.leave(saved, self.progress.say)
 
     def explain(self, problem: NotFinite) -> RunError:
-        """What to say of a loss that is no number."""
+        """Return the error message for a loss that is nan or inf."""
         shapes, step = self.device.shapes, problem.step
         (rows,) = row_stream(self.training.lengths, self.recipe, shapes, step - 1, step)
         return not_finite(problem, self.training, rows, self.recipe.seed, self.checkpoints.directory())
@@ -284,5 +284,5 @@ class Training:
 
 
 def spell(scores: dict[str, float]) -> str:
-    """``{"validation_loss": 0.5}`` → ``"validation loss 0.5000"``."""
+    """Format scores: ``{"validation_loss": 0.5}`` → ``"validation loss 0.5000"``."""
     return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())

@@ -1,4 +1,4 @@
-"""What training minimises, and how a validation result is compared with another."""
+"""The training loss, the validation metrics, and how two validation results are compared."""
 
 import math
 
@@ -11,14 +11,14 @@ from xlnet.evaluation import metrics
 
 
 def losses(logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: float = 0.0) -> Tensor:
-    """Of each row, [B]: cross-entropy for classes, squared error for values."""
+    """Return each row's loss, [B]: cross-entropy for classes, squared error for values."""
     if task == "regression":
         return F.mse_loss(logits_BC[:, 0].float(), labels_B, reduction="none")
     return F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=label_smoothing)
 
 
 def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dict[str, float]:
-    """Loss, and accuracy (classes) or Pearson's r (values; left out if one side is constant), over a whole split.
+    """Return a split's mean loss, and its accuracy (classes) or Pearson's r (values; omitted if one side is constant).
 
     Args:
         logits: float32 [rows, C].
@@ -32,7 +32,7 @@ def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dic
 
 
 def better(new: dict[str, float], old: dict[str, float]) -> bool:
-    """Whether ``new`` is the better validation: higher accuracy (then lower loss), or lower squared error."""
+    """Whether ``new`` is better: it has higher accuracy (on a tie, lower loss), or lower squared error."""
     if not old:
         return True
     if "validation_accuracy" in new and new["validation_accuracy"] != old["validation_accuracy"]:

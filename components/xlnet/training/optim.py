@@ -15,13 +15,13 @@ from xlnet.recipe import TrainingRecipe
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's AdamW, fused where it can be, and the same update for an embedding table whose gradient is sparse.
+    """torch's AdamW, fused where possible, with the same update for an embedding table that has a sparse gradient.
 
-    A batch has a gradient for a small part of the vocabulary. Rows that never had one have zero moments,
-    and nothing but their decay to be done: the result is that of the dense update.
+    A batch has gradients for a small part of the vocabulary. Rows that never had a gradient have zero moments and need
+    only weight decay, so the result equals that of the dense update.
     """
 
-    # All gradients are divided by it, as torch's own gradient scaler asks for: here, to clip them.
+    # step() divides all gradients by this scale, as torch's gradient scaler does; here it clips them.
     grad_scale: Tensor | None = None
 
     @torch.no_grad()
@@ -39,11 +39,11 @@ class AdamW(torch.optim.AdamW):
         return super().step(closure)
 
     def start(self) -> None:
-        """Make the state of parameters that have none yet, as their first update would."""
+        """Create the missing optimizer state of parameters, as their first update would."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if not self.state[parameter]:
-                    zeros = torch.zeros(parameter.shape)  # made on the host: no program of a device's is needed
+                    zeros = torch.zeros(parameter.shape)  # made on the host, so that no device program is needed
                     moments = {name: zeros.to(parameter.device, copy=True) for name in ("exp_avg", "exp_avg_sq")}
                     self.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
@@ -53,7 +53,7 @@ class AdamW(torch.optim.AdamW):
             state["step"] = torch.tensor(0.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_VD), torch.zeros_like(table_VD)
             state["seen"] = torch.zeros(len(table_VD), dtype=torch.uint8)
-        # A restored optimizer has cast it; one that updated the whole table so far has none: any row may have moments.
+        # Restoring an optimizer casts it. It is missing if all rows were updated so far: any row may have moments.
         state["seen"] = state.get("seen", torch.ones(len(table_VD))).to(torch.uint8)
         state["step"] += 1
         native_fused.adamw_rows(
@@ -72,10 +72,10 @@ class AdamW(torch.optim.AdamW):
 
 
 def make_optimizer(model: XLNetClassifier, recipe: TrainingRecipe) -> AdamW:
-    """AdamW over one group per (layer, decayed or not).
+    """Make an AdamW optimizer with one parameter group per (layer, with or without weight decay).
 
-    A layer's learning rate is ``learning_rate * layer_decay ** depth``, with depth 0 at the head and
-    the embeddings deepest. Biases and layer norms are not decayed.
+    A layer's learning rate is ``learning_rate * layer_decay ** depth``. The head has depth 0; the embeddings have the
+    greatest depth. Biases and layer norms have no weight decay.
     """
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -104,7 +104,7 @@ def _depth(name: str, n_layer: int) -> int:
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step counted from 0: up linearly, then down linearly to 0."""
+    """Return the share of the peak learning rate at a step, from 0: linear warm-up, then linear decay to 0."""
     warmup_steps = round(steps * warmup)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -112,7 +112,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, recipe: TrainingRecipe) -> float:
-    """Set every group's learning rate for a step counted from 0; return the head's."""
+    """Set every group's learning rate for a step, from 0; return the head's learning rate."""
     rate = recipe.learning_rate * learning_rate_factor(step, steps, recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["depth_factor"]

@@ -1,6 +1,6 @@
-"""Being asked to stop: by Ctrl-C, by SIGTERM, or by the cloud taking the machine back.
+"""Handles requests to stop: Ctrl-C, SIGTERM, or a cloud that takes back its spot machine.
 
-All of them only set a flag. The training loop looks at it between two steps, where it can leave a checkpoint.
+Each request only sets a flag. The training loop reads it between two steps, where it can save a checkpoint.
 """
 
 import contextlib
@@ -17,22 +17,22 @@ from typing import NoReturn
 
 from xlnet.errors import Preempted
 
-GRACE = 25.0  # seconds between SIGTERM and the kill, as Kubernetes and Vertex AI grant them to spot machines
+GRACE = 25.0  # seconds from SIGTERM to SIGKILL that Kubernetes and Vertex AI give spot machines
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-AGAIN = 1.0  # seconds after which a second Ctrl-C is a person's, and not the same one passed on
-# Google's metadata server answers this when it changes: https://cloud.google.com/compute/docs/instances/create-use-spot
+AGAIN = 1.0  # seconds after which a second Ctrl-C comes from a person, and is not the first one forwarded
+# Google's metadata server answers when this changes: https://cloud.google.com/compute/docs/instances/create-use-spot
 METADATA = "http://{host}/computeMetadata/v1/instance/{what}?wait_for_change=true&timeout_sec=60"
 NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
 
 
 def grace() -> float:
-    """Seconds within which a checkpoint has to be written: ``XLNET_GRACE_SECONDS``, or GRACE."""
+    """Return how many seconds remain to write a checkpoint after SIGTERM: ``XLNET_GRACE_SECONDS``, or GRACE."""
     return float(os.environ.get("XLNET_GRACE_SECONDS", GRACE))
 
 
 @contextlib.contextmanager
 def leaving_when_asked() -> Iterator[None]:
-    """SIGTERM is a preemption from the start, before a :class:`Stop` takes over and there is anything to save."""
+    """Treat SIGTERM as a preemption already during start-up, before a :class:`Stop` handles signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -48,18 +48,18 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 class Stop:
-    """Whether this process was asked to stop, and by what. A context: signals are taken over within it."""
+    """Whether this process was asked to stop, and by what. As a context manager, it handles the signals."""
 
     def __init__(self) -> None:
         self.reason = ""
-        self._interrupted = 0.0  # when Ctrl-C came first
+        self._interrupted = 0.0  # time of the first Ctrl-C
         self._earlier: dict[signal.Signals, object] = {}
 
     def __bool__(self) -> bool:
         return bool(self.reason)
 
     def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows no signal handlers in other threads
             self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
         if host := metadata_host():
             for what, value in NOTICES.items():
@@ -92,13 +92,13 @@ class Stop:
                 pause.wait(5)
 
     def leave(self, saved: str, say: Callable[[str], None]) -> BaseException:
-        """What to raise once the checkpoint is written: the process ends with 75, or with 130 after Ctrl-C."""
+        """Return what to raise after the checkpoint: the process ends with status 75, or with 130 after Ctrl-C."""
         say(f"stopping on {self.reason or 'the request of another rank'}: {saved}")
         return KeyboardInterrupt() if self._interrupted else Preempted()
 
 
 def metadata_host() -> str:
-    """Google's metadata server, where this is one of its machines; empty elsewhere."""
+    """Return the host of Google's metadata server; empty on machines that are not Google's."""
     if host := os.environ.get("GCE_METADATA_HOST"):
         return host
     with contextlib.suppress(OSError):

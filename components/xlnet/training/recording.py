@@ -1,8 +1,8 @@
-"""An update's forward and backward pass, recorded once as CUDA graphs and then replayed.
+"""Records an update's forward and backward pass as CUDA graphs, and replays them.
 
-The kernels of a step are a thousand small launches, for which the host takes longer than a fast GPU takes to compute
-them. A graph is one launch. It needs the same shapes and addresses each time: texts are copied into a layout with room
-for any update's, and dropout's keys into buffers.
+A step launches about a thousand small kernels, and launching them takes the host longer than a fast GPU needs to run
+them. A graph is one launch. It needs the same shapes and addresses each time, so texts are copied into a layout with
+room for any update's texts, and dropout's keys into fixed buffers.
 """
 
 from collections.abc import Callable
@@ -18,34 +18,34 @@ from xlnet.model.layout import Layout, Room
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.inputs import Inputs
 
-MORE_TEXTS = 1.25  # than an update of the first epoch has: others are packed from another order
+MORE_TEXTS = 1.25  # room for texts relative to the first epoch; other epochs pack rows in another order
 
 Work = Callable[[Inputs], Tensor]
 
 
 def room(lengths: np.ndarray, recipe: TrainingRecipe) -> Room:
-    """What holds any update, or nearly any: a larger one is computed without a graph."""
+    """Return a size that holds nearly every update; larger updates are computed without a graph."""
     plan = epoch_plan(lengths, recipe.batch_tokens, recipe.seed, 0)
     tokens = max(int(lengths[rows].sum()) for rows in plan)
     return Room(tokens, int(max(map(len, plan)) * MORE_TEXTS) + 1, int(lengths.max()))
 
 
 def fits(layout: Layout, room: Room) -> bool:
-    """Whether there is room for its texts."""
+    """Whether the room is large enough for the layout's texts."""
     return layout.tokens <= room.tokens and layout.texts < room.texts and layout.longest <= room.longest
 
 
 class Recording:
-    """The graphs of one piece of work, which computes a scalar from inputs and from a model's parameters."""
+    """The CUDA graphs of a function that computes a scalar from inputs and a model's parameters."""
 
     def __init__(self, work: Work, model: nn.Module, room: Room, like: Inputs) -> None:
-        """Compute once as usual, and once to record it.
+        """Compute once without recording, then once more to record.
 
         Args:
-            work: to be recorded; draws no random numbers but dropout's keys.
-            model: whose parameters get gradients; they have none yet.
-            room: for inputs.
-            like: inputs of the types to come.
+            work: the function to record; its only random numbers are dropout's keys.
+            model: the model whose parameters get gradients; they must have none yet.
+            room: size of the recorded inputs.
+            like: example inputs with the types of later ones.
         """
         device = like.input_ids_T.device
         self._inputs = Inputs(
@@ -63,7 +63,7 @@ class Recording:
         generator = torch.get_rng_state()
         self._rehearse(work)
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # Other threads, which write checkpoints, may go on meanwhile.
+        # Threads that write checkpoints may run during the recording.
         with self._keys, torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
             self._result = work(self._inputs)
         with torch.cuda.graph(self._backward, pool=self._forward.pool(), capture_error_mode="thread_local"):
@@ -72,7 +72,7 @@ class Recording:
         torch.set_rng_state(generator)
 
     def _rehearse(self, work: Work) -> None:
-        """Compile and load what a graph can only find ready."""
+        """Compile and load kernels, because this is not allowed during recording."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -89,7 +89,7 @@ class Recording:
         return gradients
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """The work's result, whose backward pass replaces the parameters' gradients."""
+        """Return the function's result; its backward pass replaces the parameters' gradients."""
         self._fill(inputs)
         self._keys.refill()
         return _Replayed.apply(self, self._anchor)
@@ -112,7 +112,7 @@ class Recording:
         return self._result.detach().clone()
 
     def backward(self, factor: Tensor) -> None:
-        """Replay the backward pass from this gradient of the result."""
+        """Replay the backward pass; ``factor`` is the gradient of the result."""
         self._factor.copy_(factor)
         self._backward.replay()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):

@@ -1,4 +1,4 @@
-"""How many steps a training takes, and what happens after which of them."""
+"""Plans a training: the number of steps, and the steps that end with a validation, checkpoint or line of history."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from xlnet.data.shapes import Shapes
 from xlnet.errors import UserError
 from xlnet.recipe import TrainingRecipe
 
-LOGS = 200  # about as many lines of history as a training has
+LOGS = 200  # approximate number of history lines per training
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Schedule:
     """The steps of a training.
 
     Attributes:
-        steps: updates in all.
-        validations: steps after which the validation split is looked at; the last step is one of them.
-        checkpoints: steps after which a checkpoint is written.
+        steps: total number of updates.
+        validations: steps that are followed by a validation, including the last step.
+        checkpoints: steps that are followed by a checkpoint.
         log_every: steps between two lines of history.
     """
 
@@ -36,7 +36,7 @@ class Schedule:
 
 
 def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> Schedule:
-    """The schedule of a recipe for rows of these lengths."""
+    """Make the schedule of a recipe for rows of these lengths."""
     steps, epoch, ends = 0, 0, []
     target = recipe.steps or math.inf
     while steps < target and (recipe.steps or epoch < recipe.epochs):
@@ -53,25 +53,25 @@ def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> Schedul
 
 
 class CheckpointClock:
-    """When a checkpoint is due by time, so that a machine that dies unasked takes little work along.
+    """Decides when a checkpoint is due by time, so that a sudden failure of the machine loses little work.
 
-    A write that made training wait for t seconds is followed by none for SHARE * t: so they cost at most one part in
-    SHARE of the training.
+    If training waits t seconds for a checkpoint, no other follows for SHARE * t seconds, so checkpoints cost at most
+    1 / SHARE of the training time.
     """
 
     SHARE = 100
 
     def __init__(self, every: float) -> None:
-        """Take ``every``, seconds between two checkpoints; 0: none is due by time."""
+        """Make a checkpoint due every ``every`` seconds; 0 means never."""
         self.every = every
         self._next = time.monotonic() + every
 
     @classmethod
     def from_environment(cls) -> "CheckpointClock":
-        """The clock that ``XLNET_CHECKPOINT_SECONDS`` asks for.
+        """Make the clock that ``XLNET_CHECKPOINT_SECONDS`` asks for.
 
         Raises:
-            UserError: the variable is no number of seconds.
+            UserError: the variable is not a number of seconds.
         """
         given = os.environ.get("XLNET_CHECKPOINT_SECONDS", "0")
         try:
@@ -87,5 +87,5 @@ class CheckpointClock:
         return bool(self.every) and time.monotonic() >= self._next
 
     def saved(self, waited: float) -> None:
-        """Count anew from a checkpoint that training has waited ``waited`` seconds for."""
+        """Restart the clock after a checkpoint that training waited ``waited`` seconds for."""
         self._next = time.monotonic() + max(self.every, self.SHARE * waited)

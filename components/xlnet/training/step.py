@@ -1,4 +1,4 @@
-"""The parts of one update of the weights. Nothing here waits for the device."""
+"""The parts of one weight update. Nothing here waits for the device."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from xlnet.training.optim import AdamW
 
 
 def forward(model: XLNetClassifier, inputs: Inputs, texts: int, recipe: TrainingRecipe, device: Device) -> Tensor:
-    """What these texts add to the mean loss over an update's ``texts``: a scalar on the device."""
+    """Return these texts' share of the mean loss over the update's ``texts`` texts: a scalar on the device."""
 
     def losses(inputs: Inputs) -> Tensor:
         hidden_T = hide_tokens(inputs.layout, recipe.token_dropout)
@@ -27,9 +27,9 @@ def forward(model: XLNetClassifier, inputs: Inputs, texts: int, recipe: Training
 
 
 def optimise(model: XLNetClassifier, optimizer: AdamW, recipe: TrainingRecipe) -> Tensor:
-    """Change the weights by the gradients, which are used up; return their norm before clipping, on the device."""
+    """Update the weights and clear the gradients; return the gradient norm before clipping, on the device."""
     norm = torch.nn.utils.get_total_norm(gradients(model))
-    # The fused kernel divides each gradient by this while it reads it: clipping costs no pass of its own.
+    # The fused kernel divides each gradient by this when it reads it, so clipping needs no extra pass over memory.
     optimizer.grad_scale = (norm / recipe.clip_norm).clamp(min=1.0) if recipe.clip_norm else None
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -37,7 +37,7 @@ def optimise(model: XLNetClassifier, optimizer: AdamW, recipe: TrainingRecipe) -
 
 
 def gradients(model: XLNetClassifier) -> list[Tensor]:
-    """Every parameter's gradient; of a sparse one, which is coalesced here, the rows that are there."""
+    """Return every parameter's gradient. Sparse gradients are coalesced, and only their stored rows are returned."""
     table = model.transformer.word_embedding.weight
     if table.grad is not None and table.grad.is_sparse:
         table.grad = table.grad.coalesce()
@@ -46,7 +46,7 @@ def gradients(model: XLNetClassifier) -> list[Tensor]:
 
 
 def hide_tokens(layout: Layout, share: float) -> Tensor | None:
-    """Which tokens are replaced by the mask embedding: a random share, never a text's final <sep> <cls>; bool [T]."""
+    """Choose a random share of tokens to mask, never a text's final <sep> <cls>: bool [T], True for masked tokens."""
     if share == 0:
         return None
     device = layout.offsets_S1.device
@@ -54,5 +54,5 @@ def hide_tokens(layout: Layout, share: float) -> Tensor | None:
     rows_T = torch.arange(layout.tokens, device=device)
     hidden_T = ~noise.keep(rows_T, torch.zeros_like(rows_T)) if noise else torch.zeros_like(rows_T, dtype=torch.bool)
     for final_S in (layout.last_S, (layout.last_S - 1).clamp(min=0)):
-        hidden_T.index_fill_(0, final_S, False)  # unlike an assignment it takes nothing from the host
+        hidden_T.index_fill_(0, final_S, False)  # unlike an assignment, this copies nothing from the host
     return hidden_T

@@ -1,6 +1,6 @@
-"""Where checkpoints lie: a directory, or a prefix in a bucket. What is there is whole.
+"""Checkpoint stores: a directory, or a prefix in a bucket. Every checkpoint in a store is complete.
 
-A checkpoint becomes visible by one last act: the rename of its folder, or the upload of its manifest.
+One last action makes a checkpoint visible: the rename of its folder, or the upload of its manifest.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from xlnet.data import objects
 from xlnet.errors import RunError, UserError
 
 MANIFEST = "manifest.json"
-NAME = re.compile(r"step-\d{8,}-best-\d{8,}")  # of a checkpoint
-ROOM = 2.5  # checkpoints that must fit: two are kept, and the next is written before the oldest goes
+NAME = re.compile(r"step-\d{8,}-best-\d{8,}")  # a checkpoint's name
+ROOM = 2.5  # number of checkpoints that must fit: two are kept, and the next is written before the oldest is removed
 
 
 class Storehouse:
-    """A directory of checkpoints and files; also the interface of every such place."""
+    """A directory of checkpoints and files; also the interface of every checkpoint store."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -36,10 +36,10 @@ class Storehouse:
         return self.root
 
     def prepare(self, size: int) -> None:
-        """Make sure that checkpoints of ``size`` bytes can be written.
+        """Check that checkpoints of ``size`` bytes can be written.
 
         Raises:
-            UserError: they cannot.
+            UserError: they cannot be written.
         """
         remedy = "name another place in XLNET_CHECKPOINTS"
         try:
@@ -57,10 +57,10 @@ class Storehouse:
             )
 
     def lock(self, seconds: float) -> None:
-        """Keep others from writing here as long as this process lives.
+        """Keep other processes from writing to this store while this process lives.
 
         Raises:
-            RunError: another process does so, and goes on for ``seconds``.
+            RunError: another process still holds the lock after ``seconds``.
         """
         lock = self._lock = (self._path / "lock").open("a+")
         deadline = time.monotonic() + seconds
@@ -74,31 +74,31 @@ class Storehouse:
         lock.flush()
 
     def unlock(self) -> None:
-        """Let others write here."""
+        """Release the lock."""
         if self._lock:
             self._lock.close()
             self._lock = None
 
     def local(self) -> Path:
-        """A directory on this machine for what is no checkpoint."""
+        """Return a local directory for files that are not checkpoints."""
         return self._path
 
     def programs(self) -> Path:
-        """A directory on this machine, beside all such places, for compiled programs that outlast a training."""
+        """Return a local directory for compiled programs, which several trainings share."""
         return self._path.parent / "programs"
 
     def clean(self) -> None:
-        """Remove what a killed write left behind."""
+        """Remove incomplete files that a killed process has left."""
         for partial in self._path.glob(".*.partial"):
             shutil.rmtree(partial, ignore_errors=True)
 
     def names(self) -> list[str]:
-        """Whole checkpoints, oldest first."""
+        """List complete checkpoints, oldest first."""
         found = (manifest.parent.name for manifest in self._path.glob(f"step-*/{MANIFEST}"))
         return sorted(name for name in found if NAME.fullmatch(name))
 
     def read(self, name: str) -> bytes | None:
-        """A small file; None: there is none."""
+        """Return a small file's content; None if it does not exist."""
         path = self._path / name
         return path.read_bytes() if path.is_file() else None
 
@@ -108,11 +108,11 @@ class Storehouse:
             aside.write_bytes(content)
 
     def fetch(self, name: str) -> Path:
-        """A local folder with a checkpoint's files, or a local file."""
+        """Return a local path of a checkpoint's folder or of a file, after downloading it if needed."""
         return self._path / name
 
     def add(self, path: Path, name: str) -> None:
-        """Take over a file."""
+        """Move a local file into the store."""
         with self._aside(name) as aside:
             shutil.move(path, aside)
             provenance.sync(aside)
@@ -125,29 +125,29 @@ class Storehouse:
 
     @contextlib.contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """A local folder for the files of a new checkpoint: the same one on every rank that shares the place."""
+        """Provide a local folder for a new checkpoint's files; ranks that share the store get the same folder."""
         folder = self._path / f".{name}.partial"
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
 
     def stow(self, name: str, folder: Path, files: list[str]) -> None:
-        """Make this rank's files of a new checkpoint safe."""
+        """Store this rank's files of a new checkpoint durably."""
         for file in files:
             provenance.sync(folder / file)
 
     def commit(self, name: str, folder: Path) -> None:
-        """All files are safe, the manifest is in the folder: the checkpoint is there from now on."""
+        """Make a checkpoint visible, after all its files are stored and the folder has its manifest."""
         provenance.sync(folder / MANIFEST)
         provenance.sync(folder)
         old = self._path / f".{name}.old.partial"
-        if (self._path / name).exists():  # damaged, or there would have been no need to come here again
+        if (self._path / name).exists():  # a damaged checkpoint, otherwise this step would not be saved again
             os.replace(self._path / name, old)
         os.replace(folder, self._path / name)
         shutil.rmtree(old, ignore_errors=True)
         provenance.sync(self._path)
 
     def remove(self, name: str = "") -> None:
-        """Remove a checkpoint or a file; without a name everything."""
+        """Remove a checkpoint or a file; without a name, remove everything."""
         path = self._path / name
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -155,15 +155,15 @@ class Storehouse:
             path.unlink(missing_ok=True)
         if not name:
             with contextlib.suppress(OSError):
-                self._path.parent.rmdir()  # the folder of all places, if this was the last one
+                self._path.parent.rmdir()  # the folder of all stores, if this was the last one
 
     def files(self, prefix: str) -> list[str]:
-        """Names of files that start with ``prefix``."""
+        """List the names of files that start with ``prefix``."""
         return sorted(path.name for path in self._path.glob(f"{prefix}*"))
 
 
 class Bucket(Storehouse):
-    """A prefix in a bucket. Files are fetched into, and sent from, a temporary directory of this process."""
+    """A prefix in a bucket. This process downloads and uploads files through a temporary directory."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
@@ -177,20 +177,20 @@ class Bucket(Storehouse):
         objects.write(self._uri(".writable"), b"")
 
     def lock(self, seconds: float) -> None:
-        """See :class:`Storehouse`; a bucket has no locks: who runs the same work twice is told by the engine."""
+        """See :class:`Storehouse`. Buckets have no locks; the pipeline engine must not run the same training twice."""
 
     def local(self) -> Path:
         """See :class:`Storehouse`."""
         return Path(tempfile.gettempdir())
 
     def programs(self) -> Path:
-        """See :class:`Storehouse`; in the bucket where it is mounted."""
+        """See :class:`Storehouse`. The directory is in the bucket if the bucket is mounted."""
         bucket, name = objects.split(self.root)
         mounted = objects.mount(objects.scheme(self.root)) / bucket
         return mounted / Path(name).parent / "programs" if mounted.is_dir() else self.local() / "xlnet-programs"
 
     def clean(self) -> None:
-        """See :class:`Storehouse`; files without a manifest are overwritten or pruned."""
+        """See :class:`Storehouse`. Files without a manifest are overwritten or pruned later."""
 
     def _below(self) -> list[str]:
         prefix = objects.split(self._uri(""))[1]
@@ -243,7 +243,7 @@ class Bucket(Storehouse):
         objects.write(self._uri(f"{name}/{MANIFEST}"), (folder / MANIFEST).read_bytes())
 
     def remove(self, name: str = "") -> None:
-        """See :class:`Storehouse`; the manifest goes first, so that no half of a checkpoint is taken for one."""
+        """See :class:`Storehouse`. The manifest is removed first, so a partly removed checkpoint is not visible."""
         if name and f"{name}/{MANIFEST}" in self._below():
             objects.delete(self._uri(f"{name}/{MANIFEST}"))
         for below in self._below():
@@ -256,7 +256,7 @@ class Bucket(Storehouse):
 
 
 def open_storehouse(root: str) -> Storehouse:
-    """The place that a path or a prefix in a bucket names."""
+    """Open the checkpoint store at a path or a bucket prefix."""
     return Bucket(root) if objects.is_remote(root) else Storehouse(root)
 
 

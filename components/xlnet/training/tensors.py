@@ -1,6 +1,6 @@
-"""The tensors of a checkpoint: model and optimizer by name, whole on every rank or a part on each.
+"""The tensors of a checkpoint: model and optimizer by name, replicated on every rank or sharded over the ranks.
 
-Names are ``model/PARAMETER`` and, of the optimizer's state, ``exp_avg/PARAMETER`` and so on.
+Model tensors are named ``model/PARAMETER``; the optimizer's are named ``exp_avg/PARAMETER`` and so on.
 """
 
 from pathlib import Path
@@ -15,19 +15,19 @@ from xlnet.errors import RunError, UserError
 from xlnet.training.distributed import Alone
 
 FILE = "tensors.safetensors"
-PARTS = "shard-{:05}-*.safetensors"  # of one rank, counted from 1
+PARTS = "shard-{:05}-*.safetensors"  # files of one rank, which is counted from 1
 Named = dict[str, Tensor]
 
 
 class Replicated:
-    """Whole on every rank: rank 0 writes one file in the safetensors format."""
+    """Tensors that are complete on every rank; rank 0 writes them to one safetensors file."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Alone) -> None:
         self._model, self._optimizer, self._ranks = model, optimizer, ranks
         self.leads = ranks.rank == 0
 
     def named(self) -> Named:
-        """All tensors as they are."""
+        """Return all tensors by name, without copying."""
         tensors = {f"model/{name}": tensor for name, tensor in self._model.state_dict().items()}
         for name, parameter in self._model.named_parameters():
             for key, value in self._optimizer.state.get(parameter, {}).items():
@@ -35,41 +35,41 @@ class Replicated:
         return tensors
 
     def size(self) -> int:
-        """Bytes of a checkpoint: weights and two moments of each, and the best weights."""
+        """Return the bytes of a checkpoint: weights, two moments for each weight, and the best weights."""
         return 4 * sum(parameter.numel() * parameter.element_size() for parameter in self._model.parameters())
 
     def copy(self) -> Named:
-        """A copy that stays as it is while training goes on; on the host, nothing where another rank writes."""
+        """Copy the tensors to the host, so that training may continue; empty on ranks that do not write."""
         return {name: value.detach().to("cpu", copy=True) for name, value in self.named().items()} if self.leads else {}
 
     def write(self, copied: Named, folder: Path) -> list[str]:
-        """Write a copy; names of this rank's files."""
+        """Write a copy to the folder; return the names of this rank's files."""
         if not self.leads:
             return []
         save_file({name: value.contiguous() for name, value in copied.items()}, folder / FILE)
         return [FILE]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, once all are here."""
+        """Gather a value from every rank; this waits for all ranks."""
         return [value]
 
     def load(self, folder: Path) -> None:
-        """Put a checkpoint's tensors into model and optimizer.
+        """Load a checkpoint's tensors into model and optimizer.
 
         Raises:
-            UserError: it is of a model of another shape.
+            UserError: the checkpoint's model has another shape.
         """
         self._place(read(folder))
 
     def full_weights(self) -> Named:
-        """A copy of the whole model's weights on the host; what ranks other than 0 get is nothing to rely on."""
+        """Copy the full model's weights to the host; only rank 0's result is defined."""
         return {name: value.detach().to("cpu", copy=True) for name, value in self._model.state_dict().items()}
 
     def _place(self, tensors: Named) -> None:
         weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
         _refuse_other_shapes(self._model.state_dict(), tensors)
         self._model.load_state_dict(weights)
-        fused = self._optimizer.defaults["fused"]  # else steps are counted on the host
+        fused = self._optimizer.defaults["fused"]  # otherwise the step counters are on the host
         for name, parameter in self._model.named_parameters():
             state = self._optimizer.state[parameter]
             for full, value in tensors.items():
@@ -81,10 +81,10 @@ class Replicated:
 
 
 class Sharded(Replicated):
-    """A part on each rank (FSDP): all write their parts with torch.distributed.checkpoint.
+    """Tensors that are sharded over the ranks (FSDP); each rank writes its shards with torch.distributed.checkpoint.
 
-    A later training may have another number of ranks. The parts are safetensors files that say in their headers where
-    they belong: nothing is unpickled to read them.
+    A later training may have another number of ranks. The shards are safetensors files whose headers say where each
+    tensor belongs, so nothing is unpickled.
     """
 
     def copy(self) -> Named:
@@ -112,12 +112,12 @@ class Sharded(Replicated):
             state = self._optimizer.state[parameter]
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        if (folder / FILE).is_file():  # one rank wrote it
+        if (folder / FILE).is_file():  # a training on one rank wrote it
             whole = read(folder)
             _refuse_other_shapes(self._model.state_dict(), whole)
             with torch.no_grad():
                 for name, own in self.named().items():
-                    if name not in whole:  # of a parameter that had no gradient yet
+                    if name not in whole:  # the parameter had no gradient yet
                         continue
                     value = whole[name].to(own.device)
                     if isinstance(own, DTensor):
@@ -139,7 +139,7 @@ class Sharded(Replicated):
 
 
 def read(folder: Path) -> Named:
-    """All tensors of a checkpoint, whole and on the host, whether one rank wrote them or each its part."""
+    """Read all tensors of a replicated or sharded checkpoint to the host, unsharded."""
     if (folder / FILE).is_file():
         return load_file(folder / FILE)
     import torch.distributed.checkpoint as dcp

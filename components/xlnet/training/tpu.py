@@ -1,7 +1,7 @@
-"""TPUs through torch_tpu: an eager device like any other, with one rank per chip; the model is compiled as a whole.
+"""TPUs through torch_tpu: an eager device with one rank per chip; the whole model is compiled.
 
-torch_tpu changes ``torch.compile`` when it is loaded; nobody but this module loads it, and only where a TPU
-was found or asked for. It has been imported here, but no TPU has run it yet.
+Importing torch_tpu changes ``torch.compile``. Only this module imports it, and only if a TPU was found or requested.
+The import was tested; no TPU has run this code yet.
 """
 
 import torch
@@ -18,10 +18,10 @@ from xlnet.training.optim import AdamW
 
 
 def tell_ranks(machines: int, chips: int) -> None:
-    """Set the environment that ranks inherit: how they find each other's chips.
+    """Set the environment variables by which ranks find each other's chips.
 
     Raises:
-        UserError: it contradicts what is there.
+        UserError: the numbers contradict the chips or variables that are present.
     """
     try:
         torch.tpu.distributed.set_tpu_launch_env(nnodes=machines, nproc_per_node=chips)  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ def tell_ranks(machines: int, chips: int) -> None:
 
 
 class Tpu(Device):
-    """One chip: that of this process's local rank."""
+    """The TPU chip of this process's local rank."""
 
     kind = "tpu"
 
@@ -65,7 +65,7 @@ class Tpu(Device):
         optimizer.start()
 
     def fetch(self, scalars: list[Tensor]) -> Tensor:
-        """See :class:`Device`; one by one, since every number of them would be a program of its own."""
+        """See :class:`Device`. Scalars are fetched one by one, because each different count would compile a program."""
         return torch.stack([scalar.cpu() for scalar in scalars])
 
     def synchronise(self) -> None:
@@ -73,6 +73,6 @@ class Tpu(Device):
         torch.tpu.synchronize()  # type: ignore[attr-defined]
 
     def memory(self) -> dict[str, int]:
-        """See :class:`Device`; torch_tpu tells what there is, not what is in use."""
+        """See :class:`Device`. torch_tpu reports the memory size, but not its use."""
         total = torch.tpu.get_device_properties().total_memory  # type: ignore[attr-defined]
         return {"peak": 0, "total": total}

@@ -1,4 +1,4 @@
-"""The train step: a dataset artifact in, a model artifact out; what one rank does of it."""
+"""The train step on one rank: reads a dataset artifact and writes a model artifact."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ from xlnet.training.tensors import Replicated, Sharded
 from xlnet.training.trouble import room_for_model
 from xlnet.training.watchdog import Watchdog, end_with_parent
 
-LINGER = 3.0  # seconds that a rank leaves to the one that failed first, to say why
+LINGER = 3.0  # seconds that a rank waits for the rank that failed first to report why
 
 
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
@@ -41,16 +41,16 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     Args:
         recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
         dataset: directory of the dataset artifact.
-        out: directory or ``gs://`` address of the model artifact to be written, by rank 0.
+        out: directory or ``gs://`` address of the model artifact, which rank 0 writes.
 
     Returns:
-        Facts for the artifact's metadata; nothing on other ranks.
+        Facts for the artifact's metadata; an empty dict on other ranks.
 
     Raises:
-        UserError: the recipe, the dataset or the place of checkpoints does not allow a training.
+        UserError: the recipe, the dataset or the checkpoint store cannot be used.
         LostPeer: another rank is gone.
         RunError: a loss became nan or inf, memory did not suffice, or a rank is missing.
-        Preempted: it was asked to stop, and left a checkpoint.
+        Preempted: training was asked to stop, and saved a checkpoint.
     """
     started = provenance.now()
     end_with_parent()
@@ -90,7 +90,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             ):
                 parts = (model, optimizer, tensors, data, given.training, device, checkpoints, progress, watchdog, stop)
                 result = Training(*parts).run(Path(folder))
-                device.ranks.gather("done")  # nobody leaves while another may still ask something of it
+                device.ranks.gather("done")  # a rank must not leave while another may still need it
                 watchdog.close()
                 if not leads:
                     return {}
@@ -101,7 +101,7 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
 
 
 def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> tuple[AdamW, Replicated]:
-    """The model's optimizer, and the tensors of both; whole on every rank, or spread over them."""
+    """Return the model's optimizer and the tensors of both, replicated on every rank or sharded."""
     if recipe.shard_weights and device.ranks.size > 1:
         shard(model, device)
         optimizer = make_optimizer(model, recipe)
@@ -113,7 +113,7 @@ def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> 
 
 @contextlib.contextmanager
 def _together(device: Device, about: dict[str, Any], stop: Stop) -> Iterator[Watchdog]:
-    """Make sure that all ranks do the same work, and watch them; tell them of an error of this one."""
+    """Check that all ranks do the same work, run the watchdog, and report this rank's errors to the others."""
     ranks = device.ranks
     same = {
         "recipe": json.dumps(about["recipe"], sort_keys=True),
@@ -123,7 +123,7 @@ def _together(device: Device, about: dict[str, Any], stop: Stop) -> Iterator[Wat
         "device": device.kind,
     }
     with contextlib.ExitStack() as stack:
-        stack.callback(ranks.leave)  # a process that ends among connections that are open may be aborted by them
+        stack.callback(ranks.leave)  # a process that exits with open connections may be aborted
         compare(ranks, same)
         watchdog = stack.enter_context(contextlib.closing(Watchdog(ranks)))
         try:
@@ -131,7 +131,7 @@ def _together(device: Device, about: dict[str, Any], stop: Stop) -> Iterator[Wat
         except Exception as error:
             if ranks.size > 1 and lost(error):
                 time.sleep(LINGER)
-                if stop:  # all were asked to end, and the other was quicker
+                if stop:  # all ranks were asked to stop, and the other was quicker
                     raise Preempted from None
                 error = LostPeer(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
             watchdog.failed(error)
@@ -139,7 +139,7 @@ def _together(device: Device, about: dict[str, Any], stop: Stop) -> Iterator[Wat
 
 
 def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
-    """A new model, or a pretrained one with a new head, for this dataset; seeded."""
+    """Make a new model, or load a pretrained one with a new head, for this dataset. Sets the random seed."""
     Device().seed(recipe.training.seed, 0)
     card = data.card
     if recipe.model.pretrained:

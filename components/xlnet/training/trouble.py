@@ -1,4 +1,4 @@
-"""What can go wrong within a step, and what is said then: a loss that is no number, memory that does not suffice."""
+"""Detects and explains failures within a step: losses that are nan or inf, and lack of memory."""
 
 import contextlib
 import json
@@ -29,10 +29,10 @@ class NotFinite(ArithmeticError):
 
 
 def check_finite(losses: Sequence[float], step: int) -> None:
-    """Look at the losses of the last steps up to this one.
+    """Check the losses of the last steps; the newest belongs to ``step``.
 
     Raises:
-        NotFinite: one of them is nan or inf; the first of them.
+        NotFinite: a loss is nan or inf; it names the first such step.
     """
     for at, value in enumerate(losses, step - len(losses) + 1):
         if not math.isfinite(value):
@@ -40,7 +40,7 @@ def check_finite(losses: Sequence[float], step: int) -> None:
 
 
 def not_finite(problem: NotFinite, split: Split, rows: np.ndarray, seed: int, directory: Path) -> RunError:
-    """Write the step's rows to ``directory`` and say what to do."""
+    """Write the step's rows to ``directory``; return an error that says what to do."""
     table = split.table().select(["row", "source", "line", "label", "input_ids"]).take(rows)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"batch-{problem.step}.json"
@@ -53,14 +53,14 @@ def not_finite(problem: NotFinite, split: Split, rows: np.ndarray, seed: int, di
 
 
 def is_finite(model: nn.Module) -> bool:
-    """Whether all weights that lie on this rank are numbers; one question to the device."""
+    """Whether all weights on this rank are finite; synchronises with the device once."""
     weights = [w.to_local() if isinstance(w, DTensor) else w for w in model.state_dict().values()]
     found = [weight.isfinite().all() for weight in weights if weight.is_floating_point() and weight.numel()]
     return not found or bool(torch.stack(found).all())
 
 
 def not_finite_model(step: int, what: str, directory: Path) -> RunError:
-    """What to say of a model that gives no numbers."""
+    """Return the error for a model whose outputs or weights are nan or inf."""
     return RunError(
         f"{what} are not finite after step {step}, so this model is neither kept nor judged; checkpoints before it are "
         f"in '{directory}'; lower training.learning_rate or training.clip_norm, or raise training.warmup"
@@ -68,13 +68,13 @@ def not_finite_model(step: int, what: str, directory: Path) -> RunError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an operator found no memory, on the device or on the host."""
+    """Whether an error means that the device or the host ran out of memory."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 @contextlib.contextmanager
 def room_for_model(device: Device) -> Iterator[None]:
-    """Say it where there is no memory even for what is needed before the first step."""
+    """Explain an out-of-memory error that occurs before the first step."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -87,7 +87,7 @@ def room_for_model(device: Device) -> Iterator[None]:
 
 
 def out_of_memory(model: XLNetClassifier, device: Device, share: Share, step: int) -> RunError:
-    """What the memory was needed for, and the setting to change."""
+    """Return an error that says what the memory was needed for, and which setting to change."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     memory = device.memory()
     longest = max(_tokens(batch) for batch in share.batches)

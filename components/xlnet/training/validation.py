@@ -1,4 +1,4 @@
-"""The validation split, shared by all ranks: every row is counted exactly once."""
+"""Validation, divided among all ranks; every row is counted exactly once."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -16,17 +16,17 @@ BATCH_TOKENS = 8192
 def validation_logits(
     model: XLNetClassifier, split: Rows, device: Device, tick: Callable[[], None], stop: Callable[[], bool]
 ) -> np.ndarray | None:
-    """Logits of every row, in the rows' order, on every rank: float32 [rows, C].
+    """Return the logits of every row, in row order, on every rank: float32 [rows, C].
 
     Args:
-        model: in training mode, to which it is put back.
-        split: the rows.
-        device: its ranks take one batch each in turn.
+        model: a model in training mode, which is restored afterwards.
+        split: the rows of the validation split.
+        device: its ranks take turns, one batch each.
         tick: called before each batch.
         stop: whether this rank was asked to stop.
 
     Returns:
-        None if a rank was asked to stop.
+        The logits; None if a rank was asked to stop.
     """
     ranks = device.ranks
     logits = np.zeros((len(split.lengths), model.config.outputs), np.float32)
@@ -37,7 +37,7 @@ def validation_logits(
             tick()
             if any(ranks.gather(stop())):
                 return None
-            # In the last turn a rank may have nothing to do; if weights are shared it has to keep the others company.
+            # In the last turn a rank may have no batch. If weights are sharded, it must still join collective calls.
             batch = turn[min(ranks.part, len(turn) - 1)]
             found = _logits(model, batch, device)
             if ranks.part < len(turn):

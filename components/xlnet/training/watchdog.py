@@ -1,8 +1,8 @@
-"""Ends a training whose ranks wait for one that is dead or hangs, and says which one it is.
+"""Ends a training whose ranks wait for a dead or hanging rank, and says which rank it is.
 
-A collective operation waits for all ranks, NCCL's for half an hour. So each rank has a thread that tells the
-others every second where its main thread is, and looks where they are. The rank that has come least far
-is the one that the others wait for.
+A collective operation waits for all ranks; NCCL waits for half an hour. So each rank has a thread that sends a
+heartbeat every second, which says where its main thread is, and reads the other ranks' heartbeats. The rank with the
+least progress is the one that the others are waiting for.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from typing import Any
 from xlnet.errors import LostPeer, RunError, UserError
 from xlnet.training.distributed import Alone
 
-INTERVAL = 1.0  # seconds between two signs of life
-SILENCE = 15.0  # seconds without a sign of life: the process is gone, or its machine
-HANG = 40.0  # seconds without progress, but never less than SLOWER times the longest pause so far
+INTERVAL = 1.0  # seconds between two heartbeats
+SILENCE = 15.0  # seconds without a heartbeat after which a process or its machine counts as dead
+HANG = 40.0  # seconds without progress that count as a hang; at least SLOWER times the longest pause so far
 SLOWER = 4.0
-FIRST = 600.0  # seconds until the first update is through: programs are compiled, caches filled
-# The order within a step: who is at an earlier place is waited for by those at a later one.
+FIRST = 600.0  # the same limit before the first update, which compiles programs and fills caches
+# The order of places within a step: ranks at a later place wait for ranks at an earlier one.
 PLACES = ("start", "wait for data", "move", "forward", "backward", "synchronise", "optimise", "validate", "checkpoint")
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Watchdog:
-    """One rank's thread. Without other ranks nobody waits for anybody, and it does nothing."""
+    """One rank's heartbeat thread. It does nothing if there are no other ranks."""
 
     def __init__(self, ranks: Alone, hang: float | None = None) -> None:
         self._ranks = ranks
@@ -49,21 +49,21 @@ class Watchdog:
             self._thread.start()
 
     def at(self, step: int, place: str) -> None:
-        """Where the main thread is now."""
+        """Record where the main thread is now."""
         now = time.monotonic()
-        if self._updates:  # what comes before the first update may take long without meaning anything
+        if self._updates:  # pauses before the first update say nothing about later ones
             self._longest = max(self._longest, now - self._moved)
         self._updates += place == "optimise"
         self._position, self._moved = (step, PLACES.index(place)), now
 
     def failed(self, error: BaseException) -> None:
-        """Tell the others that this rank ends with an error of its own."""
+        """Tell the other ranks that this rank ends with an error."""
         text = str(error) if isinstance(error, (UserError, RunError)) else traceback.format_exc().rstrip()
         report(f"{name(self._who())}: {text}" if self._ranks.size > 1 and not isinstance(error, UserError) else text)
         if self._thread is None:
             return
         told = {**self._who(), "error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-        with contextlib.suppress(RuntimeError):  # whoever keeps the store is gone, and the others will notice
+        with contextlib.suppress(RuntimeError):  # the rank that hosts the store is gone, which the others will notice
             self._store.compare_set("failed", "", json.dumps(told))
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Watchdog:
             self._thread.join()
 
     def limit(self) -> float:
-        """Seconds without progress that mean that it hangs."""
+        """Return how many seconds without progress count as a hang."""
         return max(self._hang, SLOWER * self._longest) if self._updates > 1 else max(FIRST, self._hang)
 
     def _who(self) -> dict[str, Any]:
@@ -96,18 +96,18 @@ class Watchdog:
                 stop(reason, LostPeer.exit_status)
 
     def _trouble(self, lives: "Lives", quiet: float) -> str:
-        """Why to end now; empty: go on."""
+        """Return the reason to end now; empty if training may continue."""
         if failed := lives.failed():
             return f"{name(failed)} failed: {failed['error']}\n{failed['trace'].rstrip()}"
         if quiet < self.limit():
             return ""
         lives.show(trace_of(self._main))
-        time.sleep(2 * INTERVAL)  # the others come to the same conclusion at about the same time
+        time.sleep(2 * INTERVAL)  # the other ranks reach the same conclusion at about the same time
         return lives.verdict(quiet)
 
 
 class Lives:
-    """What ranks tell each other through the store."""
+    """The heartbeats that ranks exchange through the store."""
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         self._store, self._rank, self._size = store, rank, size
@@ -116,22 +116,22 @@ class Lives:
         store.compare_set("failed", "", "")
 
     def tell(self, about: dict[str, Any]) -> None:
-        """A sign of life."""
+        """Send a heartbeat."""
         self._count += 1
         self._store.set(f"life-{self._rank}", json.dumps({**about, "count": self._count}))
 
     def others(self) -> dict[int, dict[str, Any]]:
-        """The last sign of life of every rank that has given one."""
+        """Return the last heartbeat of every rank that has sent one."""
         there = [rank for rank in range(self._size) if self._store.check([f"life-{rank}"])]
         return {rank: json.loads(self._store.get(f"life-{rank}")) for rank in there}
 
     def failed(self) -> dict[str, Any] | None:
-        """The first rank that ended with an error, if one did."""
+        """Return the heartbeat of the first rank that ended with an error; None if there is none."""
         told = self._store.get("failed")
         return json.loads(told) if told else None
 
     def silent(self) -> dict[str, Any] | None:
-        """A rank that has not been heard of for too long."""
+        """Return the heartbeat of a rank that has been silent for too long; None if there is none."""
         now = time.monotonic()
         for rank, about in self.others().items():
             count, since = self._seen.get(rank, (-1, now))
@@ -143,11 +143,11 @@ class Lives:
         return None
 
     def show(self, trace: str) -> None:
-        """Where this rank's main thread is, for the one who writes the verdict."""
+        """Publish this rank's stack trace, for the rank that writes the verdict."""
         self._store.set(f"trace-{self._rank}", trace)
 
     def verdict(self, quiet: float) -> str:
-        """Whom all wait for: the rank that has come least far."""
+        """Describe the rank that the others are waiting for: the one with the least progress."""
         others = self.others()
         first = min(tuple(about["position"]) for about in others.values())
         behind = [rank for rank, about in others.items() if tuple(about["position"]) == first]
@@ -165,25 +165,25 @@ class Lives:
 
 
 def name(about: dict[str, Any]) -> str:
-    """``rank 1 (process 123 on node-0)``."""
+    """Format a rank as ``rank 1 (process 123 on node-0)``."""
     return f"rank {about['rank']} (process {about['pid']} on {about['host']})"
 
 
 def trace_of(thread: int) -> str:
-    """Where a thread is now, the innermost call last."""
+    """Return a thread's current stack, innermost call last."""
     frame = sys._current_frames().get(thread)
     return "".join(traceback.format_stack(frame)).rstrip() if frame else "(no traceback)"
 
 
 def stop(reason: str, status: int = RunError.exit_status) -> None:
-    """End this process at once: its main thread may wait for ever, and cannot be interrupted."""
+    """End this process at once, because its main thread may wait for ever and cannot be interrupted."""
     if not report(reason):
         print(f"error: {reason}", file=sys.stderr, flush=True)
     os._exit(status)
 
 
 def report(reason: str) -> bool:
-    """Leave the reason where the one who started this rank looks for it, if there is one; the first one is told."""
+    """Write the reason for the launcher that started this rank, if there is one; only the first reason is kept."""
     path = os.environ.get("XLNET_RANK_REPORT")
     if path:
         with contextlib.suppress(OSError), open(path, "x", encoding="utf-8") as file:
@@ -192,6 +192,6 @@ def report(reason: str) -> bool:
 
 
 def end_with_parent() -> None:
-    """On Linux, have the kernel end a rank whose launcher was killed, so that no two write the same checkpoints."""
+    """On Linux, let the kernel end this rank if its launcher is killed, so that no two trainings write one store."""
     if "XLNET_RANK_REPORT" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""TPUs through torch_xla: operators are collected into one program per step and shape, which XLA compiles.
+"""TPUs through torch_xla, which collects operators into one program per step and shape; XLA compiles it.
 
-One process drives all chips of its machine (SPMD): every batch is cut over the chips, weights lie on each
-of them or are spread, and the compiler puts in what has to be exchanged. Several machines of a slice run
-the same program on the same batches, of which each holds its chips' rows.
+One process drives all chips of its machine (SPMD). Every batch is sharded over the chips, weights are replicated or
+sharded, and the compiler inserts the communication. Several machines of a slice run the same program on the same
+batches, and each machine holds the rows of its chips.
 
 Source: Xu et al. 2021 (GSPMD).
 """
@@ -35,7 +35,7 @@ from xlnet.training.inputs import Inputs
 from xlnet.training.optim import AdamW
 
 AXIS = "chips"
-CACHING = {"TPU"}  # what compiled programs are kept of; a CPU's can be written but not read again
+CACHING = {"TPU"}  # devices whose compiled programs are cached; a CPU's can be written but not read again
 
 
 class Xla(Device):
@@ -50,10 +50,10 @@ class Xla(Device):
             xr.use_spmd()
             self._mesh = spmd.Mesh(np.arange(self.chips), (self.chips,), (AXIS,))
         self._spread = False
-        self._sent: dict[int, Inputs] = {}  # batches that lie on the device before they are asked for
+        self._sent: dict[int, Inputs] = {}  # batches that were moved to the device ahead of time
         super().__init__(precision, ranks, shapes)
         self.workers = 2
-        if self.precision == torch.float32 and xr.device_type() == "TPU":  # else it multiplies in bfloat16
+        if self.precision == torch.float32 and xr.device_type() == "TPU":  # otherwise a TPU multiplies in bfloat16
             torch_xla.backends.set_mat_mul_precision("highest")
 
     def _place(self) -> torch.device:
@@ -96,7 +96,7 @@ class Xla(Device):
         torch_xla.sync(wait=True)
 
     def _longest_side(self, tensor: Tensor) -> int | None:
-        """The dimension along which a weight is spread; None: it is whole on every chip."""
+        """Return the dimension along which a weight is sharded; None if it is replicated."""
         sides = [(size, -side) for side, size in enumerate(tensor.shape) if size % self.chips == 0]
         return -max(sides)[1] if sides else None
 
@@ -127,13 +127,13 @@ class Xla(Device):
         return self._sent.pop(id(batch), None) or super().move(batch)
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        """See :class:`Device`; each chip gets its rows."""
+        """See :class:`Device`. Each chip gets its own rows."""
         tensor = torch.from_numpy(array).to(self.torch)
         self._cut(tensor, 0)
         return tensor
 
     def fetch(self, scalars: list[Tensor]) -> Tensor:
-        """See :class:`Device`; one by one, since every number of them would be a program of its own."""
+        """See :class:`Device`. Scalars are fetched one by one, because each different count would compile a program."""
         return torch.stack([scalar.cpu() for scalar in scalars])
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -151,7 +151,7 @@ class Xla(Device):
         xm.wait_device_ops()
 
     def memory(self) -> dict[str, int]:
-        """See :class:`Device`; of one chip."""
+        """See :class:`Device`. The numbers are those of one chip."""
         with contextlib.suppress(RuntimeError):
             info = xm.get_memory_info(self.torch)
             return {"peak": info.get("peak_bytes_used", info["bytes_used"]), "total": info["bytes_limit"]}
