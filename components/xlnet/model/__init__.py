@@ -1,1 +1,1 @@
-"""Model."""
+"""XLNet: configuration, layers, attention and its kernels, weights."""

@@ -1,11 +1,12 @@
-"""XLNet's relative attention: one mathematics, several implementations.
+"""XLNet's relative attention: one formula, several implementations.
 
 Source: Yang et al. 2019 (XLNet), sections 2.3 to 2.6; Dai et al. 2019 (Transformer-XL), section 3.3.
-The score of query i for key j of the same text is::
+The score of query i and key j of the same text is::
 
     (q_i + r_w) · k_j  +  (q_i + r_r) · r_{i-j}  +  (q_i + r_s) · s_{ij}        (over √H)
 
-with r the projected sinusoids of the distance i - j, and s one of two embeddings: same segment or not.
+Here r is the projected sinusoidal encoding of the distance i - j, and s is one of two embeddings, for "same segment"
+and "another segment".
 
 Shapes: S texts, T tokens of all texts together, N heads, H head width, L tokens of the longest text,
 R = 2L distances.
@@ -22,7 +23,7 @@ from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments
 
 IMPLEMENTATIONS = ("auto", "reference", "sdpa", "padded", "native", "triton")
-# The fast ones of a kind of device, the best first; a device that compiles every shape anew takes padded texts.
+# Fast implementations for each kind of device, best first. A device that compiles every new shape takes padded texts.
 FAST = {"cuda": ("triton", "sdpa"), "cpu": ("native", "sdpa")}
 
 
@@ -36,25 +37,25 @@ def relative_attention(
     dropout: Dropout | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """Attention output before the output projection.
+    """Compute the attention output before the output projection.
 
     Args:
-        q_TNH: queries of all texts, one behind the other.
+        q_TNH: queries of all texts, concatenated.
         k_TNH: keys.
         v_TNH: values.
-        positions: distances at least as long as the longest text.
-        segments: segment of each token; None: the model is used without segments.
-        layout: where each text lies; no text sees another.
-        dropout: which attention weights to drop; None: none.
+        positions: encodings for distances at least as long as the longest text.
+        segments: segment of each token; None if the model is used without segments.
+        layout: where each text is; no text attends to another.
+        dropout: which attention weights to drop; None drops nothing.
         impl: one of :data:`IMPLEMENTATIONS`; ``auto`` takes the fastest that runs here, and
-            warns once where that is a slow one.
+            warns once if that is a slow one.
 
     Returns:
-        [T, N, H], in the type of ``q_TNH``.
+        The output, [T, N, H], in the type of ``q_TNH``.
 
     Raises:
-        UserError: an unknown implementation, or one that cannot run here, with the reason.
-        RunError: shapes, types or boundaries that do not fit together.
+        UserError: the implementation is unknown, or cannot run here; the message gives the reason.
+        RunError: shapes, types or text boundaries do not match.
     """
     _check(q_TNH, k_TNH, v_TNH, positions, segments, layout)
     if layout.real_T is not None and impl == "auto":
@@ -67,10 +68,10 @@ def relative_attention(
 
 
 def implementation(impl: str, device: str, dtype: str, head_width: int) -> str:
-    """The name of the implementation that is used: the one asked for, or for ``auto`` the fastest that runs here.
+    """Return the name of the implementation to use: ``impl``, or for ``auto`` the fastest that runs here.
 
     Raises:
-        UserError: an unknown name, or one that cannot run here, with the reason.
+        UserError: the name is unknown, or the implementation cannot run here; the message gives the reason.
     """
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"attention implementation is {impl!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
@@ -83,7 +84,7 @@ def implementation(impl: str, device: str, dtype: str, head_width: int) -> str:
 
 @cache
 def _best(device: str, dtype: str, head_width: int) -> str:
-    """The first of the fast ones that can run; a slower one is a warning, once."""
+    """Return the first fast implementation that can run; warn once if only a slower one can."""
     obstacles = []
     for impl in FAST.get(device, ("padded",)):
         if not (reason := _obstacle(impl, device, dtype, head_width)):
@@ -96,7 +97,7 @@ def _best(device: str, dtype: str, head_width: int) -> str:
 
 @cache
 def _obstacle(impl: str, device: str, dtype: str, head_width: int) -> str:
-    """Why an implementation cannot run here; empty if it can."""
+    """Return why an implementation cannot run here; empty if it can."""
     return _module(impl).obstacle(device, dtype, head_width)
 
 

@@ -1,4 +1,4 @@
-"""The network's shape, read from and written to Hugging Face's ``config.json``."""
+"""The model's configuration, read from and written to Hugging Face's ``config.json``."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from typing import Any
 from xlnet.errors import UserError
 from xlnet.recipe import ModelRecipe
 
-# What every published XLNet has, and what our mathematics assumes.
+# Settings that every published XLNet has, and that our implementation assumes.
 PUBLISHED: dict[str, Any] = {
     "attn_type": "bi",
     "bi_data": False,
@@ -21,7 +21,7 @@ PUBLISHED: dict[str, Any] = {
     "summary_use_proj": True,
     "summary_activation": "tanh",
 }
-SIZES = {"vocab_size": 2**31, "n_layer": 1000, "d_model": 2**20, "n_head": 2**16, "d_inner": 2**24}  # at most
+SIZES = {"vocab_size": 2**31, "n_layer": 1000, "d_model": 2**20, "n_head": 2**16, "d_inner": 2**24}  # maximum
 SYNONYMS = {
     "n_token": "vocab_size",
     "hidden_size": "d_model",
@@ -29,7 +29,7 @@ SYNONYMS = {
     "num_hidden_layers": "n_layer",
 }
 CLASSIFIER = "XLNetForSequenceClassification"
-MULTI_LABEL = "multi_label"  # a task of foreign models: each output is a probability of its own
+MULTI_LABEL = "multi_label"  # a task of models trained elsewhere: each output is an independent probability
 PROBLEMS = {
     None: "classification",
     "single_label_classification": "classification",
@@ -40,7 +40,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class XLNetConfig:
-    """Everything the network's computation depends on. Field names are those of ``config.json``."""
+    """Every setting that the model's computation depends on. Field names are those of ``config.json``."""
 
     vocab_size: int
     n_layer: int
@@ -59,12 +59,12 @@ class XLNetConfig:
 
     @property
     def outputs(self) -> int:
-        """Width of the logits: one per class, or one value for regression."""
+        """Width of the logits: one per class, or 1 for regression."""
         return 1 if self.task == "regression" else len(self.classes)
 
 
 def from_recipe(recipe: ModelRecipe, vocab_size: int, pad_token_id: int, task: str, classes: list[str]) -> XLNetConfig:
-    """The shape a recipe asks for, with a head for these classes."""
+    """Make the configuration that a recipe asks for, with a head for these classes."""
     return XLNetConfig(
         vocab_size=vocab_size,
         n_layer=recipe.n_layer,
@@ -81,16 +81,16 @@ def from_recipe(recipe: ModelRecipe, vocab_size: int, pad_token_id: int, task: s
 
 
 def read(path: str | Path, outputs: int | None = None) -> XLNetConfig:
-    """Read a ``config.json`` in Hugging Face's layout, ours or theirs.
+    """Read a ``config.json`` in Hugging Face's layout.
 
     Args:
         path: the file.
-        outputs: width of the classifier's head that lies beside it; None: no head is wanted, and the config
-            that is returned has no classes.
+        outputs: width of the head in the weights beside it; None if no head is wanted, and then the returned
+            config has no classes.
 
     Raises:
-        UserError: missing, no JSON, no XLNet, an XLNet variant whose maths differs from ours, or outputs that the
-            file does not describe.
+        UserError: the file is missing, is not JSON, is not an XLNet config, describes an unsupported variant of XLNet,
+            or does not describe ``outputs`` outputs.
     """
     values = _values(path)
     if values.get("model_type") != "xlnet":
@@ -116,7 +116,7 @@ def read(path: str | Path, outputs: int | None = None) -> XLNetConfig:
 
 
 def _values(path: str | Path) -> dict[str, Any]:
-    """The file's fields, under the names that this module uses."""
+    """Read the file's fields, under the names that this module uses."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
@@ -131,7 +131,7 @@ def _values(path: str | Path) -> dict[str, Any]:
 
 
 def _number(path: str | Path, values: dict[str, Any], name: str, default: Any, low: Any, high: Any) -> Any:
-    """A field's number; whole where ``low`` is. A field without a default has to be there."""
+    """Return a field's number, an integer if ``low`` is one. A field without a default must be present."""
     value = values.get(name)
     if value is None and default is not None:
         return default
@@ -145,7 +145,7 @@ def _number(path: str | Path, values: dict[str, Any], name: str, default: Any, l
 
 
 def _head(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str, tuple[str, ...]]:
-    """The task of a head, and the names of its outputs; one output without a problem type is a regression."""
+    """Return a head's task and the names of its outputs. One output without a problem type means regression."""
     kinds = values.get("architectures") or [CLASSIFIER]
     if CLASSIFIER not in kinds:
         raise UserError(
@@ -171,7 +171,7 @@ def _head(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str, 
 
 
 def _names(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str, ...]:
-    """The outputs' names in order: of ``id2label``; ``LABEL_0`` and so on where nothing is said."""
+    """Return the outputs' names in order, from ``id2label``; missing names become ``LABEL_0`` and so on."""
     named = values.get("id2label") or {}
     if not isinstance(named, dict) or not all(isinstance(one, str | int | float) for one in named.values()):
         raise UserError(f"'{path}' has an id2label that is no table of numbers and names")
@@ -179,7 +179,7 @@ def _names(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str,
         by_index = {int(index): str(name) for index, name in named.items()}
     except ValueError as error:
         raise UserError(f"'{path}' has an id2label whose keys are not whole numbers: {error}") from None
-    # Names may be missing, but not all of the last ones: then the head is another one.
+    # Names may be missing, but if the last outputs have none, the config belongs to another head.
     last = max(by_index) if by_index else _number(path, values, "num_labels", outputs, 0, 2**31) - 1
     if last != outputs - 1 or min(by_index, default=0) < 0:
         what = f"id2label ends with output {last}" if by_index else f"num_labels is {last + 1}"
@@ -188,14 +188,14 @@ def _names(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str,
 
 
 def _refuse_variants(path: str | Path, values: dict[str, Any]) -> None:
-    """Settings that no published XLNet uses and that would silently change the result."""
+    """Raise UserError for settings that no published XLNet uses and that would silently change the result."""
     for name, value in PUBLISHED.items():
         if values.get(name, value) != value:
             raise UserError(f"'{path}' sets {name} = {values[name]!r}; allowed: {value!r}, as in the published models")
 
 
 def to_json(config: XLNetConfig) -> str:
-    """The ``config.json`` that ``transformers.XLNetForSequenceClassification`` loads as is."""
+    """Format the ``config.json`` that ``transformers.XLNetForSequenceClassification`` loads as it is."""
     values = dataclasses.asdict(config)
     task, classes = values.pop("task"), values.pop("classes")
     names = ["value"] if task == "regression" else list(classes)

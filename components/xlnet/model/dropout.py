@@ -1,9 +1,9 @@
-"""Dropout whose mask is a function of (seed, row, column): nothing is stored for the backward pass.
+"""Dropout whose mask is a function of (seed, row, column), so nothing is stored for the backward pass.
 
-Every implementation, on every device, computes the same mask, so each can be tested against the
-readable one below, and a kernel recomputes in the backward pass what it dropped in the forward one.
-The generator is a counter through an integer hash ("lowbias32", Ettinger 2018): each element costs
-two multiplications, where torch's CPU generator draws 64 bits per element in a single thread.
+Every implementation computes the same mask on every device. So each can be tested against the readable one below, and
+a kernel recomputes the mask in the backward pass. The generator hashes a counter with an integer hash ("lowbias32",
+Ettinger 2018). This costs two multiplications per element, while torch's CPU generator draws 64 bits per element in
+a single thread.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ _M1, _M2, _WORD = 0x21F0AAAD, 0xD35A2D97, 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Dropout:
-    """What to drop: each element with this probability, chosen by this key.
+    """Describes a dropout mask by its probability and its key.
 
     Attributes:
-        probability: 0 ≤ p < 1.
-        key: of row 0, int64 [1], on the device, below 2^32; a row's number is added to it. A tensor, so that a
-            recorded graph can be replayed with another.
+        probability: probability of dropping an element, 0 ≤ p < 1.
+        key: key of row 0, int64 [1], on the device, below 2^32; a row's number is added to it. It is a tensor so that a
+            recorded CUDA graph can be replayed with another key.
     """
 
     probability: float
@@ -30,38 +30,38 @@ class Dropout:
 
     @classmethod
     def seeded(cls, probability: float, seed: Tensor) -> "Dropout":
-        """With a key that has nothing in common with that of another seed: int64 [1], below 2^32."""
+        """Make a mask from a seed, int64 [1], below 2^32. Different seeds give unrelated keys."""
         return cls(probability, _mix(seed))
 
     def from_row(self, first: int) -> "Dropout":
-        """The same mask, of which row 0 is now row ``first``: for a slice of a larger batch."""
+        """Return the same mask, starting at row ``first``, for a slice of a larger batch."""
         return Dropout(self.probability, (self.key + first) & _WORD) if first else self
 
     @property
     def threshold(self) -> int:
-        """Elements whose 32 random bits are below it are dropped; 0: none are."""
+        """An element is dropped if its 32 random bits are below this number; 0 drops nothing."""
         return min(_WORD, round(self.probability * (1 << 32)))
 
     @property
     def scale(self) -> float:
-        """What kept elements are multiplied with, so that the mean stays."""
+        """Kept elements are multiplied by this factor, so that the mean does not change."""
         return 1 / (1 - self.probability)
 
     def keep(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """True for elements kept, at broadcast int64 row and column numbers."""
+        """Return True for kept elements, at broadcast int64 row and column numbers."""
         row_keys = _mix((self.key + rows) & _WORD)
         return _mix((row_keys + columns * GOLDEN) & _WORD) >= self.threshold
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Hash 32-bit words that lie in int64."""
+    """Hash 32-bit words that are stored as int64."""
     x = ((x ^ (x >> 16)) * _M1) & _WORD
     x = ((x ^ (x >> 15)) * _M2) & _WORD
     return x ^ (x >> 15)
 
 
 def dropout(x: Tensor, noise: Dropout | None) -> Tensor:
-    """Zero elements of [..., D] and scale the others so that the mean stays; None: return them as they are.
+    """Set elements of [..., D] to zero and scale the others to keep the mean; without noise, return ``x``.
 
     Source: Srivastava et al. 2014.
     """
@@ -73,9 +73,9 @@ def dropout(x: Tensor, noise: Dropout | None) -> Tensor:
 
 
 class Dropouts:
-    """A seed for each place that drops something, all drawn at once from torch's generator.
+    """Seeds for all dropout layers of one forward pass, drawn at once from torch's generator.
 
-    They are drawn on the host, and so are the same whatever the device.
+    They are drawn on the host, so they are the same on every device.
     """
 
     def __init__(self, places: int, device: torch.device, on: bool) -> None:
@@ -83,7 +83,7 @@ class Dropouts:
         self._used = 0
 
     def next(self, probability: float, first_row: int = 0) -> Dropout | None:
-        """The next place's, for rows counted from ``first_row``; None if nothing is dropped there."""
+        """Return the next layer's dropout, with rows counted from ``first_row``; None if it drops nothing."""
         if self._keys is None:
             return None
         self._used += 1
@@ -93,7 +93,7 @@ class Dropouts:
 
 
 class KeyBuffers:
-    """Keys in tensors that stay where they are, so that a recorded graph is replayed with those of another step."""
+    """Keeps dropout keys in tensors with fixed addresses, so that a recorded CUDA graph can use a new step's keys."""
 
     _in_use: "KeyBuffers | None" = None
 
@@ -102,21 +102,21 @@ class KeyBuffers:
         self._taken = 0
 
     def __enter__(self) -> None:
-        """Whatever draws keys from now on gets these: the first time they are made, later they are what they are."""
+        """From now on, drawing keys returns these buffers: new ones the first time, then the same ones."""
         KeyBuffers._in_use, self._taken = self, 0
 
     def __exit__(self, *_: object) -> None:
         KeyBuffers._in_use = None
 
     def take(self, keys: Tensor, device: torch.device) -> Tensor:
-        """The buffer of the next keys."""
+        """Return the buffer for the next keys."""
         if self._taken == len(self._buffers):
             self._buffers.append(keys.to(device))
         self._taken += 1
         return self._buffers[self._taken - 1]
 
     def refill(self) -> None:
-        """Draw all keys as they were drawn the first time: from the generator's present state, in the same order."""
+        """Draw new keys into all buffers from the generator's current state, in the original order."""
         for buffer in self._buffers:
             buffer.copy_(_random_keys(len(buffer)), non_blocking=True)
 

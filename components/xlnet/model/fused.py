@@ -1,4 +1,4 @@
-"""The element-wise parts of a block, in as few passes over memory as the device's kernels allow.
+"""The element-wise parts of a layer, in as few passes over memory as the device's kernels allow.
 
 Shapes: T rows, D columns.
 """
@@ -13,11 +13,11 @@ from xlnet.model import dropout as plain
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import native, native_fused, triton
 
-LANES = 16  # the compiled kernels work on rows of whole vectors
+LANES = 16  # the compiled kernels need rows of whole vectors
 
 
 def gelu_dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
-    """Dropout of the GELU (Hendrycks & Gimpel 2016, exact form): [T, D]."""
+    """Apply the exact GELU (Hendrycks & Gimpel 2016), then dropout: [T, D]."""
     if kernels := _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES):
         return kernels.gelu_dropout(x_TD, noise)
     return plain.dropout(F.gelu(x_TD), noise)
@@ -26,25 +26,25 @@ def gelu_dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
 def dropout_add_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, noise: Dropout | None
 ) -> Tensor:
-    """Layer norm (Ba et al. 2016) of ``residual + dropout(x)``: [T, D]."""
+    """Apply layer norm (Ba et al. 2016) to ``residual + dropout(x)``: [T, D]."""
     if kernels := _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES):
         return kernels.dropout_add_norm(x_TD, residual_TD, weight_D, bias_D, eps, noise)
     sum_TD = residual_TD + plain.dropout(x_TD, noise)
-    # Norm does not see a shift. Around zero, equal values have no spread, where torch finds its rounding errors.
+    # Layer norm ignores a shift. Centred equal values are exactly zero; otherwise torch would norm its rounding errors.
     sum_TD = sum_TD - sum_TD.detach().mean(-1, keepdim=True)
     return F.layer_norm(sum_TD, weight_D.shape, weight_D, bias_D, eps)
 
 
 def dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
-    """Zero elements and scale the others so that the mean stays: [T, D]."""
+    """Set elements to zero and scale the others to keep the mean: [T, D]."""
     kernels = _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES)
     return kernels.dropout(x_TD, noise) if kernels and noise is not None else plain.dropout(x_TD, noise)
 
 
 @cache
 def _kernels(device: str, dtype: str, rest: int) -> ModuleType | None:
-    """The module of fused kernels for this device, type and width modulo LANES; None: torch's own operators."""
-    if device == "cuda":  # Triton is loaded by those who use it
+    """Return the module of fused kernels for this device, type and width modulo LANES; None means torch's operators."""
+    if device == "cuda":  # import Triton only if it is used
         if triton.obstacle(device, dtype, LANES):
             return None
         from xlnet.model.kernels import triton_fused

@@ -13,10 +13,10 @@ BATCH_TOKENS = 8192
 def predict_logits(
     model: XLNetClassifier, split: Rows, batch_tokens: int = BATCH_TOKENS, segments: bool = True
 ) -> np.ndarray:
-    """Logits of every row, in the rows' order: float32 [rows, C].
+    """Compute the logits of every row, in row order: float32 [rows, C].
 
-    The model is put into evaluation mode for the call and back after it. ``segments`` is False for a model that
-    was trained without segment ids.
+    The model is in evaluation mode during the call, and in its previous mode afterwards. ``segments`` is False for a
+    model that was trained without segment ids.
     """
     logits = np.empty((len(split.lengths), model.config.outputs), np.float32)
     was_training = model.training
@@ -31,7 +31,7 @@ def predict_logits(
 
 @torch.inference_mode()
 def batch_logits(model: XLNetClassifier, batch: Batch, segments: bool = True) -> np.ndarray:
-    """Logits of one batch: float32 [S, C]."""
+    """Compute the logits of one batch: float32 [S, C]."""
     device = next(model.parameters()).device
     logits = model(
         torch.from_numpy(batch.input_ids_T).to(device),

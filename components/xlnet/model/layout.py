@@ -1,8 +1,7 @@
-"""Packed texts: one behind the other in a single row of tokens, with nothing between them.
+"""Packed texts: all texts of a batch are concatenated into a single row of tokens, without padding.
 
-XLNet's positions are relative, so a text's states do not depend on where in the row it stands, and
-attention that stays within each text is exact. Everything but attention works on [T, …] and never
-sees padding.
+XLNet's positions are relative, so a text's hidden states do not depend on its place in the row, and attention
+within each text is exact. All other operators work on [T, …] and never compute padding.
 
 Shapes: S texts, T tokens of all texts together.
 """
@@ -20,24 +19,24 @@ from xlnet.errors import RunError
 
 
 class Room(NamedTuple):
-    """What a layout of changing texts has room for."""
+    """The maximum size of a layout whose texts change."""
 
     tokens: int
-    texts: int  # one more than there ever are: the last one is always empty
+    texts: int  # one more than the maximum number of texts, because the last text is always empty
     longest: int
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where each text of a packed batch lies.
+    """Where each text of a packed batch is.
 
     Attributes:
-        lengths_S: tokens per text, on the host, each at least 1.
-        offsets_S1: text s holds tokens ``offsets_S1[s]`` to ``offsets_S1[s + 1] - 1``: int32, on the device.
-        real_T: False for padding, where texts were padded to one length (see :meth:`padded`); None: there is none.
-        first_token: of the batch that this is a part of; its dropout masks are that part of the whole batch's.
-        first_text: likewise.
-        room: of a layout whose texts change (see :meth:`with_room`); tokens behind the last text belong to none.
+        lengths_S: tokens per text, at least 1, on the host.
+        offsets_S1: text s has tokens ``offsets_S1[s]`` to ``offsets_S1[s + 1] - 1``: int32, on the device.
+        real_T: False for padding, if texts were padded to one length (see :meth:`padded`); None without padding.
+        first_token: this part's first token within the whole batch; it selects this part's rows of the dropout masks.
+        first_text: this part's first text within the whole batch.
+        room: maximum size, if the texts change (see :meth:`with_room`); tokens after the last text belong to no text.
     """
 
     lengths_S: np.ndarray
@@ -51,10 +50,10 @@ class Layout:
     def of(
         cls, lengths_S: np.ndarray, device: torch.device | str = "cpu", first_token: int = 0, first_text: int = 0
     ) -> "Layout":
-        """The layout of texts of these lengths, in this order.
+        """Make the layout of texts of these lengths, in this order.
 
         Raises:
-            RunError: no text, or an empty one.
+            RunError: there is no text, or a text is empty.
         """
         lengths_S = np.asarray(lengths_S, np.int64)
         if not len(lengths_S) or lengths_S.min() < 1:
@@ -64,10 +63,10 @@ class Layout:
 
     @classmethod
     def padded(cls, real_T: Tensor, length: int, first_text: int = 0) -> "Layout":
-        """The layout of texts that were left-padded to one length, for devices that compile every shape anew.
+        """Make the layout of texts that were left-padded to one length, for devices that compile every new shape.
 
-        Shapes depend on nothing but the arguments': no token count leaves the device. Nothing is computed there
-        either, so that a batch can be laid out while another one's program is being collected.
+        Output shapes depend only on input shapes, so nothing is synchronised with the host. Nothing is computed on the
+        device either, so this can run while the program of another batch is being collected.
         """
         texts = len(real_T) // length
         offsets_S1 = torch.arange(0, (texts + 1) * length, length, dtype=torch.int32).to(real_T.device)
@@ -75,15 +74,15 @@ class Layout:
 
     @classmethod
     def with_room(cls, room: Room, device: torch.device) -> "Layout":
-        """A layout without texts, in which :meth:`replace` puts some: its tensors stay where they are.
+        """Make an empty layout, to be filled by :meth:`replace`. Its tensors keep their addresses.
 
-        That is what a recorded graph needs. Shapes are those of the room, whatever is in it.
+        A recorded CUDA graph needs this. The tensors' shapes depend only on ``room``.
         """
         offsets_S1 = torch.zeros(room.texts + 1, dtype=torch.int32, device=device)
         return cls(np.zeros(room.texts, np.int64), offsets_S1, room=room)
 
     def replace(self, lengths_S: np.ndarray) -> None:
-        """Put texts of these lengths into a layout with room for them."""
+        """Replace the texts of a layout made by :meth:`with_room` by texts of these lengths."""
         self.lengths_S[:] = 0
         self.lengths_S[: len(lengths_S)] = lengths_S
         _refill((self.offsets_S1,), (_offsets(self.lengths_S),))
@@ -92,17 +91,17 @@ class Layout:
 
     @cached_property
     def tokens(self) -> int:
-        """T: tokens of all texts together."""
+        """T: total number of tokens."""
         return self.room.tokens if self.room else int(self.lengths_S.sum())
 
     @property
     def texts(self) -> int:
-        """S."""
+        """S: number of texts."""
         return len(self.lengths_S)
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest text."""
+        """Length of the longest text in tokens."""
         return self.room.longest if self.room else int(self.lengths_S.max())
 
     @cached_property
@@ -110,7 +109,7 @@ class Layout:
         return {}
 
     def _table(self, name: str, size: int, make: Callable[[], tuple[np.ndarray, ...]]) -> tuple[Tensor, ...]:
-        """Tensors on the device, made once."""
+        """Return tensors on the device; the first call for a name and size makes them."""
         if (name, size) not in self._tables:
             device = self.offsets_S1.device
             tensors = tuple(torch.from_numpy(x).to(device, non_blocking=True) for x in make())
@@ -118,13 +117,13 @@ class Layout:
         return self._tables[name, size][0]
 
     def blocks(self, rows: int) -> tuple[Tensor, ...]:
-        """Text, and first token within it, of every block of so many tokens of one text: int32 [blocks] each."""
+        """Cut each text into blocks of ``rows`` tokens; return each block's text and first token: int32 [blocks]."""
 
         def make() -> tuple[np.ndarray, ...]:
             counts_S = -(-self.lengths_S // rows)
             text = np.repeat(np.arange(self.texts), counts_S)
             start = (np.arange(len(text)) - np.repeat(np.cumsum(counts_S) - counts_S, counts_S)) * rows
-            if self.room:  # the most there can be; those that are not there lie in an empty text
+            if self.room:  # the maximum number of blocks; unused ones belong to an empty text
                 missing = self.texts + self.tokens // rows - len(text)
                 text, start = np.pad(text, (0, missing), constant_values=self.texts - 1), np.pad(start, (0, missing))
             return text.astype(np.int32), start.astype(np.int32)
@@ -132,9 +131,9 @@ class Layout:
         return self._table("blocks", rows, make)
 
     def squares(self, pitch: int) -> tuple[Tensor, int]:
-        """Where each text's square of scores begins, and the elements of all of them.
+        """Return where each text's square of attention scores begins, int64 [S], and the squares' total size.
 
-        Rows of a square begin at multiples of ``pitch`` elements: int64 [S].
+        Both count elements. Rows of a square begin at multiples of ``pitch`` elements.
         """
 
         def make() -> tuple[np.ndarray, ...]:
@@ -149,20 +148,20 @@ class Layout:
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
-        """First token and the one behind the last, per text."""
+        """Return each text's first token and the token after its last."""
         ends = np.cumsum(self.lengths_S)
         return list(zip((ends - self.lengths_S).tolist(), ends.tolist(), strict=True))
 
     @property
     def last_S(self) -> Tensor:
-        """Position of each text's last token: int64 [S]."""
+        """Return the position of each text's last token: int64 [S]."""
         return self.offsets_S1[1:].long() - 1
 
     def check(self, tokens: int) -> None:
-        """Refuse tensors that this layout does not describe.
+        """Check that tensors of this many tokens fit this layout.
 
         Raises:
-            RunError: another number of tokens.
+            RunError: the layout has another number of tokens.
         """
         if tokens != self.tokens:
             raise RunError(
@@ -178,5 +177,5 @@ def _offsets(lengths_S: np.ndarray) -> np.ndarray:
 def _refill(tensors: tuple[Tensor, ...], arrays: tuple[np.ndarray, ...]) -> None:
     for tensor, array in zip(tensors, arrays, strict=True):
         source = torch.from_numpy(np.ascontiguousarray(array))
-        # From pinned memory the copy does not hold up the one who asks for it.
+        # A copy from pinned memory does not block the caller.
         tensor.copy_(source.pin_memory() if tensor.is_cuda else source, non_blocking=True)

@@ -1,4 +1,4 @@
-"""What attention adds to content: the distance between two tokens, and whether they share a segment.
+"""The position and segment terms of attention: two tokens' distance, and whether they share a segment.
 
 Shapes: T tokens, N heads, H head width, D model width, L tokens of one text, R = 2L distances (from L
 down to 1 - L).
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 class Positions(NamedTuple):
-    """Relative positions, shared by all texts of a batch.
+    """Relative positions, which all texts of a batch share.
 
     Attributes:
-        r_RNH: projected encodings of the distances from the longest text's L down to 1 - L.
-        content_bias_NH: ``r_w_bias``, added to queries that meet keys.
-        position_bias_NH: ``r_r_bias``, added to queries that meet distances.
+        r_RNH: projected encodings of the distances from L down to 1 - L, where L is the longest text's length.
+        content_bias_NH: ``r_w_bias``, added to queries before their product with keys.
+        position_bias_NH: ``r_r_bias``, added to queries before their product with distances.
     """
 
     r_RNH: Tensor
@@ -24,17 +24,17 @@ class Positions(NamedTuple):
     position_bias_NH: Tensor
 
     def of_length(self, length: int) -> Tensor:
-        """The rows that a text of this length needs: distances from ``length`` down to ``1 - length``."""
+        """Return the rows for a text of this length: distances from ``length`` down to ``1 - length``."""
         longest = len(self.r_RNH) // 2
         return self.r_RNH[longest - length : longest + length]
 
 
 class Segments(NamedTuple):
-    """Relative segments: only whether two tokens share one matters.
+    """Relative segments: attention depends only on whether two tokens share a segment.
 
     Attributes:
         ids_T: segment of each token: int32.
-        bias_NH: ``r_s_bias``, added to queries that meet segments.
+        bias_NH: ``r_s_bias``, added to queries before their product with segment embeddings.
         embed_2NH: embedding of "same segment" (0) and "another segment" (1).
     """
 
@@ -44,7 +44,7 @@ class Segments(NamedTuple):
 
 
 def distance_encoding(length: int, width: int, clamp_len: int, device: torch.device | None = None) -> Tensor:
-    """Sinusoids of the distances L, L-1, …, 1-L: float32 [R, D], sines first, then cosines.
+    """Return the sinusoids of the distances L, L-1, …, 1-L: float32 [R, D], sines first, then cosines.
 
     Source: Vaswani et al. 2017, section 3.5, in Transformer-XL's arrangement.
     """
@@ -57,17 +57,17 @@ def distance_encoding(length: int, width: int, clamp_len: int, device: torch.dev
 
 
 def by_key(scores_R: Tensor) -> Tensor:
-    """Turn scores by distance into scores by key, without copying: [..., L, R] → [..., L, L].
+    """View scores by distance as scores by key, without copying: [..., L, R] → [..., L, L].
 
-    Key j stands at column L + j - i of query i's row. Read with rows of 2L - 1 instead of 2L, the
-    same memory holds the wanted values one below the other.
+    The score of key j is in column L + j - i of query i's row. If the same memory is read with rows of 2L - 1 elements
+    instead of 2L, each key's scores are in one column.
     """
     length = scores_R.shape[-2]
     return scores_R.flatten(-2)[..., length:].unflatten(-1, (length, 2 * length - 1))[..., :length]
 
 
 def split_heads(qkv_T3NH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values as views. Gradients that are again views of one tensor are joined without a copy."""
+    """Return views of queries, keys and values. Gradients that are views of one tensor are joined without a copy."""
     return _Split.apply(qkv_T3NH)
 
 
@@ -88,13 +88,13 @@ class _Split(torch.autograd.Function):
 
 
 def by_token(x_TNH: Tensor) -> Tensor:
-    """What kernels take: a token's heads side by side; tokens may lie apart, as slices of a larger tensor do."""
+    """Return the memory layout that kernels need: a token's heads are contiguous, tokens may have any stride."""
     heads, width = x_TNH.shape[1:]
     return x_TNH if x_TNH.stride()[1:] == (width, 1) else x_TNH.contiguous().view(-1, heads, width)
 
 
 def room_for_gradients(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> tuple[Tensor, ...]:
-    """Uninitialised tensors with the same token strides; views of one tensor where the arguments are."""
+    """Make uninitialised tensors with the arguments' token strides; views of one tensor if the arguments are."""
     tokens, heads, width = q_TNH.shape
     step = heads * width * q_TNH.element_size()
     if all(x.stride(0) == 3 * heads * width for x in (q_TNH, k_TNH, v_TNH)) and (

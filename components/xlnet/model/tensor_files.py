@@ -1,4 +1,4 @@
-"""A model's tensors out of the files that ``transformers`` writes, whole or in shards; pickled objects stay shut."""
+"""Reads a model's tensors from the files that ``transformers`` writes, sharded or not, without unpickling objects."""
 
 import json
 import pickle
@@ -17,10 +17,10 @@ UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyE
 
 
 def read(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a model's directory, by name.
+    """Read all tensors of a model's directory, by name.
 
     Raises:
-        UserError: the directory has no weights, or ones that hold other objects than tensors.
+        UserError: the directory has no weights, or they contain objects other than tensors.
         CorruptArtifact: a file is damaged or missing.
     """
     for name in (SAFE, PICKLED):

@@ -1,6 +1,6 @@
-"""Weights in and out, in Hugging Face's layout: ``config.json`` and ``model.safetensors``.
+"""Reads and writes weights in Hugging Face's layout: ``config.json`` and ``model.safetensors``.
 
-Queries, keys and values are three tensors there and one parameter here.
+The files have three tensors for the projections of queries, keys and values; our model has one parameter.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from xlnet.model.xlnet import XLNetClassifier
 FUSED = ".rel_attn.qkv"
 HEAD = "logits_proj.weight"
 NO_CLASSIFIER = ": it is no trained classifier; to fine-tune it name it as model.pretrained"
-HEADS = ("sequence_summary.", "logits_proj.")  # absent from a pretrained language model
+HEADS = ("sequence_summary.", "logits_proj.")  # a pretrained language model lacks these
 
 
 def save_classifier(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
-    """Write ``config.json`` and, of a model's state, ``model.safetensors``; equal weights give equal bytes."""
+    """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes."""
     Path(directory, "config.json").write_text(configs.to_json(config), encoding="utf-8")
     state = {name: value.detach().to("cpu", torch.float32) for name, value in weights.items()}
     tensors = {name: value.contiguous() for name, value in split_qkv(state).items()}
@@ -32,15 +32,15 @@ def save_classifier(weights: Mapping[str, Tensor], config: XLNetConfig, director
 
 
 def load_classifier(directory: str | Path) -> XLNetClassifier:
-    """Load a trained classifier, ours or one of ``transformers``: float32, on the CPU, in evaluation mode.
+    """Load a classifier that we or ``transformers`` have written: float32, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: the directory holds no XLNet classifier, or one that its config does not describe.
-        CorruptArtifact: its weights cannot be read, or are not all finite.
+        UserError: the directory has no XLNet classifier, or its config does not match the weights.
+        CorruptArtifact: the weights cannot be read, or some are not finite.
     """
     directory = Path(directory)
     config_file = directory / "config.json"
-    configs.read(config_file)  # what is no XLNet is said before its weights are read
+    configs.read(config_file)  # refuse other models before reading their weights
     tensors = join_qkv(tensor_files.read(directory))
     head = tensors.get(HEAD)
     if head is None or head.dim() != 2 or not len(head):
@@ -56,7 +56,7 @@ def load_classifier(directory: str | Path) -> XLNetClassifier:
 
 
 def _refuse_misfit(directory: Path, model: XLNetClassifier, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError if a weight is missing or of another shape than the config says."""
+    """Raise UserError if a weight is missing or does not have the shape that the config gives."""
     own = model.state_dict()
     if missing := [name for name in own if name not in tensors]:
         raise UserError(f"'{directory}' lacks {missing[0]} ({len(missing)} weights missing){NO_CLASSIFIER}")
@@ -71,16 +71,16 @@ def _refuse_misfit(directory: Path, model: XLNetClassifier, tensors: Mapping[str
 
 
 def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[str]) -> XLNetClassifier:
-    """Start from published or own weights, with a head for this task.
+    """Load pretrained weights, with a new head for this task.
 
     Args:
         name: a directory in Hugging Face layout, or a hub name such as ``xlnet-base-cased``.
-        tokenizer: directory of the dataset's tokenizer, which must be the one the weights were trained with.
+        tokenizer: directory of the dataset's tokenizer; the weights must have been trained with the same one.
         task: ``"classification"`` or ``"regression"``.
         classes: class names in index order.
 
     Raises:
-        UserError: nothing there, not XLNet, or another vocabulary.
+        UserError: there is no such model, it is not XLNet, or it has another vocabulary.
     """
     directory = fetch(name)
     published = configs.read(directory / "config.json")
@@ -102,7 +102,7 @@ def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[s
 
 
 def _refuse_other_tokens(name: str, directory: Path, ours: Tokenizer, vocab_size: int) -> None:
-    """Raise UserError if a token id means one piece in the dataset and another one to the pretrained weights."""
+    """Raise UserError if a token id stands for different pieces in the dataset and in the pretrained model."""
     remedy = "set data.tokenizer to the directory of the pretrained model"
     if vocab_size != ours.vocab_size:
         raise UserError(
@@ -116,10 +116,10 @@ def _refuse_other_tokens(name: str, directory: Path, ours: Tokenizer, vocab_size
 
 
 def find(name: str) -> Path:
-    """Where a pretrained model's ``config.json`` is: in its directory, or fetched from the hub by the model's name.
+    """Return the path of a pretrained model's ``config.json``, in its directory or downloaded from the hub.
 
     Raises:
-        UserError: neither has it.
+        UserError: neither the directory nor the hub has it.
     """
     if Path(name).is_dir():
         return Path(name, "config.json")
@@ -140,7 +140,7 @@ def _not_found(name: str, error: Exception) -> UserError:
 
 
 def fetch(name: str) -> Path:
-    """The directory of a pretrained model: itself, or its files fetched from the hub by name."""
+    """Return a pretrained model's directory: ``name`` itself, or a download from the hub."""
     config = find(name)
     if Path(name).is_dir():
         return Path(name)
@@ -159,7 +159,7 @@ def fetch(name: str) -> Path:
 
 
 def split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Our names to Hugging Face's: each ``…rel_attn.qkv`` [D, 3, N, H] becomes ``q``, ``k`` and ``v`` [D, N, H]."""
+    """Convert our tensors to Hugging Face's: split each ``…rel_attn.qkv`` [D, 3, N, H] into q, k and v [D, N, H]."""
     split: dict[str, torch.Tensor] = {}
     for name, value in tensors.items():
         if name.endswith(FUSED):
@@ -171,7 +171,7 @@ def split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def join_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Hugging Face's names to ours; a layer that lacks one of the three is left as it is, for the caller to notice."""
+    """Convert Hugging Face's tensors to ours. A layer that lacks q, k or v stays unchanged; the caller refuses it."""
     joined = dict(tensors)
     for name in tensors:
         stem = name.removesuffix("q")
@@ -182,7 +182,7 @@ def join_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A bare XLNetModel's file names its tensors without the ``transformer.`` that classifiers have."""
+    """Add the prefix ``transformer.`` that classifiers have to the names of a bare XLNetModel's tensors."""
     if any(name.startswith("transformer.") for name in tensors):
         return tensors
     return {f"transformer.{name}": value for name, value in tensors.items()}

@@ -1,11 +1,11 @@
 """XLNet for sequence classification and regression, over packed texts.
 
-Parameter names and shapes are those of Hugging Face's files but for one: queries, keys and values are
-one parameter ``qkv`` here, which :mod:`xlnet.model.weights` joins and splits. The mathematics is Yang
-et al. 2019; what differs from the common implementation is that nothing is computed for padding, and
-that one table of distances serves the whole batch (with dropout, one mask of it).
+Parameter names and shapes are those of Hugging Face's files, except that one parameter ``qkv`` replaces ``q``, ``k``
+and ``v``; :mod:`xlnet.model.weights` converts between them. The formulas are those of Yang et al. 2019. Unlike the
+common implementation, this one computes nothing for padding, and uses one table of distances, with one dropout mask,
+for the whole batch.
 
-Shapes: S texts, T tokens of all texts together, L tokens of the longest, D model width, N heads,
+Shapes: S texts, T tokens of all texts together, L tokens of the longest text, D model width, N heads,
 H head width, R = 2L distances, C outputs.
 """
 
@@ -26,7 +26,7 @@ from xlnet.model.positions import Positions, Segments, distance_encoding, split_
 
 
 class Shared(NamedTuple):
-    """What all layers of one forward pass use."""
+    """Inputs that all layers of one forward pass share."""
 
     layout: Layout
     distances_RD: Tensor
@@ -35,7 +35,7 @@ class Shared(NamedTuple):
 
 
 class LayerNoise(NamedTuple):
-    """What one layer drops: drawn outside of it, so that a layer computed again drops the same."""
+    """One layer's dropout masks. They are drawn outside the layer, so a recomputed layer uses the same masks."""
 
     weights: Dropout | None
     attended: Dropout | None
@@ -44,7 +44,7 @@ class LayerNoise(NamedTuple):
 
 
 class RelativeAttention(nn.Module):
-    """Projections around :func:`relative_attention`, residual and layer norm."""
+    """Attention with its projections, residual connection and layer norm."""
 
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def _heads(x_TD: Tensor, weight_DNH: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around a GELU, residual and layer norm."""
+    """Two linear layers around a GELU, with residual connection and layer norm."""
 
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """One block: attention, then feed-forward."""
+    """One transformer layer: attention, then feed-forward."""
 
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
@@ -109,12 +109,12 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings and blocks.
+    """Embeddings and layers.
 
     Attributes:
-        impl: which attention to use, see :data:`xlnet.model.attention.IMPLEMENTATIONS`.
-        recompute: compute each layer again in the backward pass instead of keeping its activations.
-        sparse_gradient: give the embedding table a gradient for the batch's tokens only.
+        impl: the attention implementation, see :data:`xlnet.model.attention.IMPLEMENTATIONS`.
+        recompute: recompute each layer in the backward pass instead of keeping its activations.
+        sparse_gradient: give the embedding table a sparse gradient, for only the batch's tokens.
     """
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -128,20 +128,20 @@ class Transformer(nn.Module):
         self.sparse_gradient = False
 
     def attention_name(self) -> str:
-        """The attention that ``impl`` stands for where the weights are."""
+        """Return the attention implementation that ``impl`` selects on the weights' device."""
         weights = self.word_embedding.weight
         return implementation(self.impl, weights.device.type, str(weights.dtype), self.config.d_head)
 
     def forward(
         self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None
     ) -> Tensor:
-        """Hidden states of the last block: [T, D].
+        """Compute the hidden states of the last layer: [T, D].
 
         Args:
-            input_ids_T: token ids of all texts, one behind the other.
-            segment_ids_T: segment ids; only whether two are equal matters. None: no segments.
-            layout: where each text lies.
-            hidden_T: True for tokens to be replaced by the mask embedding; None: none.
+            input_ids_T: token ids of all texts, concatenated.
+            segment_ids_T: segment ids, which are only compared for equality; None means no segments.
+            layout: where each text is.
+            hidden_T: True for tokens to replace by the mask embedding; None replaces nothing.
         """
         layout.check(len(input_ids_T))
         p, heads, first = self.config.dropout, self.config.n_head, layout.first_token
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
             x_TD = torch.where(hidden_T[:, None], self.mask_emb[0].to(x_TD.dtype), x_TD)
         x_TD = dropout(x_TD, dropouts.next(p, first))
         distances_RD = distance_encoding(layout.longest, self.config.d_model, self.config.clamp_len, x_TD.device)
-        # A distance has its mask whatever the longest text: parts of a batch drop the same.
+        # A distance's mask does not depend on the longest text, so all parts of a batch use the same mask.
         distances_RD = dropout(distances_RD.to(x_TD.dtype), dropouts.next(p, -layout.longest))
         shared = Shared(layout, distances_RD, segment_ids_T, self.impl)
         for layer in self.layer:
@@ -164,7 +164,7 @@ class Transformer(nn.Module):
 
 
 class SequenceSummary(nn.Module):
-    """The last token's state, projected, through tanh and dropout."""
+    """Projects the last token's hidden state and applies tanh and dropout."""
 
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
@@ -172,13 +172,13 @@ class SequenceSummary(nn.Module):
         self.last_dropout = config.summary_last_dropout
 
     def forward(self, last_SD: Tensor, first_text: int = 0) -> Tensor:
-        """[S, D] → [S, D]; ``first_text`` is that of the layout."""
+        """[S, D] → [S, D]; ``first_text`` is the layout's."""
         summary_SD = torch.tanh(self.summary(last_SD))
         return dropout(summary_SD, Dropouts(1, last_SD.device, self.training).next(self.last_dropout, first_text))
 
 
 class XLNetClassifier(nn.Module):
-    """XLNet with a classification or regression head on the final ``<cls>``."""
+    """XLNet with a classification or regression head on the final ``<cls>`` token."""
 
     def __init__(self, config: XLNetConfig) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class XLNetClassifier(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal weights, zero biases, unit norms (the released code's initialisation)."""
+        """Initialise as the released code does: normal weights, zero biases, layer norms with weight one."""
         for name, parameter in self.named_parameters():
             if name.endswith("layer_norm.weight"):
                 nn.init.ones_(parameter)
@@ -201,6 +201,6 @@ class XLNetClassifier(nn.Module):
     def forward(
         self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None
     ) -> Tensor:
-        """Logits [S, C] of packed texts; for arguments see :class:`Transformer`."""
+        """Compute the logits of packed texts, [S, C]; for the arguments see :class:`Transformer`."""
         x_TD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
         return self.logits_proj(self.sequence_summary(x_TD[layout.last_S], layout.first_text))

@@ -1,1 +1,1 @@
-"""Implementations of one mathematics: readable, portable, and fast on one kind of device."""
+"""Implementations of the same formulas: a readable one, portable ones, and fast ones for one kind of device."""

@@ -1,10 +1,10 @@
-"""Compiles the CPU kernels, on first use or ahead of time.
+"""Compiles the CPU kernels on first use or ahead of time.
 
-    python build.py FOLDER      # for every level of x86-64; XLNET_KERNELS=FOLDER then needs no compiler
+    python build.py FOLDER      # every level of x86-64; with XLNET_KERNELS=FOLDER no compiler is needed later
 
-A library's name is made from the sources, the level of the processor, and the compiler, so nothing stale
-is ever loaded and a second process compiles nothing. Levels rather than the very processor: equal levels
-give equal bits on different machines.
+A library's name contains a hash of the sources, the processor's level and the compiler, so no stale library is loaded
+and a second process compiles nothing. The target is a level of x86-64 and not the exact processor, so machines of
+equal level compute equal bits.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ import torch
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
-# What each level of x86-64 adds that the kernels gain from, as Linux names it; best first.
+# Processor features of each x86-64 level that speed up the kernels, as Linux names them; best level first.
 LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "x86-64-v3": {"avx2", "fma", "bmi2", "f16c"},
@@ -32,15 +32,15 @@ LEVELS = {
 
 
 class Unbuildable(Exception):
-    """Why there are no compiled kernels here."""
+    """The compiled kernels are not available; the message says why."""
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """The compiled kernels.
+    """Load the compiled kernels, after compiling them if needed.
 
     Raises:
-        Unbuildable: no compiler, or it failed; with the reason.
+        Unbuildable: there is no compiler, or it failed; the message gives the reason.
     """
     if os.environ.get("XLNET_NATIVE_KERNELS") == "0":
         raise Unbuildable("XLNET_NATIVE_KERNELS is 0")
@@ -52,7 +52,7 @@ def library() -> ctypes.CDLL:
 
 
 def level() -> str:
-    """The best level that this processor has; ``native`` where it is no x86-64."""
+    """Return this processor's best x86-64 level; ``native`` for other processors."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return "native"
     features = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split()) if sys.platform == "linux" else set()
@@ -60,12 +60,12 @@ def level() -> str:
 
 
 def _find() -> Path:
-    """The library for this processor: compiled ahead of time, or earlier, or now."""
+    """Return this processor's library: compiled ahead of time, cached, or compiled now."""
     ready = Path(os.environ.get("XLNET_KERNELS") or os.devnull) / _name(level())
     if ready.exists():
         return ready
     compiler = _compiler()
-    # The compiler's macros name it and its version.
+    # The compiler's predefined macros identify the compiler and its version.
     macros = _run([compiler, "-dM", "-E", "-x", "c++", os.devnull])
     target = _cache() / _name(level(), macros + torch.__version__)
     if not target.exists():
@@ -92,11 +92,11 @@ def _compile(compiler: str, processor: str, target: Path) -> None:
             _run([compiler, *FLAGS, f"-march={processor}", "-c", str(source), "-o", compiled])
         built = Path(folder, "native.so")
         _run([compiler, "-shared", *objects, *_openmp(), "-o", str(built)])
-        built.replace(target)  # several processes may do this at once: the last one wins, all are equal
+        built.replace(target)  # several processes may do this at once; their files are equal
 
 
 def _openmp() -> list[str]:
-    """torch's own OpenMP library: with a second one, two sets of threads would wait for each other's processor."""
+    """Return flags that link torch's OpenMP library. A second library's threads would compete for the processors."""
     found = sorted(Path(torch.__file__).parent.glob("lib/lib*omp*.so*")) or sorted(
         Path(torch.__file__).parent.parent.glob("torch.libs/lib*omp*.so*")
     )
@@ -104,12 +104,12 @@ def _openmp() -> list[str]:
 
 
 def _cache() -> Path:
-    """Where compiled kernels are kept: the user's cache, or a temporary folder where that cannot be written."""
+    """Return the folder of compiled kernels: the user's cache, or a temporary folder if that is not writable."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlnet-pipeline"
     if _can_write(root):
         root.mkdir(parents=True, exist_ok=True)
         return root
-    # The folder's owner is the only one who can put a library there.
+    # Only the folder's owner can put a library there.
     fallback = Path(tempfile.gettempdir()) / f"xlnet-pipeline-{os.getuid()}"
     fallback.mkdir(mode=0o700, exist_ok=True)
     if fallback.stat().st_uid != os.getuid():
@@ -133,7 +133,7 @@ def _run(command: list[str]) -> str:
 
 
 def main(folder: str) -> None:
-    """Compile for every level into a folder."""
+    """Compile the kernels for every level into a folder."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for processor in LEVELS:
         _compile(_compiler(), processor, Path(folder, _name(processor)))

@@ -1,4 +1,4 @@
-"""Relative attention by the compiled CPU kernels: see ``attention.cpp`` for how it works.
+"""Relative attention with the compiled CPU kernels; ``attention.cpp`` explains the algorithm.
 
 Shapes: see :mod:`xlnet.model.attention`; G groups of texts, X distances with room for whole blocks.
 """
@@ -15,14 +15,14 @@ from xlnet.model.kernels import build
 from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments, by_token, room_for_gradients
 
-LANES = 16  # a head must be whole vectors of the widest kind
-# Each group sums the gradients of its texts' distances in a buffer of its own, so that the sum's order
-# does not depend on the number of threads.
+LANES = 16  # the head width must be a multiple of the widest vector
+# Each group of texts sums its gradients of distances in a separate buffer, so that the order of summation does not
+# depend on the number of threads.
 GROUPS = 4
 
 
 def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Why it cannot run here; empty if it can."""
+    """Return why it cannot run here; empty if it can."""
     if device != "cpu":
         return f"it is for the CPU, and the tensors are on {device}"
     if dtype == "torch.float64":
@@ -45,7 +45,7 @@ def attention(
     layout: Layout,
     dropout: Dropout | None,
 ) -> Tensor:
-    """See :func:`xlnet.model.attention.relative_attention`. Computes in float32, whatever the type."""
+    """See :func:`xlnet.model.attention.relative_attention`. It computes in float32 for every input type."""
     ids_T, bias_NH, embed_2NH = segments or (None, None, None)
     tensors = (*_floats(q_TNH, k_TNH, v_TNH, *positions), *_floats(bias_NH, embed_2NH))
     return _Attention.apply(*tensors, ids_T, layout, dropout).to(q_TNH.dtype)

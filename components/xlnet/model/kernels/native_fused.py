@@ -1,6 +1,6 @@
-"""Dropout, GELU with dropout, and layer norm of a residual plus dropout, by the CPU kernels in ``elementwise.cpp``.
+"""Dropout, GELU with dropout, and layer norm of a residual plus dropout, with the CPU kernels of ``elementwise.cpp``.
 
-All compute in float32 and return float32, also under autocast.
+All of them compute in float32 and return float32, also under autocast.
 
 Shapes: T rows, D columns.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
 
-# Sums over rows are taken in this many parts, whatever the number of threads.
+# Sums over rows are split into this many parts, independently of the number of threads.
 PARTS = 32
 
 

@@ -1,9 +1,9 @@
-"""Relative attention over texts padded to one length: a single rectangle, for compilers that make kernels of their own.
+"""Relative attention over texts padded to one length, for compilers that generate their own kernels.
 
-Every shape follows from the rectangle's, so that a program compiled once serves every batch of it, and
-the dropout mask is that of the readable implementation: losses are the same on every device.
+All shapes follow from [B, L], so a program that is compiled once serves every batch of this shape. The dropout mask
+is that of the reference implementation, so losses are the same on every device.
 
-Shapes: see :mod:`xlnet.model.attention`; here B texts of L tokens, padding counted.
+Shapes: see :mod:`xlnet.model.attention`; here B texts of L tokens, including padding.
 """
 
 import math
@@ -17,7 +17,7 @@ from xlnet.model.positions import Positions, Segments, by_key
 
 
 def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Why it cannot run here: it runs everywhere."""
+    """Return an empty string, because this implementation runs everywhere."""
     return ""
 
 
@@ -30,14 +30,14 @@ def attention(
     layout: Layout,
     dropout: Dropout | None,
 ) -> Tensor:
-    """See :func:`xlnet.model.attention.relative_attention`; the layout must be of padded texts."""
+    """See :func:`xlnet.model.attention.relative_attention`. The layout must come from :meth:`Layout.padded`."""
     texts, length = layout.texts, layout.longest
     q_BNLH, k_BNLH, v_BNLH = (x.unflatten(0, (texts, length)).transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH))
     r_NRH = positions.of_length(length).transpose(0, 1)
     scores = (q_BNLH + positions.content_bias_NH[:, None]) @ k_BNLH.mT
     scores = scores + by_key((q_BNLH + positions.position_bias_NH[:, None]) @ r_NRH.mT)
     if segments is not None:
-        # Softmax ignores what is constant along a row, so "same segment" can be the zero of this term.
+        # Softmax ignores a constant along a row, so this term can be zero for "same segment".
         other_NH1 = (segments.embed_2NH[1] - segments.embed_2NH[0])[..., None]
         ids_BL = segments.ids_T.view(texts, length)
         differs_B1LL = (ids_BL[:, None, :, None] != ids_BL[:, None, None, :]).to(scores.dtype)
@@ -52,7 +52,7 @@ def attention(
 
 
 def _keep(dropout: Dropout, weights_BNLL: Tensor) -> Tensor:
-    """The mask's row is the query's token and head, its column the key's place in the text."""
+    """Return the mask. Its row is the query's token and head; its column is the key's place in the text."""
     texts, heads, length, _ = weights_BNLL.shape
     device = weights_BNLL.device
     token_BL = torch.arange(texts * length, device=device).view(texts, 1, length, 1)

@@ -1,4 +1,4 @@
-"""The readable attention, one text at a time: what every other implementation is tested against.
+"""The reference attention, one text at a time; all other implementations are tested against it.
 
 Shapes: see :mod:`xlnet.model.attention`; here L is the length of one text.
 """
@@ -14,7 +14,7 @@ from xlnet.model.positions import Positions, Segments, by_key
 
 
 def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Why it cannot run here: it runs everywhere."""
+    """Return an empty string, because this implementation runs everywhere."""
     return ""
 
 
@@ -47,7 +47,7 @@ def attention(
 
 
 def _keep(dropout: Dropout, start: int, weights_NLL: Tensor) -> Tensor:
-    """The mask's row is the query's token and head, its column the key's place in the text."""
+    """Return the mask. Its row is the query's token and head; its column is the key's place in the text."""
     heads, length, _ = weights_NLL.shape
     token_L = torch.arange(start, start + length, device=weights_NLL.device)
     rows = token_L[:, None] * heads + torch.arange(heads, device=weights_NLL.device)[:, None, None]

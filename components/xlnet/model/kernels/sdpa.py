@@ -1,11 +1,10 @@
-"""Relative attention through torch's scaled dot-product attention: the portable one.
+"""Relative attention with torch's scaled dot-product attention, which runs everywhere.
 
-Position and segment scores become a bias. Texts of similar length are padded to one block, so that
-little padding is computed. torch's operator drops by random numbers of its own, which a layer that is
-computed again in the backward pass would draw anew: with dropout, its steps are written out, and the
-mask is the counted one that every implementation has.
+Position and segment scores become a bias. Texts of similar length are padded to one block, so that there is little
+padding. torch's operator draws its own random numbers for dropout, and a recomputed layer would draw different ones.
+So with dropout, the operator is written out and uses the mask that all implementations share.
 
-Shapes: see :mod:`xlnet.model.attention`; here B texts of a block and L tokens of its longest.
+Shapes: see :mod:`xlnet.model.attention`; here B texts of a block and L tokens of its longest text.
 """
 
 import math
@@ -19,12 +18,12 @@ from xlnet.model.dropout import Dropout
 from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments, by_key
 
-# A block takes texts as long as this share of its query-key pairs is real.
+# A block takes more texts as long as at least this share of its query-key pairs is not padding.
 MIN_REAL = 0.7
 
 
 def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Why it cannot run here: it runs everywhere."""
+    """Return an empty string, because this implementation runs everywhere."""
     return ""
 
 
@@ -61,7 +60,7 @@ def attention(
 def _with_dropout(
     query_BNLH: Tensor, k_BNLH: Tensor, v_BNLH: Tensor, bias_BNLL: Tensor, token_BL: Tensor, dropout: Dropout
 ) -> Tensor:
-    """The mask's row is the query's token and head, its column the key's place in the text."""
+    """Compute attention with dropout. The mask's row is the query's token and head; its column is the key's place."""
     heads, length = query_BNLH.shape[1:3]
     scores = query_BNLH @ k_BNLH.mT / math.sqrt(query_BNLH.shape[-1]) + bias_BNLL
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
@@ -71,11 +70,11 @@ def _with_dropout(
 
 
 def _bias(q_BNLH: Tensor, positions: Positions, segments: Segments | None, token_BL: Tensor) -> Tensor:
-    """Scores by distance and by segment: [B, N, L, L]."""
+    """Compute the scores by distance and by segment: [B, N, L, L]."""
     r_NRH = positions.of_length(token_BL.shape[1]).transpose(0, 1)
     bias = by_key((q_BNLH + positions.position_bias_NH[:, None]) @ r_NRH.mT)
     if segments is not None:
-        # Softmax ignores what is constant along a row, so "same segment" can be the zero of this term.
+        # Softmax ignores a constant along a row, so this term can be zero for "same segment".
         other_NH1 = (segments.embed_2NH[1] - segments.embed_2NH[0])[..., None]
         ids_BL = segments.ids_T[token_BL]
         differs_B1LL = (ids_BL[:, None, :, None] != ids_BL[:, None, None, :]).to(bias.dtype)
@@ -84,7 +83,7 @@ def _bias(q_BNLH: Tensor, positions: Positions, segments: Segments | None, token
 
 
 def blocks(lengths_S: np.ndarray) -> list[np.ndarray]:
-    """Texts of similar length together: lists of text numbers."""
+    """Group texts of similar length; return each block's text numbers."""
     order = np.argsort(lengths_S, kind="stable")
     cuts, start, real = [], 0, 0
     for i, length in enumerate(lengths_S[order].tolist()):
@@ -96,7 +95,7 @@ def blocks(lengths_S: np.ndarray) -> list[np.ndarray]:
 
 
 def _tokens(layout: Layout, texts: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Where the block's tokens lie, padded with the text's first one, and which are real (None: all)."""
+    """Return the block's token positions, padded with each text's first token, and which are real (None: all)."""
     lengths_B = layout.lengths_S[texts]
     starts_B = (np.cumsum(layout.lengths_S) - layout.lengths_S)[texts]
     column_L = np.arange(lengths_B.max())

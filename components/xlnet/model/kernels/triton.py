@@ -1,6 +1,6 @@
-"""Relative attention by Triton kernels, for CUDA devices from compute capability 8.0 on.
+"""Relative attention with Triton kernels, for CUDA devices of compute capability 8.0 or newer.
 
-This module loads Triton only when it is used; the kernels are in :mod:`~xlnet.model.kernels.triton_attention`.
+This module imports Triton only when it is used. The kernels are in :mod:`~xlnet.model.kernels.triton_attention`.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ TYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 
 
 def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Why it cannot run here; empty if it can."""
+    """Return why it cannot run here; empty if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; pip install triton"
     if head_width not in WIDTHS:

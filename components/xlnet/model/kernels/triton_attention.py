@@ -1,18 +1,18 @@
-"""The Triton kernels of relative attention, in the manner of FlashAttention-2 (Dao 2023).
+"""The Triton kernels of relative attention, after FlashAttention-2 (Dao 2023).
 
-Scores by distance are a plain product of queries and distances; that query i meets distance i - j at key j makes
-each row begin one column later. A kernel of its own computes them, and stores each row where its keys are, so that
-the attention reads tiles. Its backward pass leaves the scores' gradients in the same place, from where two more
-kernels read them by key and by distance. Every gradient has one writer, and no sum depends on the order of arrival.
+Scores by distance are a matrix product of queries and distances. Query i needs distance i - j at key j, so each row
+is shifted by one column. A separate kernel computes these scores and stores each row aligned with its keys, so that
+the attention kernel can read tiles. The backward pass stores the scores' gradients in the same place; two more kernels
+read them by key and by distance. Every gradient has one writer, and no sum depends on timing.
 
 Shapes: see :mod:`xlnet.model.attention`; M queries and K keys (or distances) of a tile, G groups of
-texts, P elements at whose multiples a row of scores begins.
+texts. Rows of scores begin at multiples of P elements.
 """
 
 import triton
 import triton.language as tl
 
-# Sizes that differ from batch to batch must not have a program of their own for each divisor.
+# Sizes that change from batch to batch are not specialised, or Triton would compile a program for each divisor.
 _jit = triton.jit(do_not_specialize=["longest", "tokens", "texts", "head", "threshold"])
 
 
@@ -26,14 +26,14 @@ def _mix(x):
 
 @triton.jit
 def kept(mask_key, rows, columns, threshold):
-    """Which elements survive, of broadcast rows and columns."""
+    """Return which elements dropout keeps, for broadcast rows and columns."""
     row_keys = _mix(mask_key + rows.to(tl.uint32))
     return _mix(row_keys + columns.to(tl.uint32) * 0x9E3779B9) >= threshold
 
 
 @triton.jit
 def _rows(base, stride, first, count, M: tl.constexpr, H: tl.constexpr):
-    """Rows ``first`` to ``first + M`` of a matrix; zero before 0 and from ``count`` on."""
+    """Load M rows of a matrix from row ``first`` on; rows before 0 and from ``count`` on are zero."""
     at = first + tl.arange(0, M)
     inside = (at >= 0) & (at < count)
     pointers = base + at[:, None].to(tl.int64) * stride + tl.arange(0, H)[None, :]
@@ -49,14 +49,14 @@ def _put(base, stride, first, count, x, M: tl.constexpr, H: tl.constexpr):
 
 @triton.jit
 def _text(offsets, text):
-    """A text's first token, and how many it has."""
+    """Return a text's first token and its length."""
     first = tl.load(offsets + text)
     return first, tl.load(offsets + text + 1) - first
 
 
 @triton.jit
 def _block(blocks, starts, offsets):
-    """This program's block: its text, its first token within it; the text's first token, and how many it has."""
+    """Return this program's text, its block's first token in the text, the text's first token, and its length."""
     text, start = tl.load(blocks + tl.program_id(0)), tl.load(starts + tl.program_id(0))
     first, length = _text(offsets, text)
     return text, start, first, length
@@ -64,14 +64,14 @@ def _block(blocks, starts, offsets):
 
 @triton.jit
 def _square(scores, squares, area, text, length, P: tl.constexpr):
-    """Where a text's scores begin, of the head that this program has; and elements from one row to the next."""
+    """Return where the text's scores for this program's head begin, and the row stride in elements."""
     base = scores + tl.program_id(1).to(tl.int64) * area + tl.multiple_of(tl.load(squares + text), P)
     return base, tl.cdiv(length, P) * P
 
 
 @triton.jit
 def _by_distance(square, pitch, i, ahead, length, K: tl.constexpr):
-    """Places of queries' scores at K distances, of which the first is ``ahead`` keys ahead; and which are there."""
+    """Locate queries' scores at K distances, starting ``ahead`` keys ahead; return addresses, and which exist."""
     j = i[:, None] + (ahead + tl.arange(0, K))[None, :]
     there = (i < length)[:, None] & (j >= 0) & (j < length)
     return square + i[:, None].to(tl.int64) * pitch + j, there
@@ -83,9 +83,9 @@ def prepare(
     q_row, tokens, scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, SEGMENTS: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """Queries with the biases that they meet keys and distances with; what "another segment" adds to their scores.
+    """Add the content and position biases to queries; compute what "another segment" adds to their scores.
 
-    For the backward pass also each query's sum of weights times their gradients.
+    For the backward pass, also compute each query's sum of weights times their gradients.
     """
     m0, n, h = tl.program_id(0) * M, tl.program_id(1), tl.arange(0, H)
     i = m0 + tl.arange(0, M)
@@ -110,13 +110,13 @@ def position_scores(
     area, longest, head, scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What distances add to the scores of a block of queries, as powers of two."""
+    """Compute what distances add to the scores of a block of queries, as exponents of two."""
     n = head + tl.program_id(1)
     text, m0, first, length = _block(blocks, starts, offsets)
     square, pitch = _square(scores, squares, area, text, length, P)
     x = _rows(q_position + (first.to(tl.int64) * N + n) * H, N * H, m0, length, M, H)
     i = m0 + tl.arange(0, M)
-    # From the text's first key, seen by the block's last query, to its last key, seen by the first query.
+    # Distances from the block's last query to the text's first key, up to those from its first query to the last key.
     for ahead in range(1 - M - m0, length - m0, K):
         distances = _rows(r + n * H, N * H, longest + ahead, 2 * longest, K, H)
         found = tl.dot(x, tl.trans(distances), input_precision=PRECISION) * scale
@@ -131,7 +131,7 @@ def forward(
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
     SEGMENTS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What a block of queries attends to, and the logarithm of the sum of its weights' powers of two."""
+    """Compute the attention output of a block of queries, and log₂ of the sums of the unnormalised weights."""
     n = head + tl.program_id(1)
     text, m0, first, length = _block(blocks, starts, offsets)
     square, pitch = _square(scores, squares, area, text, length, P)
@@ -179,7 +179,7 @@ def backward_keys(
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
     SEGMENTS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of keys and values; those of its scores take the place of the scores. Tiles are [K, M]."""
+    """Compute gradients of a block of keys and values; the scores' gradients replace the scores. Tiles are [K, M]."""
     n = head + tl.program_id(1)
     text, n0, first, length = _block(blocks, starts, offsets)
     square, pitch = _square(scores, squares, area, text, length, P)
@@ -228,7 +228,7 @@ def backward_queries(
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
     SEGMENTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of queries, and its share of the biases' (partial: [block, N, 4, H])."""
+    """Compute gradients of a block of queries, and its share of the biases' gradients (partial: [block, N, 4, H])."""
     n, block = head + tl.program_id(1), tl.program_id(0)
     text, m0, first, length = _block(blocks, starts, offsets)
     square, pitch = _square(dscores, squares, area, text, length, P)
@@ -275,7 +275,7 @@ def backward_distances(
     area, texts, longest, head, scale,
     N: tl.constexpr, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a band of K distances from one group of texts (partial: [G, 2L, N, H])."""
+    """Compute the gradients of K adjacent distances from one group of texts (partial: [G, 2L, N, H])."""
     c0, group, groups = tl.program_id(0) * K, tl.program_id(2), tl.num_programs(2)
     n = head + tl.program_id(1)
     ahead = c0 - longest
@@ -283,7 +283,7 @@ def backward_distances(
     for text in range(group, texts, groups):
         first, length = _text(offsets, text)
         square, pitch = _square(dscores, squares, area, text, length, P)
-        # Queries that have a key at some distance of the band.
+        # Queries that have a key at one of these distances.
         low = tl.maximum(1 - K - ahead, 0) // M * M
         high = tl.minimum(length - ahead, length)
         for m0 in range(low, high, M):

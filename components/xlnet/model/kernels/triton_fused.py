@@ -1,6 +1,6 @@
 """Dropout, GELU with dropout, and layer norm of a residual plus dropout, as Triton kernels.
 
-Masks are recomputed in the backward pass; statistics and sums are float32.
+The backward pass recomputes the masks. Statistics and sums are float32.
 
 Shapes: T rows, D columns.
 """
@@ -16,14 +16,14 @@ from xlnet.model.dropout import Dropout
 from xlnet.model.kernels.triton_attention import kept
 
 BLOCK = 1024
-PARTS = 512  # sums over rows are taken in this many parts, whatever the device
+PARTS = 512  # sums over rows are split into this many parts on every device
 
 
 @triton.jit
 def _normal(x):
-    """Distribution and density of the standard normal at x.
+    """Return the standard normal distribution's cumulative distribution function and density at x.
 
-    Source: Abramowitz & Stegun 1964, 7.1.26, to 1.5e-7; on the negative side without cancellation.
+    Source: Abramowitz & Stegun 1964, 7.1.26; error below 1.5e-7, without cancellation for negative x.
     """
     falling = tl.exp(-0.5 * x * x)
     t = 1.0 / (1.0 + 0.2316419 * tl.abs(x))  # 0.3275911 / √2
@@ -78,7 +78,7 @@ def _norm_forward(
         value = tl.where(kept(tl.load(key).to(tl.uint32), row, column, threshold), value * scale, 0.0)
     value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(value, 0) / width
-    mean += tl.sum(tl.where(inside, value - mean, 0.0), 0) / width  # of equal values it is then exactly theirs
+    mean += tl.sum(tl.where(inside, value - mean, 0.0), 0) / width  # makes the mean of equal values exact
     centred = tl.where(inside, value - mean, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / width + eps)
     result = centred * inverse * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
@@ -93,7 +93,7 @@ def _norm_backward(
     x, residual, weight, moments, grad, grad_x, grad_residual, partial, key, rows, width, threshold, scale,
     DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Each program takes every PARTS-th row (partial: [PARTS, 2, D])."""
+    """Compute the gradients; each program handles every PARTS-th row (partial: [PARTS, 2, D])."""
     column = tl.arange(0, BLOCK)
     inside = column < width
     gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
@@ -130,14 +130,14 @@ def dropout(x_TD: Tensor, dropout: Dropout) -> Tensor:
 
 
 def gelu_dropout(x_TD: Tensor, dropout: Dropout | None) -> Tensor:
-    """See :func:`xlnet.model.fused.gelu_dropout`; in the type of ``x_TD``."""
+    """See :func:`xlnet.model.fused.gelu_dropout`. The result has the type of ``x_TD``."""
     return _GeluDropout.apply(x_TD, dropout)
 
 
 def dropout_add_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, dropout: Dropout | None
 ) -> Tensor:
-    """See :func:`xlnet.model.fused.dropout_add_norm`; in the type of ``residual_TD``."""
+    """See :func:`xlnet.model.fused.dropout_add_norm`. The result has the type of ``residual_TD``."""
     return _DropoutAddNorm.apply(x_TD, residual_TD, weight_D, bias_D, eps, dropout)
 
 
@@ -184,7 +184,7 @@ def _over_elements(kernel: Any, *tensors: Tensor, dropout: Dropout | None) -> No
 
 
 def _noise(dropout: Dropout | None, unread: Tensor, *sizes: float) -> tuple[Any, ...]:
-    """Key, sizes, threshold and scale; without dropout no kernel reads the key."""
+    """Return key, sizes, threshold and scale. Without dropout the key is a placeholder that no kernel reads."""
     if dropout is None:
         return unread, *sizes, 0, 1.0
     return dropout.key, *sizes, dropout.threshold, dropout.scale

@@ -1,7 +1,7 @@
-"""Relative attention by the kernels of :mod:`~xlnet.model.kernels.triton_attention`: which of them run, and on what.
+"""Runs the kernels of :mod:`~xlnet.model.kernels.triton_attention` to compute relative attention.
 
-The squares of scores, length × length of every text, are there for a few heads at a time, within a fixed amount of
-memory, and for the time of one pass alone.
+Each text has a square of length × length scores. The squares of a few heads are kept at a time, in a fixed amount of
+memory, and only during one pass.
 
 Shapes: see :mod:`xlnet.model.attention`.
 """
@@ -18,14 +18,14 @@ from xlnet.model.kernels import triton_attention as kernels
 from xlnet.model.layout import Layout
 from xlnet.model.positions import by_token, room_for_gradients
 
-GROUPS = 8  # texts share this many buffers for the gradients of distances, summed in order
+GROUPS = 8  # number of buffers for the gradients of distances; texts share them, and they are summed in order
 LOG2E = 1.4426950408889634
 PITCH = 64  # a row of scores begins at a multiple of this many elements
-SQUARES = 256 << 20  # bytes of scores that are there at once, unless one head's are more
+SQUARES = 256 << 20  # maximum bytes of scores in memory at once, unless one head needs more
 
 
 class Tile(NamedTuple):
-    """What one program of a kernel computes at once, and with what."""
+    """The tile sizes, warps and pipeline stages of a kernel's programs."""
 
     queries: int
     keys: int
@@ -33,8 +33,8 @@ class Tile(NamedTuple):
     stages: int
 
 
-# By the most tokens that a text has on average, for heads of 64 in bfloat16: the fastest of a dozen of each on an H100.
-# The two kernels that share squares of gradients agree on the number of keys.
+# Key: upper limit of the mean text length. Values: the fastest of a dozen tiles on an H100, for bfloat16 heads of 64.
+# The two kernels that share squares of gradients must have the same number of keys.
 TILES = {
     24.0: {"": Tile(16, 16, 1, 2), "backward_keys": Tile(16, 16, 2, 2), "backward_distances": Tile(16, 16, 2, 2)},
     64.0: {"": Tile(32, 32, 2, 2)},
@@ -43,14 +43,14 @@ TILES = {
 
 
 def tile(kernel: str, width: int, wide: bool, mean_length: float, capability: tuple[int, int]) -> Tile:
-    """The tile of a kernel.
+    """Choose a kernel's tile.
 
     Args:
-        kernel: its name.
-        width: of a head.
+        kernel: the kernel's name.
+        width: head width.
         wide: whether numbers are float32, which is multiplied without tensor cores.
-        mean_length: tokens of a text, on average.
-        capability: of the device to compute.
+        mean_length: mean number of tokens per text.
+        capability: the device's compute capability.
     """
     if wide:
         return Tile(32, 32, 4 if width <= 64 else 8, 1)
@@ -59,12 +59,12 @@ def tile(kernel: str, width: int, wide: bool, mean_length: float, capability: tu
     tiles = next(tiles for most, tiles in TILES.items() if mean_length <= most)
     chosen = tiles.get(kernel, tiles[""])
     if kernel == "backward_keys" and chosen.queries == 64 and capability < (9, 0):
-        return chosen._replace(queries=32)  # more would not stay in registers
+        return chosen._replace(queries=32)  # more would not fit into registers
     return chosen
 
 
 class Attention(torch.autograd.Function):
-    """Of what :func:`xlnet.model.attention.relative_attention` takes, one tensor after the other."""
+    """The autograd function of :func:`xlnet.model.attention.relative_attention`; it takes the tensors one by one."""
 
     @staticmethod
     def forward(
@@ -82,7 +82,7 @@ class Attention(torch.autograd.Function):
         dropout: Dropout | None,
     ) -> Tensor:
         q_TNH, k_TNH, v_TNH = (by_token(x) for x in (q_TNH, k_TNH, v_TNH))
-        # Without segments their places are filled with tensors that no kernel reads.
+        # Without segments, placeholders that no kernel reads replace their tensors.
         change_NH = content_bias_NH if embed_2NH is None else embed_2NH[1] - embed_2NH[0]
         segment_bias_NH = content_bias_NH if segment_bias_NH is None else segment_bias_NH
         ids_T = layout.offsets_S1 if ids_T is None else ids_T
@@ -102,7 +102,7 @@ class Attention(torch.autograd.Function):
 
 
 class _Given(NamedTuple):
-    """What the kernels read."""
+    """The tensors that the kernels read."""
 
     q: Tensor
     k: Tensor
@@ -116,7 +116,7 @@ class _Given(NamedTuple):
 
 
 class _Pass:
-    """One forward or backward pass: which kernels run, on what, in which order."""
+    """One forward or backward pass: launches the kernels in order."""
 
     def __init__(self, given: _Given, layout: Layout, dropout: Dropout | None, segments: bool) -> None:
         self.given, self.layout, self.segments = given, layout, segments
@@ -131,9 +131,9 @@ class _Pass:
         self.capability = torch.cuda.get_device_capability(given.q.device) if given.q.is_cuda else (0, 0)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Attended values [T, N, H], and log₂ of the sums of weights [N, T]."""
+        """Return the attention output [T, N, H], and log₂ of the sums of unnormalised weights [N, T]."""
         given, like = self.given, self.given.q
-        # No kernel writes to tokens that belong to no text, and others read them.
+        # No kernel writes tokens that belong to no text, but later operators read them.
         out_TNH = like.new_zeros(like.shape) if self.layout.room else like.new_empty(like.shape)
         log_sums_NT = self._numbers(self.heads, self.tokens)
         content, position, by_segment = self._prepare()
@@ -147,7 +147,7 @@ class _Pass:
         return out_TNH, log_sums_NT
 
     def backward(self, grad_TNH: Tensor, out_TNH: Tensor, log_sums_NT: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of queries, keys, values, distances, the three biases and the segments' embeddings."""
+        """Return the gradients of queries, keys, values, distances, the three biases and the segment embeddings."""
         given = self.given
         dq, dk, dv = room_for_gradients(*given[:3])
         for gradient in (dq, dk, dv) if self.layout.room else ():
@@ -185,7 +185,7 @@ class _Pass:
         return dq, dk, dv, partial_r.sum(0).to(given.q.dtype), *biases, embed
 
     def _prepare(self, *backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries with the bias of content and with that of position; scores for another segment [N, T]."""
+        """Return queries with content bias, queries with position bias, and the scores for another segment [N, T]."""
         given = self.given
         content, position = given.q.new_empty(given.q.shape), given.q.new_empty(given.q.shape)
         by_segment = self._numbers(self.heads, self.tokens)
@@ -198,7 +198,7 @@ class _Pass:
         return content, position, by_segment
 
     def _position_scores(self, position_TNH: Tensor) -> Iterator[tuple[Tensor, int, int]]:
-        """Squares of a few heads at a time, with what positions add to their scores: of which head on, how many."""
+        """Yield the position scores of a few heads at a time: the squares, the first head, and the number of heads."""
         kind = torch.float32 if self.wide else torch.float16
         at_once = min(self.heads, max(1, SQUARES // (self.area * kind.itemsize)))
         room = position_TNH.new_empty(at_once * self.area, dtype=kind)
@@ -214,7 +214,7 @@ class _Pass:
         self, kernel: Any, of: str, heads: int, given: tuple[Tensor, ...], rest: tuple[Tensor, ...],
         scalars: tuple[Any, ...], **constants: Any,
     ) -> None:  # fmt: skip
-        """One program per head and block of a text's queries or keys."""
+        """Launch a kernel with one program per head and per block of a text's queries or keys."""
         texts, starts = self.layout.blocks(getattr(self._tile(kernel), of))
         tables = (self.layout.offsets_S1, self.squares_S, texts, starts)
         self._start(kernel, (len(texts), heads), *given, *tables, *rest, *scalars, **constants)
