@@ -1,1 +1,1 @@
-"""How good a model is, against the truth and against the champion."""
+"""Evaluation: metrics, predictions, the comparison with the champion, and the report."""

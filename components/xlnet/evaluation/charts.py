@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, points and bars, coloured by the page's style sheet."""
+"""Charts as inline SVG: lines, points and bars, with colours from the page's style sheet."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """Points under a name; ``kind`` is one of one, two (colours), with dots or faint for scattered points."""
+    """Named points. ``kind`` is a style class: a colour (``one``, ``two``), with ``dots`` or ``faint`` for scatter."""
 
     name: str
     points: Points
@@ -26,7 +26,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """A place on the axis to the right, and what is there."""
+    """A position on the x axis, with a label."""
 
     at: float
     text: str
@@ -41,16 +41,16 @@ def chart(
     y: Bounds | None = None,
     mark: Mark | None = None,
 ) -> str:
-    """Series over two axes, as HTML; empty where no series has a point.
+    """Draw series over two axes, as HTML; empty if no series has a point.
 
     Args:
-        title: heading, and the drawing's name for screen readers.
-        x_label: what runs to the right.
-        y_label: what runs up.
-        series: what is drawn; more than one gets a legend.
-        x: bounds of the axis, where the data should not say.
-        y: the same upwards.
-        mark: a place that an upright line shows.
+        title: heading, and the chart's name for screen readers.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        series: the series to draw; more than one adds a legend.
+        x: bounds of the x axis; None takes them from the data.
+        y: bounds of the y axis; None takes them from the data.
+        mark: a position to mark with a vertical line.
     """
     series = [one for one in series if one.points]
     if not series:
@@ -68,18 +68,18 @@ def chart(
 
 
 def bars(title: str, x_label: str, y_label: str, heights: Sequence[tuple[str, float]]) -> str:
-    """Bars with a word under each, as HTML; empty where there are none.
+    """Draw bars with a word under each, as HTML; empty if there are none.
 
     Args:
-        title: heading, and the drawing's name for screen readers.
-        x_label: what the words say.
-        y_label: what the heights count.
+        title: heading, and the chart's name for screen readers.
+        x_label: meaning of the words.
+        y_label: meaning of the heights.
         heights: (word, height) from left to right.
     """
     if not heights:
         return ""
     frame = Frame((0, len(heights)), (0, max(1.0, *(height for _, height in heights))))
-    every = math.ceil(len(heights) / 8)  # words that fit side by side
+    every = math.ceil(len(heights) / 8)  # at most eight words fit side by side
     body = frame.axes("", y_label, x_ticks=False)
     for index, (word, height) in enumerate(heights):
         left, right, top = frame.x(index + 0.06), frame.x(index + 0.94), frame.y(height)
@@ -96,23 +96,23 @@ def bars(title: str, x_label: str, y_label: str, heights: Sequence[tuple[str, fl
 
 @dataclass(frozen=True)
 class Frame:
-    """The two axes: data coordinates to the drawing's."""
+    """Converts data coordinates to pixels and draws the axes."""
 
     across: Bounds
     up: Bounds
 
     def x(self, value: float) -> float:
-        """Pixels from the left."""
+        """Return a value's distance from the left edge in pixels."""
         low, high = self.across
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """Pixels from the top."""
+        """Return a value's distance from the top edge in pixels."""
         low, high = self.up
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def axes(self, x_label: str, y_label: str, x_ticks: bool = True) -> str:
-        """Grid lines, their numbers and what they measure."""
+        """Draw the grid lines, their numbers and the axis labels."""
         parts = []
         for value in ticks(*self.up):
             y = self.y(value)
@@ -130,7 +130,7 @@ class Frame:
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers from low to high: multiples of 1, 2 or 5 times a power of ten."""
+    """Choose round numbers from low to high: multiples of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
@@ -139,14 +139,14 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick's number, short."""
+    """Format a tick's number."""
     if abs(value) >= 10_000:
         return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
     return f"{value:.6g}"
 
 
 def thinned(points: Points, most: int) -> list[tuple[float, float]]:
-    """At most ``most`` points: neighbours replaced by their mean."""
+    """Reduce to at most ``most`` points by averaging neighbours."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / most)
@@ -156,7 +156,7 @@ def thinned(points: Points, most: int) -> list[tuple[float, float]]:
 
 def _bounds(values: Sequence[float]) -> Bounds:
     low, high = min(values), max(values)
-    if high - low <= 1e-9 * max(1.0, abs(high)):  # a single value: room on both sides
+    if high - low <= 1e-9 * max(1.0, abs(high)):  # a single value needs room on both sides
         room = max(0.5, abs(high) * 0.1)
         return low - room, high + room
     room = 0.04 * (high - low)

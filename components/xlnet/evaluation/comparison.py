@@ -1,9 +1,9 @@
-"""Candidate against champion on the same rows: a paired bootstrap.
+"""Compares a candidate with the champion on the same rows with a paired bootstrap.
 
-The rule: the candidate wins when the metric's difference on all rows exceeds the margin *and* the
-lower end of the difference's interval is above zero. The margin says how much better is worth a
-change, the interval that the difference is not luck. Equal predictions therefore never win, and a metric that cannot
-be computed (a correlation with a constant) beats nobody.
+The candidate wins if the metric's difference on all rows exceeds the margin *and* the lower end of the difference's
+interval is above zero. The margin says how large an improvement must be to justify a change; the interval shows that
+the difference is not chance. Equal predictions therefore never win. A model whose metric cannot be computed (a
+correlation with a constant) never wins.
 """
 
 import math
@@ -18,7 +18,7 @@ from xlnet.recipe import EvaluationRecipe
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model says about the test rows.
+    """One model's predictions for the test rows.
 
     Attributes:
         labels: class indices, or true values: [rows].
@@ -33,7 +33,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome, and the figures behind it."""
+    """The outcome of a comparison, with its figures."""
 
     metric: str
     candidate: float
@@ -46,16 +46,16 @@ class Comparison:
 
     @property
     def figures(self) -> str:
-        """``"accuracy 0.8100 against 0.7900, difference +0.0200 [+0.0100, +0.0300]"``."""
+        """Format as ``"accuracy 0.8100 against 0.7900, difference +0.0200 [+0.0100, +0.0300]"``."""
         interval = f"difference {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
         return f"{self.metric} {self.candidate:.4f} against {self.champion:.4f}, {interval}"
 
 
 def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
-    """The metric that decides: the recipe's, or accuracy or Pearson's r.
+    """Return the metric that decides: the recipe's, else accuracy (classes) or Pearson's r (values).
 
     Raises:
-        UserError: the recipe's metric is not one of the task.
+        UserError: the recipe's metric does not exist for this task.
     """
     allowed = metrics.CLASSIFICATION if task == "classification" else metrics.REGRESSION
     primary = recipe.metric if recipe.metric != "auto" else ("accuracy" if task == "classification" else "pearson")
@@ -65,7 +65,7 @@ def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
 
 
 def score(one: Predictions, metric: str) -> float:
-    """A metric over all rows; nan for a correlation where one side is constant or not finite."""
+    """Compute a metric over all rows; a correlation is nan if one side is constant or not finite."""
     if one.classes:
         matrix = metrics.confusion_matrix(one.labels, one.predictions, one.classes)
         return float(metrics.OF_CONFUSION[metric](metrics.Counts.of(matrix)))
@@ -76,10 +76,10 @@ def score(one: Predictions, metric: str) -> float:
 
 
 def compare(candidate: Predictions, champion: Predictions, metric: str, recipe: EvaluationRecipe) -> Comparison:
-    """Paired bootstrap of the difference candidate − champion (Koehn 2004).
+    """Bootstrap the paired difference candidate − champion (Koehn 2004).
 
     Raises:
-        ValueError: the two do not speak of the same rows.
+        ValueError: the two models did not predict the same rows.
     """
     if not np.array_equal(candidate.labels, champion.labels):
         raise ValueError("candidate and champion were not judged on the same rows")
@@ -103,7 +103,7 @@ def compare(candidate: Predictions, champion: Predictions, metric: str, recipe: 
 
 
 def _unknown(metric: str, ours: float, theirs: float) -> Comparison:
-    """Where a metric cannot be computed, the one who has it wins."""
+    """If only one model's metric can be computed, that model wins."""
     wins = not math.isnan(ours)
     whose = "the champion's" if wins else "the candidate's"
     reason = f"{'beats' if wins else 'does not beat'} the champion: {whose} {metric} cannot be computed"
@@ -119,13 +119,13 @@ def _differences(one: Predictions, other: Predictions, metric: str, recipe: Eval
         draw = generator.integers(0, rows, rows)
         pair = [score(Predictions(x.labels[draw], x.predictions[draw], 0), metric) for x in (one, other)]
         found.append(pair[0] - pair[1])
-    return np.nan_to_num(np.array(found), nan=0.0)  # a draw without a metric speaks for neither
+    return np.nan_to_num(np.array(found), nan=0.0)  # a sample without a metric counts for neither model
 
 
 def _classification_differences(
     one: Predictions, other: Predictions, metric: str, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Draw the joint table of (truth, candidate, champion) cells that occur, instead of rows."""
+    """Draw counts of the (truth, candidate, champion) combinations that occur, instead of rows."""
     classes = one.classes
     joint = (one.labels.astype(np.int64) * classes + one.predictions) * classes + other.predictions
     cells, counts = np.unique(joint, return_counts=True)

@@ -1,4 +1,4 @@
-"""The evaluate step: a model judged on the test split, with predictions, figures and a report to read."""
+"""The evaluate step: measures a model on the test split, and writes predictions, metrics and a report."""
 
 import json
 from dataclasses import asdict
@@ -23,21 +23,21 @@ from xlnet.recipe import EvaluationRecipe, Recipe
 
 
 def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
-    """Judge a model on a dataset's test split.
+    """Evaluate a model on a dataset's test split.
 
     Args:
         recipe: JSON of a recipe, or of its ``evaluation`` section.
         dataset: directory of the dataset artifact.
         model: directory of the model artifact.
-        out: directory of the evaluation artifact to be written.
+        out: directory of the evaluation artifact to write.
 
     Returns:
         Facts for the artifact's metadata.
 
     Raises:
-        UserError: the model and the dataset do not fit together.
-        CorruptArtifact: one of them was changed after it was written.
-        RunError: the model gives no numbers, or the metric that decides cannot be computed.
+        UserError: the model and the dataset do not match.
+        CorruptArtifact: the model or the dataset was changed after it was written.
+        RunError: the model's weights or outputs are not finite, or the metric that decides cannot be computed.
     """
     started = provenance.now()
     given = recipes.from_json(recipe).evaluation
@@ -80,7 +80,7 @@ def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
 
 
 def refuse_mismatch(model: XLNetClassifier, data: Dataset, name: str) -> None:
-    """Raise UserError if the model's classes or vocabulary are not the dataset's."""
+    """Raise UserError if the model's classes or vocabulary differ from the dataset's."""
     config = model.config
     if config.task != data.card["task"] or list(config.classes) != data.classes:
         ours = ", ".join(data.classes[:10]) or "a number"
@@ -94,7 +94,7 @@ def refuse_mismatch(model: XLNetClassifier, data: Dataset, name: str) -> None:
 
 
 def refuse_not_finite(model: XLNetClassifier, logits: np.ndarray, name: str) -> None:
-    """Raise RunError if a weight, or what the model says of a row, is nan or inf."""
+    """Raise RunError if a weight or a logit is nan or inf."""
     broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
     if broken or not np.isfinite(logits).all():
         what = f"weights that are no numbers, such as {broken[0]}" if broken else "logits that are no numbers"
@@ -102,17 +102,17 @@ def refuse_not_finite(model: XLNetClassifier, logits: np.ndarray, name: str) -> 
 
 
 def judge(logits: np.ndarray, labels: np.ndarray, classes: list[str], recipe: EvaluationRecipe) -> dict[str, Any]:
-    """All figures of a test split.
+    """Compute all metrics of a test split.
 
     Args:
         logits: float32 [rows, C].
         labels: class indices or values, [rows].
         classes: class names in index order; empty for regression.
-        recipe: which metric leads, and how intervals are drawn.
+        recipe: the primary metric, and the settings of the bootstrap.
 
     Raises:
-        UserError: the recipe's metric is not one of the task.
-        RunError: it cannot be computed.
+        UserError: the recipe's metric does not exist for this task.
+        RunError: the recipe's metric cannot be computed.
     """
     task = "classification" if classes else "regression"
     primary = primary_metric(recipe, task)
@@ -156,7 +156,7 @@ def _plain(figures: dict[str, metrics.Figure]) -> dict[str, dict[str, float]]:
 
 
 def predictions_table(logits: np.ndarray, split: Split, classes: list[str]) -> pa.Table:
-    """One row per test row: where it stands, the truth, the prediction, the loss, the text."""
+    """Make a table with one row per test row: source and line, truth, prediction, loss, text."""
     rows = split.table()
     columns: dict[str, Any] = {name: rows[name] for name in ("row", "source", "line", "id")}
     if classes:

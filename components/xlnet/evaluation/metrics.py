@@ -1,7 +1,7 @@
-"""Metrics with bootstrap intervals, for classes and for values.
+"""Metrics with bootstrap intervals, for classification and regression.
 
-Every metric of classes is a function of the confusion matrix, so that drawing rows with replacement
-is drawing the matrix from a multinomial distribution: exact, and independent of the number of rows.
+Every classification metric is a function of the confusion matrix. So drawing rows with replacement is the same as
+drawing the matrix from a multinomial distribution: this is exact, and its cost does not depend on the number of rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,12 +12,12 @@ import numpy as np
 
 CLASSIFICATION = ("accuracy", "macro_f1", "mcc")
 REGRESSION = ("pearson", "spearman")
-BATCH_VALUES = 2_000_000  # numbers of a batch of draws: memory does not depend on how many draws there are
+BATCH_VALUES = 2_000_000  # numbers in one batch of draws, so that memory does not depend on the number of draws
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric's value and its interval."""
+    """A metric's value and its confidence interval."""
 
     value: float
     low: float
@@ -25,13 +25,13 @@ class Figure:
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Counts [true class, predicted class]."""
+    """Count rows: [true class, predicted class]."""
     flat = np.bincount(labels.astype(np.int64) * classes + predictions, minlength=classes * classes)
     return flat.reshape(classes, classes)
 
 
 class Counts(NamedTuple):
-    """All that the metrics of classes need of a confusion matrix: rows by class, [..., C] each."""
+    """The sums of a confusion matrix that the metrics need: counts by class, [..., C] each."""
 
     hits: np.ndarray
     true: np.ndarray
@@ -39,19 +39,19 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, confusion: np.ndarray) -> "Counts":
-        """Of a matrix [..., C, C]."""
+        """Sum a confusion matrix [..., C, C]."""
         return cls(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2))
 
     @classmethod
     def of_cells(cls, draws: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: int) -> "Counts":
-        """Of matrices that are given by some of their cells: counts [samples, K], and the classes of each cell [K]."""
+        """Sum matrices given by their nonzero cells: counts [samples, K], true and predicted class of each cell [K]."""
         hits = np.where(true == predicted, true, classes)
         kinds = (_by_class(draws, of, classes + 1)[:, :classes] for of in (hits, true, predicted))
         return cls(*kinds)
 
 
 def _by_class(draws: np.ndarray, of: np.ndarray, classes: int) -> np.ndarray:
-    """Sums of the cells of each class: [samples, K] → [samples, classes]."""
+    """Sum the cells of each class: [samples, K] → [samples, classes]."""
     order = np.argsort(of, kind="stable")
     present, first = np.unique(of[order], return_index=True)
     sums = np.zeros((len(draws), classes), draws.dtype)
@@ -60,12 +60,12 @@ def _by_class(draws: np.ndarray, of: np.ndarray, classes: int) -> np.ndarray:
 
 
 def accuracy(counts: Counts) -> np.ndarray:
-    """Share of rows that are right: [...]."""
+    """Share of rows that are predicted correctly: [...]."""
     return counts.hits.sum(-1) / counts.true.sum(-1)
 
 
 def macro_f1(counts: Counts) -> np.ndarray:
-    """Mean F1 over the classes that occur, as truth or as prediction: [...]."""
+    """Mean F1 over the classes that occur as truth or as prediction: [...]."""
     marked = counts.true + counts.predicted
     occurs = marked > 0
     f1 = np.where(occurs, 2 * counts.hits / np.maximum(marked, 1), 0.0)
@@ -73,7 +73,7 @@ def macro_f1(counts: Counts) -> np.ndarray:
 
 
 def mcc(counts: Counts) -> np.ndarray:
-    """Matthews' correlation for any number of classes (Gorodkin 2004); 0 where undefined: [...]."""
+    """Matthews' correlation coefficient for any number of classes (Gorodkin 2004), 0 if it is undefined: [...]."""
     hits, true, predicted = (x.astype(np.float64) for x in counts)
     total = true.sum(-1)
     covariance = hits.sum(-1) * total - (true * predicted).sum(-1)
@@ -82,7 +82,7 @@ def mcc(counts: Counts) -> np.ndarray:
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r along the last axis; nan where one side is constant, or not finite: it tells nothing of the other."""
+    """Pearson's r along the last axis; nan if one side is constant or not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         varies = (np.ptp(x, -1) > 0) & (np.ptp(y, -1) > 0)
         x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
@@ -92,7 +92,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values sharing their mean rank: [rows]."""
+    """Ranks from 1; equal values share their mean rank: [rows]."""
     _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
@@ -109,9 +109,9 @@ OF_VALUES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"pearson
 
 
 def classification_figures(confusion: np.ndarray, confidence: float, resamples: int, seed: int) -> dict[str, Figure]:
-    """Accuracy, macro-F1 and MCC with percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13)."""
+    """Compute accuracy, macro-F1 and MCC with percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13)."""
     classes, flat = len(confusion), confusion.ravel()
-    # A cell of no rows draws none, and no random number; the last cell takes what the others leave.
+    # Empty cells draw no random number. The last cell takes the rows that the others leave.
     cells = np.union1d(np.flatnonzero(flat), [flat.size - 1])
     true, predicted = np.divmod(cells, classes)
     samples: dict[str, list[np.ndarray]] = {name: [] for name in OF_CONFUSION}
@@ -128,7 +128,7 @@ def classification_figures(confusion: np.ndarray, confidence: float, resamples: 
 def multinomial(
     counts: np.ndarray, resamples: int, generator: np.random.Generator, classes: int
 ) -> Iterator[np.ndarray]:
-    """Draws of all rows with replacement, by cell, in batches of bounded size: [samples, K]."""
+    """Draw all rows with replacement; yield counts by cell, in batches of bounded size: [samples, K]."""
     rows = int(counts.sum())
     batch = max(1, BATCH_VALUES // (len(counts) + 4 * classes))
     for start in range(0, resamples, batch):
@@ -138,7 +138,7 @@ def multinomial(
 def regression_figures(
     labels: np.ndarray, predictions: np.ndarray, confidence: float, resamples: int, seed: int
 ) -> dict[str, Figure]:
-    """Pearson's and Spearman's correlation with percentile bootstrap intervals."""
+    """Compute Pearson's and Spearman's correlation with percentile bootstrap intervals."""
     generator = np.random.default_rng(seed)
     labels, predictions = labels.astype(np.float64), predictions.astype(np.float64)
     samples: dict[str, list[float]] = {name: [] for name in OF_VALUES}
@@ -153,7 +153,7 @@ def regression_figures(
 
 
 def _figure(value: float, samples: np.ndarray, confidence: float) -> Figure:
-    samples = samples[np.isfinite(samples)]  # a draw whose correlation cannot be computed tells nothing
+    samples = samples[np.isfinite(samples)]  # ignore draws whose correlation cannot be computed
     if not len(samples):
         return Figure(value, np.nan, np.nan)
     low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -161,11 +161,11 @@ def _figure(value: float, samples: np.ndarray, confidence: float) -> Figure:
 
 
 def roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """False and true positive rates by falling threshold, the thresholds, and the area under the curve.
+    """Return false and true positive rates by falling threshold, the thresholds, and the area under the curve.
 
     Args:
         labels: 0 or 1, [rows].
-        scores: of class 1, [rows].
+        scores: scores of class 1, [rows].
     """
     order = np.argsort(-scores, kind="stable")
     labels, scores = labels[order], scores[order]

@@ -1,11 +1,11 @@
-"""The report's page: its style sheet, and the HTML pieces that every section is made of."""
+"""The style sheet and the HTML building blocks of the report."""
 
 import html
 import math
 from collections.abc import Iterable, Sequence
 
-SHORT = 160  # characters of a text shown before it folds
-LONGEST = 4000  # characters of a text kept in the page; predictions.parquet holds all of it
+SHORT = 160  # characters of a long text that are shown without unfolding it
+LONGEST = 4000  # characters of a text that the page holds; predictions.parquet has the whole text
 
 CSS = """
 :root { color-scheme: light dark; --page:#f9f9f7; --card:#fcfcfb; --ink:#0b0b0b; --soft:#52514e; --line:#e1e0d9;
@@ -78,7 +78,7 @@ svg text.mark { fill:var(--ink); font-weight:600; paint-order:stroke;
 
 
 def document(title: str, sections: Iterable[str]) -> str:
-    """A whole page that needs no other file."""
+    """Make a whole page that needs no other file."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -89,27 +89,27 @@ def document(title: str, sections: Iterable[str]) -> str:
 
 
 def section(heading: str, *parts: str) -> str:
-    """A part of the page under its own heading."""
+    """Make a section of the page with a heading."""
     return f"<section>\n<h2>{escape(heading)}</h2>\n" + "\n".join(part for part in parts if part) + "\n</section>"
 
 
 def grid(*cards: str) -> str:
-    """Cards side by side where there is room; empty ones left out."""
+    """Put cards side by side if there is room; omit empty ones."""
     return '<div class="grid">' + "\n".join(card(one) for one in cards if one) + "</div>"
 
 
 def card(content: str) -> str:
-    """A framed box."""
+    """Make a framed box."""
     return f'<div class="card">{content}</div>'
 
 
 def scrolling(content: str, label: str) -> str:
-    """A box that scrolls by itself, by keyboard too."""
+    """Make a box that scrolls separately, also with the keyboard."""
     return f'<div class="card scroll" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names and values, as text, a line each."""
+    """Show names and values, given as text, one pair per line."""
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
     return f'<dl class="facts">{lines}</dl>'
 
@@ -121,14 +121,14 @@ def table(
     numbers: Sequence[int] = (),
     stacked: bool = False,
 ) -> str:
-    """A table whose first column heads its rows.
+    """Make a table whose first column contains the row headers.
 
     Args:
-        caption: what it shows.
+        caption: the table's caption.
         head: column names, as text.
         rows: cells, as HTML.
-        numbers: indices of the columns set flush right.
-        stacked: on a narrow screen each row becomes a block, a line for each cell.
+        numbers: indices of the right-aligned columns.
+        stacked: on a narrow screen, show each row as a block with one line per cell.
     """
     names = [f' data-head="{escape(name)}"' if stacked else "" for name in head]
     mark = [' class="n"' if index in numbers else "" for index in range(len(head))]
@@ -147,12 +147,12 @@ def table(
 
 
 def escape(value: object) -> str:
-    """Text as HTML."""
+    """Escape text for HTML."""
     return html.escape(str(value))
 
 
 def folded(text: str) -> str:
-    """A text as HTML; a long one folds behind its beginning."""
+    """Show a text as HTML; a long text is folded after its beginning."""
     if len(text) <= SHORT:
         return escape(text)
     rest = text if len(text) <= LONGEST else text[:LONGEST] + f" … ({len(text) - LONGEST:,} more characters)"
@@ -160,10 +160,10 @@ def folded(text: str) -> str:
 
 
 def figure(value: float | None) -> str:
-    """A metric's value, or that it has none."""
+    """Format a metric's value, or say that it has none."""
     return "undefined" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def share(value: float) -> str:
-    """A share of rows as a percentage; a dash where nothing was counted."""
+    """Format a share of rows as a percentage; a dash if there are no rows."""
     return f"{value:.1%}" if math.isfinite(value) else "–"

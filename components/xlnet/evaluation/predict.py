@@ -1,4 +1,4 @@
-"""Predictions for texts: the same tokens, model and probabilities as in training and evaluation."""
+"""Predicts texts, with the same tokens and probabilities as in training and evaluation."""
 
 import json
 import sys
@@ -14,24 +14,24 @@ from xlnet.evaluation.predictor import Predictor, probabilities, sigmoid
 from xlnet.evaluation.questions import Question
 from xlnet.model.config import MULTI_LABEL
 
-THRESHOLD = 0.5  # of a label's own probability, from which on a text has it
-CHUNK_ROWS = 512  # texts tokenised and sorted by length together
+THRESHOLD = 0.5  # multi-label: a text has every label of at least this probability
+CHUNK_ROWS = 512  # number of texts that are tokenised and sorted by length together
 
 Text = tuple[str, str | None] | Question | Reject
 
 
 def predict(model: str | Path | Predictor, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
-    """One record per text, in order, read and answered in chunks.
+    """Predict texts; yield one record per text, in order. Texts are read and answered in chunks.
 
     Args:
-        model: a model directory, or one that is open already.
-        texts: (text, its pair or None), checked; or a question with the line and the id that its answer is to carry;
-            or a row that cannot be used.
+        model: a model directory, or an open model.
+        texts: checked (text, pair or None); or a question, whose line and id the answer repeats; or a row that cannot
+            be used.
 
     Yields:
-        ``{"label", "probabilities": {class: p}}``, or ``{"value"}`` for regression, or ``{"labels": [...],
-        "probabilities"}`` for a model that says yes or no to each label; ``"truncated": true``
-        where the text was longer than the model reads; ``{"error", "line"}`` for a row that cannot be used.
+        ``{"label", "probabilities": {class: p}}`` for classification, ``{"value"}`` for regression, or
+        ``{"labels": [...], "probabilities"}`` for a multi-label model; with ``"truncated": true`` if the text is longer
+        than the model's maximum; ``{"error", "line"}`` for a row that cannot be used.
     """
     predictor = model if isinstance(model, Predictor) else Predictor(Path(model))
     stream = iter(texts)
@@ -66,7 +66,7 @@ def _record(config: Any, logits: np.ndarray, truncated: bool) -> dict[str, Any]:
 
 
 def print_answers(answers: Iterable[dict[str, Any]]) -> None:
-    """Print one line of JSON for each answer, and at the end how many are errors."""
+    """Print one line of JSON for each answer, and finally the number of errors."""
     failed = count = 0
     for count, answer in enumerate(answers, 1):  # noqa: B007
         failed += "error" in answer
@@ -76,7 +76,7 @@ def print_answers(answers: Iterable[dict[str, Any]]) -> None:
 
 
 def _json(answer: dict[str, Any]) -> str:
-    """The answer in characters that standard output takes."""
+    """Format an answer with characters that standard output can encode."""
     text = json.dumps(answer, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

@@ -1,4 +1,4 @@
-"""A model directory opened for use: texts in, logits out, with the tokens the model was trained on."""
+"""Opens a model directory and computes logits of texts with the model's own tokenizer."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +13,12 @@ from xlnet.data.tokenizer import Tokenizer, load_tokenizer
 from xlnet.data.values import BadValue, check_pair, check_text
 from xlnet.errors import UserError
 
-LONGEST = 8192  # tokens of a row where neither recipe nor directory names a limit: the batch that memory is made for
+LONGEST = 8192  # maximum tokens of a row if neither recipe nor directory names one: the tokens of one batch
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model directory, opened once: one of ours, or one that ``transformers`` wrote."""
+    """An open model directory, written by this project or by ``transformers``."""
 
     directory: Path
 
@@ -38,12 +38,12 @@ class Predictor:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The vocabulary the model was trained with."""
+        """The tokenizer that the model was trained with."""
         return load_tokenizer(self.directory)
 
     @cached_property
     def recipe(self) -> recipes.DataRecipe:
-        """How the model's training data was read; defaults for a directory that does not say."""
+        """The settings with which the training data was read; defaults if the directory has no recipe."""
         return recipes.of_artifact(self.directory).data if self.ours else recipes.DataRecipe()
 
     @property
@@ -53,21 +53,21 @@ class Predictor:
 
     @property
     def pairs(self) -> bool | None:
-        """Whether the model reads pairs of texts; None: it does not say, and both are taken."""
+        """Whether the model reads pairs of texts; None if it is unknown, and then both are accepted."""
         return self.recipe.text_pair is not None if self.ours else None
 
     @property
     def max_length(self) -> int:
-        """Tokens that a row is cut to: the recipe's, else the directory's, else what memory is made for."""
+        """Maximum tokens of a row: the recipe's limit, else the directory's, else LONGEST."""
         if self.ours:
             return self.recipe.max_length
         return self.tokenizer.settings.max_length or LONGEST
 
     def check(self, text: object, pair: object) -> tuple[str, str | None]:
-        """Return a text and its pair as the model takes them; every door asks here.
+        """Check a text and its pair for this model, and return them. Command line and server both use this check.
 
         Raises:
-            BadValue: one of them is no text, or the model reads pairs and there is none, or the reverse.
+            BadValue: one of them is not text, or the model needs a pair and there is none, or the reverse.
         """
         checked = check_text(text), None if pair is None else check_pair(pair)
         if reason := self.pairing(pair is not None):
@@ -75,7 +75,7 @@ class Predictor:
         return checked
 
     def pairing(self, has_pair: bool) -> str:
-        """Why the model cannot take a text with or without a pair; empty if it can."""
+        """Return why the model cannot take a text with or without a pair; empty if it can."""
         if self.pairs is True and not has_pair:
             return "no text_pair, and this model reads pairs of texts"
         if self.pairs is False and has_pair:
@@ -83,9 +83,9 @@ class Predictor:
         return ""
 
     def logits(self, texts: list[str], pairs: list[str | None] | None) -> tuple[np.ndarray, list[bool]]:
-        """Logits of texts in their order, float32 [rows, C], and which of them were cut.
+        """Return the logits of texts in their order, float32 [rows, C], and which texts were truncated.
 
-        A text without a pair has another layout than one with; a list may hold both.
+        One list may mix texts with and without pairs.
         """
         given = pairs or [None] * len(texts)
         logits = np.empty((len(texts), self.model.config.outputs), np.float32)
@@ -114,5 +114,5 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """The probability of each output by itself, in float64."""
+    """Independent probability of each output, in float64."""
     return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))

@@ -1,4 +1,4 @@
-"""The texts that a command line asks about: one given itself, a file of any format, or standard input."""
+"""Reads the texts that ``predict`` was given: one text, a file of any format, or standard input."""
 
 import dataclasses
 import io
@@ -21,12 +21,12 @@ from xlnet.recipe import DataRecipe
 
 STDIN = "-"
 KINDS = ("csv", "tsv", "jsonl", "parquet", "text")
-LONGEST_NAME, LONGEST_PATH = 255, 1024  # bytes of a file's name, characters of a path: what is longer is a text
+LONGEST_NAME, LONGEST_PATH = 255, 1024  # bytes of a file's name, characters of a path; longer arguments are texts
 ADVICE = "if it is a text, put --text before it"
 
 
 class Question(NamedTuple):
-    """One text to predict, checked, and what its answer is to be found again by."""
+    """A checked text to predict, with the line and id that identify its answer."""
 
     text: str
     text_pair: str | None
@@ -35,7 +35,7 @@ class Question(NamedTuple):
 
     @property
     def place(self) -> dict[str, Any]:
-        """Fields of the answer: the line, and the id if there is one."""
+        """Return the answer's fields that identify the text: the line, and the id if there is one."""
         return {"line": self.line} | ({} if self.id is None else {"id": self.id})
 
 
@@ -45,19 +45,19 @@ Asked = tuple[str, str | None] | Question | Reject
 def texts_from(
     source: str, predictor: Predictor, pair: str | None = None, form: str | None = None, is_text: bool = False
 ) -> Iterator[Asked]:
-    """The texts that a command line names, each checked as the server checks its own.
+    """Yield the texts that a command line names, checked as the server checks its requests.
 
     Args:
-        source: ``-`` for the lines of standard input; a file, read as the model's training data was (plain text: one
-            text a line); otherwise the text itself.
+        source: ``-`` for standard input; a file, which is read as the model's training data was (plain text: one text
+            per line); otherwise the text itself.
         predictor: the model, whose recipe names the columns.
-        pair: second text, beside a text given itself.
-        form: format of a file or of standard input; None: the name's ending tells, and standard input has a text a
-            line.
-        is_text: the source is a text, whatever it looks like.
+        pair: second text, if ``source`` is the text itself.
+        form: format of a file or of standard input; None takes it from the file's extension, and reads one text per
+            line from standard input.
+        is_text: treat the source as a text even if it looks like a file.
 
     Raises:
-        UserError: there is no such file, or this model does not take what was given.
+        UserError: there is no such file, or this model cannot take such texts.
     """
     if form not in (None, *KINDS):
         raise UserError(f"--format is '{form}'; allowed: {', '.join(KINDS)}{nearest(str(form), KINDS)}")
@@ -71,13 +71,13 @@ def texts_from(
         raise UserError(f"--pair goes with a text, not with {what}; give the pairs a column of their own")
     if source == STDIN:
         return _of_stream(predictor, _stdin(), "standard input", form)
-    if not is_remote(source) and not Path(source).is_file():  # a pipe or a device
+    if not is_remote(source) and not Path(source).is_file():  # a named pipe or a device
         return _of_stream(predictor, Path(source).open("rb"), source, form)
     return _of_file(predictor, source, form)
 
 
 def _names_file(source: str) -> bool:
-    """Whether the argument is a file's name; UserError if it only looks like one."""
+    """Whether the argument names an existing file; UserError if it only looks like a file's name."""
     if source == STDIN or is_remote(source):
         return True
     if not source:
@@ -85,7 +85,7 @@ def _names_file(source: str) -> bool:
     path = Path(source)
     try:
         is_there, is_directory = path.exists(), path.is_dir()
-    except OSError:  # too long for a name
+    except OSError:  # too long for a file's name
         return False
     if is_directory:
         raise UserError(f"'{source}' is a directory; name a file in it, or {ADVICE}")
@@ -97,7 +97,7 @@ def _names_file(source: str) -> bool:
 
 
 def _looks_like_path(source: str) -> bool:
-    """A separator or a known ending, in what can be a path."""
+    """Whether the argument has a path separator or a known extension, and is short enough for a path."""
     names = [name.encode(errors="surrogatepass") for name in source.split(os.sep)]
     long = len(source) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in names)
     if long or "\n" in source or "\0" in source or not source.strip():
@@ -139,7 +139,7 @@ def _refuse_lines(predictor: Predictor) -> None:
 
 
 def _kept(predictor: Predictor, stream: IO[Any], name: str, form: str) -> Iterator[Row | Reject]:
-    """Rows of a stream, which is kept whole first: formats other than lines of text are read back and forth."""
+    """Read rows from a temporary copy of a stream, because formats other than plain text need to seek."""
     with tempfile.TemporaryFile() as file:
         while piece := stream.read(1 << 20):
             file.write(piece.encode(errors="surrogateescape") if isinstance(piece, str) else piece)
@@ -162,7 +162,7 @@ def _stdin() -> IO[Any]:
 
 
 def _lines(stream: IO[Any], longest: int) -> Iterator[Row | Reject]:
-    """One text a line, as the lines come in."""
+    """Yield one text per line, as soon as the line arrives."""
     binary = not isinstance(stream, io.TextIOBase)
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape") if binary else cast(io.TextIOBase, stream)
     try:
@@ -177,11 +177,11 @@ def _lines(stream: IO[Any], longest: int) -> Iterator[Row | Reject]:
             yield Reject(number, f"line is too long: more than {longest} characters")
     finally:
         if binary:
-            text.detach()  # or standard input would be closed with it
+            text.detach()  # otherwise standard input would be closed with it
 
 
 def _checked(predictor: Predictor, rows: Any, placed: bool = True) -> Iterator[Asked]:
-    """Rows as questions, or as rejects where the model cannot take them."""
+    """Turn rows into questions, or into rejects if the model cannot take them."""
     for row in rows:
         if isinstance(row, Reject):
             yield row

@@ -1,6 +1,6 @@
-"""The evaluation's report: one HTML page, readable without any other file, on a screen or a phone.
+"""The evaluation's report: one HTML page that needs no other file, for desktop and phone.
 
-Its only time is that of the model's training, so that equal evaluations of a model write equal pages.
+The only time in it is that of the model's training, so equal evaluations of a model write equal pages.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from xlnet.recipe import Recipe
 CURVE_POINTS = 400
 SCATTER_POINTS = 2000
 RESIDUAL_BINS = 24
-MATRIX_CLASSES = 100  # more make a page of many megabytes that nobody reads
+MATRIX_CLASSES = 100  # a larger confusion matrix would make the page many megabytes long
 CONFUSED_PAIRS = 20
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mcc": "MCC", "pearson": "Pearson r", "spearman": "Spearman ρ"}
 
@@ -29,15 +29,15 @@ NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mcc": "MCC", "pearson"
 def render(
     content: dict[str, Any], card: dict[str, Any], recipe: Recipe, model: Path, table: pa.Table, worst: int
 ) -> str:
-    """The page.
+    """Write the page.
 
     Args:
-        content: what metrics.json holds.
+        content: the content of metrics.json.
         card: the dataset's card.
-        recipe: what made the dataset, the model and this evaluation.
-        model: directory of the model, for its history and where it came from.
+        recipe: the recipe of the dataset, the model and this evaluation.
+        model: directory of the model, for its history and lineage.
         table: one row per test row, as in predictions.parquet.
-        worst: how many mistakes to show.
+        worst: number of mistakes to show.
     """
     classes = content["classes"]
     judged = _classes(content) if classes else _values(table)
@@ -50,7 +50,7 @@ def render(
 
 
 def _named(made: dict[str, Any], content: dict[str, Any], recipe: Recipe) -> str:
-    """Which model this is about: what it is, its digest, when it was trained on what, and in which run."""
+    """Identify the model: its pretrained weights or preset, digest, training time, training data, and run."""
     facts, run = made["artifact"]["metadata"], str(made["execution"].get("run") or "")
     files = [str(one).rstrip("/").rpartition("/")[2] for one in recipe.data.train]
     data = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")

@@ -1,4 +1,4 @@
-"""The model registry behind one small interface: versions of models, what is known of each, and the champion."""
+"""The interface of model registries: versions of models with their metadata, and the champion."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,22 +16,22 @@ class Registry(Protocol):
 
     @property
     def shown_uri(self) -> str:
-        """Where it is, without credentials."""
+        """The registry's address, without credentials."""
 
     def ready(self, name: str) -> None:
-        """Raise UserError or RunError if a version of a model of this name cannot be registered now."""
+        """Raise UserError or RunError if no version can be registered under this name now."""
 
     def names(self) -> list[str]:
-        """Registered models, sorted; empty where nothing has been registered yet."""
+        """List the registered models, sorted; empty if there are none."""
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """Every version of a model, the newest first; UserError if there is no such model."""
+        """List a model's versions, newest first; raise UserError if there is no such model."""
 
     def find(self, reference: str) -> ModelVersion:
-        """``NAME:3``, ``NAME@alias``, or ``NAME`` (champion, else latest version); UserError if there is none."""
+        """Find ``NAME:3``, ``NAME@alias`` or ``NAME`` (champion, else latest version); UserError if there is none."""
 
     def champion(self, name: str) -> ModelVersion | None:
-        """The version with the alias ``champion``, if there is one."""
+        """Return the version with the alias ``champion``; None if there is none."""
 
     def add(
         self, name: str, description: str, tags: dict[str, str], parameters: dict[str, str], metrics: dict[str, float]
@@ -42,17 +42,17 @@ class Registry(Protocol):
         """Change a version's description and add or change tags."""
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Give a version an alias, taking it from the one that had it."""
+        """Move an alias to a version."""
 
     def delete(self, name: str, version: int) -> None:
-        """Remove a version's entry, and the model's with its last version; the files stay where they are."""
+        """Remove a version, and the model with its last version. The files stay where they are."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keep other registrations on this machine out while a champion is being decided."""
+        """Exclude other registrations on this machine while the champion is decided."""
 
 
 def open_registry(uri: str = "", home: str | Path | None = None) -> Registry:
-    """The registry at an address; see :func:`xlnet.registry.address.resolve`."""
+    """Open the registry at an address; see :func:`xlnet.registry.address.resolve`."""
     found = resolve(uri, home)
     if found.startswith(VERTEX):
         from xlnet.registry.vertex_registry import VertexRegistry

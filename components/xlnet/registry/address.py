@@ -1,4 +1,4 @@
-"""Where the registry is: one rule for the command line, the steps and the server, and addresses built from parts."""
+"""Resolves the registry's address, for the command line, the steps and the server alike."""
 
 import os
 import re
@@ -10,21 +10,21 @@ from xlnet.redaction import redacted
 
 SQLITE = "sqlite:///"
 VERTEX = "vertex://"
-DATABASES = ("postgresql", "mysql", "mssql")  # and, after a plus sign, a driver
+DATABASES = ("postgresql", "mysql", "mssql")  # a plus sign and a driver may follow
 ALLOWED = "sqlite:///FILE, http(s)://HOST, postgresql://…, mysql://…, mssql://…, databricks, vertex://PROJECT/LOCATION"
-_VERTEX_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")  # what Vertex AI allows as a model's id
-_UNSAFE = "%?#"  # what means something else in an address; all other characters stay readable
+_VERTEX_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")  # model ids that Vertex AI allows
+_UNSAFE = "%?#"  # characters with a special meaning in addresses; all others stay readable
 
 
 def resolve(given: str = "", home: str | Path | None = None) -> str:
-    """The registry's address: the one that was given, else the environment's, else a file in the state directory.
+    """Return the registry's address: the given one, else the environment's, else a file in the state directory.
 
     Args:
-        given: an option's or the recipe's; empty: ``XLNET_REGISTRY``, ``MLFLOW_TRACKING_URI``.
-        home: the state directory; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
+        given: address from an option or the recipe; empty means ``XLNET_REGISTRY``, else ``MLFLOW_TRACKING_URI``.
+        home: the state directory; None means ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
 
     Raises:
-        UserError: it is no address that MLflow or Vertex AI takes.
+        UserError: neither MLflow nor Vertex AI accepts this address.
     """
     found = given or os.environ.get("XLNET_REGISTRY") or os.environ.get("MLFLOW_TRACKING_URI")
     if not found:
@@ -37,20 +37,20 @@ def resolve(given: str = "", home: str | Path | None = None) -> str:
 
 
 def sqlite(file: str | Path) -> str:
-    """The address of a sqlite file."""
+    """Return the address of a sqlite file."""
     path = str(Path(file).absolute())
     return SQLITE + "".join(quote(character) if character in _UNSAFE else character for character in path)
 
 
 def sqlite_file(address: str) -> Path | None:
-    """The absolute path of the file that an address names; None for a server."""
+    """Return the absolute path of the file that an address names; None for a server."""
     if not address.startswith(SQLITE) or len(address) == len(SQLITE):
         return None
     return Path(unquote(address.removeprefix(SQLITE).partition("?")[0])).absolute()
 
 
 def _refuse(address: str) -> None:
-    """Raise UserError if neither MLflow nor Vertex AI takes such an address."""
+    """Raise UserError if neither MLflow nor Vertex AI accepts such an address."""
     shown = redacted(address)
     try:
         parts = urlsplit(address)
@@ -68,9 +68,9 @@ def _refuse(address: str) -> None:
 
 
 def check_name(address: str, name: str) -> None:
-    """Raise UserError for a name that the registry would refuse, or that would share an id with another; asks nobody.
+    """Raise UserError for a name that the registry would refuse or confuse with another. Sends no request.
 
-    MLflow takes every name that a recipe allows.
+    MLflow accepts every name that a recipe allows.
     """
     if address.startswith(VERTEX) and not _VERTEX_NAME.fullmatch(name):
         allowed = "1 to 63 small letters, digits, '-' and '_', not beginning with a digit or '-'"
@@ -78,6 +78,6 @@ def check_name(address: str, name: str) -> None:
 
 
 def _proposal(name: str) -> str:
-    """A name that Vertex AI takes, near to one that it does not."""
+    """Propose a similar name that Vertex AI accepts."""
     near = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:60]
     return near if _VERTEX_NAME.fullmatch(near) else f"m-{near}".rstrip("-")

@@ -1,4 +1,4 @@
-"""What a registry in a sqlite file has answered, kept while the file stays as it is: opening MLflow takes seconds."""
+"""Caches a sqlite registry's answers until its file changes, because opening MLflow takes seconds."""
 
 import json
 import os
@@ -8,18 +8,18 @@ from typing import Any
 from xlnet.registry import ModelVersion
 from xlnet.registry.address import sqlite_file
 
-CHANGE_COUNTER = slice(24, 28)  # of a sqlite file's header: each transaction raises it (sqlite.org/fileformat.html)
+CHANGE_COUNTER = slice(24, 28)  # in a sqlite file's header; each transaction raises it (sqlite.org/fileformat.html)
 
 
 class Answers:
-    """Question → answer, for one state of a registry's file.
+    """A cache of question → answer for one state of a registry's file.
 
-    A question is put to :meth:`get` first. Where that knows nothing, ask the registry and :meth:`put` its answer
-    with the :attr:`state` read before asking: if the file changes meanwhile, the answer is forgotten.
+    Call :meth:`get` first. If it returns None, ask the registry and :meth:`put` its answer, for the :attr:`state` that
+    was read before asking: if the file changes meanwhile, the answer is dropped.
     """
 
     def __init__(self, address: str) -> None:
-        """Of a registry that is no sqlite file nothing is kept."""
+        """Open the cache of a registry. Only sqlite registries are cached."""
         self._database = sqlite_file(address)
         self.state = self._read_state()
 
@@ -38,11 +38,11 @@ class Answers:
         return self._database.with_name(f"{self._database.name}-answers.json")
 
     def get(self, question: str) -> Any:
-        """The answer; None: nothing is known of the file as it is now."""
+        """Return the answer for the file's current state; None if it is not cached."""
         return self._load().get(question)
 
     def put(self, question: str, answer: Any) -> None:
-        """Keep an answer, which is not None."""
+        """Cache an answer, which must not be None."""
         if not self.state:
             return
         content = {"state": self.state, "answers": {**self._load(), question: answer}}
@@ -50,7 +50,7 @@ class Answers:
         try:
             aside.write_text(json.dumps(content), encoding="utf-8")
             os.replace(aside, self._file)
-        except OSError:  # a directory that cannot be written: the registry is asked again next time
+        except OSError:  # the directory is not writable, so the registry is asked again next time
             aside.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, Any]:
@@ -65,14 +65,14 @@ class Answers:
 
 
 def described(champion: ModelVersion | None) -> str:
-    """A champion in a few words, which differ for every other one."""
+    """Describe a champion in a few words that differ for every version."""
     if champion is None:
         return "without a champion"
     return f"with champion {champion.version} ({champion.tags.get('model_digest', '')[:19]})"
 
 
 def remember(registry_address: str, version: ModelVersion, champion: ModelVersion | None) -> None:
-    """Keep what a registration has just left in the registry; to be called while nobody else may change it."""
+    """Cache the result of a registration. Call this while holding the registry's lock."""
     answers = Answers(registry_address)
     answers.put(f"ready {version.name}", True)
     answers.put(f"champion {version.name}", described(champion))

@@ -1,4 +1,4 @@
-"""The model that asks to be registered, with what is known of it."""
+"""The candidate: a model to register, with its dataset and evaluation."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from xlnet.errors import RunError
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model with the dataset it was made of and the evaluation of it: directories of artifacts."""
+    """The artifact directories of a model, its dataset and its evaluation."""
 
     dataset: Path
     model: Path
@@ -38,17 +38,17 @@ class Candidate:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Every metric that could be computed."""
+        """All metrics that could be computed."""
         values = {name: figure["value"] for name, figure in self.metrics["metrics"].items()}
         return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
     def score(self) -> float | None:
-        """The metric that decides; None if it could not be computed."""
+        """The primary metric's value; None if it could not be computed."""
         return self.scores.get(self.metrics["primary"])
 
     def test_keys(self) -> np.ndarray | None:
-        """Keys of the test rows, see :func:`xlnet.data.seen.key`: int64 [rows]; None where no text was kept."""
+        """Keys of the test rows, see :func:`xlnet.data.seen.key`: int64 [rows]; None if texts were not stored."""
         file = pq.ParquetFile(self.evaluation / "predictions.parquet")
         if "text" not in file.schema_arrow.names:
             return None
@@ -57,7 +57,7 @@ class Candidate:
         return np.array([seen.key(text, pair) for text, pair in rows], np.int64)
 
     def refuse_not_finite(self) -> None:
-        """Raise RunError if a weight or an answer of the model is nan or inf: such a model is nobody's."""
+        """Raise RunError if a weight or a prediction of the model is nan or inf."""
         weights = self.model / "model.safetensors"
         if weights.is_file():
             with safe_open(str(weights), framework="np") as file:

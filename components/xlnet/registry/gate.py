@@ -1,7 +1,7 @@
-"""The gate: whether a candidate becomes champion, and why.
+"""The gate: decides whether a candidate becomes champion, and says why.
 
-It must do better than always giving the commonest answer, and better than the present champion, by the rule of
-:mod:`xlnet.evaluation.comparison`, on test rows that neither of the two was trained on.
+The candidate must beat the most frequent answer, and the current champion, by the rule of
+:mod:`xlnet.evaluation.comparison`, on test rows that neither model was trained on.
 """
 
 import math
@@ -23,13 +23,13 @@ from xlnet.recipe import EvaluationRecipe
 from xlnet.registry.candidate import Candidate
 from xlnet.registry.versions import ModelVersion
 
-FEWEST_ROWS = 30  # on which two models are compared, where rows had to be left out
+FEWEST_ROWS = 30  # minimum number of rows for a comparison, after removing rows that a model was trained on
 TRY = "train on more rows or for more epochs (training.epochs), or begin with pretrained weights (model.pretrained)"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate said, and the figures behind it (None where nothing was compared)."""
+    """The gate's decision, with its figures (None if nothing was compared)."""
 
     promote: bool
     reason: str
@@ -41,26 +41,26 @@ class Decision:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said of the test rows: class names or values, [rows]."""
+    """A model's predictions for the test rows: class names or values, [rows]."""
 
     truth: list[Any]
     given: list[Any]
 
 
 class Incomparable(Exception):
-    """Two models that cannot be compared; the message says why."""
+    """Two models cannot be compared; the message says why."""
 
 
 def gate(
     candidate: Candidate, champion: ModelVersion | None, recipe: EvaluationRecipe, force: bool = False
 ) -> Decision:
-    """Whether the candidate becomes champion, and why.
+    """Decide whether the candidate becomes champion.
 
     Args:
-        candidate: the model that asks.
-        champion: whom it would replace; None: nobody.
-        recipe: the metric, the margin, and how intervals are drawn.
-        force: promote it whatever the comparison says; the reason is given all the same.
+        candidate: the model to judge.
+        champion: the current champion; None if there is none.
+        recipe: the metric, the margin, and the settings of the bootstrap.
+        force: promote the candidate whatever the comparison says; the decision still gives the reason.
     """
     if champion and champion.tags.get("model_digest") == candidate.model_digest:
         return Decision(True, f"the champion is this very model, version {champion.version}", champion.version)
@@ -86,7 +86,7 @@ def _judge(candidate: Candidate, champion: ModelVersion | None, recipe: Evaluati
 
 
 def _no_better_than_a_constant(candidate: Candidate, ours: Answers, recipe: EvaluationRecipe) -> str:
-    """Why the model is of no use; empty if it does better than one answer for all rows."""
+    """Return why the model is useless; empty if it beats giving the same answer for all rows."""
     metric = candidate.metrics["primary"]
     if not candidate.classes:
         figure = candidate.metrics["metrics"][metric]
@@ -106,7 +106,7 @@ def _no_better_than_a_constant(candidate: Candidate, ours: Answers, recipe: Eval
 
 
 def _against(candidate: Candidate, champion: ModelVersion, ours: Answers, recipe: EvaluationRecipe) -> Decision:
-    """Raises Incomparable where the two cannot be."""
+    """Compare with the champion. Raises Incomparable if the two cannot be compared."""
     theirs, kept = _champion_answers(candidate, champion)
     fresh = _unseen(candidate, champion, kept)
     rows = len(ours.truth)
@@ -131,14 +131,14 @@ def _against(candidate: Candidate, champion: ModelVersion, ours: Answers, recipe
 
 
 def _champion_answers(candidate: Candidate, champion: ModelVersion) -> tuple[Answers, bool]:
-    """The champion's answers to the candidate's test rows, and whether they are of its own evaluation."""
+    """Return the champion's predictions for the candidate's test rows, and whether its own evaluation has made them."""
     if champion.tags.get("test_digest") == candidate.metrics["test_digest"] and champion.evaluation_uri:
         try:
             kept = objects.local_directory(champion.evaluation_uri)
             provenance.verify(kept)
             return _read(kept), True
         except (UserError, RunError):
-            pass  # gone, damaged or out of reach: predict again
+            pass  # the evaluation is missing, damaged or out of reach: predict again
     try:
         model = objects.local_directory(champion.model_uri)
         if not model.is_dir():
@@ -160,9 +160,9 @@ def _champion_answers(candidate: Candidate, champion: ModelVersion) -> tuple[Ans
 
 
 def _unseen(candidate: Candidate, champion: ModelVersion, kept: bool) -> np.ndarray | None:
-    """Which test rows neither model was trained on: bool [rows]; None where that is not known, but safe to assume.
+    """Return which test rows neither model was trained on: bool [rows]; None if this is unknown but safe to assume.
 
-    A champion of an older version does not say what it has seen. The rows of its own evaluation are safe.
+    A champion of an older release does not record its training rows, but it was not trained on its own test rows.
     """
     keys = candidate.test_keys()
     known = [seen.read(candidate.model), seen.read(champion.model_uri)]
@@ -184,7 +184,7 @@ def _rows(answers: Answers, chosen: np.ndarray) -> Answers:
 
 
 def _paired(one: Answers, other: Answers, classes: list[str]) -> tuple[Predictions, Predictions]:
-    """Both as numbers, over the classes of either: one may answer with a class that the other does not know."""
+    """Convert both to numbers, over the union of their classes."""
     if not classes:
         first, second = (Predictions(np.array(two.truth), np.array(two.given), 0) for two in (one, other))
         return first, second

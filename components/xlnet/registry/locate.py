@@ -1,4 +1,4 @@
-"""Which directory a model's name means: the same for predict and for the server, on every command line."""
+"""Finds the directory that a model's name stands for, for ``predict`` and for the server."""
 
 import os
 from collections.abc import Callable
@@ -13,12 +13,12 @@ FORMS = "a directory, gs:// URI, models:/NAME/VERSION, or registered NAME, NAME:
 
 
 def model_directory(reference: str, registry: Callable[[], Registry] = open_registry) -> Path:
-    """Return the directory of a model: itself, a copy of what a ``gs://`` URI names, or a registered model's.
+    """Return a model's directory: the given one, a download from a ``gs://`` URI, or a registered model's.
 
     Args:
         reference: a directory, a ``gs://`` URI, MLflow's ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``, or a
             registered ``NAME``, ``NAME:VERSION``, ``NAME@ALIAS``.
-        registry: opens the registry, where one is needed.
+        registry: opens the registry, if it is needed.
 
     Raises:
         UserError: there is no such model.
@@ -41,7 +41,7 @@ def model_directory(reference: str, registry: Callable[[], Registry] = open_regi
 
 
 def registered(reference: str) -> str:
-    """``NAME:VERSION``, ``NAME@ALIAS`` or ``NAME`` of a reference, which may be MLflow's URI."""
+    """Convert a reference, which may be MLflow's URI, to ``NAME:VERSION``, ``NAME@ALIAS`` or ``NAME``."""
     if not reference.startswith(MLFLOW):
         return reference
     name, slash, version = reference.removeprefix(MLFLOW).strip("/").rpartition("/")
@@ -53,6 +53,6 @@ def registered(reference: str) -> str:
 
 
 def short_name(reference: str) -> str:
-    """What a model is called in addresses: ``model`` of ``gs://b/run/model``, ``reviews`` of ``reviews@champion``."""
+    """Return a model's name for URLs: ``model`` for ``gs://b/run/model``, ``reviews`` for ``reviews@champion``."""
     name = registered(reference) if reference.startswith(MLFLOW) else reference.rstrip("/").rpartition("/")[2]
     return name.partition("@")[0].partition(":")[0] or "model"

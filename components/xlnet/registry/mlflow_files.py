@@ -1,7 +1,7 @@
-"""Where MLflow's sqlite file says that files are: below its own folder, also after the folder was moved or copied.
+"""Corrects the file addresses in MLflow's sqlite file after its folder was moved or copied.
 
-MLflow stores absolute addresses and has no call that changes them, so they are corrected in the database itself.
-MLflow's own pages and ``download_artifacts`` then find the files of a model too.
+MLflow stores absolute addresses and has no call that changes them, so this module changes the database itself.
+Then MLflow's own pages and ``download_artifacts`` also find a model's files.
 """
 
 import contextlib
@@ -13,27 +13,27 @@ from urllib.parse import unquote, urlsplit
 
 from xlnet import state
 
-ARTIFACTS = "mlflow-artifacts"  # folder beside the database, of what users add to MLflow's experiments and runs
+ARTIFACTS = "mlflow-artifacts"  # folder beside the database for files that users add to experiments and runs
 
 _FILE = "file://"
 _ARTIFACTS_FOLDER = re.compile(rf"(?:{_FILE})?/.*/{ARTIFACTS}(/.*)?")
-_DEFAULT_FOLDER = re.compile(rf"(?:{_FILE})?/.*/mlruns/0")  # of MLflow's experiment 0, in the working directory
+_DEFAULT_FOLDER = re.compile(rf"(?:{_FILE})?/.*/mlruns/0")  # MLflow's default for experiment 0
 
 
 def location(database: Path, experiment: str) -> str:
-    """The folder of an experiment's artifacts."""
+    """Return the folder of an experiment's artifacts."""
     return str(database.parent / ARTIFACTS / re.sub(r"[^\w.-]", "-", experiment))
 
 
 def source(address: str) -> str:
-    """A model's address as MLflow wants it."""
+    """Convert a model's address to the form that MLflow expects."""
     return Path(address).as_uri() if address.startswith("/") else address
 
 
 def settle(database: Path) -> None:
-    """Point addresses that are of another place than the database's folder, if they lie in this one now, here.
+    """Change addresses outside the database's folder to ones inside it, if the files now exist there.
 
-    A database that cannot be written, or is none of MLflow's, is left as it is.
+    A database that is not writable, or not MLflow's, is not changed.
     """
     folder = database.parent
     columns: tuple[tuple[str, str, Callable[[str], str]], ...] = (

@@ -24,11 +24,11 @@ class MlflowRegistry:
     """See :class:`xlnet.registry.Registry` for the methods."""
 
     def __init__(self, uri: str, home: Path | None = None) -> None:
-        """Name a tracking URI; nothing is opened, and no file made, before it is needed.
+        """Take a tracking URI. The registry is opened, or its file created, when it is first needed.
 
         Args:
-            uri: of a server, or of a sqlite file, which names what lies in its own folder relative to that.
-            home: the state directory, in which models of a server's versions are looked for.
+            uri: URI of a server, or of a sqlite file; such a file stores addresses in its own folder as relative.
+            home: the state directory, in which the models of a server's versions are searched.
         """
         self.uri = uri
         self._file = sqlite_file(uri)
@@ -36,11 +36,11 @@ class MlflowRegistry:
 
     @property
     def shown_uri(self) -> str:
-        """The URI without a user's name and password."""
+        """The URI without user name and password."""
         return redacted(self.uri)
 
     def ready(self, name: str) -> None:
-        """Raise UserError or RunError if a version cannot be registered: no server, or a deleted experiment."""
+        """Raise UserError or RunError if no version can be registered: no server, or a deleted experiment."""
         if self._file is not None and not self._file.is_file():
             return
         with self._errors():
@@ -53,14 +53,14 @@ class MlflowRegistry:
             )
 
     def names(self) -> list[str]:
-        """Registered models, sorted."""
+        """List the registered models, sorted."""
         if self._file is not None and not self._file.is_file():
             return []
         with self._errors():
             return sorted(model.name for model in _all(self._client.search_registered_models))
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """Every version, the newest first."""
+        """List a model's versions, newest first."""
         if name not in (known := self.names()):
             listed = f"registered: {', '.join(known)}" if known else "no model is registered yet; run a recipe first"
             raise UserError(f"model '{name}' is unknown; {listed}{nearest(name, known)}")
@@ -74,7 +74,7 @@ class MlflowRegistry:
         return sorted(versions, key=lambda version: version.version, reverse=True)
 
     def find(self, reference: str) -> ModelVersion:
-        """One version by reference."""
+        """Find one version by reference."""
         name, colon, number = reference.partition(":")
         name, at, alias = (name, "", "") if colon else reference.partition("@")
         versions = self.versions(name)
@@ -89,7 +89,7 @@ class MlflowRegistry:
         return by_alias[alias] if at else by_alias.get(CHAMPION, versions[0])
 
     def champion(self, name: str) -> ModelVersion | None:
-        """The champion, if the model has one."""
+        """Return the champion; None if there is none."""
         if self._file is not None and not self._file.is_file():
             return None
         with self._errors(), _absent():
@@ -119,7 +119,7 @@ class MlflowRegistry:
             source = mlflow_files.source(tags["model_uri"])
             made = client.create_model_version(name, source, run_id=run, tags=kept, description=description)
         if self._file and not known:
-            mlflow_files.settle(self._file)  # MLflow's own first experiment
+            mlflow_files.settle(self._file)  # corrects MLflow's default experiment
         return self._version(made, {})
 
     def describe(self, name: str, version: int, description: str, tags: dict[str, str]) -> None:
@@ -135,7 +135,7 @@ class MlflowRegistry:
             self._client.set_registered_model_alias(name, alias, str(version))
 
     def delete(self, name: str, version: int) -> None:
-        """Remove a version and mark its MLflow run as deleted; without versions the model goes too."""
+        """Remove a version and mark its MLflow run as deleted; remove the model with its last version."""
         with self._errors():
             client = self._client
             run = client.get_model_version(name, str(version)).run_id
@@ -148,7 +148,7 @@ class MlflowRegistry:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold a lock file beside a sqlite file; a server orders its clients itself."""
+        """Hold a lock file beside a sqlite file; a server does its own locking."""
         if self._file is None:
             yield
             return
@@ -163,7 +163,7 @@ class MlflowRegistry:
 
     @cached_property
     def _client(self) -> Any:
-        # Read when MLflow is imported. A dead server should be told in seconds, not after minutes of retries.
+        # MLflow reads these when it is imported. A dead server should be reported within seconds, not after retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -195,8 +195,8 @@ class MlflowRegistry:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn MLflow's exceptions into one line."""
-        assert self._client is not None  # imports MLflow, or says how to install it
+        """Turn MLflow's exceptions into one-line errors."""
+        assert self._client is not None
         from mlflow.exceptions import MlflowException
 
         try:
@@ -212,7 +212,7 @@ class MlflowRegistry:
 
 @contextlib.contextmanager
 def _absent() -> Iterator[None]:
-    """Let it pass that MLflow knows no such model or version."""
+    """Ignore MLflow's error that there is no such model or version."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -223,7 +223,7 @@ def _absent() -> Iterator[None]:
 
 
 def _named(name: str) -> str | None:
-    """MLflow's filter for a model's versions. Its language escapes nothing: a name with both quotes has no filter."""
+    """Return MLflow's filter for a model's versions; None if the name has both kinds of quotes (there is no escape)."""
     quotes = [quote for quote in "'\"" if quote not in name]
     return f"name={quotes[0]}{name}{quotes[0]}" if quotes else None
 

@@ -1,16 +1,16 @@
-"""The refusal of a registry that would be lost with the pod of the step that writes it."""
+"""Refuses a registry on a pod's own disk, because it would be lost with the pod."""
 
 import os
 from pathlib import Path
 
 from xlnet.errors import UserError
 
-PODS = ("KFP_POD_NAME", "CLOUD_ML_JOB_ID")  # set in steps on Kubeflow Pipelines and on Vertex AI
-FILES = ("sqlite:///", "file://")  # begin the address of a store in a file system
+PODS = ("KFP_POD_NAME", "CLOUD_ML_JOB_ID")  # variables of steps on Kubeflow Pipelines and on Vertex AI
+FILES = ("sqlite:///", "file://")  # prefixes of addresses in a file system
 
 
 def refuse_own_disk(uri: str = "") -> None:
-    """Do nothing if what is registered here outlives this process's pod; nothing either outside a pod.
+    """Check that the registry outlives this process's pod. Outside a pod, this does nothing.
 
     Raises:
         UserError: the registry is a file on the pod's own disk.

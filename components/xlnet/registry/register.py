@@ -1,4 +1,4 @@
-"""The register step: a version in the registry, and the gate that decides who is champion."""
+"""The register step: registers a version, and lets the gate decide whether it becomes champion."""
 
 import json
 import os
@@ -20,21 +20,21 @@ from xlnet.registry.succession import crown, was_rolled_back
 
 
 def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -> dict[str, Any]:
-    """Register a model as a version, and as champion if it beats the present one.
+    """Register a model as a version, and as champion if it beats the current champion.
 
     Args:
         recipe: JSON of a recipe, or of its ``evaluation`` and ``registry`` sections.
         dataset: directory of the dataset artifact.
         model: directory of the model artifact.
         evaluation: directory of the evaluation artifact.
-        out: directory of the registration artifact to be written.
+        out: directory of the registration artifact to write.
 
     Returns:
         Facts for the artifact's metadata.
 
     Raises:
-        UserError: the evaluation is not one of this model.
-        RunError: the registry does not answer, or a weight or an answer of the model is not finite.
+        UserError: the evaluation belongs to another model.
+        RunError: the registry does not answer, or a weight or a prediction of the model is not finite.
         CorruptArtifact: an input was changed after it was written.
     """
     started = provenance.now()
@@ -96,7 +96,7 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
 def _version(
     registry: Registry, name: str, candidate: Candidate, decision: Decision, tags: dict[str, str]
 ) -> tuple[ModelVersion, bool]:
-    """The candidate's version: a new one, unless the same model has one already."""
+    """Return the candidate's version and whether it is new; the same model is registered only once."""
     known = registry.versions(name) if name in registry.names() else []
     for version in known:
         if version.tags.get("model_digest") == candidate.model_digest:

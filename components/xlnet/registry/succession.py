@@ -1,18 +1,18 @@
-"""Who was champion before whom: what a rollback goes back to.
+"""The history of champions, and the rollback to an earlier one.
 
-A version that becomes champion keeps the number of the one that it replaced in the tag ``champion_before``.
+A new champion stores the version number of the champion that it replaced in the tag ``champion_before``.
 """
 
 from xlnet.errors import UserError
 from xlnet.registry import CHAMPION, ModelVersion, Registry
 
 BEFORE = "champion_before"
-ROLLED_BACK = "rolled_back"  # tag of a version that a person took the title from: the gate does not give it back
+ROLLED_BACK = "rolled_back"  # tag of a version that a person has rolled back; the gate does not promote it again
 PROMOTED = ("promoted", "promoted by hand")  # values of the tag "decision"
 
 
 def crown(registry: Registry, version: ModelVersion) -> None:
-    """Make a version the champion, and keep in it whom it replaced."""
+    """Make a version the champion, and store which version it replaced."""
     earlier = registry.champion(version.name)
     if earlier is not None and earlier.version != version.version:
         registry.describe(version.name, version.version, version.description, {BEFORE: str(earlier.version)})
@@ -20,9 +20,9 @@ def crown(registry: Registry, version: ModelVersion) -> None:
 
 
 def predecessor(registry: Registry, name: str) -> ModelVersion | None:
-    """The champion before the present one; None if there was none, or it was deleted and none came before it.
+    """Return the previous champion; None if there is none. Deleted champions are skipped.
 
-    Versions of earlier releases name nobody: then it is the newest older version that the gate or a person promoted.
+    Versions of earlier releases have no such tag; then this is the newest older version that was promoted.
     """
     versions = registry.versions(name)
     champion = next((one for one in versions if CHAMPION in one.aliases), None)
@@ -34,10 +34,10 @@ def predecessor(registry: Registry, name: str) -> ModelVersion | None:
 
 
 def rolled_back(registry: Registry, name: str) -> tuple[ModelVersion, ModelVersion]:
-    """The champion and the version that a rollback makes champion instead.
+    """Return the champion, and the version that a rollback would make champion.
 
     Raises:
-        UserError: there is no champion, or none came before it.
+        UserError: there is no champion, or no previous champion.
     """
     champion = next((one for one in registry.versions(name) if CHAMPION in one.aliases), None)
     if champion is None:
@@ -51,7 +51,7 @@ def rolled_back(registry: Registry, name: str) -> tuple[ModelVersion, ModelVersi
 
 
 def roll_back(registry: Registry, champion: ModelVersion, earlier: ModelVersion) -> None:
-    """Give the title back to the version before, and keep the gate from undoing that."""
+    """Make the earlier version champion again, and keep the gate from undoing this."""
     name = champion.name
     reason = f"rolled back to version {earlier.version}; it had been champion: {champion.description}"
     registry.describe(name, champion.version, reason, {"decision": "rolled back", ROLLED_BACK: "true"})
@@ -61,7 +61,7 @@ def roll_back(registry: Registry, champion: ModelVersion, earlier: ModelVersion)
 
 
 def was_rolled_back(registry: Registry, name: str, model_digest: str) -> ModelVersion | None:
-    """The version of this very model that a person took the title from, if there is one."""
+    """Return the version of this model that a person has rolled back; None if there is none."""
     known = registry.versions(name) if name in registry.names() else []
     ours = (one for one in known if one.tags.get("model_digest") == model_digest)
     return next((one for one in ours if one.tags.get(ROLLED_BACK) == "true"), None)

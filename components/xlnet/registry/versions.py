@@ -9,7 +9,7 @@ CHAMPION = "champion"
 class ModelVersion:
     """One registered version.
 
-    Tags name where it came from: ``model_uri``, ``model_digest``, ``dataset_digest``, ``snapshot_digest``,
+    Tags describe its origin: ``model_uri``, ``model_digest``, ``dataset_digest``, ``snapshot_digest``,
     ``test_digest``, ``evaluation_uri``, ``registration_uri``, ``run``, ``git_sha``, ``metric``, ``decision``.
     """
 
@@ -22,15 +22,15 @@ class ModelVersion:
 
     @property
     def model_uri(self) -> str:
-        """Where the model's directory is."""
+        """Address of the model's directory."""
         return self.tags.get("model_uri", "")
 
     @property
     def evaluation_uri(self) -> str:
-        """Where the evaluation's directory is."""
+        """Address of the evaluation's directory."""
         return self.tags.get("evaluation_uri", "")
 
     @property
     def registration_uri(self) -> str:
-        """Where the registration's directory, with the whole lineage, is."""
+        """Address of the registration's directory, which has the whole lineage."""
         return self.tags.get("registration_uri", "")

@@ -1,7 +1,7 @@
-"""Vertex AI's REST API: JSON over google-auth's session, with time limits, retries and one-line errors.
+"""A client for Vertex AI's REST API: JSON over google-auth's session, with time-outs, retries and one-line errors.
 
-Google's own client takes seconds to import and is a heavy package to have in every image; what is used here is small.
-The tests check each body against that client's message classes, and let that client read what was written.
+Google's own client takes seconds to import and would make every image larger, and we need only a small part of it.
+The tests check each request body against that client's message classes, and read the results with that client.
 """
 
 import functools
@@ -16,21 +16,21 @@ from xlnet.calls import Server, Trouble
 from xlnet.errors import RunError, UserError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-TOKEN = "GOOGLE_OAUTH_ACCESS_TOKEN"  # an access token to use as it is
-OPERATION_WAIT = 600.0  # seconds that a long-running operation may take
+TOKEN = "GOOGLE_OAUTH_ACCESS_TOKEN"  # variable with an access token
+OPERATION_WAIT = 600.0  # maximum seconds for a long-running operation
 FIRST_POLL = 0.5
-PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{0,99}")  # an id or a number; old ones name their domain first
+PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{0,99}")  # an id or a number; old ids start with their domain
 LOCATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class VertexApi:
-    """One location of one project."""
+    """The API for one location of one project."""
 
     def __init__(self, project: str, location: str, endpoint: str = "") -> None:
-        """Name a location; nothing is sent yet.
+        """Take a project and location. No request is sent yet.
 
         Raises:
-            UserError: it is none, and would become another part of an address; there are no credentials.
+            UserError: the project or location is not valid, or there are no credentials.
         """
         for what, given, allowed in (("project", project, PROJECT), ("location", location, LOCATION)):
             if not allowed.fullmatch(given):
@@ -46,7 +46,7 @@ class VertexApi:
 
     @functools.cached_property
     def session(self) -> Any:
-        """What sends requests, with the user's credentials: looked for when the first is sent."""
+        """The HTTP session with the user's credentials, which are looked up for the first request."""
         return _session(plain=self.base.startswith("http://"))
 
     def call(
@@ -58,13 +58,13 @@ class VertexApi:
         query: Mapping[str, str | int] | None = None,
         recover: Callable[[], dict[str, Any] | None] | None = None,
     ) -> dict[str, Any]:
-        """One request; see :func:`xlnet.calls.repeated` for ``recover`` and for what is raised."""
+        """Send one request; see :func:`xlnet.calls.repeated` for ``recover`` and for the exceptions."""
         url = path if "://" in path else f"{self.base}/v1/{path}"
         found: dict[str, Any] = calls.repeated(lambda: self._once(method, url, body, query), self.server, recover)
         return found
 
     def get(self, path: str) -> dict[str, Any] | None:
-        """A resource; None if there is none."""
+        """Get a resource; None if it does not exist."""
         try:
             return self.call("GET", path)
         except Trouble as trouble:
@@ -73,7 +73,7 @@ class VertexApi:
             return None
 
     def pages(self, path: str, items: str, query: Mapping[str, str | int]) -> Iterator[dict[str, Any]]:
-        """Every item of a list, page by page; none where the parent does not exist."""
+        """Yield all items of a list, page by page; none if the parent does not exist."""
         token = ""
         while True:
             try:
@@ -86,10 +86,10 @@ class VertexApi:
                 return
 
     def finished(self, operation: dict[str, Any]) -> dict[str, Any]:
-        """The response of a long-running operation, waited for.
+        """Wait for a long-running operation and return its response.
 
         Raises:
-            RunError: it failed, or takes too long.
+            RunError: the operation failed, or takes too long.
         """
         deadline, pause = time.monotonic() + OPERATION_WAIT, FIRST_POLL
         while not operation.get("done"):
@@ -126,7 +126,7 @@ class VertexApi:
 
 
 def _session(plain: bool) -> Any:
-    """A session with the user's credentials; without any where the server is a plain one and no token is given."""
+    """Make a session with the user's credentials; without credentials for a plain server if no token is given."""
     from google.auth.transport.requests import AuthorizedSession
 
     token = os.environ.get(TOKEN)

@@ -1,7 +1,7 @@
-"""Vertex AI Model Registry behind the registry interface: versions of one parent model, aliases, labels, evaluations.
+"""The registry interface for Vertex AI Model Registry: versions of one parent model, aliases, labels, evaluations.
 
-Vertex AI's labels are short and of few characters; digests and addresses therefore stand in the version's description,
-a line each, below the reason that a person reads.
+Vertex AI's labels are short and allow few characters. So the version's description holds digests and addresses, one
+per line, after the reason for the decision.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ from xlnet.registry.versions import CHAMPION, ModelVersion
 from xlnet.registry.vertex_api import VertexApi
 
 SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/{}_metrics_1.0.0.yaml"
-CLASSIFICATION = "accuracy"  # a metric that no regression has
+CLASSIFICATION = "accuracy"  # a metric that only classification has
 LABELS = ("decision", "git_sha", "run")
-ROUTES = {"healthRoute": "/healthz", "predictRoute": "/predict"}  # of xlnet.serving
-DEFAULT = "default"  # alias of the version that Vertex AI serves where none is named
+ROUTES = {"healthRoute": "/healthz", "predictRoute": "/predict"}  # routes of xlnet.serving
+DEFAULT = "default"  # alias of the version that Vertex AI serves by default
 OURS = {"created-by": "xlnet-pipeline"}
 
 
 def schema(metrics: Mapping[str, float]) -> str:
-    """The schema by which Vertex AI reads an evaluation of these metrics."""
+    """Return the schema that Vertex AI needs to read an evaluation with these metrics."""
     return SCHEMA.format("classification" if CLASSIFICATION in metrics else "regression")
 
 
 class VertexRegistry:
-    """The registry at ``vertex://PROJECT/LOCATION``; ``VERTEX_ENDPOINT`` names another server."""
+    """The registry at ``vertex://PROJECT/LOCATION``; ``VERTEX_ENDPOINT`` replaces the server."""
 
     def __init__(self, uri: str) -> None:
         place = urlsplit(uri)
@@ -44,17 +44,17 @@ class VertexRegistry:
         self.api = VertexApi(project, location, os.environ.get("VERTEX_ENDPOINT", ""))
 
     def ready(self, name: str) -> None:
-        """Raise UserError or RunError if Vertex AI does not take the name, or does not answer."""
+        """Raise UserError or RunError if Vertex AI does not accept the name, or does not answer."""
         self.champion(name)
 
     def names(self) -> list[str]:
-        """Registered models, sorted."""
+        """List the registered models, sorted."""
         query: dict[str, str | int] = {"filter": 'labels.created-by="xlnet-pipeline"', "pageSize": 100}
         found = self.api.pages(f"{self.api.parent}/models", "models", query)
         return sorted(model["name"].rpartition("/")[2].partition("@")[0] for model in found)
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """Every version of a model, the newest first; UserError if there is no such model."""
+        """List a model's versions, newest first; raise UserError if there is no such model."""
         path = f"{self._path(name)}:listVersions"
         try:
             found = [_version(name, one) for one in self.api.pages(path, "models", {"pageSize": 100})]
@@ -65,7 +65,7 @@ class VertexRegistry:
         return sorted(found, key=lambda one: one.version, reverse=True)
 
     def find(self, reference: str) -> ModelVersion:
-        """``NAME:3``, ``NAME@alias``, or ``NAME`` (champion, else latest version); UserError if there is none."""
+        """Find ``NAME:3``, ``NAME@alias`` or ``NAME`` (champion, else latest version); UserError if there is none."""
         match = re.fullmatch(r"([^:@]+)(?::(\d+)|@(.+))?", reference)
         if not match:
             raise UserError(f"'{reference}' names no model; type NAME, NAME:VERSION or NAME@ALIAS")
@@ -81,7 +81,7 @@ class VertexRegistry:
         return chosen[0]
 
     def champion(self, name: str) -> ModelVersion | None:
-        """The version with the alias ``champion``, if there is one."""
+        """Return the version with the alias ``champion``; None if there is none."""
         found = self.api.get(f"{self._path(name)}@{CHAMPION}")
         return _version(name, found) if found else None
 
@@ -113,7 +113,7 @@ class VertexRegistry:
         return self.find(f"{name}:{number}")
 
     def _uploaded(self, name: str, digest: str) -> dict[str, Any] | None:
-        """A finished operation for the version that an upload without an answer has made after all."""
+        """Find the version that an upload without an answer has created, as a finished operation."""
         with contextlib.suppress(UserError):
             for one in self.versions(name):
                 if digest and one.tags.get("model_digest") == digest:
@@ -127,14 +127,14 @@ class VertexRegistry:
         self.api.call("PATCH", f"{self._path(name)}@{version}", body, query={"updateMask": "versionDescription,labels"})
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Give a version an alias, taking it from the one that had it."""
+        """Move an alias to a version."""
         try:
             self.api.call("POST", f"{self._path(name)}@{version}:mergeVersionAliases", {"versionAliases": [alias]})
         except Trouble as trouble:
             raise UserError(f"'{name}:{version}' is unknown in '{self.shown_uri}': {trouble.message}") from None
 
     def delete(self, name: str, version: int) -> None:
-        """Remove a version; the model with its last one. Vertex AI keeps its default version: another becomes that."""
+        """Remove a version, or the model with its last one. A default version first passes this alias to another."""
         others = [one for one in self.versions(name) if one.version != version]
         if not others:
             self.api.finished(self.api.call("DELETE", self._path(name)))
@@ -145,7 +145,7 @@ class VertexRegistry:
         self.api.finished(self.api.call("DELETE", f"{self._path(name)}@{version}:deleteVersion"))
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Nothing: Vertex AI has no lock; two registrations at once end in the champion that was decided last."""
+        """Do nothing, because Vertex AI has no lock. Of two simultaneous registrations, the later decision wins."""
         return contextlib.nullcontext()
 
     def _path(self, name: str) -> str:
@@ -154,13 +154,13 @@ class VertexRegistry:
 
 
 def _serving(image: str) -> dict[str, Any]:
-    """How Vertex AI serves the model: with the image that registers it, which holds the server too."""
+    """Describe how Vertex AI serves the model: with the registering image, which also contains the server."""
     arguments = ["python", "-m", "xlnet", "serve", "--host", "0.0.0.0"]
     return {"imageUri": image, "args": arguments, "ports": [{"containerPort": 8080}], **ROUTES}
 
 
 def _labels(tags: dict[str, str]) -> dict[str, str]:
-    """Labels to look models up by; a label's value may hold less than what it stands for."""
+    """Make labels for searching models; a label's value may be a shortened one."""
     short = {
         key.replace("_", "-"): re.sub(r"[^a-z0-9_-]", "-", tags[key].lower())[:63] for key in LABELS if tags.get(key)
     }
