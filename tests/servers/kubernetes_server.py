@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from servers.pod_process import PodProcess
+from servers import kubernetes_records as records
+from servers.pod_process import PodProcess, now
 from servers.web import Refused, Request, WebServer
 
 GROUP = "/apis/jobset.x-k8s.io/v1alpha2"
@@ -50,12 +51,7 @@ REASONS = {
     "MaxFailedIndexesExceeded",
     "PodFailurePolicy",
 }
-INDEX = "batch.kubernetes.io/job-completion-index"
 TICK = 0.05
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def checked(jobset: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +124,7 @@ class KubernetesServer(WebServer):
         for method, path, verb, resource, work in (
             ("GET", pods, "list", "pods", self.list_pods),
             ("GET", pods + "/(?P<name>[^/]+)", "get", "pods", self.get_pod),
+            ("DELETE", pods + "/(?P<name>[^/]+)", "delete", "pods", self.delete_pod),
             ("GET", pods + "/(?P<name>[^/]+)/log", "get", "pods/log", self.pod_log),
             ("POST", jobsets, "create", "jobsets", self.create),
             ("GET", jobsets + "/(?P<name>[^/]+)", "get", "jobsets", self.get),
@@ -216,10 +213,13 @@ class KubernetesServer(WebServer):
             raise Refused(409, f'jobsets.jobset.x-k8s.io "{name}" already exists')
         made = copy.deepcopy(made)
         made["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": self.namespace, "creationTimestamp": now()}
-        made["status"] = {"restarts": 0, "conditions": []}
+        made["metadata"] |= {"generation": 1, "resourceVersion": "1"}
+        made["spec"] = records.with_defaults(made["spec"])
+        answer = copy.deepcopy(made)  # before a controller has seen it
+        made["status"] = {"restarts": 0}
         self.jobsets[name] = made
         self._reconcile()
-        return made
+        return answer
 
     def _found(self, request: Request) -> dict[str, Any]:
         name = request.part("name")
@@ -228,7 +228,12 @@ class KubernetesServer(WebServer):
         return self.jobsets[name]
 
     def get(self, request: Request) -> Any:
-        return self._found(request)
+        return self.shown(self._found(request))
+
+    def shown(self, jobset: dict[str, Any]) -> dict[str, Any]:
+        """A JobSet as the API shows it."""
+        jobs = records.jobs_status(jobset, self.sets.get(jobset["metadata"]["name"]))
+        return {**jobset, "status": {"replicatedJobsStatus": jobs, **jobset["status"]}}
 
     def patch(self, request: Request) -> Any:
         assert request.headers["content-type"] == "application/merge-patch+json"
@@ -247,8 +252,10 @@ class KubernetesServer(WebServer):
 
     def remove(self, name: str) -> None:
         """Ask for a JobSet's deletion, after that of its pods."""
-        self.jobsets[name]["metadata"]["deletionTimestamp"] = now()
+        going = {"deletionTimestamp": now(), "deletionGracePeriodSeconds": 0, "finalizers": ["foregroundDeletion"]}
+        self.jobsets[name]["metadata"] |= {**going, "generation": 2}
         if name in self.sets:
+            self.sets[name].forget()
             self.sets[name].stop()
 
     def delete_owner(self, uid: str) -> None:
@@ -260,14 +267,23 @@ class KubernetesServer(WebServer):
 
     def list_pods(self, request: Request) -> Any:
         label, _, value = request.query["labelSelector"].partition("=")
-        pods = [pod.record() for one in self.sets.values() for pod in one.pods]
+        pods = [record for one in self.sets.values() for record in one.records()]
         chosen = [pod for pod in pods if pod["metadata"]["labels"].get(label) == value]
         return {"kind": "PodList", "apiVersion": "v1", "items": chosen}
 
     def get_pod(self, request: Request) -> Any:
         if request.part("name") in self.steps:
             return self.steps[request.part("name")]
-        return self._pod(request.part("name")).record()
+        return self._record(request.part("name"))
+
+    def delete_pod(self, request: Request) -> Any:
+        self._pod(request.part("name")).terminate()
+        return self._record(request.part("name"))
+
+    def _record(self, name: str) -> Any:
+        found = [record for one in self.sets.values() for record in one.records()]
+        self._pod(name)
+        return next(one for one in found if one["metadata"]["name"] == name)
 
     def _pod(self, name: str) -> "PodProcess":
         for one in self.sets.values():
@@ -290,7 +306,7 @@ class KubernetesServer(WebServer):
         """Let the controllers work until something is so."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, [pod.record() for one in self.sets.values() for pod in one.pods]
+            assert time.monotonic() < deadline, [one.records() for one in self.sets.values()]
             with self.lock:
                 self._reconcile()
             time.sleep(TICK)
@@ -318,6 +334,8 @@ class KubernetesServer(WebServer):
             self.attempts.append(name)
             return
         pods.start()
+        if all(pod.process for pod in pods.pods):
+            records.ready(jobset, now())
         if pods.failure is None and pods.succeeded():
             condition(jobset, "Completed", "AllJobsCompleted", "jobset completed successfully")
         if pods.failure is not None and pods.stopped():  # a Job has failed once all of its pods have ended
@@ -337,17 +355,18 @@ class KubernetesServer(WebServer):
             status["restarts"] += 1
             if action == "RestartJobSet":
                 status["restartsCountTowardsMax"] = counted + 1
+            records.restarting(jobset, matching[0]["name"] if matching else "", action, now())
             del self.sets[name]
 
 
 def condition(jobset: dict[str, Any], kind: str, reason: str, message: str) -> None:
     about = {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now()}
-    jobset["status"]["conditions"].append(about)
+    jobset["status"].setdefault("conditions", []).append(about)
     jobset["status"]["terminalState"] = kind
 
 
 def ended(jobset: dict[str, Any]) -> bool:
-    return bool({one["type"] for one in jobset["status"]["conditions"]} & {"Completed", "Failed"})
+    return bool({one["type"] for one in jobset["status"].get("conditions", [])} & {"Completed", "Failed"})
 
 
 class PodSet:
@@ -359,6 +378,7 @@ class PodSet:
         assert self.job["completionMode"] == "Indexed"
         assert self.job["completions"] == self.job["parallelism"]
         self.failure: tuple[str, str] | None = None
+        self.uids = jobset["metadata"]["uid"], str(uuid.uuid4())  # the JobSet's, the Job's
         attempt = jobset["status"]["restarts"]
         self.pods = [
             PodProcess(
@@ -395,8 +415,17 @@ class PodSet:
                 return "PodFailurePolicy", f"pod {pod.name} matches FailJob rule at index {number}"
         return "BackoffLimitExceeded", "Job has reached the specified backoff limit"
 
+    def records(self) -> list[dict[str, Any]]:
+        """The pods as the API shows them."""
+        return [records.pod(pod, self.server.namespace, *self.uids) for pod in self.pods]
+
     def succeeded(self) -> bool:
         return all(pod.ended() and pod.exit_code == 0 for pod in self.pods)
+
+    def forget(self) -> None:
+        """Its Job is deleted, and keeps no pod from being deleted."""
+        for pod in self.pods:
+            pod.tracked = False
 
     def stop(self) -> None:
         """Ask all pods to end; who has not after its grace is killed."""

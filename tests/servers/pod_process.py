@@ -12,9 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-INDEX = "batch.kubernetes.io/job-completion-index"
-CONTAINER = "train"
 _ports: dict[str, int] = {}  # JobSet and attempt → the port that its pods meet at: each has a network of its own
+
+
+def now() -> str:
+    """The time as Kubernetes writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def expanded(word: str, variables: dict[str, str]) -> str:
@@ -43,7 +46,8 @@ class PodProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.lines: list[tuple[str, str]] = []
         self.exit_code: int | None = None
-        self.finished = ""
+        self.made, self.started, self.finished, self.asked_to_end = now(), "", "", ""  # times
+        self.tracked = True  # by its Job, until that is deleted
         self._reader: threading.Thread | None = None
         self._kill_at = float("inf")
         self._pulled = 0.0  # when its image was first tried to be pulled
@@ -92,6 +96,7 @@ class PodProcess:
             "OMP_NUM_THREADS": "1",
             **more,
         }
+        self.started = now()
         self.process = subprocess.Popen(
             words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -128,13 +133,14 @@ class PodProcess:
             if self._reader:
                 self._reader.join(2)
             self.exit_code = status if status >= 0 else 128 - status
-            self.finished = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self.finished = now()
         return self.exit_code is not None
 
     def terminate(self) -> None:
         """What the kubelet does to a pod that is to go: SIGTERM to the container's first process, a grace, SIGKILL."""
         if self.ended():
             return
+        self.asked_to_end = self.asked_to_end or now()
         if self.process is None:
             self.exit_code = 137
             return
@@ -156,28 +162,9 @@ class PodProcess:
         if self.process and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def record(self) -> dict[str, Any]:
-        """The pod as the API shows it."""
-        labels = {
-            **self.template["metadata"]["labels"],
-            INDEX: str(self.index),
-            "jobset.sigs.k8s.io/jobset-name": self.jobset,
-            "jobset.sigs.k8s.io/restart-attempt": str(self.attempt),
-        }
-        state: dict[str, Any]
-        if self.process is None:
-            phase, state = "Pending", {"waiting": self.waiting}
-        elif not self.ended():
-            phase, state = "Running", {"running": {}}
-        else:
-            phase = "Failed" if self.exit_code else "Succeeded"
-            state = {"terminated": {"exitCode": self.exit_code, "finishedAt": self.finished}}
-            if self.exit_code and self.container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
-                state["terminated"]["message"] = "\n".join(text for _, text in self.lines[-80:])[-2048:]
-        scheduled = not any(one["status"] == "False" for one in self.conditions)
-        statuses = [{"name": CONTAINER, "state": state}] if scheduled else []
-        return {
-            "metadata": {"name": self.name, "labels": labels, "annotations": {INDEX: str(self.index)}},
-            "spec": self.template["spec"],
-            "status": {"phase": phase, "conditions": self.conditions, "containerStatuses": statuses},
-        }
+    def last_words(self) -> dict[str, str]:
+        """The end of its log, as the kubelet keeps it of a program that failed, if that was asked for."""
+        if not self.exit_code or self.container.get("terminationMessagePolicy") != "FallbackToLogsOnError":
+            return {}
+        text = "\n".join(text for _, text in self.lines[-80:])[-2048:]
+        return {"message": text} if text else {}
