@@ -150,6 +150,35 @@ def test_the_log_of_a_failed_step(
     assert "KFP Executor" not in log
 
 
+@pytest.mark.parametrize(
+    ("scheme", "folder", "spec"),
+    [("minio://", "xlnet", ""), ("s3://", "xlnet", "xlnet"), ("minio://", "reviews", "reviews")],
+    ids=["as-the-workflow", "s3", "another-name"],
+)
+def test_a_log_that_only_an_s3_root_has_is_read_there(
+    scheme: str,
+    folder: str,
+    spec: str,
+    recordings: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The pods are gone, and the address is the UI's; the folder is named after the pipeline, whoever uploaded it."""
+    from servers.s3 import s3_server
+
+    run = last_run(recordings, "show-failed-step")["run_id"]
+    with s3_server(monkeypatch) as client, Replay(recordings, "show-failed-step", ui=True) as server:
+        for one in server.answers[run]:
+            one["runtime_config"]["pipeline_root"] = f"{scheme}mlpipeline/v2/artifacts"
+            one["pipeline_spec"] = {"pipelineInfo": {"name": spec}} if spec else None
+        key = f"v2/artifacts/{folder}/{run}/preprocess/9f06abb2-ee5e-4dce-a09c-14a11cee7009/executor-logs-0"
+        client.put_object(Bucket="mlpipeline", Key=key, Body=b"error: column 7 is none\n")
+        monkeypatch.setenv("KFP_ENDPOINT", server.url)
+        monkeypatch.setenv("KFP_PIPELINE_ROOT", f"{scheme}mlpipeline/v2/artifacts")
+        assert main(["runs", "logs", run, "preprocess", "--target", "kfp"]) == 0
+        assert "error: column 7 is none" in capsys.readouterr().out
+
+
 # What our own server says in the same situations. ----------------------------------------------------------------
 
 
@@ -240,3 +269,58 @@ def test_the_recorded_refusals_are_ours(recordings: Path, tmp_path: Path) -> Non
                 path = one["path"].partition("?")[0]
                 assert server.answer(Request("GET", path, {}, None, {}))[:2] == (404, one["response"])
     assert Refused
+
+
+def whole(run: dict[str, Any]) -> dict[str, Any]:
+    """A run's fields without ids, times and what was sent; task lists are compared by :func:`shape`."""
+    own = {key: "…" for key in run if key.endswith(("_id", "_at")) or key in ("display_name", "pipeline_spec")}
+    if "state_history" in run:
+        own["state_history"] = [(one["state"], sorted(one)) for one in run["state_history"]]
+    if "run_details" in run:
+        own["run_details"] = sorted(run["run_details"])
+    return {**run, **own, "runtime_config": sorted(run["runtime_config"])}
+
+
+def test_our_server_answers_whole_runs_as_the_real_one(recordings: Path, tmp_path: Path) -> None:
+    from servers.kfp_server import KfpServer
+    from servers.web import Request
+
+    runs = "/apis/v2beta1/runs"
+    submitted = exchanges(recordings, "submit")[-1]
+    spec = json.loads((recordings / submitted["request"]["pipeline_spec"]["$recorded"]).read_text())
+    with KfpServer(tmp_path / "kfp") as server:
+        server.run_pipelines = False
+
+        def ask(method: str, path: str, body: Any = None, **query: str) -> Any:
+            status, answer, _ = server.answer(Request(method, path, query, body, {}))
+            assert status == 200, answer
+            return answer
+
+        experiment = ask("POST", "/apis/v2beta1/experiments", {"display_name": "xlnet"})
+        real = exchanges(recordings, "submit")[0]["response"]["experiments"][0]
+        assert sorted(experiment) == sorted(real)
+        own = {"experiment_id": experiment["experiment_id"], "pipeline_spec": spec}
+        for situation, states, state in (
+            ("show-running-1", [P] * 5, P),
+            ("show-running-3", ["WAITING", P, P, P, P], R),
+            ("show-succeeded", [S] * 5, S),
+            ("show-failed-step", [S, F, "NOT_TRIGGERED", "NOT_TRIGGERED", "NOT_TRIGGERED"], F),
+            ("show-cancelled-2", [S, C, X, "NOT_TRIGGERED", "NOT_TRIGGERED"], X),
+        ):
+            made = ask("POST", runs, {**submitted["request"], **own})
+            assert whole(made) == whole(submitted["response"])
+            execution = server.executions[made["run_id"]]
+            if state != P:
+                execution.began, execution.state = datetime.now(UTC), R
+                ask("GET", f"{runs}/{made['run_id']}")
+            if state == X:
+                ask("POST", f"{runs}/{made['run_id']}:terminate", {})
+            names = list(execution.tasks)
+            execution.tasks = {name: task(name, one) for name, one in zip(names, states, strict=True)}
+            execution.state, execution.ended = state, None if state in (P, R) else datetime.now(UTC)
+            shown = ask("GET", f"{runs}/{made['run_id']}")
+            assert whole(shown) == whole(last_run(recordings, situation)), situation
+            listed = ask("GET", runs, sort_by="created_at desc", page_size="1")
+            assert sorted(whole(listed["runs"][0])) == sorted(whole(shown)), "a list holds whole runs"
+        real = exchanges(recordings, "runs-list")[1]["response"]
+        assert set(ask("GET", runs)) == set(real)

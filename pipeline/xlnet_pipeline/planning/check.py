@@ -194,7 +194,7 @@ def image_there(given: Submission) -> str | None:
     """The registry must have the image."""
     if not given.remote or "@sha256:" not in given.image or references.exists(given.image) is not False:
         return None
-    return f"image '{given.image}' is not in its registry"
+    return f"image '{given.image}' is not in its registry; push it, or name another with --image"
 
 
 def root(given: Submission) -> str | None:

@@ -28,19 +28,23 @@ class PodLogs:
         self.api = api
         self._by_node = self._by_pod = True  # until the server says that it has no such path
 
-    def read(self, run: str, node: Node, root: str = "") -> str | None:
+    def read(self, run: str, node: Node, root: str = "", pipeline: str = "") -> str | None:
         """A node's log from the first place that has it; None if none has (yet, or any more).
 
         Args:
             run: the server's id of the run.
             node: one of its nodes, of which an attempt runs in a pod.
             root: the run's pipeline root; empty: unknown.
+            pipeline: the pipeline's name, if the run says it; one that was uploaded has its own.
         """
         found = self._from_api(run, node)
         if found is None:
             found = self._from_ui(run, node)
         if found is None and root and not node.live and DRIVER not in node.path:
-            found = _from_root(root, run, node)
+            workflows = node.workflow.rpartition("-")[0]  # the workflow is named after its pipeline
+            names = dict.fromkeys(name for name in (pipeline, workflows, remote.PREFIX.rstrip("-")) if name)
+            texts = (_from_root(f"{root.rstrip('/')}/{name}", run, node) for name in names)
+            found = next((text for text in texts if text is not None), None)
         return found
 
     def nowhere(self, run: str, node: Node) -> bool:
@@ -85,10 +89,10 @@ def _refused(page: Page) -> bool:
         return len(text) >= GLIMPSE - 1  # cut off
 
 
-def _from_root(root: str, run: str, node: Node) -> str | None:
-    """What the launcher left when the attempt ended: ROOT/PIPELINE/RUN/TASK/UUID/executor-logs-ATTEMPT."""
+def _from_root(folder: str, run: str, node: Node) -> str | None:
+    """What the launcher left below ROOT/PIPELINE when the attempt ended: RUN/TASK/UUID/executor-logs-ATTEMPT."""
     task = node.path.split(".")[-2].partition("(")[0]
-    base = f"{root.rstrip('/')}/{remote.PREFIX.rstrip('-')}/{run}/{task}/"
+    base = f"{folder}/{run}/{task}/"
     try:
         left = [blob for blob in objects.listing(base) if blob.name.endswith(f"/executor-logs-{node.attempt}")]
         if not left:

@@ -260,7 +260,7 @@ class KfpTarget:
         attempts = nodes.attempts(states.ROOT, step, EXECUTOR)
         texts = []
         for node in attempts[-1:] if last else attempts:
-            text = self.pod_logs.read(found.run_id, node, root)
+            text = self.pod_logs.read(found.run_id, node, root, _pipeline(found))
             if text is None:
                 text = (
                     f"(no log of {node.path} is there yet)"
@@ -310,3 +310,8 @@ def last_words(lines: list[str]) -> str:
 
 def _root(found: Any) -> str:
     return str((found.runtime_config.pipeline_root if found.runtime_config else None) or "")
+
+
+def _pipeline(found: Any) -> str:
+    spec = found.pipeline_spec or {}
+    return str((spec.get("pipeline_spec", spec).get("pipelineInfo") or {}).get("name") or "")
