@@ -286,7 +286,7 @@ def test_forecast_tells_hits_and_why_not(recipe: Recipe, isolated_state: Path) -
     quick = recipe.replace(training={"steps": 4, "batch_tokens": 512}, evaluation={"resamples": 100})
     first = preview.forecast(quick, isolated_state)
     assert [step.cached for step in first] == [False] * 5
-    assert [step.reason for step in first][:2] == ["never cached", "first time"]
+    assert [step.reason for step in first][:2] == ["always runs: it checks the input for changes", "first time"]
     run = LocalTarget(isolated_state).submit(Submission(quick))
     assert run.exit_status == 0
 

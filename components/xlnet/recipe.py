@@ -29,7 +29,7 @@ NAME_LENGTH = 200
 Column = str | int  # a column's name, or its index from 0
 Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
 
-AUTO_VOCABULARY = 8000  # tokens, where data.vocab_size is 0: fewer of a small text, more of a script of many characters
+AUTO_VOCABULARY = 8000  # target if data.vocab_size is 0; less for little text, more for scripts with many characters
 SMALLEST_VOCABULARY = 64
 
 
@@ -52,8 +52,8 @@ class DataRecipe:
     test_fraction: float = _number(0.1, 0.0, 0.9)
     split_seed: int = _number(0, 0)
     format: str = _choice("auto", "auto", "csv", "tsv", "jsonl", "parquet", "text", "label-first")
-    encoding: str = "auto"  # UTF-8, or what a mark at the file's beginning says; else Python's name of one
-    delimiter: str = "auto"  # of CSV; found in the first lines
+    encoding: str = "auto"  # auto: UTF-8, or what the byte order mark says; else a codec's name in Python
+    delimiter: str = "auto"  # auto: found in the first lines of each CSV file
     header: str = _choice("auto", "auto", "yes", "no")
     text: Column = "text"
     text_pair: Column | None = None
@@ -61,11 +61,11 @@ class DataRecipe:
     id: Column | None = None
     task: str = _choice("classification", "classification", "regression")
     tokenizer: str = "xlnet-base-cased"  # shipped; "train"; or a directory with spiece.model
-    vocab_size: int = _number(0, 0, 1_000_000)  # of tokenizer = "train"; 0: what the text supports, about 8,000 at most
-    max_length: int = _number(128, 4, 131_072)  # tokens, <sep> and <cls> included
-    max_rejects: float = _number(0.05, 0.0, 1.0)  # a larger share of unreadable rows fails the run
-    max_record_lines: int = _number(500, 1)  # of a quoted CSV record; reviews and e-mails have fewer
-    max_record_bytes: int = _number(16 << 20, 1024, 1 << 30)  # of a record in any format of lines
+    vocab_size: int = _number(0, 0, 1_000_000)  # pieces to learn; 0: what the text supports, at most 8,000
+    max_length: int = _number(128, 4, 131_072)  # tokens, including <sep> and <cls>
+    max_rejects: float = _number(0.05, 0.0, 1.0)  # share of unreadable rows above which the run fails
+    max_record_lines: int = _number(500, 1)  # per quoted CSV record; reviews and e-mails have fewer
+    max_record_bytes: int = _number(16 << 20, 1024, 1 << 30)  # per CSV record or line
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ModelRecipe:
     """The network. Names are those of the published configuration files."""
 
     preset: str = "tiny"
-    pretrained: str = ""  # a hub name or a directory in Hugging Face layout; its shape wins
+    pretrained: str = ""  # a hub name or a directory in Hugging Face layout; its shape is used
     n_layer: int = _number(2, 1, 256)
     d_model: int = _number(128, 2, 65_536)
     n_head: int = _number(4, 1, 1024)
@@ -88,25 +88,25 @@ class TrainingRecipe:
     """The optimisation. One step is one update of the weights."""
 
     epochs: float = _number(3.0, 0.0)
-    steps: int = _number(0, 0)  # 0: as many as ``epochs`` asks for
-    batch_tokens: int = _number(4096, 1)  # tokens an update sees, at most
-    micro_batch_tokens: int = _number(0, 0)  # what a device computes at once, at most; 0: its whole share of an update
-    learning_rate: float = _number(1e-3, 0.0, 10.0)
-    warmup: float = _number(0.1, 0.0, 1.0)  # share of the steps
+    steps: int = _number(0, 0)  # updates; 0: as many as ``epochs`` needs
+    batch_tokens: int = _number(4096, 1)  # most tokens in one update
+    micro_batch_tokens: int = _number(0, 0)  # most tokens on a device at once; 0: its share of an update
+    learning_rate: float = _number(1e-3, 0.0, 10.0)  # peak, after warm-up
+    warmup: float = _number(0.1, 0.0, 1.0)  # share of the steps in which the learning rate rises
     layer_decay: float = _number(1.0, 0.01, 1.0)  # learning rate of layer l: decay ** (n_layer - l)
     weight_decay: float = _number(0.01, 0.0)
     adam_beta1: float = _number(0.9, 0.0, 0.999999)
     adam_beta2: float = _number(0.999, 0.0, 0.999999)
     adam_epsilon: float = _number(1e-6, 0.0)
-    clip_norm: float = _number(1.0, 0.0)  # 0: no clipping
+    clip_norm: float = _number(1.0, 0.0)  # gradient clipping; 0: none
     token_dropout: float = _number(0.0, 0.0, 0.9)  # share of input tokens hidden behind mask_emb
     label_smoothing: float = _number(0.0, 0.0, 0.9)
-    precision: str = _choice("auto", "auto", "float32", "bfloat16")  # of products; auto: bfloat16 where it is faster
-    shard_weights: bool = False  # weights, gradients and optimizer spread over the ranks (FSDP): less memory on each
-    recompute: bool = False  # layers' activations in the backward pass: less memory, a third more time
-    evaluate_every: int = _number(0, 0)  # steps; 0: once an epoch
-    patience: int = _number(0, 0)  # evaluations without a better one before stopping; 0: never
-    checkpoint_every: int = _number(0, 0)  # steps; 0: at every evaluation
+    precision: str = _choice("auto", "auto", "float32", "bfloat16")  # of matrix products
+    shard_weights: bool = False  # FSDP: each rank holds a part of weights, gradients and optimizer
+    recompute: bool = False  # activation checkpointing: less memory, a third more time
+    evaluate_every: int = _number(0, 0)  # steps between validations; 0: after each epoch
+    patience: int = _number(0, 0)  # early stopping after this many validations without improvement; 0: never
+    checkpoint_every: int = _number(0, 0)  # steps between checkpoints; 0: at each validation
     seed: int = _number(0, 0, 2**63 - 1)
 
 
@@ -115,7 +115,7 @@ class EvaluationRecipe:
     """How the model is judged, and what it takes to replace the champion."""
 
     metric: str = _choice("auto", "auto", "accuracy", "macro_f1", "mcc", "pearson", "spearman")
-    margin: float = _number(0.0, -1.0, 1.0)  # by how much the champion must be beaten
+    margin: float = _number(0.0, -1.0, 1.0)  # amount by which the challenger must beat the champion
     confidence: float = _number(0.95, 0.5, 0.9999)
     resamples: int = _number(1000, 100, 1_000_000)
     worst: int = _number(20, 0, 1000)  # mistakes shown in the report
@@ -128,7 +128,7 @@ class RegistryRecipe:
 
     name: str = "xlnet"
     uri: str = ""  # MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else a file in the state directory
-    force: bool = False  # champion whatever the gate says
+    force: bool = False  # make the model champion even if the gate rejects it
 
 
 @dataclass(frozen=True)

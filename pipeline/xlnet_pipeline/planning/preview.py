@@ -33,7 +33,7 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
     outputs = {"digest": taken.digest, "pretrained": taken.pretrained}
     definitions = _definitions(home)
     cache = Cache(home / "cache") if (home / "cache").is_dir() else None
-    steps = [StepForecast(SNAPSHOT.name, False, "never cached", {})]
+    steps = [StepForecast(SNAPSHOT.name, False, "always runs: it checks the input for changes", {})]
     for name, row in KEPT.items():
         made = [step for step in steps if step.name in before(name) and not step.cached]
         if made or cache is None:

@@ -287,7 +287,7 @@ class _Execution:
             if task.caching or task.name == "register":  # which is looked up in its registry
                 outputs = self._kept_or_made(task, step, arguments, given)
             else:
-                outputs = self._made(task, step, "never cached", given)
+                outputs = self._made(task, step, "always runs: it checks the input for changes", given)
         finally:
             step.seconds = round(time.perf_counter() - begun, 3)
         step.ended = provenance.now()
