@@ -13,7 +13,7 @@ __all__ = ["Recipe", "compare", "load", "run", "runs"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the Python API when it is first used: the command line does without it, and answers faster."""
+    """Import the Python API on first use, because the command line does not need it and starts faster without it."""
     if name not in __all__:
         raise AttributeError(f"module 'xlnet_pipeline' has no attribute '{name}'")
     if name == "Recipe":

@@ -42,7 +42,7 @@ EXTRAS = {
     "mlflow",
     "sqlalchemy",
     "alembic",
-}  # of the extra 'pipeline'
+}  # installed by the extra 'pipeline'
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 
@@ -66,7 +66,10 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 a failed run, 2 the user's mistake, 124, 130, 141."""
+    """Run one command and return its exit status.
+
+    0: success, 1: a failed run, 2: the user's mistake, 124: time-out, 130: cancelled, 141: broken pipe.
+    """
     try:
         options = _parse(arguments)
         status = options.handler(options) or 0
@@ -83,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ncancelled", file=sys.stderr)
         return CANCELLED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # otherwise Python reports an error when it exits
         return BROKEN_PIPE
     return int(status)
 

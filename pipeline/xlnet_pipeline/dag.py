@@ -20,16 +20,16 @@ DESCRIPTION = "Train, evaluate and register XLNet on your own text"
 def build(
     image: str | None = None, code: Mapping[str, str] | None = None, where: Placement | None = None
 ) -> dsl.base_component.BaseComponent:
-    """Return the pipeline; its one parameter is the recipe's JSON.
+    """Return the pipeline. Its only parameter is the recipe's JSON.
 
     Args:
-        image: ``REGISTRY/NAME@sha256:…`` for the steps to run in; None: a placeholder, for the local target.
-        code: step → identity of its code, part of every cache key; None: the image's digest, or without an image
+        image: ``REGISTRY/NAME@sha256:…`` that the steps run in; None: a placeholder, for the local target.
+        code: step → identity of its code, a part of every cache key; None: the image's digest, or without an image
             the fingerprints of the installed sources.
-        where: target and machine to build for; None: for none, as the local target wants it.
+        where: target and machine to build for; None: no target in particular, as the local target needs it.
 
     Raises:
-        UserError: the image is not pinned by its digest, so that a cache could not see that it changed.
+        UserError: the image is not pinned by its digest, so a cache could not notice that it changed.
     """
     image = where.image if where else image
     digest = placement.image_digest(image) if image else ""
@@ -47,7 +47,7 @@ def build(
             task = component(recipe=snapshot.outputs[step.name], code=code[step.name], **given, **inputs)
             artifacts[step.output] = task.outputs[step.output]
             tasks.append(task)
-        tasks[-1].set_caching_options(False)  # a backend's cache cannot see the registry, which decides the result
+        tasks[-1].set_caching_options(False)  # the result depends on the registry, which a backend's cache does not see
         for task in tasks:
             task.set_display_name(STEPS[task.name].title)
             if image:
@@ -68,7 +68,7 @@ def _place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
 
 
 def documents(where: Placement | None = None, image: str | None = None) -> list[dict[str, Any]]:
-    """The compiled pipeline: its specification, and for Kubernetes a second document that says where tasks run."""
+    """Return the compiled pipeline: its specification, and for Kubernetes a second document that places the tasks."""
     from google.protobuf import json_format
 
     built = build(image, where=where)
@@ -84,24 +84,24 @@ def documents(where: Placement | None = None, image: str | None = None) -> list[
 
 
 def supervise(spec: dict[str, Any]) -> None:
-    """Have each step's program run under :mod:`xlnet_steps.supervisor`, on a cluster that starts nothing again."""
+    """Run each step's program under :mod:`xlnet_steps.supervisor`, for a cluster that does not retry tasks."""
     for executor in spec["deploymentSpec"]["executors"].values():
         command = executor["container"]["command"]
         executor["container"]["command"] = [word.replace(supervisor.PROGRAM, supervisor.SUPERVISED) for word in command]
 
 
 def forget(spec: dict[str, Any]) -> None:
-    """Have the steps leave no entry in the index: what is made without the backend's cache is not found in it later."""
+    """Stop the steps from writing to the index, so that later runs do not reuse results made without the cache."""
     for executor in spec["deploymentSpec"]["executors"].values():
         kept = [one for one in executor["container"].get("env", []) if one["name"] != supervisor.INDEX]
         executor["container"]["env"] = kept
 
 
 def compile(path: str | Path, image: str | None = None, where: Placement | None = None) -> Path:
-    """Write the pipeline as YAML: one document that Kubeflow Pipelines and Vertex AI accept, or made for ``where``.
+    """Write the pipeline as YAML, for both Kubeflow Pipelines and Vertex AI, or only for ``where`` if given.
 
     Raises:
-        UserError: the path is no .yaml file or cannot be written; the image is not pinned.
+        UserError: the path does not end in .yaml or cannot be written; the image is not pinned.
     """
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):

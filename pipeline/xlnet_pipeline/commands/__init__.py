@@ -1,1 +1,1 @@
-"""The commands of xlnet-pipeline, a module each: ``add(subparsers)`` declares one, and its handler runs it."""
+"""The commands of xlnet-pipeline, one module each: ``add(subparsers)`` declares a command, and its handler runs it."""

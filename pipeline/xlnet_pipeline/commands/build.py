@@ -1,4 +1,4 @@
-"""``xlnet-pipeline build``: the image that steps run in."""
+"""``xlnet-pipeline build``: build the container image that the steps run in."""
 
 import argparse
 import os
@@ -52,7 +52,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def build(options: argparse.Namespace) -> None:
-    """Build, and print what was built."""
+    """Build the image and print its name."""
     from xlnet_pipeline.images import build as images
     from xlnet_pipeline.targets.local.target import LocalTarget
 
@@ -88,5 +88,5 @@ def _registry(options: argparse.Namespace) -> str:
 
 
 def _leaves(options: argparse.Namespace) -> bool:
-    """Whether the image leaves this machine; one that does not needs no registry in its name."""
+    """Whether the image leaves this machine. An image that stays here needs no registry in its name."""
     return bool(options.push or options.cloud_build)

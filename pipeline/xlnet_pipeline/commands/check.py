@@ -1,4 +1,4 @@
-"""``xlnet-pipeline check``: everything that would make a run fail, before it is started."""
+"""``xlnet-pipeline check``: find everything that would make a run fail, before the run starts."""
 
 import argparse
 import os
@@ -49,7 +49,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Print what was found; 2 if a run would fail."""
+    """Print the findings. Return 2 if a run would fail."""
     from xlnet_pipeline.placement import machines
     from xlnet_pipeline.planning import check as checks
     from xlnet_pipeline.targets import settings

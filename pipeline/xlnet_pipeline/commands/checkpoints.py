@@ -1,4 +1,7 @@
-"""``xlnet-pipeline checkpoints``: those of trainings that have not ended, which an equal run goes on from."""
+"""``xlnet-pipeline checkpoints``: list and remove the checkpoints of unfinished trainings.
+
+A run with the same recipe and data resumes from such a checkpoint.
+"""
 
 import argparse
 import dataclasses
@@ -9,7 +12,7 @@ from xlnet_pipeline.commands.tables import duration, print_json, print_table
 
 
 def add(subparsers: Subparsers) -> None:
-    """Declare the command and its commands."""
+    """Declare the command and its subcommands."""
     inner = group(
         subparsers,
         "checkpoints",
@@ -41,7 +44,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def list_checkpoints(options: argparse.Namespace) -> None:
-    """Print a row for each training."""
+    """Print one row for each training that has checkpoints."""
     from xlnet_pipeline.lineage.rendering import size
     from xlnet_pipeline.targets.local import checkpoints
     from xlnet_pipeline.targets.local.target import LocalTarget
@@ -61,11 +64,11 @@ def list_checkpoints(options: argparse.Namespace) -> None:
 
 
 def remove(options: argparse.Namespace) -> None:
-    """Remove the checkpoints that were named, or are old enough, unless a training uses them.
+    """Remove the checkpoints that the user named, or that are old enough, unless a training uses them.
 
     Raises:
-        UserError: nothing was named, or no such checkpoints are there.
-        RunError: a training uses one that was named.
+        UserError: the user named no checkpoints, or these checkpoints do not exist.
+        RunError: a training uses one of the named checkpoints.
     """
     from xlnet_pipeline.lineage.rendering import size
     from xlnet_pipeline.targets.local import checkpoints

@@ -1,4 +1,4 @@
-"""``xlnet-pipeline compile``: the pipeline as a file for Kubeflow Pipelines and Vertex AI."""
+"""``xlnet-pipeline compile``: write the pipeline to a file for Kubeflow Pipelines and Vertex AI."""
 
 import argparse
 from pathlib import Path
@@ -35,7 +35,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def write(options: argparse.Namespace) -> None:
-    """Compile and say where the file is."""
+    """Compile the pipeline and print the path of the file."""
     from xlnet_pipeline import dag
     from xlnet_pipeline.images import references
 
@@ -46,7 +46,7 @@ def write(options: argparse.Namespace) -> None:
         if options.machine == AUTO:
             recipe = load(options.recipe or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None), [])
             options.machine = cheapest(options, recipe)
-        any_recipe = Recipe()  # a compiled pipeline is given its recipe with each run
+        any_recipe = Recipe()  # each run of a compiled pipeline passes its own recipe
         where = target.place(submission(options, any_recipe))
     elif options.machine or options.spot or options.flex_start or options.nodes != 1:
         raise UserError("--machine, --spot, --flex-start and --nodes need --target kfp or --target vertex")

@@ -1,4 +1,4 @@
-"""``xlnet-pipeline doctor``: what of the services and tools that a run may need is reachable from here."""
+"""``xlnet-pipeline doctor``: test which services and tools that a run may need can be reached from here."""
 
 import argparse
 import os
@@ -33,7 +33,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def diagnose(options: argparse.Namespace) -> int:
-    """Print one line for each probe; 1 if something is bad."""
+    """Print one line for each probe. Return 1 if a probe failed."""
     from xlnet_pipeline.placement import machines
     from xlnet_pipeline.planning import doctor
     from xlnet_pipeline.targets import settings

@@ -1,4 +1,4 @@
-"""``xlnet-pipeline init``: a recipe to start from, every field explained, with the demo data beside it."""
+"""``xlnet-pipeline init``: write a recipe to start from, with every field explained, and the demo data."""
 
 import argparse
 import shutil
@@ -29,10 +29,10 @@ def add(subparsers: Subparsers) -> None:
 
 
 def write(options: argparse.Namespace) -> None:
-    """Write the recipe and the data.
+    """Write the recipe and the demo data.
 
     Raises:
-        UserError: they are there already, or cannot be written.
+        UserError: a file exists already, or cannot be written.
     """
     folder = Path(options.directory)
     recipe, data = folder / "recipe.toml", folder / DEMO.name
@@ -49,7 +49,7 @@ def write(options: argparse.Namespace) -> None:
 
 
 def demo_values() -> dict[str, object]:
-    """The demo's fields, with the data beside the recipe instead of inside the package."""
+    """Return the demo's fields, with data paths that point beside the recipe instead of into the package."""
     sections = tomllib.loads(DEMO_RECIPE.read_text(encoding="utf-8"))
     values = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
     return {**values, "data.train": f"{DEMO.name}/*.txt"}

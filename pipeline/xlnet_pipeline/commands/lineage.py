@@ -1,4 +1,4 @@
-"""``xlnet-pipeline lineage``: where a model, or any other artifact, came from."""
+"""``xlnet-pipeline lineage``: show where a model, or any other artifact, came from."""
 
 import argparse
 import shutil
@@ -43,7 +43,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Print the lineage, or write it; 1 if ``--verify`` finds an artifact that is not what it was."""
+    """Print or write the lineage. Return 1 if ``--verify`` finds an artifact whose content has changed."""
     from xlnet_pipeline.lineage import graph, rendering
     from xlnet_pipeline.targets.local.target import LocalTarget
 

@@ -1,4 +1,4 @@
-"""``xlnet-pipeline models``: the registered models, their versions, and who is champion."""
+"""``xlnet-pipeline models``: show and change registered models, their versions and the champion."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ HELP_MODEL = "NAME, NAME:VERSION or NAME@ALIAS; NAME alone: its champion, else i
 
 
 def add(subparsers: Subparsers) -> None:
-    """Declare the command and its commands."""
+    """Declare the command and its subcommands."""
     inner = group(
         subparsers,
         "models",
@@ -82,7 +82,7 @@ def add_uri(parser: Parser) -> None:
 
 
 def open_registry(options: argparse.Namespace) -> Registry:
-    """The registry that ``--uri`` names, else the recipe, else the target's settings, the environment or ``--home``."""
+    """Open the registry of ``--uri``, else of the recipe, the target's settings, the environment or ``--home``."""
     if given := options.uri or _of_recipe(getattr(options, "recipe", None)):
         return registry_at(given, target(options).home)
     elsewhere = getattr(options, "target", "local")
@@ -90,22 +90,22 @@ def open_registry(options: argparse.Namespace) -> Registry:
 
 
 def _of_recipe(file: str | None) -> str:
-    """The registry that a recipe file names, or the one in the working directory; empty: none."""
+    """Return the registry's address in a recipe file (default: the one in the working directory); empty if none."""
     try:
         return recipes.load(file or DEFAULT_FILE).registry.uri
     except UserError:
         if file is not None:
             raise
-        return ""  # there is none, or it is not meant
+        return ""  # there is no recipe, or --uri and the settings decide
 
 
 def find(options: argparse.Namespace) -> ModelVersion:
-    """The version that ``options.model`` names; UserError if there is none."""
+    """Return the version that ``options.model`` names. Raises UserError if it does not exist."""
     return open_registry(options).find(options.model)
 
 
 def list_models(options: argparse.Namespace) -> None:
-    """Print every version as a row."""
+    """Print one row for each version."""
     registry = open_registry(options)
     names = registry.names() if options.name is None else [options.name]
     versions = [version for name in names for version in registry.versions(name)]
@@ -119,7 +119,7 @@ def list_models(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print one version: what the gate said, its metric, its digests and where it is."""
+    """Print one version: the gate's decision, the metric, the digests and the location."""
     version = find(options)
     if options.json:
         print_json(dataclasses.asdict(version))
@@ -133,10 +133,10 @@ def show(options: argparse.Namespace) -> None:
 
 
 def promote(options: argparse.Namespace) -> None:
-    """Make a version the champion, and write that a person did.
+    """Make a version the champion, and record that a person decided so.
 
     Raises:
-        UserError: no version is named, or there is no such one.
+        UserError: the user named no version, or it does not exist.
     """
     if ":" not in options.model and "@" not in options.model:
         raise UserError(f"'{options.model}' names no version; type for example {options.model}:1")
@@ -153,10 +153,10 @@ def promote(options: argparse.Namespace) -> None:
 
 
 def rollback(options: argparse.Namespace) -> None:
-    """Make the earlier champion champion again.
+    """Make the previous champion the champion again.
 
     Raises:
-        UserError: a version is named, there was no champion before, or its files are gone.
+        UserError: the user named a version, there was no previous champion, or its files are gone.
     """
     if ":" in options.model or "@" in options.model:
         name = re.split("[:@]", options.model)[0]
@@ -177,10 +177,10 @@ def rollback(options: argparse.Namespace) -> None:
 
 
 def delete(options: argparse.Namespace) -> None:
-    """Delete versions from the registry; all of them, or none.
+    """Delete the named versions from the registry: either all of them or none.
 
     Raises:
-        UserError: one is not named by its number, is not there, or has an alias.
+        UserError: a version is not named by its number, does not exist, or has an alias.
     """
     registry = open_registry(options)
     found = {}

@@ -1,4 +1,4 @@
-"""What a run came to: its metrics, its model version and the gate's reason, read from its artifacts."""
+"""The outcome of a run, read from its artifacts: metrics, model version and the gate's reason."""
 
 import json
 import os
@@ -12,36 +12,36 @@ from xlnet_pipeline.targets.record import Run
 
 
 def evaluation(run: Run) -> dict[str, Any]:
-    """``metrics.json`` of the run; empty if it has none (yet, or any more)."""
+    """Return the run's ``metrics.json``. Empty if it does not exist (yet, or any more)."""
     return _read(run, "evaluate", "evaluation", "metrics.json")
 
 
 def registration(run: Run) -> dict[str, Any]:
-    """``registration.json`` of the run; empty if it has none (yet, or any more)."""
+    """Return the run's ``registration.json``. Empty if it does not exist (yet, or any more)."""
     return _read(run, "register", "registration", "registration.json")
 
 
 def primary(run: Run) -> str | None:
-    """The metric that decides, such as ``accuracy 0.812``; None before there is one."""
+    """Return the metric that decides, such as ``accuracy 0.812``. None before the evaluation has ended."""
     found = evaluation(run)
     return f"{found['primary']} {found['metrics'][found['primary']]['value']:.4f}" if found else None
 
 
 def version(run: Run) -> str | None:
-    """The model version the run registered, such as ``reviews:3``; None before there is one."""
+    """Return the model version that the run registered, such as ``reviews:3``. None before it is registered."""
     found = registration(run)
     return f"{found['name']}:{found['version']}" if found else None
 
 
 def reference(run: Run) -> str:
-    """What to type for the run's model: its version, or its directory where the recipe names a registry of its own."""
+    """Return what to type for the run's model: its version, or its directory if the recipe names its own registry."""
     entry = registration(run)
     elsewhere = run.recipe["registry"]["uri"]
     return str(run.step("train").outputs["model"]["uri"]) if elsewhere else f"{entry['name']}:{entry['version']}"
 
 
 def report_path(run: Run) -> str:
-    """Where the evaluation's page is, as short as it can be typed."""
+    """Return the shortest path of the evaluation page that a user can type."""
     place = run.step("evaluate").outputs["evaluation"]["uri"]
     if objects.is_remote(place):
         return f"{place}/report.html"
@@ -50,10 +50,10 @@ def report_path(run: Run) -> str:
 
 
 def lines(run: Run, home: str, colour: bool = False) -> list[str]:
-    """The metrics with their intervals, the model version, the gate's reason, and where to look next.
+    """Return lines with the metrics and their intervals, the model version, the gate's reason, and what to type next.
 
     Args:
-        home: what to add to the commands shown, such as ``--home DIR`` or ``--target kfp``; may be empty.
+        home: option to add to the commands shown, such as ``--home DIR`` or ``--target kfp``; may be empty.
     """
     metrics, entry = evaluation(run), registration(run)
     shown = [""]

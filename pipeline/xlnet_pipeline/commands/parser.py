@@ -1,4 +1,4 @@
-"""argparse with this project's manners: one line per mistake with the nearest right word, an example in every help."""
+"""argparse with one-line errors that suggest the nearest valid word, and an example in every help text."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ Subparsers = Any  # argparse's own type is private
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help that reads the same on every Python: 3.13 began to write ``-o, --output FILE``."""
+    """Formats help the same on every Python version: Python 3.13 began to write ``-o, --output FILE``."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -22,22 +22,22 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError for what argparse would print and exit on."""
+    """Raises UserError where argparse would print a message and exit."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=Help, add_help=False, **options)
         self.add_argument("-h", "--help", action="help", help="show this and exit")
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, with where to read more."""
+        """Raise UserError with the mistake and the help command to type."""
         raise UserError(f"{message}; see: {self.prog} --help")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and name the nearest known option for an unknown one."""
+        """Parse the arguments. For an unknown option, suggest the nearest known one."""
         words = list(sys.argv[1:] if args is None else args)
         if words[:1] == ["help"] and self._subparsers is not None:
             words = [*words[1:], "--help"]
-        if words and self._is_unknown_option(words[0]):  # or its value would be taken for a command
+        if words and self._is_unknown_option(words[0]):  # otherwise argparse takes its value for a command
             self._unknown_option(words[0])
         found, unknown = super().parse_known_args(words, namespace)
         for word in filter(self._is_unknown_option, unknown):
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def group(subparsers: Subparsers, name: str, *, summary: str, examples: Sequence[str]) -> Subparsers:
-    """Declare a command that has commands of its own; return what to declare those on."""
+    """Declare a command that has subcommands. Return the object on which to declare them."""
     parser = _declare(subparsers, name, summary=summary, details="", examples=examples)
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
 
@@ -74,7 +74,7 @@ def group(subparsers: Subparsers, name: str, *, summary: str, examples: Sequence
 def command(
     subparsers: Subparsers, name: str, handler: Handler, *, summary: str, details: str = "", examples: Sequence[str]
 ) -> Parser:
-    """Declare a command; return its parser, to add arguments to."""
+    """Declare a command. Return its parser, so that the caller can add arguments."""
     parser = _declare(subparsers, name, summary=summary, details=details, examples=examples)
     parser.set_defaults(handler=handler)
     return parser
@@ -94,13 +94,13 @@ def _declare(subparsers: Subparsers, name: str, *, summary: str, details: str, e
 
 
 def add_home(parser: argparse.ArgumentParser, default: Any = None) -> None:
-    """Declare ``--home``, which is understood before and after the command."""
+    """Declare ``--home``, which users can type before or after the command."""
     text = "directory of runs, cache and registry (default: $XLNET_PIPELINE_HOME, else .xlnet-pipeline)"
     parser.add_argument("--home", metavar="DIR", default=default, help=text)
 
 
 def seconds(text: str) -> float:
-    """A positive number of seconds, for argparse's ``type``."""
+    """Parse a positive number of seconds, for argparse's ``type``."""
     try:
         value = float(text)
     except ValueError:
@@ -111,21 +111,21 @@ def seconds(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """A whole number from 1 on, for argparse's ``type``."""
+    """Parse a whole number of at least 1, for argparse's ``type``."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
     return int(text)
 
 
 def count(text: str) -> int:
-    """A whole number of 0 and more, for argparse's ``type``."""
+    """Parse a whole number of at least 0, for argparse's ``type``."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 0 or more")
     return int(text)
 
 
 def age(text: str) -> float:
-    """A time such as ``30d``, ``12h``, ``90m`` or ``0``, as seconds, for argparse's ``type``."""
+    """Parse a duration such as ``30d``, ``12h``, ``90m`` or ``0`` into seconds, for argparse's ``type``."""
     units = {"d": 86400, "h": 3600, "m": 60}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
     try:
@@ -138,7 +138,7 @@ def age(text: str) -> float:
 
 
 def hours(text: str) -> float:
-    """A positive time such as ``90m``, ``2h`` or ``1.5`` (hours), as hours, for argparse's ``type``."""
+    """Parse a positive duration such as ``90m``, ``2h`` or ``1.5`` (hours) into hours, for argparse's ``type``."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in ("h", "m") else (text, "h")
     try:
         value = float(number) / (60 if unit == "m" else 1)

@@ -1,4 +1,4 @@
-"""``xlnet-pipeline plan``: what a run would reuse, need, take and cost, on every machine."""
+"""``xlnet-pipeline plan``: show what a run would reuse, and its memory, time and cost on each machine."""
 
 import argparse
 
@@ -41,7 +41,7 @@ def add_machine(parser: Parser) -> None:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Print the plan; 1 if what was asked for does not fit."""
+    """Print the plan. Return 1 if the run does not fit on the requested machine."""
     from xlnet_pipeline.placement import machines
     from xlnet_pipeline.planning.plan import plan
     from xlnet_pipeline.targets.local.target import LocalTarget

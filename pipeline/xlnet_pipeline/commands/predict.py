@@ -1,4 +1,4 @@
-"""``xlnet-pipeline predict``: a model's answers as JSON Lines."""
+"""``xlnet-pipeline predict``: print a model's predictions as JSON Lines."""
 
 import argparse
 import functools
@@ -31,7 +31,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Print one line of JSON for each text."""
+    """Print one line of JSON for each input text."""
     from xlnet.evaluation import predict as predicting
     from xlnet.evaluation.predictor import Predictor
     from xlnet.evaluation.questions import texts_from

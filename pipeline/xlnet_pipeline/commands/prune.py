@@ -1,4 +1,4 @@
-"""``xlnet-pipeline runs prune``: free the disk of runs that nobody needs and of what killed processes left behind."""
+"""``xlnet-pipeline runs prune``: delete runs that nobody needs, and files that killed processes left behind."""
 
 import argparse
 
@@ -39,10 +39,10 @@ def add(subparsers: Subparsers) -> None:
 
 
 def prune(options: argparse.Namespace) -> None:
-    """Remove what nobody needs, or say what would go.
+    """Remove what nobody needs, or with a dry run print what would be removed.
 
     Raises:
-        RunError: something could not be removed.
+        RunError: a file or version could not be removed.
     """
     from xlnet_pipeline.lineage.rendering import size
     from xlnet_pipeline.targets.local import prune as pruning

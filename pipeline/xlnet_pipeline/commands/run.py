@@ -1,4 +1,4 @@
-"""``xlnet-pipeline run``: one recipe through the whole pipeline."""
+"""``xlnet-pipeline run``: run one recipe through the whole pipeline."""
 
 import argparse
 import dataclasses
@@ -23,8 +23,8 @@ from xlnet_pipeline.targets.submission import refuse
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
-HERE = ("local", "docker")  # targets that are this machine
-AUTO = "auto"  # the machine that plan chooses
+HERE = ("local", "docker")  # targets on this machine
+AUTO = "auto"  # plan chooses the machine
 
 
 def add(subparsers: Subparsers) -> None:
@@ -64,7 +64,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def add_placement(parser: Parser, targets: Sequence[str] = ("local", "kfp", "vertex")) -> None:
-    """Declare where to run, and on what."""
+    """Declare the options for target and machine."""
     names = f"{', '.join(targets[1:-1])} or {targets[-1]}"
     parser.add_argument(
         "--target", choices=targets, default="local", metavar="TARGET", help=f"local (default), {names}"
@@ -85,7 +85,7 @@ def add_placement(parser: Parser, targets: Sequence[str] = ("local", "kfp", "ver
 
 
 def submission(options: argparse.Namespace, recipe: Recipe) -> Submission:
-    """What the options ask of a target.
+    """Return the submission that the options describe.
 
     Raises:
         UserError: a number is too small.
@@ -96,7 +96,7 @@ def submission(options: argparse.Namespace, recipe: Recipe) -> Submission:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the recipe and say what came of it; the run's own exit status."""
+    """Run the recipe, print its outcome and return its exit status."""
     recipe = load(options.recipe, options.settings)
     if options.force:
         recipe = recipe.replace(registry={"force": True})
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_elsewhere(options: argparse.Namespace, target: Target, asked: Submission) -> int:
-    """Submit to a remote target; with ``--wait`` or ``--timeout``, watch the run to its end."""
+    """Submit the run to a remote target. With ``--wait`` or ``--timeout``, watch it until it ends."""
     from xlnet_pipeline.targets import remote
 
     if asked.machine == AUTO:
@@ -139,7 +139,7 @@ def run_elsewhere(options: argparse.Namespace, target: Target, asked: Submission
 
 
 def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
-    """The machine that ``--machine auto`` stands for, and a line that says why."""
+    """Return the machine that ``--machine auto`` chooses, and print the reason."""
     from xlnet_pipeline.planning.plan import plan
     from xlnet_pipeline.targets.local.target import LocalTarget
 
@@ -157,12 +157,12 @@ def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
 
 
 def check(target: Target, asked: Submission, offline: bool = False) -> None:
-    """Run every check, or those that need no network.
+    """Run all checks, or only those that need no network.
 
-    Prints the warnings, except on this machine, where the steps say the same a moment later.
+    Prints the warnings, except on this machine, where the steps print the same ones a moment later.
 
     Raises:
-        UserError: the run would fail; each reason on a line.
+        UserError: the run would fail; the message has one line for each reason.
     """
     from xlnet_pipeline.placement.machines import machine
     from xlnet_pipeline.planning import check as checks
@@ -204,10 +204,10 @@ def run_here(options: argparse.Namespace, target: Target, asked: Submission) -> 
 
 
 def load(path: str | None, settings: list[str]) -> Recipe:
-    """The recipe to run: the file's, the demo's, or one made of settings alone.
+    """Return the recipe to run: from the file, the demo, or only from ``--set`` settings.
 
     Raises:
-        UserError: the recipe is wrong, or names no data to train on.
+        UserError: the recipe is invalid, or names no training data.
     """
     if path and Path(path.removesuffix(".gz")).suffix in DATA_SUFFIXES:
         raise UserError(f"'{path}' is no recipe; to train on it type: xlnet-pipeline run --set data.train={path}")
@@ -220,5 +220,5 @@ def load(path: str | None, settings: list[str]) -> Recipe:
 
 
 def home_option(home: str | None) -> str:
-    """What to repeat in commands that are suggested: ``--home DIR`` if it was given; else nothing."""
+    """Return the option to repeat in suggested commands: ``--home DIR`` if the user gave it, else an empty string."""
     return f"--home {shlex.quote(os.path.relpath(home))}" if home else ""

@@ -1,4 +1,4 @@
-"""``xlnet-pipeline runs``: the runs there are, what happened in them, and stopping one."""
+"""``xlnet-pipeline runs``: list runs, show what happened in them, read their logs and cancel them."""
 
 import argparse
 import dataclasses
@@ -16,12 +16,12 @@ from xlnet_pipeline.targets import NAMES, Run, Target, following, open_target, p
 if TYPE_CHECKING:
     from xlnet_pipeline.targets.local.target import LocalTarget
 
-NEWEST = 20  # runs that are listed where nothing else is said
+NEWEST = 20  # runs to list by default
 HELP_RUN = "'latest', a run's id, a unique beginning of it, or its last characters"
 
 
 def add(subparsers: Subparsers) -> None:
-    """Declare the command and its commands."""
+    """Declare the command and its subcommands."""
     inner = group(
         subparsers,
         "runs",
@@ -62,7 +62,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def add_target(parser: Parser) -> None:
-    """Declare ``--target``, and where its settings are."""
+    """Declare ``--target``, and the option for the file with its settings."""
     text = "where the runs are: local (default), docker, kfp or vertex"
     parser.add_argument("--target", choices=NAMES, default="local", metavar="TARGET", help=text)
     text = "recipe file with [target.…] settings (default: recipe.toml, if there is one)"
@@ -70,24 +70,24 @@ def add_target(parser: Parser) -> None:
 
 
 def chosen(options: argparse.Namespace) -> Target:
-    """The target that ``--target`` names."""
+    """Open the target that ``--target`` names."""
     return open_target(options.target, options.home, options.recipe)
 
 
 def tool_option(options: argparse.Namespace) -> str:
-    """What to repeat in commands that are suggested."""
+    """Return the options to repeat in suggested commands."""
     return home_option(options.home) if options.target in HERE else f"--target {options.target}"
 
 
 def target(options: argparse.Namespace) -> "LocalTarget":
-    """The local target over the state directory that was chosen."""
+    """Open the local target over the chosen state directory."""
     from xlnet_pipeline.targets.local.target import LocalTarget
 
     return LocalTarget(options.home)
 
 
 def list_runs(options: argparse.Namespace) -> None:
-    """Print every run as a row."""
+    """Print one row for each run."""
     here = chosen(options)
     limit = None if options.all else options.limit
     found = here.runs(limit)
@@ -119,12 +119,12 @@ def list_runs(options: argparse.Namespace) -> None:
 
 
 def _scheduled(run: Run) -> str | None:
-    """The schedule that started a run, and the time for which."""
+    """Return the schedule that started a run, and the time it was due."""
     return f"{run.schedule} {local_time(run.due) or ''}".rstrip() or None
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print one run: its steps, what came of it, and its error."""
+    """Print one run: its steps, its outcome and its error."""
     run = chosen(options).status(options.run)
     if options.json:
         print_json(dataclasses.asdict(run))
@@ -151,14 +151,14 @@ def show(options: argparse.Namespace) -> None:
 
 
 def _progress(options: argparse.Namespace, run: Run) -> str:
-    """How far the training is, while it runs."""
+    """Return the progress of a running training."""
     running = [step.name for step in run.steps if step.status == record.RUNNING and step.name == "train"]
     if not running:
         return ""
     folder = target(options).home / "runs" / run.id / "logs" if options.target in HERE else None
     try:
         return progress.of(chosen(options).logs(run.id, running[0]), folder)
-    except (UserError, RunError):  # no log yet, or none that can be read: the steps were shown
+    except (UserError, RunError):  # there is no readable log yet; the steps are already printed
         return ""
 
 

@@ -1,4 +1,4 @@
-"""``xlnet-pipeline schedule``: retraining at fixed times, on any target."""
+"""``xlnet-pipeline schedule``: retrain at fixed times, on any target."""
 
 import argparse
 import dataclasses
@@ -24,7 +24,7 @@ DEFAULT_RECIPE = Path("recipe.toml")
 
 
 def add(subparsers: Subparsers) -> None:
-    """Declare the command and its commands."""
+    """Declare the command and its subcommands."""
     inner = group(
         subparsers,
         "schedule",
@@ -112,7 +112,7 @@ def _add_settings(parser: Parser) -> None:
 
 
 def create(options: argparse.Namespace) -> None:
-    """Make or change a schedule, and say what was done."""
+    """Create or change a schedule, and print what changed."""
     from xlnet_pipeline.targets import schedules
 
     schedules.check_name(options.name)
@@ -144,7 +144,7 @@ def _opened(options: argparse.Namespace) -> "Schedules":
 
 
 def list_schedules(options: argparse.Namespace) -> None:
-    """Print every schedule as a row."""
+    """Print one row for each schedule."""
     target = open_target(options.target, options.home, options.recipe)
     found = target.schedules().all()
     if options.json:
@@ -169,7 +169,7 @@ def list_schedules(options: argparse.Namespace) -> None:
 
 
 def _drift(options: argparse.Namespace, target: Target, scheduled: "Schedule") -> list[str] | None:
-    """How a schedule differs from the present recipe and image; None where there is no recipe to compare with."""
+    """Return how a schedule differs from the current recipe and image. None if there is no recipe to compare."""
     from xlnet import recipe as recipes
     from xlnet_pipeline.targets import schedules
 
@@ -185,7 +185,7 @@ def _drift(options: argparse.Namespace, target: Target, scheduled: "Schedule") -
 
 
 def schedules_image(target: Target, given: str) -> str:
-    """The image as a submission would name it now: a tag by its present digest, if its registry tells."""
+    """Return the image as a submission would name it now, with a tag replaced by its current digest if available."""
     from xlnet_pipeline.images import references
     from xlnet_pipeline.targets.settings import image_of
 
@@ -227,7 +227,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def _zoned(moment: str, zone: str) -> str:
-    """An ISO 8601 moment as the clocks of a schedule's zone show it."""
+    """Convert an ISO 8601 time to the schedule's time zone."""
     return datetime.fromisoformat(moment).astimezone(ZoneInfo(zone)).strftime("%a %Y-%m-%d %H:%M %Z")
 
 
@@ -249,12 +249,12 @@ def delete(options: argparse.Namespace) -> None:
 
 
 def sync(options: argparse.Namespace) -> None:
-    """Set schedules right after a change of clocks."""
+    """Correct schedules after a daylight-saving change."""
     print("\n".join(_opened(options).sync(options.name)) or f"no schedules on target '{options.target}'")
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Fire local schedules until stopped."""
+    """Start the runs of local schedules until the user stops the command."""
     from xlnet_pipeline.targets.local.target import LocalTarget
 
     LocalTarget(options.home).schedules().serve(lambda text: print(text, flush=True))

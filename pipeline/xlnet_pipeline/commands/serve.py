@@ -1,4 +1,4 @@
-"""``xlnet-pipeline serve``: a model that answers over HTTP, until it is stopped."""
+"""``xlnet-pipeline serve``: serve a model over HTTP until the user stops the command."""
 
 import argparse
 import functools

@@ -1,4 +1,4 @@
-"""Aligned columns, colour on a terminal, and JSON: what commands print."""
+"""Formats what commands print: aligned columns, colours on a terminal, and JSON."""
 
 import json
 import os
@@ -22,18 +22,18 @@ _STATUS = {
 
 
 def coloured(out: TextIO) -> bool:
-    """Whether ``out`` wants colour: a terminal, and NO_COLOR (no-color.org) not set."""
+    """Whether to print colours: ``out`` is a terminal, and NO_COLOR (no-color.org) is not set."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def paint(text: str, word: str, colour: bool) -> str:
-    """``text`` in the colour of a status word, if it has one."""
+    """Return ``text`` in the colour of a status word, if that word has a colour."""
     code = _STATUS.get(word.strip())
     return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], colour: bool = False) -> list[str]:
-    """Lines of aligned columns; None is shown as a dash."""
+    """Return lines of aligned columns. None becomes a dash."""
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(cells[0], widths, strict=True)).rstrip()]
@@ -54,12 +54,12 @@ def print_json(value: Any) -> None:
 
 
 def local_time(moment: str | None) -> str | None:
-    """An ISO 8601 moment as local time to the second."""
+    """Convert an ISO 8601 time to local time, to the second."""
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else None
 
 
 def duration(seconds: float | None) -> str | None:
-    """Seconds as a person says them: ``4.2 s``, ``3 min 07 s``, ``2 h 05 min``, ``3 d 04 h``."""
+    """Format seconds for people: ``4.2 s``, ``3 min 07 s``, ``2 h 05 min``, ``3 d 04 h``."""
     if seconds is None:
         return None
     if seconds < 60:

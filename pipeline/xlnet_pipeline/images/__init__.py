@@ -1,1 +1,1 @@
-"""Container images: building them, reading their references, asking a registry for digests."""
+"""Container images: builds them, parses their references, and asks registries for their digests."""

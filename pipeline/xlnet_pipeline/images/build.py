@@ -1,7 +1,7 @@
-"""Build the images that steps run in, with Docker, Podman or Cloud Build.
+"""Builds the images that steps run in, with Docker, Podman or Cloud Build.
 
-An image's tag is a fingerprint of everything that goes into it, so that building it again with nothing changed is seen
-before anything is done. What was built is recorded in the state directory: ``images.json``.
+An image's tag is a fingerprint of everything that goes into it, so an unchanged image is not built again.
+``images.json`` in the state directory records the built images.
 """
 
 import json
@@ -19,7 +19,7 @@ from xlnet import provenance
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import processes
 
-ACCELERATORS = ("cpu", "gpu", "tpu", "tpu-native", "serve")  # the last answers with a model, on CPUs
+ACCELERATORS = ("cpu", "gpu", "tpu", "tpu-native", "serve")  # serve: serves a model over HTTP, on CPUs
 NAME = "xlnet-pipeline"
 ENGINES = ("docker", "podman")
 RECORD = "images.json"
@@ -35,29 +35,29 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Image:
-    """An image that was built. ``reference`` is what ``compile`` and ``docker run`` take."""
+    """A built image. Pass its ``reference`` to ``compile`` or ``docker run``."""
 
     accelerator: str
     tag: str  # NAME:FINGERPRINT
-    digest: str  # of the manifest in a registry; of an image that was never pushed, its id
+    digest: str  # of the manifest in the registry; the image id if it was never pushed
     pushed: bool
     created: str
 
     @property
     def reference(self) -> str:
-        """``NAME@sha256:…`` of a pushed image; the id of one that only this machine has."""
+        """``NAME@sha256:…`` of a pushed image; the id of an image that only this machine has."""
         return f"{self.tag.rpartition(':')[0]}@{self.digest}" if self.pushed else self.digest
 
 
 @dataclass(frozen=True)
 class Build:
-    """What to build, and out of what."""
+    """What to build, and from which inputs."""
 
     accelerator: str = "cpu"
-    registry: str = ""  # goes before the name; needed to push
-    base_image: str = ""  # empty: the Dockerfile's own
-    arguments: tuple[str, ...] = ()  # more build arguments, NAME=VALUE
-    network: str = ""  # of the build; empty: the engine's own
+    registry: str = ""  # prefix of the name; required for a push
+    base_image: str = ""  # empty: the Dockerfile's default
+    arguments: tuple[str, ...] = ()  # further build arguments, NAME=VALUE
+    network: str = ""  # during the build; empty: the engine's default
 
     def __post_init__(self) -> None:
         if self.accelerator not in ACCELERATORS:
@@ -65,7 +65,7 @@ class Build:
 
     @property
     def tag(self) -> str:
-        """The image's name and the fingerprint of what goes into it."""
+        """``NAME:FINGERPRINT`` of the image."""
         name = f"{self.registry.rstrip('/')}/{NAME}" if self.registry else NAME
         return f"{name}:{self.accelerator}-{self.fingerprint()[7:23]}"
 
@@ -79,7 +79,7 @@ class Build:
         return provenance.digest_json([digests, self.base_image, list(self.arguments)])
 
     def options(self) -> list[str]:
-        """What ``docker build`` is told, but for where the image goes."""
+        """Return the options of ``docker build``, except for the destination of the image."""
         chosen = [f"BASE_IMAGE={self.base_image}"] if self.base_image else []
         facts = [f"REVISION={provenance.git_sha()}", f"VERSION={xlnet.__version__}", f"SOURCE={_source_url()}"]
         options = ["--file", "containers/Dockerfile", "--target", self.accelerator, "--tag", self.tag]
@@ -89,10 +89,10 @@ class Build:
 
 
 def checkout() -> Path:
-    """The source tree around this package.
+    """Return the source tree that contains this package.
 
     Raises:
-        UserError: the package was installed without one: an image is built out of a checkout.
+        UserError: the package was installed without its source tree, which an image build needs.
     """
     root = Path(xlnet.__file__).resolve().parents[2]
     if not (root / "containers" / "Dockerfile").is_file():
@@ -101,7 +101,7 @@ def checkout() -> Path:
 
 
 def _source_url() -> str:
-    """Where the code is public, as GitHub tells its workflows; empty elsewhere: a private remote stays private."""
+    """Return the repository's URL inside a GitHub workflow. Empty elsewhere, so that a private remote stays private."""
     server, repository = os.environ.get("GITHUB_SERVER_URL", ""), os.environ.get("GITHUB_REPOSITORY", "")
     return f"{server}/{repository}" if server and repository else ""
 
@@ -111,10 +111,10 @@ def _is_source(path: Path) -> bool:
 
 
 def engine(name: str = "") -> str:
-    """The program that builds and runs images: ``name``, else docker, else podman.
+    """Return the program that builds and runs images: ``name``, else docker, else podman.
 
     Raises:
-        UserError: none is installed, or its daemon does not answer.
+        UserError: no such program is installed, or its daemon does not answer.
     """
     if name and name not in ENGINES:
         raise UserError(f"engine '{name}' is unknown; allowed: {', '.join(ENGINES)}")
@@ -130,18 +130,18 @@ def engine(name: str = "") -> str:
 
 
 def build(wanted: Build, home: Path, *, program: str, push: bool = False, say: Say) -> Image:
-    """Build an image, unless the engine has it, and record it.
+    """Build an image unless the engine already has it, and record it.
 
     Args:
         wanted: what to build.
         home: the state directory, which holds the record.
         program: ``docker`` or ``podman``.
-        push: also push it, so that it has a digest that other machines know.
+        push: also push it, so that it gets a digest that other machines can use.
         say: called with each line of the engine's output.
 
     Raises:
-        UserError: no base image, no registry to push to.
-        RunError: the build failed, the disk is full.
+        UserError: there is no base image, or no registry to push to.
+        RunError: the build failed, for instance because the disk is full.
     """
     if push and not wanted.registry:
         raise UserError("--push needs to know where to; type --registry HOST/PATH or set CONTAINER_IMAGE_REGISTRY")
@@ -168,7 +168,7 @@ def build_in_cloud(wanted: Build, home: Path, say: Say) -> Image:
     """Build and push an image with Cloud Build, and record it.
 
     Raises:
-        UserError: no gcloud, no registry.
+        UserError: gcloud is not installed, or no registry is named.
         RunError: the build failed.
     """
     if not shutil.which("gcloud"):
@@ -196,7 +196,7 @@ def build_in_cloud(wanted: Build, home: Path, say: Say) -> Image:
         home.mkdir(parents=True, exist_ok=True)
         config.write_text(json.dumps(steps), encoding="utf-8")
         command = ["gcloud", "builds", "submit", f"--config={config}", "--ignore-file=.dockerignore"]
-        staging = os.environ.get("CLOUD_BUILD_STAGING")  # where the account above may read
+        staging = os.environ.get("CLOUD_BUILD_STAGING")  # a bucket that the account above can read
         command += [f"--gcs-source-staging-dir={staging}"] if staging else []
         lines = _run([*command, "."], say)
         digest = _cloud_digest(wanted.tag)
@@ -211,7 +211,7 @@ def _cloud_digest(tag: str) -> str:
 
 
 def image_id(program: str, reference: str) -> str:
-    """``sha256:…`` of an image that the engine has; empty: it has none of that name."""
+    """Return ``sha256:…`` of an image in the engine. Empty if the engine has no image of that name."""
     command = [program, "image", "inspect", "--format", "{{.Id}}", reference]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return f"sha256:{found.removeprefix('sha256:')}" if found else ""
@@ -232,7 +232,7 @@ def _pushed(program: str, tag: str, say: Say) -> str:
 
 
 def _run(command: Sequence[str], say: Say) -> list[str] | None:
-    """Run a program in the checkout, its output going to ``say``; its lines if it failed, else None."""
+    """Run a program in the checkout and pass its output to ``say``. Return its lines if it failed, else None."""
     lines: list[str] = []
 
     def line(text: str) -> None:
@@ -263,7 +263,7 @@ def _last(lines: list[str]) -> str:
 
 
 def record(image: Image, home: Path) -> Image:
-    """Remember the image as the latest of its accelerator."""
+    """Record the image as the latest one for its accelerator."""
     home.mkdir(parents=True, exist_ok=True)
     path = home / RECORD
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -274,7 +274,7 @@ def record(image: Image, home: Path) -> Image:
 
 
 def recorded(accelerator: str, home: Path) -> Image | None:
-    """The latest image that was built for an accelerator; None: there is none."""
+    """Return the latest image built for an accelerator. None if there is none."""
     path = home / RECORD
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return Image(**known[accelerator]) if accelerator in known else None

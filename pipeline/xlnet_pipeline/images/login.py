@@ -1,7 +1,7 @@
-"""Who we are to a container registry: what ``docker login`` left behind, Google's credentials, or nobody.
+"""Finds credentials for a container registry: from ``docker login``, from Google, or none (anonymous).
 
-A registry answers 401 with a challenge; for ``Bearer`` it names a place that gives out tokens, for ``Basic`` it wants
-user name and password themselves.
+A registry answers 401 with a challenge. A ``Bearer`` challenge names a token server; a ``Basic`` challenge asks for
+user name and password.
 """
 
 import base64
@@ -17,28 +17,28 @@ from typing import Any
 
 from xlnet.errors import UserError
 
-HUB_KEY = "https://index.docker.io/v1/"  # under which Docker keeps its own registry's login
-HELPER = 10.0  # seconds that a credential helper may take
-TOKEN_USER = "<token>"  # a helper's user name for a refresh token
+HUB_KEY = "https://index.docker.io/v1/"  # key of Docker Hub's login in Docker's configuration
+HELPER = 10.0  # time-out of a credential helper, seconds
+TOKEN_USER = "<token>"  # user name with which a helper marks a refresh token
 GOOGLE = re.compile(r"([\w-]+\.)?(gcr\.io|pkg\.dev)")
 GOOGLE_USER = "oauth2accesstoken"
 GOOGLE_TOKEN = "GOOGLE_OAUTH_ACCESS_TOKEN"
 
 
 def scheme(host: str) -> str:
-    """``http`` for a registry on this machine, ``https`` for all others, as Docker has it."""
+    """Return ``http`` for a registry on this machine and ``https`` for all others, as Docker does."""
     return "http" if re.match(r"(localhost|127\.[\d.]+)(:|$)", host) else "https"
 
 
 def remedy(host: str) -> str:
-    """What to type so that a registry knows us."""
+    """Return the command to type to log in to a registry."""
     if GOOGLE.fullmatch(host):
         return f"type: gcloud auth login && gcloud auth configure-docker {host}"
     return f"type: docker login {host}"
 
 
 def authorization(host: str, challenge: str, timeout: float) -> str:
-    """The Authorization header that answers a challenge; empty if there is none to give.
+    """Return the Authorization header that answers a challenge. Empty if there are no credentials.
 
     Raises:
         UserError: a credential helper that Docker's settings name failed.
@@ -59,7 +59,7 @@ def authorization(host: str, challenge: str, timeout: float) -> str:
 
 
 def credentials(host: str) -> tuple[str, str] | None:
-    """User name and password for a registry; None: nobody has logged in.
+    """Return user name and password for a registry. None if nobody has logged in.
 
     Raises:
         UserError: a credential helper that Docker's settings name failed.
@@ -82,7 +82,7 @@ def _docker_settings() -> dict[str, Any]:
     folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
     try:
         found = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or none that Docker itself could read
+    except (OSError, ValueError):  # missing, or not readable by Docker either
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -109,7 +109,7 @@ def _from_helper(name: str, key: str) -> tuple[str, str] | None:
     try:
         found = json.loads(done.stdout) if done.returncode == 0 else {}
         return (found["Username"], found["Secret"]) if found.get("Secret") else None
-    except (ValueError, KeyError, AttributeError):  # it knows nothing of this registry
+    except (ValueError, KeyError, AttributeError):  # the helper has no login for this registry
         return None
 
 
@@ -122,7 +122,7 @@ def _decoded(auth: str) -> tuple[str, str] | None:
 
 
 def _google() -> tuple[str, str] | None:
-    """Application default credentials, if there are any."""
+    """Return Google's application default credentials as user name and password, if there are any."""
     if token := os.environ.get(GOOGLE_TOKEN):
         return GOOGLE_USER, token
     import google.auth
@@ -142,7 +142,7 @@ def _basic(user: str, password: str) -> str:
 
 
 def _token(realm: str, asked: dict[str, str], login: tuple[str, str] | None, timeout: float) -> str:
-    """The token that the registry's token server gives to us, or to everybody for public images."""
+    """Fetch a token from the registry's token server: with our login, or anonymously for public images."""
     if login and login[0] == TOKEN_USER:
         form = {**asked, "grant_type": "refresh_token", "refresh_token": login[1], "client_id": "xlnet-pipeline"}
         request = urllib.request.Request(realm, data=urllib.parse.urlencode(form).encode())

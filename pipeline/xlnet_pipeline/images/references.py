@@ -1,5 +1,4 @@
-"""Images in their registries, over the registries' own API (OCI distribution specification): which there are, and the
-digest that a tag stands for at the moment."""
+"""Looks up images and the current digests of tags in container registries (OCI distribution specification)."""
 
 import functools
 import hashlib
@@ -23,9 +22,9 @@ ACCEPT = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
-LOOK = 2.0  # seconds that a submit waits to hear whether a pinned image is there
-RESOLVE = 5.0  # seconds for a digest, without which there is nothing to submit
-LARGEST = 4 << 20  # bytes of a manifest, by the specification
+LOOK = 2.0  # seconds that a submission waits for the answer whether a pinned image exists
+RESOLVE = 5.0  # seconds to wait for a digest; a submission needs it
+LARGEST = 4 << 20  # most bytes of a manifest, from the specification
 HUB = "docker.io"
 HUB_API = "registry-1.docker.io"
 _REFERENCE = re.compile(
@@ -45,12 +44,12 @@ class Reference:
 
     @property
     def manifests(self) -> str:
-        """Address of the repository's manifests."""
+        """URL of the repository's manifests."""
         return f"{self._repository}/manifests"
 
     @property
     def tags(self) -> str:
-        """Address of the list of the repository's tags."""
+        """URL of the repository's list of tags."""
         return f"{self._repository}/tags/list"
 
     @property
@@ -61,7 +60,7 @@ class Reference:
 
 
 def parse(image: str) -> Reference | None:
-    """The parts of an image's name; None for one that names no registry, or is no name."""
+    """Split an image's name into its parts. None if the name is invalid or names no registry."""
     match = _REFERENCE.fullmatch(image)
     if match is None:
         return None
@@ -69,10 +68,10 @@ def parse(image: str) -> Reference | None:
 
 
 def exists(image: str) -> bool | None:
-    """True or False as the registry says; None if it cannot be asked from here (no access, no network).
+    """Whether the registry has the image. None if the registry cannot be asked (no access, no network).
 
     Args:
-        image: ``HOST/NAME@sha256:…``; a name without a host is not looked up.
+        image: ``HOST/NAME@sha256:…``; None is returned for a name without a host.
     """
     reference = parse(image)
     if reference is None or not reference.digest:
@@ -88,13 +87,13 @@ def exists(image: str) -> bool | None:
 
 @functools.cache
 def pinned(image: str) -> str:
-    """The image by its digest: itself if it is named so, else ``HOST/NAME@sha256:…``, asked once.
+    """Return the image pinned by its digest. The registry is asked once for the digest of a tag.
 
     Raises:
-        UserError: there is no such tag, no access, no answer, or the name says no registry to ask.
+        UserError: the tag does not exist, access is denied, the registry does not answer, or the name has no registry.
     """
     if "@" in image or not image:
-        return image  # good or not, there is no tag to look up: image_digest judges it
+        return image  # there is no tag to look up; image_digest checks the digest
     reference = parse(image)
     if reference is None:
         raise UserError(f"image '{image}' is not pinned, and names no registry to ask; {_by_hand(image)}")
@@ -117,7 +116,7 @@ def _by_hand(image: str) -> str:
 
 
 def _digest(reference: Reference) -> str:
-    """The digest that the registry gives a tag, computed from the manifest where it says none."""
+    """Return the registry's digest of a tag, computed from the manifest if the answer does not state it."""
     url = f"{reference.manifests}/{reference.tag}"
     headers, _ = _ask(reference, url, "HEAD", RESOLVE)
     found = headers.get("Docker-Content-Digest", "")
@@ -138,7 +137,7 @@ def _refusal(reference: Reference, refused: urllib.error.HTTPError) -> str:
 
 
 def _near(reference: Reference) -> str:
-    """A tag that was perhaps meant."""
+    """Suggest a tag that the user may have meant."""
     try:
         tags = json.loads(_ask(reference, reference.tags, "GET", LOOK)[1]).get("tags") or []
         return nearest(reference.tag, [str(tag) for tag in tags])
@@ -147,11 +146,11 @@ def _near(reference: Reference) -> str:
 
 
 def _ask(reference: Reference, url: str, method: str, timeout: float) -> tuple[Any, bytes]:
-    """Headers and body of an answer, asked again with credentials where the registry wants some.
+    """Return headers and body of an answer. Asks again with credentials if the registry wants them.
 
     Raises:
-        HTTPError: everything but "there".
-        OSError, ValueError, HTTPException: no answer, or none that can be read.
+        HTTPError: the registry answered with an error status.
+        OSError, ValueError, HTTPException: there was no answer, or it cannot be read.
     """
     headers = {"Accept": ACCEPT}
     try:
@@ -170,10 +169,12 @@ def _ask(reference: Reference, url: str, method: str, timeout: float) -> tuple[A
 def _once(url: str, method: str, headers: dict[str, str], timeout: float) -> tuple[Any, bytes]:
     asked = urllib.request.Request(url, method=method)
     for key, value in headers.items():
-        asked.add_unredirected_header(key, value)  # a redirection leads to a store that is not to see them
+        asked.add_unredirected_header(
+            key, value
+        )  # not sent on a redirect: it leads to a store that must not see the credentials
     with urllib.request.urlopen(asked, timeout=timeout) as answer:
         content = answer.read(LARGEST)
         told = answer.headers.get("Content-Length", "")
-        if method != "HEAD" and told.isdigit() and int(told) != len(content):  # which read() does not notice
+        if method != "HEAD" and told.isdigit() and int(told) != len(content):  # read() does not notice a short body
             raise http.client.IncompleteRead(content, int(told) - len(content))
         return answer.headers, content

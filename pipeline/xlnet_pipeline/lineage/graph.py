@@ -1,7 +1,7 @@
-"""Lineage: the graph of artifacts that a run, a registered model or a directory came from, back to the input files.
+"""Builds the lineage graph of a run, a registered model or a directory, back to the input files.
 
 The source of truth is the ``lineage.json`` inside each artifact, which holds its inputs' lineage recursively. An
-artifact that is reached twice, such as the dataset of a model and of its evaluation, is one node here.
+artifact that is reached twice, such as the dataset of a model and of its evaluation, becomes one node.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from xlnet_pipeline.targets.record import CACHED, LATEST, Run
 from xlnet_pipeline.targets.target import Target
 
 SCHEMA = 1
-SHOWN_FILES = 8  # of one split; more become one node
-SHORT = 12  # digits of a digest that a person reads
+SHOWN_FILES = 8  # per split; a split with more files becomes one node
+SHORT = 12  # digits of a digest shown to people
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,24 @@ class Node:
 
     id: str
     type: str  # registration, evaluation, model, dataset, snapshot, file or files
-    title: str  # as a person calls it; may be empty
-    digest: str  # of the content; of a file, its checksum
+    title: str  # name shown to people; may be empty
+    digest: str  # of the content; a file's checksum
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    execution: Mapping[str, Any] = field(default_factory=dict)  # what made it; empty for files
+    execution: Mapping[str, Any] = field(default_factory=dict)  # the step that made it; empty for files
     inputs: tuple[str, ...] = ()  # ids
-    uri: str = ""  # where it is, as far as known
-    cached: bool | None = None  # in the run that was asked for; None where no run was
-    reason: str = ""  # why that run made it again, or where the kept result was from
+    uri: str = ""  # its location; empty if unknown
+    cached: bool | None = None  # whether the requested run took it from the cache; None without a run
+    reason: str = ""  # why that run made it again, or which run the cached result is from
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """A graph without cycles. ``nodes`` by id, the newest artifact first; edges run from input to artifact."""
+    """An acyclic graph. ``nodes`` maps ids to nodes, the newest artifact first; edges go from input to artifact."""
 
     subject: str
     root: str
     nodes: dict[str, Node]
-    run: Mapping[str, Any] = field(default_factory=dict)  # id, status and error, where a run was asked for
+    run: Mapping[str, Any] = field(default_factory=dict)  # id, status and error of the requested run, if any
 
     @property
     def edges(self) -> list[tuple[str, str]]:
@@ -55,7 +55,7 @@ class Lineage:
 
 
 def collect(subject: str, home: str | Path | None = None) -> Lineage:
-    """Find what is asked for and read its lineage.
+    """Find the subject and read its lineage.
 
     Args:
         subject: a run (id, or a unique part of it), a registered model (``NAME``, ``NAME:3``, ``NAME@alias``), or
@@ -63,8 +63,8 @@ def collect(subject: str, home: str | Path | None = None) -> Lineage:
         home: the state directory; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
 
     Raises:
-        UserError: there is nothing of that name, or it has no artifact yet.
-        RunError: what the registry names is gone.
+        UserError: nothing has that name, or it has no artifact yet.
+            RunError: the files that the registry names are gone.
         CorruptArtifact: a ``lineage.json`` is damaged.
     """
     target = LocalTarget(home)
@@ -88,7 +88,7 @@ def collect(subject: str, home: str | Path | None = None) -> Lineage:
 
 
 def _of_name(subject: str, target: LocalTarget) -> Lineage:
-    """A run's id or a part of it, else a model's name."""
+    """Read the lineage of a run (by id or a part of it), else of a model."""
     from xlnet.registry import open_registry
 
     runs = [run.id for run in target.runs()]
@@ -104,10 +104,10 @@ def _of_name(subject: str, target: LocalTarget) -> Lineage:
 
 
 def of_target(run: str, target: Target) -> Lineage:
-    """The lineage of a run on a remote target, from the artifacts in its bucket.
+    """Read the lineage of a run on a remote target from the artifacts in its bucket.
 
     Raises:
-        UserError: there is no such run, or it has no artifact yet.
+        UserError: the run does not exist, or has no artifact yet.
     """
     return _of_run(run, target.status(run), target)
 
@@ -131,7 +131,7 @@ def _of_run(subject: str, run: Run, target: Target) -> Lineage:
 
 
 def _artifacts(run: Run) -> Iterator[tuple[str, str]]:
-    """(digest, directory) of what the run's steps put out, the furthest step first."""
+    """Yield (digest, directory) of the artifacts of the run's steps, the last step first."""
     for one in reversed(run.artifacts):
         yield one.digest or "", one.uri
 
@@ -151,12 +151,12 @@ def _of_model(subject: str, target: LocalTarget) -> Lineage:
 
 
 def _places(target: LocalTarget) -> dict[str, str]:
-    """Digest → directory of every artifact that a run's record names, the newest run's last."""
+    """Map the digest of every artifact named in a run record to its directory. Newer runs override older ones."""
     return {digest: place for run in reversed(target.runs()) for digest, place in _artifacts(run)}
 
 
 def _read(place: str) -> dict[str, Any] | None:
-    """The lineage inside the artifact at a place; None if there is none."""
+    """Read the lineage inside the artifact in a directory. None if it has none."""
     if objects.is_remote(place):
         return remote.lineage_of(place)
     return provenance.read(place) if place and Path(place, provenance.LINEAGE).is_file() else None
@@ -170,7 +170,7 @@ def _graph(
     run: Mapping[str, Any],
     cached: Mapping[str, tuple[bool, str]],
 ) -> Lineage:
-    """Merge the repeated nodes of a directory's lineage. An artifact comes before its inputs in ``nodes``."""
+    """Build the graph from a directory's lineage, merging repeated nodes. Each artifact precedes its inputs."""
     nodes: dict[str, Node] = {}
 
     def add(one: Mapping[str, Any], places: Mapping[str, str]) -> str:
@@ -184,7 +184,7 @@ def _graph(
         if kind == "snapshot":
             metadata = {"files": len(files), "size": sum(int(file.get("size") or 0) for file in files)} | metadata
         hit, reason = cached.get(digest, (None, ""))
-        nodes[name] = Node(name, kind, "", digest)  # keeps the place in the order
+        nodes[name] = Node(name, kind, "", digest)  # reserves its place in the order
         leaves = [_keep(nodes, leaf) for leaf in _leaves(name, files)]
         inputs = dict.fromkeys([add(child, places) for child in one["inputs"]] + leaves)
         nodes[name] = Node(
@@ -216,7 +216,7 @@ def _keep(nodes: dict[str, Node], node: Node) -> str:
 
 
 def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[Node]:
-    """A node for each input file, or one for all files of a split that has many."""
+    """Yield one node for each input file, or one node for all files of a split with many files."""
     for split in dict.fromkeys(file["split"] for file in files):
         mine = [file for file in files if file["split"] == split]
         if len(mine) <= SHOWN_FILES:
@@ -231,7 +231,7 @@ def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[Node]:
 
 
 def short(digest: str) -> str:
-    """The first digits of a digest, without its algorithm; of anything else, of its own digest."""
+    """Return the first digits of a digest, without its algorithm. Other text is hashed first."""
     digits = digest.partition(":")[2] or digest
     if len(digits) >= SHORT and digits.isalnum() and digits.isascii():
         return digits[:SHORT]
@@ -245,7 +245,7 @@ def _title(kind: str, metadata: Mapping[str, Any]) -> str:
 
 
 def verify(lineage: Lineage) -> list[str]:
-    """One line for each artifact whose place is known and whose bytes are not, or no longer, those of its digest."""
+    """Return one line for each artifact whose location is known and whose content does not match its digest."""
     problems = []
     for node in lineage.nodes.values():
         if not node.uri or node.type in ("file", "files"):

@@ -1,4 +1,4 @@
-"""What a person sees of a lineage graph: a tree in the terminal, JSON, and one page that needs nothing else."""
+"""Renders a lineage graph as a tree for the terminal, as JSON, and as one self-contained page."""
 
 import json
 import textwrap
@@ -12,7 +12,7 @@ from xlnet_pipeline.lineage.graph import SCHEMA, SHORT, Lineage, Node, short
 
 MIN_WIDTH = 40
 
-# What a reader wants to see first, in this order; the other facts are in the JSON and on the page.
+# The facts shown first, in this order. The JSON and the page show the others too.
 KEY_FACTS = {
     "registration": ("gate_decision", "reason", "champion_version", "registry"),
     "dataset": ("train_rows", "validation_rows", "test_rows", "tokens", "classes", "truncated", "rejects"),
@@ -24,7 +24,7 @@ _BOLD, _GREY, _GREEN, _YELLOW = "1", "90", "32", "33"
 
 
 def to_json(lineage: Lineage) -> str:
-    """The graph: ``subject``, ``root``, ``run``, ``nodes`` and ``edges`` (input, artifact)."""
+    """Return the graph as JSON: ``subject``, ``root``, ``run``, ``nodes`` and ``edges`` (input, artifact)."""
     return json.dumps(_plain(lineage), indent=1)
 
 
@@ -40,15 +40,15 @@ def _plain(lineage: Lineage) -> dict[str, Any]:
 
 
 def to_html(lineage: Lineage) -> str:
-    """One page that needs nothing else: the graph as inline SVG, and each node's facts on click or Enter.
+    """Return one self-contained page: the graph as inline SVG; a click or Enter on a node shows its facts.
 
-    ``#node=ID`` in its address selects a node.
+    ``#node=ID`` in the page's URL selects a node.
     """
     folder = resources.files("xlnet_pipeline.lineage")
     page, style, script = (
         folder.joinpath(f"lineage.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
     )
-    # "<" is never needed in JSON outside strings, and "\u003c" means the same there: nothing can end the element.
+    # In JSON "<" occurs only in strings, where "\u003c" means the same. So no text can close the script element.
     data = json.dumps(_plain(lineage)).replace("<", "\\u003c").replace("&", "\\u0026")
     parts = {"style": style, "script": script, "data": data, "text": _escape(to_text(lineage, width=100))}
     pieces = page.split("{{")
@@ -60,7 +60,7 @@ def _escape(text: str) -> str:
 
 
 def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
-    """A tree, the newest artifact at the top; an artifact that was shown already is only named."""
+    """Return a tree with the newest artifact at the top. A repeated artifact is only named."""
     lines: list[str] = []
     shown: set[str] = set()
     if lineage.run:
@@ -90,11 +90,13 @@ def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
 
 
 def _wrap(text: str, room: int) -> list[str]:
-    """Lines of about ``room`` characters, broken between facts rather than inside one."""
+    """Wrap text to lines of about ``room`` characters, preferably between facts."""
     facts = text.split(" · ")
     if len(facts) > 1:
-        text = "\xa0· ".join(fact.replace(" ", "\xa0") for fact in facts)  # textwrap does not break at these
-    # A digest or an address that is too long stays whole, so that it can be copied.
+        text = "\xa0· ".join(
+            fact.replace(" ", "\xa0") for fact in facts
+        )  # textwrap does not break at non-breaking spaces
+    # A long digest or address stays on one line, so that people can copy it.
     lines = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)
     return [line.replace("\xa0", " ") for line in lines]
 
@@ -108,7 +110,7 @@ def _head(node: Node, colour: bool) -> str:
 
 
 def _facts(node: Node) -> list[str]:
-    """The facts to see first, each a line's worth."""
+    """Return the most important facts, one line each."""
     if node.type == "file":
         more = [f"generation {node.metadata['generation']}"] if node.metadata.get("generation") else []
         return [node.uri, node.digest, " · ".join([size(node.metadata["size"]), *more])]
@@ -134,7 +136,7 @@ def _interval(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def _execution(node: Node) -> list[str]:
-    """Who made it, when, how long it took, and on what."""
+    """Describe who made the artifact, when, how long it took, and on which machine."""
     made = node.execution
     if not made:
         return []
@@ -165,7 +167,7 @@ def _value(value: Any) -> str:
 
 
 def size(count: Any) -> str:
-    """Bytes as a person says them."""
+    """Format a number of bytes for people."""
     amount = float(count or 0)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:
@@ -193,7 +195,7 @@ def _duration(started: Any, ended: Any) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without control characters: a file's name must not steer the terminal."""
+    """Remove control characters, because a file's name must not control the terminal."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
