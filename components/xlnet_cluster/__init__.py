@@ -1,1 +1,1 @@
-"""Training on several machines of a Kubernetes cluster, or on spot machines: a JobSet, and the pod that watches it."""
+"""Trains on several machines or on spot machines of a Kubernetes cluster, in a JobSet that a launcher pod watches."""

@@ -1,4 +1,4 @@
-"""The Kubernetes API as a pod sees it: its own service account, its own namespace."""
+"""A client for the Kubernetes API inside a pod, with the pod's service account and namespace."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from xlnet.calls import Server, Trouble
 from xlnet.errors import UserError
 from xlnet_cluster.jobset import GROUP, JOBSETS, VERSION
 
-IDENTITY = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # a pod's token, namespace and certificate authority
+IDENTITY = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # a pod's credentials
 RIGHTS = "apply infra/kustomize, whose role allows it, and let the steps act as it: KFP_SERVICE_ACCOUNT=xlnet-steps"
 _TIMEOUT = {"_request_timeout": calls.TIMEOUT}
 
@@ -24,17 +24,17 @@ class Api:
     """The API server of the cluster that this pod runs in.
 
     Attributes:
-        namespace: this pod's.
+        namespace: this pod's namespace.
     """
 
     def __init__(self) -> None:
-        """Read which pod this is and where its API server answers.
+        """Read this pod's identity and the API server's address.
 
         Raises:
-            UserError: this process runs in no pod, or in one without a service account's token.
+            UserError: this process does not run in a pod, or the pod has no service account token.
         """
         configuration = client.Configuration()
-        configuration.retries = False  # calls.repeated retries, for every service alike
+        configuration.retries = False  # calls.repeated does the retries, as for all services
         try:
             self.namespace = (IDENTITY / "namespace").read_text(encoding="utf-8").strip()
             loader = incluster_config.InClusterConfigLoader(str(IDENTITY / "token"), str(IDENTITY / "ca.crt"))
@@ -50,7 +50,7 @@ class Api:
         self._server = Server("Kubernetes", configuration.host, "look at the pod's service account", RIGHTS)
 
     def pod(self, name: str) -> dict[str, Any] | None:
-        """A pod as the API's JSON; None if there is none of that name.
+        """Return a pod as the API's JSON; None if it does not exist.
 
         Raises:
             UserError: the service account may not read pods.
@@ -59,20 +59,20 @@ class Api:
         return self._found(lambda: _json(self._core.read_namespaced_pod, name, self.namespace))
 
     def pods(self, jobset: str) -> list[dict[str, Any]]:
-        """The pods of a JobSet, as :meth:`pod` gives them."""
+        """Return the pods of a JobSet, as :meth:`pod` does."""
         selector = f"jobset.sigs.k8s.io/jobset-name={jobset}"
         listed = self._found(lambda: _json(self._core.list_namespaced_pod, self.namespace, label_selector=selector))
         return list((listed or {}).get("items", []))
 
     def jobset(self, name: str) -> dict[str, Any] | None:
-        """A JobSet as the API's JSON; None if there is none of that name. Raises as :meth:`pod` does."""
+        """Return a JobSet as the API's JSON; None if it does not exist. Raises the same errors as :meth:`pod`."""
         return self._found(lambda: self._custom.get_namespaced_custom_object(*self._place(name), **_TIMEOUT))
 
     def create(self, jobset: dict[str, Any]) -> None:
-        """Create a JobSet once: after an answer that was lost, look for it before trying again.
+        """Create a JobSet exactly once: if the answer was lost, look for the JobSet before trying again.
 
         Raises:
-            Trouble: 404 if the cluster knows no JobSets, 409 if the JobSet exists.
+            Trouble: status 404 if the cluster has no JobSet API, 409 if the JobSet already exists.
         """
         name = jobset["metadata"]["name"]
         self._repeated(
@@ -81,28 +81,28 @@ class Api:
         )
 
     def suspend(self, name: str) -> None:
-        """Stop a JobSet's pods without deleting it, if it is still there."""
+        """Stop a JobSet's pods without deleting the JobSet, if it still exists."""
         change = {"spec": {"suspend": True}}
         self._found(lambda: self._custom.patch_namespaced_custom_object(*self._place(name), change, **_TIMEOUT))
 
     def delete(self, name: str) -> None:
-        """Delete a JobSet after all its pods, if it is still there."""
+        """Delete a JobSet's pods and then the JobSet, if it still exists."""
         body = {"propagationPolicy": "Foreground"}
         self._found(lambda: self._custom.delete_namespaced_custom_object(*self._place(name), body=body, **_TIMEOUT))
 
     def log(self, pod: str, container: str, since: str = "") -> list[str]:
-        """Lines of a container's log, each after its time in UTC; none where it has not started.
+        """Return the lines of a container's log, each with its time in UTC; none if it has not started.
 
         Args:
-            pod: its name.
-            container: its name.
-            since: time of a line; the lines of that second come again.
+            pod: the pod's name.
+            container: the container's name.
+            since: the time of a line; the lines of that second are returned again.
         """
         query: list[tuple[str, str]] = [("sinceTime", since)] if since else []
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
         query += [("container", container), ("timestamps", "true")]
         try:
-            # The generated method knows sinceSeconds alone, which would skip or repeat lines.
+            # The generated method supports only sinceSeconds, which would skip or repeat lines.
             answer = self._repeated(lambda: self._get(path, query))
         except (Trouble, UserError):  # 400: the container has not started; 404: the pod is gone
             return []
@@ -129,7 +129,7 @@ class Api:
 
 
 def _json(call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
-    """The answer as plain JSON: the client's model classes would drop fields of newer servers."""
+    """Return the answer as plain JSON, because the client's model classes drop fields of newer servers."""
     found: dict[str, Any] = json.loads(call(*arguments, **options, _preload_content=False, **_TIMEOUT).data)
     return found
 
@@ -138,7 +138,7 @@ def _translated(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except client.ApiException as error:
-        if not error.status:  # the client's name for a certificate that does not fit
+        if not error.status:  # the client reports a certificate error without a status
             raise Trouble(None, calls.reason(None, str(error.reason))) from None
         wait = calls.seconds((error.headers or {}).get("Retry-After"))
         raise Trouble(error.status, calls.reason(error.body, str(error.reason)), wait) from None

@@ -1,8 +1,8 @@
-"""The JobSet that trains on a cluster: one indexed Job with a pod for each host, and what a pod's end means.
+"""Builds the JobSet that trains on a cluster: one indexed Job with a pod for each host.
 
-A program that fails is started again a few times, and all its pods with it. A pod that was preempted ends with a
-status of its own, or Kubernetes marks it as disrupted: that is another budget, which whoever watches the JobSet
-keeps. Names and meanings: https://jobset.sigs.k8s.io, version 0.6 or newer.
+If a program fails, all pods are restarted, up to a limit. A preempted pod ends with a special exit status, or
+Kubernetes marks it as disrupted; such restarts have a separate limit, which the launcher enforces. For names and
+meanings see https://jobset.sigs.k8s.io, version 0.6 or newer.
 """
 
 import hashlib
@@ -19,28 +19,28 @@ GROUP, VERSION, JOBSETS = "jobset.x-k8s.io", "v1alpha2", "jobsets"
 JOB, CONTAINER = "node", "train"
 COMMAND = ("python", "-m", "xlnet", "train")
 RUN, OUT = "xlnet-pipeline/run", "xlnet-pipeline/out"
-STEP = "pipelines.kubeflow.org/v2_component"  # the label of KFP's steps, by which network policies know them
+STEP = "pipelines.kubeflow.org/v2_component"  # the label by which network policies recognise KFP's steps
 EXCLUSIVE = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
-KEPT = 3600  # seconds for which an ended JobSet, and with it its pods' logs, is kept: its workflow may be gone
-SPARE = 5  # seconds after the grace for a checkpoint, until a pod is killed
-JOIN = 1800  # seconds that pods wait for each other: their machines may have to be made first
+KEPT = 3600  # seconds that an ended JobSet and its pods' logs are kept, if its workflow is gone
+SPARE = 5  # seconds between the end of the grace period and the kill
+JOIN = 1800  # seconds that pods wait for each other, because the cluster may have to create machines first
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What the pods of a training need of the cluster. Crosses the pipeline's border as JSON.
+    """The resources that a training's pods need from the cluster. The pipeline passes them as JSON.
 
     Attributes:
-        hosts: number of pods, one on each host.
+        hosts: number of pods, one per host.
         image: container image, pinned by its digest.
         env: environment variables, as in a container's specification.
         resources: requests and limits of a pod's container.
         node_selector: labels of the nodes to run on.
-        tolerations: taints of those nodes that the pods accept.
+        tolerations: taints of those nodes that the pods tolerate.
         shared_memory: size of /dev/shm, as Kubernetes writes quantities.
-        slice: the hosts are one TPU slice, which has a node pool of its own.
-        retries: how often a program that fails is started again.
-        preemptions: how often pods that were preempted are started again.
+        slice: whether the hosts are one TPU slice, which has its own node pool.
+        retries: how often a failed program is restarted.
+        preemptions: how often preempted pods are restarted.
     """
 
     hosts: int
@@ -55,15 +55,15 @@ class Requirements:
     preemptions: int
 
     def to_json(self) -> str:
-        """Sorted keys: equal requirements give equal strings."""
+        """Format as JSON with sorted keys, so that equal requirements give equal strings."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Requirements":
-        """The requirements that :meth:`to_json` wrote.
+        """Parse the output of :meth:`to_json`.
 
         Raises:
-            UserError: the text is no JSON, or a field is missing or unknown.
+            UserError: the text is not JSON, or a field is missing or unknown.
         """
         try:
             return cls(**json.loads(text))
@@ -75,17 +75,17 @@ class Requirements:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is to be trained, and for which run.
+    """A training to run on the cluster, and its pipeline run.
 
     Attributes:
         run: the pipeline run's id.
         recipe: JSON of the step's part of the recipe.
         dataset: bucket address of the dataset.
-        out: bucket address of the model to be written.
-        owner: reference to the object that takes the JobSet along when it is deleted.
-        command: the program that every pod starts; recipe, dataset and model follow as its options.
+        out: bucket address of the model to write.
+        owner: owner reference; deleting this object also deletes the JobSet.
+        command: the program that every pod starts; recipe, dataset and model are added as options.
         account: the pods' service account.
-        pull_secrets: references to secrets of the image's registry.
+        pull_secrets: references to the image registry's secrets.
     """
 
     run: str
@@ -99,12 +99,12 @@ class TrainingJob:
 
     @property
     def name(self) -> str:
-        """The JobSet's name: the same whenever the same run asks for the same training."""
+        """The JobSet's name, which is the same if the same run asks for the same training again."""
         return f"xlnet-train-{hashlib.sha256(f'{self.run} {self.recipe}'.encode()).hexdigest()[:16]}"
 
 
 def manifest(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
-    """The JobSet as the Kubernetes API takes it."""
+    """Build the JobSet as JSON for the Kubernetes API."""
     labels = {RUN: work.run[:63], "app.kubernetes.io/part-of": "xlnet-pipeline"}
     preempted = {
         "name": "preempted",
@@ -138,7 +138,7 @@ def _job(needs: Requirements, work: TrainingJob, labels: Mapping[str, str]) -> d
         "completionMode": "Indexed",
         "completions": needs.hosts,
         "parallelism": needs.hosts,
-        "backoffLimit": 0,  # one pod's end is the end of all
+        "backoffLimit": 0,  # if one pod fails, all pods end
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onExitCodes": ends},
@@ -156,7 +156,7 @@ def _pod(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": math.ceil(grace()) + SPARE,
-        "automountServiceAccountToken": False,  # what trains has nothing to ask Kubernetes
+        "automountServiceAccountToken": False,  # the trainer does not use the Kubernetes API
         "nodeSelector": dict(needs.node_selector),
         "tolerations": list(needs.tolerations),
         "containers": [_container(needs, work)],
@@ -174,14 +174,14 @@ def _container(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
     env = {
         "XLNET_RUN_ID": work.run,
         "XLNET_NODES": str(needs.hosts),
-        "XLNET_MASTER": f"{work.name}-{JOB}-0-0.{work.name}",  # of the first pod, in the JobSet's headless service
+        "XLNET_MASTER": f"{work.name}-{JOB}-0-0.{work.name}",  # the first pod, in the JobSet's headless service
         "XLNET_JOIN_SECONDS": str(JOIN),
         "XLNET_GRACE_SECONDS": f"{grace():g}",
     }
     return {
         "name": CONTAINER,
         "image": needs.image,
-        # Kubernetes takes $(NAME) for a variable and $$ for a dollar.
+        # Kubernetes replaces $(NAME) by a variable and $$ by a dollar sign.
         "args": [word.replace("$", "$$") for word in (*work.command, *words)],
         "env": [*needs.env, *({"name": name, "value": value} for name, value in env.items())],
         "resources": needs.resources,

@@ -1,7 +1,7 @@
-"""The train step on several machines of a cluster, or on ones that may be taken back: a JobSet, watched to its end.
+"""Runs the train step on several machines, or on spot machines, of a cluster: creates a JobSet and watches it.
 
-The step's own pod is small and trains nothing. It makes the JobSet (or finds the one that it made before it was
-started again), passes on what rank 0 writes, tells how the others fare, and ends as the JobSet ends.
+The step's own pod is small and does not train. It creates the JobSet (or finds the one that it created before a
+restart), forwards rank 0's output, reports failures and restarts of pods, and ends with the JobSet's result.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from xlnet_cluster.api import Api
 from xlnet_cluster.jobset import COMMAND, CONTAINER, OUT, RUN, Requirements, TrainingJob, manifest
 from xlnet_cluster.pods import Ends, Waits, leader
 
-POLL = 2.0  # seconds between two looks
-OUTAGE = 1800.0  # seconds for which the API server may be away; what trains does not need it
+POLL = 2.0  # seconds between two polls
+OUTAGE = 1800.0  # seconds that the API server may be unreachable; the training itself does not need it
 MANIFESTS = "https://github.com/kubernetes-sigs/jobset/releases/latest/download/manifests.yaml"
 
 
 class Cancelled(BaseException):
-    """A signal asked this process to end."""
+    """A signal has asked this process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -40,22 +40,22 @@ class Cancelled(BaseException):
 def train(
     needs: Requirements, recipe: str, dataset: str, out: str, command: tuple[str, ...] = COMMAND
 ) -> dict[str, Any]:
-    """Train in a JobSet, and wait for its end.
+    """Train in a JobSet, and wait until it ends.
 
     Args:
-        needs: what the pods need of the cluster.
+        needs: the resources that the pods need from the cluster.
         recipe: JSON of the step's part of the recipe.
         dataset: directory of the dataset, in a mounted bucket.
-        out: directory of the model to be written, likewise.
+        out: directory of the model to write, in a mounted bucket.
         command: the program that every pod starts.
 
     Returns:
         Facts for the model's metadata; see :func:`xlnet.training.launch.train`.
 
     Raises:
-        UserError: the cluster cannot or may not do it; the program ended with a mistake of the user's.
-        RunError: the program failed too often, or was preempted too often.
-        Preempted: this process was asked to stop; the JobSet is deleted, its checkpoints are kept.
+        UserError: the cluster does not support or permit it, or the program reported a user's mistake.
+        RunError: the program failed or was preempted too often.
+        Preempted: this process was asked to stop; the JobSet is deleted, but its checkpoints are kept.
     """
     watch = Watch(needs, recipe, dataset, out, command)
     try:
@@ -71,7 +71,7 @@ def train(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Signals that ask this process to end raise Cancelled; the second one is ignored."""
+    """Raise Cancelled on the first signal that asks this process to end; ignore later ones."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -90,7 +90,7 @@ def _signals() -> Iterator[None]:
 
 
 class Watch:
-    """One JobSet, from its making to its end."""
+    """Watches one JobSet from its creation to its end."""
 
     def __init__(
         self, needs: Requirements, recipe: str, dataset: str, out: str, command: tuple[str, ...] = COMMAND
@@ -112,7 +112,7 @@ class Watch:
         self._out = self._work.out
         self._ends, self._waits = Ends(needs.hosts), Waits(_say)
         self._restarts = (0, 0)
-        self._followed = ("", "")  # whose log is passed on, and the time of its last line
+        self._followed = ("", "")  # the pod whose log is forwarded, and the time of its last line
 
     def _own_pod(self) -> dict[str, Any]:
         name = os.environ.get("XLNET_POD_NAME") or os.environ.get("HOSTNAME", "")
@@ -122,10 +122,10 @@ class Watch:
         return pod
 
     def start(self) -> None:
-        """Make the JobSet, or find the one that an earlier attempt of this step made.
+        """Create the JobSet, or find the one that an earlier attempt of this step has created.
 
         Raises:
-            UserError: the cluster knows no JobSets, or this pod may not make one.
+            UserError: the cluster has no JobSet API, or this pod may not create a JobSet.
         """
         while (found := self._api.jobset(self.name)) and "deletionTimestamp" in found["metadata"]:
             time.sleep(POLL)
@@ -141,23 +141,23 @@ class Watch:
             if trouble.status == 404:
                 what = "this cluster knows no JobSets, which several nodes and --spot need"
                 raise UserError(f"{what}; type: kubectl apply --server-side -f {MANIFESTS}") from None
-            if trouble.status != 409:  # 409: the answer to an earlier try was lost
+            if trouble.status != 409:  # 409: an earlier try succeeded, but its answer was lost
                 raise
         hosts = self._needs.hosts
         _say(f"JobSet {self.name} of {hosts} {'pods' if hosts > 1 else 'pod'} is made")
 
     def finish(self) -> None:
-        """Watch until the JobSet has ended well.
+        """Watch the JobSet until it has succeeded.
 
         Raises:
             UserError: see :func:`train`.
-            RunError: likewise.
+            RunError: see :func:`train`.
         """
         while not self._ended(self._look()):
             time.sleep(POLL)
 
     def _look(self) -> dict[str, Any]:
-        """The JobSet as it is now, waiting out an API server that is away."""
+        """Return the JobSet's current state; wait while the API server is unreachable."""
         deadline = time.monotonic() + OUTAGE
         while True:
             try:
@@ -174,7 +174,7 @@ class Watch:
         return found
 
     def _ended(self, found: dict[str, Any]) -> bool:
-        """Whether it ended well; tells of what has happened since the last look."""
+        """Whether the JobSet has succeeded; reports what has happened since the last poll."""
         status = found.get("status", {})
         conditions = {one["type"]: one for one in status.get("conditions", []) if one["status"] == "True"}
         pods = self._api.pods(self.name)
@@ -192,7 +192,7 @@ class Watch:
         return False
 
     def _tell_restarts(self, status: dict[str, Any]) -> None:
-        """``restarts`` are all, ``restartsCountTowardsMax`` those of a program that failed."""
+        """Report restarts: ``restarts`` counts all, ``restartsCountTowardsMax`` those after a failed program."""
         restarts, failures = status.get("restarts", 0), status.get("restartsCountTowardsMax", 0)
         if restarts > self._restarts[0] and restarts - failures <= self._needs.preemptions:
             if failures > self._restarts[1]:
@@ -207,7 +207,7 @@ class Watch:
         restarts, failures = self._restarts
         if restarts - failures <= self._needs.preemptions:
             return
-        if not found["spec"].get("suspend"):  # not deleted: this step, started again, has to find it and end likewise
+        if not found["spec"].get("suspend"):  # keep it: a restarted step must find the JobSet and end the same way
             self._api.suspend(self.name)
         raise RunError(
             f"training was preempted {restarts - failures} times, more than {self._needs.preemptions}; its "
@@ -215,7 +215,7 @@ class Watch:
         )
 
     def _follow(self, pod: dict[str, Any] | None) -> None:
-        """Pass on what rank 0's machine has written since the last look."""
+        """Forward the output of rank 0's pod since the last poll."""
         if pod is None or pod.get("status", {}).get("phase") == "Pending":
             return
         name, since = pod["metadata"]["name"], ""
@@ -234,7 +234,7 @@ class Watch:
         self._api.delete(self.name)
 
     def fetch(self, out: str) -> dict[str, Any]:
-        """Bring the model that was written to where the pipeline expects it, and return its facts."""
+        """Copy the finished model to the place that the pipeline expects, and return its facts."""
         if not Path(out, provenance.LINEAGE).is_file():
             with provenance.writing(out, "model") as folder:
                 objects.download(self._out, folder)
@@ -252,7 +252,7 @@ def _address(path: str) -> str:
 
 
 def _owner(pod: dict[str, Any]) -> dict[str, Any]:
-    """What the JobSet goes with: the run that this pod belongs to, which outlives a pod that is started again."""
+    """Return the JobSet's owner: the run that this pod belongs to, because it outlives restarts of the pod."""
     owners = pod["metadata"].get("ownerReferences") or [
         {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
     ]

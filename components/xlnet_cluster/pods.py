@@ -1,4 +1,4 @@
-"""What the pods of a JobSet tell: which one leads, what they wait for, and how one of them ended."""
+"""Interprets the states of a JobSet's pods: the leader, the reason for waiting, and the cause of a failure."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -10,35 +10,35 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 ATTEMPT = "jobset.sigs.k8s.io/restart-attempt"
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 NO_CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-PATIENCE = 120.0  # seconds in which an image may still be pulled, or a secret appear
-QUIET = 60.0  # seconds between two words about machines that are waited for
-KILLED = (137, 143)  # by SIGKILL and SIGTERM: somebody else's doing, most often
-TAIL = 20  # lines of a pod's last words that are shown
+PATIENCE = 120.0  # seconds to wait for an image or a secret that is missing
+QUIET = 60.0  # seconds between two messages about missing machines
+KILLED = (137, 143)  # exit statuses after SIGKILL and SIGTERM, which usually have an external cause
+TAIL = 20  # lines shown from the end of a pod's log
 
 Pod = dict[str, Any]
 
 
 def index(pod: Pod) -> int:
-    """Which of the machines a pod is, from 0."""
+    """Return the pod's machine number, from 0."""
     about = pod["metadata"]
     return int(about.get("annotations", {}).get(INDEX) or about.get("labels", {}).get(INDEX) or 0)
 
 
 def leader(pods: Iterable[Pod], attempt: int) -> Pod | None:
-    """The pod of machine 0 in this attempt, if there is one: it writes the log and the model."""
+    """Return the pod of machine 0 in this attempt, if there is one; it writes the log and the model."""
     present = [pod for pod in pods if pod["metadata"].get("labels", {}).get(ATTEMPT, "0") == str(attempt)]
     return next((pod for pod in present if index(pod) == 0), None)
 
 
 class Ends:
-    """How pods have ended, as far as it was seen before they were deleted."""
+    """Records how pods ended, because Kubernetes may delete them."""
 
     def __init__(self, hosts: int) -> None:
         self._hosts = hosts
-        self._ended: dict[str, tuple[Pod, dict[str, Any]]] = {}  # name → the pod, and its container's end
+        self._ended: dict[str, tuple[Pod, dict[str, Any]]] = {}  # name → pod and the final state of its container
 
     def see(self, pods: Iterable[Pod]) -> None:
-        """Take note of the pods as they are now."""
+        """Record the current state of the pods."""
         for pod in pods:
             for container in pod.get("status", {}).get("containerStatuses", []):
                 end = container.get("state", {}).get("terminated")
@@ -46,7 +46,7 @@ class Ends:
                     self._ended[pod["metadata"]["name"]] = pod, end
 
     def culprit(self) -> tuple[Pod, dict[str, Any]] | None:
-        """Of the latest attempt's pods the one whose end explains the others'."""
+        """Return the pod of the latest attempt that caused the failure."""
         if not self._ended:
             return None
         latest = max(_attempt(pod) for pod, _ in self._ended.values())
@@ -54,16 +54,16 @@ class Ends:
         return min(present, key=lambda one: (_blame(one[1]), one[1].get("finishedAt") or ""))
 
     def last(self) -> str:
-        """The end of the latest attempt in one line; empty: nobody saw it."""
+        """Describe the end of the latest attempt in one line; empty if it was not observed."""
         found = self.culprit()
         return self._describe(*found) if found else ""
 
     def failure(self, restarts: int, fallback: str) -> UserError | RunError:
-        """What to raise for a JobSet that failed; shows the last words of a pod whose log is not passed on.
+        """Return the exception for a failed JobSet; print the end of a pod's log if it was not forwarded.
 
         Args:
-            restarts: how often the program was started again.
-            fallback: what the JobSet says of itself.
+            restarts: how often the program was restarted.
+            fallback: the JobSet's own message.
         """
         found = self.culprit()
         if found is None:
@@ -90,7 +90,7 @@ class Ends:
 
 
 def last_words(message: str) -> str:
-    """The error in the last lines of a log, in one line."""
+    """Extract the error from a log's last lines, as one line."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     error = next((line for line in reversed(lines) if line.startswith("error: ")), "")
     if error.endswith("Traceback (most recent call last):"):
@@ -103,14 +103,14 @@ def _attempt(pod: Pod) -> int:
 
 
 def _blame(end: dict[str, Any]) -> int:
-    """A program's own failure comes first; who lost another machine says least."""
+    """Rank a pod's end as the cause of a failure: 0 for a program's own error, 3 for a lost connection."""
     if end["exitCode"] in KILLED:
         return 1
     return {Preempted.exit_status: 2, LostPeer.exit_status: 3}.get(end["exitCode"], 0)
 
 
 class Waits:
-    """What pods wait for before they run: told in the words of the scheduler, or an image that never comes."""
+    """Reports why pods wait: the scheduler's message, or an image that cannot be pulled."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -119,7 +119,7 @@ class Waits:
         self._causes: dict[str, str] = {}
 
     def see(self, pods: Iterable[Pod]) -> str:
-        """What will not come by waiting; empty: go on."""
+        """Return a problem that waiting will not solve; empty if there is none."""
         for pod in pods:
             name, status = pod["metadata"]["name"], pod.get("status", {})
             for condition in status.get("conditions", []):

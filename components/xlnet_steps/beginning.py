@@ -1,4 +1,4 @@
-"""What the first step does: it looks at the input, and refuses what the last step could not keep."""
+"""The first step: identifies the input, and refuses a registry that the last step could not use."""
 
 from xlnet import recipe as recipes
 from xlnet.data.snapshot import take
@@ -6,10 +6,10 @@ from xlnet.registry.own_disk import refuse_own_disk
 
 
 def snapshot(recipe: str) -> tuple[str, ...]:
-    """The digests of input and pretrained weights, and the part of the recipe that each later step depends on.
+    """Return the digests of input and pretrained weights, and the part of the recipe that each later step uses.
 
     Raises:
-        UserError: the input is not there; a model would be registered where it is lost with this step's pod.
+        UserError: the input does not exist, or the registry would be lost with this step's pod.
     """
     refuse_own_disk(recipes.from_json(recipe).registry.uri)
     found = take(recipe)

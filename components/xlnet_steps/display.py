@@ -1,4 +1,4 @@
-"""Show an evaluation in the backends' own pages: metrics, confusion matrix, ROC curve and the report."""
+"""Shows an evaluation on the backends' own pages: metrics, confusion matrix, ROC curve and report."""
 
 import json
 import math
@@ -13,7 +13,7 @@ ROC_POINTS = 200  # a backend stores the curve as metadata, which should stay sm
 
 
 def show(evaluation: str, metrics: dsl.Metrics, classification: dsl.ClassificationMetrics, report: dsl.HTML) -> None:
-    """Fill the artifacts that Kubeflow Pipelines and Vertex AI draw from an evaluation directory."""
+    """Fill the artifacts that Kubeflow Pipelines and Vertex AI display from an evaluation directory."""
     found = json.loads(Path(evaluation, "metrics.json").read_text(encoding="utf-8"))
     for name, figure in found["metrics"].items():
         metrics.log_metric(name, figure["value"])
@@ -25,7 +25,7 @@ def show(evaluation: str, metrics: dsl.Metrics, classification: dsl.Classificati
 
 
 def stated(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts that a backend can store beside an artifact: a null, a nan or an infinity would fail the whole step."""
+    """Return the facts that a backend can store; a null, nan or infinity would make the step fail."""
     return {key: found for key, value in facts.items() if (found := _storable(value)) is not None}
 
 
@@ -38,7 +38,7 @@ def _storable(value: Any) -> Any:
 
 
 def _thinned(roc: dict[str, list[float]]) -> tuple[list[float], list[float], list[float]]:
-    """At most ROC_POINTS of the curve, ends kept. The first threshold, infinity, has no JSON: 1 stands for it."""
+    """Keep at most ROC_POINTS of the curve, including both ends. JSON has no infinity, so the first threshold is 1."""
     last = len(roc["fpr"]) - 1
     points = min(last + 1, ROC_POINTS)
     chosen = [round(index * last / max(1, points - 1)) for index in range(points)]

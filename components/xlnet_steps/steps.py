@@ -1,15 +1,15 @@
-"""The five steps as Kubeflow Pipelines components: import, call, log. What they do is in ``xlnet``.
+"""The five steps as thin Kubeflow Pipelines components; the work is done in ``xlnet``.
 
-A lightweight component carries its own source, so each body imports what it needs. ``recipe`` is the step's own part
-of the recipe, ``code`` identifies the code (a source fingerprint, or the image's digest) and ``pretrained`` the weights
-to start from: they are there for the backends' cache keys, which hold parameters and nothing else.
+A lightweight component carries its own source, so each body imports what it needs. ``recipe`` is the step's part of
+the recipe, ``code`` identifies the code (a source fingerprint, or the image's digest), and ``pretrained`` identifies
+the pretrained weights. The backends' cache keys contain only parameters, so these values must be parameters.
 """
 
 from typing import NamedTuple
 
 from kfp import dsl
 
-IMAGE = "python:3.11"  # a placeholder: the local target runs no containers, the others set a pinned image
+IMAGE = "python:3.11"  # a placeholder: the local target uses no containers, the others set a pinned image
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -17,7 +17,7 @@ def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
     "Snapshot",
     [("digest", str), ("pretrained", str), ("preprocess", str), ("train", str), ("evaluate", str), ("register", str)],
 ):
-    """Digests of the input's content, and the part of the recipe that each later step depends on."""
+    """Compute digests of the input's content, and the part of the recipe that each later step uses."""
     from xlnet_steps.beginning import snapshot as step
 
     return step(recipe)
@@ -25,7 +25,7 @@ def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def preprocess(recipe: str, snapshot: str, code: str, dataset: dsl.Output[dsl.Dataset]) -> None:
-    """Rows to token ids: ``xlnet.data.preprocess``."""
+    """Convert rows to token ids: ``xlnet.data.preprocess``."""
     from xlnet.data.preprocess import preprocess as step
     from xlnet_steps.display import stated
 
@@ -36,7 +36,7 @@ def preprocess(recipe: str, snapshot: str, code: str, dataset: dsl.Output[dsl.Da
 def train(
     recipe: str, pretrained: str, code: str, dataset: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]
 ) -> None:
-    """A dataset to a model: ``xlnet.training.launch``, in this container or in a JobSet of the cluster."""
+    """Train a model on a dataset: ``xlnet.training.launch``, in this container or in a JobSet of the cluster."""
     from xlnet_steps.display import stated
     from xlnet_steps.training import train as step
 
@@ -54,7 +54,7 @@ def evaluate(
     classification: dsl.Output[dsl.ClassificationMetrics],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """A model judged on the test split: ``xlnet.evaluation.evaluate``."""
+    """Evaluate a model on the test split: ``xlnet.evaluation.evaluate``."""
     from xlnet.evaluation.evaluate import evaluate as step
     from xlnet_steps.display import show, stated
 
@@ -71,7 +71,7 @@ def register(
     evaluation: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
 ) -> None:
-    """A model's entry in the registry, champion or not: ``xlnet.registry.register``."""
+    """Register a model, and promote it if it beats the champion: ``xlnet.registry.register``."""
     from xlnet.registry.register import register as step
     from xlnet_steps.display import stated
 

@@ -1,9 +1,8 @@
-"""Runs a step's program in its pod: once more if it fails, and with an entry in the index when it has done its work.
+"""Runs a step's program in its pod, retries it once if it fails, and records its success in the index.
 
-Kubeflow Pipelines' default installation starts no program again that failed, whatever a pipeline asks for. So the one
-retry happens here, in the same pod and the same log. Where an installation does start failed pods again, the new pod
-finds what the last one left, and does not begin to count anew. Asked to stop (SIGTERM), or told of a user's mistake,
-nothing is tried again.
+Kubeflow Pipelines' default installation never restarts a failed program, even if the pipeline asks for retries. So the
+supervisor retries in the same pod and the same log. If an installation does restart failed pods, the new pod reads
+the earlier pod's record and does not retry again. After SIGTERM, or after a user's mistake, there is no retry.
 """
 
 import json
@@ -24,18 +23,18 @@ from xlnet.steps import KEPT
 TRIES = 2
 NO_RETRY = (UserError.exit_status, Preempted.exit_status, 128 + signal.SIGTERM)
 RUN, NODE, INDEX = "XLNET_RUN_ID", "XLNET_NODE", "XLNET_INDEX"
-LAST_WORDS = "XLNET_LAST_WORDS"  # a file for the error that a program ends with
-TRACEBACK = "Traceback (most recent call last):"  # by which a reader of the log finds the error
+LAST_WORDS = "XLNET_LAST_WORDS"  # variable with the file for a program's final error
+TRACEBACK = "Traceback (most recent call last):"  # marks the error in the log for its readers
 PROGRAM = "python3 -m kfp.dsl.executor_main"  # what kfp's compiler writes into a step's command
 SUPERVISED = "python3 -m xlnet_steps.supervisor"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Supervise kfp's executor with these arguments; the exit status of its last try."""
+    """Supervise kfp's executor with these arguments; return the exit status of its last try."""
     step, given = _option(arguments, "--function_to_execute"), json.loads(_option(arguments, "--executor_input"))
     tries = TRIES
     if not os.environ.get(NODE, "").endswith("(0)"):
-        tries = 1  # a later pod of the same task: the first one's program had its second try, or was taken away
+        tries = 1  # a later pod of the same task: the first pod has used the retry, or was deleted
         if why := _try_index(lambda place, run: index.failed(place, run, step)):
             print(f"step '{step}' failed in an earlier pod, and is not tried again:\n{TRACEBACK}\n{why['words']}")
             return int(why["status"])
@@ -76,11 +75,11 @@ def _tried(arguments: Sequence[str], tries: int) -> int:
 
 
 def once(arguments: Sequence[str]) -> int:
-    """Run kfp's executor in this process; its exit status, 2 for a user's mistake. A traceback says what went wrong."""
+    """Run kfp's executor in this process; return its exit status, 2 for a user's mistake. Errors print a traceback."""
     from kfp.dsl import executor_main
     from kfp.dsl.types import artifact_types
 
-    if mount := os.environ.get("XLNET_GCS_MOUNT"):  # buckets are mounted there, not at /gcs
+    if mount := os.environ.get("XLNET_GCS_MOUNT"):  # buckets are mounted there instead of at /gcs
         artifact_types._GCS_LOCAL_MOUNT_PREFIX = mount.rstrip("/") + "/"
     sys.argv = ["executor_main", *arguments]
     try:
@@ -98,7 +97,7 @@ def _option(arguments: Sequence[str], name: str) -> str:
 
 
 def _try_index(work: Any) -> Any:
-    """Do some work on the index, if there is one; a bucket that fails costs the step nothing."""
+    """Do some work on the index, if there is one; a failing bucket does not fail the step."""
     place, run = os.environ.get(INDEX), os.environ.get(RUN)
     if not place or not run:
         return None
@@ -119,7 +118,7 @@ def _enter(place: str, run: str, step: str, given: dict[str, Any]) -> None:
 
 
 def _parameters(outputs: dict[str, Any]) -> dict[str, str]:
-    """A step's output parameters as kfp's executor wrote them: into a file each, or one for all."""
+    """Read a step's output parameters from kfp's executor, which writes one file for each or one for all."""
     file = Path(outputs["outputFile"])
     found = json.loads(file.read_text(encoding="utf-8")).get("parameterValues", {}) if file.is_file() else {}
     for name, one in outputs["parameters"].items():

@@ -1,4 +1,4 @@
-"""Where the train step trains: in its own container, or in a JobSet that it makes."""
+"""Runs the train step in its own container or in a JobSet."""
 
 import os
 from typing import Any
@@ -11,8 +11,8 @@ JOBSET = "XLNET_JOBSET"
 def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     """Train here, or in the JobSet whose requirements ``XLNET_JOBSET`` holds; see :func:`xlnet.training.launch.train`.
 
-    The requirements are a variable of the step's container and no argument of the step: Kubeflow Pipelines keys its
-    cache by arguments, and the same training on another machine is the same training.
+    The requirements are a variable of the container and not an argument of the step. Kubeflow Pipelines computes its
+    cache key from the arguments, and training on another machine must give the same key.
     """
     requirements = os.environ.get(JOBSET)
     if not requirements:

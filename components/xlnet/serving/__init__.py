@@ -1,4 +1,4 @@
-"""A model behind HTTP: Vertex AI's contract for prediction containers, and KServe's first protocol."""
+"""Serves a model over HTTP, as Vertex AI's prediction containers and KServe's V1 protocol require."""
 
 from xlnet.serving.server import serve
 

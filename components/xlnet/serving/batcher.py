@@ -1,4 +1,4 @@
-"""One thread that answers: the texts that came in while it computed are its next batch."""
+"""Dynamic batching: one thread runs the model, and its next batch is the texts that arrived in the meantime."""
 
 import threading
 from collections import deque
@@ -8,22 +8,22 @@ from typing import Any
 
 from xlnet.serving.requests import MAX_TEXTS, Refusal, Text
 
-WAITING = 8 * MAX_TEXTS  # texts that may wait; further ones are refused, so that nobody waits for long
-BATCH = MAX_TEXTS  # texts that are answered together
+WAITING = 8 * MAX_TEXTS  # maximum texts in the request queue; more are refused, so that no client waits for long
+BATCH = MAX_TEXTS  # texts per batch
 
 Answer = dict[str, Any]
 Waiting = tuple[list[Text], "Future[list[Answer]]"]
 
 
 class Batcher:
-    """Takes texts from many threads and gives each its answers; leaving the context waits for the last of them.
+    """Answers texts from many threads through a request queue; leaving the context waits for the last answers.
 
-    Requests share a batch, but not its failure: if the model fails on a batch, it is asked again for each request
-    alone, and only those that fail by themselves get the error.
+    If the model fails on a batch, it runs again for each request of the batch separately, so that only the requests
+    that cause the failure get the error.
     """
 
     def __init__(self, answer: Callable[[list[Text]], list[Answer]]) -> None:
-        """Answer with ``answer``, which is called in one thread."""
+        """Answer with ``answer``, which only one thread calls."""
         self._answer = answer
         self._queue: deque[Waiting] = deque()
         self._changed = threading.Condition()
@@ -41,11 +41,11 @@ class Batcher:
         self._thread.join()
 
     def ask(self, texts: list[Text]) -> list[Answer]:
-        """Return the answers of texts in their order; blocks.
+        """Return the answers to texts in their order; this blocks.
 
         Raises:
-            Refusal: 503, too many texts wait already, or the server is closing.
-            Exception: what the model failed with.
+            Refusal: status 503: the request queue is full, or the server is closing.
+            Exception: the model failed with this exception.
         """
         future: Future[list[Answer]] = Future()
         with self._changed:
@@ -61,7 +61,7 @@ class Batcher:
         while taken := self._take():
             try:
                 answers = self._answers([text for texts, _ in taken for text in texts])
-            except BaseException as error:  # whatever it is, this thread goes on and nobody waits for ever
+            except BaseException as error:  # this thread must go on, or clients would wait for ever
                 self._each_alone(taken, error)
                 continue
             for texts, future in taken:
@@ -69,7 +69,7 @@ class Batcher:
                 del answers[: len(texts)]
 
     def _each_alone(self, taken: list[Waiting], error: BaseException) -> None:
-        """Answer the requests of a batch that failed one by one; a request that was alone has failed."""
+        """Answer the requests of a failed batch one by one; a request that was alone in it has failed."""
         for texts, future in taken:
             try:
                 if len(taken) == 1:
@@ -85,7 +85,7 @@ class Batcher:
         return answers
 
     def _take(self) -> list[Waiting]:
-        """Whole requests of about a batch; empty: closed, and nothing waits."""
+        """Take requests for about one batch from the queue; empty if the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closed)
             taken: list[Waiting] = []

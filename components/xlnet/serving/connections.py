@@ -1,4 +1,4 @@
-"""The server's connections: how many there may be, which of them gives way, and how they end."""
+"""Manages the server's connections: their limit, closing idle ones, and shutdown."""
 
 import contextlib
 import socket
@@ -11,16 +11,16 @@ from xlnet.errors import UserError
 from xlnet.serving.batcher import Batcher
 from xlnet.serving.model import Model
 
-CONNECTIONS = 256  # at once; each is a thread
-GIVE_WAY = 1.0  # seconds that a new client waits for an idle connection to close
+CONNECTIONS = 256  # maximum number of connections; each has a thread
+GIVE_WAY = 1.0  # seconds that a new client waits until an idle connection is closed
 HEALTH, PREDICT = "/healthz", "/predict"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Server(ThreadingHTTPServer):
-    """Listens from the start, so that a port that is taken is known at once; a model is added before it serves."""
+    """Listens at once, so that a port in use is reported before the model is loaded."""
 
-    daemon_threads = False  # requests that began are answered before the process ends
+    daemon_threads = False  # the process ends only after started requests are answered
     request_queue_size = 128
     model: Model
     batcher: Batcher
@@ -28,7 +28,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, environment: dict[str, str], handler: Any) -> None:
         self.health = {HEALTH, environment.get("AIP_HEALTH_ROUTE", HEALTH)}
         self.predict = {PREDICT, environment.get("AIP_PREDICT_ROUTE", PREDICT)}
-        self._idle: dict[socket.socket, None] = {}  # the longest idle first
+        self._idle: dict[socket.socket, None] = {}  # longest idle first
         self._lock = threading.Lock()
         self._stopping = False
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
@@ -39,7 +39,7 @@ class Server(ThreadingHTTPServer):
             raise UserError(f"cannot listen on {host}:{port}: {reason}; choose another port: --port NUMBER") from None
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, unless too many are at work; an idle one gives way."""
+        """Start a thread for a connection, closing an idle one if needed; refuse it if all connections are busy."""
         if not self._slot():
             with contextlib.suppress(OSError):
                 request.sendall(BUSY)
@@ -47,18 +47,18 @@ class Server(ThreadingHTTPServer):
             return
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread could be started: nobody else gives the slot back
+        except BaseException:  # no thread was started, so nothing else returns the slot
             self._slots.release()
             raise
 
     def _slot(self) -> bool:
-        """Take a slot for a connection; False: none is to be had."""
+        """Take a slot for a connection; return False if there is none."""
         if self._slots.acquire(blocking=False):
             return True
         return self._close_idle() and self._slots.acquire(timeout=GIVE_WAY)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a connection to its end."""
+        """Serve a connection until it ends."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -67,23 +67,23 @@ class Server(ThreadingHTTPServer):
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that broke is the client's affair; anything else is a bug and is shown whole."""
+        """Ignore broken connections; show every other error with its traceback, because it is a bug."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
     def idles(self, connection: socket.socket) -> bool:
-        """Note that a connection waits for its next request; False: there is to be none."""
+        """Mark a connection as idle; return False if it must close."""
         with self._lock:
             self._idle[connection] = None
             return not self._stopping
 
     def works(self, connection: socket.socket) -> None:
-        """Note that a connection's request has begun."""
+        """Mark a connection as busy, because its request has begun."""
         with self._lock:
             self._idle.pop(connection, None)
 
     def _close_idle(self) -> bool:
-        """Close the connection that has been idle for longest; False: none is idle."""
+        """Close the connection that has been idle for longest; return False if none is idle."""
         with self._lock:
             for connection in self._idle:
                 _hang_up(connection)
@@ -92,7 +92,7 @@ class Server(ThreadingHTTPServer):
         return False
 
     def stop(self) -> None:
-        """Take no more requests; those that began are answered."""
+        """Accept no more requests, but answer those that have begun."""
         self.shutdown()
         with self._lock:
             self._stopping = True
@@ -101,7 +101,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def stopping(self) -> bool:
-        """Whether the server was told to end."""
+        """Whether the server is shutting down."""
         return self._stopping
 
 

@@ -1,4 +1,4 @@
-"""One connection of the server: what is asked over HTTP/1.1, and what is answered."""
+"""Handles the HTTP/1.1 requests of one connection."""
 
 import contextlib
 import io
@@ -14,9 +14,9 @@ from urllib.parse import unquote, urlsplit
 from xlnet.serving.connections import Server
 from xlnet.serving.requests import MAX_BODY, MAX_TEXTS, Refusal, body_length, texts_of
 
-IDLE = 75.0  # seconds that a connection may say nothing: longer than load balancers keep theirs
-REQUEST = 60.0  # seconds from a request's first byte to its last, so that a slow client does not hold its thread
-LINGER = 2.0  # seconds and bytes that a refused client may go on sending, so that it reads the refusal
+IDLE = 75.0  # seconds that a connection may be idle; longer than load balancers' own limit
+REQUEST = 60.0  # maximum seconds from a request's first byte to its last, so that slow clients do not block threads
+LINGER = 2.0  # limits, in seconds and bytes, for reading what a refused client still sends
 LINGER_BYTES = 16 * MAX_BODY
 
 
@@ -25,18 +25,18 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # an answer's headers and body go out together
+    wbufsize = -1  # send an answer's headers and body together
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
-        """Read through a clock."""
+        """Read the connection through a stream with time limits."""
         super().setup()
         self.incoming = _Incoming(self.connection)
         self.rfile = io.BufferedReader(self.incoming)
         self.unread = False
 
     def finish(self) -> None:
-        """Close the connection; a client that was refused may still be sending."""
+        """Close the connection, after reading what a refused client still sends."""
         super().finish()
         if self.unread:
             _linger(self.connection)
@@ -53,13 +53,13 @@ class Handler(BaseHTTPRequestHandler):
             self.server.works(self.connection)
 
     def parse_request(self) -> bool:
-        """Read the headers of a request that has begun."""
+        """Read a request's headers, and mark the connection as busy."""
         self.server.works(self.connection)
         self.begun = time.perf_counter()
         return super().parse_request()
 
     def handle_expect_100(self) -> bool:
-        """Refuse a body that is too long before the client sends it."""
+        """Refuse a body that is too long, before the client sends it."""
         try:
             self._length()
         except Refusal as refusal:
@@ -70,13 +70,13 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def do_GET(self) -> None:
-        """Health and description."""
+        """Answer requests for health and for the model's description."""
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            self.close_connection = self.unread = True  # what nobody reads would be taken for the next request
+            self.close_connection = self.unread = True  # an unread body would be taken for the next request
         self._answer(self._get)
 
     def do_POST(self) -> None:
-        """Predictions."""
+        """Answer requests for predictions."""
         self._answer(self._post)
 
     do_HEAD = do_GET
@@ -137,9 +137,9 @@ class Handler(BaseHTTPRequestHandler):
         self._send(refusal.status, {"error": refusal.message, **refusal.details}, refusal.headers)
 
     def _send(self, status: int, said: dict[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> None:
-        # Half a surrogate pair, which is no UTF-8, becomes an escape of JSON.
+        # UTF-8 cannot encode half a surrogate pair, so it becomes a JSON escape.
         body = json.dumps(said, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
-        # What is left of a refused body would be read as the next request.
+        # The rest of a refused body would be read as the next request.
         self.close_connection |= status >= 400 or self.server.stopping
         self.connection.settimeout(IDLE)
         self.send_response(status)
@@ -152,26 +152,26 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what is not HTTP, or a method that is not known, in the same words as all else."""
-        self.request_version = self.protocol_version  # even to who speaks the first version, without headers
+        """Refuse malformed HTTP and unknown methods in the same format as all other errors."""
+        self.request_version = self.protocol_version  # even if the client uses HTTP/0.9, which has no headers
         self.unread = True
         self._send(code, {"error": message or self.responses[code][0]})
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """A line for each request but those for health: its first line, status and milliseconds; never a text."""
+        """Log each request except health checks: request line, status and milliseconds; never a text."""
         if getattr(self, "path", "") in self.server.health and code == 200:
             return
         took = 1000 * (time.perf_counter() - getattr(self, "begun", time.perf_counter()))
         print(f"{self.client_address[0]} {self.requestline!a} {int(code)} {took:.0f} ms", file=sys.stderr)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: time-outs of idle connections are no news."""
+        """Log nothing, because time-outs of idle connections are normal."""
 
     def _path(self) -> str:
-        """The path without its query; a proxy's client sends the whole address."""
+        """Return the path without query; a client of a proxy sends the whole URL."""
         try:
             path = urlsplit(self.path).path
-        except ValueError:  # brackets that are no address
+        except ValueError:  # brackets without a valid IPv6 address
             path = self.path.partition("?")[0]
         return unquote(path) or "/"
 
@@ -184,14 +184,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class _Incoming(io.RawIOBase):
-    """A connection's bytes, which may take their time only between two requests."""
+    """A connection's input stream, with an idle limit between requests and a time limit for each request."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self.wait()
 
     def wait(self) -> None:
-        """A request is to come: it may begin late, but then has to arrive."""
+        """Start waiting for a request: the idle limit holds until its first byte, then the request's limit."""
         self._begun = False
         self._until = time.monotonic() + IDLE
 
@@ -200,7 +200,7 @@ class _Incoming(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with what came; TimeoutError if nothing came in time."""
+        """Fill the buffer with received bytes; raise TimeoutError if none arrived in time."""
         left = self._until - time.monotonic()
         if left <= 0:
             raise TimeoutError("the request did not arrive in time")
@@ -212,7 +212,7 @@ class _Incoming(io.RawIOBase):
 
 
 def _linger(connection: socket.socket) -> None:
-    """Take what a refused client still sends: a connection that is closed on it loses the refusal."""
+    """Read what a refused client still sends; closing the connection at once would discard the answer."""
     until, taken = time.monotonic() + LINGER, 0
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""The model that a server answers with."""
+"""The model that a server serves."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from xlnet.serving.requests import Text
 
 
 class Model:
-    """A model directory, opened, with the name it is served under."""
+    """An open model directory, with the name under which it is served."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
@@ -18,9 +18,9 @@ class Model:
         self.facts: dict[str, Any] = {"name": name, "task": config.task, "classes": list(config.classes)}
 
     def check(self, text: object, pair: object) -> Text:
-        """A text and its pair as they were sent; BadValue if this model cannot take them."""
+        """Check a text and its pair as the client sent them; raise BadValue if this model cannot take them."""
         return self.predictor.check(text, pair)
 
     def answers(self, texts: list[Text]) -> list[dict[str, Any]]:
-        """One record per text, as ``predict`` has it."""
+        """Return one record per text, like ``predict``."""
         return list(predict(self.predictor, texts))

@@ -1,4 +1,4 @@
-"""What a client may send, and what a refusal says: bodies of ``{"instances": [...]}`` into texts."""
+"""Parses and checks request bodies ``{"instances": [...]}``, and describes refusals."""
 
 import json
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 
 from xlnet.data.values import BadValue, shown
 
-MAX_BODY = 4 << 20  # bytes; Vertex AI itself lets 1.5 MB through
-MAX_TEXTS = 1024  # of one request
+MAX_BODY = 4 << 20  # bytes; Vertex AI itself accepts 1.5 MB
+MAX_TEXTS = 1024  # per request
 EXAMPLE = '{"instances": ["a text", {"text": "another", "text_pair": "its second text"}]}'
 
 Text = tuple[str, str | None]
@@ -17,13 +17,13 @@ Check = Callable[[Any, Any], Text]
 
 @dataclass(frozen=True)
 class Refusal(Exception):
-    """A request that is answered with an error.
+    """An error response to a request.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
         message: what was given, what is allowed, what to send next.
-        headers: more of them, such as ``Allow``.
-        details: more fields of the answer beside ``error``.
+        headers: additional headers, such as ``Allow``.
+        details: additional fields of the answer, besides ``error``.
     """
 
     status: int
@@ -33,7 +33,7 @@ class Refusal(Exception):
 
 
 def body_length(lengths: list[str], transfer: str | None, coding: str | None) -> int:
-    """Return the number of bytes of the body that a request's headers promise.
+    """Return the body's length in bytes, according to the request's headers.
 
     Args:
         lengths: every Content-Length header.
@@ -41,7 +41,7 @@ def body_length(lengths: list[str], transfer: str | None, coding: str | None) ->
         coding: the Content-Encoding header.
 
     Raises:
-        Refusal: there is no length, or several, or it is no number, or too large; or the body is compressed.
+        Refusal: the length is missing, given twice, not a number or too large; or the body is compressed.
     """
     if transfer is not None or not lengths:
         raise Refusal(411, "the body's length is unknown; send a Content-Length header instead of chunks")
@@ -60,15 +60,15 @@ def body_length(lengths: list[str], transfer: str | None, coding: str | None) ->
 def texts_of(body: bytes, check: Check) -> list[Text]:
     """Return the texts of a request, each with its pair or None.
 
-    A request is answered whole or refused whole, as KServe's and Vertex AI's protocols have it; a refusal names
-    every instance that is at fault, so that a client can send the others again.
+    As in KServe's and Vertex AI's protocols, a request is answered as a whole or refused as a whole. A refusal names
+    every bad instance, so that a client can send the others again.
 
     Args:
         body: JSON.
-        check: takes a text and a pair as they were given and returns them; raises BadValue.
+        check: checks a text and a pair as given and returns them, or raises BadValue.
 
     Raises:
-        Refusal: the body holds something else than instances, or one of them cannot be used.
+        Refusal: the body is not a list of instances, or an instance cannot be used.
     """
     instances = _json(body).get("instances")
     if not isinstance(instances, list) or not instances:
@@ -100,7 +100,7 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; JSON that names a field twice means different things to different readers."""
+    """Make an object; refuse a repeated field, because JSON parsers disagree on its meaning."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         seen: set[str] = set()
@@ -114,7 +114,7 @@ def _no_number(name: str) -> Any:
 
 
 def _fields(instance: Any) -> tuple[Any, Any]:
-    """The text and the pair of an instance, as they were given."""
+    """Return an instance's text and pair, as given."""
     if isinstance(instance, str):
         return instance, None
     if not isinstance(instance, dict):

@@ -1,8 +1,8 @@
 """The server: health, a description, and predictions over HTTP/1.1 with JSON.
 
-Answers to Vertex AI's prediction containers (``AIP_HTTP_PORT``, ``AIP_HEALTH_ROUTE``, ``AIP_PREDICT_ROUTE``,
-``AIP_STORAGE_URI``) and to KServe's first protocol (``/v1/models/NAME:predict``). On SIGTERM it takes no more
-connections, answers what was asked, and ends with status 0.
+It follows the contract of Vertex AI's prediction containers (``AIP_HTTP_PORT``, ``AIP_HEALTH_ROUTE``,
+``AIP_PREDICT_ROUTE``, ``AIP_STORAGE_URI``) and KServe's V1 protocol (``/v1/models/NAME:predict``). On SIGTERM it
+accepts no more connections, answers started requests, and ends with status 0.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from xlnet.serving.model import Model
 
 
 def listen(host: str, port: int, environment: dict[str, str]) -> Server:
-    """Open the port; a model and a batcher are to be added before it serves."""
+    """Open the port. Add a model and a batcher before serving."""
     return Server(host, port, environment, Handler)
 
 
@@ -34,19 +34,19 @@ def serve(
     Args:
         reference: a directory, a ``gs://`` URI, or a registered model, see :func:`model_directory`.
         host: the address to listen on.
-        port: 0 chooses one.
-        environment: where Vertex AI's variables are.
-        registry: opens the registry, where one is needed.
+        port: the port to listen on; 0 chooses a free one.
+        environment: environment variables, including Vertex AI's.
+        registry: opens the registry, if it is needed.
 
     Raises:
-        UserError: there is no such model, the port is taken.
+        UserError: there is no such model, or the port is in use.
     """
     server = listen(host, port, environment)
     with _ended_by_signals(server):
         begun = time.perf_counter()
         directory = model_directory(reference, registry)
         server.model = Model(directory, environment.get("XLNET_SERVED_NAME") or short_name(reference))
-        server.model.answers([("ready?", "yes?" if server.model.predictor.pairs else None)])  # the first is the slowest
+        server.model.answers([("ready?", "yes?" if server.model.predictor.pairs else None)])  # warm-up
         with Batcher(server.model.answers) as server.batcher:
             address = f"http://{host}:{server.server_address[1]}"
             print(f"serving '{reference}' on {address} after {time.perf_counter() - begun:.1f} s", file=sys.stderr)
@@ -56,12 +56,12 @@ def serve(
 
 @contextlib.contextmanager
 def _ended_by_signals(server: Server) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the server in good order; before it serves they end the process."""
+    """Let SIGTERM and Ctrl-C shut the server down; before it serves, they end the process at once."""
 
     def end(number: int, frame: Any) -> None:
         if not hasattr(server, "batcher"):
             raise SystemExit(128 + number)
-        threading.Thread(target=server.stop).start()  # it waits for the loop that this thread is in
+        threading.Thread(target=server.stop).start()  # stop() waits for the loop that runs in this thread
 
     earlier = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
