@@ -96,7 +96,7 @@ def _of_recipe(file: str | None) -> str:
     except UserError:
         if file is not None:
             raise
-        return ""  # there is no recipe, or --uri and the settings decide
+        return ""  # the working directory has no usable recipe, which is fine if nobody named one
 
 
 def find(options: argparse.Namespace) -> ModelVersion:

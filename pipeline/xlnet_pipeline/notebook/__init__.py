@@ -1,1 +1,1 @@
-"""The Python API: the command line's verbs as functions, and their results as objects that a notebook shows."""
+"""The Python API: the commands as functions, whose results a notebook shows as tables."""

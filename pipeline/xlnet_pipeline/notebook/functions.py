@@ -34,8 +34,8 @@ def run(
         target: where to run: ``local``, ``docker``, ``kfp`` or ``vertex``.
         home: state directory of the targets on this machine; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
         wait: on ``kfp`` and ``vertex``, wait until the run has ended.
-        must_succeed: raise if the run ends in any other way than by success.
-        echo: called with each line that the run says; None: say nothing.
+        must_succeed: raise RunError unless the run succeeds.
+        echo: called with each line of the run's output; None: no output.
         options: fields of :class:`~xlnet_pipeline.targets.submission.Submission`, such as ``machine="l4"``,
             ``spot=True``, ``nproc=2``, ``cache=False`` or ``timeout=3600``.
 
@@ -43,8 +43,8 @@ def run(
         The run, with its metrics and artifacts.
 
     Raises:
-        UserError: the recipe or an option is wrong, or the checks find what would make the run fail.
-        RunError: the run failed or was cancelled, and ``must_succeed`` holds.
+        UserError: the recipe or an option is invalid, or a check finds a reason why the run would fail.
+        RunError: ``must_succeed`` is true and the run failed or was cancelled.
     """
     file = recipe if isinstance(recipe, str | Path) else None
     where = open_target(target, home, file)
@@ -61,12 +61,12 @@ def run(
 
 
 def runs(target: str = "local", *, home: str | Path | None = None, limit: int | None = None) -> Results:
-    """The runs of a target, the newest first.
+    """List the runs of a target, the newest first.
 
     Args:
         target: ``local``, ``docker``, ``kfp`` or ``vertex``.
         home: as for :func:`run`.
-        limit: how many at most; None: all of them.
+        limit: most runs to return; None: all of them.
     """
     where = open_target(target, home)
     return Results(Result(one, where) for one in itertools.islice(where.runs(), limit))
@@ -77,11 +77,11 @@ def load(model: str | Path, *, target: str = "local", home: str | Path | None = 
 
     Args:
         model: a registered ``NAME``, ``NAME:VERSION`` or ``NAME@ALIAS``; a directory; a bucket's address.
-        target: whose registry knows the name.
+        target: the target in whose registry the name is looked up.
         home: as for :func:`run`.
 
     Raises:
-        UserError: there is no such model.
+        UserError: the model does not exist.
     """
     place = str(model)
     if not Path(place).is_dir() and "://" not in place:
@@ -93,15 +93,15 @@ def load(model: str | Path, *, target: str = "local", home: str | Path | None = 
 
 
 def compare(*compared: Result | str, target: str = "local", home: str | Path | None = None) -> Comparison:
-    """Set runs side by side: the fields of their recipes that differ, and their metrics.
+    """Compare runs side by side: the recipe fields that differ, and the metrics.
 
     Args:
         compared: two or more runs, or their ids.
-        target: of the runs that are named by an id.
+        target: the target of the runs that are given by id.
         home: as for :func:`run`.
 
     Raises:
-        UserError: fewer than two runs, or an unknown one.
+        UserError: there are fewer than two runs, or a run is unknown.
     """
     if len(compared) < 2:
         raise UserError(f"compare got {len(compared)} run; give two or more, such as compare(*runs()[:2])")

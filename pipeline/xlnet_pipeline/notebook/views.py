@@ -1,4 +1,4 @@
-"""What the Python API returns: runs, metrics, artifacts, predictions. A notebook shows each as a table."""
+"""The objects that the Python API returns: runs, metrics, artifacts, predictions. A notebook shows each as a table."""
 
 import html
 import os
@@ -29,7 +29,7 @@ class Figure:
 
 
 class Metrics(Mapping[str, Figure]):
-    """Metric → :class:`Figure`. ``primary`` names the one that decides; empty before the evaluation has ended."""
+    """Maps metrics to their :class:`Figure`. ``primary`` is the one that decides. Empty before the evaluation."""
 
     def __init__(self, found: Mapping[str, Any]) -> None:
         self.primary: str | None = found.get("primary")
@@ -57,7 +57,7 @@ class Metrics(Mapping[str, Figure]):
 
 
 class Result:
-    """One run: what it was asked, how it went, and what it made."""
+    """One run: its recipe, its outcome and its artifacts."""
 
     def __init__(self, record: Run, target: Target) -> None:
         self.record = record
@@ -80,7 +80,7 @@ class Result:
 
     @property
     def version(self) -> str | None:
-        """The model version that it registered, such as ``reviews:3``; None before there is one."""
+        """The model version that the run registered, such as ``reviews:3``. None before it is registered."""
         return outcome.version(self.record)
 
     @property
@@ -90,18 +90,18 @@ class Result:
 
     @property
     def report(self) -> "Report":
-        """The evaluation's page; KeyError before the evaluation has ended."""
+        """The evaluation page. Raises KeyError before the evaluation has ended."""
         return Report(self.artifacts["evaluation"].uri)
 
     @property
     def model(self) -> "Model":
-        """The trained model; KeyError before the training has ended."""
+        """The trained model. Raises KeyError before the training has ended."""
         from xlnet.data import objects
 
         return Model(str(objects.local_directory(self.artifacts["model"].uri)))
 
     def refresh(self) -> "Result":
-        """The run as it is now."""
+        """Return the run's current state."""
         return Result(self._target.status(self.id), self._target)
 
     def cancel(self) -> "Result":
@@ -109,7 +109,7 @@ class Result:
         return Result(self._target.cancel(self.id), self._target)
 
     def logs(self, step: str | None = None) -> Iterator[str]:
-        """Lines of the logs of the run, or of one step."""
+        """Yield the log lines of the run, or of one step."""
         return self._target.logs(self.id, step)
 
     def __repr__(self) -> str:
@@ -122,7 +122,7 @@ class Result:
 
 
 class Report:
-    """The evaluation's page, shown in a frame of its own."""
+    """The evaluation page. A notebook shows it in its own frame."""
 
     def __init__(self, evaluation: str) -> None:
         self.uri = f"{evaluation.rstrip('/')}/report.html"
@@ -206,7 +206,7 @@ class Comparison:
 
 
 class Predictions(Sequence[dict[str, Any]]):
-    """One answer for each text: ``label`` and ``probabilities``, or ``value`` of a regression, or ``error``."""
+    """One answer for each text: ``label`` and ``probabilities``, ``value`` for a regression, or ``error``."""
 
     def __init__(self, texts: Sequence[Any], answers: Sequence[dict[str, Any]]) -> None:
         self.texts = list(texts)
@@ -227,7 +227,7 @@ class Predictions(Sequence[dict[str, Any]]):
         return len(self._answers)
 
     def to_arrow(self) -> Any:
-        """A ``pyarrow.Table`` with the text and one column for each part of an answer; ``.to_pandas()`` goes on."""
+        """Return a ``pyarrow.Table`` with the text and one column for each part of an answer."""
         import pyarrow
 
         return pyarrow.Table.from_pylist(
@@ -242,10 +242,10 @@ class Predictions(Sequence[dict[str, Any]]):
 
 
 class Model:
-    """A model that is open for predictions.
+    """A loaded model that predicts.
 
     Attributes:
-        directory: where it lies, in Hugging Face's layout.
+        directory: the model's directory, in Hugging Face's layout.
     """
 
     def __init__(self, directory: str) -> None:
@@ -255,9 +255,9 @@ class Model:
         self._predictor = Predictor(Path(directory))
 
     def predict(self, texts: "str | Iterable[str | tuple[str, str]]") -> Predictions:
-        """Answers for texts, or for pairs of texts where the model was trained on pairs.
+        """Predict texts, or pairs of texts if the model was trained on pairs.
 
-        A text that the model cannot take gets an answer with ``error``; the others are answered.
+        An invalid text gets an answer with ``error``; all other texts get predictions.
         """
         from xlnet.evaluation.predict import predict
 
@@ -290,7 +290,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Rows) -> str:
-    """An HTML table; every cell is escaped."""
+    """Return an HTML table with every cell escaped."""
     cells = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
     top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     body = "".join(f"<tr>{row}</tr>" for row in cells)

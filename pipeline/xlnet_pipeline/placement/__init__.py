@@ -1,4 +1,4 @@
-"""Where the pipeline's steps are to run: target, machine, image, and what each target needs to be told of it."""
+"""Where the pipeline's steps will run: target, machine, image, and the settings that each target needs."""
 
 import re
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ _PINNED = re.compile(r"[^\s@]+@(sha256:[0-9a-f]{64})")
 # its own: a JobSet's on Kubernetes, the custom job's on Vertex AI.
 PROGRAM_RETRIES = 1
 PREEMPTION_RETRIES = 12
-LAUNCHER_RETRIES = 2  # of a pod that only watches a JobSet: started again, it finds it and goes on
+LAUNCHER_RETRIES = 2  # of the pod that watches a JobSet; after a restart it finds the JobSet and continues
 SHORT_SPOT_RETRIES = 3  # of an evaluation on spot, minutes long, for both reasons: a task has one budget
 BACKOFF = {"backoff_duration": "30s", "backoff_factor": 2.0, "backoff_max_duration": "3600s"}
-FLEXIBLE = ("l4", "a100-40g", "a100-80g", "h100", "h200")  # families that Vertex AI's Dynamic Workload Scheduler has
+FLEXIBLE = ("l4", "a100-40g", "a100-80g", "h100", "h200")  # families offered by Vertex AI's Dynamic Workload Scheduler
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Placement:
     Attributes:
         target: ``kfp`` or ``vertex``.
         image: ``REGISTRY/NAME@sha256:…``.
-        machine: what the train step runs on; evaluation runs on one accelerator of the same family.
+        machine: the machine of the train step; evaluation runs on one accelerator of the same family.
         nodes: how many such machines train together.
-        spot: take machines that can be preempted, for less money.
-        flex_start: wait until all machines are there at once, for less money; on Vertex AI.
+        spot: use cheaper machines that can be preempted.
+        flex_start: wait until all machines are available at once, for a lower price; Vertex AI only.
         environment: variables of every step, such as the registry's address.
-        registry_secret: Kubernetes secret from which every step gets MLFLOW_TRACKING_URI; empty: that of
+        registry_secret: Kubernetes secret from which every step gets MLFLOW_TRACKING_URI; empty: the secret of
             infra/kustomize, where the cluster has it.
-        storage_secret: Kubernetes secret with the keys of S3; empty: none.
-        service_account: whom the steps act as on Vertex AI; empty: the project's default.
-        output_root: address below which checkpoints lie, and the files of Vertex AI's custom jobs.
+        storage_secret: Kubernetes secret with the S3 keys; empty: none.
+        service_account: account that the steps use on Vertex AI; empty: the project's default.
+        output_root: URI prefix of the checkpoints and of the files of Vertex AI's custom jobs.
     """
 
     target: str
@@ -55,27 +55,27 @@ class Placement:
 
     @property
     def digest(self) -> str:
-        """The image's digest, ``sha256:…``; UserError if the image is not pinned by one."""
+        """The image's digest, ``sha256:…``. Raises UserError if the image is not pinned by a digest."""
         return image_digest(self.image)
 
     @property
     def hosts(self) -> int:
-        """How many hosts train together."""
+        """The number of hosts that train together."""
         return self.nodes * self.machine.hosts
 
     @property
     def several_pods(self) -> bool:
-        """Whether training on Kubernetes is a JobSet: on several hosts, or on some that may be taken back."""
+        """Whether training on Kubernetes needs a JobSet, because of several hosts or because hosts can be preempted."""
         return self.target == "kfp" and (self.hosts > 1 or self.spot)
 
     @property
     def checkpoints(self) -> str:
-        """Where every machine that is given the same work finds its checkpoints; empty: beside the model."""
+        """URI of the checkpoint store that a training's machines share. Empty: checkpoints lie beside the model."""
         return f"{self.output_root.rstrip('/')}/checkpoints" if self.output_root else ""
 
     @property
     def single(self) -> Machine:
-        """The smallest machine of the family: one accelerator, enough to evaluate."""
+        """The smallest machine of the family. Its single accelerator is enough for the evaluation."""
         rows = [row for row in MACHINES.values() if row.family == self.machine.family and self.target in row.targets]
         return min(rows, key=lambda row: row.chips)
 
@@ -83,10 +83,10 @@ class Placement:
 def placement(
     target: str, image: str, machine: Machine, *, nodes: int = 1, spot: bool = False, flex_start: bool = False
 ) -> Placement:
-    """Check that a target can run a machine so, and return the placement.
+    """Check that a target offers the machine in this number and at this price, and return the placement.
 
     Raises:
-        UserError: the target does not offer the machine, or not in that number, or not at that price; the image is
+        UserError: the target does not offer the machine, the number of machines or the price; the image is
             not pinned.
     """
     refuse(machine, target)
@@ -110,13 +110,13 @@ def placement(
 
 
 def _larger(machine: Machine, nodes: int) -> Machine:
-    """The smallest slice of the family with at least as many chips as that many have, or the largest there is."""
+    """Return the family's smallest slice with at least the chips of ``nodes`` machines, or else its largest slice."""
     rows = sorted((row for row in MACHINES.values() if row.family == machine.family), key=lambda row: row.chips)
     return next((row for row in rows if row.chips >= nodes * machine.chips), rows[-1])
 
 
 def _refuse_flexible_start(place: Placement) -> None:
-    """Do nothing if the machine's family can be waited for on this target."""
+    """Raise UserError unless the target offers a flexible start for the machine's family."""
     if place.spot:
         raise UserError("--flex-start and --spot exclude each other; choose one")
     if place.target != "vertex":
@@ -129,10 +129,10 @@ def _refuse_flexible_start(place: Placement) -> None:
 
 
 def image_digest(image: str) -> str:
-    """``sha256:…`` of a pinned image.
+    """Return the digest, ``sha256:…``, of a pinned image.
 
     Raises:
-        UserError: the image is not pinned by its digest, so that a cache could not see that it changed.
+        UserError: the image is not pinned by its digest, so a cache could not notice that it changed.
     """
     match = _PINNED.fullmatch(image)
     if match:

@@ -1,7 +1,7 @@
-"""A task on a node of a Kubernetes cluster: selectors, tolerations, limits, shared memory and retries (kfp-kubernetes).
+"""Places tasks in a Kubernetes cluster: selectors, tolerations, limits, shared memory, retries (kfp-kubernetes).
 
-A machine without accelerator asks for little and names no node, so that a kind cluster on a laptop can run it. A
-training on several hosts, or on ones that may be taken back, is a JobSet: its task is a small pod that makes it.
+A machine without accelerator requests little and selects no node, so that a kind cluster on a laptop can run it. A
+training on several hosts, or on preemptible hosts, is a JobSet, which the task's small pod creates.
 """
 
 import math
@@ -25,19 +25,22 @@ from xlnet_steps import supervisor
 from xlnet_steps.training import JOBSET
 
 REGISTRY = "MLFLOW_TRACKING_URI"
-REGISTRY_SECRET = "xlnet-registry"  # of infra/kustomize, with the address of the cluster's MLflow
-STORAGE_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}  # of Kubeflow Pipelines' secret
+REGISTRY_SECRET = "xlnet-registry"  # infra/kustomize creates it with the address of the cluster's MLflow
+STORAGE_KEYS = {
+    "accesskey": "AWS_ACCESS_KEY_ID",
+    "secretkey": "AWS_SECRET_ACCESS_KEY",
+}  # keys of Kubeflow Pipelines' secret
 SPOT_TAINT = "cloud.google.com/gke-spot"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
-NODE_NAME = "metadata.annotations['workflows.argoproj.io/node-name']"  # ends in the number of the attempt
-SMALL = ("500m", "1Gi")  # what a light step asks for
-CHECKPOINT_SECONDS = "60"  # of work that a training in a step's own pod can lose, and the time of one write
-SHARE = 0.8  # of a host's CPUs and memory; the rest is the node's own
-SHARED_MEMORY = 0.25  # of the host's memory, at /dev/shm, through which data loaders hand over batches
+NODE_NAME = "metadata.annotations['workflows.argoproj.io/node-name']"  # ends with the attempt's number
+SMALL = ("500m", "1Gi")  # CPU and memory requests of a light step
+CHECKPOINT_SECONDS = "60"  # most work that a training in the step's own pod can lose, besides the time of one write
+SHARE = 0.8  # of a host's CPUs and memory; the node needs the rest
+SHARED_MEMORY = 0.25  # of the host's memory, at /dev/shm, which data loaders use to pass batches
 
 
 def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
-    """Say where in the cluster a step's task runs."""
+    """Configure where in the cluster a step's task runs."""
     kubernetes.use_field_path_as_env(task, supervisor.RUN, RUN_LABEL)
     kubernetes.use_field_path_as_env(task, supervisor.NODE, NODE_NAME)
     if where.output_root:
@@ -47,7 +50,7 @@ def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     task.set_retry(PROGRAM_RETRIES, **BACKOFF)
     if step == "train" and where.checkpoints:
         task.set_env_variable("XLNET_CHECKPOINTS", where.checkpoints)
-        if not where.several_pods:  # on SIGTERM the launcher takes the program with it: no last checkpoint
+        if not where.several_pods:  # on SIGTERM the launcher kills the program before it can write a last checkpoint
             task.set_env_variable("XLNET_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)
     if step == "train" and where.several_pods:
         _hand_over(task, where)
@@ -73,14 +76,14 @@ def _compute(task: dsl.PipelineTask, machine: Machine, spot: bool) -> None:
 
 
 def _hand_over(task: dsl.PipelineTask, where: Placement) -> None:
-    """A task that makes a JobSet and watches it; what the JobSet's pods need is a variable of it."""
+    """Turn the task into one that creates and watches a JobSet, and tell it what the JobSet's pods need."""
     task.set_cpu_request(SMALL[0]).set_memory_request(SMALL[1]).set_retry(LAUNCHER_RETRIES, **BACKOFF)
     kubernetes.use_field_path_as_env(task, "XLNET_POD_NAME", "metadata.name")
     task.set_env_variable(JOBSET, requirements(where).to_json())
 
 
 def requirements(where: Placement) -> Requirements:
-    """What a JobSet's pods need of the cluster."""
+    """Return what a JobSet's pods need from the cluster."""
     machine = where.machine
     cpus, memory = _asked(machine)
     limits = {"limits": {machine.resource: str(machine.limit)}} if machine.resource else {}
@@ -111,20 +114,23 @@ def _environment(where: Placement) -> list[dict[str, Any]]:
 
 
 def _secrets(where: Placement) -> dict[str, tuple[dict[str, str], bool]]:
-    """Secret → which of its keys become which variables, and whether a pod starts without it.
+    """Map each secret to its keys and their environment variables, and to whether a pod starts without it.
 
-    The cluster's own MLflow is found without a setting, where infra/kustomize has put its address.
+    Steps find the cluster's own MLflow without a setting, through the secret of infra/kustomize.
     """
     found: dict[str, tuple[dict[str, str], bool]] = {}
     if where.registry_secret or REGISTRY not in where.environment:
         found[where.registry_secret or REGISTRY_SECRET] = ({REGISTRY: REGISTRY}, not where.registry_secret)
     if where.storage_secret:
-        found[where.storage_secret] = (STORAGE_KEYS, True)  # a step without keys says so; a pod would wait for ever
+        found[where.storage_secret] = (
+            STORAGE_KEYS,
+            True,
+        )  # optional: a step reports missing keys, but a pod would wait for ever
     return found
 
 
 def _asked(machine: Machine) -> tuple[str, str]:
-    """CPUs and memory of a pod that computes."""
+    """Return the CPU and memory requests of a pod that trains or evaluates."""
     if machine.resource is None:
         return "1", "2Gi"
     return f"{machine.cpus * SHARE:g}", f"{math.floor(machine.host_memory * SHARE)}Gi"

@@ -1,4 +1,4 @@
-"""The machine table: what ``--machine NAME`` means on Vertex AI and in a GKE cluster, and the figures that plan uses.
+"""The table of machines: what ``--machine NAME`` means on Vertex AI and GKE, and the figures that plan uses.
 
 Sources. Machine types, topologies and node labels: Google Cloud's pages on accelerator-optimized machines, on TPUs in
 GKE and on compute for Vertex AI training. Peaks: the makers' data sheets, dense bf16 (T4 has none: float16). Memory per
@@ -21,7 +21,7 @@ from xlnet.errors import UserError, nearest
 
 TARGETS = ("local", "kfp", "vertex")
 KINDS = ("cpu", "gpu", "tpu")
-AUTO = "auto"  # no row: plan chooses one
+AUTO = "auto"  # not in the table: plan chooses a machine
 
 VERTEX_FEE = 0.15  # share that Vertex AI training adds to Compute Engine's prices, for every row of its price list
 REGION = "us-central1"
@@ -34,7 +34,7 @@ SPOT_SELECTOR = MappingProxyType({"cloud.google.com/gke-spot": "true"})
 
 @dataclass(frozen=True)
 class Price:
-    """USD an hour for the whole machine, all hosts; None: not for sale that way."""
+    """USD per hour for the whole machine with all hosts. None: not sold that way."""
 
     on_demand: float | None
     spot: float | None
@@ -43,7 +43,7 @@ class Price:
     source: str = LIST
 
     def per_hour(self, spot: bool, target: str = "kfp") -> float | None:
-        """USD an hour on a target; the target's own machine is free."""
+        """Return USD per hour on a target. This machine is free."""
         if target == "local":
             return 0.0
         price = self.spot if spot else self.on_demand
@@ -52,7 +52,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Toleration:
-    """A taint that the pods of a machine accept."""
+    """A taint that the machine's pods tolerate."""
 
     key: str
     operator: str = "Exists"
@@ -62,7 +62,7 @@ class Toleration:
 
 @dataclass(frozen=True)
 class Machine:
-    """One row: a kind of machine, and how to ask for it.
+    """One row of the table: a kind of machine, and how to request it.
 
     A TPU slice of several hosts is one machine: ``hosts`` replicas of ``machine_type``, ``count`` chips in each.
     """
@@ -77,7 +77,7 @@ class Machine:
     tpu_topology: str | None
     selectors: Mapping[str, str] = field(hash=False)  # labels of GKE nodes
     tolerations: tuple[Toleration, ...]
-    resource: str | None  # what a pod asks for, such as nvidia.com/gpu
+    resource: str | None  # resource that a pod requests, such as nvidia.com/gpu
     limit: int  # of the resource in one pod: everything in the host
     cpus: int  # virtual CPUs of one host
     host_memory: float  # GiB in one host
@@ -89,15 +89,15 @@ class Machine:
 
     @property
     def chips(self) -> int:
-        """Accelerators in all hosts; 1 for a CPU, which is its own accelerator."""
+        """Number of accelerators in all hosts. 1 for a CPU machine, whose CPU counts as the accelerator."""
         return max(1, self.count) * self.hosts
 
 
 def machine(name: str, prices: Mapping[str, Price] | None = None) -> Machine:
-    """The row of that name, with the user's own price if there is one.
+    """Return the machine of that name, with the user's own price if there is one.
 
     Raises:
-        UserError: there is no such machine.
+        UserError: the machine does not exist.
     """
     if name not in MACHINES:
         stem = name.rpartition("-")[0] or name
@@ -109,10 +109,10 @@ def machine(name: str, prices: Mapping[str, Price] | None = None) -> Machine:
 
 
 def offered(target: str, prices: Mapping[str, Price] | None = None) -> list[Machine]:
-    """Every machine that a target has, from the smallest of each family up.
+    """List the machines that a target offers, each family from small to large.
 
     Raises:
-        UserError: there is no such target.
+        UserError: the target does not exist.
     """
     if target not in TARGETS:
         raise UserError(f"target '{target}' is unknown; allowed: {', '.join(TARGETS)}{nearest(target, TARGETS)}")
@@ -120,10 +120,10 @@ def offered(target: str, prices: Mapping[str, Price] | None = None) -> list[Mach
 
 
 def refuse(chosen: Machine, target: str) -> None:
-    """Do nothing if the target offers the machine.
+    """Raise UserError unless the target offers the machine.
 
     Raises:
-        UserError: it does not; the message names the nearest one that it does offer.
+        UserError: the target does not offer it; the message names the nearest machine that it offers.
     """
     candidates = offered(target)
     if target in chosen.targets:
@@ -133,18 +133,18 @@ def refuse(chosen: Machine, target: str) -> None:
 
 
 def _distance(asked: Machine, other: Machine) -> tuple[bool, bool, float]:
-    """How different two machines are: the family first, then the kind, then the computing power."""
+    """Return a sort key for how much two machines differ: by family, then kind, then computing power."""
     power = abs(math.log(asked.peak * asked.chips / (other.peak * other.chips)))
     return asked.family != other.family, asked.kind != other.kind, power
 
 
 def read_prices(path: str | Path) -> dict[str, Price]:
-    """Read a user's prices, in TOML or JSON: machine → USD an hour, or → ``on_demand`` and ``spot``.
+    """Read a user's prices from TOML or JSON: machine → USD per hour, or → ``on_demand`` and ``spot``.
 
-    ``region`` and ``date`` beside the machines say where and when the prices held.
+    The optional keys ``region`` and ``date`` say where and when the prices were valid.
 
     Raises:
-        UserError: no such file, not TOML or JSON, an unknown machine, not a price.
+        UserError: the file is missing or not TOML or JSON, or has an unknown machine or an invalid price.
     """
     path = Path(path)
     table = _read_table(path)

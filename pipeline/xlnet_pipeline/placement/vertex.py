@@ -1,4 +1,4 @@
-"""A task on Vertex AI: the train step as a custom job with worker pools of its own, the others as pipeline containers.
+"""Places tasks on Vertex AI: the train step as a custom job with its own worker pools, others as pipeline containers.
 
 The pipeline's spec names the launcher image that Google publishes for custom jobs. It starts the job, waits for it,
 and gives Vertex AI's page its link. The job runs the step's own command: the step's artifacts and metrics therefore
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components:2.22.0"
 LAUNCHER = ["python3", "-u", "-m", "google_cloud_pipeline_components.container.v1.custom_job.launcher"]
-RESOURCES = "gcp_resources"  # the output in which the launcher names its job
+RESOURCES = "gcp_resources"  # output in which the launcher writes the name of its job
 EXECUTOR_INPUT = "{{$}}"
 ESCAPED_INPUT = "{{$.json_escape[1]}}"  # the same inside a JSON string
 TIMEOUT = "604800s"  # seven days, Vertex AI's own limit
-WAIT = "86400s"  # how long a flexible start may wait for machines
+WAIT = "86400s"  # longest wait of a flexible start for its machines
 BOOT_DISK_GB = 200
 SMALL = ("4", "16G")  # CPUs and memory of a light step
 
 
 def place(task: "dsl.PipelineTask", step: str, where: Placement) -> None:
-    """Say what a step's container needs; the train step's is replaced in :func:`with_custom_job`."""
+    """Set what a step's container needs. :func:`with_custom_job` replaces the train step's container."""
     task.set_retry(PROGRAM_RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
     machine = where.single
     if STEPS[step].heavy and step != "train" and machine.kind == "gpu" and not machine.spot_only:
@@ -64,7 +64,7 @@ def with_custom_job(spec: dict[str, Any], where: Placement) -> dict[str, Any]:
 
 
 def job_spec(container: dict[str, Any], where: Placement) -> dict[str, Any]:
-    """The custom job's spec, in the names of Vertex AI's CustomJobSpec, around a step's container."""
+    """Return a CustomJobSpec of Vertex AI that runs a step's container."""
     spec: dict[str, Any] = {
         "worker_pool_specs": _pools(_container(container, where), where),
         "scheduling": {
@@ -87,7 +87,7 @@ def _container(container: dict[str, Any], where: Placement) -> dict[str, Any]:
         return [ESCAPED_INPUT if word == EXECUTOR_INPUT else word for word in words]
 
     env = [{"name": "XLNET_RUN_ID", "value": "{{$.pipeline_job_name}}"}]
-    if where.checkpoints:  # a mounted bucket has no folders that could be renamed
+    if where.checkpoints:  # a mounted bucket cannot rename folders
         env.append({"name": "XLNET_CHECKPOINTS", "value": where.checkpoints})
     return {
         "image_uri": container["image"],
@@ -98,7 +98,7 @@ def _container(container: dict[str, Any], where: Placement) -> dict[str, Any]:
 
 
 def _pools(container: dict[str, Any], where: Placement) -> list[dict[str, Any]]:
-    """One pool with the first replica, and one with all others: Vertex AI's form of a cluster of equals.
+    """Return the worker pools: one with the first replica, one with all others, as Vertex AI requires.
 
     A TPU slice of several hosts is one replica: its topology says how many hosts there are.
     """
@@ -111,7 +111,7 @@ def _pools(container: dict[str, Any], where: Placement) -> list[dict[str, Any]]:
     pool = {
         "machine_spec": spec,
         "replica_count": 1,
-        "disk_spec": {"boot_disk_size_gb": BOOT_DISK_GB},  # of the type that is the machine's default
+        "disk_spec": {"boot_disk_size_gb": BOOT_DISK_GB},  # the machine's default disk type
         "container_spec": container,
     }
     return [pool] if where.nodes == 1 else [pool, {**pool, "replica_count": where.nodes - 1}]

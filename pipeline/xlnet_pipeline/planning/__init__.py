@@ -1,1 +1,1 @@
-"""Before anything is spent: what a run would take (time, memory, money), and what would stop it."""
+"""Estimates a run's time, memory and cost before anything is spent, and checks what would make it fail."""

@@ -1,7 +1,7 @@
-"""Small named checks that reject a bad run before it costs anything; all that is wrong is told at once.
+"""Small named checks that reject a bad run before it costs anything. They report all mistakes at once.
 
-A check is a name, a function and a remedy. The function looks at what is about to be submitted and returns what is
-wrong with it, or nothing; a UserError that it raises is what is wrong, remedy included.
+A check is a name, a function and a remedy. The function examines a submission and returns what is wrong with it, or
+None. It may raise a UserError instead, whose message includes the remedy.
 """
 
 import shutil
@@ -21,8 +21,8 @@ from xlnet_pipeline.planning.submission import Submission
 from xlnet_pipeline.targets import schedules
 from xlnet_pipeline.targets.local import registration
 
-CHECKPOINTS = 2  # that lie beside each other while the newer one is written
-MODEL_ERROR = 1.15  # how far a modelled memory figure may be wrong
+CHECKPOINTS = 2  # the old one stays on disk while the new one is written
+MODEL_ERROR = 1.15  # largest error of a modelled memory figure, as a factor
 ANY_IMAGE = "image@sha256:" + "0" * 64
 
 
@@ -33,12 +33,12 @@ class Check:
     name: str
     function: Callable[[Submission], str | list[str] | None]
     remedy: str
-    fatal: bool = True  # False: a word of warning
+    fatal: bool = True  # False: only a warning
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one failed check."""
 
     check: str
     problem: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 def findings(submission: Submission, checks: Iterable[Check] = ()) -> list[Finding]:
-    """Everything that is wrong, errors before warnings; what follows from an earlier finding is said once."""
+    """Return all findings, errors before warnings. A consequence of an earlier finding is not repeated."""
     found: dict[str, Finding] = {}
     for check in checks or CHECKS:
         try:
@@ -63,10 +63,10 @@ def findings(submission: Submission, checks: Iterable[Check] = ()) -> list[Findi
 
 
 def require(submission: Submission, offline: bool = False) -> list[Finding]:
-    """Run all checks, or those that ask nobody for the input or the image, and return the warnings.
+    """Run all checks and return the warnings. If ``offline``, skip those that fetch the input or the image.
 
     Raises:
-        UserError: something is wrong; every such finding, one line each.
+        UserError: a check found an error; the message has one line for each error.
     """
     found = findings(submission, [one for one in CHECKS if not (offline and one.name in ASKING)])
     errors = [str(one) for one in found if one.fatal]
@@ -76,19 +76,19 @@ def require(submission: Submission, offline: bool = False) -> list[Finding]:
 
 
 def reachable(given: Submission) -> str | None:
-    """A remote target reads gs:// objects and the shipped demo data, not this machine's files."""
+    """A remote target can read gs:// objects and the shipped demo data, but not this machine's files."""
     own = [source.uri for _, source in given.sources if "://" not in source.uri and not source.uri.startswith("demo:")]
     return f"'{own[0]}' lies on this machine, where '{given.target}' cannot read it" if given.remote and own else None
 
 
 def budget(given: Submission) -> str | None:
-    """An update's tokens must hold the longest text."""
+    """The token budget of an update must hold the longest text."""
     tokens, length = given.recipe.training.batch_tokens, given.recipe.data.max_length
     return f"training.batch_tokens = {tokens:,} is less than data.max_length = {length:,}" if tokens < length else None
 
 
 def divisible(given: Submission) -> str | None:
-    """Each accelerator gets an equal part of a batch, and at least one text."""
+    """A batch must divide equally among the accelerators, with at least one text for each."""
     tokens, chips = given.recipe.training.batch_tokens, given.chips
     if chips <= 1:
         return None
@@ -101,7 +101,7 @@ def divisible(given: Submission) -> str | None:
 
 
 def offered(given: Submission) -> str | None:
-    """The target must have the machine, in this number and at this price."""
+    """The target must offer the machine in this number and at this price."""
     if given.remote:
         placement(
             given.target,
@@ -118,7 +118,7 @@ def offered(given: Submission) -> str | None:
 
 
 def topology(given: Submission) -> str | None:
-    """A TPU slice is one machine; several would not be connected."""
+    """A run can use only one TPU slice, because several slices are not connected."""
     machine = given.machine
     if machine.kind != "tpu" or given.nodes == 1:
         return None
@@ -132,7 +132,7 @@ def _next_slice(family: str, chips: int) -> int:
 
 
 def memory(given: Submission) -> str | None:
-    """A step must fit into an accelerator's memory, as far as a model can tell."""
+    """A step must fit into an accelerator's memory, according to the memory model."""
     need, most, has = _need(given)
     if need <= has * MODEL_ERROR:
         return None
@@ -141,7 +141,7 @@ def memory(given: Submission) -> str | None:
 
 
 def memory_tight(given: Submission) -> str | None:
-    """The same where it is close."""
+    """Warn if a step almost fills an accelerator's memory."""
     need, most, has = _need(given)
     if not has * estimate.USABLE[given.machine.kind] < need <= has * MODEL_ERROR:
         return None
@@ -151,9 +151,9 @@ def memory_tight(given: Submission) -> str | None:
 
 
 def _need(given: Submission) -> tuple[float, int, float]:
-    """GiB that a step needs, the largest batch that is safe, GiB that there are."""
+    """Return the GiB that a step needs, the largest safe batch in tokens, and the available GiB."""
     if not given.remote or given.chips < 1:
-        return 0.0, 0, 1.0  # the local target has this machine, whatever it is: plan tells
+        return 0.0, 0, 1.0  # the local target uses this machine; plan measures it
     lengths, vocabulary = given.lengths
     mean = sum(lengths) / max(1, len(lengths))
     classes, batch = len({row.label for row in given.rows}), given.recipe.training.batch_tokens
@@ -164,7 +164,7 @@ def _need(given: Submission) -> tuple[float, int, float]:
 
 
 def disk(given: Submission) -> str | None:
-    """Checkpoints must find room: weights, optimizer and best weights, the new beside the old."""
+    """The disk must hold two checkpoints, each with weights, optimizer and best weights."""
     model = workload.shape(given.recipe.model)
     numbers = estimate.parameters(model, given.recipe.data.vocab_size or AUTO_VOCABULARY, 2)
     need = CHECKPOINTS * numbers * (estimate.WEIGHTS + estimate.OPTIMIZER + estimate.BEST) / 1e9
@@ -182,7 +182,7 @@ def _existing(path: Path) -> Path:
 
 
 def image_pinned(given: Submission) -> str | None:
-    """A remote step runs in an image that is named by its digest; a tag must have one in its registry."""
+    """A remote step needs an image pinned by its digest. The registry must know the digest of a tag."""
     if given.remote and not given.image:
         return f"target '{given.target}' has no image to run the steps in"
     if given.remote:
@@ -198,14 +198,14 @@ def image_there(given: Submission) -> str | None:
 
 
 def root(given: Submission) -> str | None:
-    """A remote target keeps artifacts below a URI."""
+    """A remote target needs a URI to keep artifacts under."""
     if given.remote and given.pipeline_root and "://" not in given.pipeline_root:
         return f"pipeline root '{given.pipeline_root}' is no URI"
     return None
 
 
 def registered(given: Submission) -> str | None:
-    """The registry must be one, and take a model of this name."""
+    """The registry must be reachable and accept a model of this name."""
     if given.remote:
         found = given.recipe.registry
         check_name(resolve(found.uri or given.registry, given.home), found.name)
@@ -215,14 +215,14 @@ def registered(given: Submission) -> str | None:
 
 
 def schedule_name(given: Submission) -> str | None:
-    """A schedule's name is part of names of resources."""
+    """A schedule's name must be valid in names of resources."""
     if given.schedule:
         schedules.check_name(given.schedule)
     return None
 
 
 def timing(given: Submission) -> str | None:
-    """Five fields and a time zone that has a name."""
+    """A schedule needs five cron fields and a named time zone."""
     if given.cron:
         schedules.timing(given.cron, given.timezone or "UTC")
     return None

@@ -1,4 +1,4 @@
-"""Checks of the data: what the preprocess step would refuse, found with its own functions."""
+"""Checks of the data. They use the preprocess step's own functions to find what it would reject."""
 
 import tempfile
 from itertools import islice
@@ -13,13 +13,13 @@ from xlnet.evaluation.comparison import primary_metric
 from xlnet.recipe import DataRecipe
 from xlnet_pipeline.planning.submission import BEFORE_A_RUN, FIRST_ROWS, Submission
 
-TRUNCATED = 0.2  # share of texts cut that is worth a word
-TOKENISED, TOKENISED_BEFORE_A_RUN = 20_000, 2_000  # rows whose tokens are looked at
+TRUNCATED = 0.2  # share of truncated texts above which to warn
+TOKENISED, TOKENISED_BEFORE_A_RUN = 20_000, 2_000  # rows to tokenise
 
 
 def columns(given: Submission) -> str | None:
-    """Look at every row as the preprocess step will; of a large input at the first ones."""
-    if given.survey is not None:  # it has raised what the step would raise
+    """Read every row as the preprocess step will, or only the first rows of a large input."""
+    if given.survey is not None:  # the survey has raised what the step would raise
         return None
     for source, rows in given.first:
         rejects = [row for row in rows if isinstance(row, Reject)]
@@ -30,11 +30,11 @@ def columns(given: Submission) -> str | None:
 
 
 def labels(given: Submission) -> str | None:
-    """The label column must hold classes, or numbers."""
+    """The label column must hold classes, or numbers for a regression."""
     rows, data = given.rows, given.recipe.data
     names = {row.label for row in rows}
     if data.task == "regression" or given.survey is not None:
-        return None  # of numbers the reader takes care, of a small input the survey
+        return None  # the reader checks numbers, and the survey checks small inputs
     if len(rows) > 20 and len(names) > surveys.MANY_CLASSES * len(rows):
         return f"data.label = {data.label!r} has {len(names)} different values in the first {len(rows)} rows"
     if len(names) == 1 and not _sorted_by_class(data, given):
@@ -43,7 +43,7 @@ def labels(given: Submission) -> str | None:
 
 
 def lost_rows(given: Submission) -> list[str]:
-    """What the input holds that is used, skipped or counted, but may be a mistake."""
+    """Warn about input that the run accepts, skips or counts, but that may be a mistake."""
     found = list(given.snapshot.remarks)
     if given.survey is None:
         return found
@@ -61,11 +61,11 @@ def lost_rows(given: Submission) -> list[str]:
 
 
 def vocabulary(given: Submission) -> str | None:
-    """The tokenizer must be there, or can be learnt, and must know the text."""
+    """The tokenizer must exist, or be learnt from the text, and must know the text's characters."""
     before_a_run = given.whole <= BEFORE_A_RUN
     data = given.recipe.data
     if given.survey is None or (before_a_run and data.tokenizer == "train"):
-        return None  # the preprocess step learns a vocabulary at once
+        return None  # the preprocess step learns a vocabulary that fits
     survey, splits, _ = given.survey
     most = TOKENISED_BEFORE_A_RUN if before_a_run else TOKENISED
     with tempfile.TemporaryDirectory(prefix="xlnet-check-") as folder:
@@ -76,14 +76,14 @@ def vocabulary(given: Submission) -> str | None:
 
 
 def weights(given: Submission) -> str | None:
-    """Weights to start from must be there, and fit the tokenizer."""
+    """Pretrained weights must exist and fit the tokenizer."""
     name = given.recipe.model.pretrained
     if not name or given.survey is None:
         return None
     from xlnet.model.weights import find, load_pretrained  # late: torch takes a second to import
 
     if not Path(name).is_dir():
-        if not given.remote:  # the train step fetches the rest; a remote machine may reach what this one does not
+        if not given.remote:  # the train step fetches the rest; a remote machine may reach more than this one
             find(name)
         return None
     survey, splits, _ = given.survey
@@ -95,17 +95,17 @@ def weights(given: Submission) -> str | None:
 
 
 def metric(given: Submission) -> None:
-    """The metric that decides must be one of the task."""
+    """The metric that decides must exist for the task."""
     primary_metric(given.recipe.evaluation, given.recipe.data.task)
 
 
 def _sorted_by_class(data: DataRecipe, given: Submission) -> bool:
-    """Whether further rows may well be of other classes: there are more than those read."""
+    """Whether unread rows may belong to other classes, because the input has more rows than were read."""
     return any(len(rows) == FIRST_ROWS for _, rows in given.first) or len(given.sources) > len(given.first)
 
 
 def truncation(given: Submission) -> str | None:
-    """Few texts should be cut."""
+    """Warn if many texts are truncated."""
     lengths, _ = given.lengths
     limit = given.recipe.data.max_length
     cut = sum(length >= limit for length in lengths) / max(1, len(lengths))

@@ -1,7 +1,7 @@
-"""What of the services and tools that a run may need is reachable from here: one line each, with the repair.
+"""Tests the services and tools that a run may need: one line each, with the remedy.
 
-A probe looks at one thing and returns what it saw. Nothing is left behind: the object that the bucket's probe writes
-is deleted again. Secrets are read from the environment and never shown.
+Each probe tests one thing and returns the result. It leaves nothing behind: the bucket's probe deletes the object that
+it wrote. Secrets are read from the environment and never shown.
 """
 
 import importlib.metadata
@@ -24,19 +24,21 @@ from xlnet.errors import RunError, UserError
 from xlnet_pipeline.placement.machines import Machine
 
 OK, BAD, UNSET = "ok", "bad", "-"
-PATIENCE = 20.0  # seconds that one probe may take
-TIMEOUT = 5.0  # seconds for one answer
+PATIENCE = 20.0  # time-out of one probe, seconds
+TIMEOUT = 5.0  # time-out of one request, seconds
 SERVICE_USAGE = "https://serviceusage.googleapis.com"
 SERVICES = ("aiplatform.googleapis.com", "artifactregistry.googleapis.com", "storage.googleapis.com")
 LOGIN = "gcloud auth application-default login"
 QUOTA_PAGE = "https://console.cloud.google.com/iam-admin/quotas"
 VARIABLES = re.compile(r"[A-Z][A-Z0-9_]*")
-SECRET = re.compile("TOKEN|(?<!^KFP_REGISTRY_)SECRET|PASSWORD|KEY")  # that one is a secret's name
+SECRET = re.compile(
+    "TOKEN|(?<!^KFP_REGISTRY_)SECRET|PASSWORD|KEY"
+)  # KFP_REGISTRY_SECRET holds the name of a secret, not a secret
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What one probe saw. ``state``: ok, bad, or - for what is not set up and so not looked at."""
+    """The result of one probe. ``state``: ok, bad, or - if the service is not set up and was not tested."""
 
     name: str
     state: str
@@ -49,13 +51,13 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where to look.
+    """What the probes test.
 
     Attributes:
-        environment: the variables that name services, as in ``os.environ``.
-        exported: those among them that the shell has not got yet.
-        machine: whose quota to look at; None: none.
-        service_usage: address of Google's Service Usage API.
+        environment: variables that name services, as in ``os.environ``.
+        exported: those of the variables that are not yet set in the shell.
+        machine: machine whose quota to test; None: no quota.
+        service_usage: URL of Google's Service Usage API.
         credentials: Google credentials; None: the application default.
     """
 
@@ -70,7 +72,7 @@ class Surroundings:
 
 
 def probe(around: Surroundings) -> list[Diagnosis]:
-    """Run every probe, side by side, and return what they saw in a stable order."""
+    """Run all probes in parallel and return their results in a fixed order."""
     with ThreadPoolExecutor(len(PROBES)) as pool:
         started = {name: pool.submit(function, around) for name, function in PROBES.items()}
         return [_result(name, future) for name, future in started.items()]
@@ -87,10 +89,10 @@ def _result(name: str, future: Any) -> Diagnosis:
 
 
 def from_terraform(text: str) -> dict[str, str]:
-    """The variables in what ``terraform output -json`` printed: its output ``environment``.
+    """Return the variables in terraform's output ``environment``, from the text of ``terraform output -json``.
 
     Raises:
-        UserError: it is no such text, or has no such output.
+        UserError: the text is not terraform's JSON, or lacks this output.
     """
     try:
         outputs = json.loads(text)
@@ -112,11 +114,11 @@ def from_terraform(text: str) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-Seen = tuple[str, ...]  # state, detail and, if there is one, the repair
+Seen = tuple[str, ...]  # state, detail and optionally the remedy
 
 
 def variables(around: Surroundings) -> Seen:
-    """What terraform made must be in the shell's environment before a run can use it."""
+    """Test that the shell has the variables that terraform's output names."""
     if around.exported is None:
         return UNSET, "no terraform outputs were given"
     if not around.exported:
@@ -127,7 +129,7 @@ def variables(around: Surroundings) -> Seen:
 
 
 def packages(around: Surroundings) -> Seen:
-    """What runs the pipeline."""
+    """Test the installed packages."""
     wanted = ("kfp", "mlflow-skinny", "google-cloud-storage", "torch")
     versions = {name: _version(name) for name in wanted}
     lacking = [name for name, version in versions.items() if not version]
@@ -144,7 +146,7 @@ def _version(package: str) -> str:
 
 
 def kfp_endpoint(around: Surroundings) -> Seen:
-    """Ask the installation for its health."""
+    """Ask Kubeflow Pipelines for its health."""
     endpoint = around["KFP_ENDPOINT"].rstrip("/")
     if not endpoint:
         return UNSET, "KFP_ENDPOINT is not set", "export KFP_ENDPOINT=http://127.0.0.1:8080"
@@ -168,7 +170,7 @@ def kfp_endpoint(around: Surroundings) -> Seen:
 
 
 def credentials(around: Surroundings) -> Seen:
-    """Google credentials that are there and can be renewed."""
+    """Test that Google credentials exist and can be refreshed."""
     if not (around["VERTEX_PROJECT_ID"] or _root(around)) or around["STORAGE_EMULATOR_HOST"]:
         return UNSET, "nothing here needs Google credentials"
     try:
@@ -192,7 +194,7 @@ def _google(around: Surroundings) -> Any:
 
 
 def bucket(around: Surroundings) -> Seen:
-    """Write, read and delete one object below the pipeline root."""
+    """Write, read and delete one object under the pipeline root."""
     root = _root(around)
     if not root:
         return UNSET, "VERTEX_PIPELINE_ROOT and KFP_PIPELINE_ROOT are not set"
@@ -225,7 +227,7 @@ def bucket(around: Surroundings) -> Seen:
 
 
 def _s3_bucket(root: str) -> Seen:
-    """The same for an S3 pipeline root."""
+    """Write, read and delete one object under an S3 pipeline root."""
     content = uuid.uuid4().hex.encode()
     place = f"{root.rstrip('/')}/doctor-{content.decode()}"
     try:
@@ -244,7 +246,7 @@ def _root(around: Surroundings) -> str:
 
 
 def services(around: Surroundings) -> Seen:
-    """The project must have switched on what a run uses."""
+    """Test that the project has enabled the services that a run uses."""
     project = around["VERTEX_PROJECT_ID"]
     if not project:
         return UNSET, "VERTEX_PROJECT_ID is not set"
@@ -264,12 +266,12 @@ def services(around: Surroundings) -> Seen:
 
 
 def quota(around: Surroundings) -> Seen:
-    """Vertex AI's limit on a machine's accelerators in the region."""
+    """Test Vertex AI's quota of the machine's accelerators in the region."""
     return _quota(around, "aiplatform.googleapis.com", _is_for)
 
 
 def node_quota(around: Surroundings) -> Seen:
-    """Compute Engine's limit, without which a cluster's node pool stays empty."""
+    """Test Compute Engine's quota, without which a cluster's node pool stays empty."""
     if not (around["KFP_ENDPOINT"] or around["KFP_PIPELINE_ROOT"]):
         return UNSET, "KFP_ENDPOINT and KFP_PIPELINE_ROOT are not set"
     return _quota(around, "compute.googleapis.com", _is_for_nodes)
@@ -323,7 +325,7 @@ def _is_for_nodes(machine: Machine, metric: str) -> bool:
 
 
 class _Refused(Exception):
-    """A question that Google's API did not answer, with the repair."""
+    """Google's API refused a request. The error holds the remedy."""
 
     def __init__(self, message: str, repair: str) -> None:
         super().__init__(message)
@@ -347,7 +349,7 @@ def _get(around: Surroundings, path: str) -> dict[str, Any]:
 
 
 def docker(around: Surroundings) -> Seen:
-    """A daemon that answers."""
+    """Test that Docker's daemon answers."""
     return _tool(
         "docker",
         ["info", "--format", "{{.ServerVersion}}"],
@@ -357,12 +359,12 @@ def docker(around: Surroundings) -> Seen:
 
 
 def kind(around: Surroundings) -> Seen:
-    """Kubernetes in Docker."""
+    """Test for kind (Kubernetes in Docker)."""
     return _tool("kind", ["version"], "does not run", "kind version")
 
 
 def kubectl(around: Surroundings) -> Seen:
-    """A cluster to talk to."""
+    """Test that kubectl reaches a cluster."""
     arguments = ["config", "current-context"]
     return _tool(
         "kubectl", arguments, "has no cluster", "gcloud container clusters get-credentials NAME --region=REGION"
@@ -370,7 +372,7 @@ def kubectl(around: Surroundings) -> Seen:
 
 
 def gpu(around: Surroundings) -> Seen:
-    """NVIDIA's driver, and a torch that was built for it."""
+    """Test for NVIDIA's driver, and for a torch build that supports it."""
     if not shutil.which("nvidia-smi"):
         return UNSET, "no NVIDIA driver here"
     query = ["--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -381,7 +383,7 @@ def gpu(around: Surroundings) -> Seen:
 
 
 def tpu(around: Surroundings) -> Seen:
-    """TPU devices, and a library for them."""
+    """Test for TPU devices and torch-xla."""
     libraries = [f"{name} {_version(name)}" for name in ("torch_tpu", "torch_xla", "libtpu") if _version(name)]
     devices = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")]
     if not devices and not libraries:

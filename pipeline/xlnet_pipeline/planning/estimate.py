@@ -1,4 +1,4 @@
-"""What a training needs: parameters, operations, memory and seconds a step; each constant with its source.
+"""Estimates a training: parameters, operations, memory and seconds per step. Each constant states its source.
 
 Shapes: d model width, i inner width, N heads, H head width, L tokens of a text, T tokens on one chip in one step.
 """
@@ -15,9 +15,9 @@ GIB = float(1 << 30)
 # Bytes of one parameter: the optimizer holds two moments, and the best weights so far are kept beside the current.
 WEIGHTS, GRADIENTS, OPTIMIZER, BEST = 4, 4, 8, 4
 ACTIVATION = {"cpu": 4, "gpu": 2, "tpu": 2, "t4": 4}  # bytes of one activation: float32, else bfloat16
-# GiB that the program takes before it trains (CPU: measured); on a GPU with the squares of scores that pass by.
+# GiB that the program takes before it trains (CPU: measured); on a GPU it includes temporary attention scores.
 PROCESS = {"cpu": 0.46, "gpu": 1.05, "tpu": 0.5}
-# Share of a chip's memory that may be in use. A CPU's allocator was measured to hold a third more than is in use.
+# Usable share of a chip's memory. A CPU's allocator was measured to hold a third more than is in use.
 USABLE = {"cpu": 0.70, "gpu": 0.92, "tpu": 0.92}
 
 # Values for each token, as multiples of (d, i, N·L): what one layer keeps for its backward pass, what dropout adds to
@@ -35,18 +35,18 @@ SHARE = {"cpu": 0.45, "gpu": 0.23, "tpu": 0.23}
 # Seconds that a step, and each of its layers, costs whatever its size: the optimizer, and on a GPU what a replayed
 # graph of small kernels takes (measured on an H200: 6.9 ms a step of XLNet-base). CPU and TPU: modelled.
 STEP, LAUNCH = 2e-3, {"cpu": 1e-4, "gpu": 4e-4, "tpu": 1e-4}
-# Several GPUs launch each kernel by itself, while they compute those before it (measured: 30 ms a step of 12 layers).
+# Several GPUs replay no graph: each kernel is launched while earlier ones run (measured: 30 ms per step, 12 layers).
 HOST = 2.5e-3
-# Seconds before the first step: loading and compiling, and elsewhere a machine to be had and an image (modelled).
+# Seconds before the first step: loading, compiling; on a remote target also the wait for machine and image (modelled).
 START, AWAY = {"cpu": 5.0, "gpu": 60.0, "tpu": 180.0}, 120.0
-# GB/s at which a chip sums gradients with the others in its machine (modelled from data sheets); between machines.
+# GB/s at which a chip sums gradients: with others in its machine (modelled from data sheets), and between machines.
 LINK = {"t4": 8, "l4": 12, "a100-40g": 230, "a100-80g": 230, "h100": 350, "h200": 350, "v5e": 150, "v6e": 300}
 NETWORK = 10.0
 
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB on one chip. Gradients grow while activations are let go: the larger of the two counts."""
+    """GiB on one chip. Gradients grow while activations are freed, so only the larger of the two counts."""
 
     weights: float
     gradients: float
@@ -63,7 +63,7 @@ class Memory:
 
 
 def parameters(model: ModelRecipe, vocabulary: int, outputs: int) -> int:
-    """Numbers in the network, exactly: embeddings, layers, summary and head."""
+    """Return the exact number of parameters: embeddings, layers, summary and head."""
     d, i, heads = model.d_model, model.d_inner, model.n_head * model.d_head
     attention = 5 * d * heads + 5 * heads + 2 * d
     feed_forward = 2 * d * i + i + d + 2 * d
@@ -72,14 +72,14 @@ def parameters(model: ModelRecipe, vocabulary: int, outputs: int) -> int:
 
 
 def operations(model: ModelRecipe, attended: float) -> float:
-    """Useful floating-point operations of a training for one token: 24 d² + 6 L d a layer forward, three times that."""
+    """Return the operations per token of training: three times the forward pass (24 d² + 6 L d per layer)."""
     d, heads = model.d_model, model.n_head * model.d_head
     layer = 8 * d * heads + 4 * d * model.d_inner + 6 * attended * heads
     return 3.0 * model.n_layer * layer
 
 
 def memory(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1) -> Memory:
-    """GiB that a step needs on one chip of the machine."""
+    """Return the GiB that a step needs on one chip of the machine."""
     numbers = parameters(model, work.vocabulary, work.outputs) / GIB
     kind = machine.family if machine.family in KEPT else machine.kind
     tokens = tokens_per_chip(work, machine, nodes)
@@ -95,7 +95,7 @@ def memory(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1)
 
 
 def kept_values(model: ModelRecipe, longest: int, kind: str) -> float:
-    """Values kept for one token from its forward to its backward pass."""
+    """Return the number of values kept per token between forward and backward pass."""
     layer = _values(KEPT[kind], model, longest) + (_values(KEPT_BY_DROPOUT, model, longest) if model.dropout else 0.0)
     return model.n_layer * layer + _values(AROUND, model, longest)
 
@@ -106,19 +106,19 @@ def _values(multiples: tuple[float, float, float], model: ModelRecipe, longest: 
 
 
 def tokens_per_chip(work: Workload, machine: Machine, nodes: int = 1) -> float:
-    """Tokens of a step on one chip: its part of the batch, but at least one text."""
+    """Return the tokens per step on one chip: its share of the batch, but at least one text."""
     return max(work.batch_tokens / (machine.chips * nodes), float(work.longest))
 
 
 def step_seconds(model: ModelRecipe, work: Workload, machine: Machine, peak: float, nodes: int = 1) -> float:
-    """Seconds of a step: computing, launching, and summing gradients between chips.
+    """Return the seconds per step: computing, launching kernels, and summing gradients between chips.
 
     Args:
         model: the network.
-        work: its batches.
-        machine: where.
+                work: its batches.
+                machine: machine to train on.
         peak: TFLOP/s of one chip.
-        nodes: how many such machines.
+        nodes: number of such machines.
     """
     rows = max(work.mean, 1.0)
     tokens = max(work.batch_tokens / (machine.chips * nodes), rows)
@@ -130,7 +130,7 @@ def step_seconds(model: ModelRecipe, work: Workload, machine: Machine, peak: flo
 
 
 def _exchange(model: ModelRecipe, work: Workload, machine: Machine, nodes: int) -> float:
-    """Seconds to sum the gradients of all chips: each sends and receives them twice, less one part (ring)."""
+    """Return the seconds of the gradients' ring all-reduce: each chip sends and receives nearly twice their size."""
     size = GRADIENTS * parameters(model, work.vocabulary, work.outputs) / 1e9
     inside = 2 * size * (1 - 1 / machine.chips) / LINK.get(machine.family, NETWORK)
     between = 2 * size * (1 - 1 / nodes) / NETWORK
@@ -138,7 +138,7 @@ def _exchange(model: ModelRecipe, work: Workload, machine: Machine, nodes: int) 
 
 
 def most_tokens(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1) -> int:
-    """The largest ``training.batch_tokens`` that fits; 0: not even one text does."""
+    """Return the largest ``training.batch_tokens`` that fits into memory. 0: not even one text fits."""
     need = memory(model, work, machine, nodes)
     static = need.total - max(need.gradients, need.activations)
     room = machine.memory_per_chip * USABLE[machine.kind] - static

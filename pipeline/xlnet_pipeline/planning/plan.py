@@ -1,6 +1,6 @@
-"""The plan: what a run would reuse, need, take and cost on each machine, before anything is spent.
+"""The plan: what a run would reuse, and its memory, time and cost on each machine, before anything is spent.
 
-Every figure says where it is from: counted on the data, computed exactly, measured, or modelled.
+Every figure states its source: counted in the data, computed exactly, measured, or modelled.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from xlnet_pipeline.planning.preview import StepForecast
 from xlnet_pipeline.planning.workload import Workload
 
 HERE = "local"
-SHORT = 0.5  # hours that are worth waiting for on this machine rather than paying for another
+SHORT = 0.5  # hours up to which this machine is recommended over a paid one
 _HOUR = 3600.0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A machine, and what the training would take on it."""
+    """A machine, with the time, memory and cost of the training on it."""
 
     machine: Machine
     target: str
@@ -40,12 +40,12 @@ class Candidate:
     most_tokens: int  # the largest batch that fits
     step_seconds: float
     hours: float
-    usd: float | None  # of the whole training; None: not for sale
+    usd: float | None  # of the whole training; None: not sold
     speed_basis: str  # "measured …" or "modelled …"
 
     @property
     def room(self) -> float:
-        """GiB of one chip that may be in use."""
+        """Usable GiB of one chip."""
         return self.machine.memory_per_chip * estimate.USABLE[self.machine.kind]
 
     @property
@@ -55,13 +55,13 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Machine and number, such as ``l4`` or ``2 × l4``."""
+        """Number and machine, such as ``l4`` or ``2 × l4``."""
         return self.machine.name if self.nodes == 1 else f"{self.nodes} × {self.machine.name}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it; ``chosen`` is the machine asked for, or the one that ``auto`` took, or the recommended one."""
+    """The whole plan. ``chosen`` is the requested machine, the choice of ``auto``, or the recommended machine."""
 
     model: ModelRecipe
     parameters: int
@@ -73,11 +73,11 @@ class Plan:
     deadline: float | None = None  # hours
 
     def text(self) -> str:
-        """The plan for people, on as many lines as it takes."""
+        """Return the plan as text for people."""
         return "\n".join(_lines(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan for programs."""
+        """Return the plan as JSON values for programs."""
         return {
             "parameters": self.parameters,
             "work": dataclasses.asdict(self.work),
@@ -99,20 +99,20 @@ def plan(
     deadline: float | None = None,
     prices: Mapping[str, Price] | None = None,
 ) -> Plan:
-    """Work out what a run would take.
+    """Estimate what a run would take.
 
     Args:
-        recipe: what would run.
+        recipe: recipe of the run.
         home: the local target's state directory: its cache, and its past runs for their speed.
-        target: where; None: this machine and all of Vertex AI's, to compare.
-        machine: one by name, ``auto`` for the cheapest that fits, None for all.
-        nodes: how many of them.
-        spot: at spot prices.
+        target: target of the run; None: compare this machine and all machines of Vertex AI.
+        machine: a machine's name; ``auto``: the cheapest that fits; None: all.
+        nodes: number of such machines.
+        spot: use spot prices.
         deadline: hours that the training may take.
         prices: machine → the user's own price.
 
     Raises:
-        UserError: the data are not there, the machine is unknown or not offered, nothing fits the deadline.
+        UserError: the data are missing, the machine is unknown or not offered, or no machine meets the deadline.
     """
     if nodes < 1:
         raise UserError(f"--nodes is {nodes}; allowed: 1 and more")
@@ -137,7 +137,7 @@ def plan(
 def _places(
     target: str | None, name: str | None, nodes: int, spot: bool, prices: Mapping[str, Price] | None
 ) -> list[tuple[Machine, str]]:
-    """Machines to compare, each with the target it is on."""
+    """Return the machines to compare, each with its target."""
     if name and name != machines.AUTO:
         asked = machines.machine(name, prices)
         if target in ("kfp", "vertex"):
@@ -145,7 +145,7 @@ def _places(
         machines.refuse(asked, target or next(one for one in ("vertex", "kfp", HERE) if one in asked.targets))
     ours = [(row, HERE) for row in here()] if target in (None, HERE) else []
     theirs = [(row, target or "vertex") for row in machines.offered(target or "vertex", prices)]
-    theirs = [(row, where) for row, where in theirs if nodes == 1 or row.kind != "tpu"]  # slices are not connected
+    theirs = [(row, where) for row, where in theirs if nodes == 1 or row.kind != "tpu"]  # TPU slices are not connected
     places = ours + (theirs if target != HERE else [])
     if name and name != machines.AUTO:
         same = [(row, where) for row, where in places if row.name == name]
@@ -154,7 +154,7 @@ def _places(
 
 
 def here() -> list[Machine]:
-    """This machine as rows of the table: its CPU, and its GPUs if the driver names some that are in the table."""
+    """Return this machine as rows of the table: its CPU, and its GPUs if the table has them."""
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     memory = pages * size / estimate.GIB
     rate = _matrix_rate()
@@ -169,11 +169,11 @@ def here() -> list[Machine]:
 
 
 def _matrix_rate() -> float:
-    """TFLOP/s at which this machine multiplies float32 matrices, measured in a few hundredths of a second."""
+    """Measure the TFLOP/s of float32 matrix products on this machine, in a few hundredths of a second."""
     import numpy as np
 
     a, best = np.ones((768, 768), np.float32), 0.0
-    for _ in range(4):  # the first starts the threads
+    for _ in range(4):  # the first pass starts the threads
         begun = time.perf_counter()
         a @ a
         best = max(best, 2 * 768**3 / (time.perf_counter() - begun))
@@ -191,14 +191,14 @@ def _gpu_names() -> list[str]:
 
 
 def _family(name: str) -> str | None:
-    """The table's name of a GPU as the driver calls it."""
+    """Return the table's family for the driver's name of a GPU."""
     if "A100" in name:
         return "a100-80g" if "80" in name else "a100-40g"
     return next((family for family in ("h200", "h100", "t4", "l4") if family.upper() in name.split()), None)
 
 
 def _past_speeds(recipe: Recipe, home: Path) -> dict[str, tuple[float, str]]:
-    """Accelerator → tokens a second of the latest run here of the same network and batches, and that run's id."""
+    """Map accelerator to tokens per second and id of the latest run here with the same network and batches."""
     from xlnet_pipeline.targets.local.target import LocalTarget
 
     found: dict[str, tuple[float, str]] = {}
@@ -248,10 +248,10 @@ def _candidate(
 def _choose(
     found: tuple[Candidate, ...], machine: str | None, spot: bool, deadline: float | None
 ) -> tuple[Candidate, str]:
-    """The candidate to take, and why. What is sold on spot alone is for those who asked for spot.
+    """Return the recommended candidate and the reason. Spot-only machines count only if the user asked for spot.
 
     Raises:
-        UserError: none fits the memory or the deadline, and it was ours to choose.
+        UserError: no machine has enough memory or meets the deadline, and the user left the choice to us.
     """
     if len(found) == 1 and machine != machines.AUTO:
         return found[0], _judge(found[0], deadline)
@@ -291,7 +291,7 @@ def _compare(best: Candidate, others: list[Candidate], deadline: float | None) -
 
 
 def _power(best: Candidate, rival: Candidate) -> str:
-    """Why: what a dollar an hour buys."""
+    """Explain the choice by what one dollar per hour buys."""
     if not best.usd or not rival.usd:
         return ""
     ours, theirs = (
@@ -396,7 +396,7 @@ def _cells(one: Candidate, chosen: bool) -> tuple[str, ...]:
 
 
 def _basis(plan: Plan) -> list[str]:
-    """Where the figures of the table are from."""
+    """Return lines that state the sources of the table's figures."""
     best = plan.chosen
     parts = best.memory
     per_chip = (

@@ -1,4 +1,4 @@
-"""Which steps of a local run would be found in the cache, and why not, told before anything runs."""
+"""Forecasts which steps of a local run the cache has, and why the others have to run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +15,19 @@ from xlnet_pipeline.targets.local.cache import Cache, Damaged, key_of, parts_of
 
 @dataclass(frozen=True)
 class StepForecast:
-    """One step of a run to come."""
+    """The forecast for one step."""
 
     name: str
     cached: bool
     reason: str
-    outputs: dict[str, Any]  # of the kept result; empty if there is none
+    outputs: dict[str, Any]  # of the cached result; empty if there is none
 
 
 def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
-    """What the local target's cache in ``home`` holds for this recipe. Writes nothing.
+    """Forecast each step from the local target's cache in ``home``. Writes nothing.
 
     Raises:
-        UserError: the recipe's input is not there.
+        UserError: the recipe's input does not exist.
     """
     taken = snapshots.of(recipe)
     outputs = {"digest": taken.digest, "pretrained": taken.pretrained}
@@ -63,7 +63,7 @@ def _look(cache: Cache, name: str, parts: dict[str, Any], model: str) -> StepFor
 
 
 def _registered(step: StepForecast, recipe: str, home: Path) -> StepForecast:
-    """A kept registration, unless the registry no longer has it."""
+    """Return the cached registration as a forecast, unless the registry no longer has it."""
     try:
         if step.cached:
             registration.check(step.outputs, recipe, home)
@@ -73,6 +73,6 @@ def _registered(step: StepForecast, recipe: str, home: Path) -> StepForecast:
 
 
 def _definitions(home: Path) -> dict[str, str]:
-    """Digest of each component's own source, as the local target's keys hold it."""
+    """Return the digest of each component's source, as in the local target's cache keys."""
     spec = compiled.specification(dict.fromkeys(KEPT, ""), home)
     return {task.name: provenance.digest_json(task.words) for task in specification.tasks(spec)}

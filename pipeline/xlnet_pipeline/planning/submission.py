@@ -1,4 +1,4 @@
-"""What a check looks at: a recipe, where it is to run, and the rows of its input."""
+"""What checks examine: a recipe, its target and machine, and the rows of its input."""
 
 import os
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from xlnet.recipe import Recipe
 from xlnet_pipeline.placement.machines import MACHINES, Machine
 from xlnet_pipeline.planning import workload
 
-WHOLE = 256 << 20  # bytes of input that a check reads to the end; of more it reads the first rows
-BEFORE_A_RUN = 32 << 20  # the same before a run, whose preprocess step reads them again at once
+WHOLE = 256 << 20  # bytes up to which a check reads the whole input; of a larger one it reads the first rows
+BEFORE_A_RUN = 32 << 20  # the same for checks before a run, whose preprocess step reads everything anyway
 FIRST_ROWS = 200  # of each file
 FIRST_FILES = 20  # of each split
 LOCAL = "local"
@@ -25,7 +25,7 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Submission:
-    """What is about to be submitted. A field left empty is not checked."""
+    """A run to check. Empty fields are not checked."""
 
     recipe: Recipe
     target: str = LOCAL
@@ -36,7 +36,7 @@ class Submission:
     home: Path = Path(".xlnet-pipeline")
     flex_start: bool = False
     pipeline_root: str = ""  # where a remote target keeps its artifacts
-    registry: str = ""  # address of the target's registry, where the recipe names none
+    registry: str = ""  # address of the target's registry, used if the recipe names none
     cron: str = ""
     timezone: str = ""
     schedule: str = ""  # the schedule's name
@@ -44,12 +44,12 @@ class Submission:
 
     @cached_property
     def snapshot(self) -> snapshots.Snapshot:
-        """The input; raises UserError if there is none, or a file is in two splits."""
+        """The input. Raises UserError if there is none, or a file is in two splits."""
         return snapshots.of(self.recipe)
 
     @property
     def sources(self) -> list[tuple[str, Source]]:
-        """Split and object of each input."""
+        """Split and object of each input file."""
         return [(file.split, file.source) for file in self.snapshot.files if file.split in snapshots.SPLITS]
 
     @cached_property
@@ -66,7 +66,7 @@ class Submission:
 
     @cached_property
     def first(self) -> list[tuple[Source, list[Row | Reject]]]:
-        """The first rows of the first objects; raises UserError if the columns are not there."""
+        """The first rows of the first objects. Raises UserError if a column is missing."""
         seen: dict[str, int] = {}
         found = []
         for split, source in self.sources:
@@ -77,20 +77,20 @@ class Submission:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Those of the first rows that can be used."""
+        """The usable rows among the first rows."""
         return [row for _, rows in self.first for row in rows if isinstance(row, Row)]
 
     @cached_property
     def lengths(self) -> tuple[list[int], int]:
-        """Tokens of some of these rows, and the size of the vocabulary."""
+        """Token counts of some of these rows, and the size of the vocabulary."""
         return workload.token_lengths(self.rows, self.recipe.data)
 
     @property
     def chips(self) -> int:
-        """Accelerators that train together."""
+        """Number of accelerators that train together."""
         return self.machine.chips * self.nodes
 
     @property
     def remote(self) -> bool:
-        """Whether it runs elsewhere."""
+        """Whether the run is on a remote target."""
         return self.target != LOCAL

@@ -1,4 +1,4 @@
-"""How much a recipe asks for: rows, tokens and the network, from a look at the real data before anything runs."""
+"""Measures a recipe's workload before anything runs: rows and tokens from the real data, and the network."""
 
 import itertools
 import math
@@ -12,37 +12,37 @@ from xlnet.data.tokenizer import load_tokenizer
 from xlnet.model import config as configs
 from xlnet.recipe import AUTO_VOCABULARY, PRESETS, DataRecipe, ModelRecipe, Recipe
 
-COUNTED = 64 << 20  # bytes of input whose rows are counted one by one; beyond, by their mean size
-TOKENISED = 2000  # rows, spread over those read, that tell the lengths
-STAND_IN = "xlnet-base-cased"  # the vocabulary that tells the lengths where the recipe trains its own
+COUNTED = 64 << 20  # bytes of input whose rows are counted one by one; the rest is estimated from their mean size
+TOKENISED = 2000  # rows to tokenise, spread over the rows read
+STAND_IN = "xlnet-base-cased"  # vocabulary for the estimate if the recipe trains its own
 PUBLISHED = {"xlnet-base-cased": "base", "xlnet-large-cased": "large"}  # hub name → preset of the same shape
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a training has to go through."""
+    """The amount of work of a training."""
 
     rows: int  # to train on
-    mean: float  # tokens of a row
-    longest: int  # tokens of the longest row looked at
-    attended: float  # tokens that a token sees on average, its own text's: longer texts weigh more
+    mean: float  # tokens per row
+    longest: int  # tokens of the longest row that was read
+    attended: float  # mean number of tokens that a token attends to; longer texts weigh more
     vocabulary: int
     outputs: int  # classes, or 1 for a value
     steps: int  # updates of the weights
-    batch_tokens: int  # tokens of an update
-    basis: str  # where the figures are from
+    batch_tokens: int  # tokens per update
+    basis: str  # source of the figures
 
     @property
     def tokens(self) -> float:
-        """Tokens of the whole training, every pass counted."""
+        """Tokens of the whole training, over all epochs."""
         return float(self.steps * self.batch_tokens)
 
 
 def measure(recipe: Recipe) -> Workload:
-    """Count rows, tokenise a part of them, and work out the steps.
+    """Count the rows, tokenise some of them, and compute the number of steps.
 
     Raises:
-        UserError: the data are not there or do not fit the recipe.
+        UserError: the data are missing or do not fit the recipe.
     """
     sources = list_sources("data.train", recipe.data.train)
     rows, read, whole = _count(sources, recipe.data)
@@ -70,14 +70,14 @@ def measure(recipe: Recipe) -> Workload:
 
 
 def first_rows(source: Source, recipe: DataRecipe, limit: int) -> list[Row | Reject]:
-    """The first rows of a source, or all of them; raises what :func:`read_rows` raises."""
+    """Return the first rows of a source, or all of them. Raises what :func:`read_rows` raises."""
     return list(itertools.islice(read_rows(source, recipe), limit))
 
 
 def shape(model: ModelRecipe) -> ModelRecipe:
-    """The recipe's network; with pretrained weights, theirs: they win.
+    """Return the network's shape: that of the pretrained weights if there are any, else the recipe's.
 
-    A hub name that is not one of the published two keeps the recipe's own shape: nothing is downloaded here.
+    Nothing is downloaded: for a hub name other than the two published models, the recipe's shape is returned.
     """
     if not model.pretrained:
         return model
@@ -91,7 +91,7 @@ def shape(model: ModelRecipe) -> ModelRecipe:
 
 
 def _count(sources: list[Source], recipe: DataRecipe) -> tuple[int, list[Row], bool]:
-    """Rows in all sources, those that were read, and whether that was all of them."""
+    """Return the number of rows in all sources, the rows that were read, and whether all were read."""
     read: list[Row] = []
     counted = total = 0
     for source in sources:
@@ -105,7 +105,7 @@ def _count(sources: list[Source], recipe: DataRecipe) -> tuple[int, list[Row], b
 
 
 def _read(source: Source, recipe: DataRecipe, limit: int) -> tuple[list[Row], int]:
-    """The rows of a source up to so many bytes of text, and how much of the file they are, in bytes as stored."""
+    """Return a source's rows up to ``limit`` bytes of text, and how many stored bytes of the file they take."""
     rows: list[Row] = []
     seen = 0
     for row in _usable(source, recipe):
@@ -123,7 +123,7 @@ def _usable(source: Source, recipe: DataRecipe) -> Iterator[Row]:
 
 
 def token_lengths(rows: list[Row], recipe: DataRecipe) -> tuple[list[int], int]:
-    """Lengths of rows spread over those given, and the size of the vocabulary."""
+    """Return the token counts of a sample of the rows, and the size of the vocabulary."""
     own = recipe.tokenizer == "train"
     tokenizer = load_tokenizer(STAND_IN if own else recipe.tokenizer)
     some = rows[:: max(1, len(rows) // TOKENISED)][:TOKENISED]

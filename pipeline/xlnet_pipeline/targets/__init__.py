@@ -1,4 +1,4 @@
-"""Where a run happens, behind one small interface."""
+"""The targets that can run the pipeline, behind one small interface."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -19,16 +19,16 @@ def open_target(
     recipe_file: str | Path | None = None,
     needs: Collection[str] | None = None,
 ) -> Target:
-    """The target of that name.
+    """Open a target by its name.
 
     Args:
         name: ``local``, ``docker``, ``kfp`` or ``vertex``.
         home: state directory of the targets on this machine.
-        recipe_file: where the settings of the others are, environment variables aside.
-        needs: settings of the others that must be there; None: those that it takes to reach them.
+        recipe_file: file with the settings of remote targets; environment variables override it.
+        needs: required settings of a remote target; None: the ones needed to reach it.
 
     Raises:
-        UserError: there is no such target; a setting is missing or wrong.
+        UserError: the target does not exist, or a setting is missing or invalid.
     """
     from xlnet_pipeline.targets import settings
 

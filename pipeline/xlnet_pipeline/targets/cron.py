@@ -34,7 +34,7 @@ EXAMPLE = "such as '0 3 * * mon' for Mondays at three"
 
 @dataclass(frozen=True)
 class _Field:
-    """What one of the five fields may hold."""
+    """The allowed values of one of the five fields."""
 
     name: str
     first: int
@@ -54,7 +54,7 @@ FIELDS = (MINUTE, HOUR, DAY, MONTH, WEEKDAY)
 
 @dataclass(frozen=True)
 class Cron:
-    """When an expression fires: the sorted values of each field; Sunday is weekday 0.
+    """A parsed expression: the sorted values of each field. Sunday is weekday 0.
 
     Where ``days`` and ``weekdays`` are both restricted, a day fires that is in either.
     """
@@ -82,7 +82,7 @@ class Cron:
         return (self.days, self.months, self.weekdays) == (DAY.every, MONTH.every, WEEKDAY.every)
 
     def next_times(self, zone: str, count: int = 1, moment: datetime | None = None) -> list[datetime]:
-        """The first ``count`` times after ``moment`` (now) at which it fires in a time zone."""
+        """Return the next ``count`` times the expression fires in a time zone, after ``moment`` (default: now)."""
         from cronsim import CronSim
 
         start = (moment or datetime.now(UTC)).astimezone(UTC if zone == "UTC" else ZoneInfo(zone))
@@ -103,7 +103,7 @@ def parse(text: str) -> Cron:
     """Read an expression.
 
     Raises:
-        UserError: it is no standard cron, can be read in two ways, or never fires; says what to type.
+        UserError: the text is not standard cron, is ambiguous, or never fires; the message says what to type.
     """
     typed = " ".join(text.split())
     fields = NAMED.get(typed.lower(), typed).split()

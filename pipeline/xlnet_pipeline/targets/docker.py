@@ -59,7 +59,7 @@ class DockerTarget(LocalTarget):
     }
 
     def __init__(self, home: str | Path | None = None) -> None:
-        """Use the state directory ``home``, as the local target does."""
+        """Use the state directory ``home``, like the local target."""
         super().__init__(home)
         self.program = ""
         self.image = ""
@@ -97,7 +97,7 @@ class DockerTarget(LocalTarget):
         self._network = "bridge" if _leaves_this_machine(recipe) else "none"
 
     def schedules(self) -> LocalSchedules:
-        """Schedules run without containers: always a UserError."""
+        """Always raises UserError, because scheduled runs do not use containers."""
         raise UserError(self.cannot["schedules"])
 
     def pipeline(self) -> compiled.Specification:
@@ -106,7 +106,7 @@ class DockerTarget(LocalTarget):
         return compiled.specification(code, self.home)
 
     def code_parts(self, step: str) -> dict[str, str]:
-        """What a step's code consists of in the image."""
+        """Return the parts of a step's code in the image, with their fingerprints."""
         return self._code[step]
 
     def start(
@@ -133,7 +133,7 @@ class DockerTarget(LocalTarget):
         remove = [self.program, "rm", "--force", name]
         try:
             status = processes.run(whole, environment, log, keep, stop, after=remove, stopping=stopping)
-        finally:  # also when the engine's client was ended and the container was not
+        finally:  # also if the engine's client ended but the container did not
             subprocess.run(remove, capture_output=True, check=False)
         if status == ENGINE_FAILED:
             raise RunError(f"{self.program} could not start the step's container: {last}")
@@ -163,7 +163,7 @@ class DockerTarget(LocalTarget):
 
     @functools.cached_property
     def _code(self) -> dict[str, dict[str, str]]:
-        """Step → what its code consists of, as the image itself says."""
+        """Ask the image for the parts of each step's code."""
         command = [self.program, "run", "--rm", "--network=none", "--read-only", self.image, "python", "-c", _CODE]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         try:
@@ -177,7 +177,7 @@ class DockerTarget(LocalTarget):
 
 
 def _data_folders(recipe: Recipe) -> set[Path]:
-    """Directories that hold the recipe's local files, links followed."""
+    """Return the directories of the recipe's local files, with links resolved."""
     data = recipe.data
     weights = [path for path in (data.tokenizer, recipe.model.pretrained) if path and Path(path).exists()]
     folders = set()
@@ -192,7 +192,7 @@ def _data_folders(recipe: Recipe) -> set[Path]:
 
 
 def _leaves_this_machine(recipe: Recipe) -> bool:
-    """Whether a step has to reach something else: a bucket, a registry's server, a hub of models."""
+    """Whether a step needs the network: for a bucket, a registry's server, or a model hub."""
     data = recipe.data
     uris = [*data.train, *data.validation, *data.test, recipe.registry.uri, os.environ.get("MLFLOW_TRACKING_URI", "")]
     remote = any("://" in one and not one.startswith(("sqlite:", "file:")) for one in uris)

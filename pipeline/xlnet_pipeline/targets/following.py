@@ -1,4 +1,4 @@
-"""Logs as they grow: what a run's steps go on writing, until the run or the step has ended."""
+"""Follows the logs of a run's steps until the run or the step has ended."""
 
 import time
 from collections.abc import Iterator
@@ -7,19 +7,19 @@ from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.record import Run, StepRun
 from xlnet_pipeline.targets.target import Target
 
-POLL = 2.0  # seconds between two looks
-BUSY = 5  # times as long as a look took, at least, is the pause after it: long logs are read less often
+POLL = 2.0  # seconds between two polls
+BUSY = 5  # the pause is at least this many times the poll's duration, so that long logs are read less often
 ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST)
 OVER = (*ENDED, record.CACHED, record.SKIPPED)
 
 
 def follow(target: Target, run: str, step: str | None = None) -> Iterator[str]:
-    """Lines of the steps' logs, or of one step's, as they come; what a step waits for is a line as well.
+    """Yield new log lines of all steps, or of one step, and a line for what a step is waiting for.
 
     Args:
-        target: where the run is.
+        target: target of the run.
         run: its id.
-        step: the one step to follow; None: all, one after another.
+        step: step to follow; None: all steps, one after another.
     """
     shown: dict[str, list[str]] = {}
     said: set[str] = set()
@@ -40,7 +40,7 @@ def follow(target: Target, run: str, step: str | None = None) -> Iterator[str]:
 
 
 def _new(target: Target, run: str, step: StepRun, shown: dict[str, list[str]]) -> Iterator[str]:
-    """The lines of a step's log that have not been shown; a last line that has grown is shown again."""
+    """Yield the lines of a step's log that were not yet shown. A last line that has grown is shown again."""
     if step.status in (record.PENDING, record.SKIPPED) or shown.get(f"{step.name} has ended"):
         return
     lines = list(target.logs(run, step.name))

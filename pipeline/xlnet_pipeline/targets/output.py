@@ -1,4 +1,4 @@
-"""A step's output: what of it a person wants to see live, and the error in it, in the step's own words."""
+"""Filters a step's output for people, and finds its error message."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ LAST_LINES = 20
 GO_ON = "run the same command to go on"
 
 _EXECUTOR = re.compile(r"\[KFP Executor ")
-# Lines around a program's own on a cluster: of Kubeflow Pipelines' launcher and of Argo's.
+# Lines that Kubeflow Pipelines' launcher and Argo add around a program's output.
 _LAUNCHER = re.compile(r"[IWEF]\d{4} [\d:.]+ +\d+ \w+\.go:\d+\] |time=\S+ level=\w+ .*argo=true")
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above", "The above exception was")
@@ -20,7 +20,7 @@ _DISK_FULL = re.compile(r"no space left on device|disk (is|or \w+ is) full|disk 
 
 
 class Output:
-    """Passes a step's lines on as they come, without the executor's own; holds a traceback back until the end."""
+    """Passes a step's lines on at once, without the executor's lines. Holds a traceback back until the end."""
 
     def __init__(self, echo: Callable[[str], None]) -> None:
         self.echo = echo
@@ -40,11 +40,11 @@ class Output:
             self.echo(text)
 
     def close(self) -> None:
-        """Let go of what was held back: the output has ended."""
+        """Pass on the held lines, because the output has ended."""
         self._release()
 
     def failure(self, step: str, status: int, home: str) -> RunFailure:
-        """Why the step failed; a traceback is shown only where it is no error of ours but a bug."""
+        """Return why the step failed. A traceback is shown only for a bug."""
         kind, message = self._explain(step, status, home)
         if kind == "bug":
             self._release()

@@ -1,4 +1,4 @@
-"""Processes of a local run: started in a group of their own, watched, and stopped whole."""
+"""Starts each step of a local run in its own process group, watches it, and stops the whole group."""
 
 import contextlib
 import errno
@@ -18,15 +18,15 @@ from typing import BinaryIO
 
 from xlnet.training.preemption import grace
 
-BEYOND = 5.0  # seconds that a step has beyond the grace period in which its program saves its work
-POLL = 0.1  # seconds within which a stop is noticed
+BEYOND = 5.0  # seconds added to the grace period in which a step's program saves its work
+POLL = 0.1  # longest delay until a stop is noticed, seconds
 AGAIN = 1.0  # seconds after which a second signal is a person's, and not the same one passed on
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LONGEST_LINE = 1 << 20  # bytes; what goes on without a newline is cut there
+LONGEST_LINE = 1 << 20  # bytes; a longer line is split
 
 
 def patience() -> float:
-    """Seconds between asking a step to end and ending it: a training leaves a checkpoint meanwhile."""
+    """Return the seconds between SIGTERM and SIGKILL, in which a training writes a checkpoint."""
     return grace() + BEYOND
 
 
@@ -57,20 +57,20 @@ class Stop:
 
     @property
     def reason(self) -> str:
-        """Why the run is to end: ``cancelled`` or ``timeout``; empty: it is not."""
+        """Why the run should end: ``cancelled`` or ``timeout``. Empty if it should go on."""
         if self.asked is not None:
             return "cancelled"
         late = self.deadline is not None and time.monotonic() > self.deadline
         return "timeout" if late else ""
 
     def check(self) -> None:
-        """Raise :class:`Stopped` if the run is to end."""
+        """Raise :class:`Stopped` if the run should end."""
         if reason := self.reason:
             raise Stopped(reason)
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take over the signals that ask a process to end. Off the main thread Python allows none of that."""
+        """Handle the signals that ask a process to end. Does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -103,7 +103,7 @@ def run(
     after: Sequence[str] = (),
     stopping: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a command; its output goes to ``log``, and line by line to ``line``, to the very end of it.
+    """Run a command. Write its whole output to ``log``, and pass it to ``line`` line by line.
 
     Args:
         command: the program and its arguments.
@@ -144,7 +144,7 @@ def run(
             try:
                 for text in _lines(output, log, ending, live):
                     line(text)
-                while ending.goes_on():  # it closed its output and goes on
+                while ending.goes_on():  # it closed its output but still runs
                     time.sleep(POLL)
             except BaseException:
                 ending.ask()
@@ -152,7 +152,7 @@ def run(
                     time.sleep(POLL / 2)
                 raise
             finally:
-                _signal_group(process.pid, signal.SIGKILL)  # what the step left behind
+                _signal_group(process.pid, signal.SIGKILL)  # kill processes that the step left behind
             if ending.reason and (ending.ended != "by itself" or process.wait()):
                 raise Stopped(ending.reason, ending.ended)
             return process.wait()
@@ -212,7 +212,7 @@ def _lines(output: FileIO, log: BinaryIO, ending: _Ending, live: Callable[[str],
             live(_text(rest))
         rest = _bounded(rest)
         if ending.ended != "by itself":
-            break  # it was given up, and may write for ever
+            break  # its time is up; it might write for ever
     if rest:
         log.write(_last_drawn(rest) if live else b"")
         yield _text(rest)
@@ -227,13 +227,13 @@ def _read(output: FileIO) -> bytes:
     try:
         return os.read(output.fileno(), 65536)
     except OSError as error:
-        if error.errno == errno.EIO:  # how a terminal says that its other end is closed
+        if error.errno == errno.EIO:  # the terminal's other end is closed
             return b""
         raise
 
 
 def _last_drawn(line: bytes) -> bytes:
-    """What a terminal would be left showing of a line that a progress bar wrote over."""
+    """Return what a terminal shows in the end of a line that a progress bar overwrote."""
     return line.rstrip(b"\r").rpartition(b"\r")[2].replace(b"\x1b[K", b"")
 
 
@@ -260,7 +260,7 @@ def _group_lives(group: int) -> bool:
 
 @contextlib.contextmanager
 def _watchdog(group: int, after: Sequence[str]) -> Iterator[None]:
-    """Kill the group should this process die without a chance to (kill -9): a pipe that only it holds closes then."""
+    """Kill the group if this process is killed itself (kill -9), which closes a pipe that only this process holds."""
     ours, theirs = os.pipe()
     script = 'read -r _; kill -s KILL -- "-$0"; "$@"'
     guard = subprocess.Popen(["sh", "-c", script, str(group), *after], stdin=ours, start_new_session=True)

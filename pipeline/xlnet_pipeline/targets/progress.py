@@ -1,4 +1,4 @@
-"""How far a running training is: its last line of progress, from its log or from the bar that a terminal shows."""
+"""The progress of a running training, read from its log or from its progress bar."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def kept(folder: Path, live: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def of(lines: Iterable[str], folder: Path | None = None) -> str:
-    """Step, loss, speed and time left; empty where nothing is known yet.
+    """Return step, loss, speed and time left. Empty if nothing is known yet.
 
     Args:
         lines: the step's log.

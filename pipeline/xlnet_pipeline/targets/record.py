@@ -13,10 +13,10 @@ from xlnet import state
 from xlnet.errors import RunError
 
 SCHEMA = 1
-LATEST = "latest"  # stands for the newest run wherever a run is named
+LATEST = "latest"  # names the newest run in all commands
 PENDING, RUNNING, SUCCEEDED, CACHED = "PENDING", "RUNNING", "SUCCEEDED", "CACHED"
 FAILED, CANCELLED, SKIPPED = "FAILED", "CANCELLED", "SKIPPED"
-LOST = "LOST"  # a run that its server calls running, and whose workflow is gone
+LOST = "LOST"  # the server says that the run is running, but its workflow is gone
 
 # Exit status of a failed run by the kind of its error.
 EXIT_STATUS = {"user": 2, "run": 1, "timeout": 124}
@@ -32,7 +32,7 @@ class StepRun:
     ended: str | None = None
     seconds: float | None = None
     cache_key: str | None = None
-    reason: str | None = None  # why it ran, or where its cached result is from
+    reason: str | None = None  # why it ran, or which run its cached result is from
     inputs: dict[str, Any] = field(default_factory=dict)  # parameter → value, artifact → {uri, digest}
     outputs: dict[str, Any] = field(default_factory=dict)  # parameter → value, artifact → {uri, type, digest, metadata}
     log: str | None = None  # path below the run's directory
@@ -40,13 +40,13 @@ class StepRun:
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something that a step of a run has made."""
+    """An output of a step of a run."""
 
     step: str
     name: str
     uri: str  # directory, file or gs:// address
     type: str  # such as system.Model
-    digest: str | None  # None: it is metadata alone
+    digest: str | None  # None: it has only metadata
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,12 +72,12 @@ class Run:
     status: str = RUNNING  # RUNNING, SUCCEEDED, FAILED, CANCELLED or LOST
     ended: str | None = None
     pid: int | None = None
-    pid_started: str | None = None  # tells the process from a later one with the same number
+    pid_started: str | None = None  # distinguishes the process from a later one with the same id
     error: RunFailure | None = None
     steps: list[StepRun] = field(default_factory=list)
     schedule: str = ""  # the name of the schedule that started it
-    due: str | None = None  # the time for which that was
-    notes: list[str] = field(default_factory=list)  # what a reader should know besides
+    due: str | None = None  # the scheduled time
+    notes: list[str] = field(default_factory=list)  # further remarks for the reader
     schema: int = SCHEMA
 
     @property
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """What the steps have made so far, the first step's first."""
+        """List the outputs made so far, the first step's first."""
         return [
             Artifact(step.name, name, **value)
             for step in self.steps
@@ -114,16 +114,16 @@ class Run:
 
 
 def new_id() -> str:
-    """A run id that sorts by time and ends in four characters that are quick to type."""
+    """Return a run id that sorts by time and ends in four characters that are quick to type."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def write(run: Run, path: Path) -> None:
-    """Replace the record: a reader sees the old one or the new one, never half of one.
+    """Replace the record atomically: a reader sees the old or the new record, never a partial one.
 
     Args:
         run: the record.
-        path: ``runs/ID/run.json`` below the state directory; what lies in that is named relative to it.
+        path: ``runs/ID/run.json`` in the state directory; paths in that directory are stored relative to it.
     """
     fields = dataclasses.asdict(run)
     fields["steps"] = state.stored(fields["steps"], _home(path))
@@ -139,8 +139,8 @@ def read(path: Path) -> Run:
     """Read a record.
 
     Raises:
-        FileNotFoundError: there is none.
-        RunError: the file is no run record of this version.
+        FileNotFoundError: the record does not exist.
+        RunError: the file is not a run record of this version.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What the remote targets share: submitting once, waiting, and reading a run's artifacts from its bucket.
+"""Code that the remote targets share: submitting once, waiting, and reading a run's artifacts from its bucket.
 
 A backend says how its tasks went; where an artifact came from is read from the ``lineage.json`` inside it.
 """
@@ -32,16 +32,16 @@ from xlnet_pipeline.targets.settings import Settings, image_of, refuse_password
 from xlnet_pipeline.targets.submission import Submission
 from xlnet_pipeline.targets.target import Target
 
-PAGE = 100  # resources asked for at a time
+PAGE = 100  # resources per request
 PREFIX = "xlnet-"  # of a run's name in a backend; the run's id follows
-FIRST_POLL, LONGEST_POLL = 1.0, 15.0  # seconds between two looks at a run
+FIRST_POLL, LONGEST_POLL = 1.0, 15.0  # seconds between two polls of a run
 CANCEL_WAIT = 60.0  # seconds that a cancelled run has to end
 # The last line of Kubeflow Pipelines' launcher; its program's status, or the signal in Go's words.
 ENDED_WITH = re.compile(r"failed to execute component: (?:exit status (?P<status>\d+)|signal: (?P<signal>\w+))")
 SIGNALS = {"killed": -signal.SIGKILL, "terminated": -signal.SIGTERM, "aborted": -signal.SIGABRT}
-SILENCE = 20.0  # seconds that a step's pod may wait before something is said of it
-REPEAT = 600.0  # seconds between two words about the same wait
-LOST_FOR = 180.0  # seconds that a run must seem lost: a cluster that does not answer for a while looks the same
+SILENCE = 20.0  # seconds that a step's pod waits before a message says so
+REPEAT = 600.0  # seconds between two messages about the same wait
+LOST_FOR = 180.0  # seconds until a run counts as lost: a cluster that is briefly unreachable looks the same
 DONE = (record.SUCCEEDED, record.CACHED, record.FAILED, record.CANCELLED, record.SKIPPED)
 ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST)
 
@@ -71,7 +71,7 @@ def place(name: str, settings: Settings, submission: Submission, **more: Any) ->
 
 
 def check_data(recipe: Recipe, target: str) -> None:
-    """Do nothing if the steps will be able to read the recipe's input from another machine.
+    """Raise UserError unless steps on another machine can read the recipe's input.
 
     Raises:
         UserError: a path lies on this machine; the registry's address holds a password.
@@ -99,7 +99,7 @@ def wait(
     timeout: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Run:
-    """Watch a run until it has ended; say each step's end. A run that takes too long is stopped."""
+    """Watch a run until it ends, and report the end of each step. Cancel the run after the time-out."""
     told: set[str] = set()
     waits = Waits(say)
     deadline = time.monotonic() + timeout if timeout else None
@@ -127,14 +127,14 @@ def wait(
 
 
 class Waits:
-    """Says which step's pod has waited for long, and says it again rarely."""
+    """Reports steps whose pods have waited long, and repeats the report rarely."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self._said: dict[str, float] = {}  # step and start → when it was said
 
     def look(self, run: Run) -> None:
-        """Say what of the run waits."""
+        """Report the steps of the run that are waiting."""
         for step in run.steps:
             if run.status != record.RUNNING or step.status != record.PENDING or not step.started or not step.reason:
                 continue
@@ -146,10 +146,10 @@ class Waits:
 
 
 def until_ended(look: Callable[[], Run]) -> Run:
-    """The record of a run that was asked to end, once it has.
+    """Wait until a cancelled run has ended, and return its record.
 
     Raises:
-        RunError: it has not after a while.
+        RunError: the run did not end in time.
     """
     deadline = time.monotonic() + CANCEL_WAIT
     while (run := look()).status not in ENDED:
@@ -160,7 +160,7 @@ def until_ended(look: Callable[[], Run]) -> Run:
 
 
 def failure(step: str, lines: list[str], root: str) -> RunFailure:
-    """Why a step failed, in the words of its own log."""
+    """Return why a step failed, from its log."""
     output = Output(lambda text: None)
     status = 1
     for line in lines:
@@ -195,7 +195,7 @@ def with_artifacts(run: Run, places: dict[str, str]) -> Run:
 
 
 def lineage_of(uri: str) -> dict[str, Any] | None:
-    """The lineage inside the artifact at an address; None if there is no artifact (yet, or any more)."""
+    """Read the lineage inside the artifact at a URI. None if there is no artifact (yet, or any more)."""
     try:
         found: dict[str, Any] = json.loads(objects.read(f"{uri}/{provenance.LINEAGE}"))
     except Missing:
@@ -231,7 +231,7 @@ def _described(recipe: str) -> tuple[str, str]:
 
 
 def moment(value: datetime | str | None) -> str | None:
-    """A backend's time as our records write it."""
+    """Convert a backend's time to the format of our records."""
     if value is None or value == "":
         return None
     found = datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
@@ -239,7 +239,7 @@ def moment(value: datetime | str | None) -> str | None:
 
 
 def between(started: str | None, ended: str | None) -> float | None:
-    """Seconds from one moment to another."""
+    """Return the seconds between two times."""
     if not started or not ended:
         return None
     return round((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds(), 3)
@@ -263,7 +263,7 @@ def choose(run: str, known: list[str], target: str) -> str:
 
 
 def log_lines(run: Run, step: str | None, read: Callable[[StepRun], str]) -> Iterator[str]:
-    """Lines of the steps' logs, each step under a heading.
+    """Yield the lines of the steps' logs, each step under a heading.
 
     Raises:
         UserError: there is no such step.

@@ -1,4 +1,4 @@
-"""Schedules: what one is on every target, and what differs between two of them. See ``cron`` for when one fires."""
+"""Schedules as all targets share them, and how two of them differ. See ``cron`` for the times they fire."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from xlnet_pipeline.targets.submission import Submission
 ACTIVE, PAUSED = "ACTIVE", "PAUSED"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
 MOST_CONCURRENT = 10  # runs of one schedule at a time, which Kubeflow Pipelines sets
-SHOWN = 3  # coming times of a schedule that are worked out
+SHOWN = 3  # number of coming times to compute
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Timing:
         """The next times after ``moment`` (now), ISO 8601 in the schedule's zone; none for a foreign expression."""
         try:
             found = cron.parse(self.cron)
-        except UserError:  # somebody made this schedule with another tool
+        except UserError:  # another tool made this schedule
             return []
         return [time.isoformat() for time in found.next_times(self.timezone, count, moment)]
 
@@ -42,7 +42,7 @@ class Schedule:
 
     name: str
     target: str
-    id: str  # the target's own name for it
+    id: str  # the target's identifier
     timing: Timing
     state: str  # ACTIVE or PAUSED
     recipe: Mapping[str, Any]
@@ -51,37 +51,37 @@ class Schedule:
     next_run: str | None = None
     coming: tuple[str, ...] = field(default=())  # the next times, that one included
     last_run: str | None = None
-    history: tuple[str, ...] = field(default=())  # what changed, the oldest first, as far as the target keeps it
-    notes: tuple[str, ...] = field(default=())  # what a user should know of it, a line each
+    history: tuple[str, ...] = field(default=())  # past changes, the oldest first, as far as the target keeps them
+    notes: tuple[str, ...] = field(default=())  # remarks for the user, one line each
 
 
 class Schedules(Protocol):
     """A target's schedules."""
 
     def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
-        """Make the schedule, or change the one of that name; also what was changed (``["created"]``, [] nothing)."""
+        """Create or change the schedule of that name. Also return the changes (``["created"]``; [] if none)."""
 
     def all(self) -> list[Schedule]:
         """Every schedule, by name."""
 
     def pause(self, name: str) -> Schedule:
-        """Let it fire no more until it is resumed."""
+        """Stop the schedule from firing until it is resumed."""
 
     def resume(self, name: str) -> Schedule:
-        """Let it fire again, from now on: what was missed stays missed."""
+        """Let the schedule fire again from now on. Missed times are not caught up."""
 
     def delete(self, name: str) -> list[str]:
-        """Remove it; its runs stay. Returns what a user should know of that, a line each."""
+        """Remove the schedule but keep its runs. Return remarks for the user, one line each."""
 
     def sync(self, name: str | None = None) -> list[str]:
-        """Set right what a change of clocks has moved, in all schedules or that one; a line for each looked at."""
+        """Correct one or all schedules after a daylight-saving change. Return one line for each schedule."""
 
 
 def timing(text: str, timezone: str = "UTC", max_concurrent: int = 1, *, current_offset: bool = False) -> Timing:
-    """Check what a user typed.
+    """Check the timing that a user typed.
 
     Raises:
-        UserError: the expression, the time zone or the number is wrong.
+        UserError: the expression, the time zone or the number is invalid.
     """
     found = cron.parse(text)
     zones = available_timezones()
@@ -93,7 +93,7 @@ def timing(text: str, timezone: str = "UTC", max_concurrent: int = 1, *, current
 
 
 def check_name(name: str) -> None:
-    """Do nothing if every target can use the name.
+    """Raise UserError unless every target can use the name.
 
     Raises:
         UserError: it cannot.
@@ -109,13 +109,13 @@ def read_cron(text: str, max_concurrent: int) -> Timing:
     fields = " ".join(words[-5:])
     try:
         fields = str(cron.parse(fields))
-    except UserError:  # somebody made this schedule with another tool: shown as it is
+    except UserError:  # another tool made this schedule: shown as it is
         fields = " ".join(words)
     return Timing(fields, zone, max_concurrent)
 
 
 def differences(old: Schedule, new: Schedule) -> list[str]:
-    """What differs, a line each: ``training.epochs: 3.0 → 5.0``."""
+    """Return the differences, one line each: ``training.epochs: 3.0 → 5.0``."""
     before, after = _facts(old), _facts(new)
     return [
         f"{name}: {before.get(name, '-')} → {after.get(name, '-')}"

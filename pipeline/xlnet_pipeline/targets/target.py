@@ -1,4 +1,4 @@
-"""What every target can be asked to do, whichever machine its runs happen on."""
+"""The interface of every target."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -16,21 +16,21 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """What ``--target`` calls it."""
+        """The target's name for ``--target``."""
 
     @property
     def cannot(self) -> Mapping[str, str]:
-        """What this target cannot do: a field of :class:`Submission` or a method → why, and what to do instead."""
+        """What the target cannot do: a field of :class:`Submission` or a method → the reason and what to do instead."""
 
     @property
     def settings(self) -> Settings:
-        """How to reach it, and what its runs use where nothing else is asked for."""
+        """How to reach the target, and the defaults of its runs."""
 
     def place(self, submission: Submission) -> Placement | None:
-        """Where the submission's steps are to run; None: on this machine.
+        """Return where the submission's steps will run. None: on this machine.
 
         Raises:
-            UserError: the target has no such machine, or the image is not pinned.
+            UserError: the target does not offer the machine, or the image is not pinned.
         """
 
     def submit(
@@ -40,7 +40,7 @@ class Target(Protocol):
         echo: Callable[[str], None] | None = None,
         live: Callable[[str], None] | None = None,
     ) -> Run:
-        """Run what is asked for.
+        """Run the submission.
 
         Args:
             submission: what to run.
@@ -52,29 +52,29 @@ class Target(Protocol):
             begun. A failed or cancelled run does not raise.
 
         Raises:
-            UserError: the target cannot do what is asked.
+            UserError: the target cannot do what the submission asks.
         """
 
     def preview(self, submission: Submission) -> list[dict[str, Any]]:
         """The exact requests that :meth:`submit` would send, as JSON; UserError on a target that sends none."""
 
     def runs(self, limit: int | None = None) -> list[Run]:
-        """The runs there are, or the newest ``limit`` of them, the newest first."""
+        """List all runs, or the newest ``limit`` runs, the newest first."""
 
     def status(self, run: str) -> Run:
-        """The record of a run as it is now; UserError if there is no such run."""
+        """Return the current record of a run. Raises UserError if the run does not exist."""
 
     def progress(self, run: str) -> Run:
-        """As :meth:`status`, without what has to be read from artifacts."""
+        """Like :meth:`status`, but reads no artifacts."""
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
-        """Lines that the run's steps, or one of them, have written so far."""
+        """Yield the log lines written so far by all steps, or by one step."""
 
     def cancel(self, run: str) -> Run:
         """Stop a run, wait until it has stopped, and return its record; UserError if it is not running."""
 
     def artifacts(self, run: str) -> list[Artifact]:
-        """What a run's steps have made, the first step's first."""
+        """List the artifacts of a run, the first step's first."""
 
     def schedules(self) -> Schedules:
         """The target's schedules; UserError if it has none."""

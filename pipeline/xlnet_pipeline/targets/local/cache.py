@@ -1,4 +1,4 @@
-"""Results of equal work, kept: a small JSON file for each, named by a key of everything the work depends on.
+"""The cache of step results: one small JSON file each, named by a key of everything that the result depends on.
 
 The key holds the digests of the input artifacts instead of their paths, so that a step whose input was made again
 and came out equal is not run again.
@@ -24,7 +24,7 @@ WAIT = 0.2  # seconds between two looks at a lock
 
 
 class Damaged(Exception):
-    """A kept result that cannot be used; the message says why."""
+    """A cached result cannot be used. The message says why."""
 
 
 def parts_of(step: str, arguments: dict[str, Any], **more: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self, key: str, run: str, waiting: Callable[[str], None], check: Callable[[], None]) -> Iterator[None]:
-        """Hold the work on a key alone: the second of two equal runs waits and then finds the result.
+        """Lock a key while its result is made: the second of two equal runs waits and then finds the result.
 
         Args:
             key: the work.
@@ -110,7 +110,7 @@ class Cache:
         return entry
 
     def put(self, key: str, parts: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
-        """Keep a result; a reader sees all of it or nothing."""
+        """Store a result atomically: a reader sees all of it or nothing."""
         entry = {"schema": SCHEMA, "key": key, "run": run, "created": provenance.now(), "parts": parts}
         entry |= {"inputs": inputs, "code": self.code_parts(parts["step"]), "outputs": outputs}
         text = json.dumps(state.stored(entry, self.directory.parent), indent=1, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What killed processes left half-written, in the state directory and in the system's directory for temporary files."""
+"""Finds partial files that killed processes left in the state directory and in the system's temporary directory."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ _TEMPORARY = ("xlnet-run-*", "xlnet-workspace-*", "xlnet-tokenizer-*", "xlnet-ar
 
 
 def leftovers(home: Path, running: Collection[str] = (), older_than: float = AGE) -> list[Item]:
-    """Find them, by age.
+    """Find partial files and directories that are older than a given age.
 
     Args:
         home: the state directory.
@@ -42,7 +42,7 @@ def leftovers(home: Path, running: Collection[str] = (), older_than: float = AGE
 
 
 def clean(home: Path, running: Collection[str] = ()) -> None:
-    """Remove them; a run does so before it begins."""
+    """Remove partial files. Each run does this before it starts."""
     for item in leftovers(home, running):
         if item.path is not None:
             remove(item.path, home)

@@ -144,7 +144,7 @@ class LocalTarget:
         raise UserError(self.cannot["preview"])
 
     def artifacts(self, run: str) -> list[Artifact]:
-        """What a run's steps have made."""
+        """List the artifacts of a run."""
         return self.status(run).artifacts
 
     def schedules(self) -> LocalSchedules:
@@ -219,7 +219,7 @@ class LocalTarget:
         run = record.read(path)
         alive = run.pid is not None and processes.started(run.pid) == run.pid_started
         if run.status == record.RUNNING and not alive:
-            run = record.read(path)  # it may have ended between the two looks
+            run = record.read(path)  # the run may have ended between the two reads
         if run.status == record.RUNNING and not alive:
             ended = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
             _close(run, record.FAILED, RunFailure(None, DIED, "run"), ended)
@@ -330,7 +330,7 @@ class _Execution:
             return made
 
     def _waiting(self, holder: str) -> None:
-        """Another run does the same work at this moment."""
+        """Report that another run is doing the same work."""
         self.say(f"{self.current.name}: waiting for {holder}, which does the same work, to take its result")
 
     def _parts(self, task: Task, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -396,7 +396,7 @@ class _Execution:
             "XLNET_GIT_SHA": provenance.git_sha(),
             "MLFLOW_TRACKING_URI": resolve("", self.home),
             "PYTHONUNBUFFERED": "1",
-            "TMPDIR": self.scratch,  # kfp leaves a directory behind for each task
+            "TMPDIR": self.scratch,  # kfp leaves a directory here for each task
         }
 
     def _stopped(self, stopped: processes.Stopped) -> tuple[str, RunFailure | None]:
@@ -430,7 +430,7 @@ def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.St
 
 
 def described(artifact: specification.Artifact) -> dict[str, Any]:
-    """An artifact as a record has it."""
+    """Convert an artifact to its form in a record."""
     uri = artifact["uri"]
     return {
         "uri": uri,
@@ -461,7 +461,7 @@ def _values(outputs: dict[str, Any]) -> Values:
 
 
 def _close(run: Run, status: str, failure: RunFailure | None, ended: str) -> None:
-    """End a record: no step of it is running or waiting any more."""
+    """Close a record, so that none of its steps is running or pending."""
     run.status, run.error, run.ended = status, failure, ended
     for step in run.steps:
         if step.status == record.RUNNING:
