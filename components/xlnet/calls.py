@@ -1,6 +1,6 @@
-"""Calls to a server that may be slow, busy or gone: what is tried again, for how long, and what is said in the end.
+"""Repeats calls to a server that may be slow, busy or gone, and explains the final failure.
 
-A call that creates something is never simply repeated: ``recover`` looks first whether it has been created after all.
+Before a call that creates something is repeated, ``recover`` checks whether the first attempt created it.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from xlnet.errors import RunError, UserError
 
-PATIENCE = 90.0  # seconds that a call is tried again for
+PATIENCE = 90.0  # seconds for which a call is repeated
 FIRST_PAUSE = 0.5  # seconds, doubled each time
 LONGEST_PAUSE = 20.0
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes of an answer
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Trouble(RunError):
-    """A call that did not succeed: an HTTP status, or None for a connection that broke or never came about."""
+    """A call failed: with an HTTP status, or with None because the connection failed or broke."""
 
     def __init__(self, status: int | None, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"the server answered {status}: {message}" if status else message)
@@ -31,32 +31,32 @@ class Trouble(RunError):
 
     @property
     def passing(self) -> bool:
-        """Whether it may go away by itself."""
+        """Whether the failure may be temporary."""
         return self.status is None or self.status in AGAIN
 
 
 @dataclass(frozen=True)
 class Server:
-    """Whom we talk to, for messages: what it is, where, and what to do about a refused or unknown caller."""
+    """Describes a server for error messages: its name, its address, and the remedy if it refuses the caller."""
 
     name: str
     address: str
-    credentials: str  # what to type when they are missing or have expired
-    permission: str  # what to ask for when they do not suffice
+    credentials: str  # what to type if credentials are missing or have expired
+    permission: str  # which permission to ask for if access is denied
 
 
 def repeated(call: Callable[[], Result], server: Server, recover: Callable[[], Result | None] | None = None) -> Result:
-    """The call's result, trying again as long as trouble may pass.
+    """Return the call's result. Repeat the call while its failure may be temporary.
 
     Args:
         call: raises Trouble.
-        server: for messages.
-        recover: looks for what the call was to create, before it is tried again; None: the call may be repeated.
+        server: describes the server in messages.
+        recover: looks for the object that the call should create before it is repeated; None: safe to repeat.
 
     Raises:
         UserError: wrong address, credentials, permission or request.
-        RunError: the server went on failing.
-        Trouble: 404 and 409, which mean something only to the caller.
+        RunError: the server kept failing.
+        Trouble: status 404 or 409, which only the caller can interpret.
     """
     pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE
     while True:
@@ -104,6 +104,6 @@ def seconds(retry_after: str | None) -> float | None:
 
 
 def short(error: BaseException) -> str:
-    """What went wrong with a connection, without the objects' addresses."""
+    """Describe a connection error without Python's object addresses."""
     cause = getattr(error, "reason", None) or error
     return " ".join(str(cause).split()).rpartition(": ")[2][:200] or type(cause).__name__

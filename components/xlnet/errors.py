@@ -1,4 +1,4 @@
-"""The ways to end early (the user's mistake, a run that went wrong, a machine that was taken back), and warnings."""
+"""Exceptions that end a program early (user's mistake, failed run, preempted machine), and warnings."""
 
 import difflib
 import os
@@ -7,25 +7,28 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """What was given, what is allowed and what to type next, in one line. Exit status 2."""
+    """The user made a mistake. The message says in one line what was given, what is allowed, and what to type next.
+
+    Exit status 2.
+    """
 
     exit_status = 2
 
 
 class Missing(UserError):
-    """What was named is not there; other than a server that refuses or fails, which says nothing about it."""
+    """The thing that the user named does not exist. Not raised if a server refuses or fails."""
 
 
 class RunError(RuntimeError):
-    """A run that could not be finished, though nothing in the request was wrong. Exit status 1."""
+    """The run failed although the request was valid. Exit status 1."""
 
     exit_status = 1
 
 
 class Preempted(SystemExit):
-    """The process was asked to stop, left a checkpoint, and will go on from it when it is started again.
+    """The process was asked to stop and wrote a checkpoint. It resumes from there when it is started again.
 
-    Whoever runs the trainer ends with this status (EX_TEMPFAIL), which no failing program has.
+    The trainer's launcher exits with this status (EX_TEMPFAIL), which no failing program uses.
     """
 
     exit_status = 75
@@ -35,16 +38,16 @@ class Preempted(SystemExit):
 
 
 class LostPeer(RunError):
-    """Another machine is gone, and this one's program cannot go on without it; that one's own end says why.
+    """This program cannot continue because another machine is gone. The other machine's log says why.
 
-    The status (EX_PROTOCOL) lets an engine tell it from a program that failed.
+    With this status (EX_PROTOCOL) a pipeline engine can distinguish it from a failed program.
     """
 
     exit_status = 76
 
 
 class CorruptArtifact(RunError):
-    """An artifact whose bytes are not those its lineage names."""
+    """The content of an artifact does not match the digest in its lineage."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -54,6 +57,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def warn(text: str) -> None:
-    """Tell the user something that the run goes on with; of several ranks the first one tells it."""
+    """Print a warning about something that does not stop the run. Only the first rank prints it."""
     if os.environ.get("RANK", "0") == "0":
         print(f"warning: {text}", file=sys.stderr, flush=True)

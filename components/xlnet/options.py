@@ -1,4 +1,4 @@
-"""Arguments that ``python -m xlnet`` and ``xlnet-pipeline`` share; nothing heavy is imported to declare them."""
+"""Declares the arguments that ``python -m xlnet`` and ``xlnet-pipeline`` share. Imports nothing heavy."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ MODEL = "directory, gs:// URI, models:/NAME/VERSION, or registered NAME, NAME:VE
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``predict`` reads."""
+    """Declare the input arguments of ``predict``."""
     text = "a text, a file of the kind the model saw, or lines from -"
     parser.add_argument("source", metavar="TEXT|FILE|-", help=text)
     parser.add_argument("--text", action="store_true", help="it is a text, though it looks like the path of a file")
@@ -17,7 +17,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_serving(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``serve`` answers with, and where."""
+    """Declare the model and address arguments of ``serve``."""
     text = f"{MODEL}; default: $AIP_STORAGE_URI"
     parser.add_argument("model", metavar="MODEL", nargs="?", default=os.environ.get("AIP_STORAGE_URI"), help=text)
     host = os.environ.get("XLNET_SERVE_HOST") or "127.0.0.1"

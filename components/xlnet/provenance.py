@@ -1,4 +1,4 @@
-"""Where an artifact came from: content digests, ``lineage.json`` beside every artifact, whole or not at all.
+"""Records where artifacts came from: content digests, a ``lineage.json`` in each artifact, and atomic writes.
 
 An artifact is a directory. Its digest covers the names and bytes of its content files;
 ``lineage.json`` and everything below ``logs/`` (wall-clock times, TensorBoard events) stay outside,
@@ -79,7 +79,7 @@ def writing(directory: str | Path, type: str = "") -> Iterator[Path]:
         type: see :func:`record`; empty: any.
 
     Raises:
-        UserError: something else is there.
+        UserError: the directory holds something else.
     """
     final = Path(directory).absolute()
     if final.is_relative_to(os.environ.get("XLNET_GCS_MOUNT", "/gcs")):
@@ -87,7 +87,7 @@ def writing(directory: str | Path, type: str = "") -> Iterator[Path]:
             yield Path(scratch)
             _copy_into_bucket(Path(scratch), final)
         return
-    final = final.resolve()  # a link is kept, and what it names is written
+    final = final.resolve()  # a link stays, and its target is written
     refuse_foreign(directory, type)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -260,7 +260,7 @@ def verify(directory: str | Path) -> str:
 
     Raises:
         UserError: the directory has no ``lineage.json``.
-        CorruptArtifact: the bytes differ from those the lineage names.
+        CorruptArtifact: the content does not match the digest in the lineage.
     """
     promised = read(directory)["artifact"]["digest"]
     found = digest_directory(directory)
@@ -280,7 +280,7 @@ def code_fingerprint(step: str) -> str:
 
 
 def code_parts(step: str) -> dict[str, str]:
-    """What a step's fingerprint is made of: digests of modules and kernels it can reach, versions of libraries."""
+    """Return the parts of a step's fingerprint: digests of reachable modules and kernels, and library versions."""
     files = {name: _source(name) for name in _reachable(STEPS[step].module)}
     for name, path in list(files.items()):
         if path.name == "__init__.py":  # kernels that are compiled on first use belong to their package
@@ -339,12 +339,12 @@ def git_sha() -> str:
 
 
 def code_facts() -> dict[str, str]:
-    """Which code made an artifact, for the backends' own pages."""
+    """Return facts about the code that made an artifact, for the backends' pages."""
     return {"git_sha": git_sha(), "image_digest": os.environ.get("XLNET_IMAGE_DIGEST", "")}
 
 
 def machine() -> dict[str, Any]:
-    """The machine as far as it can change a result or a time."""
+    """Return the facts about this machine that can change a result or a duration."""
     facts: dict[str, Any] = {
         "platform": platform.platform(),
         "processor": platform.machine(),

@@ -10,15 +10,15 @@ class Step:
     """One step of the pipeline.
 
     Attributes:
-        name: what commands and records call it.
-        title: what the backends' pages call it.
+        name: its name in commands and records.
+        title: its name on the backends' pages.
         summary: what it does, in a few words.
-        module: where its function lives, from which its code is fingerprinted.
+        module: module of its function; the code fingerprint starts there.
         sections: the parts of the recipe that its result depends on.
         given: what it is told beside these: parameter → the output of the snapshot step that it is.
-        inputs: artifacts that it reads, by the name of who writes them in :attr:`output`.
+        inputs: artifacts that it reads, each named as the :attr:`output` of another step.
         output: the artifact that it writes; empty: none.
-        heavy: whether it computes on the machine that was asked for; the others run on small CPU machines.
+        heavy: whether it runs on the requested machine; other steps run on small CPU machines.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Step:
 
 SNAPSHOT = Step("snapshot", "Snapshot the input", "list and checksum the input", "xlnet.data.snapshot")
 
-# The steps whose results are kept. The snapshot always runs: it looks at the input for changes.
+# The steps whose results are cached. The snapshot always runs, because it checks the input for changes.
 KEPT = {
     step.name: step
     for step in (
@@ -88,5 +88,5 @@ def titled(title: str) -> str | None:
 
 
 def before(name: str) -> tuple[str, ...]:
-    """Names of the steps whose artifacts a step reads."""
+    """Return the names of the steps whose artifacts a step reads."""
     return tuple(step.name for step in STEPS.values() if step.output and step.output in STEPS[name].inputs)
