@@ -21,7 +21,7 @@ COMMAND = ("python", "-m", "xlnet", "train")
 RUN, OUT = "xlnet-pipeline/run", "xlnet-pipeline/out"
 STEP = "pipelines.kubeflow.org/v2_component"  # the label by which network policies recognise KFP's steps
 EXCLUSIVE = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
-KEPT = 3600  # seconds that an ended JobSet and its pods' logs are kept, if its workflow is gone
+KEPT = 3600  # seconds until Kubernetes deletes an ended JobSet with its pods' logs, as its workflow may be gone
 SPARE = 5  # seconds between the end of the grace period and the kill
 JOIN = 1800  # seconds that pods wait for each other, because the cluster may have to create machines first
 

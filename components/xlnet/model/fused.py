@@ -30,7 +30,7 @@ def dropout_add_norm(
     if kernels := _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES):
         return kernels.dropout_add_norm(x_TD, residual_TD, weight_D, bias_D, eps, noise)
     sum_TD = residual_TD + plain.dropout(x_TD, noise)
-    # Layer norm ignores a shift. Centred equal values are exactly zero; otherwise torch would norm its rounding errors.
+    # Layer norm ignores a shift. Centring makes equal values exactly zero; torch would normalise their rounding errors.
     sum_TD = sum_TD - sum_TD.detach().mean(-1, keepdim=True)
     return F.layer_norm(sum_TD, weight_D.shape, weight_D, bias_D, eps)
 

@@ -160,9 +160,12 @@ def _champion_answers(candidate: Candidate, champion: ModelVersion) -> tuple[Ans
 
 
 def _unseen(candidate: Candidate, champion: ModelVersion, kept: bool) -> np.ndarray | None:
-    """Return which test rows neither model was trained on: bool [rows]; None if this is unknown but safe to assume.
+    """Return which test rows neither model was trained on: bool [rows]; None means all rows.
 
     A champion of an older release does not record its training rows, but it was not trained on its own test rows.
+
+    Raises:
+        Incomparable: the training rows are unknown, and the answers are not those of the champion's own evaluation.
     """
     keys = candidate.test_keys()
     known = [seen.read(candidate.model), seen.read(champion.model_uri)]

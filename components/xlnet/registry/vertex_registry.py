@@ -160,7 +160,7 @@ def _serving(image: str) -> dict[str, Any]:
 
 
 def _labels(tags: dict[str, str]) -> dict[str, str]:
-    """Make labels for searching models; a label's value may be a shortened one."""
+    """Make labels for searching models; values are shortened to what a label allows."""
     short = {
         key.replace("_", "-"): re.sub(r"[^a-z0-9_-]", "-", tags[key].lower())[:63] for key in LABELS if tags.get(key)
     }

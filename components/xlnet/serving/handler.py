@@ -196,7 +196,7 @@ class _Incoming(io.RawIOBase):
         self._until = time.monotonic() + IDLE
 
     def readable(self) -> bool:
-        """True."""
+        """Return True, as the base class requires."""
         return True
 
     def readinto(self, buffer: Any) -> int:

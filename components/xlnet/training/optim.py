@@ -53,7 +53,7 @@ class AdamW(torch.optim.AdamW):
             state["step"] = torch.tensor(0.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_VD), torch.zeros_like(table_VD)
             state["seen"] = torch.zeros(len(table_VD), dtype=torch.uint8)
-        # Restoring an optimizer casts it. It is missing if all rows were updated so far: any row may have moments.
+        # Restoring an optimizer casts ``seen``. If it is missing, all rows were updated so far: any may have moments.
         state["seen"] = state.get("seen", torch.ones(len(table_VD))).to(torch.uint8)
         state["step"] += 1
         native_fused.adamw_rows(

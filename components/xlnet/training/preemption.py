@@ -19,14 +19,14 @@ from xlnet.errors import Preempted
 
 GRACE = 25.0  # seconds from SIGTERM to SIGKILL that Kubernetes and Vertex AI give spot machines
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-AGAIN = 1.0  # seconds after which a second Ctrl-C comes from a person, and is not the first one forwarded
+AGAIN = 1.0  # seconds within which a second SIGINT counts as the first one forwarded, not as a second Ctrl-C
 # Google's metadata server answers when this changes: https://cloud.google.com/compute/docs/instances/create-use-spot
 METADATA = "http://{host}/computeMetadata/v1/instance/{what}?wait_for_change=true&timeout_sec=60"
 NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
 
 
 def grace() -> float:
-    """Return how many seconds remain to write a checkpoint after SIGTERM: ``XLNET_GRACE_SECONDS``, or GRACE."""
+    """Return the seconds after SIGTERM in which a checkpoint must be written: ``XLNET_GRACE_SECONDS``, or GRACE."""
     return float(os.environ.get("XLNET_GRACE_SECONDS", GRACE))
 
 
