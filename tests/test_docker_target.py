@@ -86,7 +86,7 @@ def test_a_step_s_container_is_confined(engine: Path, tmp_path: Path, monkeypatc
     expected = {"--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none", "--memory=2g"}
     assert expected <= set(words)
     assert f"--user={os.getuid()}:{os.getgid()}" in words
-    assert f"--volume={tmp_path}/home:{tmp_path}/home" in words
+    assert f"--mount=type=bind,source={tmp_path}/home,target={tmp_path}/home" in words
     passed = {word.removeprefix("--env=") for word in words if word.startswith("--env=")}
     assert {"XLNET_RUN_ID", "XLNET_IMAGE_DIGEST"} <= passed <= {*docker._PASSED, "XLNET_IMAGE", "XLNET_IMAGE_DIGEST"}
     assert run.endswith(f"{ID} sh -c true")

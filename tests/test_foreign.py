@@ -1,11 +1,15 @@
 """Nothing foreign is deleted, nothing is written outside, and no password is kept."""
 
+import io
 import json
 import os
 import stat
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from servers.strict_storage import StrictStorage
 
 from xlnet import provenance
 from xlnet.__main__ import main as trainer
@@ -16,6 +20,7 @@ from xlnet.redaction import holds_secret, redacted
 from xlnet.training.checkpoint import whole
 from xlnet.training.storehouse import Storehouse
 from xlnet_pipeline import cli
+from xlnet_pipeline.targets import processes
 from xlnet_pipeline.targets.local.cache import Cache
 
 
@@ -108,6 +113,56 @@ def test_every_step_spares_a_thesis_before_it_works(
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
 
+def test_every_place_with_files_of_others_is_spared(
+    tmp_path: Path, trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The input's directory, home, the root, a link to a directory, a link to a file, an artifact with notes in it."""
+    data, home, kept = tmp_path / "data", tmp_path / "me", tmp_path / "kept"
+    for folder in (data, home, kept / "logs"):
+        folder.mkdir(parents=True)
+        (folder / "thesis.tex").write_text("three years of work")
+    (tmp_path / "link").symlink_to(data)
+    (tmp_path / "file").symlink_to(data / "thesis.tex")
+    (tmp_path / "work").mkdir()
+    artifact(tmp_path / "model", "dataset")
+    (tmp_path / "model" / "logs").mkdir()
+    (tmp_path / "model" / "logs" / "notes.txt").write_text("of my own")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path / "work")
+    before = sorted((str(path), path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file())
+    words = ["preprocess", "--recipe-json", trained.recipe.to_json()]
+    for place in ("../data", "..", ".", "/", str(home), "../link", "../file", "../kept", "../model", "../file/below"):
+        assert trainer([*words, "--out", place]) == 2, place
+        shown = capsys.readouterr().err
+        assert shown.startswith("error: "), place
+        assert shown.count("\n") == 1, place
+        assert sorted((str(path), path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+def test_init_and_lineage_spare_what_is_there(
+    tmp_path: Path, trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "uci_sentences").symlink_to(trained.dataset)
+    assert cli.main(["init"]) == 2
+    (tmp_path / "uci_sentences").unlink()
+    (tmp_path / "recipe.toml").write_text("mine")
+    assert cli.main(["init"]) == 2
+    assert "'recipe.toml' exists" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+    place = tmp_path / "page.html"
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "link.html").symlink_to(place)
+    for foreign in (b"<html>mine</html>", b"\xff\xfe", b"a, b"):
+        place.write_bytes(foreign)
+        for name in ("page.html", "link.html", "folder.html"):
+            assert cli.main(["lineage", str(trained.model), "--html", name]) == 2
+        assert "was not written by this command; name another file" in capsys.readouterr().err
+        assert place.read_bytes() == foreign
+    place.unlink()
+    assert [cli.main(["lineage", str(trained.model), "--html", "page.html"]) for _ in range(2)] == [0, 0]
+
+
 def test_files_of_others_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "values.yaml"
     for foreign in (b"mine: true\n", b"\xff\xfe", b"pipelineInfo:\n  name: xlnet\n"):
@@ -119,23 +174,21 @@ def test_files_of_others_are_not_overwritten(tmp_path: Path, capsys: pytest.Capt
     assert [cli.main(["compile", "-o", str(place)]) for _ in range(2)] == [0, 0], "its own is written anew"
 
 
-NAMES = ["../x", "a/../../x", "/etc/x", "a//b", "./x", "a\\..\\x", "..", "a/\0b", "a/.."]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_an_objects_name_stays_below_its_directory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Blob:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-    fetched: list[Path] = []
-    monkeypatch.setattr(objects, "listing", lambda uri: [Blob("model/good"), Blob(f"model/{name}")])
-    monkeypatch.setattr(objects, "fetch", lambda blob, path: fetched.append(path))
-    with pytest.raises(UserError, match="cannot be a file's"):
-        objects.download("gs://bucket/model", tmp_path / "copy")
-    assert not fetched
+def test_an_objects_name_stays_below_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a server whose bucket holds such names; what was named well beside them is not fetched either."""
+    names = ["../x", "a/../../x", "/etc/x", "a//b", "./x", "a\\..\\x", "..", "a/.."]
+    with StrictStorage("bucket") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        for number, name in enumerate(names):
+            for one in ("good", name):
+                server.put("bucket", {"name": f"{number}/model/{one}"}, b"content", {})
+        for number, name in enumerate(names):
+            with pytest.raises(UserError, match="cannot be a file's"):
+                objects.download(f"gs://bucket/{number}/model", tmp_path / "below" / "copy")
+            assert not (tmp_path / "below").exists(), name
     monkeypatch.setenv("XLNET_GCS_MOUNT", str(tmp_path / "mount"))
-    assert objects.mounted(f"gs://bucket/{name}") is None
+    for name in (*names, "a/\0b"):
+        assert objects.mounted(f"gs://bucket/{name}") is None, name
 
 
 @pytest.mark.parametrize(
@@ -158,6 +211,8 @@ SECRETS = {
     "mysql://h/d?charset=x&password=hunter2": "mysql://h/d?charset=x&password=***",
     "https://h/o?X-Amz-Signature=hunter2&a=b": "https://h/o?X-Amz-Signature=***&a=b",
     "https://h/o?access_token=hunter2": "https://h/o?access_token=***",
+    "postgresql://u:hun/ter2?#@h/d": "postgresql://h/d",
+    "http://u:hun'ter2@h": "http://h",
 }
 
 
@@ -184,6 +239,9 @@ def test_an_address_is_shown_without_its_secret(address: str, capsys: pytest.Cap
         "postgresql://bob@h/d",
         "a?token=b",
         "demo:x",
+        "http://[::1]:80/p@q",
+        "http://h:80?x=a@b",
+        "sqlite:///c:/a@b.db",
     ],
 )
 def test_what_is_no_secret_may_stand_in_a_recipe(address: str) -> None:
@@ -202,6 +260,32 @@ def test_lineage_and_cache_hold_no_password(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "cache" / "train-1.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("live", [None, lambda text: None], ids=["piped", "on a terminal"])
+def test_what_a_library_prints_is_kept_without_passwords(live) -> None:
+    """Whatever a step prints goes through one place, in pieces or whole, into the log and to the user."""
+    code = (
+        "import sys, time\n"
+        "for part in ('to http://user:hun', 'ter2@h/x\\n', 'GET /o?X-Amz-Signature=hunter2&a=b\\n',"
+        " 'postgresql://u:hunter2@k', ' \\x1b[31mred\\x07'):\n"
+        "    sys.stdout.write(part); sys.stdout.flush(); time.sleep(0.1)"
+    )
+    log, lines = io.BytesIO(), list[str]()
+    assert processes.run([sys.executable, "-c", code], {}, log, lines.append, processes.Stop(), live) == 0
+    assert lines == ["to http://h/x", "GET /o?X-Amz-Signature=***&a=b", "postgresql://k red\\x07"]
+    kept = log.getvalue().replace(b"\r", b"").decode().splitlines()
+    assert kept == [*lines[:2], "postgresql://k \x1b[31mred\x07"]
+
+
+LONG = {"x": 500_000, "://a:": 20_000, "?": 500_000, "?password": 20_000}
+
+
+@pytest.mark.parametrize("text", [part * count + "=://" for part, count in LONG.items()], ids=LONG)
+def test_long_lines_are_looked_through_in_time(text: str) -> None:
+    began = time.process_time()
+    redacted(text)
+    assert time.process_time() - began < 20
 
 
 def test_a_dead_store_is_told_without_its_password(

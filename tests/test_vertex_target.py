@@ -106,6 +106,17 @@ def test_googles_own_client_reads_what_was_submitted(server: VertexServer, tmp_p
     assert main(["runs", "cancel", job.name.rpartition("/")[2].removeprefix("xlnet-"), "--target", "vertex"]) == 0
 
 
+@pytest.mark.parametrize("run", ["../schedules", "x?filter=y", "x#y", "a b", "%2F"])
+def test_a_runs_name_is_no_part_of_another_address(
+    run: str, server: VertexServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", "show", run, "--target", "vertex"]) == 2
+    assert f"run '{run}' is unknown on target 'vertex'" in capsys.readouterr().err
+    asked, listed = (one.path for one in server.requests[-2:])
+    assert asked.startswith(f"{listed}/xlnet-")
+    assert not server.requests[-2].query
+
+
 @pytest.mark.slow
 def test_a_schedule_is_made_changed_paused_fired_and_deleted(
     server: VertexServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]

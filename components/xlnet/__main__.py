@@ -11,6 +11,7 @@ from typing import Any
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
 from xlnet.options import MODEL, add_serving, add_source
+from xlnet.redaction import visible
 from xlnet.steps import STEPS
 from xlnet.training import DEVICES
 
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(COMMANDS[options.step].run(recipe, options), indent=1, ensure_ascii=False))
     except (UserError, RunError) as error:
         if "XLNET_RANK_REPORT" not in os.environ:  # else who started this rank says it, once for all of them
-            print(f"error: {error}", file=sys.stderr)
+            print(visible(f"error: {error}"), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 130

@@ -31,6 +31,7 @@ from xlnet.steps import STEPS
 SCHEMA = 1
 LINEAGE = "lineage.json"
 LOGS = "logs"
+LOG_NAMES = ("speed.jsonl", "events.out.tfevents")  # how their names begin
 
 # Packages whose version can change a result.
 _RESULT_PACKAGES = (
@@ -130,7 +131,9 @@ def refuse_foreign(directory: str | Path, type: str = "") -> None:
         raise UserError(f"'{shown}' holds files that no step wrote, such as '{name}'; {remedy}") from None
     if type and found["type"] != type:
         raise UserError(f"'{shown}' is a {found['type']}, which a {type} must not replace; {remedy}")
-    if digest_directory(final) != found["digest"]:
+    logs = final / LOGS
+    foreign_logs = logs.exists() and not all(path.name.startswith(LOG_NAMES) for path in logs.iterdir())
+    if foreign_logs or digest_directory(final) != found["digest"]:
         raise UserError(f"'{shown}' was changed since a step wrote it; remove it, or {remedy}")
 
 

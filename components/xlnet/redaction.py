@@ -1,11 +1,17 @@
-"""Passwords and tokens in addresses: they may be used, but are never printed, recorded or kept."""
+"""What must not go on into logs, records and terminals: passwords and tokens in addresses, and control characters."""
 
 import re
 from typing import Any, TypeVar
 
-_SECRET_NAMES = r"[\w.-]*(?:password|passwd|pwd|secret|token|api[_-]?key|signature|credential)[\w.-]*|sig"
-_USER = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?P<user>[^/?#\s'\"]*)@")
+# Every repetition is bounded: a line of megabytes, which may be anything, takes no longer than its length asks.
+_PART = r"[\w.-]{0,64}"
+_SECRET_NAMES = rf"{_PART}(?:password|passwd|pwd|secret|token|api[_-]?key|signature|credential){_PART}|sig"
+# A password that was not encoded may hold what ends a host: "/", "?", "#" and quotes. Digits there are a port.
+_RAW_PASSWORD = r"[^:/?#\[\s'\"@]{0,256}:(?!\d+(?:[/?#]|$)|\d*['\",;)\]}])(?:[^\s'\"]|['\"](?![,:;)\]}\s])){0,4096}"
+_USER = re.compile(rf"(?P<scheme>[A-Za-z][\w+.-]{{0,64}})://(?P<user>[^/?#\s'\"]{{0,4096}}|{_RAW_PASSWORD})@")
 _QUERY = re.compile(rf"(?P<name>[?&;](?:{_SECRET_NAMES})=)(?P<value>[^&;#\s'\"]+)", re.IGNORECASE)
+_STYLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours, and moves of the cursor
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Value = TypeVar("Value")
 
 
@@ -16,7 +22,8 @@ def redacted(value: Value) -> Value:
     """
     cleaned: Any = value
     if isinstance(value, str):
-        cleaned = _QUERY.sub(r"\g<name>***", _USER.sub(r"\g<scheme>://", value))
+        cleaned = _USER.sub(r"\g<scheme>://", value) if "://" in value else value
+        cleaned = _QUERY.sub(r"\g<name>***", cleaned) if "=" in cleaned else cleaned
     elif isinstance(value, dict):
         cleaned = {redacted(key): redacted(item) for key, item in value.items()}
     elif isinstance(value, list | tuple):
@@ -29,3 +36,11 @@ def holds_secret(text: str) -> bool:
     users = [(found["scheme"], found["user"]) for found in _USER.finditer(text)]
     named = any(user.partition(":")[2] or (user and scheme.startswith("http")) for scheme, user in users)
     return named or ("://" in text and _QUERY.search(text) is not None)
+
+
+def visible(text: str) -> str:
+    """Return a text that steers no terminal: without colours and moves, other control characters as escapes.
+
+    Tabs and line ends stay.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", _STYLE.sub("", text))

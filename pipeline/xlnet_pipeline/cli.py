@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from xlnet import __version__
 from xlnet.errors import RunError, UserError
+from xlnet.redaction import visible
 from xlnet_pipeline.commands import (
     build,
     check,
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = options.handler(options) or 0
         sys.stdout.flush()
     except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         return error.exit_status
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in EXTRAS:

@@ -5,6 +5,7 @@ The candidate must beat the most frequent answer, and the current champion, by t
 """
 
 import math
+import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,14 +75,14 @@ def _judge(candidate: Candidate, champion: ModelVersion | None, recipe: Evaluati
     ours = _read(candidate.evaluation)
     number = champion.version if champion else None
     if useless := _no_better_than_a_constant(candidate, ours, recipe):
-        by_hand = f"xlnet-pipeline models promote {champion.name if champion else 'NAME'}:VERSION"
+        by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name) if champion else 'NAME'}:VERSION"
         return Decision(False, f"{useless}; {TRY}; run --force, or {by_hand}, decides otherwise", number)
     if champion is None:
         return Decision(True, "no champion yet")
     try:
         return _against(candidate, champion, ours, recipe)
     except Incomparable as why:
-        by_hand = f"xlnet-pipeline models promote {champion.name}:VERSION decides by hand"
+        by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name)}:VERSION decides by hand"
         return Decision(False, f"cannot be compared with champion {number}: {why}; {by_hand}", number)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
         decision = gate(candidate, champion, given.evaluation, given.registry.force)
         earlier = was_rolled_back(registry, name, candidate.model_digest) if decision.promote else None
         if earlier and not given.registry.force:
-            again = f"xlnet-pipeline models promote {name}:{earlier.version} decides otherwise"
+            again = f"xlnet-pipeline models promote {shlex.quote(name)}:{earlier.version} decides otherwise"
             reason = f"this very model, version {earlier.version}, was rolled back by hand; {again}"
             decision = Decision(False, reason, champion.version if champion else None)
         tags = _tags(candidate, digests, decision, out)

@@ -3,11 +3,14 @@
 A new champion stores the version number of the champion that it replaced in the tag ``champion_before``.
 """
 
+import shlex
+
 from xlnet.errors import UserError
 from xlnet.registry import CHAMPION, ModelVersion, Registry
 
 BEFORE = "champion_before"
 ROLLED_BACK = "rolled_back"  # tag of a version that a person has rolled back; the gate does not promote it again
+PROMOTE = "xlnet-pipeline models promote"
 PROMOTED = ("promoted", "promoted by hand")  # values of the tag "decision"
 
 
@@ -41,11 +44,11 @@ def rolled_back(registry: Registry, name: str) -> tuple[ModelVersion, ModelVersi
     """
     champion = next((one for one in registry.versions(name) if CHAMPION in one.aliases), None)
     if champion is None:
-        raise UserError(f"model '{name}' has no champion; make one: xlnet-pipeline models promote {name}:VERSION")
+        raise UserError(f"model '{name}' has no champion; make one: {PROMOTE} {shlex.quote(name)}:VERSION")
     earlier = predecessor(registry, name)
     if earlier is None:
         others = [f"{name}:{one.version}" for one in registry.versions(name) if one.version != champion.version]
-        choice = f"choose one: xlnet-pipeline models promote {others[0]}" if others else "it is the only version"
+        choice = f"choose one: {PROMOTE} {shlex.quote(others[0])}" if others else "it is the only version"
         raise UserError(f"'{name}:{champion.version}' is the first champion of '{name}', none came before it; {choice}")
     return champion, earlier
 

@@ -1,6 +1,7 @@
 """``xlnet-pipeline init``: write a recipe to start from, with every field explained, and the demo data."""
 
 import argparse
+import shlex
 import shutil
 import tomllib
 from pathlib import Path
@@ -45,7 +46,7 @@ def write(options: argparse.Namespace) -> None:
         recipe.write_text(recipe_reference.commented_toml(demo_values(), TITLE), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write '{error.filename}': {error.strerror}; name a directory of yours") from None
-    print(f"wrote {recipe} and {data}\nnext: xlnet-pipeline run {recipe}")
+    print(f"wrote {recipe} and {data}\nnext: xlnet-pipeline run {shlex.quote(str(recipe))}")
 
 
 def demo_values() -> dict[str, object]:

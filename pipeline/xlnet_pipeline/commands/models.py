@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from xlnet import recipe as recipes
 from xlnet.errors import UserError
+from xlnet.redaction import visible
 from xlnet.registry import CHAMPION, ModelVersion, Registry, succession
 from xlnet.registry import open_registry as registry_at
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
@@ -129,7 +131,7 @@ def show(options: argparse.Namespace) -> None:
     print(f"model {name}  {paint(aliases, aliases, colour)}".rstrip())
     facts = {"reason": version.description, "created": created, **version.tags}
     width = max(map(len, facts))
-    print("\n".join(f"  {key:<{width}}  {value}" for key, value in facts.items() if value))
+    print(visible("\n".join(f"  {key:<{width}}  {value}" for key, value in facts.items() if value)))
 
 
 def promote(options: argparse.Namespace) -> None:
@@ -160,9 +162,8 @@ def rollback(options: argparse.Namespace) -> None:
     """
     if ":" in options.model or "@" in options.model:
         name = re.split("[:@]", options.model)[0]
-        raise UserError(
-            f"'{options.model}' names a version; type: xlnet-pipeline models rollback {name}, or promote that version"
-        )
+        command = f"xlnet-pipeline models rollback {shlex.quote(name)}"
+        raise UserError(f"'{options.model}' names a version; type: {command}, or promote that version")
     registry = open_registry(options)
     with registry.exclusive():
         champion, earlier = succession.rolled_back(registry, options.model)
@@ -190,7 +191,8 @@ def delete(options: argparse.Namespace) -> None:
         version = registry.find(reference)
         if version.aliases:
             held = ", ".join(version.aliases)
-            other = f"xlnet-pipeline models promote {version.name}:VERSION" if CHAMPION in version.aliases else ""
+            promote = f"xlnet-pipeline models promote {shlex.quote(version.name)}:VERSION"
+            other = promote if CHAMPION in version.aliases else ""
             hint = f"; give that to another version first: {other}" if other else "; take the alias from it first"
             raise UserError(f"'{reference}' is {held}{hint}; nothing was deleted")
         found[version.name, version.version] = version

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def _next_commands(run: Run, model: str, home: str) -> list[str]:
         ]
     tool = f"xlnet-pipeline {home}".rstrip()
     return [
-        f"{tool} predict {model} 'what a lovely film'",
-        f"{tool} lineage {model} --html lineage.html",
+        f"{tool} predict {shlex.quote(model)} 'what a lovely film'",
+        f"{tool} lineage {shlex.quote(model)} --html lineage.html",
         f"{tool} runs show {run.id}",
     ]
 

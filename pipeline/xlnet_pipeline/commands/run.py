@@ -210,7 +210,8 @@ def load(path: str | None, settings: list[str]) -> Recipe:
         UserError: the recipe is invalid, or names no training data.
     """
     if path and Path(path.removesuffix(".gz")).suffix in DATA_SUFFIXES:
-        raise UserError(f"'{path}' is no recipe; to train on it type: xlnet-pipeline run --set data.train={path}")
+        setting = shlex.quote(f"data.train={path}")
+        raise UserError(f"'{path}' is no recipe; to train on it type: xlnet-pipeline run --set {setting}")
     names_data = any(setting.partition("=")[0].strip() == "data.train" for setting in settings)
     recipe = recipes.load(path or (None if names_data else DEMO_RECIPE), settings)
     if not recipe.data.train:

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from xlnet.errors import RunError, UserError
+from xlnet.redaction import visible
 from xlnet.steps import STEPS
 from xlnet_pipeline.commands import outcome, prune
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group, whole
@@ -169,7 +170,7 @@ def logs(options: argparse.Namespace) -> None:
         following.follow(here, options.run, options.step) if options.follow else here.logs(options.run, options.step)
     )
     for line in lines:
-        print(line, flush=options.follow)
+        print(visible(line), flush=options.follow)
 
 
 def cancel(options: argparse.Namespace) -> None:

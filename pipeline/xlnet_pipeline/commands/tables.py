@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
+from xlnet.redaction import visible
+
 _GREEN, _RED, _YELLOW, _GREY = "32", "31", "33", "90"
 _STATUS = {
     "SUCCEEDED": _GREEN,
@@ -72,4 +74,4 @@ def duration(seconds: float | None) -> str | None:
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None or value == "" else str(value)
+    return "-" if value is None or value == "" else visible(str(value))

@@ -5,7 +5,9 @@ capabilities, no network unless the recipe names something that is not on this m
 what it writes is the user's.
 """
 
+import csv
 import functools
+import io
 import json
 import os
 import re
@@ -64,7 +66,7 @@ class DockerTarget(LocalTarget):
         self.program = ""
         self.image = ""
         self.memory = ""
-        self._mounts: list[str] = []
+        self._mounts: list[Path] = []
         self._network = "none"
 
     def submit(
@@ -93,7 +95,7 @@ class DockerTarget(LocalTarget):
         self.program = build.engine()
         self.image = self._identity(submission.image)
         self.memory = submission.memory
-        self._mounts = [f"{path}:{path}:ro" for path in sorted(_data_folders(recipe)) if path != self.home]
+        self._mounts = [path for path in sorted(_data_folders(recipe)) if path != self.home]
         self._network = "bridge" if _leaves_this_machine(recipe) else "none"
 
     def schedules(self) -> LocalSchedules:
@@ -142,7 +144,8 @@ class DockerTarget(LocalTarget):
     def _options(self, environment: dict[str, str]) -> Iterator[str]:
         ours = [*_PASSED, *(one for one in environment if one.startswith("XLNET_IMAGE"))]
         yield from (f"--env={one}" for one in ours if one in {**os.environ, **environment})
-        yield from (f"--volume={one}" for one in (f"{self.home}:{self.home}", *self._mounts))
+        yield _mount(self.home)
+        yield from (_mount(one, "readonly") for one in self._mounts)
         yield f"--user={os.getuid()}:{os.getgid()}"
         yield f"--workdir={Path.cwd()}"
         yield f"--network={self._network}"
@@ -174,6 +177,13 @@ class DockerTarget(LocalTarget):
                 f"image '{self.image}' does not hold xlnet ({reason}); build one: xlnet-pipeline build"
             ) from None
         return found
+
+
+def _mount(folder: Path, *more: str) -> str:
+    """The option that shows a container a folder at its own place. The engine reads the value as a line of CSV."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(["type=bind", f"source={folder}", f"target={folder}", *more])
+    return f"--mount={line.getvalue()}"
 
 
 def _data_folders(recipe: Recipe) -> set[Path]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from xlnet.redaction import redacted, visible
 from xlnet.training.preemption import grace
 
 BEYOND = 5.0  # seconds added to the grace period in which a step's program saves its work
@@ -108,8 +109,9 @@ def run(
     Args:
         command: the program and its arguments.
         environment: variables added to ours.
-        log: gets the output as bytes; where ``live`` is given, without what a progress bar wrote over.
-        line: called with each whole line.
+        log: gets the output as bytes, without the passwords of addresses in it; where ``live`` is given, without
+            what a progress bar wrote over.
+        line: called with each whole line, likewise, and without control characters.
         stop: looked at all the time. Once it says so, the command and all that it has started get SIGTERM, and
             :func:`patience` seconds to end.
         live: if given, the command writes to a terminal of its own, and this is called with the unfinished last
@@ -142,9 +144,10 @@ def run(
         with process, _watchdog(process.pid, after):
             ending = _Ending(process, stop, stopping)
             try:
-                for text in _lines(output, log, ending, live):
-                    line(text)
-                while ending.goes_on():  # it closed its output but still runs
+                with contextlib.closing(_Log(log)) as kept:
+                    for text in _lines(output, kept, ending, live):
+                        line(text)
+                while ending.goes_on():  # it closed its output and goes on
                     time.sleep(POLL)
             except BaseException:
                 ending.ask()
@@ -189,7 +192,34 @@ class _Ending:
         return True
 
 
-def _lines(output: FileIO, log: BinaryIO, ending: _Ending, live: Callable[[str], None] | None) -> Iterator[str]:
+class _Log:
+    """The one place where a step's output is kept: libraries print addresses, whose passwords are left out."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._rest = b""  # an address may go on in the next piece of its line
+
+    def write(self, output: bytes) -> None:
+        """Write the lines that are whole by now; a redrawn one counts as whole."""
+        self._rest += output
+        end = max(self._rest.rfind(b"\n"), self._rest.rfind(b"\r")) + 1
+        if len(self._rest) - end > LONGEST_LINE:
+            end = len(self._rest)
+        self._write(self._rest[:end])
+        self._rest = self._rest[end:]
+
+    def close(self) -> None:
+        """Write what is left; the file stays open."""
+        self._write(self._rest)
+        self._rest = b""
+
+    def _write(self, output: bytes) -> None:
+        text = output.decode("utf-8", "surrogateescape")  # whatever the bytes are, they come out as they went in
+        self._file.write(redacted(text).encode("utf-8", "surrogateescape"))
+        self._file.flush()
+
+
+def _lines(output: FileIO, log: _Log, ending: _Ending, live: Callable[[str], None] | None) -> Iterator[str]:
     """Yield lines as they come, until the output is closed or its process is gone."""
     rest = b""
     while True:
@@ -206,7 +236,6 @@ def _lines(output: FileIO, log: BinaryIO, ending: _Ending, live: Callable[[str],
         if len(rest) > LONGEST_LINE and b"\r" not in rest:
             whole, rest = [*whole, rest], b""
         log.write(b"".join(_last_drawn(one) + b"\n" for one in whole) if live else chunk)
-        log.flush()
         yield from (_text(one) for one in whole)
         if live and b"\r" in rest:
             live(_text(rest))
@@ -238,7 +267,7 @@ def _last_drawn(line: bytes) -> bytes:
 
 
 def _text(line: bytes) -> str:
-    return _last_drawn(line).decode("utf-8", "replace")
+    return visible(redacted(_last_drawn(line).decode("utf-8", "replace")))
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -8,6 +8,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
@@ -184,7 +185,7 @@ class VertexTarget:
 
     def _get(self, run: str) -> dict[str, Any]:
         """The job whose run id, or a unique part of it, is given."""
-        if run and (job := self.api.get(f"{self.jobs}/{remote.PREFIX}{run}")):
+        if run and (job := self.api.get(f"{self.jobs}/{remote.PREFIX}{quote(run, safe='')}")):
             return job
         known = {_id(job): job["name"] for job in self._listed()}
         return self.api.call("GET", known[remote.choose(run, list(known), self.name)])
