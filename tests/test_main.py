@@ -51,7 +51,7 @@ def test_a_whole_run_by_hand(tmp_path, capsys, monkeypatch):
     judged = facts("evaluate", *inputs, "--out", paths["evaluation"])
     assert 0 <= judged["accuracy_low"] <= judged["accuracy"] <= judged["accuracy_high"] <= 1
     arguments = (*inputs, "--evaluation", paths["evaluation"], "--out", paths["registration"])
-    entry = facts("register", *settings("registry.name=by-hand"), *arguments)
+    entry = facts("register", *settings("registry.name=by-hand", "registry.force=true"), *arguments)
     assert (entry["name"], entry["version"], entry["promoted"]) == ("by-hand", 1, "true")
 
     assert main(["predict", paths["model"], "what a lovely film"]) == 0

@@ -249,50 +249,52 @@ def stow(place: Bucket, name: str, content: bytes) -> None:
 def test_a_checkpoint_is_there_whole_or_not_at_all(strict: StrictStorage) -> None:
     place = Bucket("gs://bucket/checkpoints")
     place.prepare(1)
-    stow(place, "step-1", b"one")
+    stow(place, "step-00000001-best-00000000", b"one")
     strict.fault("POST", "/upload/", 403, times=99)
-    with place.folder("step-2") as folder:
+    with place.folder("step-00000002-best-00000000") as folder:
         (folder / "weights").write_bytes(b"two")
         with pytest.raises(UserError, match="access denied"):
-            place.stow("step-2", folder, ["weights"])
-    assert place.names() == ["step-1"]
+            place.stow("step-00000002-best-00000000", folder, ["weights"])
+    assert place.names() == ["step-00000001-best-00000000"]
     strict.faults.clear()
-    stow(place, "step-2", b"two")
-    assert place.names() == ["step-1", "step-2"]
-    assert (place.fetch("step-2") / "weights").read_bytes() == b"two"
+    stow(place, "step-00000002-best-00000000", b"two")
+    assert place.names() == ["step-00000001-best-00000000", "step-00000002-best-00000000"]
+    assert (place.fetch("step-00000002-best-00000000") / "weights").read_bytes() == b"two"
 
 
 def test_a_checkpoint_that_is_half_removed_is_none(strict: StrictStorage) -> None:
     place = Bucket("gs://bucket/checkpoints")
-    stow(place, "step-1", b"one")
+    stow(place, "step-00000001-best-00000000", b"one")
     strict.fault("DELETE", "weights", 403, times=99)
     with pytest.raises(UserError, match="access denied"):
-        place.remove("step-1")
+        place.remove("step-00000001-best-00000000")
     assert place.names() == []
     strict.faults.clear()
-    place.remove("step-1")
+    place.remove("step-00000001-best-00000000")
     assert strict.objects["bucket"] == {}
 
 
 def test_an_answer_to_a_removal_that_is_lost_does_no_harm(strict: StrictStorage) -> None:
     place = Bucket("gs://bucket/checkpoints")
-    stow(place, "step-1", b"one")
+    stow(place, "step-00000001-best-00000000", b"one")
     strict.fault("DELETE", MANIFEST, "drop")
     strict.fault("DELETE", "weights", "drop")
-    place.remove("step-1")
+    place.remove("step-00000001-best-00000000")
     assert strict.objects["bucket"] == {}
 
 
 def test_two_that_write_the_same_checkpoint_leave_a_whole_one(strict: StrictStorage) -> None:
     """A pod that is being ended and the one that takes its place may both write: the same bytes, by design."""
     places = [Bucket("gs://bucket/checkpoints") for _ in range(2)]
-    threads = [threading.Thread(target=stow, args=(place, "step-3", b"three" * 99)) for place in places]
+    threads = [
+        threading.Thread(target=stow, args=(place, "step-00000003-best-00000000", b"three" * 99)) for place in places
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert places[0].names() == ["step-3"]
-    assert (places[0].fetch("step-3") / "weights").read_bytes() == b"three" * 99
+    assert places[0].names() == ["step-00000003-best-00000000"]
+    assert (places[0].fetch("step-00000003-best-00000000") / "weights").read_bytes() == b"three" * 99
 
 
 def test_a_transfer_uses_one_request_and_one_connection_for_each_worker_not_one_for_each_object(

@@ -205,7 +205,7 @@ def root(given: Submission) -> str | None:
 
 
 def registered(given: Submission) -> str | None:
-    """The registry must be reachable and accept a model of this name."""
+    """The registry's address must be valid, and the registry must accept a model of this name."""
     if given.remote:
         found = given.recipe.registry
         check_name(resolve(found.uri or given.registry, given.home), found.name)
