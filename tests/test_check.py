@@ -226,7 +226,8 @@ def test_the_registry_is_asked_for_the_image(recipe: Recipe, registry: str) -> N
     assert images.exists(f"127.0.0.1:1/there@{DIGEST}") is None
     assert images.exists(f"hubname@{DIGEST}") is None
     (found,) = problems(remote(recipe, image=f"{registry}/gone@{DIGEST}"))
-    assert found == f"image: image '{registry}/gone@{DIGEST}' is not in its registry; push it, or name another"
+    gone = f"image: image '{registry}/gone@{DIGEST}' is not in its registry"
+    assert found == f"{gone}; push it, or name another with --image"
 
 
 def test_command_prints_all_and_answers_with_its_status(

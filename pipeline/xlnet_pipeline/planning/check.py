@@ -194,7 +194,7 @@ def image_there(given: Submission) -> str | None:
     """The registry must have the image."""
     if not given.remote or "@sha256:" not in given.image or references.exists(given.image) is not False:
         return None
-    return f"image '{given.image}' is not in its registry; push it, or name another with --image"
+    return f"image '{given.image}' is not in its registry"
 
 
 def root(given: Submission) -> str | None:
@@ -247,7 +247,7 @@ CHECKS: tuple[Check, ...] = (
     Check("memory", memory_tight, "watch the first steps", fatal=False),
     Check("disk", disk, "free some, or choose another --home"),
     Check("image", image_pinned, "give --image REGISTRY/NAME@sha256:…"),
-    Check("image", image_there, "push it, or name another"),
+    Check("image", image_there, "push it, or name another with --image"),
     Check("pipeline root", root, "name it gs://BUCKET/FOLDER"),
     Check("registry", registered, "set registry.name and registry.uri"),
     Check("schedule name", schedule_name, "such as nightly-reviews"),
