@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import PINNED_IMAGE
+from servers.execution import now
 from servers.kfp_server import KfpServer
 
 from xlnet import calls
@@ -166,7 +167,11 @@ def test_a_cancelled_run_has_ended_when_the_command_does(faulty: Any, monkeypatc
     execution.state = "RUNNING"
     target = open_target(faulty.target)
     (run,) = target.runs()
-    monkeypatch.setattr(execution, "cancel", lambda: setattr(execution, "state", "CANCELLED"))
+
+    def cancel() -> None:
+        execution.state, execution.ended = "CANCELLED", now()
+
+    monkeypatch.setattr(execution, "cancel", cancel)
     assert target.cancel(run.id).status == record.CANCELLED
     with pytest.raises(UserError, match="is CANCELLED; only a running one"):
         target.cancel(run.id)
@@ -187,9 +192,9 @@ def test_data_on_this_machine_is_refused_before_anything_is_sent(faulty: Any, sm
 
 
 def test_a_bucket_that_is_gone_is_a_failed_run_not_a_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from xlnet.data import objects
+    from xlnet.data import gcs, objects
 
-    monkeypatch.setattr(objects, "DEADLINE", 0.5)
+    monkeypatch.setattr(gcs, "DEADLINE", 0.5)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     with pytest.raises(RunError, match="could not be transferred"):
         objects.read("gs://bucket/a")
