@@ -81,7 +81,7 @@ def test_losses_are_those_of_eager_training_and_few_programs_are_compiled(sst2: 
     assert found["xla"]["validations"] == pytest.approx(found["eager"]["validations"], rel=1e-5)
     compiled, shapes, epoch = found["xla"]["compiled"], len(found["buckets"]), found["steps_per_epoch"]
     assert 2 * epoch < 66
-    assert compiled[-1] <= 2 * shapes
+    assert compiled[-1] <= 2 * shapes + 1, "training and validation of each length, and whether all weights are finite"
     assert compiled[-1] == compiled[epoch], "something was compiled after the first epoch"
     assert found["programs_written"] >= compiled[-1]
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer, models
 
 from xlnet import provenance
 from xlnet import recipe as recipes
@@ -45,7 +46,15 @@ def write_dataset(path, task="classification", rows=240, seed=0):
     (path / "recipe.json").write_text(RECIPE.part("data"))
     (path / "tokenizer").mkdir()
     (path / "tokenizer" / "spiece.model").write_bytes(b"stands for the real one")
+    write_vocabulary(path / "tokenizer" / "tokenizer.json", card["vocab_size"])
     provenance.record(
         path, type="dataset", step="preprocess", started=provenance.now(), parameters={}, metadata={}, inputs=[]
     )
     return str(path)
+
+
+def write_vocabulary(file, size):
+    """A tokenizer of ``size`` words, XLNet's special tokens first."""
+    pieces = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"]
+    pieces += [f"\u2581word{number}" for number in range(len(pieces), size)]
+    Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0, byte_fallback=False)).save(str(file))

@@ -218,7 +218,10 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     for name in TOKENIZER_FILES:
         if (directory / name).is_file():
             shutil.copyfile(directory / name, converted / name)
-    unigram.write_tokenizer_json(converted)
+    try:
+        unigram.write_tokenizer_json(converted)
+    except UserError as error:
+        raise UserError(f"tokenizer '{directory}': {error}") from None
     return Tokenizer(converted)
 
 
