@@ -201,7 +201,8 @@ def cached(here: Installation) -> str:
 def test_the_same_again_is_cached(installation: Installation) -> None:
     run = cached(installation)
     assert installation.said["cached"][0] == 0
-    assert installation.states(run) == ["SUCCEEDED", *["CACHED"] * 4]
+    kept = ["CACHED"] * 3  # register always runs: no key of the server's can see the registry
+    assert installation.states(run) == ["SUCCEEDED", *kept, "SUCCEEDED"]
 
 
 def test_a_cached_run_says_whose_work_it_took_and_shows_it(installation: Installation) -> None:
