@@ -90,8 +90,8 @@ class Installation:
             for one in list(target.listed()):
                 target.api.call(target.api.runs.run_service_delete_run, one.run_id)
             root = self.environment["KFP_PIPELINE_ROOT"]
-            for blob in objects.listing(f"{root}/"):
-                objects.delete(f"{root.rpartition('://')[0]}://{blob.bucket.name}/{blob.name}")
+            for stored in objects.listing(f"{root}/"):
+                objects.delete(stored.uri)
 
     def _rest(self) -> dict[str, str]:
         names = {"pipeline_root": "KFP_PIPELINE_ROOT", "experiment": "KFP_EXPERIMENT", "namespace": "KFP_NAMESPACE"}
