@@ -76,7 +76,7 @@ def test_a_vocabulary_of_ones_own_that_knows_too_little_says_so(size, remedy, tm
     draw = random.Random(0)
     texts = ["".join(chr(0x4E00 + draw.randrange(500)) for _ in range(9)) for _ in range(400)]
     ideographs = [(text, ("bad", "good")[i % 2]) for i, text in enumerate(texts)]
-    test = [write(tmp_path / "test.tsv", ideographs)]
+    test = [write(tmp_path / "test.tsv", ideographs[1:])]  # no copy of the train rows
     with pytest.raises(UserError, match=f"learnt too few of their characters from data.train; {remedy}"):
         prepared(tmp_path, ideographs if size else reviews("Korean"), test=test, tokenizer="train", vocab_size=size)
 
