@@ -188,7 +188,7 @@ def test_a_registration_is_made_again_where_its_registry_is_gone(project: Projec
     (project.home / "mlflow.db").rename(project.home / "mlflow.db.gone")
     record = project.run()
     assert ran(record) == ["snapshot", "register"]
-    assert "mlflow.db' is gone" in reason(record, "register")
+    assert "is not in the registry any more" in reason(record, "register")
 
 
 @pytest.mark.slow
