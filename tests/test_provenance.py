@@ -16,7 +16,7 @@ def artifact(path, text="content"):
         (directory / "sub").mkdir()
         (directory / "sub" / "a.txt").write_text(text)
         (directory / "logs").mkdir()
-        (directory / "logs" / "times.txt").write_text(provenance.now())
+        (directory / "logs" / "events.out.tfevents.1").write_text(provenance.now())
         provenance.record(
             directory,
             type="dataset",
