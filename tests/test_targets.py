@@ -16,6 +16,7 @@ RECIPE = recipes.tiny().replace(data={"train": "demo:uci_sentences"})
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XLNET_IMAGE", "registry.example/xlnet@sha256:" + "0" * 64)
     monkeypatch.chdir(tmp_path)
     for name, value in {
         "KFP_ENDPOINT": "http://127.0.0.1:9",
