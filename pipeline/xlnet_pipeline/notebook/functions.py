@@ -1,16 +1,15 @@
 """``run``, ``load``, ``runs`` and ``compare``: what the command line does, for notebooks and scripts."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from xlnet import recipe as recipes
-from xlnet.data import objects
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
-from xlnet_pipeline.commands.run import DEMO_RECIPE, check
+from xlnet.registry.locate import model_directory
+from xlnet_pipeline.commands.run import DEMO_RECIPE, HERE, check
 from xlnet_pipeline.notebook.views import Comparison, Model, Result, Results
 from xlnet_pipeline.targets import Submission, Target, open_target, remote
 from xlnet_pipeline.targets.submission import refuse
@@ -50,10 +49,10 @@ def run(
     where = open_target(target, home, file)
     asked = _submission(_recipe(recipe), options)
     refuse(asked, where.cannot)
-    if target not in ("local", "docker"):
+    if target not in HERE:
         check(where, asked)
     done = where.submit(asked, echo=echo)
-    if wait and target not in ("local", "docker"):
+    if wait and target not in HERE:
         done = remote.wait(where, where.status(done.id), asked.timeout, echo or (lambda line: None))
     if must_succeed and done.exit_status:
         raise RunError(f"run {done.id} ended {done.status}: {done.error.message if done.error else 'it was stopped'}")
@@ -69,7 +68,7 @@ def runs(target: str = "local", *, home: str | Path | None = None, limit: int | 
         limit: most runs to return; None: all of them.
     """
     where = open_target(target, home)
-    return Results(Result(one, where) for one in itertools.islice(where.runs(), limit))
+    return Results(Result(one, where) for one in where.runs(limit))
 
 
 def load(model: str | Path, *, target: str = "local", home: str | Path | None = None) -> Model:
@@ -83,13 +82,7 @@ def load(model: str | Path, *, target: str = "local", home: str | Path | None = 
     Raises:
         UserError: the model does not exist.
     """
-    place = str(model)
-    if not Path(place).is_dir() and "://" not in place:
-        place = open_target(target, home).models().find(place).model_uri
-    directory = objects.local_directory(place)
-    if not directory.is_dir():
-        raise UserError(f"model '{model}' was kept in '{place}', which is gone; run its recipe again")
-    return Model(str(directory))
+    return Model(str(model_directory(str(model), lambda: open_target(target, home).models())))
 
 
 def compare(*compared: Result | str, target: str = "local", home: str | Path | None = None) -> Comparison:

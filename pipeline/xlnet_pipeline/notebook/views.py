@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from xlnet_pipeline.commands import outcome
+from xlnet_pipeline.commands.tables import duration
 from xlnet_pipeline.targets import Artifact, Run, Target
 
 Rows = Sequence[Sequence[Any]]
@@ -117,7 +118,9 @@ class Result:
         return " · ".join(filter(None, (f"run {self.id}", self.status, main, self.version)))
 
     def _repr_html_(self) -> str:
-        steps = [(step.name, step.status, _seconds(step.seconds), step.reason or "") for step in self.record.steps]
+        steps = [
+            (step.name, step.status, duration(step.seconds) or "", step.reason or "") for step in self.record.steps
+        ]
         return f"<p>{html.escape(repr(self))}</p>" + _table(("step", "status", "time", "why"), steps)
 
 
@@ -283,10 +286,6 @@ def _answer(answer: Mapping[str, Any]) -> str:
 
 def _row(name: str, figure: Figure) -> tuple[str, str, str]:
     return name, f"{figure.value:.4f}", f"{figure.low:.4f} to {figure.high:.4f}"
-
-
-def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.1f} s"
 
 
 def _table(head: Sequence[str], rows: Rows) -> str:

@@ -54,8 +54,9 @@ def lost_rows(given: Submission) -> list[str]:
         ((reason, count),) = survey.rejects.most_common(1)
         rows = share(total, total + int((splits >= 0).sum()))
         found.append(f"{rows} rows would be rejected, most often: {reason} ({count:,}); {survey.first_rejects[0]}")
+    repeated = surveys.duplicates(survey, splits)
     for name, rows_of in (("test", surveys.TEST), ("validation", surveys.VALIDATION)):
-        if both := surveys.duplicates(survey, splits)[f"train_{name}"]:
+        if both := repeated[f"train_{name}"]:
             found.append(f"{share(both, int((splits == rows_of).sum()))} {name} rows have a text that is also in train")
     return found
 
