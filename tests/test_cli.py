@@ -19,8 +19,10 @@ from xlnet.registry import ModelVersion, open_registry
 from xlnet_pipeline import cli
 from xlnet_pipeline.commands import tables
 from xlnet_pipeline.commands.run import load
+from xlnet_pipeline.planning import check
 from xlnet_pipeline.reference import recipe as recipe_reference
 from xlnet_pipeline.targets import record
+from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 
 COMMAND = [sys.executable, "-m", "xlnet_pipeline"]
@@ -318,6 +320,17 @@ def test_a_run_is_checked_before_its_first_step(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr()
     assert printed.err == "error: columns: data.label has one class only, '1'; training needs two or more\n"
     assert not printed.out, "no step has begun"
+
+
+def test_the_checks_before_a_run_look_at_the_home_that_is_given(
+    tmp_path: Path, small_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(check, "require", lambda given, offline: seen.append(given.home) or [])
+    monkeypatch.setattr(LocalTarget, "submit", lambda self, asked, **more: sys.exit(0))
+    with pytest.raises(SystemExit):
+        cli.main(["--home", str(tmp_path / "other"), "run", "--set", f"data.train={small_csv}"])
+    assert seen == [tmp_path / "other"]
 
 
 def test_time_out_is_status_124(tmp_path: Path) -> None:

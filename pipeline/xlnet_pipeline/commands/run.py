@@ -10,6 +10,7 @@ from pathlib import Path
 
 import xlnet
 from xlnet import recipe as recipes
+from xlnet import state
 from xlnet.data.walking import DATA_SUFFIXES
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
@@ -167,6 +168,7 @@ def check(target: Target, asked: Submission, offline: bool = False) -> None:
     from xlnet_pipeline.placement.machines import machine
     from xlnet_pipeline.planning import check as checks
     from xlnet_pipeline.planning import submission as submissions
+    from xlnet_pipeline.targets.local.target import LocalTarget
     from xlnet_pipeline.targets.settings import image_of
 
     here = target.name in HERE
@@ -177,6 +179,7 @@ def check(target: Target, asked: Submission, offline: bool = False) -> None:
         asked.nodes,
         asked.spot,
         "" if here else image_of(target.settings, asked.image),
+        home=target.home if isinstance(target, LocalTarget) else state.home(),
         flex_start=asked.flex_start,
         pipeline_root=target.settings.pipeline_root,
         registry=target.settings.registry,

@@ -17,7 +17,7 @@ from xlnet_pipeline.placement import image_digest, placement
 from xlnet_pipeline.placement.machines import MACHINES
 from xlnet_pipeline.planning import estimate, workload
 from xlnet_pipeline.planning.data_checks import columns, labels, lost_rows, metric, truncation, vocabulary, weights
-from xlnet_pipeline.planning.submission import Submission
+from xlnet_pipeline.planning.submission import BEFORE_A_RUN, Submission
 from xlnet_pipeline.targets import schedules
 from xlnet_pipeline.targets.local import registration
 
@@ -210,7 +210,8 @@ def registered(given: Submission) -> str | None:
         found = given.recipe.registry
         check_name(resolve(found.uri or given.registry, given.home), found.name)
     else:
-        registration.ready(given.recipe, given.home)
+        # Before a run the target asks the registry itself, because it knows whether its steps can reach it.
+        registration.ready(given.recipe, given.home, ask=given.whole > BEFORE_A_RUN)
     return None
 
 
