@@ -251,3 +251,17 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RunError, match="no space left on device below"):
         target.submit(Submission(recipes.tiny()))
     assert json.loads(next(tmp_path.glob("runs/*/run.json")).read_text())["status"] == "FAILED"
+
+
+def test_a_damaged_record_of_another_run_stops_no_new_one(small_csv: Path, tmp_path: Path) -> None:
+    home = tmp_path / "damaged"
+    for name, content in {"20260101-000000-aaaa": '{"half', "20260101-000000-bbbb": "[]"}.items():
+        (home / "runs" / name).mkdir(parents=True)
+        (home / "runs" / name / "run.json").write_text(content)
+        (partial := home / "runs" / name / ".run.json.1.partial").write_text("half")
+        os.utime(partial, (0, 0))
+    target = LocalTarget(home)
+    recipe = recipes.tiny().replace(data={"train": str(small_csv), "max_length": 32, "label": "nothing"})
+    run = target.submit(Submission(recipe))
+    assert (run.status, run.error.step if run.error else None) == ("FAILED", "preprocess"), "it got to work"
+    assert not list(home.glob("runs/*/.*.partial"))

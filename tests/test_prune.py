@@ -117,6 +117,17 @@ def test_leftovers_of_killed_processes_go_by_age(place: str, old: bool, tmp_path
     assert path.exists() is not old
 
 
+def test_partial_files_of_a_running_run_stay_whatever_their_age(tmp_path: Path) -> None:
+    run = a_run(tmp_path, 1)
+    path = tmp_path / "runs" / run.id / ".run.json.1.partial"
+    path.write_bytes(b"half")
+    os.utime(path, (OLD, OLD))
+    leftovers.clean(tmp_path, lambda one: one == run.id)
+    assert path.exists()
+    leftovers.clean(tmp_path, lambda one: False)
+    assert not path.exists()
+
+
 def test_temporary_directories_of_living_processes_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     names = [f"xlnet-run-{os.getpid()}-abc", "xlnet-run-99999999-abc", "xlnet-tokenizer-abc"]

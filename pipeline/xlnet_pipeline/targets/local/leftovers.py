@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from xlnet_pipeline.targets import processes
@@ -41,10 +41,18 @@ def leftovers(home: Path, running: Collection[str] = (), older_than: float = AGE
     return found
 
 
-def clean(home: Path, running: Collection[str] = ()) -> None:
-    """Remove partial files. Each run does this before it starts."""
-    for item in leftovers(home, running):
-        if item.path is not None:
+def clean(home: Path, is_running: Callable[[str], bool] = lambda run: False) -> None:
+    """Remove partial files. Each run does this before it starts.
+
+    Args:
+        home: the state directory.
+        is_running: whether the run of that id is running. It is asked only about runs that have partial files.
+    """
+    for item in leftovers(home):
+        if item.path is None:
+            continue
+        place = item.path.relative_to(home).parts if item.path.is_relative_to(home) else ()
+        if place[:1] != ("runs",) or not is_running(place[1]):
             remove(item.path, home)
 
 

@@ -84,7 +84,7 @@ class LocalTarget:
         recipe = submission.recipe
         registration.ready(recipe, self.home, ask=self.name == "local")
         run = self._new_run(recipe)
-        leftovers.clean(self.home, [one.id for one in self.runs() if one.status == record.RUNNING])
+        leftovers.clean(self.home, self._is_running)
         stop = processes.Stop(submission.timeout)
         say = _until_nobody_listens(echo, stop)
         live = progress.kept(self._folder / run.id / "logs", live) if live else None
@@ -224,6 +224,13 @@ class LocalTarget:
             ended = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
             _close(run, record.FAILED, RunFailure(None, DIED, "run"), ended)
         return run
+
+    def _is_running(self, run: str) -> bool:
+        """Whether that run is running; one whose record is gone or damaged is not."""
+        try:
+            return self._load(self._folder / run / "run.json").status == record.RUNNING
+        except (FileNotFoundError, RunError):
+            return False
 
     def _log_lines(self, run: Run, steps: list[StepRun]) -> Iterator[str]:
         for step in steps:
