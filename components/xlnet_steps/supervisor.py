@@ -25,7 +25,8 @@ NO_RETRY = (UserError.exit_status, Preempted.exit_status, 128 + signal.SIGTERM)
 RUN, NODE, INDEX = "XLNET_RUN_ID", "XLNET_NODE", "XLNET_INDEX"
 LAST_WORDS = "XLNET_LAST_WORDS"  # variable with the file for a program's final error
 TRACEBACK = "Traceback (most recent call last):"  # marks the error in the log for its readers
-PROGRAM = "python3 -m kfp.dsl.executor_main"  # what kfp's compiler writes into a step's command
+MODULE = "kfp.dsl.executor_main"
+PROGRAM = f"python3 -m {MODULE}"  # what kfp's compiler writes into a step's command
 SUPERVISED = "python3 -m xlnet_steps.supervisor"
 
 

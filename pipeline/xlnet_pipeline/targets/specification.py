@@ -16,8 +16,6 @@ from typing import Any
 from xlnet.errors import RunError
 
 Artifact = dict[str, Any]
-MODULE = "kfp.dsl.executor_main"
-EXECUTOR = f"python3 -m {MODULE}"  # how the program of a lightweight component is started
 OUTPUT_FILE = "executor_output.json"
 _PLACEHOLDER = re.compile(r"\{\{\$(.*?)\}\}")
 _TASK_FIELDS = {"taskInfo", "inputs", "dependentTasks", "cachingOptions", "componentRef", "retryPolicy"}

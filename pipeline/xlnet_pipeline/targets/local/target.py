@@ -33,6 +33,7 @@ from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import LocalSettings
 from xlnet_pipeline.targets.specification import Task, Values
 from xlnet_pipeline.targets.submission import Submission, refuse
+from xlnet_steps import supervisor
 
 CANCEL_WAIT = 15.0  # seconds that a cancelled run has to end, beyond those that its step has
 SCHEMA_VERSION = "0.0.1"  # of the artifact types that come with kfp
@@ -364,7 +365,7 @@ class _Execution:
         told = specification.executor_input(task, given, str(folder), folder)
         words = [specification.filled(word, told) for word in task.words]
         start = f"{self.target.interpreter} -m"
-        words[2:3] = [word.replace(specification.EXECUTOR, f"{start} {specification.MODULE}") for word in words[2:3]]
+        words[2:3] = [word.replace(supervisor.PROGRAM, f"{start} {supervisor.MODULE}") for word in words[2:3]]
         if self._command(words, task.environment):
             step.status = record.FAILED
             return None
