@@ -24,6 +24,7 @@ from google.cloud import storage
 
 from xlnet_pipeline.targets import specification
 from xlnet_pipeline.targets.specification import Values
+from xlnet_steps import supervisor
 
 EXECUTOR = f"{sys.executable} {Path(__file__).with_name('executor.py')}"
 _ids = itertools.count(1)
@@ -195,7 +196,7 @@ class Execution(threading.Thread):
         return self._process(given.name, [*inner["command"], *inner["args"]], variables)
 
     def _process(self, step: str, command: list[str], variables: dict[str, str]) -> tuple[int, str]:
-        words = [word.replace(specification.EXECUTOR, EXECUTOR) for word in command]
+        words = [word.replace(supervisor.PROGRAM, EXECUTOR) for word in command]
         words = [word.replace("python3 -m xlnet_steps", f"{sys.executable} -m xlnet_steps") for word in words]
         environment = {
             **os.environ,
