@@ -11,7 +11,7 @@ import xlnet
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "5000"),
+        ({}, "20000"),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"OMP_WAIT_POLICY": "active"}, None),
     ],

@@ -8,4 +8,4 @@ __version__ = "0.1.0"
 # processor from those who have work. This is as long as the usual pause between two parts, so that an idle machine
 # loses nothing; it is read when torch is loaded. See tests/benchmarks/thread_spinning.py.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -5,6 +5,9 @@ default. Busy means one burning process per processor beside the training.
 
     python tests/benchmarks/thread_spinning.py --rounds 5
     python tests/benchmarks/thread_spinning.py --rounds 5 --busy
+
+Medians on two processors (Xeon with AVX-512), against libgomp's default of 300,000 spins: idle 1.03 with 20,000 and
+0.92 with 5,000; busy (load 2.9) 1.48 with both.
 """
 
 import argparse
