@@ -91,8 +91,6 @@ def default(name: str) -> Any:
 def allowed(name: str) -> str:
     """What ``section.field`` may be, in words."""
     section, field = name.split(".")
-    if name == "model.preset":
-        return ", ".join(PRESETS)
     section_type = typing.get_type_hints(Recipe)[section]
     metadata = section_type.__dataclass_fields__[field].metadata
     if "allowed" in metadata:

@@ -1,0 +1,48 @@
+"""The recipe: the whole of what a run is, as one immutable value with strict JSON and TOML readers.
+
+A recipe starts from a preset (``tiny``, ``small``, ``base``, ``large``: functions that return a
+complete recipe), is changed by a TOML file and by ``section.field=value`` settings, and crosses
+every border as one JSON string. Times, places of execution and run ids stay out of it, so that
+equal recipes over equal data are the same work.
+"""
+
+from xlnet.recipe.fields import (
+    AUTO_VOCABULARY,
+    Column,
+    DataRecipe,
+    EvaluationRecipe,
+    ModelRecipe,
+    Paths,
+    Recipe,
+    RegistryRecipe,
+    TrainingRecipe,
+    field_names,
+    from_json,
+    of_artifact,
+    parts,
+)
+from xlnet.recipe.files import load
+from xlnet.recipe.presets import PRESETS, base, from_changes, large, small, tiny
+
+__all__ = [
+    "AUTO_VOCABULARY",
+    "PRESETS",
+    "Column",
+    "DataRecipe",
+    "EvaluationRecipe",
+    "ModelRecipe",
+    "Paths",
+    "Recipe",
+    "RegistryRecipe",
+    "TrainingRecipe",
+    "base",
+    "field_names",
+    "from_changes",
+    "from_json",
+    "large",
+    "load",
+    "of_artifact",
+    "parts",
+    "small",
+    "tiny",
+]

@@ -1,0 +1,78 @@
+"""Checks the values of a recipe's fields; each error names the field and what it may be."""
+
+import codecs
+import dataclasses
+import io
+import math
+from typing import Any
+
+from xlnet.errors import UserError, nearest
+from xlnet.redaction import holds_secret, redacted
+
+NAME_LENGTH = 200
+SMALLEST_VOCABULARY = 64
+
+
+def check_section(section: str, values: Any) -> None:
+    """Raise UserError if a value of a section is not allowed, alone or beside the section's other values."""
+    for item in dataclasses.fields(values):
+        value, full_name = getattr(values, item.name), f"{section}.{item.name}"
+        _refuse_secret(full_name, value)
+        allowed = item.metadata.get("allowed")
+        if allowed and value not in allowed:
+            raise UserError(f"{full_name} is {value!r}; allowed: {', '.join(allowed)}{nearest(str(value), allowed)}")
+        if "low" in item.metadata and not item.metadata["low"] <= value <= item.metadata["high"]:
+            low, high = item.metadata["low"], item.metadata["high"]
+            bounds = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise UserError(f"{full_name} is {value!r}; allowed: {bounds}")
+        if item.name in ("text", "text_pair", "label", "id") and isinstance(value, int) and value < 0:
+            raise UserError(f"{full_name} is {value}; allowed: a column's name, or its index from 0")
+    if section == "model" and values.d_model % 2:
+        raise UserError(f"model.d_model is {values.d_model}; allowed: an even number (half sines, half cosines)")
+    if section == "training" and not values.epochs and not values.steps:
+        raise UserError("training.epochs and training.steps are both 0; set one of them")
+    if section == "data" and 0 < values.vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"data.vocab_size is {values.vocab_size}; allowed: {SMALLEST_VOCABULARY} to 1000000, "
+            "or 0 for what the text supports"
+        )
+    if section == "data":
+        _check_dialect(values)
+    if section == "data" and values.validation_fraction + values.test_fraction > 0.9:
+        raise UserError(
+            f"data.validation_fraction + data.test_fraction is {values.validation_fraction + values.test_fraction:g};"
+            " allowed: 0.9 at most, so that rows are left to train on"
+        )
+    if section == "registry":
+        _check_name(values.name)
+
+
+def _check_dialect(data: Any) -> None:
+    if data.delimiter != "auto" and (len(data.delimiter) != 1 or data.delimiter in '"\r\n'):
+        raise UserError(f"data.delimiter is {data.delimiter!r}; allowed: auto, or one character, such as ';'")
+    try:
+        if data.encoding != "auto":
+            io.TextIOWrapper(io.BytesIO(), encoding=codecs.lookup(data.encoding).name)  # refuses what is no text
+    except (LookupError, ValueError):
+        known = "utf-8, utf-16-le, cp1252, latin-1, gb18030"
+        raise UserError(
+            f"data.encoding is {data.encoding!r}; allowed: auto, or an encoding that Python knows, such as {known}"
+        ) from None
+
+
+def _check_name(name: str) -> None:
+    """Refuse a registry's name that could not be typed as NAME:VERSION, or that some registry would take for a path."""
+    if not name or name in (".", "..") or any(c in "/:@" or c.isspace() or not c.isprintable() for c in name):
+        raise UserError(f"registry.name is {name!r}; allowed: a name without spaces, '/', ':' and '@'")
+    if len(name) > NAME_LENGTH:
+        raise UserError(f"registry.name has {len(name)} characters; allowed: {NAME_LENGTH}")
+
+
+def _refuse_secret(full_name: str, value: Any) -> None:
+    """Refuse an address with a password: recipes are kept beside every artifact, and shown."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and holds_secret(text):
+            raise UserError(
+                f"{full_name} '{redacted(text)}' was given with a password, which the recipe would keep; leave it out "
+                "and set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, instead"
+            )

@@ -1,0 +1,249 @@
+"""The fields of a recipe: immutable sections, and the whole of them as one JSON string."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xlnet.errors import UserError, nearest
+from xlnet.recipe.checks import check_section
+from xlnet.steps import KEPT
+
+Column = str | int  # a column's name, or its index from 0
+Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
+
+AUTO_VOCABULARY = 8000  # target if data.vocab_size is 0; less for little text, more for scripts with many characters
+
+
+def _choice(default: str, *allowed: str) -> Any:
+    return field(default=default, metadata={"allowed": allowed})
+
+
+def _number(default: float | int, low: float, high: float = math.inf) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which rows, and how they become token ids."""
+
+    train: Paths = ()
+    validation: Paths = ()  # empty: a stratified fraction of train
+    test: Paths = ()  # empty: a stratified fraction of train
+    validation_fraction: float = _number(0.1, 0.0, 0.9)
+    test_fraction: float = _number(0.1, 0.0, 0.9)
+    split_seed: int = _number(0, 0)
+    format: str = _choice("auto", "auto", "csv", "tsv", "jsonl", "parquet", "text", "label-first")
+    encoding: str = "auto"  # auto: UTF-8, or what the byte order mark says; else a codec's name in Python
+    delimiter: str = "auto"  # auto: found in the first lines of each CSV file
+    header: str = _choice("auto", "auto", "yes", "no")
+    text: Column = "text"
+    text_pair: Column | None = None
+    label: Column = "label"
+    id: Column | None = None
+    task: str = _choice("classification", "classification", "regression")
+    tokenizer: str = "xlnet-base-cased"  # shipped; "train"; or a directory with spiece.model
+    vocab_size: int = _number(0, 0, 1_000_000)  # pieces to learn; 0: what the text supports, at most 8,000
+    max_length: int = _number(128, 4, 131_072)  # tokens, including <sep> and <cls>
+    max_rejects: float = _number(0.05, 0.0, 1.0)  # share of unreadable rows above which the run fails
+    max_record_lines: int = _number(500, 1)  # per quoted CSV record; reviews and e-mails have fewer
+    max_record_bytes: int = _number(16 << 20, 1024, 1 << 30)  # per CSV record or line
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The network. Names are those of the published configuration files."""
+
+    preset: str = _choice("tiny", "tiny", "small", "base", "large")
+    pretrained: str = ""  # a hub name or a directory in Hugging Face layout; its shape is used
+    n_layer: int = _number(2, 1, 256)
+    d_model: int = _number(128, 2, 65_536)
+    n_head: int = _number(4, 1, 1024)
+    d_head: int = _number(32, 1, 1024)
+    d_inner: int = _number(512, 1, 262_144)
+    dropout: float = _number(0.1, 0.0, 0.99)
+    summary_dropout: float = _number(0.1, 0.0, 0.99)
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """The optimisation. One step is one update of the weights."""
+
+    epochs: float = _number(3.0, 0.0)
+    steps: int = _number(0, 0)  # updates; 0: as many as ``epochs`` needs
+    batch_tokens: int = _number(4096, 1)  # most tokens in one update
+    micro_batch_tokens: int = _number(0, 0)  # most tokens on a device at once; 0: its share of an update
+    learning_rate: float = _number(1e-3, 0.0, 10.0)  # peak, after warm-up
+    warmup: float = _number(0.1, 0.0, 1.0)  # share of the steps in which the learning rate rises
+    layer_decay: float = _number(1.0, 0.01, 1.0)  # learning rate of layer l: decay ** (n_layer - l)
+    weight_decay: float = _number(0.01, 0.0)
+    adam_beta1: float = _number(0.9, 0.0, 0.999999)
+    adam_beta2: float = _number(0.999, 0.0, 0.999999)
+    adam_epsilon: float = _number(1e-6, 0.0)
+    clip_norm: float = _number(1.0, 0.0)  # gradient clipping; 0: none
+    token_dropout: float = _number(0.0, 0.0, 0.9)  # share of input tokens hidden behind mask_emb
+    label_smoothing: float = _number(0.0, 0.0, 0.9)
+    precision: str = _choice("auto", "auto", "float32", "bfloat16")  # of matrix products
+    shard_weights: bool = False  # FSDP: each rank holds a part of weights, gradients and optimizer
+    recompute: bool = False  # activation checkpointing: less memory, a third more time
+    evaluate_every: int = _number(0, 0)  # steps between validations; 0: after each epoch
+    patience: int = _number(0, 0)  # early stopping after this many validations without improvement; 0: never
+    checkpoint_every: int = _number(0, 0)  # steps between checkpoints; 0: at each validation
+    seed: int = _number(0, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """How the model is judged, and what it takes to replace the champion."""
+
+    metric: str = _choice("auto", "auto", "accuracy", "macro_f1", "mcc", "pearson", "spearman")
+    margin: float = _number(0.0, -1.0, 1.0)  # amount by which the challenger must beat the champion
+    confidence: float = _number(0.95, 0.5, 0.9999)
+    resamples: int = _number(1000, 100, 1_000_000)
+    worst: int = _number(20, 0, 1000)  # mistakes shown in the report
+    seed: int = _number(0, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class RegistryRecipe:
+    """Where the model is kept."""
+
+    name: str = "xlnet"
+    uri: str = ""  # MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else a file in the state directory
+    force: bool = False  # make the model champion even if the gate rejects it
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run."""
+
+    data: DataRecipe = DataRecipe()
+    model: ModelRecipe = ModelRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    registry: RegistryRecipe = RegistryRecipe()
+
+    def __post_init__(self) -> None:
+        for section in dataclasses.fields(self):
+            check_section(section.name, getattr(self, section.name))
+
+    def to_json(self) -> str:
+        """Every field, sorted keys, no spaces: equal recipes give equal strings."""
+        return _dump(dataclasses.asdict(self))
+
+    def digest(self) -> str:
+        """Identity of the recipe: ``sha256:`` of its JSON."""
+        return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def part(self, *sections: str) -> str:
+        """JSON of these sections alone: what one step depends on, and so what its cache key holds."""
+        whole = dataclasses.asdict(self)
+        return _dump({name: whole[name] for name in sections})
+
+    def replace(self, **sections: Mapping[str, Any]) -> "Recipe":
+        """Return this recipe with fields changed: ``recipe.replace(training={"seed": 1})``."""
+        return merge(self, sections)
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """JSON of the part of a recipe that each kept step depends on, in the steps' order; ``text``: the whole recipe."""
+    whole = from_json(text)
+    return tuple(whole.part(*step.sections) for step in KEPT.values())
+
+
+def from_json(text: str) -> Recipe:
+    """Read what :meth:`Recipe.to_json` or :meth:`Recipe.part` wrote; absent sections get defaults.
+
+    Raises:
+        UserError: not JSON, or an unknown or wrong section, field or value.
+    """
+    try:
+        changes = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the recipe is not JSON: {error}") from None
+    if not isinstance(changes, dict):
+        raise UserError(f"the recipe is {type(changes).__name__}, not a JSON object of sections")
+    return merge(Recipe(), changes)
+
+
+def of_artifact(directory: str | Path) -> Recipe:
+    """The recipe beside an artifact: the sections that made it, defaults for the others."""
+    return from_json(Path(directory, "recipe.json").read_text(encoding="utf-8"))
+
+
+def field_names() -> list[str]:
+    """Every ``section.field`` there is, in order."""
+    return [
+        f"{section.name}.{item.name}"
+        for section in dataclasses.fields(Recipe)
+        for item in dataclasses.fields(section_type(section.name))
+    ]
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def section_type(section: str, given: str = "") -> Any:
+    """Return the class of a section; ``given`` is the whole name that was typed, for the error's proposal."""
+    hints = typing.get_type_hints(Recipe)
+    if section not in hints:
+        known = [*hints, *(field_names() if "." in given else [])]
+        raise UserError(f"unknown section '{section}'; allowed: {', '.join(hints)}{nearest(given or section, known)}")
+    return hints[section]
+
+
+def section_table(section: str, fields: Any) -> Mapping[str, Any]:
+    """Return a section's fields, or refuse what is no table of fields."""
+    if not isinstance(fields, Mapping):
+        raise UserError(f"{section} is {fields!r}; it must be a section: [{section}] with fields below it")
+    return fields
+
+
+def merge(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """Return the recipe with these fields changed.
+
+    Raises:
+        UserError: a section or field is unknown, or a value has the wrong type or is not allowed.
+    """
+    sections = {}
+    for section, fields in changes.items():
+        kind = section_type(section)
+        hints = typing.get_type_hints(kind)
+        converted = {}
+        for name, value in section_table(section, fields).items():
+            if name not in hints:
+                raise UserError(f"unknown field '{section}.{name}'{_nearest_field(section, name, hints)}")
+            converted[name] = _convert(f"{section}.{name}", value, hints[name])
+        sections[section] = dataclasses.replace(getattr(recipe, section), **converted)
+    return dataclasses.replace(recipe, **sections)
+
+
+def _nearest_field(section: str, name: str, fields: Iterable[str]) -> str:
+    here = nearest(name, fields)
+    if here:
+        return here.replace("'", f"'{section}.", 1)
+    elsewhere = [full for full in field_names() if full.split(".")[1] == name]
+    return f"; did you mean '{elsewhere[0]}'?" if elsewhere else f"; allowed: {', '.join(fields)}"
+
+
+def _convert(full_name: str, value: Any, expected: Any) -> Any:
+    """Check ``value`` against a field's type; the only conversions are int → float and str → paths."""
+    if expected == Paths:
+        items = [value] if isinstance(value, str) else value
+        if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
+            return tuple(item for item in items if item)
+        raise UserError(f"{full_name} is {value!r}; allowed: a path or a list of paths")
+    kinds = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
+    if float in kinds and type(value) is int:
+        value = float(value)
+    if type(value) not in kinds and not (value is None and type(None) in kinds):
+        words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+        raise UserError(f"{full_name} is {value!r}; allowed: {' or '.join(words[kind] for kind in kinds)}")
+    return value

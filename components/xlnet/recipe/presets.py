@@ -1,0 +1,54 @@
+"""Presets: functions that return a complete recipe, from which a run starts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from xlnet.errors import UserError, nearest
+from xlnet.recipe.fields import DataRecipe, ModelRecipe, Recipe, TrainingRecipe, merge, section_table
+
+
+def tiny() -> Recipe:
+    """The demo's network: trains on a few thousand sentences in a minute on two cores."""
+    return Recipe()
+
+
+def small() -> Recipe:
+    """A network to train from scratch on tens of thousands of texts on a CPU, with the dropout that this takes."""
+    return Recipe(
+        model=ModelRecipe("small", "", 4, 256, 4, 64, 1024, dropout=0.2, summary_dropout=0.2),
+        training=TrainingRecipe(epochs=2.0, batch_tokens=2048, learning_rate=5e-4, token_dropout=0.2),
+    )
+
+
+def base() -> Recipe:
+    """XLNet-Base, Cased: 12 layers, hidden 768, 12 heads (Yang et al. 2019, released configuration)."""
+    return _published("base", n_layer=12, d_model=768, n_head=12, d_inner=3072, learning_rate=3e-5)
+
+
+def large() -> Recipe:
+    """XLNet-Large, Cased: 24 layers, hidden 1024, 16 heads (Yang et al. 2019, table 7)."""
+    recipe = _published("large", n_layer=24, d_model=1024, n_head=16, d_inner=4096, learning_rate=2e-5)
+    return recipe.replace(training={"layer_decay": 0.75})
+
+
+def _published(name: str, *, n_layer: int, d_model: int, n_head: int, d_inner: int, learning_rate: float) -> Recipe:
+    return Recipe(
+        data=DataRecipe(max_length=512),
+        model=ModelRecipe(name, n_layer=n_layer, d_model=d_model, n_head=n_head, d_head=64, d_inner=d_inner),
+        training=TrainingRecipe(learning_rate=learning_rate, batch_tokens=16_384),
+    )
+
+
+PRESETS: dict[str, Callable[[], Recipe]] = {"tiny": tiny, "small": small, "base": base, "large": large}
+
+
+def from_changes(changes: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """Start from the preset that ``changes["model"]["preset"]`` names and apply the rest over it."""
+    model = section_table("model", changes.get("model", {}))
+    preset = model.get("preset", "tiny")
+    if preset not in PRESETS:
+        raise UserError(f"model.preset is {preset!r}; allowed: {', '.join(PRESETS)}{nearest(str(preset), PRESETS)}")
+    shape = [name for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner") if name in model]
+    if model.get("pretrained") and shape:
+        raise UserError(f"model.{shape[0]} is set beside model.pretrained, whose own shape wins; remove one of the two")
+    return merge(PRESETS[preset](), changes)
