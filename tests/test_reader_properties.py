@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -105,6 +106,12 @@ def as_tsv(rows: list[Written]) -> bytes:
     return file.getvalue().encode()
 
 
+def quoted_tsv(rows: list[Written], **how: Any) -> bytes:
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter="\t", lineterminator="\r\n", **how).writerows([("text", "label"), *rows])
+    return file.getvalue().encode()
+
+
 def as_text(rows: list[Written]) -> bytes:
     return "".join(f"{text}\n" for text, _ in rows).encode()
 
@@ -121,7 +128,10 @@ QUOTED: dict[str, Callable[[list[Written]], bytes]] = {
     "csv with LF": lambda rows: by_csv_module(rows, "\n"),
     "csv with CR": lambda rows: by_csv_module(rows, "\r"),
     "csv by Arrow": by_arrow,
+    "tsv in quotes": quoted_tsv,
 }
+GIVEN = {"tsv in quotes": {"quoting": "doubled"}, "tsv": {"quoting": "none"}, "text": {"label": "file"}}
+BACKSLASHED: dict[str, Any] = {"doublequote": False, "escapechar": "\\"}
 LINES: dict[str, Callable[[list[Written]], bytes]] = {
     "tsv": as_tsv,
     "jsonl": by_json,
@@ -137,12 +147,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(folder: Path, form: str, content: bytes, compressed: bool = False) -> tuple[list[Row], list[Reject]]:
     """What the reader makes of a file."""
+    given = GIVEN.get(form, {})
     form = form.split()[0]
     path = folder / (f"a.{form}" + (".gz" if compressed else ""))
     path.write_bytes(gzip.compress(content, 1) if compressed else content)
     (source,) = list_sources("data.train", (str(path),))
-    label = {"label": "file"} if form == "text" else {}
-    found = list(read_rows(source, recipes.tiny().replace(data={"format": form, **label}).data))
+    found = list(read_rows(source, recipes.tiny().replace(data={"format": form, **given}).data))
     for one in found:
         assert one.line >= 1
         assert not isinstance(one, Reject) or one.reason.isprintable()
@@ -202,6 +212,34 @@ def test_quoted_rows_come_back_as_they_were_written(
     assert [(row.text, row.label) for row in found if (row.text, row.label) not in stray] == [
         row for row in rows if is_text(row[0]) and row not in stray
     ]
+
+
+@look
+@given(ROWS, st.sampled_from(["'", '"', "~"]), st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]), st.booleans())
+def test_rows_in_any_quotes_come_back(folder: Path, rows: list[Written], quote: str, quoting: int, slash: bool) -> None:
+    how = {"quotechar": quote, "quoting": quoting} | (BACKSLASHED if slash else {})
+    rows = [(text.replace("\r", " "), label) for text, label in rows if not looks_like_rows(text)]
+    if not rows:
+        return
+    (folder / "b.tsv").write_bytes(quoted_tsv(rows, **how))
+    (source,) = list_sources("data.train", (str(folder / "b.tsv"),))
+    given = {"quote": quote, "quoting": "backslash" if slash else "doubled"}
+    found = list(read_rows(source, recipes.tiny().replace(data=given).data))
+    assert [(one.text, one.label) for one in found if isinstance(one, Row)] == [row for row in rows if is_text(row[0])]
+    assert len(found) == len(rows)
+
+
+@pytest.mark.parametrize("write", [as_tsv, quoted_tsv])
+@look
+@given(LINE_ROWS)
+def test_a_wrong_guess_of_quotes_is_said(folder: Path, write: Callable[..., bytes], rows: list[Written]) -> None:
+    told: list[str] = []
+    (folder / "c.tsv").write_bytes(write(rows))
+    (source,) = list_sources("data.train", (str(folder / "c.tsv"),))
+    found = list(read_rows(source, recipes.tiny().data, tell=told.append))
+    assert len(found) == len(rows) or told
+    texts = [one.text for one in found if isinstance(one, Row)]
+    assert texts == [text for text, _ in rows if is_text(text)] or told or len(texts) < len(found)
 
 
 @pytest.mark.parametrize("form", LINES)

@@ -211,7 +211,7 @@ def test_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("content", "hint"),
     [
-        ('text, "label"\na,1\n', "no column 'label'; it has: text, \"label\"; 'label' is there in quotes that belong"),
+        ("text,'label'\na,1\n", "no column 'label'; it has: text, 'label'; 'label' is there in quotes that belong"),
         ("Text,Label\na,1\n", "did you mean 'Text'|it has: Text, Label"),
         ("a lovely warm film,1\na dull one,0\n", "if that is a row and there is no header, give columns by index"),
         ("text,text,label\na,b,1\n", "has 2 columns named 'text', 0 and 1; give the index of one"),

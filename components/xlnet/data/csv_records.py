@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from xlnet.data.dialect import Dialect
 from xlnet.data.lines import Line
 
 csv.field_size_limit(sys.maxsize)
+USUAL = Dialect()
 
 
 class Record(NamedTuple):
@@ -34,20 +36,20 @@ class CsvRecords:
             A record of several lines all of which are is no record but rows glued together.
     """
 
-    def __init__(self, lines: Iterable[Line], max_lines: int, max_bytes: int, delimiter: str = ",") -> None:
+    def __init__(self, lines: Iterable[Line], max_lines: int, max_bytes: int, dialect: Dialect = USUAL) -> None:
         self.width: int | None = None
         self.blank_rows = False
         self.is_row: Callable[[list[str]], bool] | None = None
         self._rejects = deque[Record]()  # of the record at hand, beyond its first line
-        self._delimiter = delimiter
+        self._dialect, self._plain = dialect, Dialect(dialect.delimiter, quote=None)
         self._supply = _Supply(iter(lines), max_lines, max_bytes)
-        self._reader = csv.reader(self._supply, strict=True, delimiter=delimiter)
+        self._reader = dialect.reader(self._supply)
 
     def ahead(self) -> list[Record]:
         """The records among the next lines, up to one that goes on below; they are read again afterwards."""
         lines = self._supply.peek()
         found = list[Record]()
-        for record in CsvRecords(lines, len(lines) + 1, sys.maxsize, self._delimiter):
+        for record in CsvRecords(lines, len(lines) + 1, sys.maxsize, self._dialect):
             if record.reason.startswith(_OPEN):
                 break
             found.append(record)
@@ -78,9 +80,12 @@ class CsvRecords:
         except _TooMuch as limit:
             reason = f"{_OPEN}: it holds more than {limit}"
         except csv.Error as error:
-            ended = str(error) == "unexpected end of data"
-            reason = f"{_OPEN}: the file ends in it" if ended else f"malformed CSV: {error}"
-            if str(error).startswith("new-line character seen"):
+            reason = f"malformed CSV: {error}"
+            if str(error) == "unexpected end of data":
+                reason = f"{_OPEN}: the file ends in it"
+            elif "expected after" in str(error):
+                reason = "malformed CSV: text follows a closing quote"
+            elif str(error).startswith("new-line character seen"):
                 reason = self._stray_ends()
         line = supply.taken[0].number
         if reason.startswith(_COLUMNS):
@@ -93,7 +98,7 @@ class CsvRecords:
         """The reason for a line with CR outside quotes; where rows stand between these, each is a reject."""
         line = self._supply.taken[0]
         reason = "malformed CSV: a carriage return outside quotes, where other lines end otherwise"
-        pieces = csv.reader(line.text.split("\r"), delimiter=self._delimiter, quoting=csv.QUOTE_NONE)
+        pieces = self._plain.reader(line.text.split("\r"))
         rows = sum(map(self.is_row, pieces)) if self.is_row else 1
         self._rejects.extend(Record(line.number, [], reason) for _ in range(rows - 1))
         return reason
@@ -101,7 +106,7 @@ class CsvRecords:
     def _trouble(self, fields: list[str]) -> str:
         """Why a record of several lines is none."""
         lines = [line.text for line in self._supply.taken if line.text.strip()]
-        plain = csv.reader(lines, delimiter=self._delimiter, quoting=csv.QUOTE_NONE)
+        plain = self._plain.reader(lines)
         alike = sum(map(self.is_row, plain)) if self.is_row else 0
         fits = self.width is None or len(fields) == self.width
         if alike == len(lines) or (not fits and 2 * alike >= len(lines)):

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 
-from xlnet.data import delimiter, json_records
+from xlnet.data import dialect, json_records
 from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
@@ -91,22 +91,32 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
 
 
 def _csv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    lines = read_lines(file, source, recipe, columns.tell, quoted=True)
-    sign, lines = delimiter.find(lines, source, recipe, columns.tell)
-    return columns.rows_of_fields(CsvRecords(lines, recipe.max_record_lines, recipe.max_record_bytes, sign))
+    lines = read_lines(file, source, recipe, columns.tell, quoted=recipe.quoting != "none")
+    return _delimited_rows(lines, source, recipe, columns, "csv")
 
 
 def _tsv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    return columns.rows_of_fields(_tsv_records(read_lines(file, source, recipe, columns.tell), columns.labelled))
+    return _delimited_rows(read_lines(file, source, recipe, columns.tell), source, recipe, columns, "tsv")
 
 
-def _tsv_records(lines: Iterator[Line], labelled: bool) -> Iterator[Record]:
-    # Quotes mean nothing in TSV as data sets are published: a bare " is part of the text.
+def _delimited_rows(
+    lines: Iterator[Line], source: Source, recipe: DataRecipe, columns: Columns, form: str
+) -> Iterator[Row | Reject]:
+    found, lines = dialect.find(lines, source, recipe, form, columns.tell)
+    if found.quote is not None:
+        return columns.rows_of_fields(CsvRecords(lines, recipe.max_record_lines, recipe.max_record_bytes, found))
+    if recipe.quoting == "auto":
+        lines = dialect.late_quotes(lines, source, columns.tell)
+    return columns.rows_of_fields(_plain_records(lines, found.delimiter, columns.labelled))
+
+
+def _plain_records(lines: Iterator[Line], delimiter: str, labelled: bool) -> Iterator[Record]:
+    """The records of lines in which quotes are part of the text."""
     begun = False
     for line in lines:
         text = line.text.rstrip("\r\n")
         if line.reason or text or (begun and not labelled):
-            yield Record(line.number, text.split("\t") if text else [], line.reason)
+            yield Record(line.number, text.split(delimiter) if text else [], line.reason)
             begun = True
 
 

@@ -25,7 +25,11 @@ from xlnet.recipe import DataRecipe
 MAX_CLASSES = 1000
 MANY_CLASSES = 0.5  # classes per row beyond which a label column holds something else
 SHOWN_REJECTS = 3
-ENCODING = "set data.encoding (such as cp1252), "
+# What may be wrong with the recipe where rows are rejected for such a reason.
+REMEDIES = {
+    "not UTF-8": "set data.encoding (such as cp1252), ",
+    "malformed CSV": "set data.quoting ('backslash', or 'none' if quotes are part of the text), ",
+}
 KEPT_SPELLINGS = 100  # labels that lost spaces or marks
 KEPT_CHARACTERS = 32_000_000  # of text held between the survey and tokenisation
 TRAIN, VALIDATION, TEST = range(3)
@@ -160,10 +164,10 @@ def _refuse_many_rejects(survey: Survey, recipe: DataRecipe) -> None:
     total = rejected + len(survey.given) - survey.rejects["duplicate id"]
     if total and rejected / total > recipe.max_rejects:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in survey.rejects.most_common(3))
+        remedies = "".join(remedy for reason, remedy in REMEDIES.items() if reason in survey.rejects)
         raise UserError(
             f"{rejected:,} of {counted(total, 'row')} cannot be used: {reasons}; "
-            f"first: {'; '.join(survey.first_rejects)}. "
-            f"Correct them, {ENCODING if 'not UTF-8' in survey.rejects else ''}or raise data.max_rejects"
+            f"first: {'; '.join(survey.first_rejects)}. Correct them, {remedies}or raise data.max_rejects"
         )
 
 

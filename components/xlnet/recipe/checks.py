@@ -50,6 +50,12 @@ def check_section(section: str, values: Any) -> None:
 def _check_dialect(data: Any) -> None:
     if data.delimiter != "auto" and (len(data.delimiter) != 1 or data.delimiter in '"\r\n'):
         raise UserError(f"data.delimiter is {data.delimiter!r}; allowed: auto, or one character, such as ';'")
+    if data.quote != "auto" and (len(data.quote) != 1 or data.quote in "\\\r\n"):
+        raise UserError(f'data.quote is {data.quote!r}; allowed: auto, or one character, such as "\'"')
+    if data.quote != "auto" and data.quote == data.delimiter:
+        raise UserError(f"data.quote and data.delimiter are both {data.quote!r}; give two characters")
+    if data.quote != "auto" and data.quoting == "none":
+        raise UserError(f"data.quote is {data.quote!r}, but data.quoting is 'none'; leave out one of them")
     try:
         if data.encoding != "auto":
             io.TextIOWrapper(io.BytesIO(), encoding=codecs.lookup(data.encoding).name)  # refuses what is no text

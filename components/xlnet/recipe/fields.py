@@ -42,6 +42,8 @@ class DataRecipe:
     format: str = _choice("auto", "auto", "csv", "tsv", "jsonl", "parquet", "text", "label-first")
     encoding: str = "auto"  # auto: UTF-8, or what the byte order mark says; else a codec's name in Python
     delimiter: str = "auto"  # auto: found in the first lines of each CSV file
+    quoting: str = _choice("auto", "auto", "doubled", "backslash", "none")  # how a quote inside quotes is escaped
+    quote: str = "auto"  # one character; auto: " unless the first lines show '
     header: str = _choice("auto", "auto", "yes", "no")
     text: Column = "text"
     text_pair: Column | None = None

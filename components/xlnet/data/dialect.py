@@ -1,0 +1,277 @@
+"""How a line of delimited text falls into fields: the delimiter, the quote character, and how a quote is escaped.
+
+The recipe says it, or the first lines show it. Every guess is told, so that a wrong one is seen.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, product
+from typing import Any, NamedTuple
+
+from xlnet.data.lines import Line
+from xlnet.data.storage import Source
+from xlnet.data.values import shown
+from xlnet.recipe import DataRecipe
+
+PROBED, PROBED_CHARACTERS = 200, 1 << 20  # lines that a guess is made from
+MOST_TITLES = 5  # lines above the rows, such as the title of a table, that need not hold the delimiter
+CUT_SHORT = 20  # lines of a last record that may go on below the lines probed
+COMMON = ",;\t|"
+NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+
+
+class Dialect(NamedTuple):
+    """How lines are split into fields.
+
+    Attributes:
+        delimiter: the character between fields.
+        quote: the character around a field that may hold delimiters and line ends; None: quotes are part of the text.
+        backslash: whether a backslash stands before a quote inside such a field; otherwise the quote is doubled.
+        spaces: whether spaces after a delimiter do not belong to the field.
+    """
+
+    delimiter: str = ","
+    quote: str | None = '"'
+    backslash: bool = False
+    spaces: bool = False
+
+    def reader(self, lines: Iterable[str]) -> Any:
+        """A strict reader of the csv module over these lines."""
+        if self.quote is None:
+            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+        return csv.reader(
+            map(self._escaped, lines) if self.backslash else lines,
+            strict=True,
+            delimiter=self.delimiter,
+            quotechar=self.quote,
+            escapechar="\\" if self.backslash else None,
+            skipinitialspace=self.spaces,
+        )
+
+    def _escaped(self, line: str) -> str:
+        """The line with those backslashes doubled that escape nothing: the csv module would drop them."""
+        kept = re.escape(f"\\{self.quote}{self.delimiter}")
+        return re.sub(rf"\\([{kept}])|\\", lambda found: found[0] if found[1] else r"\\", line)
+
+
+def find(
+    lines: Iterator[Line], source: Source, recipe: DataRecipe, form: str, tell: Callable[[str], None]
+) -> tuple[Dialect, Iterator[Line]]:
+    """The dialect of a file, and its lines again, without one that only names the delimiter.
+
+    Args:
+        lines: of the file, from the first one on.
+        source: the file, for messages.
+        recipe: what it says is taken as it is; what it leaves open is looked for.
+        form: ``"csv"``, whose delimiter is a comma unless the first lines show another one, or ``"tsv"``.
+        tell: called with each guess.
+    """
+    first: list[Line] = []
+    size = 0
+    while len(first) < PROBED and size < PROBED_CHARACTERS and (line := next(lines, None)):
+        first.append(line)
+        size += len(line.text)
+    sign = recipe.delimiter
+    if first and (named := re.fullmatch(r"\s*sep=(.)\s*", first[0].text, re.IGNORECASE)):  # as Excel takes it
+        if sign == "auto":
+            tell(f"'{source.uri}' is split at {shown(named[1])}, as its first line says")
+            sign = named[1]
+        del first[0]
+    texts = [line.text for line in first if line.text.strip()]
+    if sign == "auto":
+        sign = "\t" if form == "tsv" else _delimiter(texts, source, tell)
+    ended = len(first) < PROBED and size < PROBED_CHARACTERS
+    return _Quotes(texts, ended, source, tell).dialect(sign, recipe), chain(first, lines)
+
+
+def _delimiter(texts: Sequence[str], source: Source, tell: Callable[[str], None]) -> str:
+    """A comma, unless the first lines hold none outside quotes and fall into equally many columns at another sign."""
+    commas = _columns(texts, ",")
+    if commas[:1] > [1]:
+        _tell_of_others(texts, commas[0], source, tell)
+        return ","
+    quotes = '"' if any(text.startswith('"') for text in texts) else "\"'"
+    for delimiter, quote in product(COMMON[1:], quotes):
+        widths = _columns(texts, delimiter, quote)
+        if widths and widths[0] > 1 and 10 * widths.count(widths[0]) >= 9 * len(widths):
+            says = "for its first line holds no comma; data.delimiter says otherwise"
+            tell(f"'{source.uri}' is split at {NAMES[delimiter]}, {says}")
+            return delimiter
+    for delimiter in COMMON:
+        widths = _columns(texts, delimiter)
+        titles = next((number for number, width in enumerate(widths) if width > 1), len(widths))
+        below = widths[titles:]
+        if 0 < titles <= MOST_TITLES and len(below) > titles and set(below) == {below[0]}:
+            if delimiter != ",":
+                says = f"for all lines but the first {titles} are; data.delimiter says otherwise"
+                tell(f"'{source.uri}' is split at {NAMES[delimiter]}, {says}")
+            return delimiter
+    return ","
+
+
+def _tell_of_others(texts: Sequence[str], columns: int, source: Source, tell: Callable[[str], None]) -> None:
+    """Say where another delimiter splits every line, too, and into as many columns at least."""
+    for delimiter in COMMON[1:]:
+        widths = _columns(texts, delimiter)
+        if len(widths) > 2 and set(widths) == {widths[0]} and widths[0] >= columns:
+            name = NAMES[delimiter]
+            tell(f"'{source.uri}' is split at a comma, though {name} would do, too; data.delimiter says otherwise")
+
+
+def _columns(texts: Sequence[str], delimiter: str, quote: str = '"') -> list[int]:
+    """Columns of each record in these lines; the last one may go on below, and is left out."""
+    lines = (text.replace("\r", "") for text in texts)  # outside quotes it is an error
+    widths = [len(record) for record in csv.reader(lines, delimiter=delimiter, quotechar=quote) if record]
+    return widths[:-1] or widths
+
+
+class _Found(NamedTuple):
+    """What the first lines show of one quote character.
+
+    Attributes:
+        whole: whether all of them parse, into records of equally many fields.
+        needed: whether they only do so with these quotes: without them, delimiters or line ends would split fields.
+        columns: whether some column stands in quotes in every record.
+        quoted: fields that are a quotation from end to end.
+        escaped: those of them that hold an escaped quote.
+        bare: fields with a quote that is no such quotation.
+        example: one of the quoted fields, an escaped one if there is one.
+    """
+
+    whole: bool
+    needed: bool
+    columns: bool
+    quoted: int
+    escaped: int
+    bare: int
+    example: str
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the quotes must be those of a writer, and no characters of the text."""
+        if self.whole:
+            return self.needed or ((self.columns or bool(self.escaped)) and not self.bare)
+        return self.escaped > 2 and 20 * self.bare < self.escaped
+
+
+class _Quotes:
+    """Finds out what quotes mean in a file, from its first lines."""
+
+    def __init__(self, texts: Sequence[str], ended: bool, source: Source, tell: Callable[[str], None]) -> None:
+        self._texts = [text.rstrip("\r\n") + "\n" for text in texts]
+        self._ended, self._uri, self._tell = ended, source.uri, tell
+
+    def dialect(self, delimiter: str, recipe: DataRecipe) -> Dialect:
+        """What the recipe says, completed by what the lines show."""
+        if recipe.quoting == "none":
+            return Dialect(delimiter, None)
+        usual = '"' if recipe.quote == "auto" else recipe.quote
+        if recipe.quoting != "auto":
+            return self._with_spaces(Dialect(delimiter, usual, recipe.quoting == "backslash"))
+        for quote in "\"'" if recipe.quote == "auto" else usual:
+            for backslash in (False, True):
+                found = Dialect(delimiter, quote, backslash)
+                if self._is_shown(found):
+                    return self._with_spaces(self._told(found))
+        if delimiter == "\t" and recipe.quote == "auto":
+            # As data sets are published, a quote in such a file is part of the text.
+            self._say_kept(delimiter)
+            return Dialect(delimiter, None)
+        return self._with_spaces(Dialect(delimiter, usual))
+
+    def _is_shown(self, dialect: Dialect) -> bool:
+        quote = dialect.quote or ""
+        if not any(quote in text for text in self._texts):
+            return False
+        if dialect.backslash and not any("\\" + quote in text for text in self._texts):
+            return False
+        return self._look(dialect).is_certain
+
+    def _told(self, dialect: Dialect) -> Dialect:
+        if dialect.quote != '"' or dialect.backslash or dialect.delimiter == "\t":
+            how = ", in which a backslash escapes a quote" if dialect.backslash else ""
+            self._tell(
+                f"'{self._uri}' has fields in {dialect.quote} quotes{how}, such as "
+                f"{shown(self._look(dialect).example)}: the quotes are taken off; data.quoting = 'none' keeps them"
+            )
+        return dialect
+
+    def _say_kept(self, delimiter: str) -> None:
+        found = self._look(Dialect(delimiter))
+        if found.quoted and (found.escaped or not found.bare):
+            self._tell(
+                f"'{self._uri}' has {found.quoted:,} fields in quotes in its first lines, such as "
+                f"{shown(found.example)}, whose quotes are kept; data.quoting = 'doubled' takes them off"
+            )
+
+    def _with_spaces(self, dialect: Dialect) -> Dialect:
+        """The dialect, which leaves out spaces before quotes if only then the lines have equally many fields."""
+        marks, wider = f"{dialect.delimiter} {dialect.quote}", dialect._replace(spaces=True)
+        if dialect.delimiter == " " or not any(marks in text for text in self._texts):
+            return dialect
+        fields = chain.from_iterable(self._records(dialect)[0])
+        if not any(field[:1] == " " and field.lstrip(" ").startswith(marks[-1]) for field in fields):
+            return dialect
+        records, closed = self._records(wider)
+        if not closed or len(set(map(len, records))) != 1:
+            return dialect
+        self._tell(f"'{self._uri}' has spaces before its quotes; spaces after a delimiter are left out")
+        return wider
+
+    def _records(self, dialect: Dialect) -> tuple[list[list[str]], bool]:
+        """The records of the lines, and whether all of them are closed; the last one may be cut short."""
+        records, begun = [], 0
+        reader = dialect.reader(self._texts)
+        try:
+            for record in reader:
+                begun = reader.line_num
+                records.append(record)
+        except csv.Error as error:
+            cut = not self._ended and str(error) == "unexpected end of data"
+            return records, cut and len(self._texts) - begun < CUT_SHORT
+        return records, True
+
+    def _look(self, dialect: Dialect) -> _Found:
+        quote, delimiter = re.escape(dialect.quote or ""), re.escape(dialect.delimiter)
+        inside = rf"(?:\\.|[^{quote}\\])" if dialect.backslash else rf"(?:[^{quote}]|{quote}{quote})"
+        escape = rf"\\{quote}" if dialect.backslash else quote + quote
+        quotation, escaped = re.compile(f"{quote}{inside}*{quote}"), re.compile(escape)
+        quoted, bare, fields, columns = [], 0, [], None
+        for text in self._texts:
+            fields = re.split(delimiter, text.rstrip("\n"))
+            whole = {number for number, field in enumerate(fields) if quotation.fullmatch(field)}
+            quoted += [fields[number] for number in whole]
+            bare += sum(dialect.quote in field for number, field in enumerate(fields) if number not in whole)
+            columns = whole if columns is None else columns & whole
+        with_escapes = [field for field in quoted if escaped.search(field[1:-1])]
+        records, closed = self._records(dialect)
+        widths = set(map(len, records))
+        plain = {len(re.split(delimiter, text)) for text in self._texts}
+        return _Found(
+            whole=closed and len(widths) == 1 and len(records) > 1,
+            needed=plain != widths,
+            columns=bool(columns) and len(self._texts) > 1,
+            quoted=len(quoted),
+            escaped=len(with_escapes),
+            bare=bare,
+            example=next(chain(with_escapes, quoted), ""),
+        )
+
+
+def late_quotes(lines: Iterator[Line], source: Source, tell: Callable[[str], None]) -> Iterator[Line]:
+    """The lines of a file whose quotes are kept; says at its end if lines beyond the first ones look quoted."""
+    yield from islice(lines, PROBED)
+    found = 0
+    for line in lines:
+        if '""' in line.text and _ESCAPED.search(line.text):
+            found += 1
+        yield line
+    if found:
+        tell(
+            f"'{source.uri}' has {found:,} fields in quotes below its first lines, whose quotes are kept; "
+            "data.quoting = 'doubled' takes them off"
+        )
+
+
+_ESCAPED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*[^"\t](?:"")+(?:[^"\t]|"")*"(?:\t|\r?\n?$)')
