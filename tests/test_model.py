@@ -10,7 +10,7 @@ from xlnet.data.tokenizer import SHIPPED
 from xlnet.errors import CorruptArtifact, UserError
 from xlnet.model.layout import Layout
 from xlnet.model.positions import by_key
-from xlnet.model.weights import load_classifier, load_pretrained, save_classifier, split_qkv
+from xlnet.model.weights import load_classifier, load_pretrained, save_model, split_qkv
 
 VOCABULARY = 97
 
@@ -98,7 +98,7 @@ def test_logits_and_gradients_equal_transformers(pair, case):
 
 def test_transformers_loads_our_directory(pair, tmp_path):
     _, ours = pair
-    save_classifier(ours.state_dict(), ours.config, tmp_path)
+    save_model(ours.state_dict(), ours.config, tmp_path)
     theirs = XLNetForSequenceClassification.from_pretrained(tmp_path).eval()
     ids, segments, mask = batch([6, 11])
     expected = ours(*packed(ids, segments, mask))
@@ -110,7 +110,7 @@ def test_equal_weights_give_equal_bytes(pair, tmp_path):
     _, ours = pair
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        save_classifier(ours.state_dict(), ours.config, tmp_path / name)
+        save_model(ours.state_dict(), ours.config, tmp_path / name)
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 

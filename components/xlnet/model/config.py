@@ -29,6 +29,8 @@ SYNONYMS = {
     "num_hidden_layers": "n_layer",
 }
 CLASSIFIER = "XLNetForSequenceClassification"
+LANGUAGE_MODEL = "XLNetLMHeadModel"
+PRETRAIN = "pretrain"  # the task of language models
 MULTI_LABEL = "multi_label"  # a task of models trained elsewhere: each output is an independent probability
 PROBLEMS = {
     None: "classification",
@@ -195,12 +197,12 @@ def _refuse_variants(path: str | Path, values: dict[str, Any]) -> None:
 
 
 def to_json(config: XLNetConfig) -> str:
-    """Format the ``config.json`` that ``transformers.XLNetForSequenceClassification`` loads as it is."""
+    """Format the ``config.json`` that ``transformers`` loads as it is."""
     values = dataclasses.asdict(config)
     task, classes = values.pop("task"), values.pop("classes")
-    names = ["value"] if task == "regression" else list(classes)
+    is_language_model = task == PRETRAIN
     values |= {
-        "architectures": [CLASSIFIER],
+        "architectures": [LANGUAGE_MODEL if is_language_model else CLASSIFIER],
         "model_type": "xlnet",
         "dtype": "float32",
         **PUBLISHED,
@@ -208,8 +210,12 @@ def to_json(config: XLNetConfig) -> str:
         "reuse_len": None,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        "problem_type": next(name for name, known in PROBLEMS.items() if name and known == task),
-        "id2label": {str(index): name for index, name in enumerate(names)},
-        "label2id": {name: index for index, name in enumerate(names)},
     }
+    if not is_language_model:
+        names = ["value"] if task == "regression" else list(classes)
+        values |= {
+            "problem_type": next(name for name, known in PROBLEMS.items() if name and known == task),
+            "id2label": {str(index): name for index, name in enumerate(names)},
+            "label2id": {name: index for index, name in enumerate(names)},
+        }
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

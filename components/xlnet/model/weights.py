@@ -4,6 +4,7 @@ The files have three tensors for the projections of queries, keys and values; ou
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from xlnet.errors import CorruptArtifact, UserError, warn
 from xlnet.model import config as configs
 from xlnet.model import tensor_files
 from xlnet.model.config import XLNetConfig
+from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.xlnet import XLNetClassifier
 
 FUSED = ".rel_attn.qkv"
@@ -23,7 +25,7 @@ NO_CLASSIFIER = ": it is no trained classifier; to fine-tune it name it as model
 HEADS = ("sequence_summary.", "logits_proj.")  # a pretrained language model lacks these
 
 
-def save_classifier(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
+def save_model(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes."""
     Path(directory, "config.json").write_text(configs.to_json(config), encoding="utf-8")
     state = {name: value.detach().to("cpu", torch.float32) for name, value in weights.items()}
@@ -50,12 +52,38 @@ def load_classifier(directory: str | Path) -> XLNetClassifier:
         model = XLNetClassifier(config)
     _refuse_misfit(directory, model, tensors)
     model.to_empty(device="cpu").load_state_dict(tensors, strict=False)
-    if broken := next((name for name, value in model.named_parameters() if not value.isfinite().all()), None):
-        raise CorruptArtifact(f"the weights in '{directory}' are not all finite: {broken}; train the model again")
+    _refuse_not_finite(directory, model)
     return model.eval()
 
 
-def _refuse_misfit(directory: Path, model: XLNetClassifier, tensors: Mapping[str, Tensor]) -> None:
+def load_language_model(directory: str | Path) -> XLNetLanguageModel:
+    """Load a language model that we or ``transformers`` have written: float32, on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: the directory has no XLNet language model, or its config does not match the weights.
+        CorruptArtifact: the weights cannot be read, or some are not finite.
+    """
+    directory = Path(directory)
+    config = replace(configs.read(directory / "config.json"), task=configs.PRETRAIN)
+    tensors = join_qkv(tensor_files.read(directory))
+    if "lm_loss.bias" not in tensors:
+        raise UserError(
+            f"'{directory}' lacks lm_loss.bias: it is no language model; make one with data.task = 'pretrain'"
+        )
+    with torch.device("meta"):
+        model = XLNetLanguageModel(config)
+    _refuse_misfit(directory, model, tensors)
+    model.to_empty(device="cpu").load_state_dict(tensors, strict=False)
+    _refuse_not_finite(directory, model)
+    return model.eval()
+
+
+def _refuse_not_finite(directory: Path, model: torch.nn.Module) -> None:
+    if broken := next((name for name, value in model.named_parameters() if not value.isfinite().all()), None):
+        raise CorruptArtifact(f"the weights in '{directory}' are not all finite: {broken}; train the model again")
+
+
+def _refuse_misfit(directory: Path, model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Raise UserError if a weight is missing or does not have the shape that the config gives."""
     own = model.state_dict()
     if missing := [name for name in own if name not in tensors]:

@@ -186,17 +186,7 @@ class XLNetClassifier(nn.Module):
         self.transformer = Transformer(config)
         self.sequence_summary = SequenceSummary(config)
         self.logits_proj = nn.Linear(config.d_model, config.outputs)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise as the released code does: normal weights, zero biases, layer norms with weight one."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("layer_norm.weight"):
-                nn.init.ones_(parameter)
-            elif name.endswith(("layer_norm.bias", "layer_1.bias", "layer_2.bias", "summary.bias", "logits_proj.bias")):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, 0.0, self.config.initializer_range)
+        initialise(self, config.initializer_range)
 
     def forward(
         self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None
@@ -204,3 +194,15 @@ class XLNetClassifier(nn.Module):
         """Compute the logits of packed texts, [S, C]; for the arguments see :class:`Transformer`."""
         x_TD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
         return self.logits_proj(self.sequence_summary(x_TD[layout.last_S], layout.first_text))
+
+
+def initialise(model: nn.Module, deviation: float) -> None:
+    """Initialise as the released code does: normal weights, zero biases, layer norms with weight one."""
+    zero = ("layer_norm.bias", "layer_1.bias", "layer_2.bias", "summary.bias", "logits_proj.bias", "lm_loss.bias")
+    for name, parameter in model.named_parameters():
+        if name.endswith("layer_norm.weight"):
+            nn.init.ones_(parameter)
+        elif name.endswith(zero):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, 0.0, deviation)

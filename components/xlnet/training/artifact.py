@@ -11,7 +11,7 @@ from torch import Tensor
 from xlnet import provenance
 from xlnet.data import seen
 from xlnet.model.config import XLNetConfig
-from xlnet.model.weights import fetch, save_classifier
+from xlnet.model.weights import fetch, save_model
 from xlnet.recipe import Recipe
 
 
@@ -38,7 +38,7 @@ def write(
     Returns:
         The artifact's lineage.
     """
-    save_classifier(weights, config, directory)
+    save_model(weights, config, directory)
     for file in Path(dataset, "tokenizer").iterdir():
         shutil.copyfile(file, directory / file.name)
     _name_longest_row(directory / "tokenizer_config.json", recipe.data.max_length)

@@ -1,0 +1,206 @@
+"""The permutation language model against transformers' two streams: same weights, same logits, loss and gradients."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import XLNetConfig as TheirConfig
+from transformers import XLNetLMHeadModel
+
+from xlnet.errors import RunError, UserError
+from xlnet.model.dropout import Dropout
+from xlnet.model.language_model import Text, XLNetLanguageModel, check_order
+from xlnet.model.positions import Positions
+from xlnet.model.streams import NEVER, Sight, StreamSegments, stream_attention
+from xlnet.model.weights import load_language_model, save_model
+
+VOCABULARY, LAYERS, WIDTH = 61, 2, 32
+# texts, content tokens, predicted positions, memory: odd lengths, no memory, more memory than content
+SHAPES = [(2, 8, 3, 0), (3, 7, 2, 5), (1, 5, 5, 11), (2, 1, 1, 3), (2, 33, 6, 17)]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A language model that transformers wrote, and ours, loaded from its file."""
+    torch.manual_seed(0)
+    config = TheirConfig(vocab_size=VOCABULARY, d_model=WIDTH, n_layer=LAYERS, n_head=2, d_inner=64, dropout=0.0)
+    theirs = XLNetLMHeadModel(config).train()  # in training mode memory is detached as ours is
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder = tmp_path_factory.mktemp("theirs")
+    theirs.save_pretrained(folder)
+    return theirs, load_language_model(folder)
+
+
+def drawn(shape, seed=0, hide_last=False):
+    """A rectangle of texts with drawn orders, targets, segments and memory."""
+    texts, length, predicted, memory = shape
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(length, generator=generator) for _ in range(texts)]).int()
+    place = torch.stack([torch.randperm(length, generator=generator)[:predicted] for _ in range(texts)])
+    ids = torch.randint(VOCABULARY, (texts, length), generator=generator)
+    segments = torch.randint(3, (texts, length), generator=generator).int()
+    kept = torch.randn(LAYERS, texts, memory, WIDTH, generator=generator) if memory else None
+    return Text(ids, segments, order, place, kept)
+
+
+def their_arguments(text):
+    """The same as perm_mask (1: not visible), target_mapping and mems of transformers."""
+    order = text.order_BL
+    perm_mask = (order[:, None, :] >= order[:, :, None]).float()
+    mapping = F.one_hot(text.place_BP, text.input_ids_BL.shape[1]).float()
+    mems = None if text.memory is None else [one.transpose(0, 1) for one in text.memory]
+    return {
+        "input_ids": text.input_ids_BL,
+        "token_type_ids": None if text.segment_ids_BL is None else text.segment_ids_BL.long(),
+        "perm_mask": perm_mask,
+        "target_mapping": mapping,
+        "mems": mems,
+    }
+
+
+@pytest.mark.parametrize("impl", ["reference", "dense"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_logits_loss_and_gradients_equal_transformers(pair, shape, impl):
+    theirs, ours = pair
+    text = drawn(shape)
+    theirs.config.mem_len, theirs.config.reuse_len = 9, 0
+    theirs.transformer.mem_len, theirs.transformer.reuse_len = 9, 0
+    expected = theirs(**their_arguments(text), labels=text.targets_BP, use_mems=True)
+    ours.train().zero_grad()
+    ours.transformer.impl = impl
+    hidden, memory = ours(text, keep=9)
+    logits = ours.logits(hidden)
+    loss = F.cross_entropy(logits.flatten(0, 1), text.targets_BP.flatten())
+    assert (logits - expected.logits).abs().max() <= 1e-5
+    assert abs(loss.item() - expected.loss.item()) <= 1e-5
+    for mine, other in zip(memory, expected.mems, strict=True):
+        assert torch.allclose(mine.transpose(0, 1), other, atol=1e-5)
+    theirs.zero_grad()
+    expected.loss.backward()
+    loss.backward()
+    own = dict(ours.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        stem, _, letter = name.rpartition(".")
+        if letter in ("q", "k", "v"):
+            mine = own[f"{stem}.qkv"].grad[:, "qkv".index(letter)]
+        else:
+            mine = own[name].grad
+        error = (mine - parameter.grad).abs().max() / parameter.grad.abs().max().clamp(min=1e-3)
+        assert error <= 1e-4, f"{name}: {error:.1e}"
+
+
+def test_a_model_without_segments_equals_transformers(pair):
+    theirs, ours = pair
+    drawn_text = drawn((2, 6, 2, 3))
+    text = Text(drawn_text.input_ids_BL, None, drawn_text.order_BL, drawn_text.place_BP, drawn_text.memory)
+    with torch.no_grad():
+        expected = theirs(**their_arguments(text)).logits
+        assert (ours.logits(ours(text)[0]) - expected).abs().max() <= 1e-5
+
+
+def test_transformers_loads_what_we_write(pair, tmp_path):
+    theirs, ours = pair
+    save_model(ours.state_dict(), ours.config, tmp_path)
+    again = XLNetLMHeadModel.from_pretrained(tmp_path)
+    text = drawn((2, 8, 3, 4))
+    with torch.no_grad():
+        expected = theirs(**their_arguments(text)).logits
+        assert torch.allclose(again.eval()(**their_arguments(text)).logits, expected, atol=1e-6)
+    copy = load_language_model(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), copy.parameters(), strict=True))
+
+
+def test_a_classifier_is_no_language_model(pair, tmp_path):
+    _, ours = pair
+    weights = {name: value for name, value in ours.state_dict().items() if name != "lm_loss.bias"}
+    save_model(weights, ours.config, tmp_path)
+    with pytest.raises(UserError, match=r"lacks lm_loss\.bias: it is no language model"):
+        load_language_model(tmp_path)
+
+
+def test_sampled_orders_have_the_mean_of_all_orders(pair):
+    """The loss of a 5-token text: its mean over many drawn orders is the exact mean over all 120."""
+    _, ours = pair
+    ids = torch.tensor([[3, 14, 15, 9, 26]])
+    orders = torch.tensor(list(itertools.permutations(range(5)))).int()
+    with torch.no_grad():
+        text = Text(ids.expand(120, 5), None, orders, torch.arange(5).expand(120, 5))
+        nll = F.cross_entropy(ours.logits(ours(text)[0]).flatten(0, 1), text.targets_BP.flatten(), reduction="none")
+    by_order = nll.view(120, 5).sum(1)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(120, (20_000,), generator=generator)
+    error = by_order.std() / 20_000**0.5
+    assert abs(by_order[draws].mean() - by_order.mean()) < 4 * error
+
+
+def test_what_a_query_does_not_see_cannot_change_it(pair):
+    """Neither its own token, nor later ones in the order, nor padding."""
+    _, ours = pair
+    order = torch.tensor([[2, 0, 1, 3, NEVER]]).int()
+    place = torch.tensor([[0, 3]])
+    with torch.no_grad():
+        first = ours(Text(torch.tensor([[7, 8, 9, 10, 5]]), None, order, place))[0]
+        own = ours(Text(torch.tensor([[50, 8, 9, 11, 6]]), None, order, place))[0]
+        seen = ours(Text(torch.tensor([[7, 8, 30, 10, 5]]), None, order, place))[0]
+    assert torch.equal(first[0, 0], own[0, 0])
+    assert not torch.allclose(first[0, 1], own[0, 1])  # the last in the order sees the first token
+    assert not torch.allclose(first[0, 0], seen[0, 0])
+
+
+# ---- implementations --------------------------------------------------------------------------------
+
+
+def attend(impl, shape, probability, with_segments, dtype, seed=0):
+    """Output and every gradient, as float64."""
+    texts, length, predicted, memory = shape
+    torch.manual_seed(seed)
+    keys, queries, heads, width = memory + length, length + predicted, 3, 16
+
+    def random(*size):
+        return torch.randn(*size, dtype=torch.float64).to(dtype).requires_grad_()
+
+    leaves = [random(texts, queries, heads, width), *(random(texts, keys, heads, width) for _ in range(2))]
+    leaves += [random(length + keys, heads, width), *(random(heads, width) for _ in range(3)), random(2, heads, width)]
+    q, k, v, table, content, position, segment, embed = leaves
+    text = drawn(shape)
+    sight = Sight.of(text.order_BL, text.place_BP, memory)
+    ids = torch.cat([text.segment_ids_BL, text.segment_ids_BL.gather(1, text.place_BP)], 1)
+    segments = StreamSegments(ids, F.pad(text.segment_ids_BL, (memory, 0)), segment, embed)
+    noise = Dropout.seeded(probability, torch.tensor([987654321])) if probability else None
+    out = stream_attention(
+        q, k, v, Positions(table, content, position), segments if with_segments else None, sight, noise, impl
+    )
+    out.backward(torch.randn(out.shape, dtype=torch.float64).to(out))
+    return [None if x is None else x.double() for x in (out.detach(), *(leaf.grad for leaf in leaves))]
+
+
+@pytest.mark.parametrize("with_segments", [True, False])
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(2, 8, 3, 6), (1, 50, 9, 21), (2, 97, 16, 0)], ids=str)
+@pytest.mark.parametrize("impl", ["dense"])
+def test_every_implementation_equals_the_reference(impl, shape, probability, with_segments):
+    expected = attend("reference", shape, probability, with_segments, torch.float64)
+    for mine, theirs in zip(attend(impl, shape, probability, with_segments, torch.float32), expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if theirs is not None:
+            assert (mine - theirs).abs().max() <= 1e-5 * max(theirs.abs().max().item(), 1.0)
+
+
+def test_bad_shapes_and_orders_are_refused():
+    with pytest.raises(RunError, match=r"\[0, 2, 2\] is no permutation of 0 to 2"):
+        check_order([0, 2, 2])
+    q, k = torch.randn(1, 4, 2, 16), torch.randn(1, 3, 2, 16)
+    sight = Sight.of(torch.tensor([[0, 1, 2]]).int(), torch.tensor([[1]]))
+    positions = Positions(torch.randn(6, 2, 16), torch.randn(2, 16), torch.randn(2, 16))
+    with pytest.raises(UserError, match=r"'flash'; allowed: auto, reference, dense"):
+        stream_attention(q, k, k, positions, None, sight, None, "flash")
+    with pytest.raises(RunError, match="do not match"):
+        stream_attention(q, k[:, :2], k, positions, None, sight)
+    with pytest.raises(RunError, match="sight is of"):
+        stream_attention(q[:, :3], k, k, positions, None, sight)
+    with pytest.raises(RunError, match="6 are needed"):
+        stream_attention(q, k, k, Positions(torch.randn(5, 2, 16), *positions[1:]), None, sight)
+    assert XLNetLanguageModel  # the class that these functions serve
