@@ -14,7 +14,7 @@ import numpy as np
 from xlnet.errors import UserError
 
 LONGEST_SPAN = 5  # words, as in the released code
-PUNCTUATION = frozenset("!\"#$%&()*+,-./:;?@[\\]^_`{|}~")
+PUNCTUATION = frozenset('!"#$%&()*+,-./:;?@[\\]^_`{|}~')
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,21 @@ class Targets:
 
     place_P: np.ndarray
     order_L: np.ndarray
+
+
+@dataclass(frozen=True)
+class SegmentBatch:
+    """Segments with their targets: missing tokens and targets at the end are padding."""
+
+    input_ids_BL: np.ndarray  # int64
+    segment_ids_BL: np.ndarray  # int32: 0 reused and A, 1 B, 2 <cls>
+    order_BL: np.ndarray  # int32: the factorisation order
+    place_BP: np.ndarray  # int64: what is predicted
+    weights_BP: np.ndarray  # float32: 1 for places that count
+    index_B: np.ndarray  # int64: stretches
+    is_first: bool  # nothing comes before these segments: memory is empty
+    tokens: int
+    first_text: int = 0
 
 
 def starts_word(piece: str) -> bool:

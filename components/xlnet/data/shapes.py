@@ -7,7 +7,7 @@ on the number of shares, so that however many there are, they add up to the same
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,12 +35,12 @@ class Share:
     """What one rank computes of an update.
 
     Attributes:
-        batches: one after the other, their gradients added up.
+        batches: one after the other, their gradients added up; of the kind that its :class:`Shapes` makes.
         texts: of the whole update, on all ranks: what its loss is the mean over.
         tokens: likewise.
     """
 
-    batches: tuple[Batch | PaddedBatch, ...]
+    batches: tuple[Any, ...]
     texts: int
     tokens: int
 
@@ -54,7 +54,7 @@ class Shapes(Protocol):
     def share(self, split: Rows, rows: np.ndarray, budget: "Budget") -> Share:
         """One rank's share of an update's rows."""
 
-    def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[Batch | PaddedBatch]:
+    def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[Any]:
         """Every row once."""
 
 

@@ -20,7 +20,8 @@ from xlnet.model.dropout import Dropouts
 from xlnet.model.fused import dropout, dropout_add_norm
 from xlnet.model.linear import linear, project
 from xlnet.model.positions import Positions, distance_encoding
-from xlnet.model.streams import Sight, StreamSegments, stream_attention
+from xlnet.model.sight import Sight, StreamSegments
+from xlnet.model.streams import stream_attention
 from xlnet.model.xlnet import Layer, LayerNoise, RelativeAttention, Transformer, initialise
 
 
@@ -103,7 +104,7 @@ class XLNetLanguageModel(nn.Module):
         x_BQD = _drop(x_BQD, dropouts, rate, first)
         shared = self._shared(text, sight, dropouts)
         memory = []
-        for number, layer in enumerate(self.transformer.layer):
+        for number, layer in enumerate(self.transformer.layers()):
             old_BMD = None if text.memory is None else text.memory[number]
             if keep:
                 memory.append(_remember(x_BQD[:, : reuse or length], old_BMD, keep))

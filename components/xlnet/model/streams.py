@@ -9,70 +9,15 @@ Shapes: B texts of L content tokens and P predicted positions, Q = L + P queries
 R = L + K distances, N heads, H head width.
 """
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor
 
 from xlnet.errors import RunError, UserError
 from xlnet.model.dropout import Dropout
+from xlnet.model.kernels import streams_dense, streams_reference
 from xlnet.model.positions import Positions
+from xlnet.model.sight import Sight, StreamSegments
 
 IMPLEMENTATIONS = ("auto", "reference", "dense")
-NEVER = 2**30  # the order of padding: no token of a text sees it
-
-
-class Sight(NamedTuple):
-    """Where each query is, and what it sees.
-
-    Attributes:
-        place_BQ: each query's place in its text: int64, from 0; the first L queries are the content, in order.
-        sees_BQ: the highest order that each query sees: int32.
-        order_BK: each key's order: int32; memory first.
-        length: L.
-    """
-
-    place_BQ: Tensor
-    sees_BQ: Tensor
-    order_BK: Tensor
-    length: int
-
-    @classmethod
-    def of(cls, order_BL: Tensor, place_BP: Tensor, memory: int = 0) -> "Sight":
-        """Make the sight of both streams.
-
-        Args:
-            order_BL: each content token's place in the factorisation order: int32; equal numbers see each other, -1
-                is seen by all, and padding is :data:`NEVER`.
-            place_BP: places to predict: int64. A query sees only what comes before its own token in the order.
-            memory: M; every token sees all memory.
-        """
-        texts, length = order_BL.shape
-        place_BL = torch.arange(length, device=order_BL.device).expand(texts, length)
-        before_BP = order_BL.gather(1, place_BP) - 1
-        known_BM = order_BL.new_full((texts, memory), -(2**30))
-        return cls(
-            torch.cat([place_BL, place_BP], 1),
-            torch.cat([order_BL, before_BP], 1),
-            torch.cat([known_BM, order_BL], 1),
-            length,
-        )
-
-
-class StreamSegments(NamedTuple):
-    """Relative segments: attention depends only on whether query and key share a segment.
-
-    Attributes:
-        queries_BQ: each query's segment: int32.
-        keys_BK: each key's segment; memory has 0, as in the released code.
-        bias_NH: ``r_s_bias``, added to queries before their product with segment embeddings.
-        embed_2NH: embedding of "same segment" (0) and "another segment" (1).
-    """
-
-    queries_BQ: Tensor
-    keys_BK: Tensor
-    bias_NH: Tensor
-    embed_2NH: Tensor
 
 
 def stream_attention(
@@ -104,8 +49,6 @@ def stream_attention(
         UserError: the implementation is unknown or cannot run here.
         RunError: shapes do not match.
     """
-    from xlnet.model.kernels import streams_dense, streams_reference
-
     _check(q_BQNH, k_BKNH, v_BKNH, positions, sight)
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"attention implementation is {impl!r}; allowed: {', '.join(IMPLEMENTATIONS)}")

@@ -127,6 +127,10 @@ class Transformer(nn.Module):
         self.recompute = False
         self.sparse_gradient = False
 
+    def layers(self) -> list[Layer]:
+        """Return the layers, first to last."""
+        return [layer for layer in self.layer if isinstance(layer, Layer)]
+
     def attention_name(self) -> str:
         """Return the attention implementation that ``impl`` selects on the weights' device."""
         weights = self.word_embedding.weight

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.positions import Positions
-from xlnet.model.streams import Sight, StreamSegments
+from xlnet.model.sight import Sight, StreamSegments
 
 LOW = -1e30
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.positions import Positions
-from xlnet.model.streams import Sight, StreamSegments
+from xlnet.model.sight import Sight, StreamSegments
 
 
 def attention(
@@ -29,9 +29,7 @@ def attention(
     scores_BQNK = torch.einsum("bqnh,bknh->bqnk", q_BQNH + positions.content_bias_NH, k_BKNH)
     row_BQK = sight.length - sight.place_BQ[..., None] + key_K  # of the distance between query and key
     distances_BQKNH = positions.r_RNH[row_BQK]
-    scores_BQNK = scores_BQNK + torch.einsum(
-        "bqnh,bqknh->bqnk", q_BQNH + positions.position_bias_NH, distances_BQKNH
-    )
+    scores_BQNK = scores_BQNK + torch.einsum("bqnh,bqknh->bqnk", q_BQNH + positions.position_bias_NH, distances_BQKNH)
     if segments is not None:
         by_segment_BQN2 = torch.einsum("bqnh,snh->bqns", q_BQNH + segments.bias_NH, segments.embed_2NH)
         same_BQ1K = (segments.queries_BQ[..., None] == segments.keys_BK[:, None])[:, :, None]

@@ -1,0 +1,168 @@
+"""What pretraining predicts: targets, orders, segments, and the loss over a large vocabulary."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from xlnet.data import permutation
+from xlnet.data.permutation import choose, starts_word
+from xlnet.data.segments import NEVER, Segments
+from xlnet.data.shapes import Budget
+from xlnet.errors import UserError
+from xlnet.model import token_loss as losses
+
+SPECIAL = {"sep": 4, "cls": 3, "pad": 5}
+
+
+class Corpus:
+    """Documents in memory."""
+
+    def __init__(self, tokens, documents=3):
+        self.tokens = np.random.default_rng(0).integers(10, 90, tokens).astype(np.int32)
+        self.lengths = np.array([tokens - 10 * (documents - 1), *[10] * (documents - 1)])
+
+
+def segments(length=32, reuse=0, one_in=6, seed=0):
+    return Segments(length, reuse, one_in, seed, SPECIAL, np.arange(100) % 3 != 0)
+
+
+def whole(rank=0, ranks=1, micro=0):
+    return Budget(rank, ranks, 256, micro)
+
+
+@pytest.mark.parametrize("parts", [(60,), (61,), (31, 30), (7, 6)])
+def test_targets_are_as_many_as_asked_for_and_orders_are_consistent(parts):
+    length = sum(parts)
+    functional = np.zeros(length, bool)
+    functional[[-1, -2]] = True
+    starts = np.random.default_rng(1).random(length) < 0.7
+    for seed in range(50):
+        found = choose(starts, functional, parts, 6, np.random.default_rng(seed))
+        assert len(found.place_P) == sum(part // 6 for part in parts)
+        assert not functional[found.place_P].any()
+        order, first = found.order_L, 0
+        predicted = np.zeros(length, bool)
+        predicted[found.place_P] = True
+        for part in parts:
+            here = slice(first, first + part)
+            ranked = order[here][predicted[here] | functional[here]]
+            known = order[here][~predicted[here] & ~functional[here]]
+            assert len(set(ranked.tolist())) == len(ranked)  # a permutation among themselves
+            assert len(set(known.tolist())) == 1  # all else is seen by all of this part
+            assert known[0] < ranked.min()
+            if first:
+                assert known[0] > order[:first].max()  # the second part sees the first, never the other way
+            first += part
+
+
+def test_targets_come_in_spans_of_whole_words():
+    starts = np.arange(600) % 3 == 0  # each word has three pieces
+    functional = np.zeros(600, bool)
+    sizes = []
+    for seed in range(40):
+        place = choose(starts, functional, (600,), 6, np.random.default_rng(seed)).place_P
+        spans = np.split(place, np.flatnonzero(np.diff(place) > 1) + 1)
+        whole_words = [len(span) for span in spans if starts[span[0]] and len(span) % 3 == 0]
+        assert sum(whole_words) > 0.8 * len(place)
+        sizes += [words // 3 for words in whole_words]
+    counts = np.bincount(sizes, minlength=6)[1:6] / len(sizes)
+    assert counts[0] > counts[1] > counts[2] > counts[4]  # in proportion to 1/n
+    assert 0.35 < counts[0] < 0.55
+
+
+def test_word_starts():
+    assert [starts_word(piece) for piece in ("▁the", "ing", "<eod>", ".", "▁")] == [True, False, True, True, True]
+
+
+def test_sampled_orders_are_uniform():
+    """All six orders of three predicted tokens are equally likely."""
+    counts = {}
+    for seed in range(3000):
+        order = choose(np.ones(3, bool), np.zeros(3, bool), (3,), 1, np.random.default_rng(seed)).order_L
+        counts[tuple(order.tolist())] = counts.get(tuple(order.tolist()), 0) + 1
+    assert len(counts) == 6
+    assert all(400 < count < 600 for count in counts.values())
+
+
+@pytest.mark.parametrize("reuse", [0, 12, 13])
+def test_every_token_is_read_once_and_resampled_in_each_epoch(reuse):
+    corpus, shape = Corpus(1001), segments(reuse=reuse)
+    for epoch in (0, 1):
+        plan = shape.plan(corpus.lengths, 256, 0, epoch)
+        rows = np.concatenate(plan)
+        assert sorted(rows.tolist()) == list(range(epoch * len(rows), (epoch + 1) * len(rows)))
+    update = shape.plan(corpus.lengths, 256, 0, 0)[0]
+    first, second = (shape.share(corpus, update + shift, whole()) for shift in (0, len(rows)))
+    (one,), (other,) = first.batches, second.batches
+    same = max(1, reuse)  # where A ends, and what B is, is drawn again too
+    assert (one.input_ids_BL[:, :same] == other.input_ids_BL[:, :same]).all()
+    assert (one.place_BP != other.place_BP).any()
+    again = shape.share(corpus, update, whole())
+    assert all((getattr(one, name) == getattr(again.batches[0], name)).all() for name in ("input_ids_BL", "order_BL"))
+
+
+def test_memory_continues_the_segments_of_the_update_before():
+    corpus, shape = Corpus(1003), segments(reuse=12)
+    plan = shape.plan(corpus.lengths, 256, 0, 0)
+    assert len(plan[-1]) < len(plan[0])  # a shorter last update
+    for number, (before, after) in enumerate(itertools.pairwise(plan)):
+        assert (before[: len(after)] + 1 == after).all(), number
+        assert shape.share(corpus, after, whole()).batches[0].is_first is False
+    assert shape.share(corpus, plan[0], whole()).batches[0].is_first
+
+
+def test_a_segment_that_ends_early_is_padded_and_sees_no_padding():
+    corpus, shape = Corpus(70), segments()
+    last = shape.share(corpus, np.array([2]), whole()).batches[0]
+    real = last.tokens
+    assert real == 70 - 2 * 29 + 3
+    assert (last.input_ids_BL[0, real:] == SPECIAL["pad"]).all()
+    assert (last.order_BL[0, real:] == NEVER).all()
+    assert last.weights_BP.sum() == real // 6
+
+
+@pytest.mark.parametrize(("ranks", "micro"), [(2, 0), (1, 64), (3, 40)])
+def test_shares_add_up_to_the_update(ranks, micro):
+    corpus, shape = Corpus(1001), segments()
+    rows = shape.plan(corpus.lengths, 256, 0, 0)[0]
+    (full,) = shape.share(corpus, rows, whole()).batches
+    shares = [shape.share(corpus, rows, whole(rank, ranks, micro)) for rank in range(ranks)]
+    batches = [batch for share in shares for batch in share.batches if batch.weights_BP.any()]
+    assert (np.concatenate([batch.order_BL for batch in batches]) == full.order_BL).all()
+    assert sum(batch.weights_BP.sum() for batch in batches) == shares[0].texts == full.weights_BP.sum()
+    assert [batch.first_text for batch in batches] == np.cumsum([0, *[len(b.order_BL) for b in batches[:-1]]]).tolist()
+
+
+def test_bad_corpora_and_settings_are_refused():
+    with pytest.raises(UserError, match=r"31 tokens in a split, fewer than the 32 of one segment"):
+        segments().plan(Corpus(31, 1).lengths, 256, 0, 0)
+    with pytest.raises(UserError, match=r"one token in 40 is predicted .* none of a segment's 32"):
+        segments(one_in=40)
+    with pytest.raises(UserError, match=r"data\.max_length is 32, too few for pretraining\.reuse_len = 30"):
+        segments(reuse=30)
+    assert permutation.goal(512, 6) == 85  # the released setting
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 22])
+def test_the_chunked_loss_equals_torchs(chunk, smoothing, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    torch.manual_seed(0)
+    hidden = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(41, 8, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(41, dtype=torch.float64, requires_grad=True)
+    target, factor = torch.randint(41, (23,)), (torch.arange(23) % 3).double()
+    expected = F.cross_entropy(hidden @ weight.T + bias, target, reduction="none", label_smoothing=smoothing)
+    (expected * factor).sum().mul(3).backward()
+    wanted = [x.grad.clone() for x in (hidden, weight, bias)]
+    for x in (hidden, weight, bias):
+        x.grad = None
+    found = losses.token_loss(hidden, weight, bias, target, factor, smoothing)
+    assert torch.allclose(found, (expected * factor).sum())
+    (found * 3).backward()
+    assert all(torch.allclose(x.grad, theirs) for x, theirs in zip((hidden, weight, bias), wanted, strict=True))
+    if not smoothing:
+        assert torch.allclose(losses.token_losses(hidden, weight, bias, target).double(), expected, atol=1e-5)
