@@ -13,7 +13,7 @@ common=(--generate-hashes --no-annotate --python-version 3.11 --python-platform 
 common+=(--custom-compile-command containers/lock.sh --quiet)
 # TensorBoard's own server is not what writes its events, and hubs are read over plain HTTP.
 for package in grpcio hf-xet pillow tensorboard-data-server; do common+=(--no-emit-package "$package"); done
-extras=(--extra registry --extra gcs --extra s3 --extra tensorboard)
+extras=(--extra registry --extra gcs --extra s3 --extra tensorboard --extra xlsx)
 
 compile() { # NAME INPUT OPTION...: input is lines of requirements beside pyproject.toml's own
   local name=$1 input=$2

@@ -368,7 +368,7 @@ def test_the_one_file_of_a_zip_archive_is_read(tmp_path, name, beside):
 def test_a_zip_archive_that_cannot_be_read_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"is a ZIP archive of 2 files, not one: 'a.csv', 'b.csv'; unpack it"):
         read(tmp_path / "a.zip", zipped({"a.csv": TABLE, "b.csv": TABLE}))
-    with pytest.raises(UserError, match="is a workbook or a document; save the table as CSV"):
+    with pytest.raises(UserError, match="is a workbook or a document; if it is a workbook, set data.format"):
         read(tmp_path / "f.csv", zipped({"[Content_Types].xml": "x", "xl/workbook.xml": "x"}))
     with pytest.raises(UserError, match="'.*c.zip' has an unknown ending; set data.format to csv"):
         read(tmp_path / "c.zip", zipped({"rows.dat": TABLE}))

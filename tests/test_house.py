@@ -46,6 +46,7 @@ LATE = {
     "google": {"xlnet.data.gcs", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
     "google_crc32c": {"xlnet.data.transfer"},
     "charset_normalizer": {"xlnet.data.encoding"},
+    "openpyxl": {"xlnet.data.workbook"},
     "urllib3": {"xlnet.data.transfer"},
     "boto3": {"xlnet.data.s3"},
     "botocore": {"xlnet.data.s3"},

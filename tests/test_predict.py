@@ -238,9 +238,9 @@ def test_a_label_that_the_terminal_cannot_show(trained, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["a film", "--format", "csv"], "--format csv goes with a file or with -, not with a text"),
-        (["-", "--format", "xml"], "--format is 'xml'; allowed: csv, tsv, jsonl, parquet, text"),
+        (["-", "--format", "xml"], "--format is 'xml'; allowed: csv, tsv, jsonl, parquet, xlsx, text"),
         (["-", "--pair", "b"], "--pair goes with a text, not with standard input"),
-        (["bare"], "the ending of 'bare' tells no format; add --format csv, tsv, jsonl, parquet or text"),
+        (["bare"], "the ending of 'bare' tells no format; add --format csv, tsv, jsonl, parquet, xlsx or text"),
         (["torn.parquet"], "is no Parquet file"),
         (["utf16.csv"], "looks like UTF-16 without a mark; set data.encoding to 'utf-16-le'"),
         (["torn.txt"], "is damaged: "),

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import xlsxwriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,16 @@ def as_parquet(rows: list[Written]) -> bytes:
     file = io.BytesIO()
     columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
     pq.write_table(pa.table(columns), file, row_group_size=4)
+    return file.getvalue()
+
+
+def as_workbook(rows: list[Written]) -> bytes:
+    file = io.BytesIO()
+    with xlsxwriter.Workbook(file, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False}) as book:
+        sheet = book.add_worksheet()
+        for number, row in enumerate([("text", "label"), *rows]):
+            for column, value in enumerate(row):
+                sheet.write_string(number, column, value)
     return file.getvalue()
 
 
@@ -319,6 +330,23 @@ def test_a_damaged_parquet_file_gives_every_row_or_one_line(folder: Path, rows: 
     with refusals():
         found, rejects = read(folder, "parquet", damaged(content, damage))
         assert sorted(one.line for one in (*found, *rejects)) == list(range(1, len(rows) + 1))
+
+
+WORKBOOK_ROWS = st.lists(
+    st.tuples(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40), st.sampled_from(LABELS)), min_size=1
+)
+
+
+@look
+@given(WORKBOOK_ROWS, DAMAGE)
+def test_a_damaged_workbook_gives_every_row_or_one_line(folder: Path, rows: list[Written], damage: list) -> None:
+    content = as_workbook(rows)
+    found, rejects = read(folder, "xlsx", content)
+    assert [(row.text, row.label) for row in found] == [row for row in rows if is_text(row[0])]
+    assert sorted(one.line for one in (*found, *rejects)) == list(range(2, len(rows) + 2))
+    with refusals():
+        found, rejects = read(folder, "xlsx", damaged(content, damage))
+        assert len(found) + len(rejects) == len(rows)
 
 
 @look

@@ -197,7 +197,7 @@ def test_unusable_files_say_what_to_do(tmp_path):
     with pytest.raises(UserError, match="is empty; give a file with rows"):
         read(tmp_path / "a.csv", "")
     with pytest.raises(UserError, match="unknown ending; set data.format to csv, tsv"):
-        read(tmp_path / "a.xls", "x")
+        read(tmp_path / "a.data", "x")
     with pytest.raises(UserError, match="is no Parquet file"):
         read(tmp_path / "a.parquet", "not parquet")
 

@@ -12,7 +12,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="TEXT|FILE|-", help=text)
     parser.add_argument("--text", action="store_true", help="it is a text, though it looks like the path of a file")
     parser.add_argument("--pair", metavar="TEXT", help="the second text, for a model of sentence pairs")
-    text = "csv, tsv, jsonl, parquet or text; default: what the file's ending says, and a text a line from -"
+    text = "csv, tsv, jsonl, parquet, xlsx or text; default: what the file's ending says, and a text a line from -"
     parser.add_argument("--format", metavar="FORMAT", help=text)
 
 

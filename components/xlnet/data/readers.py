@@ -1,4 +1,4 @@
-"""Rows out of files: CSV, TSV, JSON Lines, Parquet and plain text, streamed; every line is a row's or a reject.
+"""Rows out of files: CSV, TSV, JSON, Parquet, workbooks and plain text, streamed; every line is a row's or a reject.
 
 What exactly holds, for any bytes:
 
@@ -6,6 +6,7 @@ What exactly holds, for any bytes:
   that names its line, for where the next object begins cannot be known.
 - TSV, JSON Lines and plain text: each line that is not blank is one row or one reject; a header is neither.
 - CSV: each line that is not blank belongs to one row (whose quoted fields may hold line ends) or is one reject.
+- Workbooks: each row of the sheet that holds a value is a row or a reject; a header is neither.
 - Parquet: each row of the file is a row or a reject, or the file is damaged, which is an error that names it.
 - Compressed files: the same, or the file is damaged.
 """
@@ -18,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 
-from xlnet.data import dialect, json_records
+from xlnet.data import dialect, json_records, workbook
 from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
@@ -28,6 +29,7 @@ from xlnet.errors import RunError, UserError
 from xlnet.recipe import Column, DataRecipe
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+FORMATS[".xlsx"] = "xlsx"
 LABEL_MARK = "__label__"  # of fastText
 FIRST_LINE = 1 << 20  # bytes of a .txt file's first line in which a tab is looked for
 
@@ -87,6 +89,9 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
         if first.removeprefix(codecs.BOM_UTF8).startswith(LABEL_MARK.encode()):
             return "label-first"
         return "tsv" if b"\t" in first else "text"
+    for suffix, what in workbook.REFUSED.items():
+        if name.endswith(suffix):
+            raise UserError(f"'{source.uri}' is {what}, by its ending; {workbook.REMEDY}, or set data.format")
     raise UserError(f"'{source.uri}' has an unknown ending; set data.format to {', '.join(_READERS)}")
 
 
@@ -118,6 +123,10 @@ def _plain_records(lines: Iterator[Line], delimiter: str, labelled: bool) -> Ite
         if line.reason or text or (begun and not labelled):
             yield Record(line.number, text.split(delimiter) if text else [], line.reason)
             begun = True
+
+
+def _workbook_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
+    return columns.rows_of_fields(workbook.records(file, source, recipe, columns.tell))
 
 
 def _json_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
@@ -194,6 +203,7 @@ _READERS: dict[str, Callable[[IO[bytes], Source, DataRecipe, Columns], Iterator[
     "tsv": _tsv_rows,
     "jsonl": _json_rows,
     "parquet": _parquet_rows,
+    "xlsx": _workbook_rows,
     "text": _text_rows,
     "label-first": _label_first_rows,
 }

@@ -5,7 +5,7 @@ from xlnet.errors import UserError
 
 SIGNATURES: dict[bytes, tuple[str, str]] = {
     b"PAR1": ("a Parquet file", "set data.format to 'parquet', or name it so"),
-    b"PK\x03\x04": ("a workbook or a document", "save the table as CSV"),
+    b"PK\x03\x04": ("a workbook or a document", "if it is a workbook, set data.format to 'xlsx'; else save it as CSV"),
     b"\xd0\xcf\x11\xe0": ("an old Office document", "save the table as CSV"),
     b"\x1f\x8b": ("compressed twice", "decompress it once"),
     b"BZh": ("compressed with bzip2", "decompress it, or compress it with gzip"),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from xlnet.errors import UserError
 
-DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".txt")
+HIDDEN_MARKS = (".", "~$")
 HIDDEN = "hidden"
 OTHER = "of another kind"
 AGAIN = "there by another name already"
@@ -41,8 +42,8 @@ def is_data(name: str) -> bool:
 
 
 def is_hidden(relative: str) -> bool:
-    """Whether a path goes through a name that begins with a dot."""
-    return any(part.startswith(".") for part in relative.split("/"))
+    """Whether a path goes through a name that begins with a dot, or with Excel's mark of a workbook that is open."""
+    return any(part.startswith(HIDDEN_MARKS) for part in relative.split("/"))
 
 
 def local_files(path: str, skipped: Skipped) -> list[Path]:
@@ -117,7 +118,7 @@ def _matching(
             continue
         is_directory = path.is_dir()
         wanted = is_directory if first == "**" or rest else not is_directory
-        if wanted and name.startswith(".") and not first.startswith("."):
+        if wanted and name.startswith(HIDDEN_MARKS) and not first.startswith(HIDDEN_MARKS):
             skipped.add(HIDDEN, str(path))
         elif wanted and is_directory:
             yield from _matching(path, pattern if first == "**" else rest, skipped, seen)

@@ -20,7 +20,7 @@ from xlnet.evaluation.predictor import Predictor
 from xlnet.recipe import DataRecipe
 
 STDIN = "-"
-KINDS = ("csv", "tsv", "jsonl", "parquet", "text")
+KINDS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "text")
 LONGEST_NAME, LONGEST_PATH = 255, 1024  # bytes of a file's name, characters of a path; longer arguments are texts
 ADVICE = "if it is a text, put --text before it"
 

@@ -39,11 +39,12 @@ class DataRecipe:
     validation_fraction: float = _number(0.1, 0.0, 0.9)
     test_fraction: float = _number(0.1, 0.0, 0.9)
     split_seed: int = _number(0, 0)
-    format: str = _choice("auto", "auto", "csv", "tsv", "jsonl", "parquet", "text", "label-first")
+    format: str = _choice("auto", "auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "text", "label-first")
     encoding: str = "auto"  # auto: UTF-8, or what the byte order mark says; else a codec's name in Python
     delimiter: str = "auto"  # auto: found in the first lines of each CSV file
     quoting: str = _choice("auto", "auto", "doubled", "backslash", "none")  # how a quote inside quotes is escaped
     quote: str = "auto"  # one character; auto: " unless the first lines show '
+    sheet: str = ""  # of a workbook; empty: the only one with rows
     header: str = _choice("auto", "auto", "yes", "no")
     text: Column = "text"
     text_pair: Column | None = None

@@ -30,6 +30,7 @@ MEANINGS = {
     "data.delimiter": "character between columns; auto: a comma in CSV, or ; tab or | where the first lines show it",
     "data.quoting": "how a quote inside quotes is written; none: quotes are text; auto: found, and said where unusual",
     "data.quote": "quote character; auto: \", or ' where the first lines show it",
+    "data.sheet": "sheet of a workbook (.xlsx); empty: the only one that holds rows",
     "data.header": "whether the first line names the columns; auto: decided by the columns asked for and by each file",
     "data.text": "column of the text: its name, or its index from 0",
     "data.text_pair": "column of the second text, for sentence pairs",
