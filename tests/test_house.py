@@ -33,7 +33,7 @@ LAYERS = [
     ["xlnet.__main__", "xlnet_steps", "xlnet_pipeline.placement", "xlnet_pipeline.reference"],
     ["xlnet_pipeline.dag"],
     ["xlnet_pipeline.targets", "xlnet_pipeline.lineage", "xlnet_pipeline.images", "xlnet_pipeline.planning"],
-    ["xlnet_pipeline.commands"],
+    ["xlnet_pipeline.commands", "xlnet_pipeline.ui"],
     ["xlnet_pipeline.cli", "xlnet_pipeline.__main__", "xlnet_pipeline.notebook", "xlnet_pipeline.reference.pages"],
     ["xlnet_pipeline"],  # the package itself, which hands out the Python API
     ["xlnet_pipeline.reference.__main__"],

@@ -26,11 +26,12 @@ from xlnet_pipeline.commands import (
     runs,
     schedule,
     serve,
+    ui,
 )
 from xlnet_pipeline.commands.parser import Parser, add_home
 
 COMMANDS = (
-    *(init, run, runs, schedule, plan, check, doctor),
+    *(init, run, runs, ui, schedule, plan, check, doctor),
     *(models, checkpoints, lineage, predict, serve, compile, build),
 )
 CANCELLED = 130

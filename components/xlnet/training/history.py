@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 10.0  # if the output is not a terminal
 
 
 class History:
-    """Writes ``history.jsonl``, and the speed and TensorBoard events below ``logs/``.
+    """Writes ``history.jsonl``, and the speed and TensorBoard events below ``logs/``, as the training goes.
 
     ``history.jsonl`` holds no times, so equal trainings write equal bytes.
     """
@@ -25,7 +25,8 @@ class History:
         logs = directory / LOGS
         logs.mkdir()
         self.lines = list(earlier)
-        self._path = directory / "history.jsonl"
+        self._file = (directory / "history.jsonl").open("w", encoding="utf-8")
+        self._file.writelines(f"{line}\n" for line in self.lines)
         self._speed = (logs / "speed.jsonl").open("w", encoding="utf-8")
         self._events = _tensorboard(logs)
 
@@ -35,7 +36,7 @@ class History:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._path.write_text("".join(line + "\n" for line in self.lines), encoding="utf-8")
+        self._file.close()
         self._speed.close()
         if self._events is not None:
             self._events.close()
@@ -43,8 +44,11 @@ class History:
     def write(self, step: int, values: dict[str, Any], speed: dict[str, float] | None = None) -> None:
         """Record values at a step; ``speed`` holds the values that depend on machine and time."""
         self.lines.append(json.dumps({"step": step, **values}))
+        self._file.write(f"{self.lines[-1]}\n")
+        self._file.flush()  # a page shows the curves while the training runs
         if speed:
             self._speed.write(json.dumps({"step": step, **speed}) + "\n")
+            self._speed.flush()
         if self._events is not None:
             for name, value in {**values, **(speed or {})}.items():
                 self._events.add_scalar(name, value, step)

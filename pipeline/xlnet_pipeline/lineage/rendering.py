@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from xlnet_pipeline.lineage.graph import SCHEMA, SHORT, Lineage, Node, short
+from xlnet_pipeline.lineage.sizes import size
 
 MIN_WIDTH = 40
 
@@ -164,16 +165,6 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2e}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def size(count: Any) -> str:
-    """Format a number of bytes for people."""
-    amount = float(count or 0)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
 
 
 def _moment(text: Any) -> str:

@@ -1,0 +1,1 @@
+"""The web application of ``xlnet-pipeline ui``: pages over runs, models, data, lineage and schedules."""

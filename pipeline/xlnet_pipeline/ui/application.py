@@ -1,0 +1,85 @@
+"""The web application: its routes, its guard, and a page for whatever goes wrong."""
+
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from xlnet.errors import Missing, RunError, UserError
+from xlnet_pipeline.ui import api, live, pages, run, runs
+from xlnet_pipeline.ui.safety import Guard, Refused
+from xlnet_pipeline.ui.site import Site
+
+STATIC = Path(__file__).parent / "static"
+
+
+def application(site: Site, token: str = "") -> Guard:
+    """Make the application.
+
+    Args:
+        site: what it shows.
+        token: what a browser on another machine must show; empty: only this machine is answered.
+    """
+    routes: list[BaseRoute] = [
+        Route("/", lambda request: pages.redirect("/runs")),
+        Mount("/static", _Files(directory=STATIC)),
+        *runs.ROUTES,
+        *run.ROUTES,
+        *live.ROUTES,
+        *api.routes(api.OPERATIONS),
+    ]
+    made = Starlette(
+        routes=routes,
+        exception_handlers={
+            UserError: _mistake,
+            RunError: _failure,
+            ModuleNotFoundError: _not_installed,
+            HTTPException: _http,
+            Exception: _bug,
+        },
+    )
+    made.state.site = site
+    return Guard(made, token, pages.problem)
+
+
+class _Files(StaticFiles):
+    """Style sheet and scripts, which a browser keeps and asks about again."""
+
+    def file_response(self, *arguments: object, **options: object) -> Response:
+        answer = super().file_response(*arguments, **options)  # type: ignore[arg-type]
+        answer.headers["cache-control"] = "no-cache"
+        return answer
+
+
+def _mistake(request: Request, error: Exception) -> Response:
+    if isinstance(error, Refused):
+        return pages.problem(request, error.status, "Not done", str(error))
+    unknown = isinstance(error, Missing) or " unknown" in str(error)
+    return pages.problem(request, 404 if unknown else 422, "Not found" if unknown else "Not possible", str(error))
+
+
+def _failure(request: Request, error: Exception) -> Response:
+    return pages.problem(request, 409, "Not possible", str(error))
+
+
+def _not_installed(request: Request, error: Exception) -> Response:
+    name = getattr(error, "name", "") or str(error)
+    text = f"{name} is not installed; type: pip install 'xlnet-pipeline[pipeline]'"
+    return pages.problem(request, 501, "A library is missing", text)
+
+
+def _http(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 500)
+    if status == 405:
+        return pages.problem(request, 405, "Not allowed", f"this address does not take {request.method}")
+    text = f"there is no page '{request.url.path}'; the pages are listed above"
+    return pages.problem(request, status, "Not found" if status == 404 else "Not possible", text)
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    text = f"the server met an error of its own ({type(error).__name__}); its terminal shows where: please report it"
+    return pages.problem(request, 500, "An error of this program", text)

@@ -1,0 +1,135 @@
+"""Reads the curves of a training: of a finished one from its model, of a running one from its files."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xlnet.errors import UserError
+from xlnet.evaluation import charts
+from xlnet_pipeline.targets import Run
+from xlnet_pipeline.ui.site import LOCAL, Site
+
+HISTORY, SPEED = "history.jsonl", "logs/speed.jsonl"
+ORDER = ("loss", "validation_loss", "validation_accuracy", "learning_rate", "gradient_norm", "tokens_per_second")
+HIDDEN = ("tokens", "waited")
+CHARTS = (
+    ("Loss", ("loss", "validation_loss")),
+    ("Validation", ("validation_accuracy", "validation_pearson", "validation_macro_f1")),
+    ("Learning rate", ("learning_rate",)),
+    ("Gradient norm", ("gradient_norm",)),
+    ("Tokens per second", ("tokens_per_second",)),
+)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Names and values over steps."""
+
+    steps: list[int]
+    series: dict[str, list[float | None]]  # None: no value at this step, or none that is a number
+    kept: int | None = None  # the step whose weights were kept
+    live: bool = False
+    lost: int = 0  # values that were nan or infinite
+    files: tuple[Path, ...] = field(default=(), repr=False)
+
+    def points(self, name: str) -> list[tuple[float, float]]:
+        """Return the (step, value) pairs of one curve."""
+        return [(step, y) for step, y in zip(self.steps, self.series.get(name, []), strict=False) if y is not None]
+
+    def plain(self) -> dict[str, Any]:
+        """Return a value for JSON."""
+        return {"steps": self.steps, "series": self.series, "kept": self.kept, "live": self.live, "lost": self.lost}
+
+    def csv(self) -> str:
+        """Return one row for each step."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["step", *self.series])
+        columns = list(self.series.values())
+        for at, step in enumerate(self.steps):
+            writer.writerow([step, *("" if column[at] is None else column[at] for column in columns)])
+        return out.getvalue()
+
+
+def read(site: Site, run: Run) -> Curves:
+    """Return the curves of a run; empty ones before it trains.
+
+    Raises:
+        UserError: its model is gone.
+    """
+    facts: dict[str, Any] = {}
+    folder, live = None, False
+    for step in run.steps:
+        if step.name == "train" and isinstance(step.outputs.get("model"), dict):
+            facts = step.outputs["model"].get("metadata") or {}
+            folder = site.inside(step.outputs["model"]["uri"])
+    if folder is None and run.target in (LOCAL, "docker"):
+        folder, live = partial(site, run), True
+    if folder is None:
+        return Curves([], {})
+    files = tuple(path for name in (HISTORY, SPEED) if (path := folder / name).is_file())
+    if not files and not live:
+        raise UserError(f"'{folder / HISTORY}' is gone; the model's other files may be damaged too")
+    kept = facts.get("best_step")
+    return merged(files, kept if isinstance(kept, int) and kept else None, live)
+
+
+def partial(site: Site, run: Run) -> Path | None:
+    """Return the directory that a running training writes its model into; None if there is none."""
+    found = (site.home / "runs" / run.id / "artifacts" / "train").glob(".model.*.partial")
+    return next(iter(sorted(found)), None)
+
+
+def merged(files: tuple[Path, ...], kept: int | None, live: bool) -> Curves:
+    """Merge the lines of files by their steps."""
+    rows: dict[int, dict[str, float | None]] = {}
+    lost = 0
+    for path in files:
+        for record in _records(path):
+            step = record.pop("step")
+            for name, value in record.items():
+                if name in HIDDEN or isinstance(value, bool) or not isinstance(value, int | float | None):
+                    continue
+                good = value is not None and math.isfinite(value)
+                lost += not good
+                rows.setdefault(step, {})[name] = float(value) if good and value is not None else None
+    steps = sorted(rows)
+    names = {name for row in rows.values() for name in row}
+    ordered = [name for name in ORDER if name in names] + sorted(names - set(ORDER))
+    return Curves(steps, {name: [rows[step].get(name) for step in steps] for name in ordered}, kept, live, lost, files)
+
+
+def drawn(curves: Curves) -> list[str]:
+    """Draw the curves as SVG, for browsers without scripts and for print."""
+    mark = charts.Mark(curves.kept, f"kept: step {curves.kept:,}") if curves.kept else None
+    made = []
+    for title, names in CHARTS:
+        series = [
+            charts.Series(
+                name.replace("_", " "), charts.thinned(curves.points(name), 400), "two" if at else "one", at > 0
+            )
+            for at, name in enumerate(names)
+        ]
+        label = title.lower()
+        made.append(charts.chart(title, "step", label, series, mark=mark))
+    return [one for one in made if one]
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the whole lines of a file: the last one may be half-written."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:  # the training has just ended, and its directory has its name
+        return
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and isinstance(found.get("step"), int):
+            yield found

@@ -1,0 +1,171 @@
+"""Draws an acyclic graph as SVG, from left to right in layers, each box a link."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup, escape
+
+WIDTH, LINE, PAD = 176, 15, 9  # of a box: its width, the height of a line, the space around its text
+ACROSS, DOWN, MARGIN = 56, 14, 10  # space between layers, between boxes, around the drawing
+LETTERS = 26  # that fit in a box
+SWEEPS = 4  # passes that reduce crossings
+
+
+@dataclass(frozen=True)
+class Box:
+    """A node to draw: lines of text, the first one small, the second one bold."""
+
+    id: str
+    lines: tuple[str, ...]
+    kind: str  # style class
+    link: str = ""
+    hint: str = ""
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return 2 * PAD + LINE * len(self.lines)
+
+
+@dataclass
+class _Place:
+    layer: int
+    box: Box | None  # None: an edge passes here
+    x: float = 0.0
+    y: float = 0.0  # of the middle
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+    @property
+    def height(self) -> float:
+        return self.box.height if self.box else 4.0
+
+
+def draw(boxes: Sequence[Box], edges: Iterable[tuple[str, str]], label: str) -> Markup:
+    """Draw boxes and the edges between them.
+
+    Args:
+        boxes: the nodes.
+        edges: pairs (from, to) of ids; those that name other nodes are left out.
+        label: the drawing's name for screen readers.
+    """
+    known = {box.id: box for box in boxes}
+    pairs = [pair for pair in dict.fromkeys(edges) if pair[0] in known and pair[1] in known]
+    places, paths = _layered(known, pairs)
+    layers = _ordered(places)
+    width, height = _arrange(layers, places)
+    parts = [_edge(path, places) for path in paths] + [_box(one) for one in places.values() if one.box]
+    return Markup(
+        f'<svg class="graph" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" '
+        f'role="group" aria-label="{escape(label)}"><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" '
+        f'markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z"/></marker></defs>'
+        + "".join(parts)
+        + "</svg>"
+    )
+
+
+def _layered(known: dict[str, Box], pairs: list[tuple[str, str]]) -> tuple[dict[str, _Place], list[list[str]]]:
+    """Give each box its layer, the longest way from a source, and let edges pass the layers between."""
+    layer = _longest(list(known), pairs)
+    places = {name: _Place(layer[name], box) for name, box in known.items()}
+    paths = []
+    for number, (start, end) in enumerate(pairs):
+        path = [start]
+        for between in range(layer[start] + 1, layer[end]):
+            path.append(f"\0{number}-{between}")
+            places[path[-1]] = _Place(between, None)
+        path.append(end)
+        paths.append(path)
+        for one, other in itertools.pairwise(path):
+            places[one].after.append(other)
+            places[other].before.append(one)
+    return places, paths
+
+
+def _longest(names: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
+    after: dict[str, list[str]] = {name: [] for name in names}
+    waiting = dict.fromkeys(names, 0)
+    for start, end in pairs:
+        after[start].append(end)
+        waiting[end] += 1
+    layer = dict.fromkeys(names, 0)
+    ready = [name for name in names if not waiting[name]]
+    while ready:
+        name = ready.pop()
+        for other in after[name]:
+            layer[other] = max(layer[other], layer[name] + 1)
+            waiting[other] -= 1
+            if not waiting[other]:
+                ready.append(other)
+    for name in names:  # a source stands just before what it leads to
+        if after[name] and layer[name] == 0:
+            layer[name] = min(layer[other] for other in after[name]) - 1
+    return layer
+
+
+def _ordered(places: dict[str, _Place]) -> list[list[str]]:
+    """Order each layer so that few edges cross: by the mean position of the neighbours, back and forth."""
+    count = max((one.layer for one in places.values()), default=-1) + 1
+    layers: list[list[str]] = [[] for _ in range(count)]
+    for name, one in places.items():
+        layers[one.layer].append(name)
+    for sweep in range(SWEEPS):
+        forward = sweep % 2 == 0
+        for index in range(1, count) if forward else range(count - 2, -1, -1):
+            fixed = {name: at for at, name in enumerate(layers[index - 1 if forward else index + 1])}
+            own = {name: at for at, name in enumerate(layers[index])}
+
+            middles = {}
+            for name in layers[index]:
+                near = [fixed[one] for one in (places[name].before if forward else places[name].after) if one in fixed]
+                middles[name] = sum(near) / len(near) if near else float(own[name])
+            layers[index].sort(key=middles.__getitem__)
+    return layers
+
+
+def _arrange(layers: list[list[str]], places: dict[str, _Place]) -> tuple[float, float]:
+    """Set the coordinates; return the drawing's width and height."""
+    heights = [sum(places[name].height + DOWN for name in layer) - DOWN for layer in layers]
+    tallest = max(heights, default=0)
+    for index, (layer, height) in enumerate(zip(layers, heights, strict=True)):
+        y = MARGIN + (tallest - height) / 2
+        for name in layer:
+            one = places[name]
+            one.x, one.y = MARGIN + index * (WIDTH + ACROSS), y + one.height / 2
+            y += one.height + DOWN
+    return 2 * MARGIN + len(layers) * (WIDTH + ACROSS) - ACROSS, 2 * MARGIN + tallest
+
+
+def _edge(path: list[str], places: dict[str, _Place]) -> str:
+    points = [(places[path[0]].x + WIDTH, places[path[0]].y)]
+    for name in path[1:-1]:
+        points += [(places[name].x, places[name].y), (places[name].x + WIDTH, places[name].y)]
+    points.append((places[path[-1]].x - 2, places[path[-1]].y))
+    words = f"M{points[0][0]:.0f} {points[0][1]:.1f}"
+    for (x, y), (right, down) in itertools.pairwise(points):
+        bend = (right - x) / 2
+        words += f"C{x + bend:.0f} {y:.1f} {right - bend:.0f} {down:.1f} {right:.0f} {down:.1f}"
+    return f'<path class="edge" d="{words}" marker-end="url(#tip)"/>'
+
+
+def _box(place: _Place) -> str:
+    box = place.box
+    assert box
+    left, top = place.x, place.y - box.height / 2
+    lines = []
+    for number, line in enumerate(box.lines):
+        style = ("small", "bold")[number] if number < 2 else "soft"
+        y = top + PAD + LINE * (number + 0.78)
+        lines.append(f'<text class="{style}" x="{left + 14:.0f}" y="{y:.1f}">{escape(_cut(line))}</text>')
+    body = (
+        f'<rect class="box" x="{left:.0f}" y="{top:.1f}" width="{WIDTH}" height="{box.height}" rx="5"/>'
+        f'<rect class="stripe" x="{left:.0f}" y="{top:.1f}" width="5" height="{box.height}" rx="2"/>'
+        f"<title>{escape(box.hint or ' '.join(box.lines))}</title>{''.join(lines)}"
+    )
+    group = f'<g class="node {escape(box.kind)}">{body}</g>'
+    return f'<a href="{escape(box.link)}">{group}</a>' if box.link else group
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"

@@ -1,0 +1,161 @@
+"""Sends what changes while a run goes on, as server-sent events."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from xlnet_pipeline.targets import Run, record
+from xlnet_pipeline.ui import curves, logs, pages
+from xlnet_pipeline.ui.run import found, panel
+from xlnet_pipeline.ui.site import LOCAL, Site, site_of
+
+POLL = 0.5  # seconds between two looks
+REMOTE_POLL = 10.0
+TICK = 5  # seconds after which a running run is drawn again, whatever has changed
+QUIET = 15.0  # seconds after which an empty comment keeps the connection open
+
+Signature = tuple[object, ...]
+_drawn: dict[str, tuple[Signature, str]] = {}  # run → what its panel looked like: open tabs share it
+
+
+def event(name: str, data: str, number: str = "") -> str:
+    """Return one event; an unnamed one is put into the page."""
+    head = (f"event: {name}\n" if name else "") + (f"id: {number}\n" if number else "")
+    return head + "".join(f"data: {line}\n" for line in data.split("\n")) + "\n"
+
+
+async def steps(request: Request) -> Response:
+    """Send the steps' panel whenever something in it has changed."""
+    site, run = site_of(request), await run_in_threadpool(found, request)
+
+    async def events(run: Run) -> AsyncIterator[str]:
+        seen: Signature = ()
+        while run.status == record.RUNNING:
+            now = (*_signature(site, run, "logs/progress", "logs/train.log"), int(time.time()) // TICK)
+            if now != seen:
+                seen = now
+                run, text = await run_in_threadpool(_panel, site, run, now)
+                yield event("", text)
+            await asyncio.sleep(POLL if run.target == LOCAL else REMOTE_POLL)
+        yield event("", await run_in_threadpool(panel, site, run)) + event("ended", run.status)
+
+    return _streamed(events(run))
+
+
+async def log(request: Request) -> Response:
+    """Send the lines that a step adds to its log, from the offset in the address on."""
+    site, run = site_of(request), await run_in_threadpool(found, request)
+    step = await run_in_threadpool(logs.chosen, run, request.query_params.get("step", ""))
+    start = request.headers.get("last-event-id") or request.query_params.get("from", "0")
+
+    async def events(run: Run, offset: int) -> AsyncIterator[str]:
+        while step is not None:
+            path = await run_in_threadpool(logs.place, site, run, step)
+            size = path.stat().st_size if path else 0
+            if path and size != offset:
+                new = await run_in_threadpool(logs.added, path, offset)
+                if new.lines:
+                    yield event("", pages.fragment("log_lines.html", lines=new.lines) + "\n", str(new.end))
+                offset = new.end
+            run = await run_in_threadpool(site.run, run.id, run.target)
+            if next((one.status for one in run.steps if one.name == step.name), "") != record.RUNNING:
+                break
+            await asyncio.sleep(POLL)
+        yield event("ended", run.status)
+
+    return _streamed(events(run, int(start) if start.isdecimal() else 0))
+
+
+async def metrics(request: Request) -> Response:
+    """Say when the curves have changed."""
+    site, run = site_of(request), await run_in_threadpool(found, request)
+
+    async def events(run: Run) -> AsyncIterator[str]:
+        seen: Signature = ()
+        while run.status == record.RUNNING:
+            folder = await run_in_threadpool(curves.partial, site, run)
+            files = [folder / name for name in (curves.HISTORY, curves.SPEED)] if folder else []
+            now = tuple(_facts(path) for path in files)
+            if now != seen:
+                seen = now
+                yield event("changed", "curves")
+            await asyncio.sleep(POLL)
+            run = await run_in_threadpool(site.run, run.id, run.target)
+        yield event("changed", "curves") + event("ended", run.status)
+
+    return _streamed(events(run))
+
+
+async def runs(request: Request) -> Response:
+    """Say when the list of runs has changed."""
+    site = site_of(request)
+
+    async def events() -> AsyncIterator[str]:
+        seen = await run_in_threadpool(_list, site)
+        yield ": open\n\n"
+        quiet = time.monotonic()
+        while True:
+            await asyncio.sleep(2 * POLL)
+            if (now := await run_in_threadpool(_list, site)) != seen:
+                seen, quiet = now, time.monotonic()
+                yield event("changed", "runs")
+            elif time.monotonic() - quiet > QUIET:
+                quiet = time.monotonic()
+                yield ": open\n\n"
+
+    return _streamed(events())
+
+
+_listed: tuple[float, Signature] = (0.0, ())
+
+
+def _list(site: Site) -> Signature:
+    """Return what tells one state of the list from another; all tabs share one look."""
+    global _listed
+    if time.monotonic() - _listed[0] > POLL:
+        rows = site.rows()
+        newest = tuple((row.id, row.status, row.steps) for row in rows if row.running)
+        _listed = (time.monotonic(), (len(rows), newest, hash(tuple((row.id, row.status) for row in rows))))
+    return _listed[1]
+
+
+def _panel(site: Site, run: Run, signature: Signature) -> tuple[Run, str]:
+    fresh = site.run(run.id, run.target)
+    kept = _drawn.get(run.id)
+    if kept is None or kept[0] != signature:
+        if len(_drawn) > 20:
+            _drawn.clear()
+        kept = _drawn[run.id] = (signature, panel(site, fresh))
+    return fresh, kept[1]
+
+
+def _signature(site: Site, run: Run, *names: str) -> Signature:
+    folder = site.home / "runs" / run.id
+    return tuple(_facts(folder / name) for name in ("run.json", *names))
+
+
+def _facts(path: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def _streamed(events: AsyncIterator[str]) -> Response:
+    return StreamingResponse(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+ROUTES = [
+    Route("/live/runs", runs),
+    Route("/live/{run}/steps", steps),
+    Route("/live/{run}/log", log),
+    Route("/live/{run}/metrics", metrics),
+]

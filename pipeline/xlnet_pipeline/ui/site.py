@@ -1,0 +1,112 @@
+"""What all pages share: the state directory, the targets, the list of runs, and the helper process."""
+
+import argparse
+import functools
+import secrets
+from pathlib import Path
+
+from starlette.requests import Request
+
+from xlnet.errors import RunError, UserError
+from xlnet_pipeline.targets import Run, Target, open_target
+from xlnet_pipeline.targets.local.target import LocalTarget
+from xlnet_pipeline.targets.settings import KfpSettings, VertexSettings, read
+from xlnet_pipeline.ui.catalogue import LocalRuns, RemoteRuns, Row, unreadable
+from xlnet_pipeline.ui.worker import Worker
+
+LOCAL = "local"
+_REACHED_BY = {"kfp": (KfpSettings, "endpoint"), "vertex": (VertexSettings, "project")}
+
+
+class Site:
+    """The server's view of one state directory, and of the remote targets that are configured."""
+
+    def __init__(self, home: str | Path | None = None, recipe: str | None = None, worker: Worker | None = None) -> None:
+        """Open the state directory; it may be empty, or not exist yet.
+
+        Raises:
+            UserError: it is no directory.
+        """
+        self.local = LocalTarget(home)
+        self.home = self.local.home
+        self.given_home = str(home) if home else None
+        self.recipe = recipe
+        self.secret = secrets.token_bytes(32)
+        self.worker = worker or Worker()
+        self.runs = LocalRuns(self.local)
+        names = [name for name in _REACHED_BY if _configured(name, recipe)]
+        self.remote = {name: RemoteRuns(name, functools.partial(self.target, name)) for name in names}
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets whose runs are shown."""
+        return [LOCAL, *self.remote]
+
+    def target(self, name: str) -> Target:
+        """Open a target by its name."""
+        if name in (LOCAL, "", "docker"):
+            return self.local
+        if name not in self.remote:
+            raise UserError(f"target '{name}' is not configured here; configured: {', '.join(self.targets)}")
+        return self._opened(name)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - one site lives as long as the server
+    def _opened(self, name: str) -> Target:
+        return open_target(name, self.home, self.recipe)
+
+    def rows(self) -> list[Row]:
+        """All runs of all targets, the newest first."""
+        found = self.runs.rows()
+        for one in self.remote.values():
+            found += one.rows()
+        return sorted(found, key=lambda row: (row.created, row.id), reverse=True) if self.remote else found
+
+    def problems(self) -> list[str]:
+        """One line for each target that does not answer."""
+        return [f"target {name} does not answer: {one.problem}" for name, one in self.remote.items() if one.problem]
+
+    def run(self, name: str, target: str = LOCAL) -> Run:
+        """Read a run's record.
+
+        Raises:
+            UserError: there is no such run.
+            RunError: its record is damaged.
+        """
+        try:
+            return self.target(target).status(name)
+        except RunError as error:
+            path = self.home / "runs" / name / "run.json"
+            raise RunError(unreadable(path, error)) from None
+
+    def inside(self, path: str | Path) -> Path:
+        """Return the path if it lies in the state directory, links followed.
+
+        Raises:
+            UserError: it does not; or it is not there.
+        """
+        if "://" in str(path):
+            raise UserError(f"'{path}' lies in a bucket; its page on the target shows it")
+        found = Path(path).resolve()
+        if not found.is_relative_to(self.home.resolve()):
+            raise UserError(f"'{path}' lies outside the state directory '{self.home}'; this page shows what is inside")
+        if not found.exists():
+            raise UserError(f"'{path}' is gone; run the recipe again to make it anew, or restore it from a copy")
+        return found
+
+    def options(self, **more: object) -> argparse.Namespace:
+        """Return command-line options as the commands take them, for functions shared with them."""
+        return argparse.Namespace(home=self.given_home, recipe=self.recipe, target=LOCAL, uri=None, **more)
+
+
+def site_of(request: Request) -> Site:
+    """Return the site that a request is for."""
+    found: Site = request.app.state.site
+    return found
+
+
+def _configured(name: str, recipe: str | None) -> bool:
+    kind, key = _REACHED_BY[name]
+    try:
+        return bool(getattr(read(kind, recipe, needs=()), key))
+    except UserError:
+        return False
