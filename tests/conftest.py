@@ -153,7 +153,7 @@ def kfp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[KfpServer]
     from servers.kfp_server import KfpServer
     from servers.storage import bucket_server
 
-    from xlnet import calls
+    from xlnet import http
     from xlnet_pipeline.targets import remote
 
     with bucket_server(monkeypatch) as bucket:
@@ -166,5 +166,5 @@ def kfp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[KfpServer]
             monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
             monkeypatch.setattr(remote, "FIRST_POLL", 0.1)
             monkeypatch.setattr(remote, "LONGEST_POLL", 0.3)
-            monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)
+            monkeypatch.setattr(http, "FIRST_PAUSE", 0.02)
             yield started

@@ -29,10 +29,10 @@ def wait_until_gone(*pids: int) -> None:
         time.sleep(0.02)
 
 
-def run(code: str, stop: processes.Stop | None = None, lines: list[str] | None = None) -> tuple[int, bytes]:
+def run(code: str, stop: processes.Cancellation | None = None, lines: list[str] | None = None) -> tuple[int, bytes]:
     log = BytesIO()
     line = (lines if lines is not None else []).append
-    status = processes.run([sys.executable, "-c", code], {"FROM_US": "x"}, log, line, stop or processes.Stop())
+    status = processes.run([sys.executable, "-c", code], {"FROM_US": "x"}, log, line, stop or processes.Cancellation())
     return status, log.getvalue()
 
 
@@ -62,7 +62,7 @@ def test_a_time_limit_ends_the_step_and_its_children(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(processes, "BEYOND", 0.0)
     lines: list[str] = []
     with pytest.raises(processes.Stopped, match="timeout"):
-        run(STUBBORN, processes.Stop(timeout=1.0), lines)
+        run(STUBBORN, processes.Cancellation(timeout=1.0), lines)
     wait_until_gone(*map(int, lines[0].split()[1:]))
 
 
@@ -71,7 +71,7 @@ def test_a_signal_ends_the_step_and_its_children(number: signal.Signals, monkeyp
     monkeypatch.setenv("XLNET_GRACE_SECONDS", "0.3")
     monkeypatch.setattr(processes, "BEYOND", 0.0)
     lines: list[str] = []
-    stop = processes.Stop()
+    stop = processes.Cancellation()
     earlier = signal.getsignal(number)
     timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
     timer.start()
@@ -84,7 +84,7 @@ def test_a_signal_ends_the_step_and_its_children(number: signal.Signals, monkeyp
 
 def test_a_run_under_nohup_goes_on_when_its_terminal_closes() -> None:
     earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    stop = processes.Stop()
+    stop = processes.Cancellation()
     try:
         with stop.on_signals():
             os.kill(os.getpid(), signal.SIGHUP)
@@ -95,7 +95,7 @@ def test_a_run_under_nohup_goes_on_when_its_terminal_closes() -> None:
 
 
 def test_asking_twice_is_asking_for_less_patience() -> None:
-    stop = processes.Stop()
+    stop = processes.Cancellation()
     timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (0.8, 2.0)]
     for timer in timers:
         timer.start()
@@ -118,7 +118,7 @@ def test_asking_twice_is_asking_for_less_patience() -> None:
 def test_who_asks_twice(
     pair: tuple[signal.Signals, signal.Signals], impatient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop = processes.Stop()
+    stop = processes.Cancellation()
     with stop.on_signals():
         os.kill(os.getpid(), pair[0])
         os.kill(os.getpid(), pair[1])
@@ -145,7 +145,7 @@ def test_who_saves_its_work_is_waited_for_and_heard_behind_a_process_that_dies_a
     """As a step's shell does, or a process that started others."""
     lines: list[str] = []
     log = BytesIO()
-    stop = processes.Stop()
+    stop = processes.Cancellation()
     asked: list[float] = []
 
     def line(text: str) -> None:
@@ -168,7 +168,7 @@ def test_who_saves_its_work_is_waited_for_and_heard_behind_a_process_that_dies_a
 def test_who_ends_well_when_it_is_asked_to_end_has_done_its_work() -> None:
     """A training that is asked to stop after its last step writes its model."""
     code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('x'); time.sleep(60)"
-    stop = processes.Stop()
+    stop = processes.Cancellation()
 
     def line(text: str) -> None:
         stop.asked = time.monotonic()
@@ -182,7 +182,7 @@ def test_who_ignores_the_signal_is_ended_late(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("XLNET_GRACE_SECONDS", "0.5")
     monkeypatch.setattr(processes, "BEYOND", 0.0)
     lines: list[str] = []
-    stop = processes.Stop(timeout=1.0)
+    stop = processes.Cancellation(timeout=1.0)
     with pytest.raises(processes.Stopped) as stopped:
         run(STUBBORN, stop, lines)
     assert (stopped.value.reason, stopped.value.ended) == ("timeout", "late")
@@ -203,13 +203,13 @@ def test_redraws_without_a_newline_take_no_memory(monkeypatch: pytest.MonkeyPatc
     lines: list[str] = []
     bar: list[str] = []
     command = [sys.executable, "-c", redraws]
-    assert processes.run(command, {}, BytesIO(), lines.append, processes.Stop(), bar.append) == 0
+    assert processes.run(command, {}, BytesIO(), lines.append, processes.Cancellation(), bar.append) == 0
     assert max(kept) < 100
     assert lines == [bar[-1]] == ["[####] step 199999"]
     kept.clear()
     endless = "import sys\nfor _ in range(40): sys.stdout.write('x' * 100_000)"
     log = BytesIO()
-    assert processes.run([sys.executable, "-c", endless], {}, log, lines.append, processes.Stop()) == 0
+    assert processes.run([sys.executable, "-c", endless], {}, log, lines.append, processes.Cancellation()) == 0
     assert max(kept) <= processes.LONGEST_LINE
     assert len(log.getvalue()) == sum(map(len, lines[1:])) == 4_000_000
 
@@ -219,7 +219,7 @@ def test_a_step_does_not_outlive_a_run_that_was_killed(tmp_path: Path) -> None:
     code = (
         "import sys; from io import BytesIO; from xlnet_pipeline.targets import processes;"
         f"processes.run([sys.executable, '-c', {STUBBORN!r}], {{}}, BytesIO(), lambda text: print(text, flush=True),"
-        " processes.Stop())"
+        " processes.Cancellation())"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as runner:
         assert runner.stdout is not None
@@ -235,7 +235,7 @@ def test_what_others_run_for_a_step_does_not_outlive_a_run_that_was_killed(tmp_p
     code = (
         "from io import BytesIO; from xlnet_pipeline.targets import processes;"
         "processes.run(['sh', '-c', 'echo ready; sleep 60'], {}, BytesIO(), lambda text: print(text, flush=True),"
-        f" processes.Stop(), after=['touch', {str(ended)!r}])"
+        f" processes.Cancellation(), after=['touch', {str(ended)!r}])"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as runner:
         assert runner.stdout is not None
@@ -268,7 +268,7 @@ def test_a_progress_bar_is_live_on_a_terminal_and_left_out_of_the_log() -> None:
     lines: list[str] = []
     bar: list[str] = []
     log = BytesIO()
-    status = processes.run([sys.executable, "-c", code], {}, log, lines.append, processes.Stop(), bar.append)
+    status = processes.run([sys.executable, "-c", code], {}, log, lines.append, processes.Cancellation(), bar.append)
     assert status == 0
     assert bar[:2] == ["10%", "99%"]
     assert lines == ["terminal True", "end"]

@@ -18,7 +18,8 @@ from xlnet_pipeline import cli
 from xlnet_pipeline.images import references as images
 from xlnet_pipeline.placement.machines import machine
 from xlnet_pipeline.planning import check
-from xlnet_pipeline.planning.check import Submission, findings, require
+from xlnet_pipeline.planning.check import findings, require
+from xlnet_pipeline.planning.planned_run import PlannedRun
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"127.0.0.1:1/xlnet@{DIGEST}"  # a registry that cannot be asked
@@ -29,19 +30,19 @@ def recipe(small_csv: Path) -> Recipe:
     return recipes.tiny().replace(data={"train": str(small_csv), "max_length": 32})
 
 
-def remote(recipe: Recipe, **changes: Any) -> Submission:
-    """A submission to Vertex AI of data that it could read."""
+def remote(recipe: Recipe, **changes: Any) -> PlannedRun:
+    """A run on Vertex AI of data that it could read."""
     given = {"target": "vertex", "machine": machine("l4"), "image": IMAGE, "pipeline_root": "gs://bucket/root"}
     demo = recipe.replace(data={"train": "demo:uci_sentences", "format": "tsv", "header": "no", "text": 0, "label": 1})
-    return Submission(**{"recipe": demo, **given, **changes})
+    return PlannedRun(**{"recipe": demo, **given, **changes})
 
 
-def problems(submission: Submission) -> list[str]:
+def problems(submission: PlannedRun) -> list[str]:
     return [str(one) for one in findings(submission)]
 
 
 def test_nothing_is_found_where_nothing_is_wrong(recipe: Recipe) -> None:
-    assert problems(Submission(recipe)) == []
+    assert problems(PlannedRun(recipe)) == []
     assert problems(remote(recipe)) == []
     assert problems(remote(recipe, machine=machine("v5e-4"), cron="0 3 * * mon-fri", timezone="Europe/Berlin")) == []
 
@@ -64,7 +65,7 @@ def test_nothing_is_found_where_nothing_is_wrong(recipe: Recipe) -> None:
     ],
 )
 def test_the_recipe_is_compared_with_the_real_rows(recipe: Recipe, changes: dict[str, Any], says: str) -> None:
-    (found,) = findings(Submission(recipe.replace(data=changes)))
+    (found,) = findings(PlannedRun(recipe.replace(data=changes)))
     assert re.match(says, str(found))
     assert found.fatal == (not says.startswith("truncation"))
 
@@ -73,14 +74,14 @@ def test_the_recipe_is_compared_with_the_real_rows(recipe: Recipe, changes: dict
 def test_one_class_alone_is_refused_however_many_rows_there_are(tmp_path: Path, rows: int) -> None:
     file = tmp_path / "one.csv"
     file.write_text("text,label\n" + "".join(f"good film {i},1\n" for i in range(rows)))
-    submission = Submission(recipes.tiny().replace(data={"train": str(file)}))
+    submission = PlannedRun(recipes.tiny().replace(data={"train": str(file)}))
     assert problems(submission) == ["columns: data.label has one class only, '1'; training needs two or more"]
 
 
 def test_of_a_large_input_the_first_rows_are_read(tmp_path: Path) -> None:
     file = tmp_path / "one.csv"
     file.write_text("text,label\n" + "".join(f"good film {i},1\n" for i in range(50)))
-    large = Submission(recipes.tiny().replace(data={"train": str(file)}), whole=100)
+    large = PlannedRun(recipes.tiny().replace(data={"train": str(file)}), whole=100)
     (found,) = findings(large)
     assert "is '1' in all of the first 50 rows" in str(found)
     assert not found.fatal, "the rest was not read"
@@ -123,7 +124,7 @@ def test_hosts_of_one_slice_are_taken_and_several_slices_refused(recipe: Recipe)
 
 
 def test_local_is_one_machine(recipe: Recipe) -> None:
-    assert problems(Submission(recipe, nodes=2)) == [
+    assert problems(PlannedRun(recipe, nodes=2)) == [
         "machine: target 'local' is this machine alone, without --nodes; leave it out, or choose --target kfp or vertex"
     ]
 
@@ -158,7 +159,7 @@ def test_memory_is_refused_where_it_cannot_suffice(recipe: Recipe) -> None:
 
 def test_disk_must_hold_the_checkpoints(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(check.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1e6})())
-    (found,) = problems(Submission(recipe, home=tmp_path / "not" / "there"))
+    (found,) = problems(PlannedRun(recipe, home=tmp_path / "not" / "there"))
     assert found.startswith("disk: checkpoints need 0.0 GB and the disk of ")
     assert found.endswith("has 0.0 GB free; free some, or choose another --home")
 
@@ -167,14 +168,14 @@ def test_disk_must_hold_the_checkpoints(recipe: Recipe, monkeypatch: pytest.Monk
     "text", ["* * * * *", "0 3 * * 1", "*/15 0-6,22 1 jan-mar,12 *", "0 0 29 2 *", "5/10 * * * mon", "@daily"]
 )
 def test_good_schedules_pass(recipe: Recipe, text: str) -> None:
-    assert problems(Submission(recipe, cron=text, timezone="Europe/Berlin", schedule="nightly-2")) == []
+    assert problems(PlannedRun(recipe, cron=text, timezone="Europe/Berlin", schedule="nightly-2")) == []
 
 
 @pytest.mark.parametrize(
     "text", ["0 3 * *", "0 0 3 * * 1", "60 3 * * *", "0 3 0 * *", "0 3 * foo *", "0 0 31 2 *", "@reboot"]
 )
 def test_bad_schedules_are_refused(recipe: Recipe, text: str) -> None:
-    (found,) = problems(Submission(recipe, cron=text))
+    (found,) = problems(PlannedRun(recipe, cron=text))
     assert found.startswith(f"schedule: cron '{text}'")
 
 
@@ -193,7 +194,7 @@ def test_every_check_is_documented() -> None:
 
 
 def test_warnings_do_not_stop_a_run(recipe: Recipe) -> None:
-    (found,) = require(Submission(recipe.replace(data={"max_length": 8})))
+    (found,) = require(PlannedRun(recipe.replace(data={"max_length": 8})))
     assert found.check == "truncation"
 
 

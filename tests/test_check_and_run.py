@@ -22,7 +22,8 @@ from xlnet.evaluation.evaluate import evaluate
 from xlnet.recipe import Recipe
 from xlnet.registry.register import register
 from xlnet.training.launch import train
-from xlnet_pipeline.planning.check import Submission, findings
+from xlnet_pipeline.planning.check import findings
+from xlnet_pipeline.planning.planned_run import PlannedRun
 
 Rows = list[dict[str, Any]]
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
@@ -173,7 +174,7 @@ def agree(recipe: Recipe, tmp_path: Path, registry: str) -> None:
         registry={"name": f"case-{next(_names)}", "uri": registry},
     )
     refused = run_refuses(small, tmp_path / "out")
-    found = [str(one) for one in findings(Submission(small)) if one.fatal]
+    found = [str(one) for one in findings(PlannedRun(small)) if one.fatal]
     assert bool(found) == bool(refused), f"a run says: {refused or 'nothing'}\ncheck says: {found or 'nothing'}"
     assert "Traceback" not in refused
     assert "\n" not in refused
@@ -239,6 +240,6 @@ def test_faults_in_the_registry(uri: str, tmp_path: Path, registry: str) -> None
     file = tmp_path / "rows.csv"
     file.write_bytes(encoded(good(), "csv"))
     agree_at = recipe_of(file)
-    found = [str(one) for one in findings(Submission(agree_at.replace(registry={"uri": uri}))) if one.fatal]
+    found = [str(one) for one in findings(PlannedRun(agree_at.replace(registry={"uri": uri}))) if one.fatal]
     assert len(found) == 1, found
     assert uri.partition(":")[0] in found[0]

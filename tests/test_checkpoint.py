@@ -19,8 +19,8 @@ from xlnet import provenance
 from xlnet.__main__ import main
 from xlnet.errors import RunError, UserError
 from xlnet.training.checkpoint import Checkpoints, State
-from xlnet.training.distributed import Alone
-from xlnet.training.storehouse import Storehouse, open_storehouse
+from xlnet.training.checkpoint_store import CheckpointStore, open_checkpoint_store
+from xlnet.training.distributed import SingleRank
 from xlnet.training.tensors import Replicated
 
 ABOUT = {"recipe": {"training": {"seed": 0, "learning_rate": 1e-3}}, "dataset": "sha256:aa"}
@@ -44,8 +44,8 @@ class Work:
         self.model = torch.nn.Linear(4, width)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.said: list[str] = []
-        tensors = Replicated(self.model, self.optimizer, Alone())
-        self.checkpoints = Checkpoints(open_storehouse(root), tensors, about, self.said.append)
+        tensors = Replicated(self.model, self.optimizer, SingleRank())
+        self.checkpoints = Checkpoints(open_checkpoint_store(root), tensors, about, self.said.append)
         self.state = State()
 
     def step(self) -> None:
@@ -75,7 +75,7 @@ def written(root: str, steps: int = 4) -> Work:
 
 def test_the_last_two_are_kept_and_the_best(root):
     work = written(root, 5)
-    place = open_storehouse(root)
+    place = open_checkpoint_store(root)
     assert place.names() == ["step-00000004-best-00000002", "step-00000005-best-00000002"]
     assert place.files("best-") == ["best-00000002.safetensors"]
     again = Work(root)
@@ -90,7 +90,7 @@ def test_the_last_two_are_kept_and_the_best(root):
             assert torch.equal(value, again.optimizer.state[theirs][key])
     again.checkpoints.close()
     again.checkpoints.clear()
-    assert not open_storehouse(root).names()
+    assert not open_checkpoint_store(root).names()
 
 
 @pytest.mark.parametrize("file", ["tensors.safetensors", "state.json", "manifest.json", "../best-00000002.safetensors"])
@@ -129,7 +129,7 @@ def test_of_a_model_of_another_shape(tmp_path):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    first, second = Storehouse(str(tmp_path)), Storehouse(str(tmp_path))
+    first, second = CheckpointStore(str(tmp_path)), CheckpointStore(str(tmp_path))
     first.lock(0.0)
     with pytest.raises(RunError, match=rf"already running \(process {os.getpid()} on"):
         second.lock(0.3)

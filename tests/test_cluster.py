@@ -19,7 +19,7 @@ from servers.kubernetes_server import KubernetesServer
 from servers.storage import bucket_server
 from token_rows import RECIPE, write_dataset
 
-from xlnet import calls, provenance
+from xlnet import http, provenance
 from xlnet.data import objects
 from xlnet.errors import Preempted, RunError, UserError
 from xlnet_cluster import api, launcher, pods
@@ -44,7 +44,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernet
         objects.upload(write_dataset(tmp_path / "gcs" / "bucket" / "dataset"), "gs://bucket/dataset")
         monkeypatch.setattr(api, "IDENTITY", started.identity)
         monkeypatch.setattr(launcher, "POLL", 0.1)
-        monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)
+        monkeypatch.setattr(http, "FIRST_PAUSE", 0.02)
         yield started
 
 

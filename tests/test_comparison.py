@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xlnet.evaluation.comparison import Predictions, compare, primary_metric
+from xlnet.evaluation.comparison import RowPredictions, compare, primary_metric
 from xlnet.recipe import EvaluationRecipe
 
 RECIPE = EvaluationRecipe(resamples=1000)
@@ -12,7 +12,7 @@ RECIPE = EvaluationRecipe(resamples=1000)
 def model(right, rows=500, seed=0):
     labels = np.arange(rows) % 2
     wrong = np.random.default_rng(seed).random(rows) >= right
-    return Predictions(labels, np.where(wrong, 1 - labels, labels), 2)
+    return RowPredictions(labels, np.where(wrong, 1 - labels, labels), 2)
 
 
 def test_a_clearly_better_model_wins_and_a_worse_one_does_not():
@@ -39,7 +39,7 @@ def test_luck_does_not_win():
     predictions[wrong] = champion.labels[wrong]
     right = np.flatnonzero(predictions == champion.labels)[:1]
     predictions[right] = 1 - champion.labels[right]
-    found = compare(Predictions(champion.labels, predictions, 2), champion, "accuracy", RECIPE)
+    found = compare(RowPredictions(champion.labels, predictions, 2), champion, "accuracy", RECIPE)
     assert found.difference > 0
     assert not found.wins
     assert "no more than luck allows" in found.reason
@@ -58,7 +58,7 @@ def test_pairing_is_sharper_than_two_separate_intervals():
     predictions = champion.predictions.copy()
     wrong = np.flatnonzero(predictions != champion.labels)[:12]
     predictions[wrong] = champion.labels[wrong]
-    found = compare(Predictions(champion.labels, predictions, 2), champion, "accuracy", RECIPE)
+    found = compare(RowPredictions(champion.labels, predictions, 2), champion, "accuracy", RECIPE)
     assert found.wins
     assert found.difference == pytest.approx(12 / 400)
 
@@ -67,7 +67,7 @@ def test_pairing_is_sharper_than_two_separate_intervals():
 def test_regression(metric):
     generator = np.random.default_rng(0)
     labels = generator.normal(size=300)
-    good, bad = (Predictions(labels, labels + s * generator.normal(size=300), 0) for s in (0.3, 2.0))
+    good, bad = (RowPredictions(labels, labels + s * generator.normal(size=300), 0) for s in (0.3, 2.0))
     recipe = EvaluationRecipe(resamples=200)
     assert compare(good, bad, metric, recipe).wins
     assert not compare(bad, good, metric, recipe).wins
@@ -76,8 +76,8 @@ def test_regression(metric):
 def test_many_classes_and_other_metrics():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 50, 2000)
-    good = Predictions(labels, np.where(generator.random(2000) < 0.8, labels, 0), 50)
-    bad = Predictions(labels, np.where(generator.random(2000) < 0.5, labels, 0), 50)
+    good = RowPredictions(labels, np.where(generator.random(2000) < 0.8, labels, 0), 50)
+    bad = RowPredictions(labels, np.where(generator.random(2000) < 0.5, labels, 0), 50)
     for metric in ("accuracy", "macro_f1", "mcc"):
         assert compare(good, bad, metric, EvaluationRecipe(resamples=200)).wins
 
@@ -85,7 +85,7 @@ def test_many_classes_and_other_metrics():
 def test_other_rows_are_refused():
     one = model(0.8)
     with pytest.raises(ValueError, match="not judged on the same rows"):
-        compare(one, Predictions(1 - one.labels, one.predictions, 2), "accuracy", RECIPE)
+        compare(one, RowPredictions(1 - one.labels, one.predictions, 2), "accuracy", RECIPE)
 
 
 def test_the_metric_that_decides():

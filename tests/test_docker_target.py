@@ -78,7 +78,10 @@ def test_a_step_s_container_is_confined(engine: Path, tmp_path: Path, monkeypatc
     (engine / "said").write_text("hello\n")
     with (tmp_path / "log").open("wb") as log:
         environment = {"XLNET_RUN_ID": "r1", "XLNET_IMAGE_DIGEST": ID, "TMPDIR": "/x"}
-        assert target.start(["sh", "-c", "true"], environment, log, lines.append, processes.Stop(), None, print) == 0
+        assert (
+            target.start(["sh", "-c", "true"], environment, log, lines.append, processes.Cancellation(), None, print)
+            == 0
+        )
     assert lines == ["hello"]
     told = (engine / "calls").read_text().splitlines()
     (run,) = [line for line in told if line.startswith("run ")]
@@ -99,11 +102,11 @@ def test_a_status_is_never_lost(engine: Path, tmp_path: Path) -> None:
     target.prepare(Submission(recipe(), image="ours"))
     (engine / "status").write_text("3")
     with (tmp_path / "log").open("wb") as log:
-        assert target.start(["false"], {}, log, print, processes.Stop(), None, print) == 3
+        assert target.start(["false"], {}, log, print, processes.Cancellation(), None, print) == 3
         (engine / "status").write_text(str(docker.ENGINE_FAILED))
         (engine / "said").write_text("docker: Error response from daemon: no such device\n")
         with pytest.raises(RunError, match="docker could not start the step's container: docker: Error response"):
-            target.start(["false"], {}, log, print, processes.Stop(), None, print)
+            target.start(["false"], {}, log, print, processes.Cancellation(), None, print)
 
 
 def test_an_image_that_is_not_there(engine: Path, tmp_path: Path) -> None:
@@ -152,7 +155,7 @@ def test_the_engines_client_is_waited_for_while_the_container_saves_its_work(
     target.prepare(Submission(recipe(), image="ours"))
     program = tmp_path / "bin" / "docker"
     program.write_text(SAVES.format(python=sys.executable, folder=tmp_path))
-    stop = processes.Stop()
+    stop = processes.Cancellation()
     lines: list[str] = []
 
     def line(text: str) -> None:

@@ -16,8 +16,9 @@ from xlnet.data import objects
 from xlnet.errors import UserError
 from xlnet_pipeline import cli
 from xlnet_pipeline.placement.machines import machine
-from xlnet_pipeline.planning import doctor
-from xlnet_pipeline.planning.doctor import BAD, OK, UNSET, Surroundings, from_terraform
+from xlnet_pipeline.planning import doctor, google_probes
+from xlnet_pipeline.planning.diagnosis import BAD, OK, UNSET, Environment
+from xlnet_pipeline.planning.doctor import from_terraform
 
 PROJECT = {"VERTEX_PROJECT_ID": "acme", "VERTEX_LOCATION": "us-central1"}
 OUTPUTS = json.dumps(
@@ -30,7 +31,7 @@ OUTPUTS = json.dumps(
 
 def look(name: str, environment: Mapping[str, str] | None = None, **where: Any) -> tuple[str, str, str]:
     """State, detail and repair of one probe."""
-    found = doctor.PROBES[name](Surroundings(environment or {}, **where))
+    found = doctor.PROBES[name](Environment(environment or {}, **where))
     return found[0], found[1], found[2] if len(found) > 2 else ""
 
 
@@ -200,7 +201,7 @@ def usage(server: _Server, nobody: Any) -> dict[str, Any]:
 
 
 def test_services_that_are_off_are_named(server: _Server, nobody: Any) -> None:
-    states = dict.fromkeys(doctor.SERVICES, "ENABLED")
+    states = dict.fromkeys(google_probes.SERVICES, "ENABLED")
     for off in ([], ["aiplatform.googleapis.com"]):
         found = {**states, **dict.fromkeys(off, "DISABLED")}
         services = [{"name": f"projects/1/services/{name}", "state": state} for name, state in found.items()]
@@ -246,8 +247,8 @@ def test_quota_is_compared_with_what_the_machine_needs(server: _Server, nobody: 
     ],
 )
 def test_quota_metrics_are_known_by_their_names(name: str, metric: str) -> None:
-    assert doctor._is_for(machine(name), f"aiplatform.googleapis.com/{metric}")
-    assert not doctor._is_for(machine("l4"), f"aiplatform.googleapis.com/{metric}")
+    assert google_probes._is_for(machine(name), f"aiplatform.googleapis.com/{metric}")
+    assert not google_probes._is_for(machine("l4"), f"aiplatform.googleapis.com/{metric}")
 
 
 @pytest.mark.parametrize(("limit", "state"), [(0, BAD), (4, OK)])

@@ -11,7 +11,7 @@ from conftest import PINNED_IMAGE
 from servers.execution import now
 from servers.kfp_server import KfpServer
 
-from xlnet import calls
+from xlnet import http
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline import dag
 from xlnet_pipeline.cli import main
@@ -57,9 +57,9 @@ def faulty(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("VERTEX_PROJECT_ID", "demo")
         monkeypatch.setenv("VERTEX_PIPELINE_ROOT", "gs://bucket/root")
         monkeypatch.setenv("XLNET_IMAGE", PINNED_IMAGE)
-        monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)
-        monkeypatch.setattr(calls, "PATIENCE", 1.0)
-        monkeypatch.setattr(calls, "TIMEOUT", (1.0, 0.4))
+        monkeypatch.setattr(http, "FIRST_PAUSE", 0.02)
+        monkeypatch.setattr(http, "PATIENCE", 1.0)
+        monkeypatch.setattr(http, "TIMEOUT", (1.0, 0.4))
         yield server
 
 
@@ -79,7 +79,7 @@ def test_trouble_that_passes_is_waited_out_and_nothing_is_submitted_twice(faulty
 
 
 def test_a_server_that_says_when_to_come_back_is_obeyed(faulty: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "PATIENCE", 5.0)
+    monkeypatch.setattr(http, "PATIENCE", 5.0)
     faulty.fault("POST", faulty.creating, 429, Retry_After="1")
     started = time.monotonic()
     assert submit(faulty) == 0
@@ -142,7 +142,7 @@ def test_a_wrong_endpoint_is_one_line(
 
 @pytest.mark.slow
 def test_a_thousand_runs_are_listed_in_pages_within_seconds(faulty: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "TIMEOUT", (5.0, 30.0))
+    monkeypatch.setattr(http, "TIMEOUT", (5.0, 30.0))
     assert submit(faulty) == 0
     if faulty.target == "kfp":
         (one,) = faulty.runs.values()

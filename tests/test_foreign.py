@@ -18,7 +18,7 @@ from xlnet.errors import UserError
 from xlnet.recipe import Recipe, from_json
 from xlnet.redaction import holds_secret, redacted
 from xlnet.training.checkpoint import whole
-from xlnet.training.storehouse import Storehouse
+from xlnet.training.checkpoint_store import CheckpointStore
 from xlnet_pipeline import cli
 from xlnet_pipeline.targets import processes
 from xlnet_pipeline.targets.local.cache import Cache
@@ -199,7 +199,7 @@ def test_a_manifest_names_files_beside_it(tmp_path: Path, manifest: str) -> None
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(manifest)
     said: list[str] = []
-    assert list(whole(Storehouse(str(tmp_path / "place")), said.append)) == []
+    assert list(whole(CheckpointStore(str(tmp_path / "place")), said.append)) == []
     assert "is damaged and not used" in said[0]
 
 
@@ -272,7 +272,7 @@ def test_what_a_library_prints_is_kept_without_passwords(live) -> None:
         "    sys.stdout.write(part); sys.stdout.flush(); time.sleep(0.1)"
     )
     log, lines = io.BytesIO(), list[str]()
-    assert processes.run([sys.executable, "-c", code], {}, log, lines.append, processes.Stop(), live) == 0
+    assert processes.run([sys.executable, "-c", code], {}, log, lines.append, processes.Cancellation(), live) == 0
     assert lines == ["to http://h/x", "GET /o?X-Amz-Signature=***&a=b", "postgresql://k red\\x07"]
     kept = log.getvalue().replace(b"\r", b"").decode().splitlines()
     assert kept == [*lines[:2], "postgresql://k \x1b[31mred\x07"]

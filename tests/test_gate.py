@@ -14,7 +14,7 @@ from xlnet import recipe as recipes
 from xlnet.data import seen
 from xlnet.errors import RunError
 from xlnet.recipe import EvaluationRecipe
-from xlnet.registry.candidate import Candidate
+from xlnet.registry.challenger import Challenger
 from xlnet.registry.gate import gate
 from xlnet.registry.register import register
 from xlnet.registry.versions import ModelVersion
@@ -24,7 +24,7 @@ ROWS = 200
 
 
 def model(root, name, right=1.0, *, classes=("neg", "pos"), trained_on=(), values=None, truth=None, test="sha256:t"):
-    """A candidate whose evaluation has a share of ROWS test rows right, or gives these values."""
+    """A challenger whose evaluation has a share of ROWS test rows right, or gives these values."""
     paths = {kind: root / name / kind for kind in ("dataset", "model", "evaluation")}
     for path in paths.values():
         path.mkdir(parents=True)
@@ -46,7 +46,7 @@ def model(root, name, right=1.0, *, classes=("neg", "pos"), trained_on=(), value
     (paths["evaluation"] / "metrics.json").write_text(json.dumps({**metrics, "model_digest": digests["model"]}))
     (paths["evaluation"] / "recipe.json").write_text(recipes.Recipe().part("data", "model", "training", "evaluation"))
     written(paths["evaluation"], "evaluation")
-    return Candidate(paths["dataset"], paths["model"], paths["evaluation"], digests["model"])
+    return Challenger(paths["dataset"], paths["model"], paths["evaluation"], digests["model"])
 
 
 def written(path, kind):
@@ -54,26 +54,26 @@ def written(path, kind):
     return lineage["artifact"]["digest"]
 
 
-def champion(of: Candidate) -> ModelVersion:
+def champion(of: Challenger) -> ModelVersion:
     tags = {"model_uri": str(of.model), "evaluation_uri": str(of.evaluation), "model_digest": of.model_digest}
     tags["test_digest"] = of.metrics["test_digest"]
     return ModelVersion("reviews", 1, ("champion",), "", "", tags)
 
 
-def rewritten(one: Candidate, **changes):
-    """The candidate with other fields in its metrics."""
+def rewritten(one: Challenger, **changes):
+    """The challenger with other fields in its metrics."""
     (one.evaluation / "metrics.json").write_text(json.dumps({**one.metrics, **changes}))
     written(one.evaluation, "evaluation")
-    return Candidate(one.dataset, one.model, one.evaluation, one.model_digest)
+    return Challenger(one.dataset, one.model, one.evaluation, one.model_digest)
 
 
-@pytest.mark.parametrize("who", ["champion", "candidate", "both"])
+@pytest.mark.parametrize("who", ["champion", "challenger", "both"])
 def test_rows_that_either_was_trained_on_do_not_count(tmp_path, who):
     """The champion knows the first 149 rows by heart: only the other 51 say who is better."""
     rows = [f"row {i}" for i in range(ROWS)]
     truth = [("neg", "pos")[i % 2] for i in range(ROWS)]
     by_heart = truth[:149] + [{"neg": "pos", "pos": "neg"}[t] for t in truth[149:]]
-    old = model(tmp_path, "old", values=by_heart, trained_on=rows[:149] if who != "candidate" else ["other"])
+    old = model(tmp_path, "old", values=by_heart, trained_on=rows[:149] if who != "challenger" else ["other"])
     new = model(tmp_path, "new", 0.7, trained_on=rows[:149] if who != "champion" else ["another"])
     found = gate(new, champion(old), RECIPE)
     assert found.promote, found.reason
@@ -101,18 +101,18 @@ def test_a_champion_that_does_not_say_what_it_saw(tmp_path):
     assert "cannot be compared with champion 1" in found.reason
 
 
-@pytest.mark.parametrize("lacks", ["candidate", "champion"])
+@pytest.mark.parametrize("lacks", ["challenger", "champion"])
 def test_a_class_that_only_one_of_them_knows(tmp_path, lacks):
     three, two = ("neg", "pos", "so-so"), ("neg", "pos")
-    truth = [(two if lacks == "candidate" else three)[i % (2 if lacks == "candidate" else 3)] for i in range(ROWS)]
+    truth = [(two if lacks == "challenger" else three)[i % (2 if lacks == "challenger" else 3)] for i in range(ROWS)]
     said = (
-        [three[(i + (i % 2)) % 3] for i in range(ROWS)] if lacks == "candidate" else [two[i % 2] for i in range(ROWS)]
+        [three[(i + (i % 2)) % 3] for i in range(ROWS)] if lacks == "challenger" else [two[i % 2] for i in range(ROWS)]
     )
-    old = model(tmp_path, "old", classes=three if lacks == "candidate" else two, truth=truth, values=said)
-    new = model(tmp_path, "new", classes=two if lacks == "candidate" else three, truth=truth, values=truth)
+    old = model(tmp_path, "old", classes=three if lacks == "challenger" else two, truth=truth, values=said)
+    new = model(tmp_path, "new", classes=two if lacks == "challenger" else three, truth=truth, values=truth)
     found = gate(new, champion(old), RECIPE)
     assert found.promote, found.reason
-    assert ("it also answers 'so-so'" in found.reason) == (lacks == "candidate")
+    assert ("it also answers 'so-so'" in found.reason) == (lacks == "challenger")
 
 
 @pytest.mark.parametrize("right", [0.0, 0.45, 0.55])
@@ -160,7 +160,7 @@ def test_a_model_that_is_not_finite_is_not_registered(tmp_path, where, value):
     if where == "weights":
         one = model(tmp_path, "weights")
         save_file({"a": np.ones(3), "b": np.array([1.0, value], np.float32)}, one.model / "model.safetensors")
-        one = Candidate(one.dataset, one.model, one.evaluation, written(one.model, "model"))
+        one = Challenger(one.dataset, one.model, one.evaluation, written(one.model, "model"))
         rewritten(one, model_digest=one.model_digest)
     section = recipes.Recipe().replace(registry={"name": "reviews"}).part("evaluation", "registry")
     with pytest.raises(

@@ -61,7 +61,7 @@ def test_a_replayed_graph_computes_what_the_kernels_do(dataset, precision):
     """Losses and weights, over updates of different sizes, the smallest of an epoch among them."""
     from xlnet import recipe as recipes
     from xlnet.data.dataset import open_dataset
-    from xlnet.training import recording
+    from xlnet.training import cuda_graph
     from xlnet.training.detect import detect
     from xlnet.training.feed import Feed
     from xlnet.training.optim import make_optimizer, set_learning_rate
@@ -73,7 +73,7 @@ def test_a_replayed_graph_computes_what_the_kernels_do(dataset, precision):
     for graphs in (False, True, True):
         device = detect("cuda", precision)
         device.workers = 0
-        device.room = recording.room(data.split("train").lengths, recipe.training) if graphs else None
+        device.capacity = cuda_graph.capacity(data.split("train").lengths, recipe.training) if graphs else None
         model = device.prepare(make_model(recipe, data)).train()
         optimizer, found = make_optimizer(model, recipe.training), []
         for step, share in enumerate(Feed(data.split("train"), recipe.training, 0, 30, device)):
@@ -83,7 +83,7 @@ def test_a_replayed_graph_computes_what_the_kernels_do(dataset, precision):
             loss.backward()
             optimise(model, optimizer, recipe.training)
             found.append(loss.item())
-        assert (device._recording is not None) == graphs
+        assert (device._graph is not None) == graphs
         results.append((found, [parameter.detach().cpu() for parameter in model.parameters()]))
     (plain, weights), (replayed, others), (again, same) = results
     assert replayed == again

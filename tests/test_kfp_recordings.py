@@ -90,10 +90,10 @@ def test_each_recorded_situation_reads_as_what_it_was(
 def test_an_unknown_run_is_unknown_and_a_server_in_trouble_is_not(
     recordings: Path, root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from xlnet import calls
+    from xlnet import http
 
-    monkeypatch.setattr(calls, "PATIENCE", 0.2)
-    monkeypatch.setattr(calls, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(http, "PATIENCE", 0.2)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.05)
     with Replay(recordings, "show-unknown") as server:
         monkeypatch.setenv("KFP_ENDPOINT", server.url)
         for run in ("aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", "20200101-000000-0000"):

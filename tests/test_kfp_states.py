@@ -9,7 +9,7 @@ from servers.kfp_server import KfpServer
 from servers.web import WebServer
 from test_kfp_target import recipe_file
 
-from xlnet import calls
+from xlnet import http
 from xlnet_pipeline.cli import main
 from xlnet_pipeline.targets import remote
 from xlnet_pipeline.targets.kfp import target as kfp_target
@@ -108,7 +108,7 @@ def test_an_address_with_web_pages_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(calls, "PATIENCE", 0.1)
+    monkeypatch.setattr(http, "PATIENCE", 0.1)
     with Pages(status) as pages:
         monkeypatch.setenv("KFP_ENDPOINT", pages.url)
         assert main([*words, "--target", "kfp"]) == 2

@@ -22,7 +22,7 @@ from xlnet.training.launch import train
 from xlnet_pipeline import cli
 from xlnet_pipeline.placement import machines
 from xlnet_pipeline.placement.machines import Price, machine
-from xlnet_pipeline.planning import estimate, plan, preview, workload
+from xlnet_pipeline.planning import estimate, plan, preview, this_machine, workload
 from xlnet_pipeline.planning.plan import Plan
 from xlnet_pipeline.targets import Submission
 from xlnet_pipeline.targets.local.target import LocalTarget
@@ -275,8 +275,8 @@ def test_bad_requests_are_refused(recipe: Recipe, tmp_path: Path, options: dict[
     ],
 )
 def test_gpus_here_are_known_by_the_drivers_names(name: str, family: str) -> None:
-    assert plan._family(name) == family
-    assert plan._family("NVIDIA GeForce RTX 4090") is None
+    assert this_machine._family(name) == family
+    assert this_machine._family("NVIDIA GeForce RTX 4090") is None
 
 
 # What the cache holds

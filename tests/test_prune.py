@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import PINNED_IMAGE
 
-from xlnet import calls
+from xlnet import http
 from xlnet.errors import RunError, UserError
-from xlnet.registry import ModelVersion, succession
+from xlnet.registry import ModelVersion, champions
 from xlnet_pipeline import cli
 from xlnet_pipeline.targets import Run, StepRun, processes, record
 from xlnet_pipeline.targets.local import leftovers, prune
@@ -218,15 +218,15 @@ def version(number: int, *aliases: str, **tags: str) -> ModelVersion:
 def test_a_rollback_goes_back_from_champion_to_champion_and_the_gate_does_not_undo_it() -> None:
     store = Versions(*(version(number) for number in (1, 2, 3, 4)))
     for number in (1, 3, 4):  # version 2 was never champion
-        succession.crown(store, store.known[number])  # type: ignore[arg-type]
+        champions.make_champion(store, store.known[number])  # type: ignore[arg-type]
     for champion, earlier in ((4, 3), (3, 1)):
-        pair = succession.rolled_back(store, "m")  # type: ignore[arg-type]
+        pair = champions.rollback_pair(store, "m")  # type: ignore[arg-type]
         assert [one.version for one in pair] == [champion, earlier]
-        succession.roll_back(store, *pair)  # type: ignore[arg-type]
+        champions.roll_back(store, *pair)  # type: ignore[arg-type]
         assert store.champion("m") == store.known[earlier]
-        assert succession.was_rolled_back(store, "m", f"sha256:{champion}")  # type: ignore[arg-type]
+        assert champions.was_rolled_back(store, "m", f"sha256:{champion}")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="'m:1' is the first champion of 'm', none came before it; choose one: .* m:4"):
-        succession.rolled_back(store, "m")  # type: ignore[arg-type]
+        champions.rollback_pair(store, "m")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_rollback_goes_back_from_champion_to_champion_and_the_gate_does_not_un
 def test_who_was_champion_before_is_found_in_older_registries_too(
     versions: list[ModelVersion], expected: int | None
 ) -> None:
-    found = succession.predecessor(Versions(*versions), "m")  # type: ignore[arg-type]
+    found = champions.previous_champion(Versions(*versions), "m")  # type: ignore[arg-type]
     assert (found.version if found else None) == expected
 
 
@@ -267,7 +267,7 @@ def test_vertex_keeps_a_default_version_and_loses_the_model_with_its_last_versio
 
     from xlnet.registry import open_registry
 
-    monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.02)
     with VertexServer(tmp_path) as server:
         monkeypatch.setenv("VERTEX_ENDPOINT", server.url)
         monkeypatch.setenv("XLNET_IMAGE", PINNED_IMAGE)

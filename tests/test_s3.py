@@ -10,7 +10,7 @@ from servers.s3 import s3_server
 
 from xlnet.data import objects, s3, storage
 from xlnet.errors import CorruptArtifact, RunError, UserError
-from xlnet.training.storehouse import MANIFEST, open_storehouse
+from xlnet.training.checkpoint_store import MANIFEST, open_checkpoint_store
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +107,12 @@ def test_bytes_that_are_not_the_buckets_are_never_given_out(
 
 
 def test_checkpoints_lie_in_the_bucket(bucket: Any, tmp_path: Path) -> None:
-    store = open_storehouse("minio://mlpipeline/checkpoints/one")
+    store = open_checkpoint_store("minio://mlpipeline/checkpoints/one")
     store.prepare(100)
     with store.folder("step-00000001-best-00000000") as folder:
         (folder / "weights").write_bytes(b"w" * 100)
         (folder / MANIFEST).write_text("{}")
-        store.stow("step-00000001-best-00000000", folder, ["weights"])
+        store.put_files("step-00000001-best-00000000", folder, ["weights"])
         assert store.names() == [], "no manifest yet"
         store.commit("step-00000001-best-00000000", folder)
     assert store.names() == ["step-00000001-best-00000000"]

@@ -14,7 +14,7 @@ from servers.strict_storage import StrictStorage, crc32c
 
 from xlnet.data import gcs, objects, storage
 from xlnet.errors import CorruptArtifact, RunError, UserError
-from xlnet.training.storehouse import MANIFEST, Bucket
+from xlnet.training.checkpoint_store import MANIFEST, BucketStore
 
 CHUNK = 256 << 10  # the least that a piece of a resumable upload may have
 
@@ -238,33 +238,33 @@ def test_bytes_that_were_changed_on_their_way_are_noticed(
 # ------------------------------------------------------------------------------------------ checkpoints in a bucket
 
 
-def stow(place: Bucket, name: str, content: bytes) -> None:
+def store(place: BucketStore, name: str, content: bytes) -> None:
     with place.folder(name) as folder:
         (folder / "weights").write_bytes(content)
         (folder / MANIFEST).write_bytes(b"{}")
-        place.stow(name, folder, ["weights"])
+        place.put_files(name, folder, ["weights"])
         place.commit(name, folder)
 
 
 def test_a_checkpoint_is_there_whole_or_not_at_all(strict: StrictStorage) -> None:
-    place = Bucket("gs://bucket/checkpoints")
+    place = BucketStore("gs://bucket/checkpoints")
     place.prepare(1)
-    stow(place, "step-00000001-best-00000000", b"one")
+    store(place, "step-00000001-best-00000000", b"one")
     strict.fault("POST", "/upload/", 403, times=99)
     with place.folder("step-00000002-best-00000000") as folder:
         (folder / "weights").write_bytes(b"two")
         with pytest.raises(UserError, match="access denied"):
-            place.stow("step-00000002-best-00000000", folder, ["weights"])
+            place.put_files("step-00000002-best-00000000", folder, ["weights"])
     assert place.names() == ["step-00000001-best-00000000"]
     strict.faults.clear()
-    stow(place, "step-00000002-best-00000000", b"two")
+    store(place, "step-00000002-best-00000000", b"two")
     assert place.names() == ["step-00000001-best-00000000", "step-00000002-best-00000000"]
     assert (place.fetch("step-00000002-best-00000000") / "weights").read_bytes() == b"two"
 
 
 def test_a_checkpoint_that_is_half_removed_is_none(strict: StrictStorage) -> None:
-    place = Bucket("gs://bucket/checkpoints")
-    stow(place, "step-00000001-best-00000000", b"one")
+    place = BucketStore("gs://bucket/checkpoints")
+    store(place, "step-00000001-best-00000000", b"one")
     strict.fault("DELETE", "weights", 403, times=99)
     with pytest.raises(UserError, match="access denied"):
         place.remove("step-00000001-best-00000000")
@@ -275,8 +275,8 @@ def test_a_checkpoint_that_is_half_removed_is_none(strict: StrictStorage) -> Non
 
 
 def test_an_answer_to_a_removal_that_is_lost_does_no_harm(strict: StrictStorage) -> None:
-    place = Bucket("gs://bucket/checkpoints")
-    stow(place, "step-00000001-best-00000000", b"one")
+    place = BucketStore("gs://bucket/checkpoints")
+    store(place, "step-00000001-best-00000000", b"one")
     strict.fault("DELETE", MANIFEST, "drop")
     strict.fault("DELETE", "weights", "drop")
     place.remove("step-00000001-best-00000000")
@@ -285,9 +285,9 @@ def test_an_answer_to_a_removal_that_is_lost_does_no_harm(strict: StrictStorage)
 
 def test_two_that_write_the_same_checkpoint_leave_a_whole_one(strict: StrictStorage) -> None:
     """A pod that is being ended and the one that takes its place may both write: the same bytes, by design."""
-    places = [Bucket("gs://bucket/checkpoints") for _ in range(2)]
+    places = [BucketStore("gs://bucket/checkpoints") for _ in range(2)]
     threads = [
-        threading.Thread(target=stow, args=(place, "step-00000003-best-00000000", b"three" * 99)) for place in places
+        threading.Thread(target=store, args=(place, "step-00000003-best-00000000", b"three" * 99)) for place in places
     ]
     for thread in threads:
         thread.start()

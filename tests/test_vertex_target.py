@@ -16,7 +16,7 @@ from servers.storage import bucket_server
 from servers.vertex_server import VertexServer, checked
 from test_kfp_target import recipe_file
 
-from xlnet import calls
+from xlnet import http
 from xlnet.registry import vertex_api
 from xlnet.serving.connections import HEALTH, PREDICT
 from xlnet_pipeline import dag
@@ -40,7 +40,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VertexSe
             monkeypatch.setenv("XLNET_IMAGE", PINNED_IMAGE)
             monkeypatch.setattr(remote, "FIRST_POLL", 0.1)
             monkeypatch.setattr(remote, "LONGEST_POLL", 0.3)
-            monkeypatch.setattr(calls, "FIRST_PAUSE", 0.02)
+            monkeypatch.setattr(http, "FIRST_PAUSE", 0.02)
             monkeypatch.setattr(vertex_api, "FIRST_POLL", 0.02)
             yield started
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from xlnet.model import dropout as plain
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_fused
-from xlnet.model.layout import Layout, Room
+from xlnet.model.layout import Capacity, Layout
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_tiles_of_64(monkeypatch):
 def test_a_layout_with_room_for_more(monkeypatch):
     """Texts change in place; behind the last one lie tokens of none, for which nothing comes out."""
     lengths, filler = [20, 3, 37], 9
-    layout = Layout.with_room(Room(sum(lengths) + filler, 7, 45), torch.device("cpu"))
+    layout = Layout.with_capacity(Capacity(sum(lengths) + filler, 7, 45), torch.device("cpu"))
     given = test_attention.tensors(lengths, width=16, dtype=torch.float32, spare=45 - 37)
     expected = test_attention.run("reference", given, lengths, 0.3)
     behind = test_attention.tensors([filler], width=16, dtype=torch.float32, seed=1)

@@ -18,13 +18,13 @@ from xlnet import recipe as recipes
 from xlnet.data.dataset import open_dataset
 from xlnet.data.shapes import Share
 from xlnet.training.checkpoint import Checkpoints
+from xlnet.training.checkpoint_store import open_checkpoint_store
 from xlnet.training.detect import detect
 from xlnet.training.device import Device
 from xlnet.training.history import Progress
 from xlnet.training.loop import Training
 from xlnet.training.optim import make_optimizer
-from xlnet.training.preemption import Stop
-from xlnet.training.storehouse import open_storehouse
+from xlnet.training.preemption import StopRequest
 from xlnet.training.tensors import Replicated
 from xlnet.training.train import make_model
 from xlnet.training.watchdog import Watchdog
@@ -52,11 +52,11 @@ def compilations() -> int:
 def train(device: Device, recipe: recipes.Recipe, dataset: str) -> dict[str, Any]:
     """Losses of all steps, compiled programs after each, and the final weights' sums."""
     data = open_dataset(dataset)
-    with tempfile.TemporaryDirectory() as folder, Stop() as stop:
+    with tempfile.TemporaryDirectory() as folder, StopRequest() as stop:
         model = device.prepare(make_model(recipe, data))
         optimizer = make_optimizer(model, recipe.training)
         tensors = Replicated(model, optimizer, device.ranks)
-        checkpoints = Checkpoints(open_storehouse(f"{folder}/checkpoints"), tensors, {}, print)
+        checkpoints = Checkpoints(open_checkpoint_store(f"{folder}/checkpoints"), tensors, {}, print)
         parts = (model, optimizer, tensors, data, recipe.training, device, checkpoints, Progress(silent=True))
         training = Observed(*parts, Watchdog(device.ranks), stop)
         training.compiled = [compilations()]

@@ -24,37 +24,37 @@ class Command:
     example: str
 
 
-def _snapshot(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+def _snapshot(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
     from xlnet.data.snapshot import take
 
-    found = take(recipe)
+    found = take(recipe_json)
     return {"digest": found.digest, "files": [file.facts() for file in found.files]}
 
 
-def _preprocess(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+def _preprocess(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
     from xlnet.data.preprocess import preprocess
 
-    return preprocess(recipe, options.snapshot, options.out)
+    return preprocess(recipe_json, options.snapshot, options.out)
 
 
-def _train(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+def _train(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
     from xlnet.training.launch import train
 
     if options.device:
         os.environ["XLNET_DEVICE"] = options.device
-    return train(recipe, options.dataset, options.out)
+    return train(recipe_json, options.dataset, options.out)
 
 
-def _evaluate(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+def _evaluate(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
     from xlnet.evaluation.evaluate import evaluate
 
-    return evaluate(recipe, options.dataset, options.model, options.out)
+    return evaluate(recipe_json, options.dataset, options.model, options.out)
 
 
-def _register(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
+def _register(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
     from xlnet.registry.register import register
 
-    return register(recipe, options.dataset, options.model, options.evaluation, options.out)
+    return register(recipe_json, options.dataset, options.model, options.evaluation, options.out)
 
 
 COMMANDS = {

@@ -10,14 +10,14 @@ from kubernetes import client
 from kubernetes.config import incluster_config
 from kubernetes.config.config_exception import ConfigException
 
-from xlnet import calls
-from xlnet.calls import Server, Trouble
+from xlnet import http
 from xlnet.errors import UserError
+from xlnet.http import HttpError, Server
 from xlnet_cluster.jobset import GROUP, JOBSETS, VERSION
 
 IDENTITY = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # a pod's credentials
 RIGHTS = "apply infra/kustomize, whose role allows it, and let the steps act as it: KFP_SERVICE_ACCOUNT=xlnet-steps"
-_TIMEOUT = {"_request_timeout": calls.TIMEOUT}
+_TIMEOUT = {"_request_timeout": http.TIMEOUT}
 
 
 class Api:
@@ -34,7 +34,7 @@ class Api:
             UserError: this process does not run in a pod, or the pod has no service account token.
         """
         configuration = client.Configuration()
-        configuration.retries = False  # calls.repeated does the retries, as for all services
+        configuration.retries = False  # http.repeated does the retries, as for all services
         try:
             self.namespace = (IDENTITY / "namespace").read_text(encoding="utf-8").strip()
             loader = incluster_config.InClusterConfigLoader(str(IDENTITY / "token"), str(IDENTITY / "ca.crt"))
@@ -72,7 +72,7 @@ class Api:
         """Create a JobSet exactly once: if the answer was lost, look for the JobSet before trying again.
 
         Raises:
-            Trouble: status 404 if the cluster has no JobSet API, 409 if the JobSet already exists.
+            HttpError: status 404 if the cluster has no JobSet API, 409 if the JobSet already exists.
         """
         name = jobset["metadata"]["name"]
         self._repeated(
@@ -104,7 +104,7 @@ class Api:
         try:
             # The generated method supports only sinceSeconds, which would skip or repeat lines.
             answer = self._repeated(lambda: self._get(path, query))
-        except (Trouble, UserError):  # 400: the container has not started; 404: the pod is gone
+        except (HttpError, UserError):  # 400: the container has not started; 404: the pod is gone
             return []
         return bytes(answer).decode(errors="replace").splitlines()
 
@@ -119,13 +119,13 @@ class Api:
     def _found(self, call: Callable[[], Any]) -> Any:
         try:
             return self._repeated(call)
-        except Trouble as trouble:
+        except HttpError as trouble:
             if trouble.status != 404:
                 raise
             return None
 
     def _repeated(self, call: Callable[[], Any], recover: Callable[[], Any] | None = None) -> Any:
-        return calls.repeated(lambda: _translated(call), self._server, recover)
+        return http.repeated(lambda: _translated(call), self._server, recover)
 
 
 def _json(call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
@@ -139,8 +139,8 @@ def _translated(call: Callable[[], Any]) -> Any:
         return call()
     except client.ApiException as error:
         if not error.status:  # the client reports a certificate error without a status
-            raise Trouble(None, calls.reason(None, str(error.reason))) from None
-        wait = calls.seconds((error.headers or {}).get("Retry-After"))
-        raise Trouble(error.status, calls.reason(error.body, str(error.reason)), wait) from None
+            raise HttpError(None, http.reason(None, str(error.reason))) from None
+        wait = http.seconds((error.headers or {}).get("Retry-After"))
+        raise HttpError(error.status, http.reason(error.body, str(error.reason)), wait) from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise Trouble(None, calls.short(error)) from None
+        raise HttpError(None, http.short(error)) from None

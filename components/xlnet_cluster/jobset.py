@@ -79,7 +79,7 @@ class TrainingJob:
 
     Attributes:
         run: the pipeline run's id.
-        recipe: JSON of the step's part of the recipe.
+        recipe_json: JSON of the step's part of the recipe.
         dataset: bucket address of the dataset.
         out: bucket address of the model to write.
         owner: owner reference; deleting this object also deletes the JobSet.
@@ -89,7 +89,7 @@ class TrainingJob:
     """
 
     run: str
-    recipe: str
+    recipe_json: str
     dataset: str
     out: str
     owner: Mapping[str, Any]
@@ -100,7 +100,7 @@ class TrainingJob:
     @property
     def name(self) -> str:
         """The JobSet's name, which is the same if the same run asks for the same training again."""
-        return f"xlnet-train-{hashlib.sha256(f'{self.run} {self.recipe}'.encode()).hexdigest()[:16]}"
+        return f"xlnet-train-{hashlib.sha256(f'{self.run} {self.recipe_json}'.encode()).hexdigest()[:16]}"
 
 
 def manifest(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _pod(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
 
 
 def _container(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
-    words = ["--recipe-json", work.recipe, "--dataset", work.dataset, "--out", work.out]
+    words = ["--recipe-json", work.recipe_json, "--dataset", work.dataset, "--out", work.out]
     env = {
         "XLNET_RUN_ID": work.run,
         "XLNET_NODES": str(needs.hosts),

@@ -15,14 +15,14 @@ from types import FrameType
 from typing import Any
 
 from xlnet import provenance
-from xlnet.calls import Trouble
 from xlnet.data import objects
 from xlnet.errors import Preempted, RunError, UserError
+from xlnet.http import HttpError
 from xlnet.training import buckets
 from xlnet.training.preemption import SIGNALS
 from xlnet_cluster.api import Api
 from xlnet_cluster.jobset import COMMAND, CONTAINER, OUT, RUN, Requirements, TrainingJob, manifest
-from xlnet_cluster.pods import Ends, Waits, leader
+from xlnet_cluster.pods import PendingPods, PodFailures, leader
 
 POLL = 2.0  # seconds between two polls
 OUTAGE = 1800.0  # seconds that the API server may be unreachable; the training itself does not need it
@@ -38,13 +38,13 @@ class Cancelled(BaseException):
 
 
 def train(
-    needs: Requirements, recipe: str, dataset: str, out: str, command: tuple[str, ...] = COMMAND
+    needs: Requirements, recipe_json: str, dataset: str, out: str, command: tuple[str, ...] = COMMAND
 ) -> dict[str, Any]:
     """Train in a JobSet, and wait until it ends.
 
     Args:
         needs: the resources that the pods need from the cluster.
-        recipe: JSON of the step's part of the recipe.
+        recipe_json: JSON of the step's part of the recipe.
         dataset: directory of the dataset, in a mounted bucket.
         out: directory of the model to write, in a mounted bucket.
         command: the program that every pod starts.
@@ -57,7 +57,7 @@ def train(
         RunError: the program failed or was preempted too often.
         Preempted: this process was asked to stop; the JobSet is deleted, but its checkpoints are kept.
     """
-    watch = Watch(needs, recipe, dataset, out, command)
+    watch = JobSetWatcher(needs, recipe_json, dataset, out, command)
     try:
         with _signals():
             watch.start()
@@ -89,11 +89,11 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Watch:
+class JobSetWatcher:
     """Watches one JobSet from its creation to its end."""
 
     def __init__(
-        self, needs: Requirements, recipe: str, dataset: str, out: str, command: tuple[str, ...] = COMMAND
+        self, needs: Requirements, recipe_json: str, dataset: str, out: str, command: tuple[str, ...] = COMMAND
     ) -> None:
         self._needs = needs
         self._api = Api()
@@ -101,7 +101,7 @@ class Watch:
         pod = self._own_pod()
         self._work = TrainingJob(
             os.environ.get("XLNET_RUN_ID") or pod["metadata"]["uid"],
-            recipe,
+            recipe_json,
             *addresses,
             owner=_owner(pod),
             command=command,
@@ -110,7 +110,7 @@ class Watch:
         )
         self.name = self._work.name
         self._out = self._work.out
-        self._ends, self._waits = Ends(needs.hosts), Waits(_say)
+        self._failures, self._pending = PodFailures(needs.hosts), PendingPods(_say)
         self._restarts = (0, 0)
         self._followed = ("", "")  # the pod whose log is forwarded, and the time of its last line
 
@@ -137,7 +137,7 @@ class Watch:
             return
         try:
             self._api.create(manifest(self._needs, self._work))
-        except Trouble as trouble:
+        except HttpError as trouble:
             if trouble.status == 404:
                 what = "this cluster knows no JobSets, which several nodes and --spot need"
                 raise UserError(f"{what}; type: kubectl apply --server-side -f {MANIFESTS}") from None
@@ -147,7 +147,7 @@ class Watch:
         _say(f"JobSet {self.name} of {hosts} {'pods' if hosts > 1 else 'pod'} is made")
 
     def finish(self) -> None:
-        """Watch the JobSet until it has succeeded.
+        """JobSetWatcher the JobSet until it has succeeded.
 
         Raises:
             UserError: see :func:`train`.
@@ -163,7 +163,7 @@ class Watch:
             try:
                 found = self._api.jobset(self.name)
                 break
-            except Trouble:
+            except HttpError:
                 raise
             except RunError as error:
                 if time.monotonic() > deadline:
@@ -179,13 +179,13 @@ class Watch:
         conditions = {one["type"]: one for one in status.get("conditions", []) if one["status"] == "True"}
         pods = self._api.pods(self.name)
         self._tell_restarts(status)
-        self._ends.see(pods)
+        self._failures.record(pods)
         self._follow(leader(pods, self._restarts[0]))
         if "Completed" in conditions:
             return True
         if "Failed" in conditions:
-            raise self._ends.failure(self._restarts[1], conditions["Failed"].get("message", ""))
-        if problem := self._waits.see(pods):
+            raise self._failures.failure(self._restarts[1], conditions["Failed"].get("message", ""))
+        if problem := self._pending.problem(pods):
             self.remove()
             raise UserError(problem)
         self._check_budget(found)
@@ -199,7 +199,7 @@ class Watch:
                 why = f"after a failure, {failures} of {self._needs.retries}"
             else:
                 why = f"after a preemption, {restarts - failures} of {self._needs.preemptions}"
-            words = self._ends.last()
+            words = self._failures.last()
             _say(f"JobSet {self.name} starts again {why}{f': {words}' if words else ''}")
         self._restarts = restarts, failures
 

@@ -30,14 +30,14 @@ def leader(pods: Iterable[Pod], attempt: int) -> Pod | None:
     return next((pod for pod in present if index(pod) == 0), None)
 
 
-class Ends:
+class PodFailures:
     """Records how pods ended, because Kubernetes may delete them."""
 
     def __init__(self, hosts: int) -> None:
         self._hosts = hosts
         self._ended: dict[str, tuple[Pod, dict[str, Any]]] = {}  # name → pod and the final state of its container
 
-    def see(self, pods: Iterable[Pod]) -> None:
+    def record(self, pods: Iterable[Pod]) -> None:
         """Record the current state of the pods."""
         for pod in pods:
             for container in pod.get("status", {}).get("containerStatuses", []):
@@ -45,7 +45,7 @@ class Ends:
                 if end and (end["exitCode"] or end.get("reason") == "OOMKilled"):
                     self._ended[pod["metadata"]["name"]] = pod, end
 
-    def culprit(self) -> tuple[Pod, dict[str, Any]] | None:
+    def first_cause(self) -> tuple[Pod, dict[str, Any]] | None:
         """Return the pod of the latest attempt that caused the failure."""
         if not self._ended:
             return None
@@ -55,7 +55,7 @@ class Ends:
 
     def last(self) -> str:
         """Describe the end of the latest attempt in one line; empty if it was not observed."""
-        found = self.culprit()
+        found = self.first_cause()
         return self._describe(*found) if found else ""
 
     def failure(self, restarts: int, fallback: str) -> UserError | RunError:
@@ -65,7 +65,7 @@ class Ends:
             restarts: how often the program was restarted.
             fallback: the JobSet's own message.
         """
-        found = self.culprit()
+        found = self.first_cause()
         if found is None:
             return RunError(f"training failed, and no pod is left to say why: {fallback}")
         pod, end = found
@@ -109,7 +109,7 @@ def _blame(end: dict[str, Any]) -> int:
     return {Preempted.exit_status: 2, LostPeer.exit_status: 3}.get(end["exitCode"], 0)
 
 
-class Waits:
+class PendingPods:
     """Reports why pods wait: the scheduler's message, or an image that cannot be pulled."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -118,7 +118,7 @@ class Waits:
         self._since: dict[str, float] = {}
         self._causes: dict[str, str] = {}
 
-    def see(self, pods: Iterable[Pod]) -> str:
+    def problem(self, pods: Iterable[Pod]) -> str:
         """Return a problem that waiting will not solve; empty if there is none."""
         for pod in pods:
             name, status = pod["metadata"]["name"], pod.get("status", {})

@@ -8,7 +8,7 @@ from xlnet.training import launch
 JOBSET = "XLNET_JOBSET"
 
 
-def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
+def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
     """Train here, or in the JobSet whose requirements ``XLNET_JOBSET`` holds; see :func:`xlnet.training.launch.train`.
 
     The requirements are a variable of the container and not an argument of the step. Kubeflow Pipelines computes its
@@ -16,8 +16,8 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     """
     requirements = os.environ.get(JOBSET)
     if not requirements:
-        return launch.train(recipe, dataset, out)
+        return launch.train(recipe_json, dataset, out)
     from xlnet_cluster import launcher
     from xlnet_cluster.jobset import Requirements
 
-    return launcher.train(Requirements.from_json(requirements), recipe, dataset, out)
+    return launcher.train(Requirements.from_json(requirements), recipe_json, dataset, out)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xlnet.data.batches import collate
 from xlnet.model.config import XLNetConfig
-from xlnet.model.layout import Room
+from xlnet.model.layout import Capacity
 from xlnet.model.weights import join_qkv
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
@@ -51,7 +51,7 @@ class Ours:
         if isinstance(self.device, Cuda):  # as the trainer's own plan of an epoch would tell it
             lengths = [sample.lengths[part] for part in chosen]
             most = max(int(part.sum()) for part in lengths)
-            self.device.room = Room(most, rows + 1, max(int(part.max()) for part in lengths))
+            self.device.capacity = Capacity(most, rows + 1, max(int(part.max()) for part in lengths))
         return chosen
 
     def step(self, sample: Sample, chosen: np.ndarray) -> Tensor:

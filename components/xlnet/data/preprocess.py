@@ -39,11 +39,11 @@ SECONDS_BETWEEN_LINES = 5.0
 HISTOGRAM = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 1 << 20)
 
 
-def preprocess(recipe: str, snapshot: str, out: str) -> dict[str, Any]:
+def preprocess(recipe_json: str, snapshot: str, out: str) -> dict[str, Any]:
     """Turn the input into a dataset artifact.
 
     Args:
-        recipe: JSON of a recipe, or of its ``data`` section.
+        recipe_json: JSON of a recipe, or of its ``data`` section.
         snapshot: digest that the input must have, as the snapshot step found it; empty: whatever it has.
         out: directory of the artifact to be written.
 
@@ -55,7 +55,7 @@ def preprocess(recipe: str, snapshot: str, out: str) -> dict[str, Any]:
         RunError: the input changed after the snapshot, or the disk is full.
     """
     started = provenance.now()
-    whole = recipes.from_json(recipe)
+    whole = recipes.from_json(recipe_json)
     found = of(Recipe(data=whole.data, model=whole.model))
     if snapshot and found.digest != snapshot:
         raise RunError("the input changed after the snapshot was taken; run again")

@@ -65,16 +65,16 @@ class Snapshot:
         return [file.source for file in self.files if file.split == name]
 
 
-def take(recipe: str) -> Snapshot:
+def take(recipe_json: str) -> Snapshot:
     """List and checksum the input that a recipe names, and warn of what is left out.
 
     Args:
-        recipe: JSON of a recipe, or of its ``data`` section.
+        recipe_json: JSON of a recipe, or of its ``data`` section.
 
     Raises:
         UserError: the recipe names no input, or a path that matches nothing.
     """
-    found = of(recipes.from_json(recipe))
+    found = of(recipes.from_json(recipe_json))
     for remark in found.remarks:
         warn(remark)
     return found

@@ -16,7 +16,7 @@ import os
 from typing import IO, Any
 from urllib.parse import quote, urlencode
 
-from xlnet import calls
+from xlnet import http
 
 PIECE = 1 << 20  # bytes taken off a connection at once
 
@@ -122,9 +122,9 @@ class _Answer:
             self._answer.decode_content = False
             if self._answer.status >= 300:
                 content = self._answer.read()
-                raise from_http_status(self._answer.status, calls.reason(content, self._answer.reason))
+                raise from_http_status(self._answer.status, http.reason(content, self._answer.reason))
         except HTTPError as error:
-            raise ConnectionError(calls.short(error)) from None
+            raise ConnectionError(http.short(error)) from None
         return self._answer
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
@@ -135,7 +135,7 @@ class _Answer:
             return
         self._answer.close()
         if isinstance(error, HTTPError):
-            raise ConnectionError(calls.short(error)) from None
+            raise ConnectionError(http.short(error)) from None
 
 
 def _connections(client: Any) -> Any:

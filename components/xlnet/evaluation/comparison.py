@@ -1,6 +1,6 @@
-"""Compares a candidate with the champion on the same rows with a paired bootstrap.
+"""Compares a challenger with the champion on the same rows with a paired bootstrap.
 
-The candidate wins if the metric's difference on all rows exceeds the margin *and* the lower end of the difference's
+The challenger wins if the metric's difference on all rows exceeds the margin *and* the lower end of the difference's
 interval is above zero. The margin says how large an improvement must be to justify a change; the interval shows that
 the difference is not chance. Equal predictions therefore never win. A model whose metric cannot be computed (a
 correlation with a constant) never wins.
@@ -17,7 +17,7 @@ from xlnet.recipe import EvaluationRecipe
 
 
 @dataclass(frozen=True)
-class Predictions:
+class RowPredictions:
     """One model's predictions for the test rows.
 
     Attributes:
@@ -32,11 +32,11 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """The outcome of a comparison, with its figures."""
 
     metric: str
-    candidate: float
+    challenger: float
     champion: float
     difference: float
     low: float
@@ -48,7 +48,7 @@ class Comparison:
     def figures(self) -> str:
         """Format as ``"accuracy 0.8100 against 0.7900, difference +0.0200 [+0.0100, +0.0300]"``."""
         interval = f"difference {self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-        return f"{self.metric} {self.candidate:.4f} against {self.champion:.4f}, {interval}"
+        return f"{self.metric} {self.challenger:.4f} against {self.champion:.4f}, {interval}"
 
 
 def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
@@ -64,7 +64,7 @@ def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
     return primary
 
 
-def score(one: Predictions, metric: str) -> float:
+def score(one: RowPredictions, metric: str) -> float:
     """Compute a metric over all rows; a correlation is nan if one side is constant or not finite."""
     if one.classes:
         matrix = metrics.confusion_matrix(one.labels, one.predictions, one.classes)
@@ -75,23 +75,25 @@ def score(one: Predictions, metric: str) -> float:
     return float(metrics.OF_VALUES[metric](labels, predictions))
 
 
-def compare(candidate: Predictions, champion: Predictions, metric: str, recipe: EvaluationRecipe) -> Comparison:
-    """Bootstrap the paired difference candidate − champion (Koehn 2004).
+def compare(
+    challenger: RowPredictions, champion: RowPredictions, metric: str, recipe: EvaluationRecipe
+) -> ModelComparison:
+    """Bootstrap the paired difference challenger − champion (Koehn 2004).
 
     Raises:
         ValueError: the two models did not predict the same rows.
     """
-    if not np.array_equal(candidate.labels, champion.labels):
-        raise ValueError("candidate and champion were not judged on the same rows")
-    ours, theirs = score(candidate, metric), score(champion, metric)
+    if not np.array_equal(challenger.labels, champion.labels):
+        raise ValueError("challenger and champion were not judged on the same rows")
+    ours, theirs = score(challenger, metric), score(champion, metric)
     difference = ours - theirs
     if math.isnan(difference):
         return _unknown(metric, ours, theirs)
-    samples = _differences(candidate, champion, metric, recipe)
+    samples = _differences(challenger, champion, metric, recipe)
     tail = (1 - recipe.confidence) / 2
     low, high = (float(x) for x in np.quantile(samples, [tail, 1 - tail]))
-    found = Comparison(metric, ours, theirs, difference, low, high, difference > recipe.margin and low > 0, "")
-    if np.array_equal(candidate.predictions, champion.predictions):
+    found = ModelComparison(metric, ours, theirs, difference, low, high, difference > recipe.margin and low > 0, "")
+    if np.array_equal(challenger.predictions, champion.predictions):
         reason = "predicts the same as the champion"
     elif found.wins:
         reason = "beats the champion"
@@ -102,30 +104,30 @@ def compare(candidate: Predictions, champion: Predictions, metric: str, recipe: 
     return replace(found, reason=f"{reason}: {found.figures}")
 
 
-def _unknown(metric: str, ours: float, theirs: float) -> Comparison:
+def _unknown(metric: str, ours: float, theirs: float) -> ModelComparison:
     """If only one model's metric can be computed, that model wins."""
     wins = not math.isnan(ours)
-    whose = "the champion's" if wins else "the candidate's"
+    whose = "the champion's" if wins else "the challenger's"
     reason = f"{'beats' if wins else 'does not beat'} the champion: {whose} {metric} cannot be computed"
-    return Comparison(metric, ours, theirs, math.nan, math.nan, math.nan, wins, reason)
+    return ModelComparison(metric, ours, theirs, math.nan, math.nan, math.nan, wins, reason)
 
 
-def _differences(one: Predictions, other: Predictions, metric: str, recipe: EvaluationRecipe) -> np.ndarray:
+def _differences(one: RowPredictions, other: RowPredictions, metric: str, recipe: EvaluationRecipe) -> np.ndarray:
     generator = np.random.default_rng(recipe.seed)
     if one.classes:
         return _classification_differences(one, other, metric, recipe.resamples, generator)
     rows, found = len(one.labels), []
     for _ in range(recipe.resamples):
         draw = generator.integers(0, rows, rows)
-        pair = [score(Predictions(x.labels[draw], x.predictions[draw], 0), metric) for x in (one, other)]
+        pair = [score(RowPredictions(x.labels[draw], x.predictions[draw], 0), metric) for x in (one, other)]
         found.append(pair[0] - pair[1])
     return np.nan_to_num(np.array(found), nan=0.0)  # a sample without a metric counts for neither model
 
 
 def _classification_differences(
-    one: Predictions, other: Predictions, metric: str, resamples: int, generator: np.random.Generator
+    one: RowPredictions, other: RowPredictions, metric: str, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Draw counts of the (truth, candidate, champion) combinations that occur, instead of rows."""
+    """Draw counts of the (truth, challenger, champion) combinations that occur, instead of rows."""
     classes = one.classes
     joint = (one.labels.astype(np.int64) * classes + one.predictions) * classes + other.predictions
     cells, counts = np.unique(joint, return_counts=True)

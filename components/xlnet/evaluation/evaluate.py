@@ -22,11 +22,11 @@ from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import EvaluationRecipe, Recipe
 
 
-def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
+def evaluate(recipe_json: str, dataset: str, model: str, out: str) -> dict[str, Any]:
     """Evaluate a model on a dataset's test split.
 
     Args:
-        recipe: JSON of a recipe, or of its ``evaluation`` section.
+        recipe_json: JSON of a recipe, or of its ``evaluation`` section.
         dataset: directory of the dataset artifact.
         model: directory of the model artifact.
         out: directory of the evaluation artifact to write.
@@ -40,7 +40,7 @@ def evaluate(recipe: str, dataset: str, model: str, out: str) -> dict[str, Any]:
         RunError: the model's weights or outputs are not finite, or the metric that decides cannot be computed.
     """
     started = provenance.now()
-    given = recipes.from_json(recipe).evaluation
+    given = recipes.from_json(recipe_json).evaluation
     provenance.refuse_foreign(out, "evaluation")
     dataset_digest, model_digest = provenance.verify(dataset), provenance.verify(model)
     data, classifier = open_dataset(dataset), load_classifier(model)

@@ -18,7 +18,7 @@ from torch import Tensor
 from xlnet.errors import RunError
 
 
-class Room(NamedTuple):
+class Capacity(NamedTuple):
     """The maximum size of a layout whose texts change."""
 
     tokens: int
@@ -36,7 +36,8 @@ class Layout:
         real_T: False for padding, if texts were padded to one length (see :meth:`padded`); None without padding.
         first_token: this part's first token within the whole batch; it selects this part's rows of the dropout masks.
         first_text: this part's first text within the whole batch.
-        room: maximum size, if the texts change (see :meth:`with_room`); tokens after the last text belong to no text.
+        capacity: maximum size, if the texts change (see :meth:`with_capacity`); tokens behind the last text belong to
+            no text.
     """
 
     lengths_S: np.ndarray
@@ -44,7 +45,7 @@ class Layout:
     real_T: Tensor | None = None
     first_token: int = 0
     first_text: int = 0
-    room: Room | None = None
+    capacity: Capacity | None = None
 
     @classmethod
     def of(
@@ -73,16 +74,16 @@ class Layout:
         return cls(np.full(texts, length), offsets_S1, real_T, first_text * length, first_text)
 
     @classmethod
-    def with_room(cls, room: Room, device: torch.device) -> "Layout":
+    def with_capacity(cls, capacity: Capacity, device: torch.device) -> "Layout":
         """Make an empty layout, to be filled by :meth:`replace`. Its tensors keep their addresses.
 
-        A recorded CUDA graph needs this. The tensors' shapes depend only on ``room``.
+        A recorded CUDA graph needs this. The tensors' shapes depend only on ``capacity``.
         """
-        offsets_S1 = torch.zeros(room.texts + 1, dtype=torch.int32, device=device)
-        return cls(np.zeros(room.texts, np.int64), offsets_S1, room=room)
+        offsets_S1 = torch.zeros(capacity.texts + 1, dtype=torch.int32, device=device)
+        return cls(np.zeros(capacity.texts, np.int64), offsets_S1, capacity=capacity)
 
     def replace(self, lengths_S: np.ndarray) -> None:
-        """Replace the texts of a layout made by :meth:`with_room` by texts of these lengths."""
+        """Replace the texts of a layout made by :meth:`with_capacity` by texts of these lengths."""
         self.lengths_S[:] = 0
         self.lengths_S[: len(lengths_S)] = lengths_S
         _refill((self.offsets_S1,), (_offsets(self.lengths_S),))
@@ -92,7 +93,7 @@ class Layout:
     @cached_property
     def tokens(self) -> int:
         """T: total number of tokens."""
-        return self.room.tokens if self.room else int(self.lengths_S.sum())
+        return self.capacity.tokens if self.capacity else int(self.lengths_S.sum())
 
     @property
     def texts(self) -> int:
@@ -102,7 +103,7 @@ class Layout:
     @cached_property
     def longest(self) -> int:
         """Length of the longest text in tokens."""
-        return self.room.longest if self.room else int(self.lengths_S.max())
+        return self.capacity.longest if self.capacity else int(self.lengths_S.max())
 
     @cached_property
     def _tables(self) -> dict[tuple[str, int], tuple[tuple[Tensor, ...], Callable[[], tuple[np.ndarray, ...]]]]:
@@ -123,7 +124,7 @@ class Layout:
             counts_S = -(-self.lengths_S // rows)
             text = np.repeat(np.arange(self.texts), counts_S)
             start = (np.arange(len(text)) - np.repeat(np.cumsum(counts_S) - counts_S, counts_S)) * rows
-            if self.room:  # the maximum number of blocks; unused ones belong to an empty text
+            if self.capacity:  # the maximum number of blocks; unused ones belong to an empty text
                 missing = self.texts + self.tokens // rows - len(text)
                 text, start = np.pad(text, (0, missing), constant_values=self.texts - 1), np.pad(start, (0, missing))
             return text.astype(np.int32), start.astype(np.int32)
@@ -140,7 +141,9 @@ class Layout:
             sizes_S = self._square_sizes(pitch)
             return (np.cumsum(sizes_S) - sizes_S,)
 
-        whole = -(-self.longest // pitch) * pitch * self.tokens if self.room else int(self._square_sizes(pitch).sum())
+        whole = (
+            -(-self.longest // pitch) * pitch * self.tokens if self.capacity else int(self._square_sizes(pitch).sum())
+        )
         return self._table("squares", pitch, make)[0], whole
 
     def _square_sizes(self, pitch: int) -> np.ndarray:

@@ -95,7 +95,7 @@ def by_token(x_TNH: Tensor) -> Tensor:
     return x_TNH if x_TNH.stride()[1:] == (width, 1) else x_TNH.contiguous().view(-1, heads, width)
 
 
-def room_for_gradients(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> tuple[Tensor, ...]:
+def empty_gradients(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> tuple[Tensor, ...]:
     """Make uninitialised tensors with the arguments' token strides; views of one tensor if the arguments are."""
     tokens, heads, width = q_TNH.shape
     step = heads * width * q_TNH.element_size()

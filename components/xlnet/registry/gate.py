@@ -1,6 +1,6 @@
-"""The gate: decides whether a candidate becomes champion, and says why.
+"""The gate: decides whether a challenger becomes champion, and says why.
 
-The candidate must beat the most frequent answer, and the current champion, by the rule of
+The challenger must beat the most frequent answer, and the current champion, by the rule of
 :mod:`xlnet.evaluation.comparison`, on test rows that neither model was trained on.
 """
 
@@ -18,10 +18,10 @@ from xlnet import provenance
 from xlnet.data import objects, seen
 from xlnet.data.dataset import open_dataset
 from xlnet.errors import RunError, UserError
-from xlnet.evaluation.comparison import Predictions, compare
+from xlnet.evaluation.comparison import RowPredictions, compare
 from xlnet.evaluation.predictor import Predictor
 from xlnet.recipe import EvaluationRecipe
-from xlnet.registry.candidate import Candidate
+from xlnet.registry.challenger import Challenger
 from xlnet.registry.versions import ModelVersion
 
 FEWEST_ROWS = 30  # minimum number of rows for a comparison, after removing rows that a model was trained on
@@ -41,7 +41,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Answers:
+class NamedPredictions:
     """A model's predictions for the test rows: class names or values, [rows]."""
 
     truth: list[Any]
@@ -53,45 +53,45 @@ class Incomparable(Exception):
 
 
 def gate(
-    candidate: Candidate, champion: ModelVersion | None, recipe: EvaluationRecipe, force: bool = False
+    challenger: Challenger, champion: ModelVersion | None, recipe: EvaluationRecipe, force: bool = False
 ) -> Decision:
-    """Decide whether the candidate becomes champion.
+    """Decide whether the challenger becomes champion.
 
     Args:
-        candidate: the model to judge.
+        challenger: the model to judge.
         champion: the current champion; None if there is none.
         recipe: the metric, the margin, and the settings of the bootstrap.
-        force: promote the candidate whatever the comparison says; the decision still gives the reason.
+        force: promote the challenger whatever the comparison says; the decision still gives the reason.
     """
-    if champion and champion.tags.get("model_digest") == candidate.model_digest:
+    if champion and champion.tags.get("model_digest") == challenger.model_digest:
         return Decision(True, f"the champion is this very model, version {champion.version}", champion.version)
-    found = _judge(candidate, champion, recipe)
+    found = _judge(challenger, champion, recipe)
     if force and not found.promote:
         return replace(found, promote=True, reason=f"by registry.force, although it {found.reason}")
     return found
 
 
-def _judge(candidate: Candidate, champion: ModelVersion | None, recipe: EvaluationRecipe) -> Decision:
-    ours = _read(candidate.evaluation)
+def _judge(challenger: Challenger, champion: ModelVersion | None, recipe: EvaluationRecipe) -> Decision:
+    ours = _read(challenger.evaluation)
     number = champion.version if champion else None
-    if useless := _no_better_than_a_constant(candidate, ours, recipe):
+    if useless := _no_better_than_a_constant(challenger, ours, recipe):
         by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name) if champion else 'NAME'}:VERSION"
         return Decision(False, f"{useless}; {TRY}; run --force, or {by_hand}, decides otherwise", number)
     if champion is None:
         return Decision(True, "no champion yet")
     try:
-        return _against(candidate, champion, ours, recipe)
+        return _against(challenger, champion, ours, recipe)
     except Incomparable as why:
         by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name)}:VERSION decides by hand"
         return Decision(False, f"cannot be compared with champion {number}: {why}; {by_hand}", number)
 
 
-def _no_better_than_a_constant(candidate: Candidate, ours: Answers, recipe: EvaluationRecipe) -> str:
+def _no_better_than_a_constant(challenger: Challenger, ours: NamedPredictions, recipe: EvaluationRecipe) -> str:
     """Return why the model is useless; empty if it beats giving the same answer for all rows."""
-    metric = candidate.metrics["primary"]
-    if not candidate.classes:
-        figure = candidate.metrics["metrics"][metric]
-        if candidate.score is None:
+    metric = challenger.metrics["primary"]
+    if not challenger.classes:
+        figure = challenger.metrics["metrics"][metric]
+        if challenger.score is None:
             return f"{metric} cannot be computed: the model's answers, or the test labels, are all the same"
         known = [figure.get(end) for end in ("value", "low", "high")]
         if figure.get("low") is None or not figure["low"] > 0:
@@ -99,17 +99,19 @@ def _no_better_than_a_constant(candidate: Candidate, ours: Answers, recipe: Eval
             return f"is no better than always giving one value: {metric} {value} [{low}, {high}]"
         return ""
     ((commonest, _),) = Counter(ours.truth).most_common(1)
-    constant = Answers(ours.truth, [commonest] * len(ours.truth))
-    found = compare(*_paired(ours, constant, candidate.classes), metric, replace(recipe, margin=0.0))
+    constant = NamedPredictions(ours.truth, [commonest] * len(ours.truth))
+    found = compare(*_paired(ours, constant, challenger.classes), metric, replace(recipe, margin=0.0))
     if found.low > 0:
         return ""
     return f"is no better than always answering '{commonest}': {found.figures}"
 
 
-def _against(candidate: Candidate, champion: ModelVersion, ours: Answers, recipe: EvaluationRecipe) -> Decision:
+def _against(
+    challenger: Challenger, champion: ModelVersion, ours: NamedPredictions, recipe: EvaluationRecipe
+) -> Decision:
     """Compare with the champion. Raises Incomparable if the two cannot be compared."""
-    theirs, kept = _champion_answers(candidate, champion)
-    fresh = _unseen(candidate, champion, kept)
+    theirs, kept = _champion_answers(challenger, champion)
+    fresh = _unseen(challenger, champion, kept)
     rows = len(ours.truth)
     if fresh is None:
         left, where = np.ones(rows, bool), ""
@@ -123,17 +125,17 @@ def _against(candidate: Candidate, champion: ModelVersion, ours: Answers, recipe
     if left.all():
         where = ""
     ours, theirs = _rows(ours, left), _rows(theirs, left)
-    found = compare(*_paired(ours, theirs, candidate.classes), candidate.metrics["primary"], recipe)
-    others = sorted({*theirs.given} - {*candidate.classes}) if candidate.classes else []
-    also = f"; it also answers '{others[0]}', a class that the candidate does not know" if others else ""
+    found = compare(*_paired(ours, theirs, challenger.classes), challenger.metrics["primary"], recipe)
+    others = sorted({*theirs.given} - {*challenger.classes}) if challenger.classes else []
+    also = f"; it also answers '{others[0]}', a class that the challenger does not know" if others else ""
     reason = f"{found.reason}{where} (version {champion.version}{also})"
     figures = (None if math.isnan(one) else one for one in (found.difference, found.low, found.high))
     return Decision(found.wins, reason, champion.version, *figures)
 
 
-def _champion_answers(candidate: Candidate, champion: ModelVersion) -> tuple[Answers, bool]:
-    """Return the champion's predictions for the candidate's test rows, and whether its own evaluation has made them."""
-    if champion.tags.get("test_digest") == candidate.metrics["test_digest"] and champion.evaluation_uri:
+def _champion_answers(challenger: Challenger, champion: ModelVersion) -> tuple[NamedPredictions, bool]:
+    """Return the champion's predictions for the challenger's test rows, and whether its own evaluation made them."""
+    if champion.tags.get("test_digest") == challenger.metrics["test_digest"] and champion.evaluation_uri:
         try:
             kept = objects.local_directory(champion.evaluation_uri)
             provenance.verify(kept)
@@ -149,18 +151,18 @@ def _champion_answers(candidate: Candidate, champion: ModelVersion) -> tuple[Ans
         known = list(predictor.model.config.classes)
     except (UserError, RunError) as error:
         raise Incomparable(str(error)) from None
-    if bool(known) != bool(candidate.classes):
+    if bool(known) != bool(challenger.classes):
         raise Incomparable(f"it predicts {'classes' if known else 'values'}")
-    split = open_dataset(candidate.dataset).split("test")
+    split = open_dataset(challenger.dataset).split("test")
     rows = split.table()
     logits, _ = predictor.logits(rows["text"].to_pylist(), rows["text_pair"].to_pylist())
-    if not candidate.classes:
-        return Answers(split.labels.tolist(), logits[:, 0].tolist()), False
-    truth = [candidate.classes[label] for label in split.labels]
-    return Answers(truth, [known[index] for index in logits.argmax(1)]), False
+    if not challenger.classes:
+        return NamedPredictions(split.labels.tolist(), logits[:, 0].tolist()), False
+    truth = [challenger.classes[label] for label in split.labels]
+    return NamedPredictions(truth, [known[index] for index in logits.argmax(1)]), False
 
 
-def _unseen(candidate: Candidate, champion: ModelVersion, kept: bool) -> np.ndarray | None:
+def _unseen(challenger: Challenger, champion: ModelVersion, kept: bool) -> np.ndarray | None:
     """Return which test rows neither model was trained on: bool [rows]; None means all rows.
 
     A champion of an older release does not record its training rows, but it was not trained on its own test rows.
@@ -168,8 +170,8 @@ def _unseen(candidate: Candidate, champion: ModelVersion, kept: bool) -> np.ndar
     Raises:
         Incomparable: the training rows are unknown, and the answers are not those of the champion's own evaluation.
     """
-    keys = candidate.test_keys()
-    known = [seen.read(candidate.model), seen.read(champion.model_uri)]
+    keys = challenger.test_keys()
+    known = [seen.read(challenger.model), seen.read(champion.model_uri)]
     if keys is None or None in known:
         if kept:
             return None
@@ -177,25 +179,27 @@ def _unseen(candidate: Candidate, champion: ModelVersion, kept: bool) -> np.ndar
     return ~np.any([one.among(keys) for one in known if one is not None], axis=0)
 
 
-def _read(evaluation: Path) -> Answers:
+def _read(evaluation: Path) -> NamedPredictions:
     table = pq.read_table(evaluation / "predictions.parquet", columns=["label", "prediction"])
-    return Answers(table["label"].to_pylist(), table["prediction"].to_pylist())
+    return NamedPredictions(table["label"].to_pylist(), table["prediction"].to_pylist())
 
 
-def _rows(answers: Answers, chosen: np.ndarray) -> Answers:
+def _rows(answers: NamedPredictions, chosen: np.ndarray) -> NamedPredictions:
     numbers = np.flatnonzero(chosen)
-    return Answers([answers.truth[i] for i in numbers], [answers.given[i] for i in numbers])
+    return NamedPredictions([answers.truth[i] for i in numbers], [answers.given[i] for i in numbers])
 
 
-def _paired(one: Answers, other: Answers, classes: list[str]) -> tuple[Predictions, Predictions]:
+def _paired(
+    one: NamedPredictions, other: NamedPredictions, classes: list[str]
+) -> tuple[RowPredictions, RowPredictions]:
     """Convert both to numbers, over the union of their classes."""
     if not classes:
-        first, second = (Predictions(np.array(two.truth), np.array(two.given), 0) for two in (one, other))
+        first, second = (RowPredictions(np.array(two.truth), np.array(two.given), 0) for two in (one, other))
         return first, second
     names = sorted({*classes, *one.truth, *one.given, *other.truth, *other.given})
     index = {name: number for number, name in enumerate(names)}
     first, second = (
-        Predictions(_indices(two.truth, index), _indices(two.given, index), len(names)) for two in (one, other)
+        RowPredictions(_indices(two.truth, index), _indices(two.given, index), len(names)) for two in (one, other)
     )
     return first, second
 

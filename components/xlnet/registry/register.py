@@ -13,18 +13,18 @@ from xlnet.data.dataset import open_dataset
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry, resolve
-from xlnet.registry.answers import remember
-from xlnet.registry.candidate import Candidate
+from xlnet.registry.cache import remember
+from xlnet.registry.challenger import Challenger
+from xlnet.registry.champions import make_champion, was_rolled_back
 from xlnet.registry.gate import Decision, gate
 from xlnet.registry.own_disk import refuse_own_disk
-from xlnet.registry.succession import crown, was_rolled_back
 
 
-def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -> dict[str, Any]:
+def register(recipe_json: str, dataset: str, model: str, evaluation: str, out: str) -> dict[str, Any]:
     """Register a model as a version, and as champion if it beats the current champion.
 
     Args:
-        recipe: JSON of a recipe, or of its ``evaluation`` and ``registry`` sections.
+        recipe_json: JSON of a recipe, or of its ``evaluation`` and ``registry`` sections.
         dataset: directory of the dataset artifact.
         model: directory of the model artifact.
         evaluation: directory of the evaluation artifact.
@@ -39,98 +39,119 @@ def register(recipe: str, dataset: str, model: str, evaluation: str, out: str) -
         CorruptArtifact: an input was changed after it was written.
     """
     started = provenance.now()
-    given = recipes.from_json(recipe)
+    given = recipes.from_json(recipe_json)
     provenance.refuse_foreign(out, "registration")
     digests = {name: provenance.verify(path) for name, path in (("dataset", dataset), ("model", model))}
     digests["evaluation"] = provenance.verify(evaluation)
-    places = (Path(dataset).absolute(), Path(model).absolute(), Path(evaluation).absolute())
-    candidate = Candidate(*places, digests["model"])
-    if candidate.metrics["model_digest"] != digests["model"]:
-        raise UserError(f"evaluation '{evaluation}' is not one of model '{model}'; evaluate the model first")
-    candidate.refuse_not_finite()
+    challenger = _challenger(dataset, model, evaluation, digests["model"])
     refuse_own_disk(given.registry.uri)
     registry = open_registry(given.registry.uri)
     name = given.registry.name
     registry.ready(name)
     with registry.exclusive():
-        champion = registry.champion(name)
-        decision = gate(candidate, champion, given.evaluation, given.registry.force)
-        earlier = was_rolled_back(registry, name, candidate.model_digest) if decision.promote else None
-        if earlier and not given.registry.force:
-            again = f"xlnet-pipeline models promote {shlex.quote(name)}:{earlier.version} decides otherwise"
-            reason = f"this very model, version {earlier.version}, was rolled back by hand; {again}"
-            decision = Decision(False, reason, champion.version if champion else None)
-        tags = _tags(candidate, digests, decision, out)
-        version, is_new = _version(registry, name, candidate, decision, tags)
+        decision = _decide(registry, challenger, given)
+        tags = _tags(challenger, digests, decision, out)
+        version, is_new = _version(registry, name, challenger, decision, tags)
         if decision.promote and CHAMPION not in version.aliases:
-            crown(registry, version)
+            make_champion(registry, version)
         remember(resolve(given.registry.uri), registry.find(f"{name}:{version.version}"), registry.champion(name))
     line = (
         f"{name}:{version.version} {'is champion' if decision.promote else 'is kept, not champion'}: {decision.reason}"
     )
     print(line if is_new else f"{line} (the same model was registered before)")
-    entry = _entry(name, version, decision, candidate, digests)
+    entry = _entry(name, version, decision, challenger, digests)
     facts = {key: value for key, value in entry.items() if isinstance(value, str | int | float) and value != ""}
     facts |= {
         "promoted": str(decision.promote).lower(),
         "gate_decision": tags["decision"],
         "registry": state.relative(registry.shown_uri, state.home()),
     }
-    made_of = recipes.of_artifact(candidate.evaluation)
+    made_of = recipes.of_artifact(challenger.evaluation)
     whole = Recipe(made_of.data, made_of.model, made_of.training, given.evaluation, given.registry)
+    inputs = [provenance.read(model), provenance.read(evaluation)]
+    _write(out, entry, facts, whole, started, inputs)
+    return facts
+
+
+def _write(
+    out: str, entry: dict[str, Any], facts: dict[str, Any], recipe: Recipe, started: str, inputs: list[dict[str, Any]]
+) -> None:
+    """Write the registration artifact."""
     with provenance.writing(out, "registration") as directory:
         text = json.dumps(entry, indent=1, ensure_ascii=False)
         (directory / "registration.json").write_text(text + "\n", encoding="utf-8")
-        (directory / "recipe.json").write_text(whole.to_json(), encoding="utf-8")
+        (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
         provenance.record(
             directory,
             type="registration",
             step="register",
             started=started,
-            parameters=json.loads(whole.part("evaluation", "registry")),
+            parameters=json.loads(recipe.part("evaluation", "registry")),
             metadata=facts,
-            inputs=[provenance.read(model), provenance.read(evaluation)],
+            inputs=inputs,
         )
-    return facts
+
+
+def _challenger(dataset: str, model: str, evaluation: str, model_digest: str) -> Challenger:
+    """Return the challenger after checking that the evaluation is its own and that its numbers are finite."""
+    places = (Path(dataset).absolute(), Path(model).absolute(), Path(evaluation).absolute())
+    challenger = Challenger(*places, model_digest)
+    if challenger.metrics["model_digest"] != model_digest:
+        raise UserError(f"evaluation '{evaluation}' is not one of model '{model}'; evaluate the model first")
+    challenger.refuse_not_finite()
+    return challenger
+
+
+def _decide(registry: Registry, challenger: Challenger, recipe: Recipe) -> Decision:
+    """Return the gate's decision. It does not promote a model that a person has rolled back, unless forced."""
+    name = recipe.registry.name
+    champion = registry.champion(name)
+    decision = gate(challenger, champion, recipe.evaluation, recipe.registry.force)
+    earlier = was_rolled_back(registry, name, challenger.model_digest) if decision.promote else None
+    if earlier and not recipe.registry.force:
+        again = f"xlnet-pipeline models promote {shlex.quote(name)}:{earlier.version} decides otherwise"
+        reason = f"this very model, version {earlier.version}, was rolled back by hand; {again}"
+        return Decision(False, reason, champion.version if champion else None)
+    return decision
 
 
 def _version(
-    registry: Registry, name: str, candidate: Candidate, decision: Decision, tags: dict[str, str]
+    registry: Registry, name: str, challenger: Challenger, decision: Decision, tags: dict[str, str]
 ) -> tuple[ModelVersion, bool]:
-    """Return the candidate's version and whether it is new; the same model is registered only once."""
+    """Return the challenger's version and whether it is new; the same model is registered only once."""
     known = registry.versions(name) if name in registry.names() else []
     for version in known:
-        if version.tags.get("model_digest") == candidate.model_digest:
+        if version.tags.get("model_digest") == challenger.model_digest:
             registry.describe(name, version.version, decision.reason, tags)
             return version, False
-    fields = json.loads((candidate.evaluation / "recipe.json").read_text(encoding="utf-8"))
+    fields = json.loads((challenger.evaluation / "recipe.json").read_text(encoding="utf-8"))
     parameters = {f"{section}.{key}": str(value) for section, part in fields.items() for key, value in part.items()}
-    return registry.add(name, decision.reason, tags, parameters, candidate.scores), True
+    return registry.add(name, decision.reason, tags, parameters, challenger.scores), True
 
 
-def _tags(candidate: Candidate, digests: dict[str, str], decision: Decision, out: str) -> dict[str, str]:
-    content = candidate.metrics
-    card = open_dataset(candidate.dataset).card
+def _tags(challenger: Challenger, digests: dict[str, str], decision: Decision, out: str) -> dict[str, str]:
+    content = challenger.metrics
+    card = open_dataset(challenger.dataset).card
     return {
-        "model_uri": objects.address(candidate.model),
+        "model_uri": objects.address(challenger.model),
         "model_digest": digests["model"],
         "dataset_digest": digests["dataset"],
         "snapshot_digest": card["snapshot"],
         "test_digest": content["test_digest"],
-        "evaluation_uri": objects.address(candidate.evaluation),
+        "evaluation_uri": objects.address(challenger.evaluation),
         "evaluation_digest": digests["evaluation"],
         "registration_uri": objects.address(out),
         "run": os.environ.get("XLNET_RUN_ID", ""),
         "git_sha": provenance.git_sha(),
-        "metric": f"{content['primary']} {'unknown' if candidate.score is None else f'{candidate.score:.4f}'}",
+        "metric": f"{content['primary']} {'unknown' if challenger.score is None else f'{challenger.score:.4f}'}",
         "decision": "promoted" if decision.promote else "kept",
     }
 
 
 def _entry(
-    name: str, version: ModelVersion, decision: Decision, candidate: Candidate, digests: dict[str, str]
+    name: str, version: ModelVersion, decision: Decision, challenger: Challenger, digests: dict[str, str]
 ) -> dict[str, Any]:
-    content = candidate.metrics
+    content = challenger.metrics
     aliases = [alias for alias in version.aliases if alias != CHAMPION] + ([CHAMPION] if decision.promote else [])
     return {
         "name": name,
@@ -142,10 +163,10 @@ def _entry(
         "difference": decision.difference,
         "low": decision.low,
         "high": decision.high,
-        "model_uri": state.relative(objects.address(candidate.model), state.home()),
+        "model_uri": state.relative(objects.address(challenger.model), state.home()),
         "model_digest": digests["model"],
         "dataset_digest": digests["dataset"],
         "evaluation_digest": digests["evaluation"],
         "test_digest": content["test_digest"],
-        "metrics": candidate.scores,
+        "metrics": challenger.scores,
     }

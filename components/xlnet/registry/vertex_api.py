@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xlnet import calls
-from xlnet.calls import Server, Trouble
+from xlnet import http
 from xlnet.errors import RunError, UserError
+from xlnet.http import HttpError, Server
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TOKEN = "GOOGLE_OAUTH_ACCESS_TOKEN"  # variable with an access token
@@ -58,16 +58,16 @@ class VertexApi:
         query: Mapping[str, str | int] | None = None,
         recover: Callable[[], dict[str, Any] | None] | None = None,
     ) -> dict[str, Any]:
-        """Send one request; see :func:`xlnet.calls.repeated` for ``recover`` and for the exceptions."""
+        """Send one request; see :func:`xlnet.http.repeated` for ``recover`` and for the exceptions."""
         url = path if "://" in path else f"{self.base}/v1/{path}"
-        found: dict[str, Any] = calls.repeated(lambda: self._once(method, url, body, query), self.server, recover)
+        found: dict[str, Any] = http.repeated(lambda: self._once(method, url, body, query), self.server, recover)
         return found
 
     def get(self, path: str) -> dict[str, Any] | None:
         """Get a resource; None if it does not exist."""
         try:
             return self.call("GET", path)
-        except Trouble as trouble:
+        except HttpError as trouble:
             if trouble.status != 404:
                 raise
             return None
@@ -78,7 +78,7 @@ class VertexApi:
         while True:
             try:
                 page = self.call("GET", path, query={**query, **({"pageToken": token} if token else {})})
-            except Trouble as trouble:
+            except HttpError as trouble:
                 raise UserError(f"{self.server.name} at {self.base} knows no '{path}': {trouble.message}") from None
             yield from page.get(items, [])
             token = page.get("nextPageToken", "")
@@ -108,19 +108,19 @@ class VertexApi:
         from requests.exceptions import ConnectionError, RequestException
 
         try:
-            answer = self.session.request(method, url, json=body, params=query, timeout=calls.TIMEOUT)
+            answer = self.session.request(method, url, json=body, params=query, timeout=http.TIMEOUT)
             content = answer.json() if answer.content else {}
         except GoogleAuthError as error:
-            raise Trouble(401, " ".join(str(error).split())[:200]) from None
+            raise HttpError(401, " ".join(str(error).split())[:200]) from None
         except ConnectionError as error:
-            raise Trouble(None, calls.short(error)) from None
+            raise HttpError(None, http.short(error)) from None
         except RequestException as error:
-            raise Trouble(None, calls.short(error)) from None
+            raise HttpError(None, http.short(error)) from None
         except ValueError:
             content = {}
         if answer.status_code >= 400:
-            wait = calls.seconds(answer.headers.get("Retry-After"))
-            raise Trouble(answer.status_code, calls.reason(answer.text, str(answer.reason)), wait)
+            wait = http.seconds(answer.headers.get("Retry-After"))
+            raise HttpError(answer.status_code, http.reason(answer.text, str(answer.reason)), wait)
         found: dict[str, Any] = content
         return found
 

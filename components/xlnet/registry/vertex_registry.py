@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
 
-from xlnet.calls import Trouble
 from xlnet.errors import UserError, nearest
+from xlnet.http import HttpError
 from xlnet.redaction import redacted
 from xlnet.registry.address import check_name
 from xlnet.registry.versions import CHAMPION, ModelVersion
@@ -130,7 +130,7 @@ class VertexRegistry:
         """Move an alias to a version."""
         try:
             self.api.call("POST", f"{self._path(name)}@{version}:mergeVersionAliases", {"versionAliases": [alias]})
-        except Trouble as trouble:
+        except HttpError as trouble:
             raise UserError(f"'{name}:{version}' is unknown in '{self.shown_uri}': {trouble.message}") from None
 
     def delete(self, name: str, version: int) -> None:

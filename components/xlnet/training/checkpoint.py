@@ -25,11 +25,11 @@ from torch import Tensor
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
 from xlnet.training import buckets
-from xlnet.training.storehouse import MANIFEST, Storehouse, open_storehouse
+from xlnet.training.checkpoint_store import MANIFEST, CheckpointStore, open_checkpoint_store
 from xlnet.training.tensors import Replicated
 
 KEEP = 2  # how many of the newest checkpoints are kept
-LOCK_SECONDS = 30.0  # how long to wait for a killed predecessor to release the lock
+LOCK_SECONDS = 30.0  # how long to wait for a killed previous_champion to release the lock
 STATE, ABOUT, BEST = "state.json", "about.json", "best-"
 
 
@@ -59,7 +59,7 @@ class State:
         }
 
 
-def about(place: Storehouse) -> dict[str, Any] | None:
+def about(place: CheckpointStore) -> dict[str, Any] | None:
     """Identify the training that these checkpoints belong to (recipe, dataset, classes); None if there are none."""
     text = place.read(ABOUT)
     found: dict[str, Any] | None = None if text is None else json.loads(text)
@@ -76,7 +76,7 @@ class Checkpoint:
     best_weights: dict[str, Tensor]
 
 
-def whole(place: Storehouse, say: Callable[[str], None]) -> Iterator[Checkpoint]:
+def whole(place: CheckpointStore, say: Callable[[str], None]) -> Iterator[Checkpoint]:
     """Yield the complete checkpoints of a store, newest first; report each damaged one through ``say``."""
     for name in reversed(place.names()):
         try:
@@ -101,7 +101,9 @@ class Checkpoints:
         seconds: how long training has waited for tensor copies and for unfinished writes.
     """
 
-    def __init__(self, place: Storehouse, tensors: Replicated, about: Mapping[str, Any], say: Callable[[str], None]):
+    def __init__(
+        self, place: CheckpointStore, tensors: Replicated, about: Mapping[str, Any], say: Callable[[str], None]
+    ):
         self.seconds = 0.0
         self.place = place
         self._tensors, self._say = tensors, say
@@ -169,7 +171,7 @@ class Checkpoints:
         with self.place.folder(name) as folder:
             own = self._tensors.write(copied, folder)
             copied.clear()
-            self.place.stow(name, folder, own)
+            self.place.put_files(name, folder, own)
             sums = self._tensors.gather({file: checksum(folder / file) for file in own})
             if not self._tensors.leads:
                 return
@@ -179,7 +181,7 @@ class Checkpoints:
                 self._best_sum = best_step, checksum(path)
                 self.place.add(path, path.name)
             (folder / STATE).write_bytes(state)
-            self.place.stow(name, folder, [STATE])
+            self.place.put_files(name, folder, [STATE])
             manifest = {file: value for part in sums for file, value in part.items()}
             manifest[STATE] = checksum(folder / STATE)
             manifest |= {_best_name(best_step): self._best_sum[1]} if best_step else {}
@@ -248,21 +250,21 @@ class _Writer:
         self._work.task_done()
 
 
-def place(out: str | Path, recipe: str, dataset_digest: str, batches: str = "packed") -> Storehouse:
+def place(out: str | Path, recipe_json: str, dataset_digest: str, batches: str = "packed") -> CheckpointStore:
     """Return the checkpoint store of a training.
 
     It is below ``XLNET_CHECKPOINTS`` (a directory or ``gs://`` prefix), in the state directory, or beside the output.
 
     Args:
         out: the model artifact's directory or ``gs://`` address.
-        recipe: JSON of every setting that shapes the training.
+        recipe_json: JSON of every setting that shapes the training.
         dataset_digest: digest of the dataset artifact.
         batches: the kind of batch shapes, which decides which rows an update sees.
     """
-    key = provenance.digest_json([recipe, dataset_digest, batches, provenance.code_fingerprint("train")])[7:39]
+    key = provenance.digest_json([recipe_json, dataset_digest, batches, provenance.code_fingerprint("train")])[7:39]
     home = os.environ.get("XLNET_PIPELINE_HOME")
     default = str(Path(home, "checkpoints")) if home else buckets.beside(str(out))
-    return open_storehouse(f"{os.environ.get('XLNET_CHECKPOINTS') or default}/{key}")
+    return open_checkpoint_store(f"{os.environ.get('XLNET_CHECKPOINTS') or default}/{key}")
 
 
 def checksum(path: Path) -> list[int]:

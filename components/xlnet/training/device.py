@@ -20,10 +20,10 @@ from xlnet.data.batches import Batch, PaddedBatch
 from xlnet.data.dataset import Dataset
 from xlnet.data.shapes import Packed, Shapes, Share
 from xlnet.model.kernels import native
-from xlnet.model.layout import Layout, Room
+from xlnet.model.layout import Capacity, Layout
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
-from xlnet.training.distributed import Alone
+from xlnet.training.distributed import SingleRank
 from xlnet.training.inputs import Inputs
 from xlnet.training.optim import AdamW
 
@@ -42,8 +42,8 @@ class Device:
 
     kind = "cpu"
 
-    def __init__(self, precision: str = "auto", ranks: Alone | None = None, shapes: Shapes | None = None) -> None:
-        self.ranks = ranks or Alone()
+    def __init__(self, precision: str = "auto", ranks: SingleRank | None = None, shapes: Shapes | None = None) -> None:
+        self.ranks = ranks or SingleRank()
         self.torch = self._place()
         self.shapes = shapes or Packed()
         self.precision = self._faster() if precision == "auto" else getattr(torch, precision)
@@ -141,11 +141,11 @@ class Cuda(Device):
 
     kind = "cuda"
 
-    def __init__(self, precision: str = "auto", ranks: Alone | None = None, shapes: Shapes | None = None) -> None:
+    def __init__(self, precision: str = "auto", ranks: SingleRank | None = None, shapes: Shapes | None = None) -> None:
         super().__init__(precision, ranks, shapes)
         self.workers = 2
-        self.room: Room | None = None  # size of the CUDA graphs; None if updates are not recorded
-        self._recording: Any = None
+        self.capacity: Capacity | None = None  # size of the CUDA graphs; None if updates are not recorded
+        self._graph: Any = None
 
     def _place(self) -> torch.device:
         return torch.device("cuda", self.ranks.local_rank)
@@ -161,9 +161,9 @@ class Cuda(Device):
         lengths = data.split("train").lengths
         whole = self.ranks.size == 1 and not recipe.micro_batch_tokens and not recipe.recompute
         if len(lengths) and whole and os.environ.get("XLNET_CUDA_GRAPHS") != "0":
-            from xlnet.training import recording
+            from xlnet.training import cuda_graph
 
-            self.room = recording.room(lengths, recipe)
+            self.capacity = cuda_graph.capacity(lengths, recipe)
 
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """See :class:`Device`."""
@@ -173,14 +173,14 @@ class Cuda(Device):
 
     def compute(self, work: Callable[[Inputs], Tensor], model: XLNetClassifier, inputs: Inputs) -> Tensor:
         """See :class:`Device`. The first call records a CUDA graph if every kernel supports it."""
-        if self.room is None or model.transformer.attention_name() != "triton":
+        if self.capacity is None or model.transformer.attention_name() != "triton":
             return work(inputs)
-        from xlnet.training.recording import Recording, fits
+        from xlnet.training.cuda_graph import CudaGraph, fits
 
-        if not fits(inputs.layout, self.room):
+        if not fits(inputs.layout, self.capacity):
             return work(inputs)
-        self._recording = self._recording or Recording(work, model, self.room, inputs)
-        return self._recording(inputs)
+        self._graph = self._graph or CudaGraph(work, model, self.capacity, inputs)
+        return self._graph(inputs)
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """See :class:`Device`. The copy comes from pinned memory, so it does not block the caller."""

@@ -23,7 +23,7 @@ BUCKET = 25 << 20  # bytes of gradients per all-reduce, which overlaps with the 
 JOIN_SECONDS = 300  # how long ranks wait for each other at the start
 
 
-class Alone:
+class SingleRank:
     """A single rank, which exchanges nothing; also the interface of all ranks.
 
     Attributes:
@@ -58,12 +58,12 @@ class Alone:
         """
         return [value]
 
-    def ask(self, wish: int) -> int:
-        """Return the maximum of all ranks' wishes from the previous call; every rank gets the same answer.
+    def agree(self, request: int) -> int:
+        """Return the maximum of all ranks' requests from the previous call; every rank gets the same answer.
 
         The answer is one call late, so that no rank waits for it.
         """
-        return wish
+        return request
 
     def another_store(self) -> Any:
         """Open a separate connection to the ranks' shared store, for use in another thread."""
@@ -73,7 +73,7 @@ class Alone:
         """Leave the process group."""
 
 
-class TorchRanks(Alone):
+class TorchRanks(SingleRank):
     """Ranks of torch.distributed, one process per rank."""
 
     def __init__(self, kind: str, rank: int, size: int, local_rank: int) -> None:
@@ -84,7 +84,7 @@ class TorchRanks(Alone):
         """
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.part, self.parts = rank, size
-        self.store = _meet(rank, size)
+        self.store = _rendezvous(rank, size)
         if kind == "cuda":
             torch.cuda.set_device(local_rank)
         backend = {"cuda": "cpu:gloo,cuda:nccl", "tpu": "cpu:gloo,tpu:tpu_dist"}.get(kind, "gloo")
@@ -92,55 +92,55 @@ class TorchRanks(Alone):
         # Checkpoint messages are small, on the host, and must not wait behind gradients.
         self.side: Any = dist.new_group(backend="gloo")
         self.background = dist.new_group(backend="gloo")
-        self._sums: Sums | None = None
-        self._question: tuple[Tensor, Any] | None = None
+        self._sums: GradientSums | None = None
+        self._pending_vote: tuple[Tensor, Any] | None = None
 
     def attach(self, model: nn.Module) -> None:
-        """See :class:`Alone`."""
-        self._sums = Sums(model, self.size)
+        """See :class:`SingleRank`."""
+        self._sums = GradientSums(model, self.size)
 
     def add_gradients(self, last: bool) -> None:
-        """See :class:`Alone`."""
+        """See :class:`SingleRank`."""
         if self._sums:
             self._sums.armed = last
 
     def synchronise(self) -> None:
-        """See :class:`Alone`."""
+        """See :class:`SingleRank`."""
         if self._sums:
             self._sums.finish()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """See :class:`Alone`."""
+        """See :class:`SingleRank`."""
         tensor = tensor.clone()
         dist.all_reduce(tensor)
         return tensor
 
     def gather(self, value: Any, background: bool = False) -> list[Any]:
-        """See :class:`Alone`."""
+        """See :class:`SingleRank`."""
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.background if background else self.side)
         return values
 
-    def ask(self, wish: int) -> int:
-        """See :class:`Alone`."""
+    def agree(self, request: int) -> int:
+        """See :class:`SingleRank`."""
         answer = 0
-        if self._question:
-            votes, work = self._question
+        if self._pending_vote:
+            votes, work = self._pending_vote
             work.wait()
             answer = int(votes.item())
-        votes = torch.tensor([wish])
-        self._question = votes, dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.side, async_op=True)
+        votes = torch.tensor([request])
+        self._pending_vote = votes, dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.side, async_op=True)
         return answer
 
     def another_store(self) -> Any:
-        """See :class:`Alone`."""
+        """See :class:`SingleRank`."""
         return dist.PrefixStore("watchdog", self.store.clone())  # type: ignore[attr-defined]
 
     def leave(self) -> None:
-        """See :class:`Alone`."""
+        """See :class:`SingleRank`."""
         with contextlib.suppress(RuntimeError):  # another rank is gone, which the launcher reports
-            if self._question:
-                self._question[1].wait()
+            if self._pending_vote:
+                self._pending_vote[1].wait()
             dist.destroy_process_group()
 
 
@@ -156,15 +156,15 @@ class OneProgram(TorchRanks):
         self.part, self.parts = 0, 1
 
     def attach(self, model: nn.Module) -> None:
-        """See :class:`Alone`. Every machine already has the summed gradients."""
+        """See :class:`SingleRank`. Every machine already has the summed gradients."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """See :class:`Alone`. Every machine already has the sum."""
+        """See :class:`SingleRank`. Every machine already has the sum."""
         return tensor
 
 
-class Sums:
-    """Sums a model's gradients over all ranks in fixed buckets, overlapping with the backward pass.
+class GradientSums:
+    """GradientSums a model's gradients over all ranks in fixed buckets, overlapping with the backward pass.
 
     Every sum adds the same terms in the same order in every step of every run.
     """
@@ -254,7 +254,7 @@ def _buckets(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]
         yield bucket
 
 
-def _meet(rank: int, size: int) -> dist.Store:
+def _rendezvous(rank: int, size: int) -> dist.Store:
     """Return the store through which ranks find each other, after all ranks have joined."""
     address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "29500")
     seconds = float(os.environ.get("XLNET_JOIN_SECONDS", JOIN_SECONDS))
@@ -284,7 +284,7 @@ def _meet(rank: int, size: int) -> dist.Store:
     return store
 
 
-def join(kind: str) -> Alone:
+def join(kind: str) -> SingleRank:
     """Join the ranks that the environment describes.
 
     Raises:
@@ -292,7 +292,7 @@ def join(kind: str) -> Alone:
         RunError: not all ranks joined in time.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return Alone()
+        return SingleRank()
     try:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -310,7 +310,7 @@ def join(kind: str) -> Alone:
             f"rank {rank} needs GPU {local_rank}, but this node has {torch.cuda.device_count()}; start one rank per GPU"
         )
     if size == 1:
-        return Alone()
+        return SingleRank()
     return (OneProgram if kind == "xla" else TorchRanks)(kind, rank, size, local_rank)
 
 
@@ -320,7 +320,7 @@ def lost(error: BaseException) -> bool:
     return isinstance(error, dist.DistBackendError) or any(words in str(error) for words in broken)
 
 
-def compare(ranks: Alone, about: dict[str, str]) -> None:
+def compare(ranks: SingleRank, about: dict[str, str]) -> None:
     """Check that all ranks do the same work.
 
     Args:

@@ -10,7 +10,7 @@ from xlnet.data.dataset import open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.training import artifact
 from xlnet.training.checkpoint import about, whole
-from xlnet.training.storehouse import open_storehouse
+from xlnet.training.checkpoint_store import open_checkpoint_store
 from xlnet.training.tensors import read
 from xlnet.training.train import make_model
 
@@ -32,7 +32,7 @@ def export(checkpoints: str, dataset: str, out: str, weights: str = "best") -> d
         RunError: all checkpoints are damaged.
     """
     started = provenance.now()
-    place = open_storehouse(checkpoints)
+    place = open_checkpoint_store(checkpoints)
     if (described := about(place)) is None:
         raise UserError(f"'{checkpoints}' holds no training's checkpoints; allowed: {_allowed(checkpoints)}")
     digest = provenance.verify(dataset)

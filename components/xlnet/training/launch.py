@@ -49,11 +49,11 @@ class Node:
     source: str = "nothing"
 
 
-def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
+def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
     """Train with the number of ranks that the environment asks for; see :func:`xlnet.training.train.train`.
 
     Args:
-        recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
+        recipe_json: JSON of a recipe, or of its ``model`` and ``training`` sections.
         dataset: directory or ``gs://`` address of the dataset artifact.
         out: directory or ``gs://`` address of the model artifact to write.
 
@@ -67,20 +67,20 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
         Preempted: all ranks were asked to stop, and saved a checkpoint.
     """
     with leaving_when_asked():
-        return _train(recipe, dataset, out)
+        return _train(recipe_json, dataset, out)
 
 
-def _train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
+def _train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
     node = node_from(os.environ)
     dataset = buckets.local_dataset(dataset)
     ranks = node.ranks or _devices()
     if "RANK" in os.environ or node.nodes * ranks == 1:
         from xlnet.training.train import train as one_rank
 
-        return one_rank(recipe, dataset, out)
+        return one_rank(recipe_json, dataset, out)
     _prepare(node.nodes, ranks)
     node = replace(node, ranks=ranks, port=node.port or _free_port())
-    command = [sys.executable, "-m", "xlnet", "train", "--recipe-json", recipe, "--dataset", dataset, "--out", out]
+    command = [sys.executable, "-m", "xlnet", "train", "--recipe-json", recipe_json, "--dataset", dataset, "--out", out]
     _run(node, command)
     if node.node:
         return {}

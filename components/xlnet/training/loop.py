@@ -18,14 +18,7 @@ from xlnet.recipe import TrainingRecipe
 from xlnet.training import objective, schedule
 from xlnet.training.checkpoint import Checkpoints, State
 from xlnet.training.device import Device
-from xlnet.training.feed import Feed, row_stream
-from xlnet.training.history import History, Progress, clock
-from xlnet.training.optim import AdamW, set_learning_rate
-from xlnet.training.preemption import Stop
-from xlnet.training.schedule import CheckpointClock
-from xlnet.training.step import forward, optimise
-from xlnet.training.tensors import Replicated
-from xlnet.training.trouble import (
+from xlnet.training.failures import (
     NotFinite,
     check_finite,
     is_finite,
@@ -34,6 +27,13 @@ from xlnet.training.trouble import (
     not_finite_model,
     out_of_memory,
 )
+from xlnet.training.feed import Feed, row_stream
+from xlnet.training.history import History, Progress, clock
+from xlnet.training.optim import AdamW, set_learning_rate
+from xlnet.training.preemption import StopRequest
+from xlnet.training.schedule import CheckpointClock
+from xlnet.training.step import forward, optimise
+from xlnet.training.tensors import Replicated
 from xlnet.training.validation import validation_logits
 from xlnet.training.watchdog import Watchdog
 
@@ -41,7 +41,7 @@ SAVE, LEAVE = 1, 2  # what a rank can request between two steps; the ranks follo
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """The outcome of a training: its final state, and the full best weights on the host."""
 
     state: State
@@ -72,7 +72,7 @@ class Training:
         checkpoints: Checkpoints,
         progress: Progress,
         watchdog: Watchdog,
-        stop: Stop,
+        stop: StopRequest,
     ) -> None:
         """Restore the state to resume from.
 
@@ -100,7 +100,7 @@ class Training:
         self.state, self.best_weights = checkpoints.restore()
         self.pending: list[Tensor] = []  # losses still on the device, one per step
 
-    def run(self, directory: Path) -> Result:
+    def run(self, directory: Path) -> TrainingResult:
         """Train to the end; write ``history.jsonl`` and ``logs/`` to ``directory``.
 
         Raises:
@@ -123,12 +123,12 @@ class Training:
                     self.log(norm, feed.waited)
                 if stopped_early := self.validate_if_due():
                     break
-                wish = LEAVE if self.stop else SAVE if self.clock.due() else 0
-                wish = self.device.ranks.ask(wish) if state.step < steps else 0  # the same on every rank
+                request = LEAVE if self.stop else SAVE if self.clock.due() else 0
+                request = self.device.ranks.agree(request) if state.step < steps else 0  # the same on every rank
                 late = state.step == self.saved_at + 1  # this answer belongs to a request from before that checkpoint
-                if (wish == SAVE and not late) or state.step in self.schedule.checkpoints:
+                if (request == SAVE and not late) or state.step in self.schedule.checkpoints:
                     self.save()
-                if wish == LEAVE:
+                if request == LEAVE:
                     self.leave()
         seconds = self.progress.seconds()
         self.progress.say(
@@ -136,7 +136,7 @@ class Training:
             f"{self.progress.tokens_per_second():,.0f} tokens/s, {feed.waited:.1f} s of it waiting for batches, "
             f"{self.checkpoints.seconds:.1f} s for checkpoints; kept step {state.best_step}: {spell(state.best)}"
         )
-        return Result(state, self.best_weights, self.progress.tokens_per_second(), stopped_early)
+        return TrainingResult(state, self.best_weights, self.progress.tokens_per_second(), stopped_early)
 
     def update(self, share: Share) -> Tensor:
         """Update the weights once; return the gradient norm before clipping, on the device."""

@@ -32,7 +32,7 @@ def grace() -> float:
 
 @contextlib.contextmanager
 def leaving_when_asked() -> Iterator[None]:
-    """Treat SIGTERM as a preemption already during start-up, before a :class:`Stop` handles signals."""
+    """Treat SIGTERM as a preemption already during start-up, before a :class:`StopRequest` handles signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,7 +47,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise Preempted
 
 
-class Stop:
+class StopRequest:
     """Whether this process was asked to stop, and by what. As a context manager, it handles the signals."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Stop:
     def __bool__(self) -> bool:
         return bool(self.reason)
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python allows no signal handlers in other threads
             self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
         if host := metadata_host():

@@ -15,7 +15,7 @@ LOGS = 200  # approximate number of history lines per training
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """The steps of a training.
 
     Attributes:
@@ -35,7 +35,7 @@ class Schedule:
         return step % self.log_every == 0 or step in self.validations
 
 
-def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> Schedule:
+def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> TrainingSchedule:
     """Make the schedule of a recipe for rows of these lengths."""
     steps, epoch, ends = 0, 0, []
     target = recipe.steps or math.inf
@@ -49,7 +49,7 @@ def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> Schedul
     validations = {*range(every, steps, every), steps} if every else {min(end, steps) for end in ends}
     every = recipe.checkpoint_every
     checkpoints = {*range(every, steps, every)} if every else validations - {steps}
-    return Schedule(steps, frozenset(validations), frozenset(checkpoints), max(1, steps // LOGS))
+    return TrainingSchedule(steps, frozenset(validations), frozenset(checkpoints), max(1, steps // LOGS))
 
 
 class CheckpointClock:

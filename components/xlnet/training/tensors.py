@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xlnet.errors import RunError, UserError
-from xlnet.training.distributed import Alone
+from xlnet.training.distributed import SingleRank
 
 FILE = "tensors.safetensors"
 PARTS = "shard-{:05}-*.safetensors"  # files of one rank, which is counted from 1
@@ -22,7 +22,7 @@ Named = dict[str, Tensor]
 class Replicated:
     """Tensors that are complete on every rank; rank 0 writes them to one safetensors file."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Alone) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: SingleRank) -> None:
         self._model, self._optimizer, self._ranks = model, optimizer, ranks
         self.leads = ranks.rank == 0
 

@@ -23,23 +23,23 @@ from xlnet.training.checkpoint import Checkpoints, place
 from xlnet.training.detect import detect
 from xlnet.training.device import Device
 from xlnet.training.distributed import compare, lost
+from xlnet.training.failures import explaining_memory
 from xlnet.training.history import Progress
 from xlnet.training.loop import Training
 from xlnet.training.optim import AdamW, make_optimizer
-from xlnet.training.preemption import Stop
+from xlnet.training.preemption import StopRequest
 from xlnet.training.sharding import shard
 from xlnet.training.tensors import Replicated, Sharded
-from xlnet.training.trouble import room_for_model
 from xlnet.training.watchdog import Watchdog, end_with_parent
 
 LINGER = 3.0  # seconds that a rank waits for the rank that failed first to report why
 
 
-def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
+def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
     """Train a classifier on a dataset artifact and write a model artifact, as one rank of one or more.
 
     Args:
-        recipe: JSON of a recipe, or of its ``model`` and ``training`` sections.
+        recipe_json: JSON of a recipe, or of its ``model`` and ``training`` sections.
         dataset: directory of the dataset artifact.
         out: directory or ``gs://`` address of the model artifact, which rank 0 writes.
 
@@ -54,8 +54,8 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     """
     started = provenance.now()
     end_with_parent()
-    given = recipes.from_json(recipe)
-    with Stop() as stop:
+    given = recipes.from_json(recipe_json)
+    with StopRequest() as stop:
         dataset_digest = provenance.verify(dataset)
         data = open_dataset(dataset)
         whole = Recipe(data=recipes.of_artifact(dataset).data, model=given.model, training=given.training)
@@ -66,22 +66,12 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
             device.fit(data, given.training)
             checkpoints_place = place(out, shaping, dataset_digest, str(device.shapes))
             device.keep_programs(checkpoints_place.programs())
-            with room_for_model(device):
+            with explaining_memory(device):
                 model = device.prepare(make_model(whole, data), given.training.recompute)
-            facts = {
-                "base_model": given.model.pretrained or f"{given.model.preset}, from scratch",
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "accelerator": device.describe(),
-                "ranks": device.ranks.size,
-                "precision": str(device.precision).removeprefix("torch."),
-                "attention": model.transformer.attention_name(),
-                "batches": str(device.shapes),
-                "dataset_digest": dataset_digest,
-                **provenance.code_facts(),
-            }
+            facts = {**_facts(given, model, device), "dataset_digest": dataset_digest, **provenance.code_facts()}
             leads = device.ranks.rank == 0
             progress = Progress(silent=not leads)
-            with room_for_model(device):
+            with explaining_memory(device):
                 optimizer, tensors = _tensors(model, given.training, device)
             checkpoints = Checkpoints(checkpoints_place, tensors, about, progress.say)
             with (
@@ -100,6 +90,19 @@ def train(recipe: str, dataset: str, out: str) -> dict[str, Any]:
     return {**lineage["artifact"]["metadata"], "model_digest": lineage["artifact"]["digest"]}
 
 
+def _facts(recipe: Recipe, model: XLNetClassifier, device: Device) -> dict[str, Any]:
+    """Facts about the training that are known before its first step."""
+    return {
+        "base_model": recipe.model.pretrained or f"{recipe.model.preset}, from scratch",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "accelerator": device.describe(),
+        "ranks": device.ranks.size,
+        "precision": str(device.precision).removeprefix("torch."),
+        "attention": model.transformer.attention_name(),
+        "batches": str(device.shapes),
+    }
+
+
 def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> tuple[AdamW, Replicated]:
     """Return the model's optimizer and the tensors of both, replicated on every rank or sharded."""
     if recipe.shard_weights and device.ranks.size > 1:
@@ -112,7 +115,7 @@ def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> 
 
 
 @contextlib.contextmanager
-def _together(device: Device, about: dict[str, Any], stop: Stop) -> Iterator[Watchdog]:
+def _together(device: Device, about: dict[str, Any], stop: StopRequest) -> Iterator[Watchdog]:
     """Check that all ranks do the same work, run the watchdog, and report this rank's errors to the others."""
     ranks = device.ranks
     same = {

@@ -18,7 +18,7 @@ import traceback
 from typing import Any
 
 from xlnet.errors import LostPeer, RunError, UserError
-from xlnet.training.distributed import Alone
+from xlnet.training.distributed import SingleRank
 
 INTERVAL = 1.0  # seconds between two heartbeats
 SILENCE = 15.0  # seconds without a heartbeat after which a process or its machine counts as dead
@@ -33,7 +33,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 class Watchdog:
     """One rank's heartbeat thread. It does nothing if there are no other ranks."""
 
-    def __init__(self, ranks: Alone, hang: float | None = None) -> None:
+    def __init__(self, ranks: SingleRank, hang: float | None = None) -> None:
         self._ranks = ranks
         self._hang = hang or float(os.environ.get("XLNET_HANG_SECONDS", HANG))
         self._main = threading.get_ident()
@@ -67,7 +67,7 @@ class Watchdog:
             self._store.compare_set("failed", "", json.dumps(told))
 
     def close(self) -> None:
-        """Stop watching."""
+        """StopRequest watching."""
         self._end.set()
         if self._thread is not None:
             self._thread.join()
@@ -81,7 +81,7 @@ class Watchdog:
 
     def _run(self) -> None:
         try:
-            lives = Lives(self._store, self._ranks.rank, self._ranks.size)
+            lives = Heartbeats(self._store, self._ranks.rank, self._ranks.size)
             while not self._end.wait(INTERVAL):
                 quiet = time.monotonic() - self._moved
                 lives.tell({**self._who(), "position": self._position, "quiet": quiet})
@@ -95,7 +95,7 @@ class Watchdog:
                 reason = f"the rank that keeps the connections of all others is gone ({str(error).splitlines()[0]})"
                 stop(reason, LostPeer.exit_status)
 
-    def _trouble(self, lives: "Lives", quiet: float) -> str:
+    def _trouble(self, lives: "Heartbeats", quiet: float) -> str:
         """Return the reason to end now; empty if training may continue."""
         if failed := lives.failed():
             return f"{name(failed)} failed: {failed['error']}\n{failed['trace'].rstrip()}"
@@ -106,7 +106,7 @@ class Watchdog:
         return lives.verdict(quiet)
 
 
-class Lives:
+class Heartbeats:
     """The heartbeats that ranks exchange through the store."""
 
     def __init__(self, store: Any, rank: int, size: int) -> None:

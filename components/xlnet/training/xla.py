@@ -30,7 +30,7 @@ from xlnet.errors import UserError
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.device import Device
-from xlnet.training.distributed import Alone
+from xlnet.training.distributed import SingleRank
 from xlnet.training.inputs import Inputs
 from xlnet.training.optim import AdamW
 
@@ -43,7 +43,7 @@ class Xla(Device):
 
     kind = "xla"
 
-    def __init__(self, precision: str = "auto", ranks: Alone | None = None, shapes: Padded | None = None) -> None:
+    def __init__(self, precision: str = "auto", ranks: SingleRank | None = None, shapes: Padded | None = None) -> None:
         self.chips = xr.global_runtime_device_count()
         self._mesh: Any = None
         if self.chips > 1:

@@ -13,7 +13,7 @@ from xlnet_pipeline.commands.run import load
 from xlnet_pipeline.commands.tables import table
 
 if TYPE_CHECKING:
-    from xlnet_pipeline.planning.submission import Submission
+    from xlnet_pipeline.planning.planned_run import PlannedRun
 
 SHOWN_ROWS = 3
 
@@ -52,11 +52,12 @@ def check(options: argparse.Namespace) -> int:
     """Print the findings. Return 2 if a run would fail."""
     from xlnet_pipeline.placement import machines
     from xlnet_pipeline.planning import check as checks
+    from xlnet_pipeline.planning.planned_run import PlannedRun
     from xlnet_pipeline.targets import settings
     from xlnet_pipeline.targets.local.target import LocalTarget
 
     known = {**settings.variables(options.recipe), **os.environ}
-    submission = checks.Submission(
+    planned = PlannedRun(
         recipe=load(options.recipe, options.settings),
         target=options.target,
         machine=machines.machine(options.machine or "cpu"),
@@ -72,8 +73,8 @@ def check(options: argparse.Namespace) -> int:
         cron=options.cron or "",
         timezone=options.timezone or "",
     )
-    found = checks.findings(submission)
-    for line in _first_rows(submission):
+    found = checks.findings(planned)
+    for line in _first_rows(planned):
         print(line)
     for one in found:
         print(f"{'error' if one.fatal else 'warning'}: {one}", file=sys.stderr)
@@ -83,16 +84,16 @@ def check(options: argparse.Namespace) -> int:
     return 2 if errors else 0
 
 
-def _first_rows(submission: "Submission") -> list[str]:
+def _first_rows(planned: "PlannedRun") -> list[str]:
     """The first rows as the recipe reads them, where a wrong column, delimiter or encoding is seen."""
     from xlnet.data.values import shown  # late: numpy
 
     try:
-        rows = submission.rows[:SHOWN_ROWS]
+        rows = planned.rows[:SHOWN_ROWS]
     except (UserError, RunError):
         return []
     if not rows:
         return []
-    uses = [use for use in ("text", "text_pair", "label", "id") if getattr(submission.recipe.data, use) is not None]
+    uses = [use for use in ("text", "text_pair", "label", "id") if getattr(planned.recipe.data, use) is not None]
     cells = [[shown(str(getattr(row, use) or ""))[1:-1] for use in uses] for row in rows]
     return [*table(uses, cells), ""]

@@ -36,17 +36,18 @@ def diagnose(options: argparse.Namespace) -> int:
     """Print one line for each probe. Return 1 if a probe failed."""
     from xlnet_pipeline.placement import machines
     from xlnet_pipeline.planning import doctor
+    from xlnet_pipeline.planning.diagnosis import BAD, Environment
     from xlnet_pipeline.targets import settings
 
     made = doctor.from_terraform(_read(options.from_terraform)) if options.from_terraform else None
-    around = doctor.Surroundings(
+    around = Environment(
         environment={**settings.variables(options.recipe), **os.environ, **(made or {})},
         exported=None if made is None else {name: made[name] for name in made if os.environ.get(name) != made[name]},
         machine=machines.machine(options.machine) if options.machine else None,
     )
     found = doctor.probe(around)
     print("\n".join(str(one) for one in found))
-    return 1 if any(one.state == doctor.BAD for one in found) else 0
+    return 1 if any(one.state == BAD for one in found) else 0
 
 
 def _read(file: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from xlnet import recipe as recipes
 from xlnet.errors import UserError
 from xlnet.redaction import visible
-from xlnet.registry import CHAMPION, ModelVersion, Registry, succession
+from xlnet.registry import CHAMPION, ModelVersion, Registry, champions
 from xlnet.registry import open_registry as registry_at
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import home_option
@@ -148,9 +148,9 @@ def promote(options: argparse.Namespace) -> None:
         print(f"{version.name}:{version.version} is the champion already")
         return
     reason = f"promoted by hand; the gate had said: {version.description}"
-    tags = {"decision": "promoted by hand", succession.ROLLED_BACK: "false"}
+    tags = {"decision": "promoted by hand", champions.ROLLED_BACK: "false"}
     registry.describe(version.name, version.version, reason, tags)
-    succession.crown(registry, registry.find(f"{version.name}:{version.version}"))
+    champions.make_champion(registry, registry.find(f"{version.name}:{version.version}"))
     print(f"{version.name}:{version.version} is now the champion")
 
 
@@ -166,14 +166,14 @@ def rollback(options: argparse.Namespace) -> None:
         raise UserError(f"'{options.model}' names a version; type: {command}, or promote that version")
     registry = open_registry(options)
     with registry.exclusive():
-        champion, earlier = succession.rolled_back(registry, options.model)
+        champion, earlier = champions.rollback_pair(registry, options.model)
         was, again = (f"{one.name}:{one.version}" for one in (champion, earlier))
         if earlier.model_uri.startswith("/") and not Path(earlier.model_uri).is_dir():
             raise UserError(f"'{again}' was champion before '{was}', but its files in '{earlier.model_uri}' are gone")
         if options.dry_run:
             print(f"would make {again} the champion instead of {was}")
             return
-        succession.roll_back(registry, champion, earlier)
+        champions.roll_back(registry, champion, earlier)
     print(f"{again} is the champion again, instead of {was}")
 
 

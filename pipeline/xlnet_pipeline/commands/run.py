@@ -167,14 +167,14 @@ def check(target: Target, asked: Submission, offline: bool = False) -> None:
     """
     from xlnet_pipeline.placement.machines import machine
     from xlnet_pipeline.planning import check as checks
-    from xlnet_pipeline.planning import submission as submissions
+    from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, LOCAL, PlannedRun
     from xlnet_pipeline.targets.local.target import LocalTarget
     from xlnet_pipeline.targets.settings import image_of
 
     here = target.name in HERE
-    given = submissions.Submission(
+    given = PlannedRun(
         asked.recipe,
-        submissions.LOCAL if here else target.name,
+        LOCAL if here else target.name,
         machine(asked.machine or "cpu"),
         asked.nodes,
         asked.spot,
@@ -183,7 +183,7 @@ def check(target: Target, asked: Submission, offline: bool = False) -> None:
         flex_start=asked.flex_start,
         pipeline_root=target.settings.pipeline_root,
         registry=target.settings.registry,
-        whole=submissions.BEFORE_A_RUN,
+        whole=BEFORE_A_RUN,
     )
     for warning in checks.require(given, offline):
         if not here:

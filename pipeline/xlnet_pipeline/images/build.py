@@ -239,7 +239,7 @@ def _run(command: Sequence[str], say: Say) -> list[str] | None:
         lines.append(text)
         say(f"  {text}")
 
-    stop = processes.Stop()
+    stop = processes.Cancellation()
     try:
         with stop.on_signals():
             status = processes.run(command, {}, BytesIO(), line, stop, directory=checkout())

@@ -1,6 +1,6 @@
 """Small named checks that reject a bad run before it costs anything. They report all mistakes at once.
 
-A check is a name, a function and a remedy. The function examines a submission and returns what is wrong with it, or
+A check is a name, a function and a remedy. The function examines a planned run and returns what is wrong with it, or
 None. It may raise a UserError instead, whose message includes the remedy.
 """
 
@@ -17,7 +17,7 @@ from xlnet_pipeline.placement import image_digest, placement
 from xlnet_pipeline.placement.machines import MACHINES
 from xlnet_pipeline.planning import estimate, workload
 from xlnet_pipeline.planning.data_checks import columns, labels, lost_rows, metric, truncation, vocabulary, weights
-from xlnet_pipeline.planning.submission import BEFORE_A_RUN, Submission
+from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, PlannedRun
 from xlnet_pipeline.targets import schedules
 from xlnet_pipeline.targets.local import registration
 
@@ -31,7 +31,7 @@ class Check:
     """One check."""
 
     name: str
-    function: Callable[[Submission], str | list[str] | None]
+    function: Callable[[PlannedRun], str | list[str] | None]
     remedy: str
     fatal: bool = True  # False: only a warning
 
@@ -48,12 +48,12 @@ class Finding:
         return f"{self.check}: {self.problem}"
 
 
-def findings(submission: Submission, checks: Iterable[Check] = ()) -> list[Finding]:
+def findings(planned: PlannedRun, checks: Iterable[Check] = ()) -> list[Finding]:
     """Return all findings, errors before warnings. A consequence of an earlier finding is not repeated."""
     found: dict[str, Finding] = {}
     for check in checks or CHECKS:
         try:
-            problem = check.function(submission)
+            problem = check.function(planned)
         except (UserError, RunError) as error:
             found.setdefault(str(error), Finding(check.name, str(error), True))
             continue
@@ -62,32 +62,32 @@ def findings(submission: Submission, checks: Iterable[Check] = ()) -> list[Findi
     return sorted(found.values(), key=lambda one: not one.fatal)
 
 
-def require(submission: Submission, offline: bool = False) -> list[Finding]:
+def require(planned: PlannedRun, offline: bool = False) -> list[Finding]:
     """Run all checks and return the warnings. If ``offline``, skip those that fetch the input or the image.
 
     Raises:
         UserError: a check found an error; the message has one line for each error.
     """
-    found = findings(submission, [one for one in CHECKS if not (offline and one.name in ASKING)])
+    found = findings(planned, [one for one in CHECKS if not (offline and one.name in ASKING)])
     errors = [str(one) for one in found if one.fatal]
     if errors:
         raise UserError("\nerror: ".join(errors))
     return found
 
 
-def reachable(given: Submission) -> str | None:
+def reachable(given: PlannedRun) -> str | None:
     """A remote target can read gs:// objects and the shipped demo data, but not this machine's files."""
     own = [source.uri for _, source in given.sources if "://" not in source.uri and not source.uri.startswith("demo:")]
     return f"'{own[0]}' lies on this machine, where '{given.target}' cannot read it" if given.remote and own else None
 
 
-def budget(given: Submission) -> str | None:
+def budget(given: PlannedRun) -> str | None:
     """The token budget of an update must hold the longest text."""
     tokens, length = given.recipe.training.batch_tokens, given.recipe.data.max_length
     return f"training.batch_tokens = {tokens:,} is less than data.max_length = {length:,}" if tokens < length else None
 
 
-def divisible(given: Submission) -> str | None:
+def divisible(given: PlannedRun) -> str | None:
     """A batch must divide equally among the accelerators, with at least one text for each."""
     tokens, chips = given.recipe.training.batch_tokens, given.chips
     if chips <= 1:
@@ -100,7 +100,7 @@ def divisible(given: Submission) -> str | None:
     return None
 
 
-def offered(given: Submission) -> str | None:
+def offered(given: PlannedRun) -> str | None:
     """The target must offer the machine in this number and at this price."""
     if given.remote:
         placement(
@@ -117,7 +117,7 @@ def offered(given: Submission) -> str | None:
     return None
 
 
-def topology(given: Submission) -> str | None:
+def topology(given: PlannedRun) -> str | None:
     """A run can use only one TPU slice, because several slices are not connected."""
     machine = given.machine
     if machine.kind != "tpu" or given.nodes == 1:
@@ -131,7 +131,7 @@ def _next_slice(family: str, chips: int) -> int:
     return next((size for size in sizes if size >= chips), sizes[-1])
 
 
-def memory(given: Submission) -> str | None:
+def memory(given: PlannedRun) -> str | None:
     """A step must fit into an accelerator's memory, according to the memory model."""
     need, most, has = _need(given)
     if need <= has * MODEL_ERROR:
@@ -140,7 +140,7 @@ def memory(given: Submission) -> str | None:
     return f"a step needs about {need:.0f} GiB, and '{given.machine.name}' has {has:.0f} in each chip{advice}"
 
 
-def memory_tight(given: Submission) -> str | None:
+def memory_tight(given: PlannedRun) -> str | None:
     """Warn if a step almost fills an accelerator's memory."""
     need, most, has = _need(given)
     if not has * estimate.USABLE[given.machine.kind] < need <= has * MODEL_ERROR:
@@ -150,7 +150,7 @@ def memory_tight(given: Submission) -> str | None:
     )
 
 
-def _need(given: Submission) -> tuple[float, int, float]:
+def _need(given: PlannedRun) -> tuple[float, int, float]:
     """Return the GiB that a step needs, the largest safe batch in tokens, and the available GiB."""
     if not given.remote or given.chips < 1:
         return 0.0, 0, 1.0  # the local target uses this machine; plan measures it
@@ -163,7 +163,7 @@ def _need(given: Submission) -> tuple[float, int, float]:
     return need, estimate.most_tokens(model, work, given.machine, given.nodes), given.machine.memory_per_chip
 
 
-def disk(given: Submission) -> str | None:
+def disk(given: PlannedRun) -> str | None:
     """The disk must hold two checkpoints, each with weights, optimizer and best weights."""
     model = workload.shape(given.recipe.model)
     numbers = estimate.parameters(model, given.recipe.data.vocab_size or AUTO_VOCABULARY, 2)
@@ -181,7 +181,7 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
-def image_pinned(given: Submission) -> str | None:
+def image_pinned(given: PlannedRun) -> str | None:
     """A remote step needs an image pinned by its digest. The registry must know the digest of a tag."""
     if given.remote and not given.image:
         return f"target '{given.target}' has no image to run the steps in"
@@ -190,21 +190,21 @@ def image_pinned(given: Submission) -> str | None:
     return None
 
 
-def image_there(given: Submission) -> str | None:
+def image_there(given: PlannedRun) -> str | None:
     """The registry must have the image."""
     if not given.remote or "@sha256:" not in given.image or references.exists(given.image) is not False:
         return None
     return f"image '{given.image}' is not in its registry"
 
 
-def root(given: Submission) -> str | None:
+def root(given: PlannedRun) -> str | None:
     """A remote target needs a URI to keep artifacts under."""
     if given.remote and given.pipeline_root and "://" not in given.pipeline_root:
         return f"pipeline root '{given.pipeline_root}' is no URI"
     return None
 
 
-def registered(given: Submission) -> str | None:
+def registered(given: PlannedRun) -> str | None:
     """The registry's address must be valid, and the registry must accept a model of this name."""
     if given.remote:
         found = given.recipe.registry
@@ -215,14 +215,14 @@ def registered(given: Submission) -> str | None:
     return None
 
 
-def schedule_name(given: Submission) -> str | None:
+def schedule_name(given: PlannedRun) -> str | None:
     """A schedule's name must be valid in names of resources."""
     if given.schedule:
         schedules.check_name(given.schedule)
     return None
 
 
-def timing(given: Submission) -> str | None:
+def timing(given: PlannedRun) -> str | None:
     """A schedule needs five cron fields and a named time zone."""
     if given.cron:
         schedules.timing(given.cron, given.timezone or "UTC")

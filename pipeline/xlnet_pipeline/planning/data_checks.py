@@ -11,13 +11,13 @@ from xlnet.data.readers import Reject
 from xlnet.data.remarks import share
 from xlnet.evaluation.comparison import primary_metric
 from xlnet.recipe import DataRecipe
-from xlnet_pipeline.planning.submission import BEFORE_A_RUN, FIRST_ROWS, Submission
+from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, FIRST_ROWS, PlannedRun
 
 TRUNCATED = 0.2  # share of truncated texts above which to warn
 TOKENISED, TOKENISED_BEFORE_A_RUN = 20_000, 2_000  # rows to tokenise
 
 
-def columns(given: Submission) -> str | None:
+def columns(given: PlannedRun) -> str | None:
     """Read every row as the preprocess step will, or only the first rows of a large input."""
     if given.survey is not None:  # the survey has raised what the step would raise
         return None
@@ -29,7 +29,7 @@ def columns(given: Submission) -> str | None:
     return None
 
 
-def labels(given: Submission) -> str | None:
+def labels(given: PlannedRun) -> str | None:
     """The label column must hold classes, or numbers for a regression."""
     rows, data = given.rows, given.recipe.data
     names = {row.label for row in rows}
@@ -42,7 +42,7 @@ def labels(given: Submission) -> str | None:
     return None
 
 
-def lost_rows(given: Submission) -> list[str]:
+def lost_rows(given: PlannedRun) -> list[str]:
     """Warn about input that the run accepts, skips or counts, but that may be a mistake."""
     found = list(given.snapshot.remarks)
     if given.survey is None:
@@ -61,7 +61,7 @@ def lost_rows(given: Submission) -> list[str]:
     return found
 
 
-def vocabulary(given: Submission) -> str | None:
+def vocabulary(given: PlannedRun) -> str | None:
     """The tokenizer must exist, or be learnt from the text, and must know the text's characters."""
     before_a_run = given.whole <= BEFORE_A_RUN
     data = given.recipe.data
@@ -76,7 +76,7 @@ def vocabulary(given: Submission) -> str | None:
         return unknown.remark({"the input": unknown.of_texts(texts, tokenizer)}, data) or None
 
 
-def weights(given: Submission) -> str | None:
+def weights(given: PlannedRun) -> str | None:
     """Pretrained weights must exist and fit the tokenizer."""
     name = given.recipe.model.pretrained
     if not name or given.survey is None:
@@ -95,17 +95,17 @@ def weights(given: Submission) -> str | None:
     return None
 
 
-def metric(given: Submission) -> None:
+def metric(given: PlannedRun) -> None:
     """The metric that decides must exist for the task."""
     primary_metric(given.recipe.evaluation, given.recipe.data.task)
 
 
-def _sorted_by_class(data: DataRecipe, given: Submission) -> bool:
+def _sorted_by_class(data: DataRecipe, given: PlannedRun) -> bool:
     """Whether unread rows may belong to other classes, because the input has more rows than were read."""
     return any(len(rows) == FIRST_ROWS for _, rows in given.first) or len(given.sources) > len(given.first)
 
 
-def truncation(given: Submission) -> str | None:
+def truncation(given: PlannedRun) -> str | None:
     """Warn if many texts are truncated."""
     lengths, _ = given.lengths
     limit = given.recipe.data.max_length

@@ -4,10 +4,6 @@ Every figure states its source: counted in the data, computed exactly, measured,
 """
 
 import dataclasses
-import os
-import shutil
-import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +13,7 @@ from xlnet.errors import UserError
 from xlnet.recipe import ModelRecipe, Recipe
 from xlnet_pipeline.placement import machines, placement
 from xlnet_pipeline.placement.machines import Machine, Price
-from xlnet_pipeline.planning import estimate, preview, workload
+from xlnet_pipeline.planning import estimate, preview, this_machine, workload
 from xlnet_pipeline.planning.check import ANY_IMAGE
 from xlnet_pipeline.planning.estimate import Memory
 from xlnet_pipeline.planning.preview import StepForecast
@@ -44,14 +40,14 @@ class Candidate:
     speed_basis: str  # "measured …" or "modelled …"
 
     @property
-    def room(self) -> float:
+    def usable_memory(self) -> float:
         """Usable GiB of one chip."""
         return self.machine.memory_per_chip * estimate.USABLE[self.machine.kind]
 
     @property
     def fits(self) -> bool:
         """Whether a step fits into a chip's memory."""
-        return self.memory.total <= self.room
+        return self.memory.total <= self.usable_memory
 
     @property
     def name(self) -> str:
@@ -143,7 +139,7 @@ def _places(
         if target in ("kfp", "vertex"):
             placement(target, ANY_IMAGE, asked, nodes=nodes, spot=spot)
         machines.refuse(asked, target or next(one for one in ("vertex", "kfp", HERE) if one in asked.targets))
-    ours = [(row, HERE) for row in here()] if target in (None, HERE) else []
+    ours = [(row, HERE) for row in this_machine.here()] if target in (None, HERE) else []
     theirs = [(row, target or "vertex") for row in machines.offered(target or "vertex", prices)]
     theirs = [(row, where) for row, where in theirs if nodes == 1 or row.kind != "tpu"]  # TPU slices are not connected
     places = ours + (theirs if target != HERE else [])
@@ -151,50 +147,6 @@ def _places(
         same = [(row, where) for row, where in places if row.name == name]
         return same or [(asked, HERE)]
     return places
-
-
-def here() -> list[Machine]:
-    """Return this machine as rows of the table: its CPU, and its GPUs if the table has them."""
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    memory = pages * size / estimate.GIB
-    rate = _matrix_rate()
-    cpu = machines.machine("cpu")
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = [dataclasses.replace(cpu, cpus=cpus, host_memory=memory, memory_per_chip=memory, peak=rate)]
-    gpus = [family for name in _gpu_names() if (family := _family(name))]
-    if gpus:
-        wanted = gpus[0] if len(gpus) == 1 else f"{gpus[0]}-{len(gpus)}"
-        rows += [machines.MACHINES[wanted]] if wanted in machines.MACHINES else []
-    return rows
-
-
-def _matrix_rate() -> float:
-    """Measure the TFLOP/s of float32 matrix products on this machine, in a few hundredths of a second."""
-    import numpy as np
-
-    a, best = np.ones((768, 768), np.float32), 0.0
-    for _ in range(4):  # the first pass starts the threads
-        begun = time.perf_counter()
-        a @ a
-        best = max(best, 2 * 768**3 / (time.perf_counter() - begun))
-    return best / 1e12
-
-
-def _gpu_names() -> list[str]:
-    if not (tool := shutil.which("nvidia-smi")):
-        return []
-    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return []
-
-
-def _family(name: str) -> str | None:
-    """Return the table's family for the driver's name of a GPU."""
-    if "A100" in name:
-        return "a100-80g" if "80" in name else "a100-40g"
-    return next((family for family in ("h200", "h100", "t4", "l4") if family.upper() in name.split()), None)
 
 
 def _past_speeds(recipe: Recipe, home: Path) -> dict[str, tuple[float, str]]:
@@ -306,14 +258,14 @@ def _takes(one: Candidate) -> str:
 
 def _nothing(found: tuple[Candidate, ...], fitting: list[Candidate], deadline: float | None) -> str:
     if not fitting:
-        return f"nothing fits: {_too_large(max(found, key=lambda one: one.room))}"
+        return f"nothing fits: {_too_large(max(found, key=lambda one: one.usable_memory))}"
     fastest = min(fitting, key=lambda one: one.hours)
     best = f"the fastest is '{fastest.name}' in {_time(fastest.hours)}"
     return f"no machine trains this within {_time(deadline or 0.0)}; {best}; raise --deadline or lower training.epochs"
 
 
 def _too_large(one: Candidate) -> str:
-    text = f"a step needs {one.memory.total:.1f} GiB of the {one.room:.1f} that {one.name} has to give"
+    text = f"a step needs {one.memory.total:.1f} GiB of the {one.usable_memory:.1f} that {one.name} has to give"
     advice = (
         f"--set training.batch_tokens={one.most_tokens}" if one.most_tokens else "a smaller data.max_length or model"
     )
@@ -334,7 +286,7 @@ def _row(one: Candidate) -> dict[str, Any]:
         "nodes": one.nodes,
         "target": one.target,
         "spot": one.spot,
-        "memory_gib": {**dataclasses.asdict(one.memory), "total": one.memory.total, "usable": one.room},
+        "memory_gib": {**dataclasses.asdict(one.memory), "total": one.memory.total, "usable": one.usable_memory},
         "fits": one.fits,
         "most_tokens": one.most_tokens,
         "steps_per_second": 1 / one.step_seconds,

@@ -62,11 +62,11 @@ def _look(cache: Cache, name: str, parts: dict[str, Any], model: str) -> StepFor
     return StepForecast(name, True, f"same as in run {entry['run']}", entry["outputs"])
 
 
-def _registered(step: StepForecast, recipe: str, home: Path) -> StepForecast:
+def _registered(step: StepForecast, recipe_json: str, home: Path) -> StepForecast:
     """Return the cached registration as a forecast, unless the registry no longer has it."""
     try:
         if step.cached:
-            registration.check(step.outputs, recipe, home)
+            registration.check(step.outputs, recipe_json, home)
     except Damaged as damaged:
         return StepForecast(step.name, False, str(damaged), {})
     return step

@@ -117,7 +117,7 @@ class DockerTarget(LocalTarget):
         environment: dict[str, str],
         log: BinaryIO,
         line: Callable[[str], None],
-        stop: processes.Stop,
+        stop: processes.Cancellation,
         live: Callable[[str], None] | None,
         stopping: Callable[[], None],
     ) -> int:

@@ -45,7 +45,7 @@ class Stopped(BaseException):
         self.reason, self.ended = reason, ended
 
 
-class Stop:
+class Cancellation:
     """Whether and why a run is to end: Ctrl-C, a signal, or its time is up.
 
     A signal only sets a flag, looked at where the run can be left cleanly, so that no record is cut in half.
@@ -98,7 +98,7 @@ def run(
     environment: Mapping[str, str],
     log: BinaryIO,
     line: Callable[[str], None],
-    stop: Stop,
+    stop: Cancellation,
     live: Callable[[str], None] | None = None,
     directory: Path | None = None,
     after: Sequence[str] = (),
@@ -143,19 +143,9 @@ def run(
             os.close(theirs)
         with process, _watchdog(process.pid, after):
             ending = _Ending(process, stop, stopping)
-            try:
-                with contextlib.closing(_Log(log)) as kept:
-                    for text in _lines(output, kept, ending, live):
-                        line(text)
-                while ending.goes_on():  # it closed its output and goes on
-                    time.sleep(POLL)
-            except BaseException:
-                ending.ask()
-                while ending.goes_on():
-                    time.sleep(POLL / 2)
-                raise
-            finally:
-                _signal_group(process.pid, signal.SIGKILL)  # kill processes that the step left behind
+            with ending, contextlib.closing(_Log(log)) as kept:
+                for text in _lines(output, kept, ending, live):
+                    line(text)
             if ending.reason and (ending.ended != "by itself" or process.wait()):
                 raise Stopped(ending.reason, ending.ended)
             return process.wait()
@@ -164,11 +154,24 @@ def run(
 class _Ending:
     """Asks a process group to end once the run is to end, and says whether there is something to wait for."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", stop: Stop, stopping: Callable[[], None]) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", stop: Cancellation, stopping: Callable[[], None]) -> None:
         self.process, self.stop, self.stopping = process, stop, stopping
         self.reason = ""
         self.ended = "by itself"
         self.deadline = 0.0
+
+    def __enter__(self) -> None:
+        """Nothing to do; leaving waits until the process has ended."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Wait for the process, which is asked to end after an error, and kill what it has left behind."""
+        try:
+            if kind is not None:
+                self.ask()
+            while self.goes_on():  # it may have closed its output and go on
+                time.sleep(POLL / 2)
+        finally:
+            _signal_group(self.process.pid, signal.SIGKILL)
 
     def ask(self) -> None:
         """Ask all processes of the group to end, if that was not done yet."""

@@ -95,6 +95,15 @@ class Run:
         end = datetime.fromisoformat(self.ended) if self.ended else datetime.now(UTC)
         return (end - datetime.fromisoformat(self.created)).total_seconds()
 
+    def close(self, status: str, failure: RunFailure | None, ended: str) -> None:
+        """Close the record: none of its steps is left running or pending."""
+        self.status, self.error, self.ended = status, failure, ended
+        for step in self.steps:
+            if step.status == RUNNING:
+                step.status, step.ended = status, ended
+            elif step.status == PENDING:
+                step.status = SKIPPED
+
     def step(self, name: str) -> StepRun:
         """Return the step of that name; KeyError if there is none."""
         for step in self.steps:
@@ -111,6 +120,11 @@ class Run:
             for name, value in step.outputs.items()
             if isinstance(value, dict) and "uri" in value
         ]
+
+
+def shown(seconds: float | None) -> str:
+    """A duration as the command line prints it; empty if it is not known."""
+    return "" if seconds is None else f"{seconds:.1f} s"
 
 
 def new_id() -> str:

@@ -101,7 +101,7 @@ def wait(
 ) -> Run:
     """Watch a run until it ends, and report the end of each step. Cancel the run after the time-out."""
     told: set[str] = set()
-    waits = Waits(say)
+    pending = PendingSteps(say)
     deadline = time.monotonic() + timeout if timeout else None
     lost_since: float | None = None
     pause = FIRST_POLL
@@ -112,7 +112,7 @@ def wait(
                 took = f" in {step.seconds:.1f} s" if step.seconds else ""
                 same = f" ({step.reason})" if step.status == record.CACHED and step.reason else ""
                 say(f"{step.name}: {step.status.lower()}{took}{same}")
-        waits.look(run)
+        pending.report(run)
         lost_since = (lost_since or time.monotonic()) if run.status == record.LOST else None
         if run.status in ENDED and (lost_since is None or time.monotonic() - lost_since >= LOST_FOR):
             return run
@@ -126,14 +126,14 @@ def wait(
         run = target.status(run.id)
 
 
-class Waits:
+class PendingSteps:
     """Reports steps whose pods have waited long, and repeats the report rarely."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self._said: dict[str, float] = {}  # step and start → when it was said
 
-    def look(self, run: Run) -> None:
+    def report(self, run: Run) -> None:
         """Report the steps of the run that are waiting."""
         for step in run.steps:
             if run.status != record.RUNNING or step.status != record.PENDING or not step.started or not step.reason:
@@ -217,16 +217,16 @@ def artifact_places(root: str, run: str) -> dict[str, str]:
     return found
 
 
-def new_run(recipe: str, target: str, run: str) -> Run:
-    """The record of a run that has just been submitted; ``recipe`` is JSON, perhaps of some sections alone."""
-    whole, digest = _described(recipe)
+def new_run(recipe_json: str, target: str, run: str) -> Run:
+    """The record of a run that has just been submitted; ``recipe_json`` is JSON, perhaps of some sections alone."""
+    whole, digest = _described(recipe_json)
     return Run(run, target, json.loads(whole), digest, provenance.now(), steps=[StepRun(name) for name in STEPS])
 
 
 @functools.lru_cache(maxsize=256)
-def _described(recipe: str) -> tuple[str, str]:
+def _described(recipe_json: str) -> tuple[str, str]:
     """A recipe's JSON with all fields, and its digest: of a thousand runs, most are of a few recipes."""
-    whole = recipes.from_json(recipe)
+    whole = recipes.from_json(recipe_json)
     return whole.to_json(), whole.digest()
 
 

@@ -65,7 +65,7 @@ class Schedules(Protocol):
         """Every schedule, by name."""
 
     def pause(self, name: str) -> Schedule:
-        """Stop the schedule from firing until it is resumed."""
+        """Cancellation the schedule from firing until it is resumed."""
 
     def resume(self, name: str) -> Schedule:
         """Let the schedule fire again from now on. Missed times are not caught up."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
 from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments, by_token, room_for_gradients
+from xlnet.model.positions import Positions, Segments, by_token, empty_gradients
 
 LANES = 16  # the head width must be a multiple of the widest vector
 # Each group of texts sums its gradients of distances in a separate buffer, so that the order of summation does not
@@ -108,7 +108,7 @@ class _Attention(torch.autograd.Function):
         problem = _problem(tensors, ctx.layout, ctx.dropout)
         heads, width = q_TNH.shape[1:]
         groups = min(GROUPS, problem.texts)
-        grad_q, grad_k, grad_v = room_for_gradients(q_TNH, k_TNH, v_TNH)
+        grad_q, grad_k, grad_v = empty_gradients(q_TNH, k_TNH, v_TNH)
         grad_r, grad_biases_4NH = torch.empty_like(r_RNH), content_bias_NH.new_empty(4, heads, width)
         partial_r = q_TNH.new_zeros(groups * r_rows.numel())
         partial_biases = q_TNH.new_zeros(groups, heads, 4, width)

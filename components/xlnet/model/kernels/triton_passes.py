@@ -16,7 +16,7 @@ from torch import Tensor
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_attention as kernels
 from xlnet.model.layout import Layout
-from xlnet.model.positions import by_token, room_for_gradients
+from xlnet.model.positions import by_token, empty_gradients
 
 GROUPS = 8  # number of buffers for the gradients of distances; texts share them, and they are summed in order
 LOG2E = 1.4426950408889634
@@ -134,7 +134,7 @@ class _Pass:
         """Return the attention output [T, N, H], and log₂ of the sums of unnormalised weights [N, T]."""
         given, like = self.given, self.given.q
         # No kernel writes tokens that belong to no text, but later operators read them.
-        out_TNH = like.new_zeros(like.shape) if self.layout.room else like.new_empty(like.shape)
+        out_TNH = like.new_zeros(like.shape) if self.layout.capacity else like.new_empty(like.shape)
         log_sums_NT = self._numbers(self.heads, self.tokens)
         content, position, by_segment = self._prepare()
         for scores, head, heads in self._position_scores(position):
@@ -149,8 +149,8 @@ class _Pass:
     def backward(self, grad_TNH: Tensor, out_TNH: Tensor, log_sums_NT: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of queries, keys, values, distances, the three biases and the segment embeddings."""
         given = self.given
-        dq, dk, dv = room_for_gradients(*given[:3])
-        for gradient in (dq, dk, dv) if self.layout.room else ():
+        dq, dk, dv = empty_gradients(*given[:3])
+        for gradient in (dq, dk, dv) if self.layout.capacity else ():
             gradient.zero_()
         deltas_NT = self._numbers(self.heads, self.tokens)
         content, position, by_segment = self._prepare(out_TNH, grad_TNH, deltas_NT)
@@ -201,14 +201,14 @@ class _Pass:
         """Yield the position scores of a few heads at a time: the squares, the first head, and the number of heads."""
         kind = torch.float32 if self.wide else torch.float16
         at_once = min(self.heads, max(1, SQUARES // (self.area * kind.itemsize)))
-        room = position_TNH.new_empty(at_once * self.area, dtype=kind)
+        scores = position_TNH.new_empty(at_once * self.area, dtype=kind)
         for head in range(0, self.heads, at_once):
             heads = min(at_once, self.heads - head)
             self._over_blocks(
-                kernels.position_scores, "queries", heads, (position_TNH, self.given.r), (room,),
+                kernels.position_scores, "queries", heads, (position_TNH, self.given.r), (scores,),
                 (self.area, self.longest, head, self.scale),
             )  # fmt: skip
-            yield room, head, heads
+            yield scores, head, heads
 
     def _over_blocks(
         self, kernel: Any, of: str, heads: int, given: tuple[Tensor, ...], rest: tuple[Tensor, ...],

@@ -11,9 +11,9 @@ from typing import Any
 import kfp_server_api as api
 import urllib3
 
-from xlnet import calls
-from xlnet.calls import Server, Trouble
+from xlnet import http
 from xlnet.errors import UserError
+from xlnet.http import HttpError, Server
 from xlnet_pipeline.targets.settings import KfpSettings
 
 PAGE = 200
@@ -65,10 +65,10 @@ class KfpApi:
         self.server = Server("Kubeflow Pipelines", settings.endpoint, CREDENTIALS, PERMISSION)
 
     def call(self, function: Callable[..., Any], *arguments: Any, recover: Any = None, **options: Any) -> Any:
-        """Call a function of the client; see :func:`xlnet.calls.repeated`."""
+        """Call a function of the client; see :func:`xlnet.http.repeated`."""
 
         def once() -> Any:
-            with_limits = {**options, "_request_timeout": calls.TIMEOUT}
+            with_limits = {**options, "_request_timeout": http.TIMEOUT}
             try:
                 return function(*arguments, **with_limits)
             except NotTheApi:
@@ -78,9 +78,9 @@ class KfpApi:
                     raise self._no_api() from None
                 raise _trouble(error) from None
             except (urllib3.exceptions.HTTPError, ConnectionError) as error:
-                raise Trouble(None, calls.short(error)) from None
+                raise HttpError(None, http.short(error)) from None
 
-        return calls.repeated(once, self.server, recover)
+        return http.repeated(once, self.server, recover)
 
     def page(self, path: str, query: dict[str, str], most: int | None = None) -> "Page":
         """A page that is no part of the v2beta1 API, such as a pod's log: asked for once, with little patience.
@@ -108,7 +108,7 @@ class KfpApi:
             body = error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else str(error.body or "")
             return Page(error.status or 0, kind, body)
         except (urllib3.exceptions.HTTPError, ConnectionError) as error:
-            return Page(0, "", calls.short(error))
+            return Page(0, "", http.short(error))
 
     def experiment(self) -> str:
         """Id of the experiment that the settings name; made if there is none."""
@@ -120,7 +120,7 @@ class KfpApi:
             create = self.experiments.experiment_service_create_experiment
             try:
                 found = self.call(create, body, recover=self._find_experiment)
-            except Trouble as trouble:
+            except HttpError as trouble:
                 found = self._find_experiment()
                 if trouble.status != 409 or found is None:
                     raise self.unexpected(trouble) from None
@@ -130,7 +130,7 @@ class KfpApi:
         options = {"filter": equals(self.settings.experiment), **self._namespace()}
         try:
             found = self.call(self.experiments.experiment_service_list_experiments, **options)
-        except Trouble as trouble:
+        except HttpError as trouble:
             raise self.unexpected(trouble) from None
         return (found.experiments or [None])[0]
 
@@ -141,7 +141,7 @@ class KfpApi:
             "KFP_TOKEN where callers must log in"
         )
 
-    def unexpected(self, trouble: Trouble) -> UserError:
+    def unexpected(self, trouble: HttpError) -> UserError:
         """A 404 or 409 where neither can be the answer of a Kubeflow Pipelines server."""
         address = self.settings.endpoint
         return UserError(
@@ -166,7 +166,7 @@ class KfpApi:
             more = {"page_size": size, "page_token": token, "sort_by": "created_at desc", **self._namespace()}
             try:
                 page = self.call(function, **more, **options)
-            except Trouble as trouble:
+            except HttpError as trouble:
                 raise self.unexpected(trouble) from None
             found = (getattr(page, items) or [])[:left]
             yield from found
@@ -202,8 +202,8 @@ def _token(settings: KfpSettings) -> str:
         raise UserError(f"{TOKEN_FILE}: '{path}' cannot be read: {error.strerror}") from None
 
 
-def _trouble(error: api.ApiException) -> Trouble:
+def _trouble(error: api.ApiException) -> HttpError:
     headers = error.headers or {}
-    return Trouble(
-        error.status or None, calls.reason(error.body, str(error.reason)), calls.seconds(headers.get("Retry-After"))
+    return HttpError(
+        error.status or None, http.reason(error.body, str(error.reason)), http.seconds(headers.get("Retry-After"))
     )

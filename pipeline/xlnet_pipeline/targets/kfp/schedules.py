@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import kfp_server_api as api
 
-from xlnet.calls import Trouble
 from xlnet.errors import UserError
+from xlnet.http import HttpError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import record, remote, schedules
@@ -227,7 +227,7 @@ class KfpSchedules:
     def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return self.api.call(function, *arguments, **options)
-        except Trouble as trouble:
+        except HttpError as trouble:
             raise UserError(f"Kubeflow Pipelines refused ({trouble.status}): {trouble.message}") from None
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import kfp_server_api as api
 
-from xlnet.calls import Trouble
 from xlnet.errors import UserError
+from xlnet.http import HttpError
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
 from xlnet_pipeline.placement import Placement
@@ -120,7 +120,7 @@ class KfpTarget:
         body = api.V2beta1Run(**{**fields, "runtime_config": api.V2beta1RuntimeConfig(**fields["runtime_config"])})
         try:
             made = self.api.call(self.api.runs.run_service_create_run, body, recover=lambda: self._named(name))
-        except Trouble as trouble:
+        except HttpError as trouble:
             raise self.api.unexpected(trouble) from None
         if echo:
             echo(f"run {run.id}")
@@ -200,7 +200,7 @@ class KfpTarget:
     def _by_id(self, run_id: str) -> Any:
         try:
             return self.api.call(self.api.runs.run_service_get_run, run_id)
-        except Trouble as trouble:
+        except HttpError as trouble:
             if trouble.status != 404:
                 raise self.api.unexpected(trouble) from None
             raise UserError(
@@ -211,7 +211,7 @@ class KfpTarget:
         """How we name another run; by the server's id if it is there no more."""
         try:
             return states.run_id(self.api.call(self.api.runs.run_service_get_run, run_id))
-        except Trouble:
+        except HttpError:
             return run_id
 
     def _record(self, found: Any) -> Run:
@@ -294,7 +294,7 @@ class KfpTarget:
             return False
         try:
             self.api.call(self.api.recurring.recurring_run_service_get_recurring_run, identity)
-        except Trouble as trouble:
+        except HttpError as trouble:
             return trouble.status == 404
         return False
 

@@ -15,7 +15,7 @@ from xlnet import state
 from xlnet.errors import RunError, UserError
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
 from xlnet.registry.address import sqlite
-from xlnet.registry.succession import predecessor
+from xlnet.registry.champions import previous_champion
 from xlnet.steps import STEPS
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.local import checkpoints
@@ -105,7 +105,7 @@ def _registered(home: Path, runs: list[Run]) -> Iterator[tuple[Registry, ModelVe
         seen.add(registry.shown_uri)
         try:
             for name in registry.names():
-                before = predecessor(registry, name)
+                before = previous_champion(registry, name)
                 for version in registry.versions(name):
                     mark = ", ".join(version.aliases)
                     if not mark and before is not None and before.version == version.version:

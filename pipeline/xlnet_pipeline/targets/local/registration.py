@@ -11,7 +11,7 @@ from xlnet.recipe import Recipe
 from xlnet.redaction import redacted
 from xlnet.registry import check_name, open_registry, resolve
 from xlnet.registry.address import sqlite_file
-from xlnet.registry.answers import Answers, described
+from xlnet.registry.cache import AnswerCache, described
 from xlnet_pipeline.targets.local.cache import Damaged
 
 
@@ -28,24 +28,24 @@ def ready(recipe: Recipe, home: Path, ask: bool = True) -> None:
     check_name(address, given.name)
     if not ask:
         return
-    answers, question = Answers(address), f"ready {given.name}"
+    answers, question = AnswerCache(address), f"ready {given.name}"
     if answers.get(question) is None:
         open_registry(given.uri, home).ready(given.name)
         answers.put(question, True)
 
 
-def standing(recipe: str, home: Path) -> str:
+def standing(recipe_json: str, home: Path) -> str:
     """The registry's address and its champion now: a registration made under another one may end otherwise.
 
     Args:
-        recipe: JSON of the register step's part of the recipe.
+        recipe_json: JSON of the register step's part of the recipe.
         home: the state directory.
     """
-    given = recipes.from_json(recipe).registry
+    given = recipes.from_json(recipe_json).registry
     address = resolve(given.uri, home)
     file = sqlite_file(address)
     shown = state.relative(str(file), home) if file else redacted(address)
-    answers, question = Answers(address), f"champion {given.name}"
+    answers, question = AnswerCache(address), f"champion {given.name}"
     if (found := answers.get(question)) is None:
         try:
             found = described(open_registry(given.uri, home).champion(given.name))
@@ -55,12 +55,12 @@ def standing(recipe: str, home: Path) -> str:
     return f"{shown} {found}"
 
 
-def check(outputs: dict[str, Any], recipe: str, home: Path) -> None:
+def check(outputs: dict[str, Any], recipe_json: str, home: Path) -> None:
     """Raise Damaged if the registry no longer has what a kept registration says."""
-    given = recipes.from_json(recipe).registry
+    given = recipes.from_json(recipe_json).registry
     kept = json.loads(Path(outputs["registration"]["uri"], "registration.json").read_text(encoding="utf-8"))
     reference = f"{kept['name']}:{kept['version']}"
-    answers, question = Answers(resolve(given.uri, home)), f"model of {reference}"
+    answers, question = AnswerCache(resolve(given.uri, home)), f"model of {reference}"
     if (model := answers.get(question)) is None:
         try:
             found = open_registry(given.uri, home).find(reference)

@@ -8,10 +8,8 @@ import errno
 import json
 import os
 import shlex
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,24 +17,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from xlnet import provenance, state
-from xlnet.data import remarks
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import Recipe
-from xlnet.registry import Registry, open_registry, resolve
+from xlnet.registry import Registry, open_registry
 from xlnet.steps import KEPT, STEPS
-from xlnet_pipeline.targets import processes, progress, record, specification
-from xlnet_pipeline.targets.local import compiled, interruption, leftovers, registration
-from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
+from xlnet_pipeline.targets import processes, progress, record
+from xlnet_pipeline.targets.local import compiled, leftovers, registration
+from xlnet_pipeline.targets.local.execution import Execution
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
-from xlnet_pipeline.targets.output import Output
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import LocalSettings
-from xlnet_pipeline.targets.specification import Task, Values
 from xlnet_pipeline.targets.submission import Submission, refuse
-from xlnet_steps import supervisor
 
 CANCEL_WAIT = 15.0  # seconds that a cancelled run has to end, beyond those that its step has
-SCHEMA_VERSION = "0.0.1"  # of the artifact types that come with kfp
 DIED = "its process died (kill -9, out of memory or power off); run again: finished steps are kept"
 
 
@@ -86,10 +79,10 @@ class LocalTarget:
         registration.ready(recipe, self.home, ask=self.name == "local")
         run = self._new_run(recipe)
         leftovers.clean(self.home, self._is_running)
-        stop = processes.Stop(submission.timeout)
+        stop = processes.Cancellation(submission.timeout)
         say = _until_nobody_listens(echo, stop)
         live = progress.kept(self._folder / run.id / "logs", live) if live else None
-        execution = _Execution(self, run, say, live, stop, submission)
+        execution = Execution(self, run, say, live, stop, submission)
         say(f"run {run.id}")
         try:
             with stop.on_signals():
@@ -187,7 +180,7 @@ class LocalTarget:
         environment: dict[str, str],
         log: BinaryIO,
         line: Callable[[str], None],
-        stop: processes.Stop,
+        stop: processes.Cancellation,
         live: Callable[[str], None] | None,
         stopping: Callable[[], None],
     ) -> int:
@@ -223,7 +216,7 @@ class LocalTarget:
             run = record.read(path)  # the run may have ended between the two reads
         if run.status == record.RUNNING and not alive:
             ended = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
-            _close(run, record.FAILED, RunFailure(None, DIED, "run"), ended)
+            run.close(record.FAILED, RunFailure(None, DIED, "run"), ended)
         return run
 
     def _is_running(self, run: str) -> bool:
@@ -242,186 +235,7 @@ class LocalTarget:
                     yield from (line.rstrip("\n") for line in file)
 
 
-class _Execution:
-    """One run as it happens: finds each task's outputs in the cache, or has them made."""
-
-    def __init__(
-        self,
-        target: LocalTarget,
-        run: Run,
-        say: Callable[[str], None],
-        live: Callable[[str], None] | None,
-        stop: processes.Stop,
-        submission: Submission,
-    ) -> None:
-        self.run_record = run
-        self.target = target
-        self.home = target.home
-        self.directory = target.home / "runs" / run.id
-        self.say = say
-        self.live = live
-        self.stop = stop
-        self.submission = submission
-        self.cache = Cache(target.home / "cache", target.code_parts)
-        self.current = run.steps[0]
-        self.scratch = ""
-
-    def run(self) -> None:
-        """Run every step and leave a closed record, whatever happens."""
-        status = record.FAILED
-        failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
-        self.scratch = tempfile.mkdtemp(prefix=f"xlnet-run-{os.getpid()}-")
-        try:
-            specification.execute(self.target.pipeline(), {"recipe": self.submission.recipe.to_json()}, self.task)
-            status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
-        except processes.Stopped as stopped:
-            status, failure = self._stopped(stopped)
-        finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-            if status != record.SUCCEEDED:
-                self._remove_partial()
-            _close(self.run_record, status, failure, provenance.now())
-            self._write()
-
-    def task(self, task: Task, given: Values) -> Values | None:
-        """Find the task's outputs in the cache or make them; None if it fails."""
-        self.stop.check()
-        self.current = step = self.run_record.step(task.name)
-        step.status, step.started = record.RUNNING, provenance.now()
-        arguments = given.parameters | {name: described(one) for name, one in given.artifacts.items()}
-        step.inputs = {name: _reference(value) for name, value in arguments.items()}
-        begun = time.perf_counter()
-        try:
-            if task.caching or task.name == "register":  # which is looked up in its registry
-                outputs = self._kept_or_made(task, step, arguments, given)
-            else:
-                outputs = self._made(task, step, "always runs: it checks the input for changes", given)
-        finally:
-            step.seconds = round(time.perf_counter() - begun, 3)
-        step.ended = provenance.now()
-        step.outputs = outputs or {}
-        self._write()
-        if outputs is None:
-            return None
-        if step.status == record.SUCCEEDED:
-            self.say(f"{step.name}: done in {_seconds(step.seconds)}")
-        return _values(outputs)
-
-    def _kept_or_made(
-        self, task: Task, step: StepRun, arguments: dict[str, Any], given: Values
-    ) -> dict[str, Any] | None:
-        parts = self._parts(task, arguments)
-        step.cache_key = key = key_of(parts)
-        with self.cache.lock(key, self.run_record.id, self._waiting, self.stop.check):
-            if task.name == "register":  # while it waited, another run may have changed the champion
-                step.cache_key = key = key_of(parts := self._parts(task, arguments))
-            reason = "caching is off"
-            if self.submission.cache:
-                try:
-                    with self.cache.using():
-                        if entry := self._kept(key, step):
-                            step.status, step.reason = record.CACHED, f"same as in run {entry['run']}"
-                            step.outputs = entry["outputs"]
-                            self._write()
-                            self.say(f"{step.name}: cached, {step.reason}")
-                            for remark in remarks.of_dataset(str(entry["outputs"].get("dataset", {}).get("uri", ""))):
-                                self.say(f"  warning: {remark}")
-                            return step.outputs
-                    reason = self.cache.why(parts, self.run_record.recipe["registry"]["name"])
-                except Damaged as damaged:
-                    reason = str(damaged)
-            made = self._made(task, step, reason, given)
-            if made is not None:
-                if task.name == "register":  # it may have changed the champion, under whom it is looked for next time
-                    step.cache_key = key = key_of(parts := self._parts(task, arguments))
-                self.cache.put(key, parts, step.inputs, made, self.run_record.id)
-            return made
-
-    def _waiting(self, holder: str) -> None:
-        """Report that another run is doing the same work."""
-        self.say(f"{self.current.name}: waiting for {holder}, which does the same work, to take its result")
-
-    def _parts(self, task: Task, arguments: dict[str, Any]) -> dict[str, Any]:
-        more = {"definition": provenance.digest_json(task.words)}
-        if task.name == "register":
-            more["registry"] = registration.standing(arguments["recipe"], self.home)
-        return parts_of(task.name, arguments, **more)
-
-    def _kept(self, key: str, step: StepRun) -> dict[str, Any] | None:
-        entry = self.cache.get(key)
-        if entry and step.name == "register":  # what a registration points to lies outside of it
-            registration.check(entry["outputs"], step.inputs["recipe"], self.home)
-            if entry["inputs"] != step.inputs:  # equal inputs in another place: those it names may be gone
-                check(entry["inputs"])
-        return entry
-
-    def _made(self, task: Task, step: StepRun, reason: str, given: Values) -> dict[str, Any] | None:
-        """Run the task's command; its outputs as the record describes them, None if it fails."""
-        step.reason, step.log = reason, f"logs/{step.name}.log"
-        self._write()
-        self.say(f"{step.name}: {reason}")
-        folder = self.directory / "artifacts" / task.name
-        folder.mkdir(parents=True, exist_ok=True)
-        told = specification.executor_input(task, given, str(folder), folder)
-        words = [specification.filled(word, told) for word in task.words]
-        start = f"{self.target.interpreter} -m"
-        words[2:3] = [word.replace(supervisor.PROGRAM, f"{start} {supervisor.MODULE}") for word in words[2:3]]
-        if self._command(words, task.environment):
-            step.status = record.FAILED
-            return None
-        step.status = record.SUCCEEDED
-        made = specification.outputs(told)
-        return made.parameters | {name: described(one) for name, one in made.artifacts.items()}
-
-    def _command(self, command: list[str], environment: dict[str, str]) -> int:
-        """Run the current step's process, its output going to its log and to the user."""
-        step = self.current
-        output = Output(lambda text: self.say(f"  {text}"))
-        variables = {**self._environment(), **environment}
-
-        def stopping() -> None:
-            self.say(interruption.asked(step))
-
-        with (self.directory / str(step.log)).open("wb") as log:
-            try:
-                status = self.target.start(command, variables, log, output.line, self.stop, self.live, stopping)
-            except processes.Stopped as stopped:
-                output.close()
-                text = interruption.told(step, stopped.ended, self.run_record.recipe, self.home)
-                log.write(f"{text}\n".encode())
-                self.run_record.notes.append(text)
-                raise
-        if status:
-            self.run_record.error = output.failure(step.name, status, str(self.home))
-        return status
-
-    def _environment(self) -> dict[str, str]:
-        asked = {"XLNET_NPROC": str(self.submission.nproc or ""), "XLNET_DEVICE": self.submission.device}
-        return {
-            **{name: value for name, value in asked.items() if value},
-            "XLNET_RUN_ID": self.run_record.id,
-            state.HOME: str(self.home),
-            "XLNET_GIT_SHA": provenance.git_sha(),
-            "MLFLOW_TRACKING_URI": resolve("", self.home),
-            "PYTHONUNBUFFERED": "1",
-            "TMPDIR": self.scratch,  # kfp leaves a directory here for each task
-        }
-
-    def _stopped(self, stopped: processes.Stopped) -> tuple[str, RunFailure | None]:
-        if stopped.reason == "cancelled":
-            return record.CANCELLED, None
-        limit = f"the run took longer than its time limit and was stopped in step '{self.current.name}'"
-        return record.FAILED, RunFailure(self.current.name, f"{limit}; finished steps are kept", "timeout")
-
-    def _remove_partial(self) -> None:
-        for path in (self.directory / "artifacts").glob("*/.*.partial"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _write(self) -> None:
-        record.write(self.run_record, self.directory / "run.json")
-
-
-def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.Stop) -> Callable[[str], None]:
+def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.Cancellation) -> Callable[[str], None]:
     """``echo``, which falls silent once its terminal is closed: the run then still has work to save."""
     listeners = [echo] if echo else []
 
@@ -437,60 +251,11 @@ def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.St
     return say
 
 
-def described(artifact: specification.Artifact) -> dict[str, Any]:
-    """Convert an artifact to its form in a record."""
-    uri = artifact["uri"]
-    return {
-        "uri": uri,
-        "type": artifact["type"]["schemaTitle"],
-        "digest": digest(Path(uri)),
-        "metadata": artifact["metadata"],
-    }
-
-
-def digest(path: Path) -> str | None:
-    """Identity of an artifact's content: from its lineage, else of the file; None where it is metadata alone."""
-    if path.is_dir():
-        return str(provenance.read(path)["artifact"]["digest"])
-    return provenance.digest_file(path) if path.is_file() else None
-
-
-def _values(outputs: dict[str, Any]) -> Values:
-    """Undo :func:`described`: the outputs of a record, as the tasks after it are given them."""
-    made = Values()
-    for name, value in outputs.items():
-        if isinstance(value, dict) and "uri" in value:
-            kind = {"schemaTitle": value["type"], "schemaVersion": SCHEMA_VERSION}
-            fields = {"name": name, "uri": value["uri"], "type": kind, "metadata": value["metadata"]}
-            made.artifacts[name] = fields
-        else:
-            made.parameters[name] = value
-    return made
-
-
-def _close(run: Run, status: str, failure: RunFailure | None, ended: str) -> None:
-    """Close a record, so that none of its steps is running or pending."""
-    run.status, run.error, run.ended = status, failure, ended
-    for step in run.steps:
-        if step.status == record.RUNNING:
-            step.status, step.ended = status, ended
-        elif step.status == record.PENDING:
-            step.status = record.SKIPPED
-
-
-def _reference(value: Any) -> Any:
-    return {"uri": value["uri"], "digest": value["digest"]} if isinstance(value, dict) and "uri" in value else value
-
-
-def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.1f} s"
-
-
 def summary(run: Run) -> list[str]:
     """What happened in a run, a line for each step, and the error if there is one."""
-    rows = [(step.name, step.status, _seconds(step.seconds), step.reason or "") for step in run.steps]
+    rows = [(step.name, step.status, record.shown(step.seconds), step.reason or "") for step in run.steps]
     lines = [f"{name:<11}{status:<10}{seconds:>9}  {reason}".rstrip() for name, status, seconds, reason in rows]
-    lines.append(f"run {run.id}: {run.status} after {_seconds(run.seconds)}")
+    lines.append(f"run {run.id}: {run.status} after {record.shown(run.seconds)}")
     if run.error:
         lines.append(f"error: {run.error.message}")
     return lines + run.notes

@@ -3,8 +3,8 @@
 import json
 from typing import Any, Protocol
 
-from xlnet.calls import Trouble
 from xlnet.errors import UserError
+from xlnet.http import HttpError
 from xlnet.recipe import Recipe
 from xlnet.registry.vertex_api import VertexApi
 from xlnet_pipeline.placement import Placement
@@ -97,7 +97,7 @@ class VertexSchedules:
     def _call(self, method: str, path: str, body: Any = None, **options: Any) -> dict[str, Any]:
         try:
             return self.api.call(method, path, body, **options)
-        except Trouble as trouble:
+        except HttpError as trouble:
             raise UserError(f"Vertex AI refused ({trouble.status}): {trouble.message}") from None
 
     def _named(self, name: str) -> dict[str, Any] | None:

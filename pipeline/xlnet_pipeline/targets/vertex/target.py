@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from xlnet.calls import Trouble
 from xlnet.errors import RunError, UserError
+from xlnet.http import HttpError
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
 from xlnet.registry.vertex_api import VertexApi
@@ -110,7 +110,7 @@ class VertexTarget:
         try:
             body = self.body(recipe, where, name, submission.cache)
             self.api.call("POST", self.jobs, body, query={"pipelineJobId": name}, recover=lambda: self.api.get(path))
-        except Trouble as trouble:
+        except HttpError as trouble:
             if trouble.status != 409:  # there already: the answer to the first attempt was lost
                 raise UserError(
                     f"Vertex AI at {self.api.base} knows no '{self.settings.parent}': {trouble.message}; "
@@ -217,7 +217,7 @@ class VertexTarget:
             return RunFailure(None, message, "run")
         try:
             lines = self._log(job, failed).splitlines()
-        except (RunError, UserError, Trouble) as error:
+        except (RunError, UserError, HttpError) as error:
             return RunFailure(failed.name, f"{message}; its log cannot be read: {error}", "run")
         if not lines:
             return RunFailure(failed.name, message, "run")

@@ -24,7 +24,7 @@ LOCAL = "local"
 
 
 @dataclass(frozen=True)
-class Submission:
+class PlannedRun:
     """A run to check. Empty fields are not checked."""
 
     recipe: Recipe

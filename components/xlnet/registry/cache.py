@@ -11,7 +11,7 @@ from xlnet.registry.address import sqlite_file
 CHANGE_COUNTER = slice(24, 28)  # in a sqlite file's header; each transaction raises it (sqlite.org/fileformat.html)
 
 
-class Answers:
+class AnswerCache:
     """A cache of question → answer for one state of a registry's file.
 
     Call :meth:`get` first. If it returns None, ask the registry and :meth:`put` its answer, for the :attr:`state` that
@@ -73,7 +73,7 @@ def described(champion: ModelVersion | None) -> str:
 
 def remember(registry_address: str, version: ModelVersion, champion: ModelVersion | None) -> None:
     """Cache the result of a registration. Call this while holding the registry's lock."""
-    answers = Answers(registry_address)
+    answers = AnswerCache(registry_address)
     answers.put(f"ready {version.name}", True)
     answers.put(f"champion {version.name}", described(champion))
     answers.put(f"model of {version.name}:{version.version}", version.tags.get("model_digest") or "")

@@ -73,7 +73,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def room_for_model(device: Device) -> Iterator[None]:
+def explaining_memory(device: Device) -> Iterator[None]:
     """Explain an out-of-memory error that occurs before the first step."""
     try:
         yield

@@ -20,7 +20,7 @@ AGAIN = (408, 429, 500, 502, 503, 504)
 Result = TypeVar("Result")
 
 
-class Trouble(RunError):
+class HttpError(RunError):
     """A call failed: with an HTTP status, or with None because the connection failed or broke."""
 
     def __init__(self, status: int | None, message: str, retry_after: float | None = None) -> None:
@@ -49,20 +49,20 @@ def repeated(call: Callable[[], Result], server: Server, recover: Callable[[], R
     """Return the call's result. Repeat the call while its failure may be temporary.
 
     Args:
-        call: raises Trouble.
+        call: raises HttpError.
         server: describes the server in messages.
         recover: looks for the object that the call should create before it is repeated; None: safe to repeat.
 
     Raises:
         UserError: wrong address, credentials, permission or request.
         RunError: the server kept failing.
-        Trouble: status 404 or 409, which only the caller can interpret.
+        HttpError: status 404 or 409, which only the caller can interpret.
     """
     pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE
     while True:
         try:
             return call()
-        except Trouble as trouble:
+        except HttpError as trouble:
             wait = max(pause, trouble.retry_after or 0.0)
             if not trouble.passing or time.monotonic() + wait > deadline:
                 _give_up(trouble, server)
@@ -72,7 +72,7 @@ def repeated(call: Callable[[], Result], server: Server, recover: Callable[[], R
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _give_up(trouble: Trouble, server: Server) -> None:
+def _give_up(trouble: HttpError, server: Server) -> None:
     where = f"{server.name} at {server.address}"
     if trouble.status in (404, 409):
         raise trouble

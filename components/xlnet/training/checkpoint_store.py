@@ -21,10 +21,10 @@ from xlnet.errors import RunError, UserError
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-\d{8,}-best-\d{8,}")  # a checkpoint's name
-ROOM = 2.5  # number of checkpoints that must fit: two are kept, and the next is written before the oldest is removed
+CHECKPOINTS_AT_ONCE = 2.5  # as many must fit: two are kept, and the next is written before the oldest is removed
 
 
-class Storehouse:
+class CheckpointStore:
     """A directory of checkpoints and files; also the interface of every checkpoint store."""
 
     def __init__(self, root: str) -> None:
@@ -49,7 +49,7 @@ class Storehouse:
             free = shutil.disk_usage(self._path).free
         except OSError as error:
             raise UserError(f"checkpoints cannot be written to '{self.root}': {error.strerror}; {remedy}") from None
-        needed = ROOM * size - sum(file.stat().st_size for file in self._path.glob("step-*/*"))
+        needed = CHECKPOINTS_AT_ONCE * size - sum(file.stat().st_size for file in self._path.glob("step-*/*"))
         if free < needed:
             raise UserError(
                 f"checkpoints need {needed / 1e9:.1f} GB at '{self.root}', where {free / 1e9:.1f} GB are free; "
@@ -130,7 +130,7 @@ class Storehouse:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
 
-    def stow(self, name: str, folder: Path, files: list[str]) -> None:
+    def put_files(self, name: str, folder: Path, files: list[str]) -> None:
         """Store this rank's files of a new checkpoint durably."""
         for file in files:
             provenance.sync(folder / file)
@@ -162,7 +162,7 @@ class Storehouse:
         return sorted(path.name for path in self._path.glob(f"{prefix}*"))
 
 
-class Bucket(Storehouse):
+class BucketStore(CheckpointStore):
     """A prefix in a bucket. This process downloads and uploads files through a temporary directory."""
 
     def __init__(self, root: str) -> None:
@@ -173,45 +173,45 @@ class Bucket(Storehouse):
         return f"{self.root.rstrip('/')}/{name}"
 
     def prepare(self, size: int) -> None:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         objects.write(self._uri(".writable"), b"")
 
     def lock(self, seconds: float) -> None:
-        """See :class:`Storehouse`. Buckets have no locks; the pipeline engine must not run the same training twice."""
+        """Do nothing: buckets have no locks, so the pipeline engine must not run the same training twice."""
 
     def local(self) -> Path:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         return Path(tempfile.gettempdir())
 
     def programs(self) -> Path:
-        """See :class:`Storehouse`. The directory is in the bucket if the bucket is mounted."""
+        """See :class:`CheckpointStore`. The directory is in the bucket if the bucket is mounted."""
         bucket, name = objects.split(self.root)
         mounted = objects.mount(objects.scheme(self.root)) / bucket
         return mounted / Path(name).parent / "programs" if mounted.is_dir() else self.local() / "xlnet-programs"
 
     def clean(self) -> None:
-        """See :class:`Storehouse`. Files without a manifest are overwritten or pruned later."""
+        """See :class:`CheckpointStore`. Files without a manifest are overwritten or pruned later."""
 
     def _below(self) -> list[str]:
         prefix = objects.split(self._uri(""))[1]
         return [blob.name.removeprefix(prefix) for blob in objects.listing(self._uri(""))]
 
     def names(self) -> list[str]:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         suffix = f"/{MANIFEST}"
         found = (name.removesuffix(suffix) for name in self._below() if name.endswith(suffix))
         return sorted(name for name in found if NAME.fullmatch(name))
 
     def read(self, name: str) -> bytes | None:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         return objects.read(self._uri(name)) if name in self._below() else None
 
     def write(self, name: str, content: bytes) -> None:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         objects.write(self._uri(name), content)
 
     def fetch(self, name: str) -> Path:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         path = objects.inside(Path(self._scratch.name), name)
         if "/" not in name and f"{name}/{MANIFEST}" in self._below():
             objects.download(self._uri(name), path)
@@ -220,30 +220,30 @@ class Bucket(Storehouse):
         return path
 
     def add(self, path: Path, name: str) -> None:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as single:
             shutil.move(path, Path(single, name))
             objects.upload(Path(single), self.root)
 
     @contextlib.contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
             yield Path(folder)
 
-    def stow(self, name: str, folder: Path, files: list[str]) -> None:
-        """See :class:`Storehouse`."""
+    def put_files(self, name: str, folder: Path, files: list[str]) -> None:
+        """See :class:`CheckpointStore`."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as chosen:
             for file in files:
                 os.link(folder / file, Path(chosen, file))
             objects.upload(Path(chosen), self._uri(name))
 
     def commit(self, name: str, folder: Path) -> None:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         objects.write(self._uri(f"{name}/{MANIFEST}"), (folder / MANIFEST).read_bytes())
 
     def remove(self, name: str = "") -> None:
-        """See :class:`Storehouse`. The manifest is removed first, so a partly removed checkpoint is not visible."""
+        """See :class:`CheckpointStore`. The manifest is removed first, so no partly removed checkpoint is visible."""
         if name and f"{name}/{MANIFEST}" in self._below():
             objects.delete(self._uri(f"{name}/{MANIFEST}"))
         for below in self._below():
@@ -251,13 +251,13 @@ class Bucket(Storehouse):
                 objects.delete(self._uri(below))
 
     def files(self, prefix: str) -> list[str]:
-        """See :class:`Storehouse`."""
+        """See :class:`CheckpointStore`."""
         return sorted({name.partition("/")[0] for name in self._below() if name.startswith(prefix)})
 
 
-def open_storehouse(root: str) -> Storehouse:
+def open_checkpoint_store(root: str) -> CheckpointStore:
     """Open the checkpoint store at a path or a bucket prefix."""
-    return Bucket(root) if objects.is_remote(root) else Storehouse(root)
+    return BucketStore(root) if objects.is_remote(root) else CheckpointStore(root)
 
 
 def _locked(file: IO[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The candidate: a model to register, with its dataset and evaluation."""
+"""The challenger: a model to register, with its dataset and evaluation."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from xlnet.errors import RunError
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Challenger:
     """The artifact directories of a model, its dataset and its evaluation."""
 
     dataset: Path

@@ -14,7 +14,7 @@ PROMOTE = "xlnet-pipeline models promote"
 PROMOTED = ("promoted", "promoted by hand")  # values of the tag "decision"
 
 
-def crown(registry: Registry, version: ModelVersion) -> None:
+def make_champion(registry: Registry, version: ModelVersion) -> None:
     """Make a version the champion, and store which version it replaced."""
     earlier = registry.champion(version.name)
     if earlier is not None and earlier.version != version.version:
@@ -22,7 +22,7 @@ def crown(registry: Registry, version: ModelVersion) -> None:
     registry.set_alias(version.name, CHAMPION, version.version)
 
 
-def predecessor(registry: Registry, name: str) -> ModelVersion | None:
+def previous_champion(registry: Registry, name: str) -> ModelVersion | None:
     """Return the previous champion; None if there is none. Deleted champions are skipped.
 
     Versions of earlier releases have no such tag; then this is the newest older version that was promoted.
@@ -36,7 +36,7 @@ def predecessor(registry: Registry, name: str) -> ModelVersion | None:
     return next(iter([*named, *older]), None)
 
 
-def rolled_back(registry: Registry, name: str) -> tuple[ModelVersion, ModelVersion]:
+def rollback_pair(registry: Registry, name: str) -> tuple[ModelVersion, ModelVersion]:
     """Return the champion, and the version that a rollback would make champion.
 
     Raises:
@@ -45,7 +45,7 @@ def rolled_back(registry: Registry, name: str) -> tuple[ModelVersion, ModelVersi
     champion = next((one for one in registry.versions(name) if CHAMPION in one.aliases), None)
     if champion is None:
         raise UserError(f"model '{name}' has no champion; make one: {PROMOTE} {shlex.quote(name)}:VERSION")
-    earlier = predecessor(registry, name)
+    earlier = previous_champion(registry, name)
     if earlier is None:
         others = [f"{name}:{one.version}" for one in registry.versions(name) if one.version != champion.version]
         choice = f"choose one: {PROMOTE} {shlex.quote(others[0])}" if others else "it is the only version"

@@ -2,7 +2,7 @@
 
 A step launches about a thousand small kernels, and launching them takes the host longer than a fast GPU needs to run
 them. A graph is one launch. It needs the same shapes and addresses each time, so texts are copied into a layout with
-room for any update's texts, and dropout's keys into fixed buffers.
+space for any update's texts, and dropout's keys into fixed buffers.
 """
 
 from collections.abc import Callable
@@ -14,46 +14,46 @@ from torch import Tensor, nn
 
 from xlnet.data.batches import epoch_plan
 from xlnet.model.dropout import KeyBuffers
-from xlnet.model.layout import Layout, Room
+from xlnet.model.layout import Capacity, Layout
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.inputs import Inputs
 
-MORE_TEXTS = 1.25  # room for texts relative to the first epoch; other epochs pack rows in another order
+MORE_TEXTS = 1.25  # capacity in texts relative to the first epoch; other epochs pack rows in another order
 
 Work = Callable[[Inputs], Tensor]
 
 
-def room(lengths: np.ndarray, recipe: TrainingRecipe) -> Room:
+def capacity(lengths: np.ndarray, recipe: TrainingRecipe) -> Capacity:
     """Return a size that holds nearly every update; larger updates are computed without a graph."""
     plan = epoch_plan(lengths, recipe.batch_tokens, recipe.seed, 0)
     tokens = max(int(lengths[rows].sum()) for rows in plan)
-    return Room(tokens, int(max(map(len, plan)) * MORE_TEXTS) + 1, int(lengths.max()))
+    return Capacity(tokens, int(max(map(len, plan)) * MORE_TEXTS) + 1, int(lengths.max()))
 
 
-def fits(layout: Layout, room: Room) -> bool:
-    """Whether the room is large enough for the layout's texts."""
-    return layout.tokens <= room.tokens and layout.texts < room.texts and layout.longest <= room.longest
+def fits(layout: Layout, capacity: Capacity) -> bool:
+    """Whether the capacity is large enough for the layout's texts."""
+    return layout.tokens <= capacity.tokens and layout.texts < capacity.texts and layout.longest <= capacity.longest
 
 
-class Recording:
+class CudaGraph:
     """The CUDA graphs of a function that computes a scalar from inputs and a model's parameters."""
 
-    def __init__(self, work: Work, model: nn.Module, room: Room, like: Inputs) -> None:
-        """Compute once without recording, then once more to record.
+    def __init__(self, work: Work, model: nn.Module, capacity: Capacity, like: Inputs) -> None:
+        """Compute once without the graph, then once more to capture it.
 
         Args:
             work: the function to record; its only random numbers are dropout's keys.
             model: the model whose parameters get gradients; they must have none yet.
-            room: size of the recorded inputs.
+            capacity: size of the recorded inputs.
             like: example inputs with the types of later ones.
         """
         device = like.input_ids_T.device
         self._inputs = Inputs(
-            like.input_ids_T.new_zeros(room.tokens),
-            like.segment_ids_T.new_zeros(room.tokens),
-            Layout.with_room(room, device),
-            like.labels_S.new_zeros(room.texts),
-            like.weights_S.new_zeros(room.texts),
+            like.input_ids_T.new_zeros(capacity.tokens),
+            like.segment_ids_T.new_zeros(capacity.tokens),
+            Layout.with_capacity(capacity, device),
+            like.labels_S.new_zeros(capacity.texts),
+            like.weights_S.new_zeros(capacity.texts),
         )
         self._keys = KeyBuffers()
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -63,7 +63,7 @@ class Recording:
         generator = torch.get_rng_state()
         self._rehearse(work)
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # Threads that write checkpoints may run during the recording.
+        # Threads that write checkpoints may run during the capture.
         with self._keys, torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
             self._result = work(self._inputs)
         with torch.cuda.graph(self._backward, pool=self._forward.pool(), capture_error_mode="thread_local"):
@@ -72,7 +72,7 @@ class Recording:
         torch.set_rng_state(generator)
 
     def _rehearse(self, work: Work) -> None:
-        """Compile and load kernels, because this is not allowed during recording."""
+        """Compile and load kernels, because this is not allowed during the capture."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -121,11 +121,11 @@ class Recording:
 
 class _Replayed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, recording: Recording, anchor: Tensor) -> Tensor:
-        ctx.recording = recording
-        return recording.forward()
+    def forward(ctx: Any, graph: CudaGraph, anchor: Tensor) -> Tensor:
+        ctx.graph = graph
+        return graph.forward()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
-        ctx.recording.backward(grads[0])
+        ctx.graph.backward(grads[0])
         return None, None
