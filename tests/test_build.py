@@ -85,8 +85,12 @@ def test_a_pushed_image_has_the_registry_s_digest(machine: Path, capsys: pytest.
     assert told.startswith("docker push registry.example/team/xlnet-pipeline:gpu-")
 
 
-def test_an_image_for_kind_goes_to_the_cluster_s_registry(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_for_kind_goes_to_the_cluster_s_registry(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert xlnet_pipeline("--load-kind", "xlnet") == 0
+    reference = f"localhost:5001/xlnet-pipeline@{DIGEST}"
+    assert capsys.readouterr().out.endswith(f"next: xlnet-pipeline run --target kfp --wait --image {reference}\n")
     assert calls(machine, "docker push localhost:5001/xlnet-pipeline:cpu-")
     monkeypatch.setenv("REGISTRY_PORT", "5009")
     assert xlnet_pipeline("--load-kind", "xlnet") == 0

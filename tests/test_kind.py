@@ -140,7 +140,7 @@ def test_up_makes_everything_in_order_and_says_where_it_is(machine: Machine) -> 
         "AWS_ACCESS_KEY_ID": "minio",
         "AWS_SECRET_ACCESS_KEY": "minio123",
     }
-    assert "set -a; . ./kind.env; set +a" in done.stdout
+    assert "set -a; . kind.env; set +a" in done.stdout
     kubectl = [call for call in machine.calls if call.startswith("kubectl")]
     assert kubectl
     assert all("--context kind-xlnet" in call for call in kubectl), "another cluster must never be touched"

@@ -133,3 +133,26 @@ def test_compile_and_dry_run_need_no_account_no_endpoint_and_no_network(
     data = [] if machine == "auto" else ["--set", "data.train=gs://nobody/asks/for.csv"]
     assert main(["run", "--dry-run", *data, *place]) == 0
     assert json.loads(capsys.readouterr().out)[0]["method"] == "POST"
+
+
+def test_the_file_that_kind_up_wrote_is_used_where_no_other_installation_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    monkeypatch.setattr(os, "environ", {"AWS_ACCESS_KEY_ID": "ours"})
+    Path("kind.env").write_text(
+        "KFP_ENDPOINT=http://localhost:8080\nKFP_PIPELINE_ROOT=minio://mlpipeline/v2/artifacts\n"
+        "AWS_ACCESS_KEY_ID=minio\nAWS_SECRET_ACCESS_KEY=a=b\n"
+    )
+    recipe('[target.kfp]\nendpoint = "http://another"\npipeline_root = "gs://b/r"')
+    assert read(KfpSettings).pipeline_root == "gs://b/r"
+    Path("recipe.toml").unlink()
+    monkeypatch.setitem(os.environ, "KFP_ENDPOINT", "http://named")
+    with pytest.raises(UserError, match="set KFP_PIPELINE_ROOT"):
+        read(KfpSettings)
+    monkeypatch.delitem(os.environ, "KFP_ENDPOINT")
+    found = read(KfpSettings)
+    assert (found.endpoint, found.pipeline_root) == ("http://localhost:8080", "minio://mlpipeline/v2/artifacts")
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "ours", "a variable that is set keeps its value"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "a=b"

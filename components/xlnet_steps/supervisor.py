@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xlnet.data import index
+from xlnet.data.addresses import GCS, MINIO, S3, mount
 from xlnet.errors import Preempted, RunError, UserError
 from xlnet.steps import KEPT
 
@@ -80,8 +81,8 @@ def once(arguments: Sequence[str]) -> int:
     from kfp.dsl import executor_main
     from kfp.dsl.types import artifact_types
 
-    if mount := os.environ.get("XLNET_GCS_MOUNT"):  # buckets are mounted there instead of at /gcs
-        artifact_types._GCS_LOCAL_MOUNT_PREFIX = mount.rstrip("/") + "/"
+    for name, scheme in (("GCS", GCS), ("S3", S3), ("MINIO", MINIO)):  # buckets may be mounted elsewhere than at /gcs
+        setattr(artifact_types, f"_{name}_LOCAL_MOUNT_PREFIX", f"{mount(scheme)}/")
     sys.argv = ["executor_main", *arguments]
     try:
         executor_main.executor_main()

@@ -171,7 +171,7 @@ cat <<EOF
   UI of Kubeflow Pipelines   http://localhost:$UI_PORT
   MLflow                     kubectl --context kind-$CLUSTER -n kubeflow port-forward svc/mlflow 5000
   its storage                kubectl --context kind-$CLUSTER -n kubeflow port-forward svc/seaweedfs $S3_PORT:9000 &
-  next, in the checkout      set -a; . ./kind.env; set +a
-                             xlnet-pipeline build --load-kind $CLUSTER
+  settings                   kind.env, which xlnet-pipeline reads here; elsewhere: set -a; . kind.env; set +a
+  next, in the checkout      xlnet-pipeline build --load-kind $CLUSTER
   remove all of it           make kind-down
 EOF

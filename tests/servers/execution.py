@@ -1,9 +1,11 @@
 """Executes a compiled pipeline as a backend does: tasks in order, a cache over their inputs, artifacts in a bucket.
 
-Each task's command runs in a process of its own, as it would in its container. Artifacts lie below a directory that
-stands for the mounted buckets, and are uploaded to the storage emulator when their task has ended.
+Each task's command runs in a process of its own, as it would in its container. Artifacts lie below directories that
+stand for the mounted buckets, and are uploaded to the bucket when their task has ended: to the storage emulator
+(``gs://``), or to the S3 server that boto3's variables name (``s3://`` and ``minio://``).
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -55,28 +57,57 @@ class Task:
 
 
 class Backend:
-    """What all executions of one server share: the mount, the bucket, the cache."""
+    """What all executions of one server share: the mounts, the buckets, the cache.
+
+    Attributes:
+        mounts: scheme → the directory below which its buckets are mounted in containers.
+        secrets: name of a secret → its keys and values.
+        hosts: address that only the cluster's own DNS knows → where it leads on this machine.
+    """
 
     def __init__(self, root: Path) -> None:
-        self.mount = root / "gcs"
-        self.mount.mkdir(parents=True)
+        self.mounts = {scheme: root / scheme for scheme in ("gs", "s3", "minio")}
+        for mount in self.mounts.values():
+            mount.mkdir(parents=True)
         self.root = root
+        self.secrets: dict[str, dict[str, str]] = {}
+        self.hosts: dict[str, str] = {}
         self.cache: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self.custom_job: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]] | None = None
         self.client = storage.Client(project="emulator", credentials=AnonymousCredentials())
 
     def keep_log(self, folder: str, attempt: int, log: str) -> None:
         """Leave an attempt's log in the pipeline root, as the launcher does."""
-        bucket, _, name = folder.removeprefix("gs://").partition("/")
-        self.client.bucket(bucket).blob(f"{name}/executor-logs-{attempt}").upload_from_string(log)
+        self._store(f"{folder}/executor-logs-{attempt}", log.encode())
 
     def upload(self, uri: str) -> None:
-        bucket, _, name = uri.removeprefix("gs://").partition("/")
-        local = self.mount / bucket / name
+        """Copy an artifact from its mount to its bucket."""
+        scheme, _, place = uri.partition("://")
+        local = self.mounts[scheme] / place
         files = [local] if local.is_file() else [path for path in local.rglob("*") if path.is_file()]
         for path in files:
-            key = path.relative_to(self.mount / bucket).as_posix()
-            self.client.bucket(bucket).blob(key).upload_from_filename(str(path))
+            self._store(f"{scheme}://{path.relative_to(self.mounts[scheme]).as_posix()}", path.read_bytes())
+
+    def _store(self, uri: str, content: bytes) -> None:
+        scheme, _, place = uri.partition("://")
+        bucket, _, name = place.partition("/")
+        if scheme == "gs":
+            self.client.bucket(bucket).blob(name).upload_from_string(content)
+        else:
+            self.s3.put_object(Bucket=bucket, Key=name, Body=content)
+
+    @functools.cached_property
+    def s3(self) -> Any:
+        """boto3's client, with the keys and the address that its own variables name."""
+        import boto3
+
+        return boto3.client("s3", region_name="us-east-1")
+
+    def variables(self) -> dict[str, str]:
+        """What a container has from its node and its mounts: no keys of the caller's."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        mounts = {"gs": "XLNET_GCS_MOUNT", "s3": "XLNET_S3_MOUNT", "minio": "XLNET_MINIO_MOUNT"}
+        return {**kept, "AWS_EC2_METADATA_DISABLED": "true"} | {mounts[one]: str(self.mounts[one]) for one in mounts}
 
 
 class Execution(threading.Thread):
@@ -171,8 +202,9 @@ class Execution(threading.Thread):
         scratch = self.backend.root / "scratch" / self.run_id / f"{task.name}-{salt}"
         scratch.mkdir(parents=True)
         told = specification.executor_input(given, inputs, root, scratch)
-        status, task.log = self._command(given, told)
-        task.logs.append(task.log)
+        task.logs.append("")
+        status = self._command(task, given, told)
+        task.log = task.logs[-1]
         task.statuses.append(status)
         self.backend.keep_log(root, task.attempts - 1, task.log)
         if status:
@@ -182,27 +214,27 @@ class Execution(threading.Thread):
         self.backend.cache[key] = (task.artifacts, task.parameters)
         task.state = "SUCCEEDED"
 
-    def _command(self, given: specification.Task, told: dict[str, Any]) -> tuple[int, str]:
+    def _command(self, task: Task, given: specification.Task, told: dict[str, Any]) -> int:
         more = {f".{name}": value for name, value in self.placeholders.items()}
         words = [specification.filled(word, told, more) for word in given.words]
         if not any("custom_job.launcher" in word for word in words):
-            return self._process(given.name, words, given.environment)
+            return self._process(task, words, given.environment)
         assert self.backend.custom_job, "this server has no custom jobs"
         name, spec = self.backend.custom_job(json.loads(words[words.index("--payload") + 1]))
         resources = json.dumps({"resources": [{"resourceType": "CustomJob", "resourceUri": name}]})
         Path(words[words.index("--gcp_resources") + 1]).write_text(resources)
         inner = spec["worker_pool_specs"][0]["container_spec"]
         variables = {one["name"]: one["value"] for one in inner.get("env", [])}
-        return self._process(given.name, [*inner["command"], *inner["args"]], variables)
+        return self._process(task, [*inner["command"], *inner["args"]], variables)
 
-    def _process(self, step: str, command: list[str], variables: dict[str, str]) -> tuple[int, str]:
+    def _process(self, task: Task, command: list[str], variables: dict[str, str]) -> int:
+        """Run a container's program; its log grows while it runs."""
         words = [word.replace(supervisor.PROGRAM, EXECUTOR) for word in command]
         words = [word.replace("python3 -m xlnet_steps", f"{sys.executable} -m xlnet_steps") for word in words]
+        given = {**variables, **self.environment(task.name)}
         environment = {
-            **os.environ,
-            **variables,
-            **self.environment(step),
-            "XLNET_GCS_MOUNT": str(self.backend.mount),
+            **self.backend.variables(),
+            **{name: self.backend.hosts.get(value, value) for name, value in given.items()},
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
         }
@@ -211,8 +243,10 @@ class Execution(threading.Thread):
         )
         if self.cancelled.is_set():
             self.cancel()
-        log, _ = self.process.communicate()
-        return self.process.returncode, log
+        assert self.process.stdout
+        for line in self.process.stdout:
+            task.logs[-1] += line
+        return self.process.wait()
 
     def _collect(self, task: Task, made: Values) -> None:
         task.parameters = made.parameters

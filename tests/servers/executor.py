@@ -5,5 +5,6 @@ import runpy
 
 from kfp.dsl.types import artifact_types
 
-artifact_types._GCS_LOCAL_MOUNT_PREFIX = os.environ["XLNET_GCS_MOUNT"] + "/"
+for kind in ("GCS", "S3", "MINIO"):
+    setattr(artifact_types, f"_{kind}_LOCAL_MOUNT_PREFIX", os.environ[f"XLNET_{kind}_MOUNT"] + "/")
 runpy.run_module("kfp.dsl.executor_main", run_name="__main__")

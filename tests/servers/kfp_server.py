@@ -203,9 +203,19 @@ class KfpServer(WebServer):
             ),
         }
         platform = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        asked = platform[f"exec-{step}"]["fieldPathAsEnv"]
+        asked = platform[f"exec-{step}"]
         there = {name: value for name, value in pod.items() if not name.startswith("XLNET")}
-        return {**there, **{one["name"]: values[one["fieldPath"]] for one in asked}}
+        there |= {one["name"]: values[one["fieldPath"]] for one in asked["fieldPathAsEnv"]}
+        return there | self._secret_variables(asked.get("secretAsEnv", []))
+
+    def _secret_variables(self, asked: list[dict[str, Any]]) -> dict[str, str]:
+        """What a pod takes from secrets; a secret that is optional and not there gives nothing."""
+        found = {}
+        for one in asked:
+            secret = self.backend.secrets.get(one["secretName"], {} if one.get("optional") else None)
+            assert secret is not None, f"the pod would wait for secret {one['secretName']} for ever"
+            found |= {key["envVar"]: secret[key["secretKey"]] for key in one["keyToEnv"] if key["secretKey"] in secret}
+        return found
 
     def show(self, run: dict[str, Any]) -> dict[str, Any]:
         execution = self.executions.get(run["run_id"])

@@ -94,6 +94,7 @@ class KubernetesServer(WebServer):
         capacity: how many pods have a node; None: all of them.
         images: whether they can be pulled.
         secrets: name → key → value.
+        hosts: address that only the cluster's DNS knows → where it leads on this machine.
         environment: variables of every pod's process, such as a fault.
         program: instead of a container's own, where a test is not about training.
     """
@@ -109,6 +110,7 @@ class KubernetesServer(WebServer):
         self.installed, self.images = True, True
         self.capacity: int | None = None
         self.secrets: dict[str, dict[str, str]] = {}
+        self.hosts: dict[str, str] = {}
         self.environment: dict[str, str] = {}
         self.program: list[str] = []
         self.jobsets: dict[str, dict[str, Any]] = {}
@@ -398,7 +400,8 @@ class PodSet:
             if pod.process is None and pod.exit_code is None and self.failure is None:
                 has_node = self.server.capacity is None or number < self.server.capacity
                 if pod.may_start(has_node, self.server.images):
-                    pod.start(self.server.environment, self.server.secrets, self.server.program)
+                    server = self.server
+                    pod.start(server.environment, server.secrets, server.hosts, server.program)
             if pod.ended() and pod.exit_code and self.failure is None:
                 self.failure = self._judge(pod)
                 self.stop()

@@ -71,14 +71,32 @@ class PodProcess:
             return False
         return True
 
-    def start(self, more: dict[str, str], secrets: dict[str, dict[str, str]], program: list[str]) -> None:
+    def start(
+        self,
+        more: dict[str, str],
+        secrets: dict[str, dict[str, str]],
+        hosts: dict[str, str],
+        program: list[str],
+    ) -> None:
+        """Start its container.
+
+        Args:
+            more: variables beside the container's own.
+            secrets: name → key → value.
+            hosts: address that only the cluster's DNS knows → where it leads on this machine.
+            program: instead of the container's own; empty: that one.
+        """
         variables = self.variables
         for one in self.container.get("env", []):
             if "value" in one:
                 variables[one["name"]] = expanded(one["value"], variables)
             else:
                 reference = one["valueFrom"]["secretKeyRef"]
-                variables[one["name"]] = secrets[reference["name"]][reference["key"]]
+                secret = secrets.get(reference["name"], {})
+                if reference["key"] in secret:
+                    variables[one["name"]] = secret[reference["key"]]
+                else:
+                    assert reference.get("optional"), f"the pod would wait for {reference} for ever"
         words = program or [expanded(word, variables) for word in self.container["args"]]
         words = [sys.executable if word == "python" else word for word in words]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -87,11 +105,12 @@ class PodProcess:
         }
         environment = {
             **kept,
-            **self._resolved(variables),
+            **{name: hosts.get(value, value) for name, value in self._resolved(variables).items()},
             "HOME": str(self.folder),
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),  # the image's kernels
             "TMPDIR": str(self.folder),  # a disk of its own
-            "XLNET_GCS_MOUNT": str(self.folder / "no-bucket-is-mounted"),
+            **{f"XLNET_{kind}_MOUNT": str(self.folder / "no-bucket-is-mounted") for kind in ("GCS", "S3", "MINIO")},
+            "AWS_EC2_METADATA_DISABLED": "true",
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
             **more,

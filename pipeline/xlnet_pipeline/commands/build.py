@@ -74,6 +74,8 @@ def build(options: argparse.Namespace) -> None:
     print(f"digest {image.digest}")
     if image.accelerator == "serve":
         print(f"next: docker run -p 8080:8080 -v MODEL:/model:ro {image.tag} python -m xlnet serve /model")
+    elif options.load_kind:
+        print(f"next: xlnet-pipeline run --target kfp --wait --image {image.reference}")
     elif image.pushed:
         print(f"next: xlnet-pipeline compile -o pipeline.yaml --image {image.reference}")
     elif image.accelerator == "cpu":

@@ -17,6 +17,7 @@ from xlnet.errors import UserError, nearest
 from xlnet.redaction import holds_secret, redacted
 
 DEFAULT_FILE = "recipe.toml"
+KIND_FILE = "kind.env"  # make kind-up writes it: the variables that lead to the kind cluster
 
 
 def _variable(name: str, default: str = "", *, secret: bool = False) -> Any:
@@ -132,6 +133,8 @@ def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[s
     """
     name = TABLES[kind]
     table = _table(name, file)
+    if kind is KfpSettings and not table.get("endpoint"):
+        use_kind()
     known = {item.name: item for item in dataclasses.fields(kind)}
     for key, value in table.items():
         if key not in known:
@@ -155,6 +158,24 @@ def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[s
         allowed = " or ".join(f"{scheme}BUCKET/FOLDER" for scheme in ROOTS[kind])
         raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is no {allowed}")
     return found
+
+
+def use_kind(file: str | Path = KIND_FILE) -> None:
+    """Set the variables in the file that ``make kind-up`` wrote, if it is there and no other installation is named.
+
+    boto3 reads its keys from the environment itself. Variables that are set already keep their values.
+    """
+    path = Path(file)
+    if os.environ.get("KFP_ENDPOINT") or not path.is_file():
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' cannot be read ({error}); make it again: make kind-up") from None
+    for line in lines:
+        variable, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            os.environ.setdefault(variable.strip(), value)
 
 
 def needed(name: str, *, image: bool = False, offline: bool = False) -> tuple[str, ...]:
