@@ -114,11 +114,13 @@ def test_up_makes_everything_in_order_and_says_where_it_is(machine: Machine) -> 
         "docker run -d --restart=unless-stopped",
         "kind create cluster --name xlnet --image kindest/node:v1.34.0@sha256:",
         "docker network connect kind xlnet-registry",
+        "taint nodes -l node-role.kubernetes.io/control-plane node-role.kubernetes.io/control-plane:NoSchedule-",
         "taint --overwrite node/x-worker nvidia.com/gpu=present:NoSchedule",
         "taint --overwrite node/x-worker2 google.com/tpu=present:NoSchedule",
         "manifests/kustomize/cluster-scoped-resources?ref=2.17.0",
         "wait --for=condition=established",
         "manifests/kustomize/env/platform-agnostic?ref=2.17.0",
+        "apply --server-side --force-conflicts -f https://github.com/kubernetes-sigs/jobset/releases/download/v0.12.0/",
         "apply -k ../kustomize/overlays/kind",
         "rollout status deployment.apps/ml-pipeline --timeout=600s",
         "rollout status deployment.apps/mlflow",
@@ -157,6 +159,7 @@ def test_the_cluster_is_described_to_kind_with_the_chosen_port(machine: Machine)
     }
     assert any("nodePort" in call and "31380" in call for call in machine.calls)
     labels = [node.get("labels", {}) for node in config["nodes"]]
+    assert labels[0]["cloud.google.com/gke-spot"] == "true"
     assert labels[1]["cloud.google.com/gke-accelerator"] == "nvidia-l4"
     assert labels[2]["cloud.google.com/gke-tpu-topology"] == "2x2"
 

@@ -3,99 +3,21 @@
 ``pytest -m cluster`` uses our own server. With ``KFP_ENDPOINT``, ``KFP_PIPELINE_ROOT`` and ``XLNET_IMAGE`` set it uses
 that installation (``MLFLOW_TRACKING_URI``, ``KFP_NAMESPACE`` and the other settings as for ``xlnet-pipeline run``). It
 works in a folder of its own below the pipeline root and in an experiment of its own, and removes its runs and objects.
+With ``KUBECONFIG`` it also looks at JobSets and deletes one of their pods. See CONTRIBUTING.md.
 """
 
 import contextlib
-import io
-import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from unittest import mock
 
 import pytest
-
-from xlnet_pipeline.cli import main
-from xlnet_pipeline.targets.kfp.target import KfpTarget
-from xlnet_pipeline.targets.settings import KfpSettings
+from installation import GIVEN, LONGEST, PAUSE, REAL, Installation, our_server, until
 
 pytestmark = pytest.mark.cluster
-GIVEN = {
-    name: value for name, value in os.environ.items() if name.startswith(("KFP_", "XLNET_IMAGE", "MLFLOW_", "AWS_"))
-}
-REAL = "KFP_ENDPOINT" in GIVEN
-SMALL = (
-    "data.train=demo:uci_sentences",
-    "data.format=tsv",
-    "data.header=no",
-    "data.text=0",
-    "data.label=1",
-    "data.max_length=32",
-    "model.n_layer=1",
-    "model.d_model=32",
-    "model.n_head=2",
-    "model.d_head=16",
-    "model.d_inner=64",
-    "evaluation.resamples=100",
-    "registry.name=cluster-test",
-)
-
-
-class Installation:
-    """One installation, and what was run on it."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.environment = environment
-        self.runs: dict[str, str] = {}  # situation → run
-        self.said: dict[str, tuple[int, str]] = {}  # situation → exit status and output
-
-    def say(self, *words: str) -> tuple[int, str]:
-        """Exit status and output of a command."""
-        text = io.StringIO()
-        with (
-            mock.patch.dict(os.environ, self.environment),
-            contextlib.redirect_stdout(text),
-            contextlib.redirect_stderr(text),
-        ):
-            status = main([*words, "--target", "kfp"])
-        return status, text.getvalue()
-
-    def run(self, situation: str, *more: str, steps: int = 4) -> str:
-        """The run of a situation, made once; its id."""
-        if situation not in self.runs:
-            settings = [word for one in (*SMALL, f"training.steps={steps}") for word in ("--set", one)]
-            self.said[situation] = self.say("run", "--no-check", *settings, *more)
-            self.runs[situation] = self.said[situation][1].split("run ", 1)[1].split()[0]
-        return self.runs[situation]
-
-    def record(self, run: str) -> dict[str, object]:
-        """What ``runs show --json`` says."""
-        status, text = self.say("runs", "show", run, "--json")
-        assert status == 0, text
-        found: dict[str, object] = json.loads(text)
-        return found
-
-    def states(self, run: str) -> list[str]:
-        """The states of a run's five steps."""
-        return [step["status"] for step in self.record(run)["steps"]]  # type: ignore[attr-defined, index]
-
-    def clean(self) -> None:
-        """Remove the runs and everything below this test's own root."""
-        from xlnet.data import objects
-
-        with mock.patch.dict(os.environ, self.environment):
-            settings = KfpSettings(endpoint=self.environment["KFP_ENDPOINT"], **self._rest())
-            target = KfpTarget(settings)
-            for one in list(target.listed()):
-                target.api.call(target.api.runs.run_service_delete_run, one.run_id)
-            root = self.environment["KFP_PIPELINE_ROOT"]
-            for stored in objects.listing(f"{root}/"):
-                objects.delete(stored.uri)
-
-    def _rest(self) -> dict[str, str]:
-        names = {"pipeline_root": "KFP_PIPELINE_ROOT", "experiment": "KFP_EXPERIMENT", "namespace": "KFP_NAMESPACE"}
-        return {key: self.environment.get(name, "") for key, name in names.items()}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +25,12 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     own = secrets.token_hex(3)
     with contextlib.ExitStack() as stack:
         environment = dict(GIVEN)
+        missing = [name for name in ("KFP_PIPELINE_ROOT", "XLNET_IMAGE") if not GIVEN.get(name)]
+        if REAL and missing:
+            pytest.fail(f"KFP_ENDPOINT is set, and {' and '.join(missing)} is not; see CONTRIBUTING.md")
         if not REAL:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
-            environment = _our_server(stack, patch, tmp_path_factory.mktemp("kfp"))
+            environment = our_server(stack, patch, tmp_path_factory.mktemp("kfp"))
         environment["KFP_PIPELINE_ROOT"] = f"{environment['KFP_PIPELINE_ROOT'].rstrip('/')}/cluster-test-{own}"
         environment["KFP_EXPERIMENT"] = f"cluster-test-{own}"
         made = Installation(environment)
@@ -113,26 +38,6 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
             yield made
         finally:
             made.clean()
-
-
-def _our_server(stack: contextlib.ExitStack, patch: pytest.MonkeyPatch, folder: Path) -> dict[str, str]:
-    from conftest import PINNED_IMAGE
-    from servers.kfp_server import KfpServer
-    from servers.storage import bucket_server
-
-    from xlnet_pipeline.targets import following, remote
-
-    stack.enter_context(bucket_server(patch))
-    server = stack.enter_context(KfpServer(folder / "server"))
-    patch.setattr(remote, "FIRST_POLL", 0.1)
-    patch.setattr(remote, "LONGEST_POLL", 0.3)
-    patch.setattr(following, "POLL", 0.1)
-    return {
-        "KFP_ENDPOINT": server.url,
-        "KFP_PIPELINE_ROOT": "gs://bucket/root",
-        "XLNET_IMAGE": PINNED_IMAGE,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'registry.db'}",
-    }
 
 
 def succeeded(here: Installation) -> str:
@@ -261,3 +166,110 @@ def test_an_unknown_run_is_one_line(run: str, installation: Installation) -> Non
     assert status == 2
     assert f"run '{run}' is unknown" in said
     assert len(said.splitlines()) == 1
+
+
+def two_pods(here: Installation) -> str:
+    assert here.cluster
+    return here.run("two pods", "--nodes", "2", "--wait", steps=5)
+
+
+def test_two_pods_train_one_model(installation: Installation) -> None:
+    run = two_pods(installation)
+    status, said = installation.said["two pods"]
+    assert status == 0, said
+    log = installation.log(run, "train")
+    assert "of 2 pods is made" in log
+    assert "training on 2 × " in log
+    model = installation.record(run)["steps"][2]["outputs"]["model"]  # type: ignore[index]
+    assert model["metadata"]["ranks"] == 2
+
+
+def on_spot(here: Installation) -> tuple[str, str]:
+    """A run that trains on in a JobSet on spot machines: our id of it, and the server's."""
+    cluster = here.cluster
+    if "on spot" in here.skipped:
+        pytest.skip(here.skipped["on spot"])
+    known = "on spot" in here.runs
+    run = here.run("on spot", "--spot", steps=100_002)
+    identity = here.servers_id(run)
+    if not known:
+        unplaced = time.monotonic() + LONGEST
+        while not STEP.search(here.log(run, "train")):
+            reason = cluster.no_node(identity)
+            if time.monotonic() > unplaced:
+                if reason:
+                    here.skipped["on spot"] = f"no node takes a pod for spot machines: {reason}"
+                    here.say("runs", "cancel", run)
+                    pytest.skip(here.skipped["on spot"])
+                pytest.fail(f"after {LONGEST:.0f} s nothing has trained\n{here.say('runs', 'show', run)[1]}")
+            time.sleep(PAUSE)
+    return run, identity
+
+
+STEP = re.compile(r"^step [\d,]+/", re.MULTILINE)
+
+
+def test_a_training_on_spot_is_a_jobset(installation: Installation) -> None:
+    _, identity = on_spot(installation)
+    (jobset,) = installation.cluster.jobsets(identity)
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    assert len(installation.cluster.running(identity)) == 1
+    assert jobset["metadata"]["ownerReferences"][0]["kind"] == "Workflow"
+
+
+def preempted(here: Installation) -> tuple[str, str, str]:
+    """That run after its pod was deleted and another one trains on: its ids, and the log of its train step."""
+    run, identity = on_spot(here)
+    if "preempted" not in here.said:
+        (pod,) = here.cluster.running(identity)
+        here.cluster.delete_pod(pod)
+
+        def went_on() -> str:
+            log = here.log(run, "train")
+            return log if (again := ON.search(log)) and STEP.search(log, again.end()) else ""
+
+        log = until("the training to go on", went_on, state=lambda: here.log(run, "train")[-2000:])
+        here.said["preempted"] = (0, log)
+    return run, identity, here.said["preempted"][1]
+
+
+ON = re.compile(r"training on .*, from step (?P<step>[\d,]+) on")
+
+
+def test_a_preempted_pod_leaves_a_checkpoint_from_which_the_next_goes_on(installation: Installation) -> None:
+    log = preempted(installation)[2]
+    assert re.search(r"JobSet \S+ starts again after a preemption, 1 of \d+", log)
+    goes_on = ON.search(log)
+    assert goes_on
+    saved = re.search(r"checkpoint of step (\d+) saved", log)
+    if saved:  # the log of a pod that is deleted may end before its last line
+        assert goes_on["step"].replace(",", "") == saved[1]
+
+
+def test_a_preempted_run_is_still_running(installation: Installation) -> None:
+    run = preempted(installation)[0]
+    record = installation.record(run)
+    assert record["status"] == "RUNNING"
+    assert installation.states(run)[2] == "RUNNING"
+
+
+def test_cancelling_removes_the_jobset_and_its_pods(installation: Installation) -> None:
+    run, identity, _ = preempted(installation)
+    assert installation.say("runs", "cancel", run) == (0, f"run {run}: CANCELLED\n")
+    cluster = installation.cluster
+    gone = 120.0
+    until("the JobSet to go", lambda: not cluster.jobsets(identity), gone, lambda: str(cluster.jobsets(identity)))
+    until("its pods to go", lambda: not cluster.running(identity), gone, lambda: str(cluster.running(identity)))
+    states = installation.states(run)
+    assert states[2:] == ["CANCELLED", "SKIPPED", "SKIPPED"]
+
+
+def test_what_the_preempted_training_had_learnt_is_kept(installation: Installation) -> None:
+    from xlnet.data import objects
+
+    preempted(installation)
+    root = installation.environment["KFP_PIPELINE_ROOT"]
+    with mock.patch.dict(os.environ, installation.environment):
+        names = [stored.name for stored in objects.listing(f"{root}/checkpoints/")]
+    assert any(name.endswith("/manifest.json") for name in names)

@@ -15,6 +15,10 @@ WAIT=${WAIT:-600} # seconds for each part to become ready
 KFP_VERSION=${KFP_VERSION:-2.17.0}
 KFP_MANIFESTS=${KFP_MANIFESTS:-github.com/kubeflow/pipelines/manifests/kustomize}
 
+# JobSet, for --nodes and --spot: a file of manifests, or its address.
+JOBSET_VERSION=${JOBSET_VERSION:-0.12.0}
+JOBSET_MANIFESTS=${JOBSET_MANIFESTS:-https://github.com/kubernetes-sigs/jobset/releases/download/v$JOBSET_VERSION/manifests.yaml}
+
 # Registries that nodes are to reach through a mirror, such as https://mirror.example: one for all of them.
 REGISTRY_MIRROR=${REGISTRY_MIRROR:-}
 MIRRORED="docker.io ghcr.io quay.io registry.k8s.io gcr.io"

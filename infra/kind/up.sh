@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make a kind cluster with Kubeflow Pipelines, MLflow, a fake GPU and a fake TPU slice. Run again, it repairs what is
+# Make a kind cluster with Kubeflow Pipelines, JobSet, MLflow, a fake GPU and a fake TPU slice. Run again, it repairs what is
 # missing. Settings and what is needed: settings.sh. HTTP_PROXY, HTTPS_PROXY and NO_PROXY are passed on by kind.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -88,6 +88,8 @@ EOF
 # A device that no plugin serves: it can be asked for and is counted, which is all that a scheduler looks at.
 fake_devices() {
   local node
+  # kind leaves this taint on where there are workers, and ours take only what asks for a device.
+  k taint nodes -l node-role.kubernetes.io/control-plane node-role.kubernetes.io/control-plane:NoSchedule- || true
   node=$(k get nodes -l xlnet-pipeline/fake=gpu -o name)
   k taint --overwrite "$node" nvidia.com/gpu=present:NoSchedule
   k patch "$node" --subresource=status --type=merge -p '{"status":{"capacity":{"nvidia.com/gpu":"1"},"allocatable":{"nvidia.com/gpu":"1"}}}'
@@ -107,6 +109,13 @@ install_kfp() {
   k apply --server-side --force-conflicts -k "$(manifests env/platform-agnostic)"
   k -n kubeflow patch service ml-pipeline-ui --type=merge \
     -p '{"spec":{"type":"NodePort","ports":[{"name":"http","port":80,"targetPort":3000,"nodePort":31380}]}}'
+}
+
+install_jobset() {
+  say "installing JobSet $JOBSET_VERSION"
+  k apply --server-side --force-conflicts -f "$JOBSET_MANIFESTS"
+  k -n jobset-system rollout status deployment/jobset-controller-manager --timeout="${WAIT}s" ||
+    fail "JobSet is not ready after $WAIT s; run make kind-up again to go on, or WAIT=1800 make kind-up"
 }
 
 install_ours() {
@@ -161,6 +170,7 @@ make_cluster
 connect_registries
 fake_devices
 install_kfp
+install_jobset
 install_ours
 wait_until_ready
 push_image

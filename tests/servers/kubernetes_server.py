@@ -7,10 +7,12 @@ newer) and the JobSet controller (0.6 or newer) do.
 
 import copy
 import ipaddress
+import json
 import re
 import ssl
 import time
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,12 @@ def checked(jobset: dict[str, Any]) -> dict[str, Any]:
     return jobset
 
 
+def _labelled(found: Iterable[dict[str, Any]], request: Request) -> list[dict[str, Any]]:
+    """The objects with the label that a list asks for."""
+    label, _, value = request.query["labelSelector"].partition("=")
+    return [one for one in found if one["metadata"].get("labels", {}).get(label) == value]
+
+
 class KubernetesServer(WebServer):
     """State: JobSets with their pods, and the pods of pipeline steps.
 
@@ -128,6 +136,7 @@ class KubernetesServer(WebServer):
             ("GET", pods + "/(?P<name>[^/]+)", "get", "pods", self.get_pod),
             ("DELETE", pods + "/(?P<name>[^/]+)", "delete", "pods", self.delete_pod),
             ("GET", pods + "/(?P<name>[^/]+)/log", "get", "pods/log", self.pod_log),
+            ("GET", jobsets, "list", "jobsets", self.list_jobsets),
             ("POST", jobsets, "create", "jobsets", self.create),
             ("GET", jobsets + "/(?P<name>[^/]+)", "get", "jobsets", self.get),
             ("PATCH", jobsets + "/(?P<name>[^/]+)", "patch", "jobsets", self.patch),
@@ -158,6 +167,21 @@ class KubernetesServer(WebServer):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.root / "server.pem")
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+
+    def kubeconfig(self) -> Path:
+        """Write the file by which kubectl and Kubernetes' client reach this server; return its path."""
+        path = self.root / "kubeconfig"
+        cluster = {"server": self.url, "certificate-authority": str(self.identity / "ca.crt")}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": {"token": str(self.token)}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "current-context": "test",
+        }
+        path.write_text(json.dumps(content))
+        return path
 
     def __exit__(self, *arguments: object) -> None:
         for pods in self.sets.values():
@@ -237,6 +261,10 @@ class KubernetesServer(WebServer):
         jobs = records.jobs_status(jobset, self.sets.get(jobset["metadata"]["name"]))
         return {**jobset, "status": {"replicatedJobsStatus": jobs, **jobset["status"]}}
 
+    def list_jobsets(self, request: Request) -> Any:
+        chosen = _labelled(self.jobsets.values(), request)
+        return {"kind": "JobSetList", "apiVersion": "jobset.x-k8s.io/v1alpha2", "items": chosen}
+
     def patch(self, request: Request) -> Any:
         assert request.headers["content-type"] == "application/merge-patch+json"
         found = self._found(request)
@@ -268,10 +296,8 @@ class KubernetesServer(WebServer):
                     self.remove(name)
 
     def list_pods(self, request: Request) -> Any:
-        label, _, value = request.query["labelSelector"].partition("=")
         pods = [record for one in self.sets.values() for record in one.records()]
-        chosen = [pod for pod in pods if pod["metadata"]["labels"].get(label) == value]
-        return {"kind": "PodList", "apiVersion": "v1", "items": chosen}
+        return {"kind": "PodList", "apiVersion": "v1", "items": _labelled(pods, request)}
 
     def get_pod(self, request: Request) -> Any:
         if request.part("name") in self.steps:

@@ -35,7 +35,7 @@ from xlnet_pipeline.targets.target import Target
 PAGE = 100  # resources per request
 PREFIX = "xlnet-"  # of a run's name in a backend; the run's id follows
 FIRST_POLL, LONGEST_POLL = 1.0, 15.0  # seconds between two polls of a run
-CANCEL_WAIT = 60.0  # seconds that a cancelled run has to end
+CANCEL_WAIT = 120.0  # seconds that a cancelled run has to end: 21 were seen, and a pod may have 30 of grace
 # The last line of Kubeflow Pipelines' launcher; its program's status, or the signal in Go's words.
 ENDED_WITH = re.compile(r"failed to execute component: (?:exit status (?P<status>\d+)|signal: (?P<signal>\w+))")
 SIGNALS = {"killed": -signal.SIGKILL, "terminated": -signal.SIGTERM, "aborted": -signal.SIGABRT}
