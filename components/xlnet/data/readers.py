@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 
-from xlnet.data import dialect, json_records, workbook
+from xlnet.data import dialect, json_records, parallel, workbook
 from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
@@ -79,6 +79,8 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
     """The format asked for, or the one that the name's ending and the first line tell."""
     if recipe.format != "auto":
         return recipe.format
+    if source.labels is not None:
+        return "text"
     name = inner_name(source) if source.name.endswith(".zip") else source.name
     for suffix, form in FORMATS.items():
         if name.endswith(suffix):
@@ -146,7 +148,14 @@ def _parquet_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: 
 
 
 def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    """One text a line. The label is the name of the file, or of the directory it lies in."""
+    """One text a line. The label is the name of the file or of its directory, or a line of another file."""
+    if recipe.text_pair is not None and columns.labelled:
+        raise UserError(f"'{source.uri}' is plain text, without columns, so there is no data.text_pair; leave it out")
+    if source.labels is not None and columns.labelled:
+        with _damage_said(source.labels), open_binary(source.labels) as other:
+            labels = read_lines(other, source.labels, recipe, columns.tell)
+            yield from parallel.rows(read_lines(file, source, recipe, columns.tell), labels, source, recipe.task)
+        return
     label = _label_of_name(source, recipe) if columns.labelled else UNKNOWN
     for line in read_lines(file, source, recipe, columns.tell):
         text = line.text.rstrip("\r\n")

@@ -4,7 +4,9 @@ Caches key on strings, so the bytes behind a path must become one: the digest of
 parameter of every later step. It is taken anew in every run.
 """
 
-from dataclasses import asdict, dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,16 @@ from xlnet.data.remarks import counted, warn
 from xlnet.data.storage import Source, list_sources, local_source, same_object
 from xlnet.data.walking import Skipped
 from xlnet.errors import UserError
-from xlnet.recipe import Recipe
+from xlnet.recipe import INPUTS, DataRecipe, Recipe
 
 SPLITS = ("train", "validation", "test")
+LABELS = "labels"
 PRETRAINED = "pretrained"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input object and what it is for: a split, ``tokenizer`` or ``pretrained``."""
+    """One input object and what it is for: a split, ``labels``, ``tokenizer`` or ``pretrained``."""
 
     split: str
     source: Source
@@ -34,7 +37,9 @@ class SourceFile:
 
     def facts(self) -> dict[str, Any]:
         """For the card, the lineage and the digest."""
-        return {"split": self.split, **asdict(self.source)}
+        facts = asdict(self.source)
+        del facts["labels"]  # which are a file of their own here
+        return {"split": self.split, **facts}
 
 
 @dataclass(frozen=True)
@@ -87,18 +92,50 @@ def of(recipe: Recipe) -> Snapshot:
         raise UserError(
             "data.train is not set; name your file: --set data.train=rows.csv (or run the demo, without a recipe)"
         )
-    files: list[SourceFile] = []
     remarks: list[str] = []
-    for split in SPLITS:
-        skipped = Skipped()
-        files += [SourceFile(split, one) for one in list_sources(f"data.{split}", getattr(data, split), skipped)]
-        remarks += skipped.lines(f"data.{split}")
+    files = listed(data, remarks)
     _refuse_overlap(files)
     remarks += _copies(files)
     for use, path in (("tokenizer", data.tokenizer), (PRETRAINED, recipe.model.pretrained)):
         if path and Path(path).is_dir():
             files += [SourceFile(use, source) for source in _directory(path)]
     return Snapshot(tuple(files), tuple(remarks))
+
+
+def listed(data: DataRecipe, remarks: list[str]) -> list[SourceFile]:
+    """The files of rows, split after split, and behind them those of their labels.
+
+    Args:
+        data: the recipe's paths.
+        remarks: takes what was left out, and which labels go with which texts.
+
+    Raises:
+        UserError: a path names nothing; there is not one file of labels for each file of texts.
+    """
+    files: list[SourceFile] = []
+    for field in INPUTS:
+        skipped = Skipped()
+        files += [SourceFile(field, one) for one in list_sources(f"data.{field}", getattr(data, field), skipped)]
+        remarks += skipped.lines(f"data.{field}")
+    texts = [file for file in files if file.split != LABELS]
+    labels = [file for file in files if file.split == LABELS]
+    if not labels:
+        return files
+    if len(texts) != len(labels):
+        counts = ", ".join(f"{counted(len(list(group)), 'file')} in data.{field}" for field, group in _by_split(texts))
+        raise UserError(
+            f"data.labels names {counted(len(labels), 'file')}, but there are {counts}; give one for each, "
+            "in this order"
+        )
+    if len(texts) > 1:
+        pairs = zip(texts, labels, strict=True)
+        remarks += [f"data.labels: '{two.source.uri}' has the labels of '{one.source.uri}'" for one, two in pairs]
+    paired = zip(texts, labels, strict=True)
+    return [replace(one, source=replace(one.source, labels=two.source)) for one, two in paired] + labels
+
+
+def _by_split(files: list[SourceFile]) -> Iterator[tuple[str, Iterator[SourceFile]]]:
+    return itertools.groupby(files, key=lambda file: file.split)
 
 
 def _directory(path: str) -> list[Source]:

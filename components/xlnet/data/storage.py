@@ -31,12 +31,14 @@ class Source:
         checksum: ``sha256:…`` of a local file, ``crc32c:…`` of a gs:// object and ``etag:…`` of an
             S3 one (known without downloading).
         generation: version of a gs:// object; empty elsewhere.
+        labels: the file that holds the label of each line; None: the source holds its own.
     """
 
     uri: str
     size: int
     checksum: str
     generation: str = ""
+    labels: "Source | None" = None
 
     @property
     def name(self) -> str:

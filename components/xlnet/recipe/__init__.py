@@ -8,6 +8,7 @@ equal recipes over equal data are the same work.
 
 from xlnet.recipe.fields import (
     AUTO_VOCABULARY,
+    INPUTS,
     Column,
     DataRecipe,
     EvaluationRecipe,
@@ -26,6 +27,7 @@ from xlnet.recipe.presets import PRESETS, base, from_changes, large, small, tiny
 
 __all__ = [
     "AUTO_VOCABULARY",
+    "INPUTS",
     "PRESETS",
     "Column",
     "DataRecipe",

@@ -38,6 +38,12 @@ def check_section(section: str, values: Any) -> None:
         )
     if section == "data":
         _check_dialect(values)
+    if section == "data" and values.labels and values.format not in ("auto", "text"):
+        raise UserError(
+            f"data.labels goes with files of one text a line, but data.format is {values.format!r}; leave out one"
+        )
+    if section == "data" and values.labels and values.text_pair is not None:
+        raise UserError("data.labels goes with files of one text a line, which have no data.text_pair; leave out one")
     if section == "data" and values.validation_fraction + values.test_fraction > 0.9:
         raise UserError(
             f"data.validation_fraction + data.test_fraction is {values.validation_fraction + values.test_fraction:g};"

@@ -29,6 +29,9 @@ def _number(default: float | int, low: float, high: float = math.inf) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
+INPUTS = ("train", "validation", "test", "labels")  # the fields of data that name input files
+
+
 @dataclass(frozen=True)
 class DataRecipe:
     """Which rows, and how they become token ids."""
@@ -36,6 +39,7 @@ class DataRecipe:
     train: Paths = ()
     validation: Paths = ()  # empty: a stratified fraction of train
     test: Paths = ()  # empty: a stratified fraction of train
+    labels: Paths = ()  # files of labels, a line for each line of the text files, in the order train, validation, test
     validation_fraction: float = _number(0.1, 0.0, 0.9)
     test_fraction: float = _number(0.1, 0.0, 0.9)
     split_seed: int = _number(0, 0)
@@ -57,6 +61,11 @@ class DataRecipe:
     max_rejects: float = _number(0.05, 0.0, 1.0)  # share of unreadable rows above which the run fails
     max_record_lines: int = _number(500, 1)  # per quoted CSV record; reviews and e-mails have fewer
     max_record_bytes: int = _number(16 << 20, 1024, 1 << 30)  # per CSV record or line
+
+    @property
+    def inputs(self) -> dict[str, Paths]:
+        """The paths of input files, by the field that names them."""
+        return {name: getattr(self, name) for name in INPUTS}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xlnet.errors import UserError
-from xlnet.recipe.fields import Recipe, section_table, section_type
+from xlnet.recipe.fields import INPUTS, Recipe, section_table, section_type
 from xlnet.recipe.presets import from_changes
 
 
@@ -45,7 +45,7 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
 
 def _anchor(section: str, name: str, value: Any, folder: Path) -> Any:
     """Make a relative local path absolute; leave URIs, hub names and the shipped names alone."""
-    if section == "data" and name in ("train", "validation", "test"):
+    if section == "data" and name in INPUTS:
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             return value  # the type check says what is wrong with it

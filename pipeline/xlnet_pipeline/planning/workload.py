@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from xlnet.data import snapshot as snapshots
 from xlnet.data.readers import Reject, Row, read_rows
-from xlnet.data.storage import Source, list_sources, local_path
+from xlnet.data.storage import Source, local_path
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.model import config as configs
 from xlnet.recipe import AUTO_VOCABULARY, PRESETS, DataRecipe, ModelRecipe, Recipe
@@ -44,7 +45,7 @@ def measure(recipe: Recipe) -> Workload:
     Raises:
         UserError: the data are missing or do not fit the recipe.
     """
-    sources = list_sources("data.train", recipe.data.train)
+    sources = [file.source for file in snapshots.listed(recipe.data, []) if file.split == "train"]
     rows, read, whole = _count(sources, recipe.data)
     share = 1.0
     share -= 0.0 if recipe.data.validation else recipe.data.validation_fraction

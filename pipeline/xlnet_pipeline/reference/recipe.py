@@ -22,6 +22,7 @@ MEANINGS = {
     "data.train": "what to train on: files, directories, globs, gs://BUCKET/OBJECT or demo:uci_sentences; may be .gz",
     "data.validation": "rows that choose the best checkpoint; empty: a stratified share of train",
     "data.test": "rows that the model is evaluated on; empty: a stratified share of train",
+    "data.labels": "files with the label of each line of the text files, in the order train, validation, test",
     "data.validation_fraction": "share of train that becomes the validation rows when validation is empty",
     "data.test_fraction": "share of train that becomes the test rows when test is empty",
     "data.split_seed": "random seed that decides which rows of train become validation and test rows",

@@ -8,6 +8,7 @@ what it writes is the user's.
 import csv
 import functools
 import io
+import itertools
 import json
 import os
 import re
@@ -191,7 +192,7 @@ def _data_folders(recipe: Recipe) -> set[Path]:
     data = recipe.data
     weights = [path for path in (data.tokenizer, recipe.model.pretrained) if path and Path(path).exists()]
     folders = set()
-    for path in [*data.train, *data.validation, *data.test, *weights]:
+    for path in [*itertools.chain(*data.inputs.values()), *weights]:
         if "://" in path or path.startswith("demo:"):
             continue
         found = Path(_GLOB.split(path)[0]).absolute()
@@ -204,7 +205,7 @@ def _data_folders(recipe: Recipe) -> set[Path]:
 def _leaves_this_machine(recipe: Recipe) -> bool:
     """Whether a step needs the network: for a bucket, a registry's server, or a model hub."""
     data = recipe.data
-    uris = [*data.train, *data.validation, *data.test, recipe.registry.uri, os.environ.get("MLFLOW_TRACKING_URI", "")]
+    uris = [*itertools.chain(*data.inputs.values()), recipe.registry.uri, os.environ.get("MLFLOW_TRACKING_URI", "")]
     remote = any("://" in one and not one.startswith(("sqlite:", "file:")) for one in uris)
     pretrained = recipe.model.pretrained
     return remote or bool(pretrained and not Path(pretrained).exists())

@@ -77,15 +77,15 @@ def check_data(recipe: Recipe, target: str) -> None:
         UserError: a path lies on this machine; the registry's address holds a password.
     """
     refuse_password(recipe.registry.uri, "registry.uri")
-    for split in ("train", "validation", "test"):
-        for path in getattr(recipe.data, split):
+    for field, paths in recipe.data.inputs.items():
+        for path in paths:
             if not path.startswith((*SCHEMES, DEMO)):
                 raise UserError(
-                    f"data.{split}: '{path}' lies on this machine, where target '{target}' does not reach; copy it: "
+                    f"data.{field}: '{path}' lies on this machine, where target '{target}' does not reach; copy it: "
                     "gcloud storage cp FILE gs://BUCKET/FOLDER/, or aws s3 cp FILE s3://BUCKET/FOLDER/"
                 )
             if target == "vertex" and not path.startswith((GCS, DEMO)):
-                raise UserError(f"data.{split}: '{path}' is not where Vertex AI's steps have rights; copy it to gs://")
+                raise UserError(f"data.{field}: '{path}' is not where Vertex AI's steps have rights; copy it to gs://")
     for name, place in (("data.tokenizer", recipe.data.tokenizer), ("model.pretrained", recipe.model.pretrained)):
         if place.startswith("/"):
             raise UserError(

@@ -1,0 +1,49 @@
+"""Texts and labels in two parallel files: the label of each line of texts is the same line of the other file."""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+
+from xlnet.data.columns import Reject, Row
+from xlnet.data.lines import Line
+from xlnet.data.storage import Source
+from xlnet.data.values import BadValue, check_label, check_text
+from xlnet.errors import UserError
+
+
+def rows(texts: Iterator[Line], labels: Iterator[Line], source: Source, task: str) -> Iterator[Row | Reject]:
+    """A row or a reject for each line, unless it is blank in both files.
+
+    Args:
+        texts: lines of the source.
+        labels: lines of ``source.labels``.
+        source: the file of texts, for messages.
+        task: ``"classification"`` or ``"regression"``.
+
+    Raises:
+        UserError: one file has more lines than the other. Blank lines at its end do not count.
+    """
+    last_text = last_label = 0  # lines up to the last that is not blank
+    for text, label in zip_longest(texts, labels):
+        last_text = text.number if text and _is_filled(text) else last_text
+        last_label = label.number if label and _is_filled(label) else last_label
+        if text and label and (_is_filled(text) or _is_filled(label)):
+            yield _row(text, label, task)
+    if last_text != last_label and source.labels is not None:
+        raise UserError(
+            f"'{source.uri}' has {last_text:,} lines, but '{source.labels.uri}' has {last_label:,}; each text needs "
+            "its label in the same line"
+        )
+
+
+def _row(text: Line, label: Line, task: str) -> Row | Reject:
+    if reason := text.reason or label.reason:
+        return Reject(text.number, reason)
+    try:
+        name = check_label(label.text, task)
+        return Row(check_text(text.text.rstrip("\r\n")), None, name, None, text.number)
+    except BadValue as bad:
+        return Reject(text.number, bad.reason)
+
+
+def _is_filled(line: Line) -> bool:
+    return bool(line.reason or line.text.strip())
