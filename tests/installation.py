@@ -13,8 +13,8 @@ from unittest import mock
 
 import pytest
 
-from xlnet.calls import Trouble
 from xlnet.errors import UserError
+from xlnet.http import HttpError
 from xlnet_cluster.jobset import GROUP, JOBSETS, VERSION
 from xlnet_pipeline.cli import main
 from xlnet_pipeline.targets.kfp.states import run_id
@@ -192,7 +192,7 @@ class Installation:
             for one in list(self.target.listed()):
                 api = self.target.api
                 if one.state in ("PENDING", "RUNNING"):
-                    with contextlib.suppress(Trouble, UserError):  # it may have ended meanwhile
+                    with contextlib.suppress(HttpError, UserError):  # it may have ended meanwhile
                         api.call(api.runs.run_service_terminate_run, one.run_id)
                 self._remove_jobsets(one.run_id)
                 api.call(api.runs.run_service_delete_run, one.run_id)

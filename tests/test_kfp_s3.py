@@ -19,7 +19,7 @@ from servers.kfp_server import KfpServer
 from servers.kubernetes_server import KubernetesServer
 from servers.s3 import s3_server
 
-from xlnet import calls
+from xlnet import http
 from xlnet.data import s3
 from xlnet_pipeline.cli import main
 from xlnet_pipeline.targets import remote
@@ -127,7 +127,7 @@ def installation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         patch.setenv("XLNET_IMAGE", PINNED_IMAGE)
         patch.setattr(remote, "FIRST_POLL", 0.1)
         patch.setattr(remote, "LONGEST_POLL", 0.3)
-        patch.setattr(calls, "FIRST_PAUSE", 0.02)
+        patch.setattr(http, "FIRST_PAUSE", 0.02)
         try:
             yield Installation(server, bucket, request.param)
         finally:
