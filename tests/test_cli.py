@@ -174,7 +174,9 @@ def test_runs_list_and_show(isolated_state: Path, capsys: pytest.CaptureFixture[
     evaluation.mkdir(parents=True)
     (evaluation / "metrics.json").write_text(json.dumps(metrics))
     good = written_run(isolated_state, 1, status=record.SUCCEEDED)
-    good.step("evaluate").outputs = {"evaluation": {"uri": str(evaluation), "digest": "sha256:2", "metadata": {}}}
+    good.step("evaluate").outputs = {
+        "evaluation": {"uri": str(evaluation), "type": "t", "digest": "sha256:2", "metadata": {}}
+    }
     record.write(good, isolated_state / "runs" / good.id / "run.json")
     failure = RunFailure("train", "loss became nan", "run", ["step 7/80"])
     written_run(isolated_state, 2, status=record.FAILED, error=failure)

@@ -11,6 +11,7 @@ from lineage_samples import BREAKOUT, FOREIGN, REASON, many_files, source, write
 from xlnet import provenance
 from xlnet.errors import CorruptArtifact, RunError, UserError
 from xlnet.registry import open_registry
+from xlnet.steps import STEPS
 from xlnet_pipeline.lineage import graph, rendering
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
@@ -26,6 +27,8 @@ def write_run(home: Path, steps: list[StepRun], error: RunFailure | None = None,
     folder = home / "runs" / name
     folder.mkdir(parents=True)
     status = "FAILED" if error else "SUCCEEDED"
+    given = {step.name: step for step in steps}
+    steps = [given.get(name, StepRun(name)) for name in STEPS]
     run = Run(name, "local", {}, "sha256:0", "2026-11-23T16:00:00.000+00:00", status, error=error, steps=steps)
     record.write(run, folder / "run.json")
 

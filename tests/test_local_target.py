@@ -44,7 +44,9 @@ def test_listing_runs_does_not_wait_for_kfp(tmp_path: Path) -> None:
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = new_run(tmp_path, "20260102-030405-aaaa")
-    run.step("train").outputs = {"model": {"uri": "/x", "digest": None, "metadata": {"seed": 2**60, "ä": 0.1}}}
+    run.step("train").outputs = {
+        "model": {"uri": "/x", "type": "t", "digest": None, "metadata": {"seed": 2**60, "ä": 0.1}}
+    }
     run.error = record.RunFailure("train", "no", "user", ["one", "two"])
     record.write(run, tmp_path / "run.json")
     assert record.read(tmp_path / "run.json") == run

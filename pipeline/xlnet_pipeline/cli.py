@@ -92,6 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # otherwise Python reports an error when it exits
         return BROKEN_PIPE
+    except OSError as error:  # a file or directory of the user's, such as one that may not be read
+        if error.filename is None or error.strerror is None:
+            raise
+        print(visible(f"error: cannot use '{os.fsdecode(error.filename)}': {error.strerror}"), file=sys.stderr)
+        return RunError.exit_status
     return int(status)
 
 

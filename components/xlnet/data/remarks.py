@@ -1,8 +1,6 @@
 """What a run says about its rows: lines of progress, and warnings of rejected, cut and repeated rows."""
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from xlnet.data import objects
@@ -27,12 +25,6 @@ def share(part: int, whole: int) -> str:
     """``3 of 1,000 (0.3%)``."""
     percent = 100 * part / max(1, whole)
     return f"{part:,} of {whole:,} ({'<0.1' if 0 < percent < 0.1 else f'{percent:.1f}'.removesuffix('.0')}%)"
-
-
-def of_dataset(directory: str) -> list[str]:
-    """What was said when a dataset was made; nothing if this is none."""
-    card = Path(directory) / "card.json"
-    return of_card(json.loads(card.read_text(encoding="utf-8")), directory) if card.is_file() else []
 
 
 def of_card(card: dict[str, Any], directory: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Reads a model's tensors from the files that ``transformers`` writes, sharded or not, without unpickling objects."""
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xlnet.errors import CorruptArtifact, UserError
+from xlnet.model.pretrained import INDEX, PICKLED, SAFE, shards
 
-SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
@@ -32,15 +31,9 @@ def read(directory: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> dict[str, Tensor]:
-    try:
-        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted(set(places.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptArtifact(f"'{index}' cannot be read: it lists no weights ({_line(error)})") from None
+    places = shards(index)
     tensors: dict[str, Tensor] = {}
-    for name in files:
-        if not isinstance(name, str) or name != Path(name).name:
-            raise UserError(f"'{index}' names the file {name!r}; allowed: files of its own directory")
+    for name in sorted(set(places.values())):
         tensors |= _file(index.parent / name)
     if lost := sorted(places.keys() - tensors.keys()):
         raise CorruptArtifact(f"'{index}' lists {lost[0]}, which its files do not hold ({len(lost)} weights missing)")

@@ -11,18 +11,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xlnet.data.tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer, load_tokenizer
+from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import CorruptArtifact, UserError, warn
 from xlnet.model import config as configs
 from xlnet.model import tensor_files
 from xlnet.model.config import XLNetConfig
 from xlnet.model.language_model import XLNetLanguageModel
+from xlnet.model.pretrained import BODY, fetch, refuse_misfit, refuse_other_tokens
 from xlnet.model.xlnet import XLNetClassifier
 
 FUSED = ".rel_attn.qkv"
 HEAD = "logits_proj.weight"
 NO_CLASSIFIER = ": it is no trained classifier; to fine-tune it name it as model.pretrained"
-HEADS = ("sequence_summary.", "logits_proj.")  # a pretrained language model lacks these
 
 
 def save_model(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
@@ -112,78 +112,20 @@ def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[s
     """
     directory = fetch(name)
     published = configs.read(directory / "config.json")
-    _refuse_other_tokens(name, directory, load_tokenizer(tokenizer), published.vocab_size)
+    refuse_other_tokens(name, directory, load_tokenizer(tokenizer), published.vocab_size)
     config = XLNetConfig(**{**vars(published), "task": task, "classes": tuple(classes)})
     model = XLNetClassifier(config)
-    tensors = join_qkv(_with_prefix(tensor_files.read(directory)))
-    own = model.state_dict()
+    found = _with_prefix(tensor_files.read(directory))
+    refuse_misfit(name, {key: tuple(value.shape) for key, value in found.items()}, config)
+    tensors, own = join_qkv(found), model.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
     missing = sorted(own.keys() - fitting.keys())
-    if lost := [key for key in missing if not key.startswith(HEADS)]:
-        raise UserError(f"model.pretrained '{name}' lacks {lost[0]} ({len(lost)} weights missing or of another shape)")
     model.load_state_dict(fitting, strict=False)
     if broken := next((key for key, value in model.named_parameters() if not value.isfinite().all()), None):
         raise CorruptArtifact(f"the weights of model.pretrained '{name}' are not all finite: {broken}")
     if missing:
         warn(f"model.pretrained '{name}' has no fitting {', '.join(missing)}: training starts these from random values")
     return model
-
-
-def _refuse_other_tokens(name: str, directory: Path, ours: Tokenizer, vocab_size: int) -> None:
-    """Raise UserError if a token id stands for different pieces in the dataset and in the pretrained model."""
-    remedy = "set data.tokenizer to the directory of the pretrained model"
-    if vocab_size != ours.vocab_size:
-        raise UserError(
-            f"model.pretrained '{name}' has {vocab_size} tokens, the dataset's tokenizer {ours.vocab_size}; {remedy}"
-        )
-    if not has_tokenizer(directory):
-        warn(f"model.pretrained '{name}' comes without a tokenizer: its tokens are taken to be the dataset's")
-        return
-    if difference := ours.difference(load_tokenizer(directory)):
-        raise UserError(f"model.pretrained '{name}' has another tokenizer than the dataset: {difference}; {remedy}")
-
-
-def find(name: str) -> Path:
-    """Return the path of a pretrained model's ``config.json``, in its directory or downloaded from the hub.
-
-    Raises:
-        UserError: neither the directory nor the hub has it.
-    """
-    if Path(name).is_dir():
-        return Path(name, "config.json")
-    from transformers.utils.hub import cached_file
-
-    try:
-        return Path(str(cached_file(name, "config.json")))
-    except (OSError, ValueError) as error:
-        raise _not_found(name, error) from None
-
-
-def _not_found(name: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
-    return UserError(
-        f"model.pretrained is '{name}': no such directory, and the hub did not give it ({reason}); "
-        "give a directory with config.json and model.safetensors"
-    )
-
-
-def fetch(name: str) -> Path:
-    """Return a pretrained model's directory: ``name`` itself, or a download from the hub."""
-    config = find(name)
-    if Path(name).is_dir():
-        return Path(name)
-    from transformers.utils.hub import cached_file
-
-    try:
-        weights = cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-        weights = weights or cached_file(name, "pytorch_model.bin")
-        for file in TOKENIZER_FILES:
-            cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
-        raise _not_found(name, error) from None
-    if config.parent != Path(str(weights)).parent:
-        raise CorruptArtifact(f"the hub's cache holds '{name}' in two revisions; delete it and try again")
-    return config.parent
 
 
 def split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -211,6 +153,6 @@ def join_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _with_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Add the prefix ``transformer.`` that classifiers have to the names of a bare XLNetModel's tensors."""
-    if any(name.startswith("transformer.") for name in tensors):
+    if any(name.startswith(BODY) for name in tensors):
         return tensors
-    return {f"transformer.{name}": value for name, value in tensors.items()}
+    return {f"{BODY}{name}": value for name, value in tensors.items()}

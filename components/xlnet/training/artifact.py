@@ -11,7 +11,8 @@ from torch import Tensor
 from xlnet import provenance
 from xlnet.data import seen
 from xlnet.model.config import XLNetConfig
-from xlnet.model.weights import fetch, save_model
+from xlnet.model.pretrained import fetch
+from xlnet.model.weights import save_model
 from xlnet.recipe import Recipe
 
 

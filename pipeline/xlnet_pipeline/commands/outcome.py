@@ -3,34 +3,51 @@
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from xlnet.data import objects
-from xlnet.errors import Missing
+from xlnet.errors import CorruptArtifact, Missing
 from xlnet_pipeline.commands.tables import paint
 from xlnet_pipeline.targets.record import Run
 
+DAMAGED = "damaged"  # stands in a table for what cannot be read
+
 
 def evaluation(run: Run) -> dict[str, Any]:
-    """Return the run's ``metrics.json``. Empty if it does not exist (yet, or any more)."""
-    return _read(run, "evaluate", "evaluation", "metrics.json")
+    """Return the run's ``metrics.json``. Empty if it does not exist (yet, or any more).
+
+    Raises:
+        CorruptArtifact: the file is damaged.
+    """
+    return _read(run, "evaluate", "evaluation", "metrics.json", ("rows", "primary", "metrics"))
 
 
 def registration(run: Run) -> dict[str, Any]:
-    """Return the run's ``registration.json``. Empty if it does not exist (yet, or any more)."""
-    return _read(run, "register", "registration", "registration.json")
+    """Return the run's ``registration.json``. Empty if it does not exist (yet, or any more).
+
+    Raises:
+        CorruptArtifact: the file is damaged.
+    """
+    return _read(run, "register", "registration", "registration.json", ("name", "version", "promoted", "reason"))
 
 
 def primary(run: Run) -> str | None:
     """Return the metric that decides, such as ``accuracy 0.812``. None before the evaluation has ended."""
-    found = evaluation(run)
+    try:
+        found = evaluation(run)
+    except CorruptArtifact:
+        return DAMAGED
     return f"{found['primary']} {found['metrics'][found['primary']]['value']:.4f}" if found else None
 
 
 def version(run: Run) -> str | None:
     """Return the model version that the run registered, such as ``reviews:3``. None before it is registered."""
-    found = registration(run)
+    try:
+        found = registration(run)
+    except CorruptArtifact:
+        return DAMAGED
     return f"{found['name']}:{found['version']}" if found else None
 
 
@@ -92,7 +109,7 @@ def _next_commands(run: Run, model: str, home: str) -> list[str]:
     ]
 
 
-def _read(run: Run, step: str, artifact: str, file: str) -> dict[str, Any]:
+def _read(run: Run, step: str, artifact: str, file: str, needed: Sequence[str]) -> dict[str, Any]:
     output = run.step(step).outputs.get(artifact)
     if not output:
         return {}
@@ -106,5 +123,10 @@ def _read(run: Run, step: str, artifact: str, file: str) -> dict[str, Any]:
         if not path.is_file():
             return {}
         content = path.read_bytes()
-    found: dict[str, Any] = json.loads(content)
+    try:
+        found: dict[str, Any] = json.loads(content)
+        _ = [found[name] for name in needed]
+    except (ValueError, KeyError, TypeError):
+        place = f"{output['uri']}/{file}"
+        raise CorruptArtifact(f"'{place}' is damaged; run the recipe again, which makes it anew") from None
     return found

@@ -110,6 +110,9 @@ def list_runs(options: argparse.Namespace) -> None:
             for run in found
         ]
         print_table(header, rows)
+        for run in found:
+            if run.status == record.DAMAGED and run.error:
+                print(f"warning: {visible(run.error.message)}", file=sys.stderr)
         if len(found) == limit:
             print(
                 f"the newest {limit}; all of them: xlnet-pipeline {tool_option(options)}".rstrip() + " runs list --all"

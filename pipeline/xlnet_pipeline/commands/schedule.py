@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from xlnet.errors import UserError
+from xlnet.redaction import visible
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
 from xlnet_pipeline.commands.run import add_placement, check, load, submission
 from xlnet_pipeline.commands.runs import add_target
@@ -145,6 +146,8 @@ def _opened(options: argparse.Namespace) -> "Schedules":
 
 def list_schedules(options: argparse.Namespace) -> None:
     """Print one row for each schedule."""
+    from xlnet_pipeline.targets import schedules
+
     target = open_target(options.target, options.home, options.recipe)
     found = target.schedules().all()
     if options.json:
@@ -164,6 +167,9 @@ def list_schedules(options: argparse.Namespace) -> None:
             for one in found
         ]
         print_table(header, rows)
+        for one in found:
+            if one.state == schedules.DAMAGED:
+                print(visible(f"warning: {one.notes[0]}"), file=sys.stderr)
     else:
         print(f"no schedules on target '{options.target}'; make one with: xlnet-pipeline schedule create")
 
@@ -174,7 +180,7 @@ def _drift(options: argparse.Namespace, target: Target, scheduled: "Schedule") -
     from xlnet_pipeline.targets import schedules
 
     path = Path(options.recipe) if options.recipe else DEFAULT_RECIPE
-    if not path.is_file():
+    if not path.is_file() or scheduled.state == schedules.DAMAGED:
         return None
     image = scheduled.image
     if target.name != "local":

@@ -16,6 +16,7 @@ _STATUS = {
     "champion": _GREEN,
     "FAILED": _RED,
     "LOST": _RED,
+    "DAMAGED": _RED,
     "CANCELLED": _YELLOW,
     "RUNNING": _YELLOW,
     "PENDING": _GREY,

@@ -10,6 +10,7 @@ from xlnet.data.preprocess import make_tokenizer, rows_with_a_split
 from xlnet.data.readers import Reject
 from xlnet.data.remarks import share
 from xlnet.evaluation.comparison import primary_metric
+from xlnet.model import pretrained
 from xlnet.recipe import DataRecipe
 from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, FIRST_ROWS, PlannedRun
 
@@ -81,16 +82,19 @@ def weights(given: PlannedRun) -> str | None:
     name = given.recipe.model.pretrained
     if not name or given.survey is None:
         return None
-    from xlnet.model.weights import find, load_pretrained  # late: torch takes a second to import
-
     if not Path(name).is_dir():
         if not given.remote:  # the train step fetches the rest; a remote machine may reach more than this one
-            find(name)
+            pretrained.find(name)
         return None
     survey, splits, _ = given.survey
     task = given.recipe.data.task
     with tempfile.TemporaryDirectory(prefix="xlnet-check-") as folder:
         tokenizer = make_tokenizer(Path(folder), survey, splits)
+        if given.whole <= BEFORE_A_RUN:  # the train step reads the weights themselves
+            pretrained.check(name, tokenizer.directory)
+            return None
+        from xlnet.model.weights import load_pretrained  # late: torch takes a second to import
+
         load_pretrained(name, tokenizer.directory, task, survey.classes if task == "classification" else [])
     return None
 

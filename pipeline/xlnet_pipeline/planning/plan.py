@@ -156,9 +156,11 @@ def _past_speeds(recipe: Recipe, home: Path) -> dict[str, tuple[float, str]]:
     found: dict[str, tuple[float, str]] = {}
     for run in LocalTarget(home).runs() if (home / "runs").is_dir() else []:
         made = run.step("train").outputs.get("model", {}).get("metadata", {})
+        if not made.get("tokens_per_second"):
+            continue
         wanted = dataclasses.asdict(recipe.model), recipe.training.batch_tokens, recipe.data.max_length
         past = run.recipe["model"], run.recipe["training"]["batch_tokens"], run.recipe["data"]["max_length"]
-        if made.get("tokens_per_second") and past == wanted:
+        if past == wanted:
             found.setdefault(str(made.get("accelerator", "")).split()[0], (made["tokens_per_second"], run.id))
     return found
 

@@ -9,7 +9,7 @@ from xlnet_pipeline.targets.target import Target
 
 POLL = 2.0  # seconds between two polls
 BUSY = 5  # the pause is at least this many times the poll's duration, so that long logs are read less often
-ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST)
+ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST, record.DAMAGED)
 OVER = (*ENDED, record.CACHED, record.SKIPPED)
 
 

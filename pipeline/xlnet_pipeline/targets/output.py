@@ -1,7 +1,7 @@
 """Filters a step's output for people, and finds its error message."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from xlnet.errors import Preempted
 from xlnet_pipeline.targets.record import RunFailure
@@ -17,6 +17,18 @@ _CHAINED = ("During handling of the above", "The above exception was")
 _ERROR = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?")
 _OURS = {"xlnet.errors.UserError": "user", "xlnet.errors.RunError": "run", "xlnet.errors.CorruptArtifact": "run"}
 _DISK_FULL = re.compile(r"no space left on device|disk (is|or \w+ is) full|disk quota exceeded", re.IGNORECASE)
+
+
+def shown(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a step's log that the step itself wrote."""
+    found: list[str] = []
+    output = Output(found.append)
+    for line in lines:
+        output.line(line)
+        yield from found
+        found.clear()
+    output.close()
+    yield from found
 
 
 class Output:

@@ -11,12 +11,15 @@ from typing import Any
 
 from xlnet import state
 from xlnet.errors import RunError
+from xlnet.steps import STEPS
 
 SCHEMA = 1
+ID_TIME = "%Y%m%d-%H%M%S"  # begins a run's id
 LATEST = "latest"  # names the newest run in all commands
 PENDING, RUNNING, SUCCEEDED, CACHED = "PENDING", "RUNNING", "SUCCEEDED", "CACHED"
 FAILED, CANCELLED, SKIPPED = "FAILED", "CANCELLED", "SKIPPED"
 LOST = "LOST"  # the server says that the run is running, but its workflow is gone
+DAMAGED = "DAMAGED"  # its record cannot be read
 
 # Exit status of a failed run by the kind of its error.
 EXIT_STATUS = {"user": 2, "run": 1, "timeout": 124}
@@ -69,7 +72,7 @@ class Run:
     recipe: dict[str, Any]
     recipe_digest: str
     created: str
-    status: str = RUNNING  # RUNNING, SUCCEEDED, FAILED, CANCELLED or LOST
+    status: str = RUNNING  # RUNNING, SUCCEEDED, FAILED, CANCELLED, LOST or DAMAGED
     ended: str | None = None
     pid: int | None = None
     pid_started: str | None = None  # distinguishes the process from a later one with the same id
@@ -82,10 +85,10 @@ class Run:
 
     @property
     def exit_status(self) -> int:
-        """0 succeeded (or still running), 1 failed or lost, 2 the user's mistake, 124 timed out, 130 cancelled."""
+        """0 succeeded (or running), 1 failed, lost or damaged, 2 the user's mistake, 124 timed out, 130 cancelled."""
         if self.status == CANCELLED:
             return 130
-        if self.status in (FAILED, LOST):
+        if self.status in (FAILED, LOST, DAMAGED):
             return EXIT_STATUS[self.error.kind] if self.error else 1
         return 0
 
@@ -129,7 +132,7 @@ def shown(seconds: float | None) -> str:
 
 def new_id() -> str:
     """Return a run id that sorts by time and ends in four characters that are quick to type."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{datetime.now(UTC):{ID_TIME}}-{secrets.token_hex(2)}"
 
 
 def write(run: Run, path: Path) -> None:
@@ -143,7 +146,10 @@ def write(run: Run, path: Path) -> None:
     fields["steps"] = state.stored(fields["steps"], _home(path))
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        aside.write_text(json.dumps(fields, indent=1, ensure_ascii=False), encoding="utf-8")
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(fields, indent=1, ensure_ascii=False))
+            file.flush()
+            os.fsync(file.fileno())  # or a loss of power could leave an empty record
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -160,9 +166,48 @@ def read(path: Path) -> Run:
         fields = json.loads(path.read_text(encoding="utf-8"))
         steps = [StepRun(**step) for step in state.restored(fields.pop("steps"), _home(path))]
         failure = fields.pop("error")
-        return Run(**fields, steps=steps, error=RunFailure(**failure) if failure else None)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"'{path}' is no run record ({error}); remove its directory to forget the run") from None
+        run = Run(**fields, steps=steps, error=RunFailure(**failure) if failure else None)
+        _check(run)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        remedy = "remove its directory to forget the run, unless a registered model has its files there"
+        raise RunError(f"'{path}' is no run record ({why}); {remedy}") from None
+    return run
+
+
+def _check(run: Run) -> None:
+    """Raise an error if a field holds what no program of ours writes there."""
+    moments = [datetime.fromisoformat(one) for one in (run.created, run.ended) if one]
+    if not all(moment.tzinfo for moment in moments):
+        raise ValueError("a time has no zone")
+    names = [step.name for step in run.steps]
+    if sorted(names) != sorted(STEPS):
+        raise ValueError(f"its steps are {names}")
+    words = [run.id, run.status, *(step.status for step in run.steps)]
+    if not all(isinstance(word, str) for word in words) or not isinstance(run.recipe, dict):
+        raise TypeError("a field is of another type")
+    _ = run.exit_status, run.artifacts
+
+
+def damaged(path: Path, target: str, why: str) -> Run:
+    """Return what stands in a list for a run whose record cannot be read.
+
+    Args:
+        path: the record's.
+        target: the run's target.
+        why: what :func:`read` said.
+    """
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    try:
+        begun = datetime.strptime(path.parent.name[:15], ID_TIME).replace(tzinfo=UTC)
+    except ValueError:
+        begun = written
+    created, ended = (moment.isoformat(timespec="milliseconds") for moment in (begun, max(begun, written)))
+    steps = [StepRun(name, SKIPPED) for name in STEPS]
+    failure = RunFailure(None, why, "run")
+    return Run(path.parent.name, target, {}, "", created, DAMAGED, ended, error=failure, steps=steps)
 
 
 def _home(path: Path) -> Path:

@@ -26,7 +26,7 @@ from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import Placement, placement
 from xlnet_pipeline.placement.machines import machine
 from xlnet_pipeline.targets import record
-from xlnet_pipeline.targets.output import Output
+from xlnet_pipeline.targets.output import Output, shown
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import Settings, image_of, refuse_password
 from xlnet_pipeline.targets.submission import Submission
@@ -273,9 +273,4 @@ def log_lines(run: Run, step: str | None, read: Callable[[StepRun], str]) -> Ite
     for one in run.steps:
         if step in (None, one.name) and one.status not in (record.PENDING, record.SKIPPED):
             yield f"==> {one.name} ({one.status}) <=="
-            lines: list[str] = []
-            output = Output(lines.append)
-            for line in read(one).splitlines():
-                output.line(line)
-            output.close()
-            yield from lines
+            yield from shown(read(one).splitlines())

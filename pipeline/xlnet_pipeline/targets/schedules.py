@@ -13,6 +13,7 @@ from xlnet_pipeline.targets import cron
 from xlnet_pipeline.targets.submission import Submission
 
 ACTIVE, PAUSED = "ACTIVE", "PAUSED"
+DAMAGED = "DAMAGED"  # its file cannot be read
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
 MOST_CONCURRENT = 10  # runs of one schedule at a time, which Kubeflow Pipelines sets
 SHOWN = 3  # number of coming times to compute
@@ -44,7 +45,7 @@ class Schedule:
     target: str
     id: str  # the target's identifier
     timing: Timing
-    state: str  # ACTIVE or PAUSED
+    state: str  # ACTIVE, PAUSED or DAMAGED
     recipe: Mapping[str, Any]
     image: str = ""
     machine: str = ""

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ SCHEMA = 1
 SHOWN_CHANGES = 3
 PARAMETERS = {"snapshot": "input data", "pretrained": "pretrained weights"}  # as a person calls them
 PRUNING = "prune.lock"
+HOME = "{home}"  # stands in kept warnings for the state directory, which may be moved
 WAIT = 0.2  # seconds between two looks at a lock
 
 
@@ -101,18 +102,37 @@ class Cache:
         path = self._path(key)
         try:
             entry: dict[str, Any] = state.restored(json.loads(path.read_text(encoding="utf-8")), self.directory.parent)
-            outputs = entry["outputs"]
+            outputs, _, _ = entry["outputs"], entry["inputs"], entry["run"]
+            entry["warnings"] = [line.replace(HOME, str(self.directory.parent)) for line in entry.get("warnings", ())]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise Damaged(f"cache entry '{path.name}' is damaged") from None
         check(outputs)
         return entry
 
-    def put(self, key: str, parts: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any], run: str) -> None:
-        """Store a result atomically: a reader sees all of it or nothing."""
+    def put(
+        self,
+        key: str,
+        parts: dict[str, Any],
+        inputs: dict[str, Any],
+        outputs: dict[str, Any],
+        run: str,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """Store a result atomically: a reader sees all of it or nothing.
+
+        Args:
+            key: the entry's name.
+            parts: all that the result depends on.
+            inputs: the step's inputs, as the run's record has them.
+            outputs: the step's outputs, as the run's record has them.
+            run: the run that made it.
+            warnings: the lines of warning that the step printed, for those who take the result.
+        """
         entry = {"schema": SCHEMA, "key": key, "run": run, "created": provenance.now(), "parts": parts}
         entry |= {"inputs": inputs, "code": self.code_parts(parts["step"]), "outputs": outputs}
+        entry["warnings"] = [line.replace(str(self.directory.parent), HOME) for line in warnings]
         text = json.dumps(state.stored(entry, self.directory.parent), indent=1, ensure_ascii=False)
         aside = self._path(key).with_suffix(f".{os.getpid()}.partial")
         try:
@@ -153,7 +173,7 @@ class Cache:
                 if run["recipe"]["registry"]["name"] != model or not keys.get(step):
                     continue
                 entry: dict[str, Any] = json.loads(self._path(keys[step]).read_text(encoding="utf-8"))
-                if entry["schema"] == SCHEMA:
+                if entry["schema"] == SCHEMA and {"parts", "code"} <= entry.keys():
                     return entry
         return None
 

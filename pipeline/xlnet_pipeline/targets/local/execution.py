@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from xlnet import provenance, state
-from xlnet.data import remarks
 from xlnet.registry import resolve
 from xlnet_pipeline.targets import processes, record, specification
 from xlnet_pipeline.targets.local import compiled, interruption, registration
@@ -21,6 +20,7 @@ from xlnet_pipeline.targets.submission import Submission
 from xlnet_steps import supervisor
 
 SCHEMA_VERSION = "0.0.1"  # of the artifact types that come with kfp
+WARNING = "warning: "  # begins a step's line about something that does not stop it
 
 
 class Starter(Protocol):
@@ -71,6 +71,7 @@ class Execution:
         self.cache = Cache(target.home / "cache", target.code_parts)
         self.current = run.steps[0]
         self.scratch = ""
+        self.warnings: list[str] = []  # lines of the current step
 
     def run(self) -> None:
         """Run every step and leave a closed record, whatever happens."""
@@ -130,8 +131,8 @@ class Execution:
                             step.outputs = entry["outputs"]
                             self._write()
                             self.say(f"{step.name}: cached, {step.reason}")
-                            for remark in remarks.of_dataset(str(entry["outputs"].get("dataset", {}).get("uri", ""))):
-                                self.say(f"  warning: {remark}")
+                            for warning in entry["warnings"]:
+                                self.say(f"  {warning}")
                             return step.outputs
                     reason = self.cache.why(parts, self.run_record.recipe["registry"]["name"])
                 except Damaged as damaged:
@@ -140,7 +141,7 @@ class Execution:
             if made is not None:
                 if task.name == "register":  # it may have changed the champion, under whom it is looked for next time
                     step.cache_key = key = key_of(parts := self._parts(task, arguments))
-                self.cache.put(key, parts, step.inputs, made, self.run_record.id)
+                self.cache.put(key, parts, step.inputs, made, self.run_record.id, self.warnings)
             return made
 
     def _waiting(self, holder: str) -> None:
@@ -184,13 +185,19 @@ class Execution:
         step = self.current
         output = Output(lambda text: self.say(f"  {text}"))
         variables = {**self._environment(), **environment}
+        self.warnings = []
+
+        def line(text: str) -> None:
+            if text.startswith(WARNING) and text not in self.warnings:
+                self.warnings.append(text)
+            output.line(text)
 
         def stopping() -> None:
             self.say(interruption.asked(step))
 
         with (self.directory / str(step.log)).open("wb") as log:
             try:
-                status = self.target.start(command, variables, log, output.line, self.stop, self.live, stopping)
+                status = self.target.start(command, variables, log, line, self.stop, self.live, stopping)
             except processes.Stopped as stopped:
                 output.close()
                 text = interruption.told(step, stopped.ended, self.run_record.recipe, self.home)

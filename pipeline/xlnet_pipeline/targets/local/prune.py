@@ -130,9 +130,14 @@ def _reasons(
             what = f"{version.name}:{version.version}" + (f" ({mark})" if mark else ", which is registered")
             for one in _runs_of(home, version):
                 reasons.setdefault(one, f"holds files of {what}")
+    damaged = next((run for run in runs if run.status == record.DAMAGED), None)
     for number, run in enumerate(runs):  # the newest first
         if run.status == record.RUNNING:
             reasons[run.id] = "is running"
+        elif run.status == record.DAMAGED:
+            reasons[run.id] = f"its record is damaged; to forget it remove '{home / 'runs' / run.id}'"
+        elif damaged and run.created <= str(damaged.ended):  # it used results of runs that began before it ended
+            reasons.setdefault(run.id, f"may hold files that run {damaged.id} uses, whose record is damaged")
         elif number < keep:
             reasons.setdefault(run.id, f"is one of the {keep} newest")
         elif _age_of(run) < older_than:

@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from xlnet import recipe as recipes
+from xlnet.errors import RunError, UserError
+from xlnet.redaction import visible
 from xlnet_pipeline.targets import record
+from xlnet_pipeline.targets.local.schedules import read
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.submission import Submission
 
@@ -17,7 +20,7 @@ from xlnet_pipeline.targets.submission import Submission
 def run_once(home: str, name: str) -> int:
     """Run a schedule's recipe and note the run."""
     folder = Path(home) / "schedules"
-    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    content = read(Path(home), name)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     recipe = recipes.from_json(json.dumps(content["recipe"]))
     target = LocalTarget(home)
@@ -29,5 +32,14 @@ def run_once(home: str, name: str) -> int:
     return done.exit_status
 
 
+def main(home: str, name: str) -> int:
+    """Run a schedule once and return the exit status of its run."""
+    try:
+        return run_once(home, name)
+    except (UserError, RunError) as error:
+        print(visible(f"error: schedule '{name}': {error}"), file=sys.stderr)
+        return error.exit_status
+
+
 if __name__ == "__main__":
-    sys.exit(run_once(*sys.argv[1:3]))
+    sys.exit(main(*sys.argv[1:3]))

@@ -16,14 +16,38 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from xlnet.errors import UserError
+from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import schedules
-from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
+from xlnet_pipeline.targets.schedules import ACTIVE, DAMAGED, PAUSED, Schedule, Timing
 from xlnet_pipeline.targets.submission import Submission
 
 GRACE = 60  # seconds by which a run may start late
+JOBS = "jobs.db"  # APScheduler's file
+RUN_WORDS = 3  # in a line of NAME.runs: time, run and status
 LOOK = 1  # seconds between two looks at what other processes have changed
 _running: set["subprocess.Popen[bytes]"] = set()
+
+
+class DamagedSchedule(RunError):
+    """The file of a schedule cannot be read. The message names it and says what to do."""
+
+
+def read(home: Path, name: str) -> dict[str, Any]:
+    """Read the file of a schedule: its ``timing``, ``recipe`` and ``history``.
+
+    Raises:
+        DamagedSchedule: there is none, or it is damaged.
+    """
+    path = home / "schedules" / f"{name}.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        Timing(**content["timing"]).coming()
+        _ = [*content["recipe"].items(), *content["history"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        remedy = f"make it again with 'schedule create {name}', or remove it with 'schedule delete {name}'"
+        raise DamagedSchedule(f"'{path}' is no schedule ({why}); {remedy}") from None
+    return content
 
 
 class LocalSchedules:
@@ -41,7 +65,7 @@ class LocalSchedules:
             "recipe": json.loads(submission.recipe.to_json()),
         }
         path = self.folder / f"{name}.json"
-        old = self._schedule(name) if path.is_file() else None
+        old = self._schedule(name) if path.is_file() and self._any(name).state != DAMAGED else None
         changed = schedules.differences(old, self._of(name, content)) if old else ["created"]
         if old and not changed:
             return old, []
@@ -67,8 +91,8 @@ class LocalSchedules:
         return self._schedule(name), changed
 
     def all(self) -> list[Schedule]:
-        """Every schedule, by name."""
-        return [self._schedule(path.stem) for path in sorted(self.folder.glob("*.json"))]
+        """List every schedule, by name; one whose file cannot be read is DAMAGED."""
+        return [self._any(path.stem) for path in sorted(self.folder.glob("*.json"))]
 
     def pause(self, name: str) -> Schedule:
         """Let it fire no more until it is resumed."""
@@ -93,7 +117,8 @@ class LocalSchedules:
         """Remove it; its runs stay."""
         schedules.find(name, self.all())
         with self._store() as store:
-            store.remove_job(name)
+            if store.get_job(name):
+                store.remove_job(name)
         (self.folder / f"{name}.json").unlink()
         return []
 
@@ -120,14 +145,21 @@ class LocalSchedules:
                 process.terminate()
                 process.wait()
 
+    def _any(self, name: str) -> Schedule:
+        try:
+            return self._schedule(name)
+        except DamagedSchedule as error:
+            return Schedule(name, "local", name, Timing("-", "-"), DAMAGED, {}, notes=(str(error),))
+
     def _schedule(self, name: str) -> Schedule:
-        content = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        content = read(self.home, name)
         found = self._of(name, content)
         with self._store() as store:
             job = store.get_job(name)
             due = job.next_run_time if job else None
         runs = self.folder / f"{name}.runs"
-        last = runs.read_text(encoding="utf-8").splitlines()[-1].split()[0] if runs.is_file() else None
+        started = runs.read_text(encoding="utf-8", errors="replace").split("\n") if runs.is_file() else []
+        last = next((words[0] for line in reversed(started) if len(words := line.split()) == RUN_WORDS), None)
         state = ACTIVE if due else PAUSED
         coming = found.timing.coming(moment=due - timedelta(seconds=1)) if due else []
         return Schedule(
@@ -144,6 +176,7 @@ class LocalSchedules:
         from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
         from apscheduler.schedulers.base import BaseScheduler
         from apscheduler.schedulers.blocking import BlockingScheduler
+        from sqlalchemy import URL
 
         class _Desk(BaseScheduler):
             """Looks at jobs and changes them, without a loop: APScheduler's loops, once they are told to stop, take
@@ -155,7 +188,7 @@ class LocalSchedules:
             def shutdown(self, wait: bool = True) -> None:
                 super().shutdown(wait)
 
-        store = SQLAlchemyJobStore(url=f"sqlite:///{self.folder / 'jobs.db'}")
+        store = SQLAlchemyJobStore(url=URL.create("sqlite", database=str(self.folder / JOBS)))
         return (BlockingScheduler if blocking else _Desk)(
             jobstores={"default": store, "memory": MemoryJobStore()},
             executors={"default": ThreadPoolExecutor(8)},
@@ -167,8 +200,15 @@ class LocalSchedules:
     def _store(self) -> Iterator[Any]:
         """The scheduler's jobs, without firing any; those of a state directory that was moved fire here from now on."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        from sqlalchemy.exc import DatabaseError
+
         scheduler = self._scheduler(blocking=False)
-        scheduler.start(paused=True)
+        try:
+            scheduler.start(paused=True)
+        except DatabaseError as error:
+            raise RunError(
+                f"'{self.folder / JOBS}' cannot be used ({error.orig}); remove it and make the schedules again"
+            ) from None
         try:
             for job in scheduler.get_jobs("default"):
                 if job.args != (str(self.home), job.id):

@@ -21,7 +21,7 @@ from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
 from xlnet.steps import KEPT, STEPS
-from xlnet_pipeline.targets import processes, progress, record
+from xlnet_pipeline.targets import output, processes, progress, record
 from xlnet_pipeline.targets.local import compiled, leftovers, registration
 from xlnet_pipeline.targets.local.execution import Execution
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
@@ -96,8 +96,8 @@ class LocalTarget:
         return run
 
     def runs(self, limit: int | None = None) -> list[Run]:
-        """Every run, or the newest of them, the newest first."""
-        found = [self._load(path) for path in self._folder.glob("*/run.json")]
+        """List every run, or the newest ones, the newest first; one whose record cannot be read is DAMAGED."""
+        found = [self._load_any(path) for path in self._folder.glob("*/run.json")]
         return sorted(found, key=lambda run: (run.created, run.id), reverse=True)[:limit]
 
     def status(self, run: str) -> Run:
@@ -219,6 +219,12 @@ class LocalTarget:
             run.close(record.FAILED, RunFailure(None, DIED, "run"), ended)
         return run
 
+    def _load_any(self, path: Path) -> Run:
+        try:
+            return self._load(path)
+        except RunError as error:
+            return record.damaged(path, self.name, str(error))
+
     def _is_running(self, run: str) -> bool:
         """Whether that run is running; one whose record is gone or damaged is not."""
         try:
@@ -232,7 +238,7 @@ class LocalTarget:
             if step.log and path.is_file():
                 yield f"==> {step.name} ({step.status}) <=="
                 with path.open(encoding="utf-8", errors="replace") as file:
-                    yield from (line.rstrip("\n") for line in file)
+                    yield from output.shown(line.rstrip("\n") for line in file)
 
 
 def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.Cancellation) -> Callable[[str], None]:
