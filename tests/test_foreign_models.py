@@ -18,9 +18,11 @@ from tokenizers import Tokenizer as RustTokenizer
 from xlnet import recipe as recipes
 from xlnet.__main__ import main
 from xlnet.data.tokenizer import SHIPPED, load_tokenizer
-from xlnet.errors import UserError
+from xlnet.errors import CorruptArtifact, UserError
 from xlnet.evaluation.predict import predict
 from xlnet.evaluation.predictor import LONGEST, Predictor
+from xlnet.model import config as configs
+from xlnet.model import pretrained
 from xlnet.model.weights import load_pretrained
 
 TEXTS = ["a lovely warm film", "Naïve  ``quoted'' ½ ﬁlm", "x", "word " * 300, "한국어 😀 <sep> text"]
@@ -113,6 +115,12 @@ def test_our_own_directory_gives_the_pipeline_our_probabilities(trained) -> None
     ours = Foreign(trained.model)
     for answer, scores in zip(ours.answers(*TEXTS), ours.scores(*TEXTS, truncation=True), strict=True):
         assert scores == pytest.approx(answer["probabilities"], abs=1e-6)
+    pipeline = transformers.pipeline("text-classification", model=str(trained.model), top_k=None)
+    for size in (2, 3, 5):  # lists of equally many texts, of all at once, and a rest
+        batched = pipeline(TEXTS, batch_size=size, truncation=True)
+        for answer, scores in zip(ours.answers(*TEXTS), batched, strict=True):
+            given = {one["label"]: one["score"] for one in scores}
+            assert given == pytest.approx(answer["probabilities"], abs=1e-6)
     settings = json.loads((trained.model / "tokenizer_config.json").read_text())
     assert settings["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
     assert settings["model_max_length"] == trained.recipe.data.max_length
@@ -358,6 +366,60 @@ def test_pretrained_weights_of_lower_case_are_refused_for_a_cased_dataset(foreig
     with pytest.raises(UserError, match="the same tokens, but .* is split otherwise; set data.tokenizer"):
         load_pretrained(str(model.path), VOCABULARY, "classification", ["a", "b"])
     assert load_pretrained(str(model.path), model.path, "classification", ["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["ForSequenceClassification", "LMHeadModel", "Model"])
+def test_the_shapes_that_a_config_asks_for_are_those_of_transformers(kind, tmp_path) -> None:
+    shape = {"vocab_size": 97, "d_model": 24, "n_layer": 3, "n_head": 2, "d_head": 12, "d_inner": 40}
+    getattr(transformers, f"XLNet{kind}")(transformers.XLNetConfig(**shape)).save_pretrained(tmp_path)
+    prefix = pretrained.BODY if kind == "Model" else ""
+    theirs = {
+        f"{prefix}{name}": tuple(value.shape) for name, value in load_file(tmp_path / "model.safetensors").items()
+    }
+    wanted = pretrained.expected(configs.read(tmp_path / "config.json"))
+    assert {name: shape for name, shape in theirs.items() if name.startswith(pretrained.BODY)} == wanted
+
+
+def without_a_weight(model: Foreign) -> None:
+    weights = load_file(model.path / "model.safetensors")
+    del weights["transformer.layer.0.rel_attn.k"]
+    save_file(weights, model.path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda model: None, ""),
+        (lambda model: in_shards(model, safe=True), ""),
+        (lambda model: in_shards(model, safe=False), ""),
+        (without_head, ""),
+        (lambda model: pickled(model, load_file(model.path / "model.safetensors")), ""),
+        (without_a_weight, "layer.0.rel_attn.k is missing"),
+        (config(d_inner=64), "layer.0.ff.layer_1.bias is of shape .32. instead of .64., 2 more do not fit"),
+        (config(n_layer=2), "layer.1.ff.layer_1.bias is missing, 16 more do not fit"),
+        (config(vocab_size=31999), "has 31999 tokens, the dataset's tokenizer 32000"),
+        (config(model_type="bert"), "describes a 'bert' model"),
+        (text_of("config.json", "["), "is not JSON"),
+        (text_of("model.safetensors", b"torn"), "cannot be read"),
+        (text_of("model.safetensors", b""), "cannot be read"),
+        (shard_elsewhere, "allowed: files of its own directory"),
+        (shard_gone, "cannot be read"),
+        (shard_list("{}"), "it lists no weights"),
+    ],
+)
+def test_headers_tell_what_loading_tells(foreign, damage, message) -> None:
+    model = foreign(num_labels=3)
+    damage(model)
+    asked = [
+        lambda: pretrained.check(str(model.path), VOCABULARY),
+        lambda: load_pretrained(str(model.path), VOCABULARY, "classification", ["a", "b", "c"]),
+    ]
+    for ask in asked:
+        if message:
+            with pytest.raises((UserError, CorruptArtifact), match=message):
+                ask()
+        else:
+            ask()
 
 
 def test_weights_that_were_not_found_are_a_warning(foreign, capsys) -> None:

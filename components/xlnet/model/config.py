@@ -208,6 +208,7 @@ def to_json(config: XLNetConfig) -> str:
         **PUBLISHED,
         "mem_len": None,
         "reuse_len": None,
+        "use_mems_eval": False,  # transformers.pipeline cannot join the memories of a batch
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
