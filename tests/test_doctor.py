@@ -142,9 +142,9 @@ def test_a_server_that_hangs_is_given_up(server: _Server, monkeypatch: pytest.Mo
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of an object store with the empty bucket ``curves``."""
-    from gcp_storage_emulator.server import create_server
+    from servers.emulator import create_server
 
-    made = create_server("127.0.0.1", 0, in_memory=True, default_bucket="curves")
+    made = create_server(0, "curves")
     made.start()
     address = f"http://127.0.0.1:{made._api._httpd.socket.getsockname()[1]}"
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)

@@ -54,6 +54,7 @@ def faulty(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("KFP_ENDPOINT", server.url)
         monkeypatch.setenv("KFP_PIPELINE_ROOT", "gs://bucket/root")
         monkeypatch.setenv("VERTEX_ENDPOINT", server.url)
+        monkeypatch.setenv("GOOGLE_OAUTH_ACCESS_TOKEN", "a-token")
         monkeypatch.setenv("VERTEX_PROJECT_ID", "demo")
         monkeypatch.setenv("VERTEX_PIPELINE_ROOT", "gs://bucket/root")
         monkeypatch.setenv("XLNET_IMAGE", PINNED_IMAGE)
@@ -132,12 +133,41 @@ def test_a_wrong_endpoint_is_one_line(
 ) -> None:
     monkeypatch.setenv("KFP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("VERTEX_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("GOOGLE_OAUTH_ACCESS_TOKEN", "a-token")
     assert submit(faulty) == 1
     assert "http://127.0.0.1:9 does not answer (" in capsys.readouterr().err
     monkeypatch.setenv("KFP_ENDPOINT", f"{faulty.url}/wrong")
     monkeypatch.setenv("VERTEX_ENDPOINT", f"{faulty.url}/wrong")
     assert submit(faulty) == 2
     assert "check" in capsys.readouterr().err
+
+
+def test_a_server_that_is_waited_for_is_named_while_we_wait(
+    faulty: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(http, "QUIET", 0.0)
+    faulty.fault("POST", faulty.creating, 503, times=2)
+    assert submit(faulty) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    for line in (first, second):
+        assert f"at {faulty.url} goes on failing (503: injected); trying again in 0 s, and for 1 s in all" in line
+
+
+def test_pauses_differ_so_that_clients_do_not_come_back_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(http.time, "sleep", pauses.append)
+    endpoint = http.Endpoint("a server", "http://x", "", "")
+    for _ in range(2):
+        answers = iter([http.HttpError(503, "busy")] * 4)
+
+        def call(left: Any = answers) -> str:
+            if (error := next(left, None)) is not None:
+                raise error
+            return "done"
+
+        assert http.repeated(call, endpoint) == "done"
+    assert all(one != other for one, other in zip(pauses[:4], pauses[4:], strict=True))
+    assert all(0.5 * 2**n * http.FIRST_PAUSE <= one <= 2**n * http.FIRST_PAUSE for n, one in enumerate(pauses[:4]))
 
 
 @pytest.mark.slow

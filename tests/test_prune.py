@@ -270,6 +270,7 @@ def test_vertex_keeps_a_default_version_and_loses_the_model_with_its_last_versio
     monkeypatch.setattr(http, "FIRST_PAUSE", 0.02)
     with VertexServer(tmp_path) as server:
         monkeypatch.setenv("VERTEX_ENDPOINT", server.url)
+        monkeypatch.setenv("GOOGLE_OAUTH_ACCESS_TOKEN", "a-token")
         monkeypatch.setenv("XLNET_IMAGE", PINNED_IMAGE)
         store = open_registry("vertex://" + "/".join(server.parent.split("/")[1::2]))
         for number in (1, 2):

@@ -162,12 +162,12 @@ def test_mistakes(tmp_path):
 @pytest.fixture
 def bucket(monkeypatch):
     """A bucket of a storage emulator on this machine."""
-    server_module = pytest.importorskip("gcp_storage_emulator.server")
+    emulator = pytest.importorskip("servers.emulator")
     storage = pytest.importorskip("google.cloud.storage")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = server_module.create_server("127.0.0.1", port, in_memory=True)
+    server = emulator.create_server(port)
     server.start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     from google.auth.credentials import AnonymousCredentials

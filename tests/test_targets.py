@@ -24,6 +24,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "VERTEX_PROJECT_ID": "project",
         "VERTEX_PIPELINE_ROOT": "gs://bucket/root",
         "VERTEX_ENDPOINT": "http://127.0.0.1:9",
+        "GOOGLE_OAUTH_ACCESS_TOKEN": "a-token",
     }.items():
         monkeypatch.setenv(name, value)
 

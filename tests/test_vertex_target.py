@@ -33,6 +33,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VertexSe
         bucket.blob("data/rows.csv").upload_from_filename(str(write_real_sentences(tmp_path / "rows.csv")))
         with VertexServer(tmp_path / "vertex") as started:
             monkeypatch.setenv("VERTEX_ENDPOINT", started.url)
+            monkeypatch.setenv("GOOGLE_OAUTH_ACCESS_TOKEN", "a-token")
             monkeypatch.setenv("VERTEX_LOGGING_ENDPOINT", started.url)
             monkeypatch.setenv("VERTEX_PROJECT_ID", "demo")
             monkeypatch.setenv("VERTEX_PIPELINE_ROOT", "gs://bucket/root")

@@ -1,19 +1,21 @@
-"""Repeats calls to a server that may be slow, busy or gone, and explains the final failure.
+"""Repeats calls to a server that may be slow, busy or gone, says that it waits, and explains the final failure.
 
 Before a call that creates something is repeated, ``recover`` checks whether the first attempt created it.
 """
 
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from xlnet.errors import RunError, UserError
+from xlnet.errors import RunError, UserError, warn
 
 PATIENCE = 90.0  # seconds for which a call is repeated
-FIRST_PAUSE = 0.5  # seconds, doubled each time
+FIRST_PAUSE = 0.5  # seconds, doubled each time; the actual pause is a random one of half to all of it
 LONGEST_PAUSE = 20.0
+QUIET = 3.0  # seconds of failures after which each further pause is announced
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes of an answer
 
 AGAIN = (408, 429, 500, 502, 503, 504)
@@ -36,7 +38,7 @@ class HttpError(RunError):
 
 
 @dataclass(frozen=True)
-class Server:
+class Endpoint:
     """Describes a server for error messages: its name, its address, and the remedy if it refuses the caller."""
 
     name: str
@@ -45,8 +47,10 @@ class Server:
     permission: str  # which permission to ask for if access is denied
 
 
-def repeated(call: Callable[[], Result], server: Server, recover: Callable[[], Result | None] | None = None) -> Result:
-    """Return the call's result. Repeat the call while its failure may be temporary.
+def repeated(
+    call: Callable[[], Result], server: Endpoint, recover: Callable[[], Result | None] | None = None
+) -> Result:
+    """Return the call's result. Repeat the call while its failure may be temporary, and say so if that takes long.
 
     Args:
         call: raises HttpError.
@@ -62,29 +66,36 @@ def repeated(call: Callable[[], Result], server: Server, recover: Callable[[], R
     while True:
         try:
             return call()
-        except HttpError as trouble:
-            wait = max(pause, trouble.retry_after or 0.0)
-            if not trouble.passing or time.monotonic() + wait > deadline:
-                _give_up(trouble, server)
+        except HttpError as error:
+            wait = max(pause * random.uniform(0.5, 1.0), error.retry_after or 0.0)
+            left = deadline - time.monotonic()
+            if not error.passing or wait > left:
+                _give_up(error, server)
+            if PATIENCE - left > QUIET or wait > QUIET:
+                warn(f"{_failing(error, server)}; trying again in {wait:.0f} s, and for {left:.0f} s in all")
             time.sleep(wait)
         if recover and (found := repeated(recover, server)) is not None:
             return found
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _give_up(trouble: HttpError, server: Server) -> None:
+def _give_up(error: HttpError, server: Endpoint) -> None:
     where = f"{server.name} at {server.address}"
-    if trouble.status in (404, 409):
-        raise trouble
-    if trouble.status == 401:
+    if error.status in (404, 409):
+        raise error
+    if error.status == 401:
         raise UserError(f"{where} does not accept the credentials (expired?); {server.credentials}") from None
-    if trouble.status == 403:
-        raise UserError(f"{where} denies access: {trouble.message}; {server.permission}") from None
-    if trouble.status is None:
-        raise RunError(f"{where} does not answer ({trouble.message}); check the address and that it is up") from None
-    if trouble.passing:
-        raise RunError(f"{where} goes on failing ({trouble.status}: {trouble.message}); try again later") from None
-    raise UserError(f"{where} refused the request ({trouble.status}): {trouble.message}") from None
+    if error.status == 403:
+        raise UserError(f"{where} denies access: {error.message}; {server.permission}") from None
+    if error.passing:
+        remedy = "check the address and that it is up" if error.status is None else "try again later"
+        raise RunError(f"{_failing(error, server)}; {remedy}") from None
+    raise UserError(f"{where} refused the request ({error.status}): {error.message}") from None
+
+
+def _failing(error: HttpError, server: Endpoint) -> str:
+    what = "does not answer (" if error.status is None else f"goes on failing ({error.status}: "
+    return f"{server.name} at {server.address} {what}{error.message})"
 
 
 def reason(body: str | bytes | None, fallback: str) -> str:
@@ -106,4 +117,4 @@ def seconds(retry_after: str | None) -> float | None:
 def short(error: BaseException) -> str:
     """Describe a connection error without Python's object addresses."""
     cause = getattr(error, "reason", None) or error
-    return " ".join(str(cause).split()).rpartition(": ")[2][:200] or type(cause).__name__
+    return " ".join(str(cause).split()).rpartition(": ")[2].rstrip("'\")")[:200] or type(cause).__name__

@@ -12,7 +12,7 @@ from kubernetes.config.config_exception import ConfigException
 
 from xlnet import http
 from xlnet.errors import UserError
-from xlnet.http import HttpError, Server
+from xlnet.http import Endpoint, HttpError
 from xlnet_cluster.jobset import GROUP, JOBSETS, VERSION
 
 IDENTITY = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # a pod's credentials
@@ -47,7 +47,7 @@ class Api:
             ) from None
         api = client.ApiClient(configuration)
         self._core, self._custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
-        self._server = Server("Kubernetes", configuration.host, "look at the pod's service account", RIGHTS)
+        self._server = Endpoint("Kubernetes", configuration.host, "look at the pod's service account", RIGHTS)
 
     def pod(self, name: str) -> dict[str, Any] | None:
         """Return a pod as the API's JSON; None if it does not exist.
@@ -119,8 +119,8 @@ class Api:
     def _found(self, call: Callable[[], Any]) -> Any:
         try:
             return self._repeated(call)
-        except HttpError as trouble:
-            if trouble.status != 404:
+        except HttpError as error:
+            if error.status != 404:
                 raise
             return None
 

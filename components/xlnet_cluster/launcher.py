@@ -137,11 +137,11 @@ class JobSetWatcher:
             return
         try:
             self._api.create(manifest(self._needs, self._work))
-        except HttpError as trouble:
-            if trouble.status == 404:
+        except HttpError as error:
+            if error.status == 404:
                 what = "this cluster knows no JobSets, which several nodes and --spot need"
                 raise UserError(f"{what}; type: kubectl apply --server-side -f {MANIFESTS}") from None
-            if trouble.status != 409:  # 409: an earlier try succeeded, but its answer was lost
+            if error.status != 409:  # 409: an earlier try succeeded, but its answer was lost
                 raise
         hosts = self._needs.hosts
         _say(f"JobSet {self.name} of {hosts} {'pods' if hosts > 1 else 'pod'} is made")

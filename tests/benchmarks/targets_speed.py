@@ -79,6 +79,7 @@ def servers(folder: Path) -> Iterator[dict[str, tuple[Any, str]]]:
                 "KFP_ENDPOINT": kfp.url,
                 "KFP_PIPELINE_ROOT": "gs://bucket/root",
                 "VERTEX_ENDPOINT": vertex.url,
+                "GOOGLE_OAUTH_ACCESS_TOKEN": "a-token",
                 "VERTEX_LOGGING_ENDPOINT": vertex.url,
                 "VERTEX_PROJECT_ID": "demo",
                 "VERTEX_PIPELINE_ROOT": "gs://bucket/root",

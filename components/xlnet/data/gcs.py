@@ -1,8 +1,8 @@
 """Objects in ``gs://`` buckets: listing, reading, and files moved in ranges, checked and resumed.
 
 Every transfer compares crc32c with the bucket's own. An object above CHUNK is fetched in ranges, each tried again on
-its own, into a file whose finished ranges survive a broken connection and a new start. ``STORAGE_EMULATOR_HOST`` is
-respected.
+its own, into a file whose finished ranges survive a broken connection and a new start. Google's client reads
+``STORAGE_EMULATOR_HOST``, which names another server.
 """
 
 import base64
@@ -24,13 +24,12 @@ CRC32C = "crc32c:"  # begins a checksum
 CHUNK = 32 << 20  # bytes of one range of a large object, and of one piece of a resumable upload
 WHOLE = 8 << 20  # bytes up to which an upload is one request, begun anew when it breaks
 WORKERS = 16  # objects or ranges on their way at once: latency bound, so more than there are cores
-EMULATED = 4  # the same for an emulator, which is near, and drops connections beyond the few that it lets wait
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 DEADLINE = 120.0  # seconds that one request is tried again for
 
 
 def storage_client() -> Any:
-    """A client with a connection for each worker, to the emulator where there is one.
+    """A client with a connection for each worker.
 
     Raises:
         UserError: google-cloud-storage is not installed.
@@ -39,16 +38,14 @@ def storage_client() -> Any:
 
 
 @functools.cache
-def _client_at(emulator: str | None) -> Any:
+def _client_at(host: str | None) -> Any:
     try:
-        from google.auth.credentials import AnonymousCredentials
         from google.cloud import storage
     except ImportError:
         raise UserError("gs:// paths need google-cloud-storage: pip install 'xlnet-pipeline[gcs]'") from None
     from requests.adapters import HTTPAdapter
 
-    arguments = {"project": "emulator", "credentials": AnonymousCredentials()} if emulator else {}
-    made = storage.Client(**arguments)
+    made = storage.Client()
     for scheme in ("https://", "http://"):
         made._http.mount(scheme, HTTPAdapter(pool_maxsize=WORKERS))  # not blocking: refused downloads hold theirs
     return made
@@ -147,8 +144,7 @@ def send(place: str, path: Path) -> None:
     client, (bucket, name) = storage_client(), split(place)
     with _explained(place):
         size = path.stat().st_size
-        # An emulator takes a bare body of JSON for a request, and no empty one.
-        if size > WHOLE or size == 0 or path.suffix == ".json":
+        if size > WHOLE:
             blob = client.bucket(bucket).blob(name, chunk_size=CHUNK)
             blob.upload_from_filename(str(path), checksum="crc32c", retry=retry(), timeout=TIMEOUT)
             return
@@ -220,14 +216,9 @@ def _fetch_ranges(blob: Any, path: Path, checksum: str) -> Path:
     return part
 
 
-def workers() -> int:
-    """How many objects or ranges may be on their way at once."""
-    return min(WORKERS, EMULATED) if os.environ.get("STORAGE_EMULATOR_HOST") else WORKERS
-
-
 def parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """The results of work on items, as many at once as there are workers; the first error ends it."""
-    with ThreadPoolExecutor(workers()) as pool:
+    """Return the results of work on items, WORKERS of them at once; the first error ends it."""
+    with ThreadPoolExecutor(WORKERS) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             return [future.result() for future in futures]

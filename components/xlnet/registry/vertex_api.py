@@ -13,7 +13,7 @@ from typing import Any
 
 from xlnet import http
 from xlnet.errors import RunError, UserError
-from xlnet.http import HttpError, Server
+from xlnet.http import Endpoint, HttpError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TOKEN = "GOOGLE_OAUTH_ACCESS_TOKEN"  # variable with an access token
@@ -37,7 +37,7 @@ class VertexApi:
                 raise UserError(f"'{given}' is no Vertex AI {what}; allowed: small letters, digits and '-'")
         self.parent = f"projects/{project}/locations/{location}"
         self.base = (endpoint or f"https://{location}-aiplatform.googleapis.com").rstrip("/")
-        self.server = Server(
+        self.server = Endpoint(
             "Vertex AI",
             self.base,
             "type: gcloud auth application-default login",
@@ -47,7 +47,7 @@ class VertexApi:
     @functools.cached_property
     def session(self) -> Any:
         """The HTTP session with the user's credentials, which are looked up for the first request."""
-        return _session(plain=self.base.startswith("http://"))
+        return _session()
 
     def call(
         self,
@@ -67,8 +67,8 @@ class VertexApi:
         """Get a resource; None if it does not exist."""
         try:
             return self.call("GET", path)
-        except HttpError as trouble:
-            if trouble.status != 404:
+        except HttpError as error:
+            if error.status != 404:
                 raise
             return None
 
@@ -78,8 +78,8 @@ class VertexApi:
         while True:
             try:
                 page = self.call("GET", path, query={**query, **({"pageToken": token} if token else {})})
-            except HttpError as trouble:
-                raise UserError(f"{self.server.name} at {self.base} knows no '{path}': {trouble.message}") from None
+            except HttpError as error:
+                raise UserError(f"{self.server.name} at {self.base} knows no '{path}': {error.message}") from None
             yield from page.get(items, [])
             token = page.get("nextPageToken", "")
             if not token:
@@ -125,8 +125,8 @@ class VertexApi:
         return found
 
 
-def _session(plain: bool) -> Any:
-    """Make a session with the user's credentials; without credentials for a plain server if no token is given."""
+def _session() -> Any:
+    """Make a session with the token in GOOGLE_OAUTH_ACCESS_TOKEN, or else with the application default credentials."""
     from google.auth.transport.requests import AuthorizedSession
 
     token = os.environ.get(TOKEN)
@@ -134,10 +134,6 @@ def _session(plain: bool) -> Any:
         from google.oauth2.credentials import Credentials
 
         return AuthorizedSession(Credentials(token=token))
-    if plain:
-        from google.auth.credentials import AnonymousCredentials
-
-        return AuthorizedSession(AnonymousCredentials())
     import google.auth
     from google.auth.exceptions import GoogleAuthError
 

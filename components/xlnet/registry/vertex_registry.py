@@ -130,8 +130,8 @@ class VertexRegistry:
         """Move an alias to a version."""
         try:
             self.api.call("POST", f"{self._path(name)}@{version}:mergeVersionAliases", {"versionAliases": [alias]})
-        except HttpError as trouble:
-            raise UserError(f"'{name}:{version}' is unknown in '{self.shown_uri}': {trouble.message}") from None
+        except HttpError as error:
+            raise UserError(f"'{name}:{version}' is unknown in '{self.shown_uri}': {error.message}") from None
 
     def delete(self, name: str, version: int) -> None:
         """Remove a version, or the model with its last one. A default version first passes this alias to another."""

@@ -1,7 +1,7 @@
 """Finds credentials for a container registry: from ``docker login``, from Google, or none (anonymous).
 
 A registry answers 401 with a challenge. A ``Bearer`` challenge names a token server; a ``Basic`` challenge asks for
-user name and password.
+user name and password. The libraries for this (oras, python-dxf) know no refresh tokens and no Google credentials.
 """
 
 import base64
@@ -9,11 +9,10 @@ import json
 import os
 import re
 import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any
+
+import requests
 
 from xlnet.errors import UserError
 
@@ -145,11 +144,39 @@ def _token(realm: str, asked: dict[str, str], login: tuple[str, str] | None, tim
     """Fetch a token from the registry's token server: with our login, or anonymously for public images."""
     if login and login[0] == TOKEN_USER:
         form = {**asked, "grant_type": "refresh_token", "refresh_token": login[1], "client_id": "xlnet-pipeline"}
-        request = urllib.request.Request(realm, data=urllib.parse.urlencode(form).encode())
+        answer = request("POST", realm, timeout, data=form)
     else:
-        request = urllib.request.Request(f"{realm}?{urllib.parse.urlencode(asked)}")
-        if login:
-            request.add_unredirected_header("Authorization", f"Basic {_basic(*login)}")
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
-        found = json.loads(answer.read(1 << 20))
+        headers = {"Authorization": f"Basic {_basic(*login)}"} if login else {}
+        answer = request("GET", realm, timeout, headers, params=asked)
+    with answer:
+        found = answer.json()
     return str(found.get("token") or found.get("access_token") or "")
+
+
+def request(
+    method: str, url: str, timeout: float, headers: dict[str, str] | None = None, **content: dict[str, str]
+) -> requests.Response:
+    """Send one request and return the answer, whose body is not read yet.
+
+    A redirect to another server, such as a registry's store, is followed without the credentials. Credentials in the
+    user's ``.netrc`` are not sent.
+
+    Raises:
+        requests.HTTPError: the answer has an error status.
+        OSError: there is no answer.
+    """
+    answer = requests.request(
+        method,
+        url,
+        headers=headers,
+        timeout=timeout,
+        stream=True,
+        auth=_no_netrc,
+        **content,
+    )
+    answer.raise_for_status()
+    return answer
+
+
+def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request

@@ -2,14 +2,14 @@
 
 import functools
 import hashlib
-import http.client
 import json
 import re
-import urllib.error
-import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import requests
+
+from xlnet import http
 from xlnet.errors import UserError, nearest
 from xlnet_pipeline.images import login as registry_login
 
@@ -78,9 +78,9 @@ def exists(image: str) -> bool | None:
         return None
     try:
         _ask(reference, f"{reference.manifests}/{reference.digest}", "HEAD", LOOK)
-    except urllib.error.HTTPError as refused:
-        return False if refused.code == 404 else None
-    except (OSError, ValueError, http.client.HTTPException, UserError):
+    except requests.HTTPError as refused:
+        return False if refused.response.status_code == 404 else None
+    except (OSError, ValueError, UserError):
         return None
     return True
 
@@ -99,10 +99,10 @@ def pinned(image: str) -> str:
         raise UserError(f"image '{image}' is not pinned, and names no registry to ask; {_by_hand(image)}")
     try:
         digest = _digest(reference)
-    except urllib.error.HTTPError as refused:
-        raise UserError(f"image '{image}' is not pinned: {_refusal(reference, refused)}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        why = str(getattr(error, "reason", None) or error) or type(error).__name__
+    except requests.HTTPError as refused:
+        raise UserError(f"image '{image}' is not pinned: {_refusal(reference, refused.response)}") from None
+    except (OSError, ValueError) as error:
+        why = http.short(error)
         raise UserError(
             f"image '{image}' is not pinned, and its registry does not answer ({why}); {_by_hand(image)}"
         ) from None
@@ -126,14 +126,15 @@ def _digest(reference: Reference) -> str:
     return found
 
 
-def _refusal(reference: Reference, refused: urllib.error.HTTPError) -> str:
+def _refusal(reference: Reference, refused: requests.Response) -> str:
     what = f"'{reference.host}'"
-    if refused.code == 404:
+    if refused.status_code == 404:
         return f"{what} has no '{reference.name}:{reference.tag}'{_near(reference)}; push it, or name another"
-    if refused.code in (401, 403):
-        return f"{what} lets nobody read it without a role ({refused.code}); {registry_login.remedy(reference.host)}"
+    if refused.status_code in (401, 403):
+        remedy = registry_login.remedy(reference.host)
+        return f"{what} lets nobody read it without a role ({refused.status_code}); {remedy}"
     by_hand = _by_hand(f"{reference.host}/{reference.name}")
-    return f"{what} answers {refused.code} {refused.reason}; try again, or {by_hand}"
+    return f"{what} answers {refused.status_code} {refused.reason}; try again, or {by_hand}"
 
 
 def _near(reference: Reference) -> str:
@@ -141,40 +142,35 @@ def _near(reference: Reference) -> str:
     try:
         tags = json.loads(_ask(reference, reference.tags, "GET", LOOK)[1]).get("tags") or []
         return nearest(reference.tag, [str(tag) for tag in tags])
-    except (OSError, ValueError, AttributeError, http.client.HTTPException):
+    except (OSError, ValueError, AttributeError):
         return ""
 
 
-def _ask(reference: Reference, url: str, method: str, timeout: float) -> tuple[Any, bytes]:
+def _ask(reference: Reference, url: str, method: str, timeout: float) -> tuple[Mapping[str, str], bytes]:
     """Return headers and body of an answer. Asks again with credentials if the registry wants them.
 
     Raises:
         HTTPError: the registry answered with an error status.
-        OSError, ValueError, HTTPException: there was no answer, or it cannot be read.
+        OSError, ValueError: there was no answer, or it cannot be read.
     """
     headers = {"Accept": ACCEPT}
     try:
         return _once(url, method, headers, timeout)
-    except urllib.error.HTTPError as refused:
-        if refused.code != 401:
+    except requests.HTTPError as refused:
+        if refused.response.status_code != 401:
             raise
-        authorization = registry_login.authorization(
-            reference.host, refused.headers.get("WWW-Authenticate", ""), timeout
-        )
+        challenge = refused.response.headers.get("WWW-Authenticate", "")
+        authorization = registry_login.authorization(reference.host, challenge, timeout)
         if not authorization:
             raise
     return _once(url, method, {**headers, "Authorization": authorization}, timeout)
 
 
-def _once(url: str, method: str, headers: dict[str, str], timeout: float) -> tuple[Any, bytes]:
-    asked = urllib.request.Request(url, method=method)
-    for key, value in headers.items():
-        asked.add_unredirected_header(
-            key, value
-        )  # not sent on a redirect: it leads to a store that must not see the credentials
-    with urllib.request.urlopen(asked, timeout=timeout) as answer:
-        content = answer.read(LARGEST)
-        told = answer.headers.get("Content-Length", "")
-        if method != "HEAD" and told.isdigit() and int(told) != len(content):  # read() does not notice a short body
-            raise http.client.IncompleteRead(content, int(told) - len(content))
+def _once(url: str, method: str, headers: dict[str, str], timeout: float) -> tuple[Mapping[str, str], bytes]:
+    with registry_login.request(method, url, timeout, headers) as answer:
+        content = b""
+        for piece in answer.iter_content(1 << 16):  # raises if the body is shorter than the headers say
+            content += piece
+            if len(content) > LARGEST:
+                raise ValueError(f"its answer is longer than {LARGEST} bytes")
         return answer.headers, content

@@ -10,12 +10,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from xlnet import http
 from xlnet.errors import UserError
 from xlnet_pipeline.planning import google_probes
 from xlnet_pipeline.planning.diagnosis import BAD, OK, TIMEOUT, UNSET, Diagnosis, Environment, Finding
@@ -107,17 +106,21 @@ def kfp_endpoint(around: Environment) -> Finding:
     if not endpoint.startswith(("http://", "https://")):
         return BAD, f"KFP_ENDPOINT '{endpoint}' is no URL", f"export KFP_ENDPOINT=https://{endpoint}"
     headers = {"Authorization": f"Bearer {around['KFP_TOKEN']}"} if around["KFP_TOKEN"] else {}
-    request = urllib.request.Request(f"{endpoint}/apis/v2beta1/healthz", headers=headers)
+    import requests
+
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            found = json.load(answer)
-    except urllib.error.HTTPError as error:
+        answer = requests.get(f"{endpoint}/apis/v2beta1/healthz", headers=headers, timeout=TIMEOUT)
+        answer.raise_for_status()
+        found = answer.json()
+    except requests.HTTPError as error:
+        status = error.response.status_code
         known = {401: ("unknown to it", "export KFP_TOKEN=…"), 403: ("refused", "export KFP_TOKEN=…")}
-        what, repair = known.get(error.code, (f"answers {error.code}", "kubectl get pods -n kubeflow"))
+        what, repair = known.get(status, (f"answers {status}", "kubectl get pods -n kubeflow"))
         return BAD, f"{endpoint}: {what}", repair
+    except requests.JSONDecodeError:
+        return BAD, f"{endpoint} cannot be reached (it is something else)", forward
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error) if isinstance(error, OSError) else "it is something else"
-        return BAD, f"{endpoint} cannot be reached ({str(reason)[:80]})", forward
+        return BAD, f"{endpoint} cannot be reached ({http.short(error)[:80]})", forward
     users = ", with users of their own" if isinstance(found, dict) and found.get("multi_user") else ""
     return OK, f"{endpoint}{users}"
 

@@ -13,7 +13,7 @@ import urllib3
 
 from xlnet import http
 from xlnet.errors import UserError
-from xlnet.http import HttpError, Server
+from xlnet.http import Endpoint, HttpError
 from xlnet_pipeline.targets.settings import KfpSettings
 
 PAGE = 200
@@ -62,7 +62,7 @@ class KfpApi:
         self.runs = api.RunServiceApi(self.client)
         self.recurring = api.RecurringRunServiceApi(self.client)
         self.experiments = api.ExperimentServiceApi(self.client)
-        self.server = Server("Kubeflow Pipelines", settings.endpoint, CREDENTIALS, PERMISSION)
+        self.server = Endpoint("Kubeflow Pipelines", settings.endpoint, CREDENTIALS, PERMISSION)
 
     def call(self, function: Callable[..., Any], *arguments: Any, recover: Any = None, **options: Any) -> Any:
         """Call a function of the client; see :func:`xlnet.http.repeated`."""
@@ -120,18 +120,18 @@ class KfpApi:
             create = self.experiments.experiment_service_create_experiment
             try:
                 found = self.call(create, body, recover=self._find_experiment)
-            except HttpError as trouble:
+            except HttpError as error:
                 found = self._find_experiment()
-                if trouble.status != 409 or found is None:
-                    raise self.unexpected(trouble) from None
+                if error.status != 409 or found is None:
+                    raise self.unexpected(error) from None
         return str(found.experiment_id)
 
     def _find_experiment(self) -> Any:
         options = {"filter": equals(self.settings.experiment), **self._namespace()}
         try:
             found = self.call(self.experiments.experiment_service_list_experiments, **options)
-        except HttpError as trouble:
-            raise self.unexpected(trouble) from None
+        except HttpError as error:
+            raise self.unexpected(error) from None
         return (found.experiments or [None])[0]
 
     def _no_api(self) -> UserError:
@@ -141,11 +141,11 @@ class KfpApi:
             "KFP_TOKEN where callers must log in"
         )
 
-    def unexpected(self, trouble: HttpError) -> UserError:
+    def unexpected(self, error: HttpError) -> UserError:
         """A 404 or 409 where neither can be the answer of a Kubeflow Pipelines server."""
         address = self.settings.endpoint
         return UserError(
-            f"'{address}' answers {trouble.status}, as no Kubeflow Pipelines v2 API does ({trouble.message}); "
+            f"'{address}' answers {error.status}, as no Kubeflow Pipelines v2 API does ({error.message}); "
             "check KFP_ENDPOINT"
         )
 
@@ -166,8 +166,8 @@ class KfpApi:
             more = {"page_size": size, "page_token": token, "sort_by": "created_at desc", **self._namespace()}
             try:
                 page = self.call(function, **more, **options)
-            except HttpError as trouble:
-                raise self.unexpected(trouble) from None
+            except HttpError as error:
+                raise self.unexpected(error) from None
             found = (getattr(page, items) or [])[:left]
             yield from found
             token, left = page.next_page_token, None if left is None else left - len(found)

@@ -227,8 +227,8 @@ class KfpSchedules:
     def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return self.api.call(function, *arguments, **options)
-        except HttpError as trouble:
-            raise UserError(f"Kubeflow Pipelines refused ({trouble.status}): {trouble.message}") from None
+        except HttpError as error:
+            raise UserError(f"Kubeflow Pipelines refused ({error.status}): {error.message}") from None
 
 
 def _message(fields: dict[str, Any]) -> Any:

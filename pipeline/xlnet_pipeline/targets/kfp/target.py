@@ -120,8 +120,8 @@ class KfpTarget:
         body = api.V2beta1Run(**{**fields, "runtime_config": api.V2beta1RuntimeConfig(**fields["runtime_config"])})
         try:
             made = self.api.call(self.api.runs.run_service_create_run, body, recover=lambda: self._named(name))
-        except HttpError as trouble:
-            raise self.api.unexpected(trouble) from None
+        except HttpError as error:
+            raise self.api.unexpected(error) from None
         if echo:
             echo(f"run {run.id}")
             echo(f"page {self.settings.endpoint.rstrip('/')}/#/runs/details/{made.run_id}")
@@ -200,9 +200,9 @@ class KfpTarget:
     def _by_id(self, run_id: str) -> Any:
         try:
             return self.api.call(self.api.runs.run_service_get_run, run_id)
-        except HttpError as trouble:
-            if trouble.status != 404:
-                raise self.api.unexpected(trouble) from None
+        except HttpError as error:
+            if error.status != 404:
+                raise self.api.unexpected(error) from None
             raise UserError(
                 f"run '{run_id}' is unknown on target 'kfp'; see: xlnet-pipeline runs list --target kfp"
             ) from None
@@ -294,8 +294,8 @@ class KfpTarget:
             return False
         try:
             self.api.call(self.api.recurring.recurring_run_service_get_recurring_run, identity)
-        except HttpError as trouble:
-            return trouble.status == 404
+        except HttpError as error:
+            return error.status == 404
         return False
 
 

@@ -97,8 +97,8 @@ class VertexSchedules:
     def _call(self, method: str, path: str, body: Any = None, **options: Any) -> dict[str, Any]:
         try:
             return self.api.call(method, path, body, **options)
-        except HttpError as trouble:
-            raise UserError(f"Vertex AI refused ({trouble.status}): {trouble.message}") from None
+        except HttpError as error:
+            raise UserError(f"Vertex AI refused ({error.status}): {error.message}") from None
 
     def _named(self, name: str) -> dict[str, Any] | None:
         found = self.api.pages(self.path, "schedules", {"filter": f'display_name="{name}"', "pageSize": remote.PAGE})

@@ -110,10 +110,10 @@ class VertexTarget:
         try:
             body = self.body(recipe, where, name, submission.cache)
             self.api.call("POST", self.jobs, body, query={"pipelineJobId": name}, recover=lambda: self.api.get(path))
-        except HttpError as trouble:
-            if trouble.status != 409:  # there already: the answer to the first attempt was lost
+        except HttpError as error:
+            if error.status != 409:  # there already: the answer to the first attempt was lost
                 raise UserError(
-                    f"Vertex AI at {self.api.base} knows no '{self.settings.parent}': {trouble.message}; "
+                    f"Vertex AI at {self.api.base} knows no '{self.settings.parent}': {error.message}; "
                     "check VERTEX_PROJECT_ID and VERTEX_LOCATION"
                 ) from None
         if echo:
