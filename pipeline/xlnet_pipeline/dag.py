@@ -90,11 +90,13 @@ def supervise(spec: dict[str, Any]) -> None:
         executor["container"]["command"] = [word.replace(supervisor.PROGRAM, supervisor.SUPERVISED) for word in command]
 
 
-def forget(spec: dict[str, Any]) -> None:
-    """Stop the steps from writing to the index, so that later runs do not reuse results made without the cache."""
+def without_cache(spec: dict[str, Any]) -> None:
+    """Make every task run, and keep its result out of the index from which later runs take theirs."""
+    for task in spec["root"]["dag"]["tasks"].values():
+        task["cachingOptions"] = {}
     for executor in spec["deploymentSpec"]["executors"].values():
-        kept = [one for one in executor["container"].get("env", []) if one["name"] != supervisor.INDEX]
-        executor["container"]["env"] = kept
+        if environment := executor.get("container", {}).get("env"):
+            environment[:] = [one for one in environment if one["name"] != supervisor.INDEX]
 
 
 def compile(path: str | Path, image: str | None = None, where: Placement | None = None) -> Path:

@@ -29,7 +29,7 @@ from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.output import Output, shown
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import Settings, image_of, refuse_password
-from xlnet_pipeline.targets.submission import Submission
+from xlnet_pipeline.targets.submission import Submission, refuse
 from xlnet_pipeline.targets.target import Target
 
 PAGE = 100  # resources per request
@@ -68,6 +68,19 @@ def place(name: str, settings: Settings, submission: Submission, **more: Any) ->
         flex_start=submission.flex_start,
     )
     return dataclasses.replace(found, **more)
+
+
+def checked(target: Target, submission: Submission) -> Placement:
+    """Return where a submission's steps are to run.
+
+    Raises:
+        UserError: the target cannot do what is asked, or its steps could not read the input.
+    """
+    refuse(submission, target.cannot)
+    where = target.place(submission)
+    assert where is not None, "remote targets place every submission"
+    check_data(submission.recipe, target.name)
+    return where
 
 
 def check_data(recipe: Recipe, target: str) -> None:

@@ -26,7 +26,7 @@ from xlnet_pipeline.targets.output import LAST_LINES
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure
 from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import KfpSettings
-from xlnet_pipeline.targets.submission import Submission, refuse
+from xlnet_pipeline.targets.submission import Submission
 
 OURS = re.compile(r"xlnet-(\d{8}-\d{6}-[0-9a-f]{4})")  # a display name with an id of ours
 SERVERS_OWN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # an id that the server gave
@@ -78,9 +78,7 @@ class KfpTarget:
 
         documents = dag.documents(where)
         if not cache:
-            for task in documents[0]["root"]["dag"]["tasks"].values():
-                task["cachingOptions"] = {}
-            dag.forget(documents[0])
+            dag.without_cache(documents[0])
         spec = {"pipeline_spec": documents[0]} | ({"platform_spec": documents[1]} if len(documents) > 1 else {})
         made = {
             "display_name": name,
@@ -95,11 +93,9 @@ class KfpTarget:
 
     def preview(self, submission: Submission) -> list[dict[str, Any]]:
         """The request that a submission would send; the experiment's id is not known without asking the server."""
-        refuse(submission, self.cannot)
-        recipe, where = submission.recipe, self.place(submission)
-        remote.check_data(recipe, self.name)
+        where = remote.checked(self, submission)
         experiment = f"<id of experiment '{self.settings.experiment}'>"
-        body = self.body(recipe, where, "xlnet-RUN", experiment, submission.cache)
+        body = self.body(submission.recipe, where, "xlnet-RUN", experiment, submission.cache)
         server = self.settings.endpoint or "<KFP_ENDPOINT>"
         return [{"method": "POST", "url": f"{server}/apis/v2beta1/runs", "body": body}]
 
@@ -111,12 +107,10 @@ class KfpTarget:
         live: Callable[[str], None] | None = None,
     ) -> Run:
         """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
-        refuse(submission, self.cannot)
-        recipe, where = submission.recipe, self.place(submission)
-        remote.check_data(recipe, self.name)
-        run = remote.new_run(recipe.to_json(), self.name, record.new_id())
+        where = remote.checked(self, submission)
+        run = remote.new_run(submission.recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
-        fields = self.body(recipe, where, name, self.api.experiment(), submission.cache)
+        fields = self.body(submission.recipe, where, name, self.api.experiment(), submission.cache)
         body = api.V2beta1Run(**{**fields, "runtime_config": api.V2beta1RuntimeConfig(**fields["runtime_config"])})
         try:
             made = self.api.call(self.api.runs.run_service_create_run, body, recover=lambda: self._named(name))

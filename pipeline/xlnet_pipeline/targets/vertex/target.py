@@ -22,7 +22,7 @@ from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
 from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import VertexSettings
-from xlnet_pipeline.targets.submission import Submission, refuse
+from xlnet_pipeline.targets.submission import Submission
 
 STATES = {
     "PIPELINE_STATE_SUCCEEDED": record.SUCCEEDED,
@@ -71,8 +71,7 @@ class VertexTarget:
 
         (spec,) = dag.documents(where)
         if not cache:
-            for task in spec["root"]["dag"]["tasks"].values():
-                task["cachingOptions"] = {}
+            dag.without_cache(spec)
         job = {
             "displayName": name,
             "pipelineSpec": spec,
@@ -86,11 +85,9 @@ class VertexTarget:
 
     def preview(self, submission: Submission) -> list[dict[str, Any]]:
         """The request that a submission would send."""
-        refuse(submission, self.cannot)
-        recipe, where = submission.recipe, self.place(submission)
-        remote.check_data(recipe, self.name)
+        where = remote.checked(self, submission)
         url = f"{self.api.base}/v1/{self.jobs}?pipelineJobId={remote.PREFIX}RUN"
-        body = self.body(recipe, where, f"{remote.PREFIX}RUN", submission.cache)
+        body = self.body(submission.recipe, where, f"{remote.PREFIX}RUN", submission.cache)
         return [{"method": "POST", "url": url, "body": body}]
 
     def submit(
@@ -101,14 +98,12 @@ class VertexTarget:
         live: Callable[[str], None] | None = None,
     ) -> Run:
         """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
-        refuse(submission, self.cannot)
-        recipe, where = submission.recipe, self.place(submission)
-        remote.check_data(recipe, self.name)
-        run = remote.new_run(recipe.to_json(), self.name, record.new_id())
+        where = remote.checked(self, submission)
+        run = remote.new_run(submission.recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
         path = f"{self.jobs}/{name}"
         try:
-            body = self.body(recipe, where, name, submission.cache)
+            body = self.body(submission.recipe, where, name, submission.cache)
             self.api.call("POST", self.jobs, body, query={"pipelineJobId": name}, recover=lambda: self.api.get(path))
         except HttpError as error:
             if error.status != 409:  # there already: the answer to the first attempt was lost
