@@ -19,12 +19,12 @@ from xlnet.errors import CorruptArtifact, UserError
 SPLITS = ("train", "validation", "test")
 
 
-def schema(task: str, with_text: bool) -> pa.Schema:
+def schema(task: str, with_text: bool = True) -> pa.Schema:
     """The Arrow schema of a split's shards.
 
     Args:
         task: ``"classification"`` (integer labels) or ``"regression"`` (float labels).
-        with_text: validation and test keep the text, so that reports can show it.
+        with_text: whether rows keep their texts, for reports and for the baseline of an evaluation.
     """
     fields = [
         pa.field("input_ids", pa.list_(pa.int32())),

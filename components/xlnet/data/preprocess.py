@@ -230,7 +230,7 @@ class _Writer:
 
     def __post_init__(self) -> None:
         self.directory.mkdir()
-        self.schema = schema(self.recipe.task, with_text=self.name != "train")
+        self.schema = schema(self.recipe.task)
         self.index = {name: i for i, name in enumerate(self.classes)}
         self.counts: Counter[str] = Counter()
         self.histogram = np.zeros(len(HISTOGRAM), np.int64)
@@ -274,9 +274,8 @@ class _Writer:
             "source": [source for _, source in batch],
             "line": [row.line for row in rows],
         }
-        if self.name != "train":
-            columns |= {"text": [row.text for row in rows], "text_pair": [row.text_pair for row in rows]}
-            columns["id"] = [row.id for row in rows]
+        columns |= {"text": [row.text for row in rows], "text_pair": [row.text_pair for row in rows]}
+        columns["id"] = [row.id for row in rows]
         arrays = [
             value if isinstance(value, pa.Array) else pa.array(value, self.schema.field(name).type)
             for name, value in columns.items()
