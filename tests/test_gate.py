@@ -207,3 +207,20 @@ def test_the_steps_hand_the_rows_on(trained):
         texts = file.read_all()["text"].to_pylist()
     assert rows.among(np.array([seen.key(text, None) for text in texts], np.int64)).all()
     assert len(rows) == card["splits"]["train"]["rows"] + card["splits"]["validation"]["rows"]
+
+
+@pytest.mark.parametrize("has_champion", [False, True])
+@pytest.mark.parametrize(
+    ("verdict", "promoted"), [("worse", False), ("level", True), ("better", True)], ids=["worse", "level", "better"]
+)
+def test_a_model_that_a_linear_one_beats_is_no_champion(tmp_path, verdict, promoted, has_champion):
+    apart = {"metric": "accuracy", "value": -0.05, "low": -0.08, "high": -0.02}
+    base = {"kind": "tfidf", "name": "TF-IDF with logistic regression", "verdict": verdict, "difference": apart}
+    new = rewritten(model(tmp_path, "new", 0.97), baseline=base)
+    present = champion(model(tmp_path, "old", 0.6)) if has_champion else None
+    found = gate(new, present, RECIPE)
+    assert found.promote is promoted, found.reason
+    if not promoted:
+        assert "is worse than TF-IDF with logistic regression on the same rows: accuracy -0.0500" in found.reason
+        assert "run --force decides otherwise" in found.reason
+        assert gate(new, present, RECIPE, force=True).promote

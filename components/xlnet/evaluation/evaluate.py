@@ -13,7 +13,7 @@ from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, Split, open_dataset
 from xlnet.errors import RunError, UserError
-from xlnet.evaluation import metrics, report
+from xlnet.evaluation import baseline, metrics, report
 from xlnet.evaluation.comparison import primary_metric
 from xlnet.evaluation.predictor import probabilities
 from xlnet.model.inference import predict_logits
@@ -54,6 +54,8 @@ def evaluate(recipe_json: str, dataset: str, model: str, out: str) -> dict[str, 
     whole = Recipe(made_of.data, made_of.model, made_of.training, given)
     test_digest = data.card["splits"]["test"]["digest"]
     content = {"test_digest": test_digest, "model_digest": model_digest, "dataset_digest": dataset_digest, **figures}
+    content["baseline"], table = _with_baseline(table, logits, data, figures["primary"], given, _seconds(model))
+    content["remarks"] = baseline.remarks(content, whole)
     with provenance.writing(out, "evaluation") as directory:
         pq.write_table(table, directory / "predictions.parquet")
         _write_json(directory / "metrics.json", content)
@@ -71,12 +73,44 @@ def evaluate(recipe_json: str, dataset: str, model: str, out: str) -> dict[str, 
             metadata=facts,
             inputs=[provenance.read(dataset), provenance.read(model)],
         )
-    main = figures["metrics"][figures["primary"]]
-    print(
-        f"{figures['primary']} {main['value']:.4f} [{main['low']:.4f}, {main['high']:.4f}] on {figures['rows']:,} rows"
-        + (f"; always '{m['class']}': {m['accuracy']:.4f}" if (m := figures["majority_class"]) else "")
-    )
+    _say(content)
     return {**facts, "evaluation_digest": lineage["artifact"]["digest"]}
+
+
+def _with_baseline(
+    table: pa.Table, logits: np.ndarray, data: Dataset, primary: str, recipe: EvaluationRecipe, seconds: float
+) -> tuple[dict[str, Any] | None, pa.Table]:
+    """Return the baseline's part of metrics.json, None if there is none, and the table with its answers."""
+    found = baseline.answers(recipe, data, seconds)
+    if found is None:
+        return None, table
+    theirs, about = found
+    ours = logits.argmax(1) if data.classes else logits[:, 0]
+    names = np.array(data.classes, dtype=object)
+    given = names[theirs].tolist() if data.classes else theirs.astype(np.float64)
+    labels = data.split("test").labels
+    figures = baseline.judge(ours, theirs, labels, len(data.classes), primary, recipe)
+    return {**about, **figures}, table.append_column("baseline", pa.array(given))
+
+
+def _seconds(model: str) -> float:
+    """Return how long the model was trained; 0 if that is not recorded."""
+    facts = provenance.read(model)["artifact"]["metadata"]
+    return float(facts.get("tokens", 0)) / max(1.0, float(facts.get("tokens_per_second", 0)))
+
+
+def _say(content: dict[str, Any]) -> None:
+    primary = content["primary"]
+    main, rows = content["metrics"][primary], content["rows"]
+    always = f"; always '{m['class']}': {m['accuracy']:.4f}" if (m := content["majority_class"]) else ""
+    print(f"{primary} {main['value']:.4f} [{main['low']:.4f}, {main['high']:.4f}] on {rows:,} rows{always}")
+    if base := content["baseline"]:
+        theirs = base["metrics"][primary]["value"]
+        score = "unknown" if theirs is None else f"{theirs:.4f}"
+        uses = f" ({base['uses']})" * bool(base["uses"])
+        print(f"{base['name']}{uses}: {primary} {score}; {baseline.spell(base['difference'])}")
+    for remark in content["remarks"]:
+        print(f"note: {remark}")
 
 
 def refuse_mismatch(model: XLNetClassifier, data: Dataset, name: str) -> None:
@@ -185,5 +219,10 @@ def _facts(content: dict[str, Any]) -> dict[str, Any]:
         facts[f"{name}_high"] = round(figure["high"], 6)
     if content["majority_class"]:
         facts["majority_class_accuracy"] = round(content["majority_class"]["accuracy"], 6)
+    if base := content["baseline"]:
+        theirs = base["metrics"][content["primary"]]["value"]
+        known = {"baseline_score": theirs, "baseline_difference": base["difference"]["value"]}
+        facts |= {name: round(value, 6) for name, value in known.items() if value is not None}
+        facts |= {"baseline": base["kind"], "baseline_verdict": base["verdict"]}
     digests = {name: content[name] for name in ("test_digest", "model_digest", "dataset_digest")}
     return {**facts, **digests, **provenance.code_facts()}

@@ -4,7 +4,7 @@ TF-IDF with logistic regression for classes, with ridge regression for values. T
 their own, what they share and in what they differ. scikit-learn does the work and is loaded only here.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,5 +148,3 @@ def _texts(split: Split, rows: np.ndarray) -> Iterator[tuple[list[str], list[str
         some = table.select(["text", "text_pair"]).take(rows[first : first + CHUNK])
         seconds = [text or "" for text in some["text_pair"].to_pylist()] if pairs else None
         yield some["text"].to_pylist(), seconds
-
-

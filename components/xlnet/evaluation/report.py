@@ -24,6 +24,7 @@ RESIDUAL_BINS = 24
 MATRIX_CLASSES = 100  # a larger confusion matrix would make the page many megabytes long
 CONFUSED_PAIRS = 20
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "mcc": "MCC", "pearson": "Pearson r", "spearman": "Spearman ρ"}
+WORDS = {"better": "better", "level": "not shown to be better", "worse": "worse"}
 
 
 def render(
@@ -77,13 +78,23 @@ def _headline(title: str, content: dict[str, Any], named: str) -> str:
     if majority := content["majority_class"]:
         always = f"accuracy of always “{majority['class']}”"
         tiles.append(_tile("Majority class", page.figure(majority["accuracy"]), always))
+    if base := content["baseline"]:
+        theirs, apart = base["metrics"][content["primary"]], base["difference"]
+        note = f"{NAMES[content['primary']]} of {base['name']}" + (f" ({base['uses']})" if base["uses"] else "")
+        tiles.append(_tile("Baseline", page.figure(theirs["value"]), note))
+        ends = f"{page.figure(apart['low'])} to {page.figure(apart['high'])}: the model is {WORDS[base['verdict']]}"
+        tiles.append(_tile("Model − baseline", page.figure(apart["value"]), ends))
     if content["roc"]:
         tiles.append(_tile("AUC", page.figure(content["roc"]["auc"]), "area under the ROC curve"))
     return (
         f'<header><h1>{page.escape(title)} <span class="soft">on {content["rows"]:,} test rows</span></h1>{named}'
-        f'<p class="soft">Below each metric: its {confidence} bootstrap interval over the test rows.</p></header>'
-        f'<div class="tiles">{"".join(tiles)}</div>'
+        f'<p class="soft">Below each metric: its {confidence} bootstrap interval over the test rows.</p>'
+        f'{_notes(content)}</header><div class="tiles">{"".join(tiles)}</div>'
     )
+
+
+def _notes(content: dict[str, Any]) -> str:
+    return "".join(f"<p><strong>Note:</strong> {page.escape(remark)}</p>" for remark in content["remarks"])
 
 
 def _tile(name: str, value: str, note: str, kind: str = "") -> str:

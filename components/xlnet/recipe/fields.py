@@ -118,6 +118,7 @@ class EvaluationRecipe:
     margin: float = _number(0.0, -1.0, 1.0)  # amount by which the challenger must beat the champion
     confidence: float = _number(0.95, 0.5, 0.9999)
     resamples: int = _number(1000, 100, 1_000_000)
+    baseline: str = _choice("tfidf", "tfidf", "majority", "none")  # what the model is compared with
     worst: int = _number(20, 0, 1000)  # mistakes shown in the report
     seed: int = _number(0, 0, 2**63 - 1)
 

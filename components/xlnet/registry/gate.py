@@ -1,7 +1,8 @@
 """The gate: decides whether a challenger becomes champion, and says why.
 
 The challenger must beat the most frequent answer, and the current champion, by the rule of
-:mod:`xlnet.evaluation.comparison`, on test rows that neither model was trained on.
+:mod:`xlnet.evaluation.comparison`, on test rows that neither model was trained on. It must not be significantly worse
+than the baseline of its evaluation, TF-IDF with a linear model.
 """
 
 import math
@@ -77,6 +78,8 @@ def _judge(challenger: Challenger, champion: ModelVersion | None, recipe: Evalua
     if useless := _no_better_than_a_constant(challenger, ours, recipe):
         by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name) if champion else 'NAME'}:VERSION"
         return Decision(False, f"{useless}; {TRY}; run --force, or {by_hand}, decides otherwise", number)
+    if worse := _worse_than_the_baseline(challenger):
+        return Decision(False, f"{worse}; run --force decides otherwise", number)
     if champion is None:
         return Decision(True, "no champion yet")
     try:
@@ -104,6 +107,16 @@ def _no_better_than_a_constant(challenger: Challenger, ours: NamedPredictions, r
     if found.low > 0:
         return ""
     return f"is no better than always answering '{commonest}': {found.figures}"
+
+
+def _worse_than_the_baseline(challenger: Challenger) -> str:
+    """Return why the model is of no use beside a far cheaper one; empty if it is not significantly worse."""
+    base = challenger.metrics.get("baseline")
+    if not base or base["verdict"] != "worse":
+        return ""
+    found = base["difference"]
+    interval = f"[{found['low']:+.4f}, {found['high']:+.4f}]"
+    return f"is worse than {base['name']} on the same rows: {found['metric']} {found['value']:+.4f} {interval}"
 
 
 def _against(

@@ -11,6 +11,7 @@ from xlnet import recipe as recipes
 from xlnet.data import objects
 from xlnet.data.dataset import open_dataset
 from xlnet.errors import UserError
+from xlnet.evaluation.baseline import spell
 from xlnet.recipe import Recipe
 from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry, resolve
 from xlnet.registry.cache import remember
@@ -144,8 +145,19 @@ def _tags(challenger: Challenger, digests: dict[str, str], decision: Decision, o
         "run": os.environ.get("XLNET_RUN_ID", ""),
         "git_sha": provenance.git_sha(),
         "metric": f"{content['primary']} {'unknown' if challenger.score is None else f'{challenger.score:.4f}'}",
+        "baseline": _baseline(content),
         "decision": "promoted" if decision.promote else "kept",
     }
+
+
+def _baseline(content: dict[str, Any]) -> str:
+    """Return ``"tfidf accuracy 0.7900, difference in accuracy +0.0200 [+0.0010, +0.0390]"``; empty if there is none."""
+    base = content.get("baseline")
+    if not base:
+        return ""
+    score = base["metrics"][content["primary"]]["value"]
+    shown = "unknown" if score is None else f"{score:.4f}"
+    return f"{base['kind']} {content['primary']} {shown}, {spell(base['difference'])}"
 
 
 def _entry(
@@ -169,4 +181,5 @@ def _entry(
         "evaluation_digest": digests["evaluation"],
         "test_digest": content["test_digest"],
         "metrics": challenger.scores,
+        "baseline": _baseline(content),
     }

@@ -13,6 +13,11 @@ from xlnet_pipeline.commands.tables import paint
 from xlnet_pipeline.targets.record import Run
 
 DAMAGED = "damaged"  # stands in a table for what cannot be read
+VERDICTS = {
+    "better": "the model is better",
+    "level": "the model is not shown to be better",
+    "worse": "the model is worse",
+}
 
 
 def evaluation(run: Run) -> dict[str, Any]:
@@ -79,7 +84,10 @@ def lines(run: Run, home: str, colour: bool = False) -> list[str]:
     if entry:
         place = f"as {paint('champion', 'champion', colour)}" if entry["promoted"] else "as a version, not champion"
         shown += ["", f"registered {version(run)} {place}; the gate: {entry['reason']}"]
-        shown += [f"report {report_path(run)}", "", "next:"]
+        shown += [f"report {report_path(run)}"]
+    shown += [f"note: {remark}" for remark in metrics.get("remarks", [])]
+    if entry:
+        shown += ["", "next:"]
         shown += [f"  {command}" for command in _next_commands(run, reference(run), home)]
     return shown
 
@@ -92,7 +100,22 @@ def _metric_lines(found: dict[str, Any]) -> list[str]:
             shown.append(f"  {name:<10} {metric['value']:.4f}   {level} {metric['low']:.4f} to {metric['high']:.4f}")
     if majority := found.get("majority_class"):
         shown.append(f"  {'majority':<10} {majority['accuracy']:.4f}   always answering '{majority['class']}'")
+    if (base := found.get("baseline")) and base["kind"] != "majority":
+        shown += _baseline_lines(base, found["primary"], level)
     return shown
+
+
+def _baseline_lines(base: dict[str, Any], primary: str, level: str) -> list[str]:
+    theirs, apart = base["metrics"][primary], base["difference"]
+    uses = f"{base['name']} ({base['uses']}), on the same rows"
+    lines = [f"{uses}:", f"  {primary:<10} {_number(theirs['value'])}   {level} {_number(theirs['low'])} to "]
+    lines[-1] += _number(theirs["high"])
+    ends = f"{_number(apart['low'], '+')} to {_number(apart['high'], '+')}"
+    return [*lines, f"  {'difference':<10} {_number(apart['value'], '+')}  {level} {ends}: {VERDICTS[base['verdict']]}"]
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "unknown" if value is None else f"{value:{sign}.4f}"
 
 
 def _next_commands(run: Run, model: str, home: str) -> list[str]:

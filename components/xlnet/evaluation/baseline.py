@@ -1,0 +1,159 @@
+"""The baseline: what a cheap model gets on the same train and test rows, and what its score says about ours."""
+
+import math
+from collections import Counter
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from xlnet.data.dataset import Dataset, Split
+from xlnet.errors import UserError
+from xlnet.evaluation import linear, metrics
+from xlnet.evaluation.comparison import Predictions, compare
+from xlnet.evaluation.linear import Effort
+from xlnet.recipe import EvaluationRecipe, Recipe
+
+SHARE = 0.1  # of the training's seconds that the baseline may take, if its texts are many
+FREE = 15.0  # seconds that it may take in any case
+RATES = {True: 500_000, False: 1_500_000}  # characters of text a second, with n-grams of characters and without
+SMALL = 20_000  # rows to train on, below which more of them help most
+NAMES = {"tfidf": "TF-IDF with {} regression", "majority": "the commonest answer"}
+
+
+def answers(recipe: EvaluationRecipe, data: Dataset, seconds: float) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Answer the test rows with the recipe's baseline.
+
+    Args:
+        recipe: which baseline.
+        data: the dataset.
+        seconds: how long the model was trained; a large set is read in part, so that the baseline takes a tenth of it.
+
+    Returns:
+        Class indices or values [test rows], and how they were made; None if the recipe wants no baseline.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    train, test, classes = data.split("train"), data.split("test"), len(data.classes)
+    name = NAMES.get(recipe.baseline, "").format("logistic" if classes else "ridge")
+    if recipe.baseline == "none" or not len(train):
+        return None
+    about = {"kind": recipe.baseline, "name": name, "train_rows": len(train), "rows": len(train), "uses": ""}
+    if recipe.baseline == "majority":
+        constant = Counter(train.labels.tolist()).most_common(1)[0][0] if classes else train.labels.mean()
+        return np.full(len(test), constant, test.labels.dtype), about
+    if "text" not in train.table().column_names:
+        print("no baseline: this dataset was made before train texts were kept; run preprocess again")
+        return None
+    effort = effort_for(characters(train), characters(test), seconds)
+    try:
+        found = linear.predict(train, test, classes, effort)
+    except ModuleNotFoundError:
+        raise UserError(
+            "evaluation.baseline is 'tfidf', which needs scikit-learn: pip install scikit-learn, "
+            'or choose "majority" or "none"'
+        ) from None
+    return found, {**about, "rows": -(-len(train) // effort.every), "uses": str(effort)}
+
+
+def characters(split: Split) -> int:
+    """Count the characters of a split's texts."""
+    table = split.table()
+    return sum(pc.sum(pc.utf8_length(table[name])).as_py() or 0 for name in ("text", "text_pair"))
+
+
+def effort_for(train: int, test: int, seconds: float) -> Effort:
+    """Choose how much of ``train`` characters to read beside ``test``, if the model was trained for ``seconds``."""
+    allowed = max(FREE, SHARE * seconds)
+    if train + test <= allowed * RATES[True]:
+        return Effort()
+    left = allowed * RATES[False] - test
+    return Effort(characters=False, every=max(1, math.ceil(train / max(left, allowed * RATES[False] / 4))))
+
+
+def judge(
+    ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray, classes: int, primary: str, recipe: EvaluationRecipe
+) -> dict[str, Any]:
+    """Compute the baseline's metrics, and the paired difference model − baseline of the metric that decides.
+
+    Args:
+        ours: the model's answers: class indices or values, [rows].
+        theirs: the baseline's answers.
+        labels: the true ones.
+        classes: number of classes; 0 for values.
+        primary: the metric that decides.
+        recipe: the settings of the bootstrap.
+    """
+    drawing = (recipe.confidence, recipe.resamples, recipe.seed)
+    if classes:
+        matrix = metrics.confusion_matrix(labels, theirs, classes)
+        figures = metrics.classification_figures(matrix, *drawing)
+    else:
+        figures = metrics.regression_figures(labels, theirs, *drawing)
+    ours, theirs = ours.astype(labels.dtype), theirs.astype(labels.dtype)
+    two = Predictions(labels, ours, classes), Predictions(labels, theirs, classes)
+    found = compare(*two, primary, replace(recipe, margin=0.0))
+    difference = {"value": found.difference, "low": found.low, "high": found.high}
+    verdict = "better" if found.wins else "worse" if found.high < 0 else "level"
+    return {
+        "metrics": {name: _known(asdict(figure)) for name, figure in figures.items()},
+        "difference": {"metric": primary, **_known(difference)},
+        "verdict": verdict,
+    }
+
+
+def remarks(content: dict[str, Any], recipe: Recipe) -> list[str]:
+    """Say what the figures mean for whoever wants to use the model: one sentence each, nothing if all is well.
+
+    Args:
+        content: the content of metrics.json.
+        recipe: the recipe of the dataset, the model and this evaluation.
+    """
+    found = _about_classes(content)
+    base = content["baseline"]
+    if base and base["verdict"] != "better" and base["kind"] != "majority":
+        how = "is worse than" if base["verdict"] == "worse" else "is not shown to be better than"
+        found.append(f"the model {how} {base['name']} on the same rows: {spell(base['difference'])}")
+        found.append(f"to try: {'; '.join(_to_try(content, recipe))}")
+    return found
+
+
+def spell(difference: dict[str, Any]) -> str:
+    """Format as ``"accuracy -0.0200 [-0.0400, +0.0100]"``."""
+    value, low, high = (difference[name] for name in ("value", "low", "high"))
+    if value is None or low is None:
+        return f"{difference['metric']} of one of the two cannot be computed"
+    return f"difference in {difference['metric']} {value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def _about_classes(content: dict[str, Any]) -> list[str]:
+    if not content["confusion"]:
+        return []
+    matrix, classes = np.array(content["confusion"]), content["classes"]
+    given = np.flatnonzero(matrix.sum(0))
+    if len(given) == 1 and len(classes) > 1:
+        return [f"the model answers '{classes[given[0]]}' to every test row: it has learnt nothing from the texts"]
+    missed = [classes[i] for i in np.flatnonzero((np.diag(matrix) == 0) & (matrix.sum(1) > 0))]
+    if not missed:
+        return []
+    names = ", ".join(f"'{name}'" for name in missed[:5]) + (f" and {len(missed) - 5} more" if len(missed) > 5 else "")
+    rows = int(matrix.sum(1)[[classes.index(name) for name in missed]].sum())
+    plural = "es" if len(missed) > 1 else ""
+    return [f"recall is 0 for class{plural} {names}: none of {rows:,} test rows found"]
+
+
+def _to_try(content: dict[str, Any], recipe: Recipe) -> list[str]:
+    proposals = []
+    if not recipe.model.pretrained:
+        proposals.append("pretrained weights (model.pretrained=DIR, with model.preset=base), which help most")
+    if content["baseline"]["train_rows"] < SMALL:
+        proposals.append("more rows to train on")
+    if recipe.data.tokenizer != "train":
+        proposals.append("a vocabulary of your own text (data.tokenizer=train)")
+    return proposals or ["another learning rate (training.learning_rate) or more epochs (training.epochs)"]
+
+
+def _known(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
