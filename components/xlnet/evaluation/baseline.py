@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from xlnet.data.dataset import Dataset, Split
 from xlnet.errors import UserError
 from xlnet.evaluation import linear, metrics
-from xlnet.evaluation.comparison import Predictions, compare
+from xlnet.evaluation.comparison import RowPredictions, compare
 from xlnet.evaluation.linear import Effort
 from xlnet.recipe import EvaluationRecipe, Recipe
 
@@ -93,7 +93,7 @@ def judge(
     else:
         figures = metrics.regression_figures(labels, theirs, *drawing)
     ours, theirs = ours.astype(labels.dtype), theirs.astype(labels.dtype)
-    two = Predictions(labels, ours, classes), Predictions(labels, theirs, classes)
+    two = RowPredictions(labels, ours, classes), RowPredictions(labels, theirs, classes)
     found = compare(*two, primary, replace(recipe, margin=0.0))
     difference = {"value": found.difference, "low": found.low, "high": found.high}
     verdict = "better" if found.wins else "worse" if found.high < 0 else "level"
