@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xlnet.data import header as headers
 from xlnet.data.csv_records import CsvRecords, Record, wrong_width
 from xlnet.data.storage import Source
 from xlnet.data.values import BadValue, bare, check_id, check_label, check_pair, check_text, shown
-from xlnet.errors import UserError, nearest
+from xlnet.errors import UserError
 from xlnet.recipe import Column, DataRecipe
 
 UNKNOWN = "?"  # label of a text to predict
@@ -104,9 +105,12 @@ class Columns:
             raise UserError(f"line {line} of '{self.source.uri}' should name the columns, but cannot be used: {reason}")
         if first is None:
             return map(self.row, skipped)
+        has_header = bool(by_name) or self.recipe.header == "yes"
+        first, ahead, records = self._header(first, records, by_name) if has_header else (first, [], records)
         self.keys = {use: self._index(key, first.fields) for use, key in self.keys.items()}
         self.width = len(first.fields)
-        has_header = bool(by_name) or self.recipe.header == "yes"
+        if has_header and 0 in self.keys.values() and not by_name:
+            headers.tell_of_index(first, ahead, self.source, self.tell)
         if isinstance(records, CsvRecords):
             if not has_header:
                 records.take_back()
@@ -118,9 +122,23 @@ class Columns:
         if not has_header and self.recipe.header == "auto":
             following = list(itertools.islice(rest, PROBED))
             has_header = self._looks_like_header(first, following)
+            if has_header and 0 in self.keys.values():
+                headers.tell_of_index(first, following, self.source, self.tell)
         self.optional = self._positions(first.fields if has_header else [""] * self.width)
         self.header = first.fields if has_header and self.labelled else None
         return map(self.row, itertools.chain(skipped, [] if has_header else [first], following, rest))
+
+    def _header(
+        self, first: Record, records: Iterator[Record], names: Sequence[str]
+    ) -> tuple[Record, list[Record], Iterator[Record]]:
+        """The record that names the columns, some records below it, and all of these."""
+        first = headers.below_titles(first, records, names, self.source, self.tell)
+        if isinstance(records, CsvRecords):
+            ahead = records.ahead()
+        else:
+            ahead = list(itertools.islice(records, PROBED))
+            records = itertools.chain(ahead, records)
+        return headers.completed(first, ahead, self.source, self.tell), ahead, records
 
     def row(self, record: Any) -> Row | Reject:
         """The example in a record, or why there is none."""
@@ -195,7 +213,7 @@ class Columns:
         label = fields[self.keys["label"]].strip().strip('"')
         if self.recipe.task == "classification":
             return label in self.seen
-        return _is_number(label)
+        return headers.is_number(label)
 
     def _looks_like_header(self, first: Record, others: list[Record]) -> bool:
         """Whether a first row is one of names: its label is nobody else's, and it reads like a name."""
@@ -217,7 +235,9 @@ class Columns:
         if len(rest) < 2 or not _NAME.fullmatch(label) or not self._alone("label", first, others):
             return False
         named = label in LABEL_NAMES or _plain(first.fields[self.keys["text"]]) in TEXT_NAMES
-        return named or (all(map(_is_number, rest)) and not _is_number(label) and label not in {"none", "null", "na"})
+        if named or label in {"none", "null", "na"}:
+            return named
+        return all(map(headers.is_number, rest)) and not headers.is_number(label)
 
     def _alone(self, use: str, first: Record, others: list[Record]) -> bool:
         key = self.keys[use]
@@ -227,11 +247,11 @@ class Columns:
     def _index(self, key: Column, names: Sequence[str], remedy: str = "give the index of one") -> int:
         if isinstance(key, int):
             if key >= len(names):
-                raise _no_column(self.source, key, names)
+                raise headers.no_column(self.source, self.recipe, key, names)
             return key
         places = [index for index, name in enumerate(names) if bare(name) == key]
         if not places:
-            raise _no_column(self.source, key, list(map(bare, names)))
+            raise headers.no_column(self.source, self.recipe, key, list(map(bare, names)))
         if len(places) > 1:
             both = " and ".join(map(str, places[:5]))
             raise UserError(f"'{self.source.uri}' has {len(places)} columns named '{key}', {both}; {remedy}")
@@ -249,50 +269,3 @@ def _next_usable(records: Iterator[Record], skipped: list[Record]) -> Record | N
 
 def _plain(value: str) -> str:
     return value.strip().strip("\"'").lower()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _no_column(source: Source, key: Column, names: Sequence[str]) -> UserError:
-    """Say which columns there are; and why there may be none of that name."""
-    if isinstance(key, int):
-        return UserError(
-            f"'{source.uri}' has {len(names)} column{'' if len(names) == 1 else 's'}, so none with index {key}; "
-            f"allowed: {'0' if len(names) < 2 else f'0 to {len(names) - 1}'}{_delimiter_hint(names)}"
-        )
-    listed = ", ".join(shown(name)[1:-1] for name in names[:20])
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    hint = (
-        _delimiter_hint(names)
-        or _quote_hint(key, names)
-        or nearest(key, filter(str.isprintable, names[:1000]))
-        or _no_header_hint(names)
-    )
-    return UserError(f"'{source.uri}' has no column '{key}'; it has: {listed}{more}{hint}")
-
-
-def _delimiter_hint(names: Sequence[str]) -> str:
-    """A line that is one column, but falls into several at another character, is a file with that delimiter."""
-    counts = {"\t": "a tab", ";": "';'", "|": "'|'", ",": "','"}
-    found = [(names[0].count(one), word) for one, word in counts.items() if one in names[0]] if len(names) == 1 else []
-    return f"; its columns seem to be separated by {max(found)[1]}" if found else ""
-
-
-def _quote_hint(key: str, names: Sequence[str]) -> str:
-    """A name in quotes that are characters of it: a space stood before them, or the format knows no quotes."""
-    if all(name.strip("\"' ") != key for name in names):
-        return ""
-    return f"; '{key}' is there in quotes that belong to the name: take off the quotes, and spaces before them"
-
-
-def _no_header_hint(names: Sequence[str]) -> str:
-    """Long fields, or numbers, are no names."""
-    if not any(_is_number(name) or len(name.split()) > 3 for name in names):
-        return ""
-    return "; if that is a row and there is no header, give columns by index, from 0: data.text=0, data.label=1"

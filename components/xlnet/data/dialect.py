@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from xlnet.data.lines import Line
 from xlnet.data.storage import Source
 from xlnet.data.values import shown
+from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe
 
 PROBED, PROBED_CHARACTERS = 200, 1 << 20  # lines that a guess is made from
@@ -19,6 +20,9 @@ MOST_TITLES = 5  # lines above the rows, such as the title of a table, that need
 CUT_SHORT = 20  # lines of a last record that may go on below the lines probed
 COMMON = ",;\t|"
 NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+
+
+_MARKDOWN = re.compile(r"\|?(\s*:?-{3,}:?\s*\|)+(\s*:?-{3,}:?\s*)?")  # the line below the names
 
 
 class Dialect(NamedTuple):
@@ -66,6 +70,9 @@ def find(
         recipe: what it says is taken as it is; what it leaves open is looked for.
         form: ``"csv"``, whose delimiter is a comma unless the first lines show another one, or ``"tsv"``.
         tell: called with each guess.
+
+    Raises:
+        UserError: it is a table in Markdown.
     """
     first: list[Line] = []
     size = 0
@@ -79,6 +86,8 @@ def find(
             sign = named[1]
         del first[0]
     texts = [line.text for line in first if line.text.strip()]
+    if len(texts) > 1 and _MARKDOWN.fullmatch(texts[1].strip()):
+        raise UserError(f"'{source.uri}' is a table in Markdown; save it as CSV")
     if sign == "auto":
         sign = "\t" if form == "tsv" else _delimiter(texts, source, tell)
     ended = len(first) < PROBED and size < PROBED_CHARACTERS

@@ -49,6 +49,35 @@ def find(head: bytes, source: Source, tell: Callable[[str], None]) -> str:
     return _guessed(lines, source, tell)
 
 
+def check(head: bytes, given: str, source: Source) -> str:
+    """Python's name of the encoding that the recipe gives, which leaves out a mark at the file's beginning.
+
+    Raises:
+        UserError: the file's first bytes show that it is in another encoding.
+    """
+    name = codecs.lookup(given).name
+    wide = name.startswith(("utf-16", "utf-32"))
+    for mark, marked in MARKS.items():
+        if head.startswith(mark):
+            if name not in (marked, f"{marked}-{'le' if mark[0] in (0xFF,) else 'be'}"):
+                raise _wrong(given, source, f"its first bytes say {marked.upper()}")
+            return marked
+    if wide and b"\n" in head and b"\0" not in head:
+        raise _wrong(given, source, "it holds no byte that is 0")
+    if wide:
+        return given
+    lines = [(number, line) for number, line in enumerate(head.split(b"\n")[:-1], 1) if not line.isascii()]
+    failing = [number for number, line in lines if not _reads(name, [line])]
+    if len(lines) >= FEWEST and 2 * len(failing) > len(lines):
+        count = f"{len(failing):,} of its first {len(lines):,} lines with characters beyond ASCII"
+        raise _wrong(given, source, f"{count} cannot be decoded, such as line {failing[0]:,}")
+    return UTF_8 if name == "utf-8" else given
+
+
+def _wrong(given: str, source: Source, why: str) -> UserError:
+    return UserError(f"data.encoding is {given!r}, but '{source.uri}' is in another one: {why}; set it to 'auto'")
+
+
 def _reads(name: str, lines: list[bytes]) -> bool:
     try:
         for line in lines:

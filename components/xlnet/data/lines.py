@@ -70,7 +70,9 @@ def _look(file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[s
     head = file.read(HEAD)
     file.seek(0)
     signatures.refuse(head, source)
-    return head, recipe.encoding if recipe.encoding != "auto" else encodings.find(head, source, tell)
+    if recipe.encoding == "auto":
+        return head, encodings.find(head, source, tell)
+    return head, encodings.check(head, recipe.encoding, source)
 
 
 def _decoded(file: IO[bytes], encoding: str, ends: str) -> io.TextIOWrapper:

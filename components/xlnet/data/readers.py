@@ -30,6 +30,7 @@ from xlnet.recipe import Column, DataRecipe
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 FORMATS[".xlsx"] = "xlsx"
+NOT_UTF_8 = "not UTF-8"
 LABEL_MARK = "__label__"  # of fastText
 FIRST_LINE = 1 << 20  # bytes of a .txt file's first line in which a tab is looked for
 
@@ -63,7 +64,16 @@ def read_rows(
     """
     form = file_format(source, recipe)
     with _damage_said(source), file or open_binary(source) as opened:
-        yield from _READERS[form](opened, source, recipe, Columns(source, recipe, labelled, tell, optional))
+        rows = _READERS[form](opened, source, recipe, Columns(source, recipe, labelled, tell, optional))
+        yield from rows if recipe.encoding in ("auto", "utf-8") else _naming(rows, recipe.encoding)
+
+
+def _naming(rows: Iterator[Row | Reject], encoding: str) -> Iterator[Row | Reject]:
+    """The rows; a reject for bytes that are no characters names the encoding that the recipe gives."""
+    for row in rows:
+        if isinstance(row, Reject) and row.reason.startswith(NOT_UTF_8):
+            row = Reject(row.line, f"not {encoding}{row.reason.removeprefix(NOT_UTF_8)}")
+        yield row
 
 
 @contextlib.contextmanager

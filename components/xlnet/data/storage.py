@@ -177,14 +177,14 @@ def open_binary(source: Source) -> IO[bytes]:
     # GzipFile's own readline is slow Python.
     if first.startswith(b"\x1f\x8b"):
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18)
-    return zipped.member(raw, source.uri)[1] if first == zipped.SIGNATURE else raw
+    return zipped.member(raw, source.uri)[1] if first in zipped.SIGNATURES else raw
 
 
 def inner_name(source: Source) -> str:
     """The name, in lower case, of the file in a ZIP archive; the archive's own without ``.zip`` if it is none."""
     path = local_path(source)
     with path.open("rb") if path else _open_object(source) as raw:
-        is_zip = raw.read(4) == zipped.SIGNATURE
+        is_zip = raw.read(4) in zipped.SIGNATURES
         raw.seek(0)
         name = zipped.member(raw, source.uri)[0] if is_zip else ""
     return name.lower() or source.name.removesuffix(".zip")

@@ -164,7 +164,8 @@ def _refuse_many_rejects(survey: Survey, recipe: DataRecipe) -> None:
     total = rejected + len(survey.given) - survey.rejects["duplicate id"]
     if total and rejected / total > recipe.max_rejects:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in survey.rejects.most_common(3))
-        remedies = "".join(remedy for reason, remedy in REMEDIES.items() if reason in survey.rejects)
+        known = REMEDIES | {f"not {recipe.encoding}": "set data.encoding to 'auto' or another one, "}
+        remedies = "".join(remedy for reason, remedy in known.items() if reason in survey.rejects)
         raise UserError(
             f"{rejected:,} of {counted(total, 'row')} cannot be used: {reasons}; "
             f"first: {'; '.join(survey.first_rejects)}. Correct them, {remedies}or raise data.max_rejects"

@@ -4,10 +4,12 @@ import re
 import zipfile
 from typing import IO
 
+from xlnet.data.values import shown
 from xlnet.errors import RunError, UserError
 
-SIGNATURE = b"PK\x03\x04"
+SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # the second one of an empty archive
 NAMED = 5  # files that a message names
+MOST_TIMES, FREE = 200, 1 << 30  # how far a file may unpack, and bytes up to which it may in any case
 
 
 def member(raw: IO[bytes], uri: str) -> tuple[str, IO[bytes]]:
@@ -21,7 +23,7 @@ def member(raw: IO[bytes], uri: str) -> tuple[str, IO[bytes]]:
         An empty name and ``raw`` itself for a workbook, which is an archive too.
 
     Raises:
-        UserError: there are several files or none, or it is encrypted.
+        UserError: there are several files or none, it needs a password, or it unpacks to a thousand times its size.
         RunError: the archive is damaged.
     """
     try:
@@ -32,12 +34,20 @@ def member(raw: IO[bytes], uri: str) -> tuple[str, IO[bytes]]:
             raw.seek(0)
             return "", raw
         found = [one for one in every if not re.match(r"(.*/)?(\.|__MACOSX)", one.filename)]
-        if len(found) != 1:
-            listed = ", ".join(repr(one.filename) for one in found[:NAMED])
+        if not found:
+            raise UserError(f"'{uri}' is a ZIP archive without a file; give one with rows")
+        if len(found) > 1:
+            listed = ", ".join(shown(one.filename) for one in found[:NAMED])
             more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
             raise UserError(f"'{uri}' is a ZIP archive of {len(found)} files, not one: {listed}{more}; unpack it")
-        if found[0].flag_bits & 1:
-            raise UserError(f"'{uri}' is encrypted; unpack it")
-        return found[0].filename, archive.open(found[0])
+        (one,) = found
+        if one.flag_bits & 1:
+            raise UserError(f"'{uri}' is protected with a password; unpack it")
+        if one.filename.lower().endswith(".zip"):
+            raise UserError(f"'{uri}' holds another archive, {shown(one.filename)}; unpack it")
+        if one.file_size > max(FREE, MOST_TIMES * one.compress_size):
+            size = f"{one.file_size >> 20:,} MiB, {one.file_size // max(1, one.compress_size):,} times its size"
+            raise UserError(f"'{uri}' would unpack to {size}, which no text does; unpack it yourself if it is right")
+        return one.filename, archive.open(one)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise RunError(f"'{uri}' is damaged: {error}; replace the file") from None
