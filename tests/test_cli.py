@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from conftest import Trained, write_sentences
 
 from xlnet import recipe as recipes
 from xlnet.registry import ModelVersion, open_registry
-from xlnet_pipeline import cli
-from xlnet_pipeline.commands import tables
+from xlnet_pipeline import __main__, cli
+from xlnet_pipeline.commands import completion, tables
 from xlnet_pipeline.commands.run import load
 from xlnet_pipeline.planning import check
 from xlnet_pipeline.reference import recipe as recipe_reference
@@ -44,6 +45,53 @@ def test_help_imports_nothing_heavy() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert shown.endswith("heavy: []\n")
+
+
+def test_windows_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert __main__.main() == 2
+    assert (
+        capsys.readouterr().err == "error: Windows is not supported; use WSL: wsl --install, and then install there\n"
+    )
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_shells_complete_commands_options_and_values(
+    shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    for word in ("promote", "deadline", "docker"):
+        assert word in script.read_text(), f"{shell} knows commands, options and values"
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ru", "run runs"),
+        ("models pro", "promote"),
+        ("run --target k", "kfp"),
+        ("run --no-ca", "--no-cache"),
+        ("run reci", "recipe.toml"),
+        ("completion ", "bash zsh fish"),
+    ],
+)
+def test_bash_completes_what_was_begun(
+    words: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "recipe.toml").touch()
+    *before, begun = ["xlnet-pipeline", *words.split(" ")]
+    program = (
+        f"source ./script; COMP_WORDS=({' '.join(before)} '{begun}'); COMP_CWORD={len(before)}; "
+        f"_shtab_xlnet_pipeline xlnet-pipeline '{begun}' {before[-1]}; echo \"${{COMPREPLY[@]}}\""
+    )
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected.split()
 
 
 def test_help_answers_in_half_a_second() -> None:

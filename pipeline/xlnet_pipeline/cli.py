@@ -16,6 +16,7 @@ from xlnet_pipeline.commands import (
     check,
     checkpoints,
     compile,
+    completion,
     doctor,
     init,
     lineage,
@@ -64,6 +65,7 @@ def parser() -> Parser:
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         command.add(subparsers)
+    completion.add(subparsers, top)
     return top
 
 
