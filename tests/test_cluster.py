@@ -287,7 +287,7 @@ def test_machines_that_are_waited_for_are_told_in_the_schedulers_words(
 def test_outside_a_cluster_and_outside_a_bucket_it_says_so(
     server: KubernetesServer, step: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="lies in no bucket.*KFP_PIPELINE_ROOT, such as gs://"):
+    with pytest.raises(UserError, match="is not in a bucket.*KFP_PIPELINE_ROOT to a bucket.*gs://"):
         launcher.train(asked(server), SHORT, str(tmp_path / "dataset"), "gs://bucket/model")
     monkeypatch.setattr(api, "IDENTITY", tmp_path / "nothing")
     with pytest.raises(UserError, match="holds no service account .*leave --nodes and --spot out"):

@@ -1,4 +1,4 @@
-"""AnswerCache of a registry in a file: kept while the file stays as it is, and forgotten with any change."""
+"""Answers of a registry in a file: kept while the file stays as it is, and forgotten with any change."""
 
 import os
 import sqlite3

@@ -147,7 +147,7 @@ class JobSetWatcher:
         _say(f"JobSet {self.name} of {hosts} {'pods' if hosts > 1 else 'pod'} is made")
 
     def finish(self) -> None:
-        """JobSetWatcher the JobSet until it has succeeded.
+        """Watch the JobSet until it has succeeded.
 
         Raises:
             UserError: see :func:`train`.
@@ -246,7 +246,8 @@ def _address(path: str) -> str:
     address = objects.address(path)
     if not objects.is_remote(address):
         raise UserError(
-            f"'{path}' lies in no bucket, where several machines could reach it; set KFP_PIPELINE_ROOT, such as gs://BUCKET/FOLDER"
+            f"'{path}' is not in a bucket, so other machines cannot reach it; set KFP_PIPELINE_ROOT to a bucket's "
+            "folder, such as gs://BUCKET/FOLDER"
         )
     return address
 

@@ -164,7 +164,7 @@ class OneProgram(TorchRanks):
 
 
 class GradientSums:
-    """GradientSums a model's gradients over all ranks in fixed buckets, overlapping with the backward pass.
+    """Sums a model's gradients over all ranks in fixed buckets, overlapping with the backward pass.
 
     Every sum adds the same terms in the same order in every step of every run.
     """

@@ -67,7 +67,7 @@ class Watchdog:
             self._store.compare_set("failed", "", json.dumps(told))
 
     def close(self) -> None:
-        """StopRequest watching."""
+        """Stop watching."""
         self._end.set()
         if self._thread is not None:
             self._thread.join()

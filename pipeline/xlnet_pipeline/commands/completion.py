@@ -11,18 +11,16 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def add(subparsers: Subparsers, top: Parser) -> None:
-    """Declare the command; ``top`` is the whole command line, whose words are completed."""
+    """Declare the command; ``top`` is the parser of the whole command line."""
     parser = command(
         subparsers,
         "completion",
         functools.partial(write, top),
         summary="print a script that completes commands and options in your shell",
-        details="The first example completes in the present shell; add it to ~/.bashrc to have it in every one.",
-        examples=[
-            "source <(xlnet-pipeline completion bash)",
-            "xlnet-pipeline completion zsh >~/.zfunc/_xlnet-pipeline   # a directory in $fpath",
-            "xlnet-pipeline completion fish >~/.config/fish/completions/xlnet-pipeline.fish",
-        ],
+        details="bash: add this line to ~/.bashrc: source <(xlnet-pipeline completion bash)\n"
+        "zsh: save the script as _xlnet-pipeline in a directory of $fpath\n"
+        "fish: save the script as ~/.config/fish/completions/xlnet-pipeline.fish",
+        examples=[f"xlnet-pipeline completion {shell}" for shell in SHELLS],
     )
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
 

@@ -232,7 +232,7 @@ def _judge(one: Candidate, deadline: float | None) -> str:
 
 
 def _compare(best: Candidate, others: list[Candidate], deadline: float | None) -> str:
-    """``"TPU: v5e-1 …; the cheapest GPU, l4, …"``."""
+    """Compare the best machine with the others: ``"TPU: v5e-1 …; the cheapest GPU, l4, …"``."""
     limit = f" within {_time(deadline)}" if deadline is not None else ""
     text = f"{best.machine.kind.upper()}: {best.name} is the cheapest that fits{limit} ({_takes(best)})"
     for kind in ("gpu", "tpu"):

@@ -54,9 +54,9 @@ class PlannedRun:
 
     @cached_property
     def survey(self) -> tuple[Survey, np.ndarray, list[str]] | None:
-        """Every row as the preprocess step looks at it, the rows' splits and what it warns of; None: too much to read.
+        """The survey of all rows, each row's split, and the warnings, as the preprocess step will find them.
 
-        Raises what the preprocess step would raise.
+        None if there is too much to read. Raises the errors that the preprocess step would raise.
         """
         if sum(source.size for _, source in self.sources) > self.whole:
             return None

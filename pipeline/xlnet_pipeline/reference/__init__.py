@@ -1,1 +1,1 @@
-"""The documentation that is generated from code: commands, machines, recipe fields."""
+"""Documentation that is generated from the code: commands, machines, recipe fields."""

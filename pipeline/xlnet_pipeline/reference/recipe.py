@@ -1,4 +1,4 @@
-"""What each field of a recipe means: the table behind ``recipe.toml`` from ``init`` and behind ``docs/recipe.md``."""
+"""The meaning of each field of a recipe. ``init`` writes it into ``recipe.toml``; ``docs/recipe.md`` is made of it."""
 
 import dataclasses
 import json
@@ -88,13 +88,13 @@ MEANINGS = {
 
 
 def default(name: str) -> Any:
-    """Default of ``section.field``, that of preset ``tiny``."""
+    """Return the default of ``section.field``: its value in preset ``tiny``."""
     section, field = name.split(".")
     return getattr(getattr(Recipe(), section), field)
 
 
 def allowed(name: str) -> str:
-    """What ``section.field`` may be, in words."""
+    """Describe the allowed values of ``section.field``."""
     section, field = name.split(".")
     section_type = typing.get_type_hints(Recipe)[section]
     metadata = section_type.__dataclass_fields__[field].metadata
@@ -105,14 +105,14 @@ def allowed(name: str) -> str:
 
 
 def toml(value: Any) -> str:
-    """A field's value as TOML; ``(none)`` for None, which TOML lacks."""
+    """Write a field's value as TOML; None, which TOML cannot write, becomes ``(none)``."""
     if value is None:
         return "(none)"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
 def commented_toml(values: Mapping[str, Any], title: str) -> str:
-    """A recipe with every field and its meaning; those in ``values`` are set, the others commented out.
+    """Return a TOML recipe with every field and its meaning. Fields that are not in ``values`` are commented out.
 
     Args:
         values: ``section.field`` → value.
@@ -130,7 +130,7 @@ def commented_toml(values: Mapping[str, Any], title: str) -> str:
 
 
 def markdown() -> str:
-    """The reference of all fields as a Markdown page."""
+    """Return the reference of all fields as a Markdown page."""
     lines = [
         "# The recipe",
         "",
@@ -148,7 +148,7 @@ def markdown() -> str:
 
 
 def _presets() -> list[str]:
-    """A table of what each preset sets."""
+    """Return the lines of a table of the presets' values."""
     recipes = {name: dataclasses.asdict(preset()) for name, preset in PRESETS.items()}
     plain = dataclasses.asdict(Recipe())
     differing = [

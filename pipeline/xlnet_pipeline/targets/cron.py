@@ -207,7 +207,7 @@ def _shown(field: _Field, value: int) -> str:
 
 
 def _written(field: _Field, values: tuple[int, ...]) -> str:
-    """Values as a list of numbers and ranges; weekdays by name, as some readers call Monday 0."""
+    """Write values as a list of numbers and ranges, and weekdays by name, because some programs call Monday 0."""
     if values == field.every:
         return "*"
     breaks = [at for at, (one, other) in enumerate(pairwise(values), 1) if other != one + 1]

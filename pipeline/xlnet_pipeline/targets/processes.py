@@ -32,7 +32,7 @@ def patience() -> float:
 
 
 class Stopped(BaseException):
-    """The run is to end now. No ``Exception``, so that nothing on the way takes it for a step's failure.
+    """The run must end now. This is not an ``Exception``, so no handler mistakes it for a step's failure.
 
     Attributes:
         reason: ``cancelled`` or ``timeout``.
@@ -48,7 +48,7 @@ class Stopped(BaseException):
 class Cancellation:
     """Whether and why a run is to end: Ctrl-C, a signal, or its time is up.
 
-    A signal only sets a flag, looked at where the run can be left cleanly, so that no record is cut in half.
+    A signal only sets a flag. The run reads the flag where it can stop cleanly, so no record is left half written.
     """
 
     def __init__(self, timeout: float | None = None) -> None:
@@ -161,10 +161,10 @@ class _Ending:
         self.deadline = 0.0
 
     def __enter__(self) -> None:
-        """Nothing to do; leaving waits until the process has ended."""
+        """Do nothing: only leaving the context has an effect."""
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        """Wait for the process, which is asked to end after an error, and kill what it has left behind."""
+        """Wait until the process has ended (after an error, ask it to), and kill the processes that it left behind."""
         try:
             if kind is not None:
                 self.ask()
@@ -196,7 +196,7 @@ class _Ending:
 
 
 class _Log:
-    """The one place where a step's output is kept: libraries print addresses, whose passwords are left out."""
+    """A step's log file. Passwords are removed from the addresses that libraries print."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -279,7 +279,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _group_lives(group: int) -> bool:
-    """Whether a process of the group runs; one that has ended and that nobody has waited for does not."""
+    """Whether any process of the group runs. Zombies do not count."""
     if sys.platform.startswith("linux"):
         every = (_stat(int(entry)) for entry in os.listdir("/proc") if entry.isdecimal())
         return any(fields[2] == str(group) for fields in every if fields)

@@ -126,7 +126,7 @@ class Run:
 
 
 def shown(seconds: float | None) -> str:
-    """A duration as the command line prints it; empty if it is not known."""
+    """Format a duration for the command line; empty if it is unknown."""
     return "" if seconds is None else f"{seconds:.1f} s"
 
 

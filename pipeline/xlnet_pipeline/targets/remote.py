@@ -54,7 +54,7 @@ HERE_ONLY = {
 
 
 def place(name: str, settings: Settings, submission: Submission, **more: Any) -> Placement:
-    """Where a remote target runs a submission's steps; ``more``: what the target's settings add to a placement.
+    """Return where a remote target will run a submission's steps. ``more`` holds further fields of the placement.
 
     Raises:
         UserError: the target does not offer the machine, or the image's tag has no digest.
@@ -219,7 +219,7 @@ def lineage_of(uri: str) -> dict[str, Any] | None:
 
 
 def artifact_places(root: str, run: str) -> dict[str, str]:
-    """Step → address of its artifact, for the steps that a run itself has done: found by listing its folder."""
+    """Map each step that this run has done to the address of its artifact, found by listing the run's folder."""
     found = {}
     for blob in objects.listing(f"{root.rstrip('/')}/{PREFIX.rstrip('-')}/{run}/"):
         folder, _, name = blob.name.rpartition("/")
@@ -238,7 +238,7 @@ def new_run(recipe_json: str, target: str, run: str) -> Run:
 
 @functools.lru_cache(maxsize=256)
 def _described(recipe_json: str) -> tuple[str, str]:
-    """A recipe's JSON with all fields, and its digest: of a thousand runs, most are of a few recipes."""
+    """Return a recipe's JSON with all fields, and its digest. Cached, because most runs share a few recipes."""
     whole = recipes.from_json(recipe_json)
     return whole.to_json(), whole.digest()
 
@@ -259,10 +259,10 @@ def between(started: str | None, ended: str | None) -> float | None:
 
 
 def choose(run: str, known: list[str], target: str) -> str:
-    """The one of the known ids that ``run`` names: whole, its beginning, or its ending.
+    """Return the known id that ``run`` names by its whole, its beginning or its end.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: ``run`` fits no id, or several.
     """
     if run == record.LATEST and known:
         return known[0]

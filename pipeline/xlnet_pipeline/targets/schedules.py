@@ -1,4 +1,4 @@
-"""Schedules as all targets share them, and how two of them differ. See ``cron`` for the times they fire."""
+"""The interface and the values of schedules on all targets. See ``cron`` for the times at which they fire."""
 
 import json
 import re
@@ -66,7 +66,7 @@ class Schedules(Protocol):
         """Every schedule, by name."""
 
     def pause(self, name: str) -> Schedule:
-        """Cancellation the schedule from firing until it is resumed."""
+        """Keep the schedule from firing until it is resumed."""
 
     def resume(self, name: str) -> Schedule:
         """Let the schedule fire again from now on. Missed times are not caught up."""
@@ -94,17 +94,17 @@ def timing(text: str, timezone: str = "UTC", max_concurrent: int = 1, *, current
 
 
 def check_name(name: str) -> None:
-    """Raise UserError unless every target can use the name.
+    """Check a schedule's name.
 
     Raises:
-        UserError: it cannot.
+        UserError: some target could not use the name.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"schedule name '{name}' is not allowed: lower-case letters, digits and '-', 52 at most")
 
 
 def read_cron(text: str, max_concurrent: int) -> Timing:
-    """What a target's own expression says: five or six fields (seconds first), perhaps with a zone before them."""
+    """Parse a target's cron expression: five or six fields (seconds first), optionally after a time zone."""
     words = text.split()
     zone = words.pop(0).partition("=")[2] if words and words[0].startswith(("TZ=", "CRON_TZ=")) else "UTC"
     fields = " ".join(words[-5:])
@@ -134,10 +134,10 @@ def _facts(one: Schedule) -> dict[str, str]:
 
 
 def find(name: str, known: list[Schedule]) -> Schedule:
-    """The schedule of that name.
+    """Return the schedule of that name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such schedule.
     """
     for one in known:
         if one.name == name:
@@ -148,7 +148,7 @@ def find(name: str, known: list[Schedule]) -> Schedule:
 
 
 def image_and_machine(spec: Mapping[str, Any], platform: Mapping[str, Any] | None = None) -> tuple[str, str]:
-    """The image and the machine in a compiled pipeline: what a schedule will run in, and on."""
+    """Read from a compiled pipeline the image and the machine that a schedule will use."""
     executors = spec["deploymentSpec"]["executors"]
     image = executors["exec-snapshot"]["container"]["image"]
     container = executors["exec-train"]["container"]
@@ -171,7 +171,7 @@ def image_and_machine(spec: Mapping[str, Any], platform: Mapping[str, Any] | Non
 
 
 def _jobset(container: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a train step that makes a JobSet is told of its pods: JSON in a variable or an argument."""
+    """Read the pods' requirements from a train step that creates a JobSet: JSON in a variable or an argument."""
     texts = [*(one.get("value", "") for one in container.get("env", [])), *container.get("args", [])]
     for text in texts:
         if text.startswith("{") and '"node_selector"' in text:

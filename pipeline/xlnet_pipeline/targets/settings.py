@@ -25,11 +25,11 @@ def _variable(name: str, default: str = "", *, secret: bool = False) -> Any:
 
 
 class Settings(Protocol):
-    """What the settings of every target have."""
+    """The settings that all targets have in common."""
 
     @property
     def image(self) -> str:
-        """What steps run in where nothing else is asked for; empty: not known."""
+        """The image that steps run in unless the submission names another; empty if unknown."""
 
     @property
     def image_registry(self) -> str:
@@ -46,7 +46,7 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """This machine, about which nothing has to be told."""
+    """The settings of targets on this machine: there are none."""
 
     image: str = ""
     image_registry: str = ""
@@ -121,7 +121,7 @@ Remote = TypeVar("Remote", KfpSettings, VertexSettings)
 
 
 def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[str] | None = None) -> Remote:
-    """The settings of a target.
+    """Return the settings of a target.
 
     Args:
         kind: which target's.
@@ -196,7 +196,7 @@ def _listed(words: list[str]) -> str:
 
 
 def variables(file: str | Path | None = None) -> dict[str, str]:
-    """What a recipe file's tables say of all targets, under the names of the environment variables.
+    """Return the settings in a recipe file's ``[target]`` tables, named like the environment variables.
 
     Raises:
         UserError: the file cannot be read or its tables are none.
@@ -217,10 +217,10 @@ def registry_of(target: str, known: Mapping[str, str]) -> str:
 
 
 def refuse_password(uri: str, name: str) -> None:
-    """Do nothing if an address may stand in a compiled file for everybody to read.
+    """Check that an address holds no password, because everybody can read a compiled file.
 
     Raises:
-        UserError: there is a password in it.
+        UserError: the address holds a password.
     """
     if holds_secret(uri):
         raise UserError(
@@ -265,5 +265,5 @@ def image_of(settings: Settings, given: str | None) -> str:
 
 
 def in_registry(image: str, registry: str) -> str:
-    """The image's whole name: that of the settings' registry before one that names none."""
+    """Return the image's full name: put the settings' registry before a name without a registry."""
     return f"{registry.rstrip('/')}/{image}" if image and registry and "/" not in image else image

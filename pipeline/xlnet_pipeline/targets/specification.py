@@ -24,7 +24,7 @@ _VALUE_FIELDS = {"runtimeValue", "componentInputParameter", "taskOutputParameter
 
 @dataclass
 class Values:
-    """What goes into a task, or comes out of it."""
+    """The inputs or the outputs of a task: parameters and artifacts by name."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Task:
 
     @property
     def words(self) -> list[str]:
-        """The command and its arguments, placeholders unfilled."""
+        """The command and its arguments; placeholders are not filled in yet."""
         return [*self.container.get("command", []), *self.container.get("args", [])]
 
     @property
@@ -66,10 +66,10 @@ class Task:
 
 
 def tasks(spec: Mapping[str, Any]) -> list[Task]:
-    """The tasks of a pipeline, each after those that it depends on.
+    """Return the tasks of a pipeline in an order in which each follows the tasks that it depends on.
 
     Raises:
-        RunError: the specification asks for something that is not executed here.
+        RunError: the specification uses a feature that this executor does not have.
     """
     found = spec["root"]["dag"]["tasks"]
     graph = {name: sorted(found[name].get("dependentTasks", [])) for name in found}
@@ -96,7 +96,7 @@ def _task(spec: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> Task:
 
 
 def inputs(task: Task, parameters: Mapping[str, Any], done: Mapping[str, Values]) -> Values:
-    """The values that a task is given.
+    """Return the inputs of a task.
 
     Args:
         task: one of :func:`tasks`.
@@ -124,7 +124,7 @@ def _parameter(task: Task, source: Mapping[str, Any], given: Mapping[str, Any], 
 
 
 def executor_input(task: Task, given: Values, root: str, scratch: Path) -> dict[str, Any]:
-    """What a task's program is told: its inputs, and where its outputs are to be written.
+    """Return what a task's program reads: its inputs, and the places where it must write its outputs.
 
     Args:
         task: what runs.
@@ -151,7 +151,7 @@ def executor_input(task: Task, given: Values, root: str, scratch: Path) -> dict[
 
 
 def filled(word: str, told: Mapping[str, Any], more: Mapping[str, str] | None = None) -> str:
-    """One word of a command, its placeholders filled in.
+    """Return one word of a command with its placeholders filled in.
 
     Args:
         word: of :attr:`Task.words`.
@@ -189,13 +189,13 @@ def _escaped(text: str, level: int) -> str:
 
 
 def outputs(told: Mapping[str, Any]) -> Values:
-    """What a program that has ended well says it has made.
+    """Read the outputs that a program reported when it succeeded.
 
     Args:
         told: the :func:`executor_input` that it was given.
 
     Raises:
-        RunError: it has not written one of its output parameters.
+        RunError: the program has not written one of its output parameters.
     """
     places = told["outputs"]
     file = Path(places["outputFile"])
@@ -225,7 +225,7 @@ def execute(
         run: runs one task with these inputs and returns its outputs; None: it has failed.
 
     Returns:
-        The outputs of the tasks that ended well, by name. A task that needs one that did not is left out.
+        The outputs of the tasks that succeeded, by name. A task that depends on a failed task is not run.
     """
     done: dict[str, Values] = {}
     for task in tasks(spec):

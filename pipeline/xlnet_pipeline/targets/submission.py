@@ -1,4 +1,4 @@
-"""A submission: what a person asks a target to run, and the refusal of what that target cannot do."""
+"""A submission: the run that a person asks for. A target refuses what it cannot do."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from xlnet.recipe import Recipe
 
 @dataclass(frozen=True)
 class Submission:
-    """One run that is asked for. A field left at its default asks nothing of the target.
+    """The run that a person asks for. A field at its default asks for nothing in particular.
 
     Attributes:
         recipe: what to run.
@@ -49,7 +49,7 @@ class Submission:
 
 
 def refuse(submission: Submission, cannot: Mapping[str, str]) -> None:
-    """Do nothing if a target can do all that is asked of it.
+    """Check that a target can do everything that a submission asks for.
 
     Args:
         submission: what is asked.

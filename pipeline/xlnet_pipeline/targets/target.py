@@ -71,7 +71,7 @@ class Target(Protocol):
         """Yield the log lines written so far by all steps, or by one step."""
 
     def cancel(self, run: str) -> Run:
-        """Cancellation a run, wait until it has stopped, and return its record; UserError if it is not running."""
+        """Cancel a run, wait until it has stopped, and return its record; UserError if it is not running."""
 
     def artifacts(self, run: str) -> list[Artifact]:
         """List the artifacts of a run, the first step's first."""

@@ -1,9 +1,9 @@
 // Relative attention over packed texts on a CPU.
 //
 // Attention works on one (text, head) at a time: its keys, values and distances stay in the core's
-// cache while blocks of ROWS queries pass by, nothing of size length x length reaches memory, and the
-// backward pass recomputes what it needs (after Dao 2023, FlashAttention-2). Scores by distance are a
-// product with the distances' encodings, read one column later per query row.
+// cache while it computes blocks of ROWS queries. No array of size length x length is written to memory. The
+// backward pass recomputes what it needs (after Dao 2023, FlashAttention-2). Scores by distance are the
+// product of the queries with the encodings of all distances; each query row reads it one column later.
 //
 // Everything is float32. All results are independent of the number of threads.
 //
@@ -48,7 +48,7 @@ inline void tile(long depth, const float* a, long a_row, long a_k, const float* 
         for (int j = 0; j < VECTORS; ++j) store(c + i * c_row + j * LANES, sums[i][j]);
 }
 
-// All rows of one panel of columns. `rows` is rounded up to whole tiles: the buffers have room for them.
+// Computes all rows of one panel of columns. `rows` is rounded up to whole tiles, and the buffers are that large.
 template <int VECTORS, bool ADD>
 inline void panel(long rows, long depth, const float* a, long a_row, long a_k, const float* b, long b_row, float* c,
                   long c_row) {
@@ -92,7 +92,7 @@ void multiply_panels(long rows, long depth, const float* a, const float* panels,
     }
 }
 
-// Rows x of [count, width] become columns of panels; columns from count to the panel's end become zero.
+// Copies the rows of x [count, width] to columns of panels. The columns after `count` become zero.
 void to_panels(const float* x, long x_row, long count, long width, float* panels) {
     for (long column = 0; column < up(count, PANEL); ++column) {
         float* out = panels + column / PANEL * width * PANEL + column % PANEL;
@@ -153,7 +153,7 @@ void arrange_distances(const Problem& p, float* panels, float* rows) {
     }
 }
 
-// One text and head: what is computed once for all its query blocks.
+// What is computed once for one text and head, and used by all its blocks of queries.
 struct Text {
     const Problem& p;
     const float *r_panels, *r_rows;
@@ -185,7 +185,7 @@ struct Text {
     }
     const float* query(long i) const { return p.q + (first + i) * p.q_row + n * p.width; }
     uint32_t noise_row(long i) const { return uint32_t((first + i) * p.heads + n); }
-    // Where row i of a block reads its scores by distance: one column earlier than the row above.
+    // The column where row i of a block begins to read its scores by distance: one before that of row i - 1.
     float* distances(long i) const { return by_distance + i * band_row + rows - 1 - i; }
     // The block's first column among all distances.
     long first_distance(long block) const { return up(p.longest, ROWS) - rows - block; }
@@ -207,7 +207,7 @@ struct Text {
             by_segment[i] = p.segment_bias ? segment_score(q) : 0.0f;
         }
         multiply_panels(tiled, p.width, q_content, k_panels, 0, padded, by_key, padded);
-        // Queries that are not there would need the first columns: skip whole vectors of them.
+        // Only rows after the last query would read the first columns, so whole vectors of them are skipped.
         const long skipped = (rows - count) / LANES * LANES;
         multiply_panels(tiled, p.width, q_position, r_panels + n * p.columns() * p.width,
                         first_distance(block) + skipped, band - skipped, by_distance + skipped, band_row);
@@ -304,7 +304,7 @@ void attention_forward(const Problem* problem, float* r_panels, float* r_rows, f
 // Gradients. grad_q, grad_k, grad_v: with the strides of q, k, v. grad_r: [R, N, H]. grad_biases: [4, N, H], for
 // content, position, segment bias, and "another segment" (minus that is "same segment").
 // partial_r: [groups, N, columns, H] and partial_biases: [groups, N, 4, H], zeroed by the caller: texts are
-// dealt to groups, each group adds in order, and the groups are added in order.
+// divided among groups. Each group adds its texts in order, and then the groups are added in order.
 void attention_backward(const Problem* problem, const float* r_panels, const float* r_rows, const float* grad_out,
                         const float* log_sums, float* grad_q, float* grad_k, float* grad_v, float* grad_r,
                         float* grad_biases, long groups, float* partial_r, float* partial_biases) {
@@ -363,7 +363,7 @@ void attention_backward(const Problem* problem, const float* r_panels, const flo
                             if (noise.on()) {
                                 const ints keep = drop.keep();
                                 grad = where(keep, grad * noise.scale, vec{});
-                                // The sign carries the mask to the second pass: weights are not negative.
+                                // Weights are never negative, so the sign can tell the second pass whether a weight was dropped.
                                 store(row + j, where(keep, weight, -weight));
                             } else {
                                 store(row + j, weight);

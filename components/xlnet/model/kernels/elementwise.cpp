@@ -2,7 +2,7 @@
 // norm of a residual plus dropout; and the optimizer's update of an embedding table. The backward passes
 // recompute the masks and the normalised values.
 //
-// Everything is float32. Rows are dealt to a fixed number of parts, so that sums over rows do not depend
+// Everything is float32. Rows are divided into a fixed number of parts, so that sums over rows do not depend
 // on the number of threads.
 
 #include <omp.h>
@@ -11,7 +11,7 @@
 
 namespace {
 
-// erf(x) as an odd rational function on [-4, 4], outside of which it is +-1 in float32.
+// erf(x): an odd rational function on [-4, 4]; outside, erf(x) is +-1 in float32.
 // Coefficients: minimax, as in Eigen's and XNNPACK's float versions; absolute error below 3e-7.
 inline vec erf_of(vec x) {
     x = where(x > 4.0f, all(4.0f), where(x < -4.0f, all(-4.0f), x));
@@ -73,7 +73,7 @@ void gelu_dropout_backward(const float* x, const float* grad_out, float* grad_x,
     }
 }
 
-// out = dropout(x), [rows, width]; of a gradient it is the backward pass.
+// out = dropout(x), [rows, width]. Applied to a gradient, this is the backward pass.
 void dropout_rows(const float* x, float* out, long rows, long width, uint32_t key, uint32_t threshold, float scale,
                   int threads) {
     const Noise noise{key, threshold, scale};
@@ -96,7 +96,7 @@ void dropout_add_norm_forward(const float* x, const float* residual, const float
         const float *from = x + row * width, *old = residual + row * width;
         float* to = out + row * width;
         vec total{};
-        float first = 0;  // sums are of differences to it: of equal values they are zero, not a rounding error
+        float first = 0;  // subtracted from all values, so that the sums of equal values are exactly zero
         for (long j = 0; j < width; j += LANES) {
             vec v = load(from + j);
             if (noise.on()) v = where(drop.keep(), v * scale, vec{});
@@ -163,8 +163,8 @@ void dropout_add_norm_backward(const float* x, const float* residual, const floa
 }
 
 // AdamW (Loshchilov & Hutter 2019) on a table [rows, width] whose gradient has few rows: row r's is the
-// gradient[place[r]], or zero where place[r] < 0. Rows that never had a gradient have zero moments: only
-// their decay is left to do. `seen` remembers the others.
+// gradient[place[r]], or zero where place[r] < 0. Rows that never had a gradient have zero moments, and only
+// their weights decay. `seen` marks the other rows.
 void adamw_rows(float* table, float* mean, float* square, uint8_t* seen, const int32_t* place, const float* gradient,
                 long rows, long width, float rate, float decay, float beta1, float beta2, float epsilon,
                 float correction1, float correction2, float gradient_scale, int threads) {

@@ -163,7 +163,7 @@ class Execution:
         return entry
 
     def _made(self, task: Task, step: StepRun, reason: str, given: Values) -> dict[str, Any] | None:
-        """Run the task's command; its outputs as the record describes them, None if it fails."""
+        """Run the task's command. Return its outputs in the form of the record; None if it failed."""
         step.reason, step.log = reason, f"logs/{step.name}.log"
         self._write()
         self.say(f"{step.name}: {reason}")
@@ -246,14 +246,14 @@ def described(artifact: specification.Artifact) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str | None:
-    """Identity of an artifact's content: from its lineage, else of the file; None where it is metadata alone."""
+    """Return the digest of an artifact: from its lineage, or of its file; None if it has only metadata."""
     if path.is_dir():
         return str(provenance.read(path)["artifact"]["digest"])
     return provenance.digest_file(path) if path.is_file() else None
 
 
 def _values(outputs: dict[str, Any]) -> Values:
-    """Undo :func:`described`: the outputs of a record, as the tasks after it are given them."""
+    """Convert a record's outputs to inputs of later tasks: the inverse of :func:`described`."""
     made = Values()
     for name, value in outputs.items():
         if isinstance(value, dict) and "uri" in value:

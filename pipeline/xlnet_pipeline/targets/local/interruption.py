@@ -1,4 +1,4 @@
-"""What is said of a step that was stopped: what is kept of its work, and what is lost."""
+"""Messages about a stopped step: which of its work is kept, and which is lost."""
 
 import json
 import os
@@ -14,13 +14,13 @@ SHAPING = ("data", "model", "training")  # sections of a recipe that tell one tr
 
 
 def asked(step: StepRun) -> str:
-    """What is said when a step has been asked to end."""
+    """Return the message for the moment when a step is asked to end."""
     work = "save a checkpoint" if step.name == TRAIN else "end"
     return f"stopping step '{step.name}': it has {processes.patience():.0f} s to {work}; Ctrl-C again ends it at once"
 
 
 def told(step: StepRun, ended: str, recipe: dict[str, Any], home: Path) -> str:
-    """What is said when it has ended.
+    """Return the message for the moment when the step has ended.
 
     Args:
         step: the step that ran.

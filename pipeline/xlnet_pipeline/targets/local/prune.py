@@ -1,4 +1,4 @@
-"""Thinning the state directory: which runs nobody needs, and what killed processes left behind.
+"""Finds what can be deleted from the state directory: unneeded runs, and files that killed processes left behind.
 
 A run is needed while it is running, new or young, while a registered version has its files there, and while another
 run that is needed names a file in it: results are shared between runs through the cache.
@@ -28,7 +28,7 @@ from xlnet_pipeline.targets.record import Run
 
 @dataclass
 class Plan:
-    """What to remove, and why the runs that stay do."""
+    """The items to remove, and for each run that is kept the reason."""
 
     remove: list[Item] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)  # run → reason
@@ -36,7 +36,7 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Bytes that it frees."""
+        """Number of bytes that the plan frees."""
         return sum(item.size for item in self.remove)
 
 
@@ -74,7 +74,7 @@ def plan(target: LocalTarget, *, older_than: float, keep: int, versions: bool = 
 
 
 def apply(target: LocalTarget, made: Plan, say: Callable[[str], None] = lambda text: None) -> None:
-    """Remove what a plan names; what cannot be removed is said, and the rest goes on."""
+    """Remove the items of a plan. An item that cannot be removed is reported, and the others are still removed."""
     for registry, version in made.versions:
         registry.delete(version.name, version.version)
     for item in sorted(made.remove, key=lambda item: item.kind != "cache entry"):  # or one would name what is gone
@@ -123,7 +123,7 @@ def _reasons(
     keep: int,
     versions: bool,
 ) -> dict[str, str]:
-    """Run → why it stays."""
+    """Map each run that is kept to the reason."""
     reasons: dict[str, str] = {}
     for _, version, mark in sorted(registered, key=lambda one: one[2] == ""):
         if mark or not versions:

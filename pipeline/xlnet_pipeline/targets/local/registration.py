@@ -35,7 +35,7 @@ def ready(recipe: Recipe, home: Path, ask: bool = True) -> None:
 
 
 def standing(recipe_json: str, home: Path) -> str:
-    """The registry's address and its champion now: a registration made under another one may end otherwise.
+    """Return the registry's address and current champion, because the gate's decision depends on the champion.
 
     Args:
         recipe_json: JSON of the register step's part of the recipe.

@@ -95,26 +95,26 @@ class LocalSchedules:
         return [self._any(path.stem) for path in sorted(self.folder.glob("*.json"))]
 
     def pause(self, name: str) -> Schedule:
-        """Let it fire no more until it is resumed."""
+        """Keep the schedule from firing until it is resumed."""
         schedules.find(name, self.all())
         with self._store() as store:
             store.pause_job(name)
         return self._schedule(name)
 
     def resume(self, name: str) -> Schedule:
-        """Let it fire again, from now on."""
+        """Let the schedule fire again from now on."""
         schedules.find(name, self.all())
         with self._store() as store:
             store.resume_job(name)
         return self._schedule(name)
 
     def sync(self, name: str | None = None) -> list[str]:
-        """Nothing is ever wrong: times here are those of the schedule's own zone."""
+        """Do nothing: times are computed in the schedule's own zone, so daylight saving changes nothing."""
         names = [schedules.find(name, self.all()).name] if name else [one.name for one in self.all()]
         return [f"schedule {one}: unchanged, its times follow its zone" for one in names]
 
     def delete(self, name: str) -> list[str]:
-        """Remove it; its runs stay."""
+        """Remove the schedule, but keep its runs."""
         schedules.find(name, self.all())
         with self._store() as store:
             if store.get_job(name):

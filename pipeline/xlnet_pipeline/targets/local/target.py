@@ -167,11 +167,11 @@ class LocalTarget:
         raise UserError(f"run '{run}' is unknown in '{self.home}'{hint}")
 
     def pipeline(self) -> compiled.Specification:
-        """The compiled DAG, its cache keys naming the code that the steps will run."""
+        """Return the compiled pipeline. Its cache keys name the code that the steps will run."""
         return compiled.specification({step: provenance.code_fingerprint(step) for step in KEPT}, self.home)
 
     def code_parts(self, step: str) -> dict[str, str]:
-        """What a step's code consists of, to say which part of it changed."""
+        """Return the parts of a step's code, so that a message can name the part that changed."""
         return provenance.code_parts(step)
 
     def start(
@@ -226,7 +226,7 @@ class LocalTarget:
             return record.damaged(path, self.name, str(error))
 
     def _is_running(self, run: str) -> bool:
-        """Whether that run is running; one whose record is gone or damaged is not."""
+        """Whether the run is running. A run whose record is gone or damaged counts as ended."""
         try:
             return self._load(self._folder / run / "run.json").status == record.RUNNING
         except (FileNotFoundError, RunError):
@@ -242,7 +242,7 @@ class LocalTarget:
 
 
 def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.Cancellation) -> Callable[[str], None]:
-    """``echo``, which falls silent once its terminal is closed: the run then still has work to save."""
+    """Return a function that passes lines to ``echo`` until its terminal is closed; the run then goes on silently."""
     listeners = [echo] if echo else []
 
     def say(text: str) -> None:
@@ -258,7 +258,7 @@ def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.Ca
 
 
 def summary(run: Run) -> list[str]:
-    """What happened in a run, a line for each step, and the error if there is one."""
+    """Return the summary of a run: one line for each step, and the error if there is one."""
     rows = [(step.name, step.status, record.shown(step.seconds), step.reason or "") for step in run.steps]
     lines = [f"{name:<11}{status:<10}{seconds:>9}  {reason}".rstrip() for name, status, seconds, reason in rows]
     lines.append(f"run {run.id}: {run.status} after {record.shown(run.seconds)}")

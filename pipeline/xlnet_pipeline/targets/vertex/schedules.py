@@ -17,7 +17,7 @@ CHANGED = "cron,maxConcurrentRunCount,createPipelineJobRequest"
 
 
 class Submitter(Protocol):
-    """What schedules need of the target."""
+    """The part of the target that schedules need."""
 
     name: str
     api: VertexApi
@@ -71,20 +71,20 @@ class VertexSchedules:
         return sorted((_schedule(one) for one in found if _parameters(one)), key=lambda one: one.name)
 
     def pause(self, name: str) -> Schedule:
-        """Let it fire no more until it is resumed."""
+        """Keep the schedule from firing until it is resumed."""
         return self._switch(name, "pause", {})
 
     def resume(self, name: str) -> Schedule:
-        """Let it fire again, from now on: what was missed stays missed."""
+        """Let the schedule fire again from now on. Missed times are not caught up."""
         return self._switch(name, "resume", {"catchUp": False})
 
     def sync(self, name: str | None = None) -> list[str]:
-        """Nothing is ever wrong: times here are those of the schedule's own zone."""
+        """Do nothing: Vertex AI keeps the schedule's time zone, so daylight saving changes nothing."""
         names = [schedules.find(name, self.all()).name] if name else [one.name for one in self.all()]
         return [f"schedule {one}: unchanged, its times follow its zone" for one in names]
 
     def delete(self, name: str) -> list[str]:
-        """Remove it; its runs stay."""
+        """Remove the schedule, but keep its runs."""
         found = schedules.find(name, self.all())
         self.api.finished(self._call("DELETE", found.id))
         return []

@@ -1,7 +1,7 @@
 """The target for Vertex AI Pipelines.
 
-We choose a job's id: a submission that broke off is looked for under it before it is tried again, and a second one of
-the same id is refused by the server.
+We choose each job's id. After a submission whose answer was lost, we look for a job of that id before we submit again;
+and the server refuses a second job of the same id.
 """
 
 import itertools
@@ -54,7 +54,7 @@ class VertexTarget:
         self.jobs = f"{settings.parent}/pipelineJobs"
 
     def place(self, submission: Submission) -> Placement:
-        """Where the submission's steps are to run, with the registry's address, service account, output directory."""
+        """Return where the submission's steps will run: machine, image, registry, service account, output directory."""
         uri = self.settings.tracking_uri
         return remote.place(
             self.name,
@@ -131,7 +131,7 @@ class VertexTarget:
         return self.api.pages(self.jobs, "pipelineJobs", query)
 
     def status(self, run: str) -> Run:
-        """The record of a run as it is now, with what its artifacts say of themselves."""
+        """Return the current record of a run, with the facts that its artifacts hold."""
         job = self._get(run)
         shown = self._explained(job)
         places = {}
@@ -147,7 +147,7 @@ class VertexTarget:
         return shown
 
     def progress(self, run: str) -> Run:
-        """The record of a run as it is now, without its artifacts."""
+        """Return the current record of a run, without its artifacts."""
         return self._record(self._get(run))
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
@@ -165,7 +165,7 @@ class VertexTarget:
         return remote.until_ended(lambda: self._explained(self.api.call("GET", job["name"])))
 
     def artifacts(self, run: str) -> list[Artifact]:
-        """What a run's steps have made."""
+        """List the artifacts of a run."""
         return self.status(run).artifacts
 
     def schedules(self) -> Schedules:
@@ -179,7 +179,7 @@ class VertexTarget:
         return open_registry(self.settings.registry)
 
     def _get(self, run: str) -> dict[str, Any]:
-        """The job whose run id, or a unique part of it, is given."""
+        """Return the job of the run with this id, or with an id of which this is a unique part."""
         if run and (job := self.api.get(f"{self.jobs}/{remote.PREFIX}{quote(run, safe='')}")):
             return job
         known = {_id(job): job["name"] for job in self._listed()}
@@ -199,7 +199,7 @@ class VertexTarget:
         return run
 
     def _explained(self, job: dict[str, Any]) -> Run:
-        """The record of a run with the reason why it failed, which its log has."""
+        """Return the record of a run. If the run failed, read the reason from its log."""
         run = self._record(job)
         if run.status == record.FAILED:
             run.error = self._failure(job, run)
