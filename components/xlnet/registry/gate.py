@@ -73,7 +73,7 @@ def gate(
 
 
 def _judge(challenger: Challenger, champion: ModelVersion | None, recipe: EvaluationRecipe) -> Decision:
-    ours = _read(challenger.evaluation)
+    ours = read_predictions(challenger.evaluation)
     number = champion.version if champion else None
     if useless := _no_better_than_a_constant(challenger, ours, recipe):
         by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name) if champion else 'NAME'}:VERSION"
@@ -103,7 +103,7 @@ def _no_better_than_a_constant(challenger: Challenger, ours: NamedPredictions, r
         return ""
     ((commonest, _),) = Counter(ours.truth).most_common(1)
     constant = NamedPredictions(ours.truth, [commonest] * len(ours.truth))
-    found = compare(*_paired(ours, constant, challenger.classes), metric, replace(recipe, margin=0.0))
+    found = compare(*paired(ours, constant, challenger.classes), metric, replace(recipe, margin=0.0))
     if found.low > 0:
         return ""
     return f"is no better than always answering '{commonest}': {found.figures}"
@@ -138,7 +138,7 @@ def _against(
     if left.all():
         where = ""
     ours, theirs = _rows(ours, left), _rows(theirs, left)
-    found = compare(*_paired(ours, theirs, challenger.classes), challenger.metrics["primary"], recipe)
+    found = compare(*paired(ours, theirs, challenger.classes), challenger.metrics["primary"], recipe)
     others = sorted({*theirs.given} - {*challenger.classes}) if challenger.classes else []
     also = f"; it also answers '{others[0]}', a class that the challenger does not know" if others else ""
     reason = f"{found.reason}{where} (version {champion.version}{also})"
@@ -152,7 +152,7 @@ def _champion_answers(challenger: Challenger, champion: ModelVersion) -> tuple[N
         try:
             kept = objects.local_directory(champion.evaluation_uri)
             provenance.verify(kept)
-            return _read(kept), True
+            return read_predictions(kept), True
         except (UserError, RunError):
             pass  # the evaluation is missing, damaged or out of reach: predict again
     try:
@@ -192,7 +192,7 @@ def _unseen(challenger: Challenger, champion: ModelVersion, kept: bool) -> np.nd
     return ~np.any([one.among(keys) for one in known if one is not None], axis=0)
 
 
-def _read(evaluation: Path) -> NamedPredictions:
+def read_predictions(evaluation: Path) -> NamedPredictions:
     table = pq.read_table(evaluation / "predictions.parquet", columns=["label", "prediction"])
     return NamedPredictions(table["label"].to_pylist(), table["prediction"].to_pylist())
 
@@ -202,7 +202,7 @@ def _rows(answers: NamedPredictions, chosen: np.ndarray) -> NamedPredictions:
     return NamedPredictions([answers.truth[i] for i in numbers], [answers.given[i] for i in numbers])
 
 
-def _paired(
+def paired(
     one: NamedPredictions, other: NamedPredictions, classes: list[str]
 ) -> tuple[RowPredictions, RowPredictions]:
     """Convert both to numbers, over the union of their classes."""

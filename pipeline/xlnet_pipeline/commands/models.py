@@ -5,6 +5,7 @@ import dataclasses
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,57 +136,66 @@ def show(options: argparse.Namespace) -> None:
 
 
 def promote(options: argparse.Namespace) -> None:
-    """Make a version the champion, and record that a person decided so.
+    """Make a version the champion, and print what was done."""
+    print(promoted(open_registry(options), options.model))
+
+
+def promoted(registry: Registry, reference: str) -> str:
+    """Make a version the champion, record that a person decided so, and return what was done.
 
     Raises:
         UserError: the user named no version, or it does not exist.
     """
-    if ":" not in options.model and "@" not in options.model:
-        raise UserError(f"'{options.model}' names no version; type for example {options.model}:1")
-    registry = open_registry(options)
-    version = registry.find(options.model)
+    if ":" not in reference and "@" not in reference:
+        raise UserError(f"'{reference}' names no version; type for example {reference}:1")
+    version = registry.find(reference)
     if CHAMPION in version.aliases:
-        print(f"{version.name}:{version.version} is the champion already")
-        return
+        return f"{version.name}:{version.version} is the champion already"
     reason = f"promoted by hand; the gate had said: {version.description}"
     tags = {"decision": "promoted by hand", champions.ROLLED_BACK: "false"}
     registry.describe(version.name, version.version, reason, tags)
     champions.make_champion(registry, registry.find(f"{version.name}:{version.version}"))
-    print(f"{version.name}:{version.version} is now the champion")
+    return f"{version.name}:{version.version} is now the champion"
 
 
 def rollback(options: argparse.Namespace) -> None:
-    """Make the previous champion the champion again.
+    """Make the previous champion the champion again, and print what was done."""
+    print(rolled_back(open_registry(options), options.model, options.dry_run))
+
+
+def rolled_back(registry: Registry, model: str, dry_run: bool = False) -> str:
+    """Make the previous champion the champion again, and return what was done.
 
     Raises:
         UserError: the user named a version, there was no previous champion, or its files are gone.
     """
-    if ":" in options.model or "@" in options.model:
-        name = re.split("[:@]", options.model)[0]
-        command = f"xlnet-pipeline models rollback {shlex.quote(name)}"
-        raise UserError(f"'{options.model}' names a version; type: {command}, or promote that version")
-    registry = open_registry(options)
+    if ":" in model or "@" in model:
+        command = f"xlnet-pipeline models rollback {shlex.quote(re.split('[:@]', model)[0])}"
+        raise UserError(f"'{model}' names a version; type: {command}, or promote that version")
     with registry.exclusive():
-        champion, earlier = champions.rollback_pair(registry, options.model)
+        champion, earlier = champions.rollback_pair(registry, model)
         was, again = (f"{one.name}:{one.version}" for one in (champion, earlier))
         if earlier.model_uri.startswith("/") and not Path(earlier.model_uri).is_dir():
             raise UserError(f"'{again}' was champion before '{was}', but its files in '{earlier.model_uri}' are gone")
-        if options.dry_run:
-            print(f"would make {again} the champion instead of {was}")
-            return
+        if dry_run:
+            return f"would make {again} the champion instead of {was}"
         champions.roll_back(registry, champion, earlier)
-    print(f"{again} is the champion again, instead of {was}")
+    return f"{again} is the champion again, instead of {was}"
 
 
 def delete(options: argparse.Namespace) -> None:
-    """Delete the named versions from the registry: either all of them or none.
+    """Delete the named versions from the registry, and print what was done."""
+    print("\n".join(deleted(open_registry(options), options.models, options.dry_run)))
+
+
+def deleted(registry: Registry, references: Sequence[str], dry_run: bool = False) -> list[str]:
+    """Delete the named versions from the registry, either all of them or none, and return what was done.
 
     Raises:
         UserError: a version is not named by its number, does not exist, or has an alias.
     """
-    registry = open_registry(options)
     found = {}
-    for reference in options.models:
+    for reference in references:
         if not re.fullmatch(r".+:\d+", reference):
             raise UserError(f"'{reference}' names no version by its number; type for example {reference}:1")
         version = registry.find(reference)
@@ -196,12 +206,13 @@ def delete(options: argparse.Namespace) -> None:
             hint = f"; give that to another version first: {other}" if other else "; take the alias from it first"
             raise UserError(f"'{reference}' is {held}{hint}; nothing was deleted")
         found[version.name, version.version] = version
+    lines = []
     for version in found.values():
-        if not options.dry_run:
+        if not dry_run:
             registry.delete(version.name, version.version)
-        print(f"{'would delete' if options.dry_run else 'deleted'} {version.name}:{version.version}")
+        lines.append(f"{'would delete' if dry_run else 'deleted'} {version.name}:{version.version}")
     where = sorted({version.model_uri for version in found.values() if version.model_uri})
-    print("the files stay until 'runs prune' removes them, or you do: " + ", ".join(where))
+    return [*lines, "the files stay until 'runs prune' removes them, or you do: " + ", ".join(where)]
 
 
 def _row(version: ModelVersion) -> tuple[Any, ...]:

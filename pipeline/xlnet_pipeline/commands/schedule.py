@@ -162,7 +162,7 @@ def list_schedules(options: argparse.Namespace) -> None:
                 one.timing.timezone,
                 local_time(one.next_run),
                 local_time(one.last_run),
-                _short(_drift(options, target, one)),
+                _short(drift_of(options, target, one)),
             )
             for one in found
         ]
@@ -174,7 +174,7 @@ def list_schedules(options: argparse.Namespace) -> None:
         print(f"no schedules on target '{options.target}'; make one with: xlnet-pipeline schedule create")
 
 
-def _drift(options: argparse.Namespace, target: Target, scheduled: "Schedule") -> list[str] | None:
+def drift_of(options: argparse.Namespace, target: Target, scheduled: "Schedule") -> list[str] | None:
     """Return how a schedule differs from the current recipe and image. None if there is no recipe to compare."""
     from xlnet import recipe as recipes
     from xlnet_pipeline.targets import schedules
@@ -227,7 +227,7 @@ def show(options: argparse.Namespace) -> None:
     print("\n".join(f"  {key:<10} {value}" for key, value in facts.items() if value))
     for note in one.notes:
         print(f"  note: {note}")
-    for title, lines in (("history", one.history), ("drift", _drift(options, target, one) or [])):
+    for title, lines in (("history", one.history), ("drift", drift_of(options, target, one) or [])):
         if lines:
             print(f"{title}:\n" + "\n".join(f"  {line}" for line in lines))
 

@@ -155,6 +155,20 @@ def _places(target: LocalTarget) -> dict[str, str]:
     return {digest: place for run in reversed(target.runs()) for digest, place in _artifacts(run)}
 
 
+def of_directory(place: str, places: Mapping[str, str]) -> Lineage | None:
+    """Build the graph of one artifact. None if its directory has no lineage.
+
+    Args:
+        place: the artifact's directory.
+        places: digest → directory, of the other artifacts whose directories are known.
+
+    Raises:
+        CorruptArtifact: its ``lineage.json`` is damaged.
+    """
+    lineage = _read(place)
+    return _graph(place, lineage, place, places, {}, {}) if lineage else None
+
+
 def _read(place: str) -> dict[str, Any] | None:
     """Read the lineage inside the artifact in a directory. None if it has none."""
     if objects.is_remote(place):

@@ -35,7 +35,7 @@ def _plain(lineage: Lineage) -> dict[str, Any]:
         "subject": lineage.subject,
         "root": lineage.root,
         "run": lineage.run or None,
-        "nodes": [{**asdict(node), "facts": _facts(node)} for node in lineage.nodes.values()],
+        "nodes": [{**asdict(node), "facts": facts_of(node)} for node in lineage.nodes.values()],
         "edges": lineage.edges,
     }
 
@@ -79,7 +79,7 @@ def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
         lines.append(f"{first}{head}")
         below = rest + ("│  " if node.inputs else "   ")
         room = max(width - len(below), MIN_WIDTH)
-        for fact in (*_facts(node), *_execution(node)):
+        for fact in (*facts_of(node), *execution_of(node)):
             text = _clean(fact)
             lines.extend(below + _paint(piece, _colour_of(node, fact), colour) for piece in _wrap(text, room))
         for child in node.inputs:
@@ -110,7 +110,7 @@ def _head(node: Node, colour: bool) -> str:
     return _paint(node.type, _BOLD, colour) + title + _paint(digest, _GREY, colour)
 
 
-def _facts(node: Node) -> list[str]:
+def facts_of(node: Node) -> list[str]:
     """Return the most important facts, one line each."""
     if node.type == "file":
         more = [f"generation {node.metadata['generation']}"] if node.metadata.get("generation") else []
@@ -136,7 +136,7 @@ def _interval(name: str, facts: Mapping[str, Any]) -> str:
     return "" if low is None or high is None else f" [{_value(low)}, {_value(high)}]"
 
 
-def _execution(node: Node) -> list[str]:
+def execution_of(node: Node) -> list[str]:
     """Describe who made the artifact, when, how long it took, and on which machine."""
     made = node.execution
     if not made:
@@ -158,7 +158,7 @@ def _execution(node: Node) -> list[str]:
 def _colour_of(node: Node, fact: str) -> str:
     if node.type == "registration" and node.metadata.get("reason") and str(node.metadata["reason"]) in fact:
         return _GREEN if node.metadata.get("promoted") == "true" else _YELLOW
-    return _GREY if node.execution and fact in _execution(node) else ""
+    return _GREY if node.execution and fact in execution_of(node) else ""
 
 
 def _value(value: Any) -> str:

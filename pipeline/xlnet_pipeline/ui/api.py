@@ -12,8 +12,9 @@ from starlette.routing import Route
 from xlnet import __version__
 from xlnet.errors import Missing
 from xlnet.redaction import redacted
+from xlnet.registry import ModelVersion
 from xlnet_pipeline.targets import Run
-from xlnet_pipeline.ui import curves, evaluation, logs, pages
+from xlnet_pipeline.ui import comparison, curves, data, evaluation, lineage, logs, models, pages, schedules
 from xlnet_pipeline.ui.catalogue import Row
 from xlnet_pipeline.ui.runs import Query
 from xlnet_pipeline.ui.site import LOCAL, site_of
@@ -32,7 +33,13 @@ class Operation:
     query: tuple[tuple[str, str], ...] = ()  # (name, what it means)
 
 
-_PART_NAMES = {"run": "a run's id, or 'latest'", "name": "a model's or schedule's name", "node": "a node's id"}
+_PART_NAMES = {
+    "run": "a run's id, or 'latest'",
+    "name": "a model's name",
+    "version": "a number or an alias",
+    "node": "an artifact's id",
+    "dataset": "a dataset's id",
+}
 _SEARCH = (
     ("search", "words that the run's id, name, data or error holds"),
     ("status", "such as SUCCEEDED"),
@@ -95,6 +102,56 @@ def show_predictions(request: Request) -> Any:
     return evaluation.shown(site_of(request), _run(request), request.query_params)["found"]
 
 
+def show_compare(request: Request) -> Any:
+    """Compare runs."""
+    found = comparison.found(request)
+    return {name: found[name] for name in ("fields", "metrics", "against")}
+
+
+def show_lineage(request: Request) -> Any:
+    """Return the graph of all runs."""
+    return lineage.plain(lineage.world(site_of(request)))
+
+
+def show_node(request: Request) -> Any:
+    """Return the graph around one artifact."""
+    known = lineage.world(site_of(request))
+    return lineage.plain(known.around(known.find(request.path_params["node"])))
+
+
+def list_models(request: Request) -> Any:
+    """List the models' versions."""
+    return {name: [_version(one) for one in found] for name, found in models.known(site_of(request)).items()}
+
+
+def show_model(request: Request) -> Any:
+    """Return one version."""
+    one = models.entry(site_of(request), request.path_params["name"], request.path_params["version"])
+    return _version(one.version) | {"run": row(one.row) if one.row else None}
+
+
+def _version(one: ModelVersion) -> dict[str, Any]:
+    return redacted(dataclasses.asdict(one))
+
+
+def list_data(request: Request) -> Any:
+    """List the datasets."""
+    return {
+        name: {"uri": uri, "run": run, "facts": facts}
+        for name, (uri, run, facts) in data.datasets(site_of(request)).items()
+    }
+
+
+def show_data(request: Request) -> Any:
+    """Return a dataset's card."""
+    return data.read(site_of(request), request.path_params["dataset"])[0]
+
+
+def list_schedules(request: Request) -> Any:
+    """List the schedules of this machine and of the configured targets that answer."""
+    return [dataclasses.asdict(one.schedule) for one in schedules.every(site_of(request))[0]]
+
+
 OPERATIONS = [
     Operation("/runs", "List the runs, the newest first", list_runs, "array", _SEARCH),
     Operation("/runs/{run}", "A run's record: steps, recipe, error", show_run, query=_TARGET),
@@ -121,6 +178,19 @@ OPERATIONS = [
             ("page", "number of the page, from 1"),
         ),
     ),
+    Operation(
+        "/compare",
+        "Fields that differ, metrics, and paired differences from the first run",
+        show_compare,
+        query=(("run", "a run's id; given twice or more"),),
+    ),
+    Operation("/models", "Every version of every model", list_models),
+    Operation("/models/{name}/{version}", "One version, and the run that made it", show_model),
+    Operation("/data", "The datasets", list_data),
+    Operation("/data/{dataset}", "A dataset's card", show_data),
+    Operation("/lineage", "The graph of all artifacts", show_lineage),
+    Operation("/lineage/{node}", "What an artifact was made of, and what came of it", show_node),
+    Operation("/schedules", "The schedules", list_schedules, "array"),
 ]
 
 

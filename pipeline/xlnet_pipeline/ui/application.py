@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from xlnet.errors import Missing, RunError, UserError
-from xlnet_pipeline.ui import api, live, pages, run, runs
+from xlnet_pipeline.ui import api, comparison, data, lineage, live, models, pages, run, runs, schedules
 from xlnet_pipeline.ui.safety import Guard, Refused
 from xlnet_pipeline.ui.site import Site
 
@@ -30,6 +30,11 @@ def application(site: Site, token: str = "") -> Guard:
         *runs.ROUTES,
         *run.ROUTES,
         *live.ROUTES,
+        *lineage.ROUTES,
+        *comparison.ROUTES,
+        *models.ROUTES,
+        *data.ROUTES,
+        *schedules.ROUTES,
         *api.routes(api.OPERATIONS),
     ]
     made = Starlette(

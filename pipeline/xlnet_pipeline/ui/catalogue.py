@@ -8,18 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import Run
-from xlnet_pipeline.targets.target import Target
 
 DAMAGED = "DAMAGED"
 FRESH = 15.0  # seconds for which a remote target's list is shown without asking again
 PATIENCE = 2.0  # seconds that a page waits for a remote target's first list
 NEWEST = 200  # runs to list of a remote target
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -100,28 +101,35 @@ class LocalRuns:
             return Row(name, "local", DAMAGED, when, error=unreadable(self.folder / name / "run.json", error))
 
 
-class RemoteRuns:
-    """The rows of a remote target's runs, asked for in the background."""
+class Remote(Generic[Item]):
+    """What a remote target lists, asked for in the background: a page never waits long for a target."""
 
-    def __init__(self, name: str, opened: Callable[[], Target]) -> None:
-        self.name, self._opened = name, opened
-        self._rows: list[Row] = []
-        self.problem = "not asked yet"
+    def __init__(self, ask: Callable[[], list[Item]]) -> None:
+        """Ask nothing yet.
+
+        Args:
+            ask: asks the target.
+        """
+        self._ask_target = ask
+        self._found: list[Item] = []
+        self.problem = ""  # why the list is old or empty
         self._asked = 0.0
         self._busy = threading.Lock()
 
-    def rows(self) -> list[Row]:
-        """The newest runs as they were when the target was last asked; :attr:`problem` says why they are old."""
+    def found(self) -> list[Item]:
+        """The list as it was when the target was last asked."""
         if time.monotonic() - self._asked > FRESH and self._busy.acquire(blocking=False):
             asking = threading.Thread(target=self._ask, daemon=True)
             asking.start()
             if not self._asked:
                 asking.join(PATIENCE)
-        return self._rows
+        if not self._asked and not self.problem:
+            self.problem = "it has not answered yet; load the page again in a moment"
+        return list(self._found)
 
     def _ask(self) -> None:
         try:
-            self._rows = [row_of(run) for run in self._opened().runs(NEWEST)]
+            self._found = self._ask_target()
             self.problem = ""
         except (UserError, RunError, OSError) as error:
             self.problem = str(error)

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 WIDTH, LINE, PAD = 176, 15, 9  # of a box: its width, the height of a line, the space around its text
 ACROSS, DOWN, MARGIN = 56, 14, 10  # space between layers, between boxes, around the drawing
-LETTERS = 26  # that fit in a box
+LETTERS = 24  # that fit in a box
 SWEEPS = 4  # passes that reduce crossings
 
 
@@ -157,7 +157,8 @@ def _box(place: _Place) -> str:
     for number, line in enumerate(box.lines):
         style = ("small", "bold")[number] if number < 2 else "soft"
         y = top + PAD + LINE * (number + 0.78)
-        lines.append(f'<text class="{style}" x="{left + 14:.0f}" y="{y:.1f}">{escape(_cut(line))}</text>')
+        shown = escape(_cut(line, LETTERS - 2 * (number == 1)))
+        lines.append(f'<text class="{style}" x="{left + 14:.0f}" y="{y:.1f}">{shown}</text>')
     body = (
         f'<rect class="box" x="{left:.0f}" y="{top:.1f}" width="{WIDTH}" height="{box.height}" rx="5"/>'
         f'<rect class="stripe" x="{left:.0f}" y="{top:.1f}" width="5" height="{box.height}" rx="2"/>'
@@ -167,5 +168,5 @@ def _box(place: _Place) -> str:
     return f'<a href="{escape(box.link)}">{group}</a>' if box.link else group
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

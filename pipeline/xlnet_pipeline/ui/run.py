@@ -29,7 +29,8 @@ def found(request: Request) -> Run:
     return site_of(request).run(request.path_params["run"], request.query_params.get("target", LOCAL))
 
 
-def _tab(request: Request, run: Run, tab: str, **values: Any) -> Response:
+def tab_page(request: Request, run: Run, tab: str, **values: Any) -> Response:
+    """Make the page of one tab of a run."""
     title = f"{TABS[tab]} · {run.id}"
     row = row_of(run)
     return pages.page(
@@ -42,7 +43,7 @@ def steps(request: Request) -> Response:
     site, run = site_of(request), found(request)
     if run.id != request.path_params["run"]:
         return pages.redirect(pages.run_path(run))
-    return _tab(
+    return tab_page(
         request,
         run,
         "",
@@ -87,7 +88,7 @@ def log(request: Request) -> Response:
     shown = logs.read(site, run, step, search) if step else logs.Lines([])
     here = run.target in (LOCAL, "docker")
     live = here and step is not None and step.status == record.RUNNING and not search
-    return _tab(request, run, "log", step=step, shown=shown, search=search, live=live, here=here)
+    return tab_page(request, run, "log", step=step, shown=shown, search=search, live=live, here=here)
 
 
 def log_file(request: Request) -> Response:
@@ -110,7 +111,7 @@ def metrics(request: Request) -> Response:
     """Show the training's curves."""
     site, run = site_of(request), found(request)
     shown = curves.read(site, run)
-    return _tab(request, run, "metrics", curves=shown, drawn=[Markup(one) for one in curves.drawn(shown)])
+    return tab_page(request, run, "metrics", curves=shown, drawn=[Markup(one) for one in curves.drawn(shown)])
 
 
 def metrics_csv(request: Request) -> Response:
@@ -123,7 +124,7 @@ def metrics_csv(request: Request) -> Response:
 def judged(request: Request) -> Response:
     """Show the evaluation: metrics, confusions, and the predictions as a table."""
     site, run = site_of(request), found(request)
-    return _tab(request, run, "evaluation", **evaluation.shown(site, run, request.query_params))
+    return tab_page(request, run, "evaluation", **evaluation.shown(site, run, request.query_params))
 
 
 def recipe_file(request: Request) -> Response:

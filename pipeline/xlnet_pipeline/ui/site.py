@@ -10,8 +10,9 @@ from starlette.requests import Request
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import Run, Target, open_target
 from xlnet_pipeline.targets.local.target import LocalTarget
+from xlnet_pipeline.targets.schedules import Schedule
 from xlnet_pipeline.targets.settings import KfpSettings, VertexSettings, read
-from xlnet_pipeline.ui.catalogue import LocalRuns, RemoteRuns, Row, unreadable
+from xlnet_pipeline.ui.catalogue import NEWEST, LocalRuns, Remote, Row, row_of, unreadable
 from xlnet_pipeline.ui.worker import Worker
 
 LOCAL = "local"
@@ -35,7 +36,10 @@ class Site:
         self.worker = worker or Worker()
         self.runs = LocalRuns(self.local)
         names = [name for name in _REACHED_BY if _configured(name, recipe)]
-        self.remote = {name: RemoteRuns(name, functools.partial(self.target, name)) for name in names}
+        self.remote: dict[str, Remote[Row]] = {name: Remote(functools.partial(self._runs_of, name)) for name in names}
+        self.remote_schedules: dict[str, Remote[Schedule]] = {
+            name: Remote(functools.partial(self._schedules_of, name)) for name in names
+        }
 
     @property
     def targets(self) -> list[str]:
@@ -54,11 +58,17 @@ class Site:
     def _opened(self, name: str) -> Target:
         return open_target(name, self.home, self.recipe)
 
+    def _runs_of(self, name: str) -> list[Row]:
+        return [row_of(run) for run in self.target(name).runs(NEWEST)]
+
+    def _schedules_of(self, name: str) -> list[Schedule]:
+        return self.target(name).schedules().all()
+
     def rows(self) -> list[Row]:
         """All runs of all targets, the newest first."""
         found = self.runs.rows()
         for one in self.remote.values():
-            found += one.rows()
+            found += one.found()
         return sorted(found, key=lambda row: (row.created, row.id), reverse=True) if self.remote else found
 
     def problems(self) -> list[str]:

@@ -40,7 +40,7 @@
           const index = several ? at : names.indexOf(name);
           const label = name.replaceAll("_", " ");
           series.push({
-            label: several ? `${run.id} ${label}` : label, stroke: style(colours[index % 6]), width: 1.6, spanGaps: true,
+            label: several ? `…${run.id.slice(-4)} ${label}` : label, stroke: style(colours[index % 6]), width: 1.6, spanGaps: true,
             dash: several && names.indexOf(name) ? [5, 4] : undefined,
             points: {show: name.startsWith("validation"), size: 5},
             value: (plot, value) => value == null ? "–" : Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : value.toPrecision(4),
@@ -56,7 +56,7 @@
       place.append(card);
       plots.push(new uPlot({
         width: Math.max(240, card.clientWidth - 26), height: 220, series, plugins: [kept(runs)],
-        scales: {x: {time: false}}, axes: [axis({}), axis({size: 62})], legend: {live: true}, cursor: {drag: {x: true, y: false}},
+        scales: {x: {time: false}}, axes: [axis({}), axis({size: 62, values: (plot, all) => all.map((one) => Number(one.toPrecision(4)).toLocaleString("en", {maximumSignificantDigits: 4}))})], legend: {live: true}, cursor: {drag: {x: true, y: false}},
       }, uPlot.join(tables), card));
     }
   };
