@@ -193,6 +193,7 @@ def _unseen(challenger: Challenger, champion: ModelVersion, kept: bool) -> np.nd
 
 
 def read_predictions(evaluation: Path) -> NamedPredictions:
+    """Read the true classes or values of the test rows, and the predicted ones."""
     table = pq.read_table(evaluation / "predictions.parquet", columns=["label", "prediction"])
     return NamedPredictions(table["label"].to_pylist(), table["prediction"].to_pylist())
 
@@ -202,9 +203,7 @@ def _rows(answers: NamedPredictions, chosen: np.ndarray) -> NamedPredictions:
     return NamedPredictions([answers.truth[i] for i in numbers], [answers.given[i] for i in numbers])
 
 
-def paired(
-    one: NamedPredictions, other: NamedPredictions, classes: list[str]
-) -> tuple[RowPredictions, RowPredictions]:
+def paired(one: NamedPredictions, other: NamedPredictions, classes: list[str]) -> tuple[RowPredictions, RowPredictions]:
     """Convert both to numbers, over the union of their classes."""
     if not classes:
         first, second = (RowPredictions(np.array(two.truth), np.array(two.given), 0) for two in (one, other))

@@ -15,7 +15,6 @@ from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import Run
 
-DAMAGED = "DAMAGED"
 FRESH = 15.0  # seconds for which a remote target's list is shown without asking again
 PATIENCE = 2.0  # seconds that a page waits for a remote target's first list
 NEWEST = 200  # runs to list of a remote target
@@ -88,17 +87,17 @@ class LocalRuns:
                 key = (facts.st_mtime_ns, facts.st_size)
                 old = self._known.get(name)
                 keep = old is not None and old[0] == key and not old[1].running
-                found[name] = old if keep and old else (key, self._row(name, facts.st_mtime))
+                found[name] = old if keep and old else (key, self._row(name))
             self._known = found
             rows = [row for _, row in found.values()]
         return sorted(rows, key=lambda row: (row.created, row.id), reverse=True)
 
-    def _row(self, name: str, changed: float) -> Row:
+    def _row(self, name: str) -> Row:
         try:
             return row_of(self.target.status(name))
         except (RunError, UserError, OSError, ValueError) as error:
-            when = datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
-            return Row(name, "local", DAMAGED, when, error=unreadable(self.folder / name / "run.json", error))
+            path = self.folder / name / "run.json"
+            return row_of(record.damaged(path, self.target.name, unreadable(path, error)))
 
 
 class Remote(Generic[Item]):

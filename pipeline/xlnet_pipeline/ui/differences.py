@@ -25,7 +25,7 @@ def between(first: str, other: str, primary: str) -> dict[str, Any]:
     Raises:
         UserError: an evaluation has no recipe or no predictions.
     """
-    ours, theirs = read_predictions(Path(other)), read_answers(Path(first))
+    ours, theirs = read_predictions(Path(other)), read_predictions(Path(first))
     if ours.truth != theirs.truth:
         return {"same": False}
     classes = sorted({str(one) for one in ours.truth}) if ours.truth and isinstance(ours.truth[0], str) else []

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from xlnet.errors import Missing
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.ui import pages
-from xlnet_pipeline.ui.catalogue import DAMAGED, Row
+from xlnet_pipeline.ui.catalogue import Row
 from xlnet_pipeline.ui.site import Site, site_of
 
 PAGE = 100  # rows of one page
@@ -28,7 +28,7 @@ COLUMNS = {
     "target": "Target",
 }
 SHOWN = [name for name in COLUMNS if name not in ("machine", "target")]
-STATUSES = (record.RUNNING, record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST, DAMAGED)
+STATUSES = (record.RUNNING, record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST, record.DAMAGED)
 _KEYS: dict[str, Callable[[Row], Any]] = {
     "created": lambda row: (row.created, row.id),
     "duration": lambda row: row.lasted or 0.0,
@@ -119,7 +119,7 @@ def latest(request: Request) -> Response:
 
 def newest(site: Site) -> Row:
     """Return the newest run; Missing if there is none."""
-    rows = [row for row in site.rows() if row.status != DAMAGED]
+    rows = [row for row in site.rows() if row.status != record.DAMAGED]
     if not rows:
         raise Missing("there are no runs yet; start one in a terminal: xlnet-pipeline run")
     return rows[0]
