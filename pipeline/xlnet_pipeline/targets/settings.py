@@ -6,6 +6,7 @@ is read when this module is imported, and no secret is part of a value's printed
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -70,6 +71,11 @@ class KfpSettings:
     s3_endpoint: str = _variable("KFP_S3_ENDPOINT")  # where pods reach S3; for minio:// the cluster's own by default
     s3_secret: str = _variable("KFP_S3_SECRET")  # a Kubernetes secret with the keys accesskey and secretkey
     token: str = _variable("KFP_TOKEN", secret=True)
+
+    @property
+    def address(self) -> str:
+        """The endpoint without what follows it in a browser's address line or in the API's own paths."""
+        return re.split(r"/+(?:#|apis(?:/|$))", self.endpoint)[0].rstrip("/")
 
     @property
     def registry(self) -> str:

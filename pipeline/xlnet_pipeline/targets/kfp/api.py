@@ -18,7 +18,7 @@ from xlnet_pipeline.targets.settings import KfpSettings
 
 PAGE = 200
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # kfp's own variable: a mounted service account token
-PERMISSION = "ask for the role kubeflow-pipelines-edit in that namespace"
+PERMISSION = "the role kubeflow-pipelines-edit"
 CREDENTIALS = "set KFP_TOKEN to a fresh token"
 LOOK = (3.0, 5.0)  # seconds to connect, and between two bytes, for a page that can be done without
 
@@ -52,7 +52,7 @@ class KfpApi:
     def __init__(self, settings: KfpSettings) -> None:
         if not settings.endpoint.startswith(("http://", "https://")):
             raise UserError(f"KFP endpoint '{settings.endpoint}' is no URL; type http://HOST:PORT or https://HOST")
-        configuration = api.Configuration(host=settings.endpoint.rstrip("/"))
+        configuration = api.Configuration(host=settings.address)
         configuration.retries = False  # ours know what may be repeated
         if token := _token(settings):
             configuration.api_key["authorization"] = token
@@ -62,7 +62,7 @@ class KfpApi:
         self.runs = api.RunServiceApi(self.client)
         self.recurring = api.RecurringRunServiceApi(self.client)
         self.experiments = api.ExperimentServiceApi(self.client)
-        self.server = Endpoint("Kubeflow Pipelines", settings.endpoint, CREDENTIALS, PERMISSION)
+        self.server = Endpoint("Kubeflow Pipelines", settings.address, CREDENTIALS, self._namespaces())
 
     def call(self, function: Callable[..., Any], *arguments: Any, recover: Any = None, **options: Any) -> Any:
         """Call a function of the client; see :func:`xlnet.http.repeated`."""
@@ -76,7 +76,10 @@ class KfpApi:
             except api.ApiException as error:
                 if "html" in (error.headers or {}).get("Content-Type", "").lower() and error.status in (404, 405):
                     raise self._no_api() from None
-                raise _trouble(error) from None
+                found = _trouble(error)
+                if found.status == 400 and "namespace" in found.message.lower():
+                    raise UserError(f"Kubeflow Pipelines refused: {found.message}; {self._namespaces()}") from None
+                raise found from None
             except (urllib3.exceptions.HTTPError, ConnectionError) as error:
                 raise HttpError(None, http.short(error)) from None
 
@@ -133,6 +136,13 @@ class KfpApi:
         except HttpError as error:
             raise self.unexpected(error) from None
         return (found.experiments or [None])[0]
+
+    def _namespaces(self) -> str:
+        """What to type where the server refuses the namespace that is set, or wants one."""
+        given = self.settings.namespace
+        if given:
+            return f"KFP_NAMESPACE is '{given}': set it to a namespace of yours, or ask for {PERMISSION} in that one"
+        return f"KFP_NAMESPACE is not set: set it where an installation has several users, or ask for {PERMISSION}"
 
     def _no_api(self) -> UserError:
         return UserError(

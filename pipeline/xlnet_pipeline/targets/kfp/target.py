@@ -96,7 +96,7 @@ class KfpTarget:
         where = remote.checked(self, submission)
         experiment = f"<id of experiment '{self.settings.experiment}'>"
         body = self.body(submission.recipe, where, "xlnet-RUN", experiment, submission.cache)
-        server = self.settings.endpoint or "<KFP_ENDPOINT>"
+        server = self.settings.address or "<KFP_ENDPOINT>"
         return [{"method": "POST", "url": f"{server}/apis/v2beta1/runs", "body": body}]
 
     def submit(
@@ -118,12 +118,12 @@ class KfpTarget:
             raise self.api.unexpected(error) from None
         if echo:
             echo(f"run {run.id}")
-            echo(f"page {self.settings.endpoint.rstrip('/')}/#/runs/details/{made.run_id}")
+            echo(f"page {self.settings.address}/#/runs/details/{made.run_id}")
         return run
 
     def _named(self, name: str) -> Any:
-        found = self.api.call(self.api.runs.run_service_list_runs, filter=equals(name), **self.api._namespace())
-        return (found.runs or [None])[0]
+        listed = self.api.pages(self.api.runs.run_service_list_runs, "runs", 1, filter=equals(name))
+        return next(listed, None)
 
     def runs(self, limit: int | None = None) -> list[Run]:
         """The experiment's runs, or the newest of them, as the API describes them: no log and no artifact is read."""
