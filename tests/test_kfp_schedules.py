@@ -214,7 +214,9 @@ def test_a_changed_machine_of_a_jobset_is_seen(table: Table) -> None:
     table.create("--machine", "l4", "--nodes", "2", "--spot")
     assert "unchanged" in table.create("--machine", "l4", "--nodes", "2", "--spot")
     assert "machine:" in table.create("--machine", "a100-40g", "--nodes", "2", "--spot")
+    assert "spot 1 nvidia.com/gpu × 2" in table.say("list")
     assert "machine:" in table.create("--machine", "a100-40g", "--nodes", "4", "--spot")
+    assert "spot 1 nvidia.com/gpu × 4" in table.say("list")
     assert "machine:" in table.create("--machine", "a100-40g")
 
 

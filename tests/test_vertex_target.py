@@ -17,7 +17,7 @@ from servers.vertex_server import VertexServer, checked
 from test_kfp_target import recipe_file
 
 from xlnet import http
-from xlnet.registry import vertex_api
+from xlnet.registry import open_registry, vertex_api
 from xlnet.serving.connections import HEALTH, PREDICT
 from xlnet_pipeline import dag
 from xlnet_pipeline.cli import main
@@ -95,6 +95,23 @@ def test_a_run_from_submission_to_lineage(
     registry = ["--uri", "vertex://demo/us-central1"]
     assert main(["models", "promote", "reviews:2", *registry]) == 0
     assert "champion" in server.models["reviews"][1]["versionAliases"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics"),
+    [
+        ("classification", {"accuracy": 0.8, "macro_f1": 0.79, "mcc": 0.6}),
+        ("regression", {"pearson": 0.7, "spearman": 0.69}),
+    ],
+)
+def test_an_evaluation_in_the_registry_names_the_schema_of_its_task(
+    kind: str, metrics: dict[str, float], server: VertexServer
+) -> None:
+    made = open_registry("vertex://demo/us-central1").add("reviews", "", {}, {}, metrics)
+    ((evaluation,),) = server.evaluations.values()
+    assert evaluation["metricsSchemaUri"].endswith(f"/modelevaluation/{kind}_metrics_1.0.0.yaml")
+    assert evaluation["metrics"] == metrics
+    assert made.version == 1
 
 
 def test_googles_own_client_reads_what_was_submitted(server: VertexServer, tmp_path: Path) -> None:

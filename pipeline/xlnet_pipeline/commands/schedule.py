@@ -153,7 +153,7 @@ def list_schedules(options: argparse.Namespace) -> None:
     if options.json:
         print_json([dataclasses.asdict(one) for one in found])
     elif found:
-        header = ("SCHEDULE", "STATE", "CRON", "TIMEZONE", "NEXT", "LAST", "DRIFT")
+        header = ("SCHEDULE", "STATE", "CRON", "TIMEZONE", "NEXT", "LAST", "MACHINE", "DRIFT")
         rows = [
             (
                 one.name,
@@ -162,6 +162,7 @@ def list_schedules(options: argparse.Namespace) -> None:
                 one.timing.timezone,
                 local_time(one.next_run),
                 local_time(one.last_run),
+                one.machine or None,
                 _short(drift_of(options, target, one)),
             )
             for one in found

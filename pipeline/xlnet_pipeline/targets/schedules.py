@@ -161,13 +161,18 @@ def image_and_machine(spec: Mapping[str, Any], platform: Mapping[str, Any] | Non
         return image, " ".join(words)
     if jobset := _jobset(container):
         devices = " ".join(f"{count} {name}" for name, count in sorted(jobset["resources"].get("limits", {}).items()))
-        words = [*jobset["node_selector"].values(), devices, f"× {jobset['hosts']}"]
+        words = [*_selected(jobset["node_selector"]), devices, f"× {jobset['hosts']}"]
         return image, " ".join(word for word in words if word)
     wishes = (platform or {}).get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     labels = wishes.get("exec-train", {}).get("nodeSelector", {}).get("labels", {})
     device = container.get("resources", {}).get("accelerator", {})
     count = device.get("resourceCount") or device.get("count")
-    return image, " ".join([*labels.values(), *([f"× {count}"] if count else [])]) or "cpu"
+    return image, " ".join([*_selected(labels), *([f"× {count}"] if count else [])]) or "cpu"
+
+
+def _selected(labels: Mapping[str, str]) -> list[str]:
+    """What node labels stand for: their values, and of a label that is only true, its name."""
+    return [key.rpartition("-")[2] if value == "true" else value for key, value in labels.items()]
 
 
 def _jobset(container: Mapping[str, Any]) -> dict[str, Any] | None:
