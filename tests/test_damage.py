@@ -1,7 +1,10 @@
 """A damaged file of one run or schedule costs one line, and hides no other."""
 
+import contextlib
+import errno
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -175,3 +178,57 @@ def test_a_damaged_cache_entry_is_made_again(content: str, tmp_path: Path) -> No
     run = {"steps": [{"name": "train", "cache_key": "train-1"}], "recipe": {"registry": {"name": "m"}}}
     (tmp_path / "runs" / "a" / "run.json").write_text(json.dumps(run))
     assert cache.why(parts, "m") == "first time for model 'm'"
+
+
+@pytest.mark.parametrize("damage", ["no database", "half", "zeros"])
+def test_a_damaged_registry_is_one_line(
+    damage: str, isolated_state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    isolated_state.mkdir(parents=True)
+    file = isolated_state / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE registered_models (name)")
+        database.executemany("INSERT INTO registered_models VALUES (?)", [["x" * 100]] * 500)
+        database.commit()
+    content = file.read_bytes()
+    damaged = {"no database": b"no sqlite file" * 100, "half": content[:5000], "zeros": content[:100] + bytes(9000)}
+    file.write_bytes(damaged[damage])
+    rows = write_sentences(tmp_path / "rows.csv")
+    for words in (["models", "list"], ["predict", "reviews", "x"], ["run", "--set", f"data.train={rows}"]):
+        assert cli.main(words) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: registry file '{file}' is damaged (")
+
+
+def test_a_directory_that_may_not_be_read_is_no_empty_one(
+    isolated_state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, who may read everything."""
+
+    def refuse(path: object) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    written_run(isolated_state, 1, status=record.SUCCEEDED)
+    monkeypatch.setattr("xlnet_pipeline.targets.local.target.os.listdir", refuse)
+    for words in (["runs", "list"], ["runs", "show", "latest"], ["runs", "prune", "--dry-run"]):
+        assert cli.main(words) == 1
+        assert capsys.readouterr().err == f"error: cannot use '{isolated_state}/runs': Permission denied\n"
+
+
+def test_a_run_directory_that_may_not_be_entered_hides_no_other(
+    isolated_state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_run(isolated_state, 1, status=record.SUCCEEDED)
+    written_run(isolated_state, 3, status=record.SUCCEEDED)
+    read = Path.read_text
+
+    def refuse(path: Path, *options: str, **more: str) -> str:
+        if BAD in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *options, **more)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert cli.main(["runs", "list"]) == 0
+    shown = capsys.readouterr()
+    assert [line.split()[1] for line in shown.out.splitlines()[1:]] == ["DAMAGED", "SUCCEEDED"]
+    assert "is no run record (Permission denied)" in shown.err

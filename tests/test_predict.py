@@ -5,13 +5,17 @@ import io
 import json
 import os
 import shutil
+import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from xlnet import recipe as recipes
 from xlnet.__main__ import main
+from xlnet.errors import UserError
 from xlnet.evaluation import predict as predicting
+from xlnet.evaluation import questions
 from xlnet.evaluation.predict import predict
 from xlnet.evaluation.predictor import Predictor
 from xlnet.evaluation.questions import texts_from
@@ -221,6 +225,27 @@ def test_parquet_and_pipes(said, tmp_path):
     writer.start()
     assert said(str(tmp_path / "pipe"))[0][0]["label"] == found[0]["label"]
     writer.join()
+
+
+def test_what_is_no_file_is_one_line_and_no_wait(said, tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "PIPE_WAIT", 0.1)
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.csv")
+    os.mkfifo("recipe.toml")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.csv")
+    Path("zeros.csv").symlink_to("/dev/zero")
+    Path("broken.csv").symlink_to("nowhere")
+    for name, message in {
+        "pipe.csv": "is a named pipe to which nobody writes (0 s); name a file",
+        "socket.csv": "is a socket; name a file or a pipe",
+        "zeros.csv": "is a device; name a file or a pipe",
+        "broken.csv": "is a link to 'nowhere', which is not there; if it is a text, put --text before it",
+    }.items():
+        found, shown, status = said(name)
+        assert (found, shown.strip(), status) == ([], f"error: '{name}' {message}", 2)
+    with pytest.raises(UserError, match="recipe 'recipe.toml' is a pipe, a socket or a device; name a .toml file"):
+        recipes.load("recipe.toml")
 
 
 def test_a_label_that_the_terminal_cannot_show(trained, tmp_path, monkeypatch):

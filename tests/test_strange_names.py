@@ -196,3 +196,18 @@ def test_messages_steer_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().err
     assert "\\x1b]0;title\\x07red\\x0d" in shown
     assert visible("\x9b31m\x1b[1;31mred\x1b[0m\ttab\nline ü 模") == "\\x9b31mred\ttab\nline ü 模"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_schedules_lie_in_a_state_directory_of_any_name(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / place
+    words = ["--home", str(home), "schedule"]
+    data = settings(str(write_sentences(tmp_path / "a.csv", 20)), NAME)
+    assert cli.main([*words, "create", "nightly", "--cron", "0 3 * * *", *data]) == 0
+    assert cli.main([*words, "pause", "nightly"]) == 0
+    assert cli.main([*words, "list"]) == 0
+    assert "nightly   PAUSED" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", place}, "nothing is written elsewhere"
+    assert (home / "schedules" / "jobs.db").is_file()

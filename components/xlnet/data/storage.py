@@ -14,7 +14,7 @@ from xlnet.data import objects, zipped
 from xlnet.data.addresses import EXAMPLES
 from xlnet.data.object_stream import ObjectStream
 from xlnet.data.values import shown
-from xlnet.data.walking import AGAIN, HIDDEN, OTHER, Skipped, identity, is_data, is_hidden, local_files
+from xlnet.data.walking import AGAIN, DATA_SUFFIXES, HIDDEN, OTHER, Skipped, identity, is_data, is_hidden, local_files
 from xlnet.errors import RunError, UserError, nearest
 
 DEMO = "demo:"
@@ -67,6 +67,9 @@ def list_sources(field: str, paths: tuple[str, ...], skipped: Skipped | None = N
         except OSError as error:  # such as a name that is too long
             raise UserError(f"{field}: {shown(path)} cannot be read: {error.strerror}") from None
         if not sources:
+            if "://" not in path and Path(path).is_dir():
+                endings = ", ".join(DATA_SUFFIXES)
+                raise UserError(f"{field}: directory '{path}' holds no data; allowed: files that end in {endings}")
             raise UserError(f"{field}: '{path}' matches no file; check the path{_neighbour(path)}")
         for source in sources:
             if found.setdefault(same_object(source), source).uri != source.uri:

@@ -3,9 +3,12 @@
 import dataclasses
 import io
 import os
+import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -22,6 +25,7 @@ from xlnet.recipe import DataRecipe
 STDIN = "-"
 KINDS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "text")
 LONGEST_NAME, LONGEST_PATH = 255, 1024  # bytes of a file's name, characters of a path; longer arguments are texts
+PIPE_WAIT = 10.0  # seconds for a program to open the other end of a pipe
 ADVICE = "if it is a text, put --text before it"
 
 
@@ -71,8 +75,8 @@ def texts_from(
         raise UserError(f"--pair goes with a text, not with {what}; give the pairs a column of their own")
     if source == STDIN:
         return _of_stream(predictor, _stdin(), "standard input", form)
-    if not is_remote(source) and not Path(source).is_file():  # a named pipe or a device
-        return _of_stream(predictor, Path(source).open("rb"), source, form)
+    if not is_remote(source) and not Path(source).is_file():
+        return _of_stream(predictor, _opened_pipe(source), source, form)
     return _of_file(predictor, source, form)
 
 
@@ -91,6 +95,8 @@ def _names_file(source: str) -> bool:
         raise UserError(f"'{source}' is a directory; name a file in it, or {ADVICE}")
     if is_there or not _looks_like_path(source):
         return is_there
+    if path.is_symlink():
+        raise UserError(f"{shown(source)} is a link to {shown(os.readlink(source))}, which is not there; {ADVICE}")
     folder = path.parent
     near = nearest(path.name, [entry.name for entry in folder.iterdir()]) if folder.is_dir() else ""
     raise UserError(f"there is no file {shown(source)}{near}; {ADVICE}")
@@ -159,6 +165,30 @@ def _stdin() -> IO[Any]:
     if sys.stdin is None:
         raise UserError("there is no standard input; name a file")
     return getattr(sys.stdin, "buffer", sys.stdin)
+
+
+def _opened_pipe(source: str) -> IO[bytes]:
+    """Open a named pipe, or a terminal or pipe of ``/dev/fd``.
+
+    Raises:
+        UserError: it is a socket or another device, or nobody opens the pipe for writing.
+    """
+    mode = Path(source).stat().st_mode
+    if not stat.S_ISFIFO(mode):
+        if stat.S_ISCHR(mode) and os.path.realpath(source).startswith(("/dev/pts/", "/dev/tty", "/dev/console")):
+            return Path(source).open("rb")
+        raise UserError(f"'{source}' is a {'socket' if stat.S_ISSOCK(mode) else 'device'}; name a file or a pipe")
+    opened: Future[IO[bytes]] = Future()
+
+    def wait() -> None:
+        file = Path(source).open("rb")  # noqa: SIM115 (its reader closes it)
+        opened.set_result(file)
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        return opened.result(PIPE_WAIT)
+    except TimeoutError:
+        raise UserError(f"'{source}' is a named pipe to which nobody writes ({PIPE_WAIT:.0f} s); name a file") from None
 
 
 def _lines(stream: IO[Any], longest: int) -> Iterator[Row | Reject]:

@@ -88,7 +88,7 @@ def _shapes(directory: Path) -> Shapes | None:
     found: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
-            with safe_open(str(path), framework="np") as file:
+            with path.open("rb"), safe_open(str(path), framework="np") as file:
                 found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CorruptArtifact(f"the weights in '{path}' cannot be read: {error}") from None

@@ -42,6 +42,8 @@ def _shards(index: Path) -> dict[str, Tensor]:
 
 def _file(path: Path) -> dict[str, Tensor]:
     try:
+        with path.open("rb"):  # says why it cannot be read, which safetensors does not
+            pass
         if path.suffix == ".safetensors":
             return load_file(str(path))
         found = torch.load(path, map_location="cpu", weights_only=True)

@@ -27,6 +27,9 @@ def load(path: str | Path | None = None, settings: Iterable[str] = ()) -> Recipe
 
 
 def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    if path.exists() and not path.is_file() and not path.is_dir() and path.parent != Path("/dev/fd"):
+        # Reading one could wait for ever.
+        raise UserError(f"recipe '{path}' is a pipe, a socket or a device; name a .toml file")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

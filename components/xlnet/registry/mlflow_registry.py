@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
@@ -175,6 +176,7 @@ class MlflowRegistry:
         for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
         if self._file and self._file.is_file():
+            _refuse_unreadable(self._file)
             mlflow_files.settle(self._file)
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
@@ -208,6 +210,21 @@ class MlflowRegistry:
             raise UserError(
                 f"registry '{self.shown_uri}' needs the Python package '{error.name}'; install it"
             ) from None
+
+
+def _refuse_unreadable(file: Path) -> None:
+    """Raise RunError for a sqlite file that MLflow could not open, which it finds out after minutes or not at all."""
+    try:
+        with file.open("rb"):
+            pass
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    except OSError as error:
+        raise RunError(f"registry file '{file}' cannot be read: {error.strerror}") from None
+    except sqlite3.OperationalError:  # such as one that is locked for a moment: MLflow waits
+        return
+    except sqlite3.DatabaseError as error:
+        raise RunError(f"registry file '{file}' is damaged ({error}); put back a copy, or move it away") from None
 
 
 @contextlib.contextmanager

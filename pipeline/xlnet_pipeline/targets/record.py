@@ -199,7 +199,8 @@ def damaged(path: Path, target: str, why: str) -> Run:
         target: the run's target.
         why: what :func:`read` said.
     """
-    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    place = path if os.access(path, os.F_OK) else path.parent
+    written = datetime.fromtimestamp(place.stat().st_mtime, UTC)
     try:
         begun = datetime.strptime(path.parent.name[:15], ID_TIME).replace(tzinfo=UTC)
     except ValueError:

@@ -62,8 +62,9 @@ def _candidates(home: Path, running: Collection[str]) -> Iterator[tuple[Path, st
             if not set(path.relative_to(home).parts) & set(running):
                 yield path, "half-written by a process that is gone"
     for path in sorted(home.glob("runs/*")):
-        if path.is_dir() and not (path / "run.json").exists():
-            yield path, "a run without a record"
+        with contextlib.suppress(PermissionError):
+            if path.is_dir() and not (path / "run.json").exists():
+                yield path, "a run without a record"
     for pattern in _TEMPORARY:
         for path in sorted(Path(tempfile.gettempdir()).glob(pattern)):
             if _ours(path) and not _alive(path):

@@ -3,6 +3,7 @@
 State lives in one directory: ``runs/<id>/`` (``run.json``, ``logs/``, ``artifacts/``), ``cache/`` and ``mlflow.db``.
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -97,7 +98,7 @@ class LocalTarget:
 
     def runs(self, limit: int | None = None) -> list[Run]:
         """List every run, or the newest ones, the newest first; one whose record cannot be read is DAMAGED."""
-        found = [self._load_any(path) for path in self._folder.glob("*/run.json")]
+        found = [self._load_any(path) for path in self._records()]
         return sorted(found, key=lambda run: (run.created, run.id), reverse=True)[:limit]
 
     def status(self, run: str) -> Run:
@@ -155,7 +156,7 @@ class LocalTarget:
         Raises:
             UserError: there is none, or several.
         """
-        known = sorted(path.parent.name for path in self._folder.glob("*/run.json"))
+        known = [path.parent.name for path in self._records()]
         matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
         if run and len(matches) == 1:
             return self._folder / matches[0]
@@ -208,6 +209,20 @@ class LocalTarget:
         except OSError as error:
             raise UserError(f"cannot write below home '{self.home}': {error.strerror}; choose another") from None
         return run
+
+    def _records(self) -> list[Path]:
+        """List the records' files, the oldest run's first; those of directories that may not be entered, too."""
+        try:
+            names = sorted(os.listdir(self._folder))
+        except FileNotFoundError:
+            return []
+        found = []
+        for path in (self._folder / name / "run.json" for name in names):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                with contextlib.suppress(PermissionError):
+                    path.lstat()
+                found.append(path)
+        return found
 
     def _load(self, path: Path) -> Run:
         run = record.read(path)
