@@ -222,6 +222,13 @@ def test_quoting_may_be_given(tmp_path, quoting, quote):
     assert (texts(rows), told) == ([row for row in FIELDS if row[0]], [])
 
 
+def test_a_damaged_line_does_not_change_how_the_others_are_read(tmp_path):
+    content = "text\tlabel\n" + '"says ""hi"""\t1\n' * 10 + '"broken\t0\nfine\t0\n'
+    rows, rejects = read(tmp_path / "a.tsv", content)
+    assert [row.text for row in rows] == ['says "hi"'] * 10 + ["fine"]
+    assert [one.line for one in rejects] == [12]
+
+
 def test_a_backslash_that_escapes_nothing_is_kept(tmp_path):
     content = 'text,label\n"C:\\new, \\"old\\" and \\\\x",1\na\\b,0\n'
     rows, rejects = read(tmp_path / "a.csv", content, quoting="backslash")
@@ -389,6 +396,8 @@ def test_lines_of_fasttext_are_found_and_other_lines_may_begin_with_their_label(
         (5, "empty text"),
         (6, "no label"),
     ]
+    rows, _ = read(tmp_path / "d.txt", "__label__1 a\n__label__2 b\n".encode("utf-16"))
+    assert texts(rows) == [("a", "1"), ("b", "2")]
     rows, _ = read(tmp_path / "b.txt", "pos a good film\nneg dull\n", format="label-first")
     assert texts(rows) == [("a good film", "pos"), ("dull", "neg")]
     rows, rejects = read(tmp_path / "c.txt", "0.5 half\nx none\n", format="label-first", task="regression")

@@ -4,6 +4,7 @@ Hypothesis makes the rows and the damage. READER_EXAMPLES=5000 looks longer, at 
 """
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -142,6 +143,7 @@ QUOTED: dict[str, Callable[[list[Written]], bytes]] = {
     "tsv in quotes": quoted_tsv,
 }
 GIVEN = {"tsv in quotes": {"quoting": "doubled"}, "tsv": {"quoting": "none"}, "text": {"label": "file"}}
+GIVEN["json"] = {"format": "jsonl"}
 BACKSLASHED: dict[str, Any] = {"doublequote": False, "escapechar": "\\"}
 LINES: dict[str, Callable[[list[Written]], bytes]] = {
     "tsv": as_tsv,
@@ -197,6 +199,10 @@ def lines_of(content: bytes, universal: bool) -> list[str]:
         io.BytesIO(content), encoding="utf-8-sig", errors="surrogateescape", newline="" if universal else "\n"
     )
     return list(text)
+
+
+def lines_of_text(content: bytes) -> list[str]:
+    return lines_of(content if b"\n" in content else content.replace(b"\r", b"\n"), universal=False)
 
 
 look = settings(
@@ -330,6 +336,50 @@ def test_a_damaged_parquet_file_gives_every_row_or_one_line(folder: Path, rows: 
     with refusals():
         found, rejects = read(folder, "parquet", damaged(content, damage))
         assert sorted(one.line for one in (*found, *rejects)) == list(range(1, len(rows) + 1))
+
+
+@look
+@given(LINE_ROWS, DAMAGE, st.booleans())
+def test_parallel_files_give_every_line_or_one_line(
+    folder: Path, rows: list[Written], damage: list, in_labels: bool
+) -> None:
+    texts, labels = as_text(rows), "".join(f"{label}\n" for _, label in rows).encode()
+    contents = (texts, damaged(labels, damage)) if in_labels else (damaged(texts, damage), labels)
+    for name, content in zip(("a.txt", "b.txt"), contents, strict=True):
+        (folder / name).write_bytes(content)
+    source, other = list_sources("data.train", (str(folder / "a.txt"), str(folder / "b.txt")))
+    with refusals():
+        found = list(read_rows(dataclasses.replace(source, labels=other), recipes.tiny().data))
+        lines = list(map(lines_of_text, contents))
+        filled = [any(line.strip() for line in pair) for pair in zip(*lines, strict=False)]
+        assert [one.line for one in found] == [number for number, is_filled in enumerate(filled, 1) if is_filled]
+
+
+@look
+@given(LINE_ROWS, DAMAGE, st.sampled_from(["__label__", ""]))
+def test_every_line_that_begins_with_its_label_is_a_row_or_a_reject(
+    folder: Path, rows: list[Written], damage: list, mark: str
+) -> None:
+    (folder / "a.txt").write_bytes(damaged("".join(f"{mark}{b.split()[0]} {a}\n" for a, b in rows).encode(), damage))
+    (source,) = list_sources("data.train", (str(folder / "a.txt"),))
+    content = (folder / "a.txt").read_bytes()
+    lines = lines_of_text(content)
+    with refusals():
+        found = list(read_rows(source, recipes.tiny().replace(data={"format": "label-first"}).data))
+        assert [one.line for one in found] == [number for number, line in enumerate(lines, 1) if line.strip()]
+
+
+@look
+@given(ROWS, DAMAGE, st.sampled_from([None, 1]))
+def test_a_damaged_json_array_gives_every_row_or_one_line(
+    folder: Path, rows: list[Written], damage: list, indent: int | None
+) -> None:
+    content = json.dumps([{"text": text, "label": label} for text, label in rows], indent=indent).encode()
+    found, rejects = read(folder, "json", content)
+    assert [(row.text, row.label) for row in found] == [row for row in rows if is_text(row[0])]
+    assert len(found) + len(rejects) == len(rows)
+    with refusals():
+        found, rejects = read(folder, "json", damaged(content, damage, first=1))
 
 
 WORKBOOK_ROWS = st.lists(

@@ -145,7 +145,7 @@ class _Found(NamedTuple):
         quoted: fields that are a quotation from end to end.
         escaped: those of them that hold an escaped quote.
         bare: fields with a quote that is no such quotation.
-        example: one of the quoted fields, an escaped one if there is one.
+        example: one of the quoted fields, an escaped one if there is one, or else a line that holds the quote.
     """
 
     whole: bool
@@ -161,7 +161,7 @@ class _Found(NamedTuple):
         """Whether the quotes must be those of a writer, and no characters of the text."""
         if self.whole:
             return self.needed or ((self.columns or bool(self.escaped)) and not self.bare)
-        return self.escaped > 2 and 20 * self.bare < self.escaped
+        return self.escaped > 2 and 5 * self.bare < self.escaped  # a few damaged lines
 
 
 class _Quotes:
@@ -254,6 +254,7 @@ class _Quotes:
             bare += sum(dialect.quote in field for number, field in enumerate(fields) if number not in whole)
             columns = whole if columns is None else columns & whole
         with_escapes = [field for field in quoted if escaped.search(field[1:-1])]
+        others = (text.strip() for text in self._texts if (dialect.quote or "") in text)
         records, closed = self._records(dialect)
         widths = set(map(len, records))
         plain = {len(re.split(delimiter, text)) for text in self._texts}
@@ -264,7 +265,7 @@ class _Quotes:
             quoted=len(quoted),
             escaped=len(with_escapes),
             bare=bare,
-            example=next(chain(with_escapes, quoted), ""),
+            example=next(chain(with_escapes, quoted, others), ""),
         )
 
 

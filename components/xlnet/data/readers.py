@@ -98,7 +98,8 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
     if name.endswith(".txt"):
         with _damage_said(source), open_binary(source) as file:
             first = file.readline(FIRST_LINE)
-        if first.removeprefix(codecs.BOM_UTF8).startswith(LABEL_MARK.encode()):
+        plain = first.replace(b"\0", b"")  # in UTF-16, too
+        if plain.lstrip(codecs.BOM_UTF8 + codecs.BOM_UTF16).startswith(LABEL_MARK.encode()):
             return "label-first"
         return "tsv" if b"\t" in first else "text"
     for suffix, what in workbook.REFUSED.items():
