@@ -64,6 +64,13 @@ def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
     return primary
 
 
+def refuse_selection(select_by: str, task: str) -> None:
+    """Raise UserError if the metric to select by does not exist for the task."""
+    allowed = metrics.CLASSIFICATION if task == "classification" else metrics.REGRESSION
+    if select_by not in ("auto", "loss", *allowed):
+        raise UserError(f"training.select_by is '{select_by}'; allowed for {task}: auto, loss, {', '.join(allowed)}")
+
+
 def score(one: RowPredictions, metric: str) -> float:
     """Compute a metric over all rows; a correlation is nan if one side is constant or not finite."""
     if one.classes:

@@ -7,8 +7,10 @@ equal recipes over equal data are the same work.
 """
 
 from xlnet.recipe.fields import (
+    AUTO,
     AUTO_VOCABULARY,
     INPUTS,
+    ClassWeights,
     Column,
     DataRecipe,
     EvaluationRecipe,
@@ -26,9 +28,11 @@ from xlnet.recipe.files import load
 from xlnet.recipe.presets import PRESETS, base, from_changes, large, small, tiny
 
 __all__ = [
+    "AUTO",
     "AUTO_VOCABULARY",
     "INPUTS",
     "PRESETS",
+    "ClassWeights",
     "Column",
     "DataRecipe",
     "EvaluationRecipe",

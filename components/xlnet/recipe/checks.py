@@ -4,6 +4,7 @@ import codecs
 import dataclasses
 import io
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from xlnet.errors import UserError, nearest
@@ -18,6 +19,8 @@ def check_section(section: str, values: Any) -> None:
     for item in dataclasses.fields(values):
         value, full_name = getattr(values, item.name), f"{section}.{item.name}"
         _refuse_secret(full_name, value)
+        if item.metadata.get("auto") and value == "auto":
+            continue
         allowed = item.metadata.get("allowed")
         if allowed and value not in allowed:
             raise UserError(f"{full_name} is {value!r}; allowed: {', '.join(allowed)}{nearest(str(value), allowed)}")
@@ -51,6 +54,16 @@ def check_section(section: str, values: Any) -> None:
         )
     if section == "registry":
         _check_name(values.name)
+
+
+def refuse_unknown_classes(weights: Mapping[str, float], classes: Iterable[str]) -> None:
+    """Raise UserError if ``training.class_weights`` names a class that is not among the labels."""
+    known = list(classes)
+    for name in weights:
+        if name not in known:
+            some = ", ".join(f"'{one}'" for one in known[:10]) + (", …" if len(known) > 10 else "")
+            hint = nearest(name, known)
+            raise UserError(f"training.class_weights names '{name}', no class of the data; allowed: {some}{hint}")
 
 
 def _check_dialect(data: Any) -> None:

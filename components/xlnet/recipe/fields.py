@@ -18,6 +18,9 @@ from xlnet.steps import KEPT
 Column = str | int  # a column's name, or its index from 0
 Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
 
+AUTO: Any = "auto"  # in place of a number: xlnet.recipe.budget chooses it from the data
+ClassWeights = str | dict[str, float]
+
 AUTO_VOCABULARY = 8000  # target if data.vocab_size is 0; less for little text, more for scripts with many characters
 
 
@@ -30,6 +33,11 @@ def _number(default: float | int, low: float, high: float = math.inf) -> Any:
 
 
 INPUTS = ("train", "validation", "test", "labels")  # the fields of data that name input files
+
+
+def _auto(default: float | int, low: float, high: float = math.inf) -> Any:
+    """Declare a number that a recipe may leave to the data: "auto" until :func:`xlnet.recipe.budget.decide`."""
+    return field(default=default, metadata={"low": low, "high": high, "auto": True})
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class DataRecipe:
     task: str = _choice("classification", "classification", "regression")
     tokenizer: str = "xlnet-base-cased"  # shipped; "train"; or a directory with spiece.model
     vocab_size: int = _number(0, 0, 1_000_000)  # pieces to learn; 0: what the text supports, at most 8,000
-    max_length: int = _number(128, 4, 131_072)  # tokens, including <sep> and <cls>
+    max_length: int = _number(512, 4, 131_072)  # tokens, including <sep> and <cls>
     max_rejects: float = _number(0.05, 0.0, 1.0)  # share of unreadable rows above which the run fails
     max_record_lines: int = _number(500, 1)  # per quoted CSV record; reviews and e-mails have fewer
     max_record_bytes: int = _number(16 << 20, 1024, 1 << 30)  # per CSV record or line
@@ -79,33 +87,36 @@ class ModelRecipe:
     n_head: int = _number(4, 1, 1024)
     d_head: int = _number(32, 1, 1024)
     d_inner: int = _number(512, 1, 262_144)
-    dropout: float = _number(0.1, 0.0, 0.99)
-    summary_dropout: float = _number(0.1, 0.0, 0.99)
+    dropout: float = _auto(0.1, 0.0, 0.99)
+    summary_dropout: float = _auto(0.1, 0.0, 0.99)
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
     """The optimisation. One step is one update of the weights."""
 
-    epochs: float = _number(3.0, 0.0)
+    epochs: float = _auto(3.0, 0.0)
     steps: int = _number(0, 0)  # updates; 0: as many as ``epochs`` needs
-    batch_tokens: int = _number(4096, 1)  # most tokens in one update
+    batch_tokens: int = _auto(4096, 1)  # most tokens in one update
     micro_batch_tokens: int = _number(0, 0)  # most tokens on a device at once; 0: its share of an update
-    learning_rate: float = _number(1e-3, 0.0, 10.0)  # peak, after warm-up
-    warmup: float = _number(0.1, 0.0, 1.0)  # share of the steps in which the learning rate rises
+    learning_rate: float = _auto(1e-3, 0.0, 10.0)  # peak, after warm-up
+    warmup: float = _auto(0.1, 0.0, 1.0)  # share of the steps in which the learning rate rises
     layer_decay: float = _number(1.0, 0.01, 1.0)  # learning rate of layer l: decay ** (n_layer - l)
     weight_decay: float = _number(0.01, 0.0)
     adam_beta1: float = _number(0.9, 0.0, 0.999999)
     adam_beta2: float = _number(0.999, 0.0, 0.999999)
     adam_epsilon: float = _number(1e-6, 0.0)
     clip_norm: float = _number(1.0, 0.0)  # gradient clipping; 0: none
-    token_dropout: float = _number(0.0, 0.0, 0.9)  # share of input tokens hidden behind mask_emb
+    token_dropout: float = _auto(0.0, 0.0, 0.9)  # share of input tokens hidden behind mask_emb
     label_smoothing: float = _number(0.0, 0.0, 0.9)
+    class_weights: ClassWeights = "none"  # none, balanced, or class → weight in the loss (others: 1)
+    select_by: str = _choice("auto", "auto", "accuracy", "macro_f1", "mcc", "pearson", "spearman", "loss")
+    max_minutes: float = _number(0.0, 0.0)  # of one attempt; 0: no limit
     precision: str = _choice("auto", "auto", "float32", "bfloat16")  # of matrix products
     shard_weights: bool = False  # FSDP: each rank holds a part of weights, gradients and optimizer
     recompute: bool = False  # activation checkpointing: less memory, a third more time
     evaluate_every: int = _number(0, 0)  # steps between validations; 0: after each epoch
-    patience: int = _number(0, 0)  # early stopping after this many validations without improvement; 0: never
+    patience: int = _auto(0, 0)  # early stopping after this many validations without improvement; 0: never
     checkpoint_every: int = _number(0, 0)  # steps between checkpoints; 0: at each validation
     seed: int = _number(0, 0, 2**63 - 1)
 
@@ -145,6 +156,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for section in dataclasses.fields(self):
             check_section(section.name, getattr(self, section.name))
+        if self.training.select_by == "auto" and self.evaluation.metric != "auto":
+            training = dataclasses.replace(self.training, select_by=self.evaluation.metric)
+            object.__setattr__(self, "training", training)  # the train step does not read the evaluation section
 
     def to_json(self) -> str:
         """Every field, sorted keys, no spaces: equal recipes give equal strings."""
@@ -233,7 +247,8 @@ def merge(recipe: Recipe, changes: Mapping[str, Mapping[str, Any]]) -> Recipe:
         for name, value in section_table(section, fields).items():
             if name not in hints:
                 raise UserError(f"unknown field '{section}.{name}'{_nearest_field(section, name, hints)}")
-            converted[name] = _convert(f"{section}.{name}", value, hints[name])
+            may_be_auto = kind.__dataclass_fields__[name].metadata.get("auto", False)
+            converted[name] = _convert(f"{section}.{name}", value, hints[name], may_be_auto)
         sections[section] = dataclasses.replace(getattr(recipe, section), **converted)
     return dataclasses.replace(recipe, **sections)
 
@@ -246,8 +261,12 @@ def _nearest_field(section: str, name: str, fields: Iterable[str]) -> str:
     return f"; did you mean '{elsewhere[0]}'?" if elsewhere else f"; allowed: {', '.join(fields)}"
 
 
-def _convert(full_name: str, value: Any, expected: Any) -> Any:
+def _convert(full_name: str, value: Any, expected: Any, may_be_auto: bool = False) -> Any:
     """Check ``value`` against a field's type; the only conversions are int → float and str → paths."""
+    if may_be_auto and value == AUTO:
+        return value
+    if expected == ClassWeights:
+        return _class_weights(full_name, value)
     if expected == Paths:
         items = [value] if isinstance(value, str) else value
         if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
@@ -258,5 +277,20 @@ def _convert(full_name: str, value: Any, expected: Any) -> Any:
         value = float(value)
     if type(value) not in kinds and not (value is None and type(None) in kinds):
         words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
-        raise UserError(f"{full_name} is {value!r}; allowed: {' or '.join(words[kind] for kind in kinds)}")
+        allowed = "auto or " * may_be_auto + " or ".join(words[kind] for kind in kinds)
+        hint = nearest(value, [AUTO]) if may_be_auto and isinstance(value, str) else ""
+        raise UserError(f"{full_name} is {value!r}; allowed: {allowed}{hint}")
     return value
+
+
+def _class_weights(full_name: str, value: Any) -> ClassWeights:
+    known = ("none", "balanced")
+    if isinstance(value, str) and value in known:
+        return value
+    if isinstance(value, Mapping) and value:
+        numbers = {str(name): float(one) for name, one in value.items() if type(one) in (int, float)}
+        if len(numbers) == len(value) and all(0 < one < math.inf for one in numbers.values()):
+            return numbers
+    hint = nearest(value, known) if isinstance(value, str) else ""
+    allowed = "none, balanced, or a weight above 0 for each class, such as {spam = 5}"
+    raise UserError(f"{full_name} is {value!r}; allowed: {allowed}{hint}")

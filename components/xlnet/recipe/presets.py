@@ -4,19 +4,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xlnet.errors import UserError, nearest
-from xlnet.recipe.fields import DataRecipe, ModelRecipe, Recipe, TrainingRecipe, merge, section_table
+from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe, TrainingRecipe, merge, section_table
 
 
 def tiny() -> Recipe:
     """The demo's network: trains on a few thousand sentences in a minute on two cores."""
-    return Recipe()
+    return Recipe(
+        model=ModelRecipe(dropout=AUTO, summary_dropout=AUTO),
+        training=_fitting(),
+    )
 
 
 def small() -> Recipe:
-    """A network to train from scratch on tens of thousands of texts on a CPU, with the dropout that this takes."""
+    """A network to train from scratch on tens of thousands of texts on a CPU."""
     return Recipe(
-        model=ModelRecipe("small", "", 4, 256, 4, 64, 1024, dropout=0.2, summary_dropout=0.2),
-        training=TrainingRecipe(epochs=2.0, batch_tokens=2048, learning_rate=5e-4, token_dropout=0.2),
+        model=ModelRecipe("small", "", 4, 256, 4, 64, 1024, dropout=AUTO, summary_dropout=AUTO), training=_fitting()
+    )
+
+
+def _fitting() -> TrainingRecipe:
+    """A budget that :mod:`xlnet.recipe.budget` fits to the data."""
+    return TrainingRecipe(
+        epochs=AUTO, batch_tokens=AUTO, learning_rate=AUTO, warmup=AUTO, token_dropout=AUTO, patience=AUTO
     )
 
 
@@ -33,7 +42,6 @@ def large() -> Recipe:
 
 def _published(name: str, *, n_layer: int, d_model: int, n_head: int, d_inner: int, learning_rate: float) -> Recipe:
     return Recipe(
-        data=DataRecipe(max_length=512),
         model=ModelRecipe(name, n_layer=n_layer, d_model=d_model, n_head=n_head, d_head=64, d_inner=d_inner),
         training=TrainingRecipe(learning_rate=learning_rate, batch_tokens=16_384),
     )

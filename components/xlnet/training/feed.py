@@ -7,12 +7,13 @@ process packs them.
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from xlnet.data.batches import Rows
+from xlnet.data.batches import Batch, PaddedBatch, Rows
 from xlnet.data.shapes import Budget, Shapes, Share
 from xlnet.recipe import TrainingRecipe
 from xlnet.training.device import Device
@@ -25,12 +26,21 @@ class Feed:
         waited: seconds that training has waited for batches.
     """
 
-    def __init__(self, split: Rows, recipe: TrainingRecipe, first: int, steps: int, device: Device) -> None:
+    def __init__(
+        self,
+        split: Rows,
+        recipe: TrainingRecipe,
+        first: int,
+        steps: int,
+        device: Device,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
+        """Prepare shares of ``split``; ``class_weights``: weight of each class in the loss [C], None: 1 each."""
         self.waited = 0.0
         ranks = device.ranks
         budget = Budget(ranks.part, ranks.parts, recipe.batch_tokens, recipe.micro_batch_tokens)
         self._shares: DataLoader[Share] = DataLoader(
-            _Shares(split, device.shapes, budget),
+            _Shares(split, device.shapes, budget, class_weights),
             sampler=_Order(split.lengths, recipe, device.shapes, first, steps),
             batch_size=None,
             num_workers=device.workers,
@@ -69,11 +79,22 @@ class _Order(Sampler[np.ndarray]):
 
 
 class _Shares(Dataset[Share]):
-    def __init__(self, split: Rows, shapes: Shapes, budget: Budget) -> None:
+    def __init__(self, split: Rows, shapes: Shapes, budget: Budget, class_weights: np.ndarray | None) -> None:
         self.split, self.shapes, self.budget = split, shapes, budget
+        self.class_weights = class_weights
 
     def __getitem__(self, rows: np.ndarray) -> Share:
-        return self.shapes.share(self.split, rows, self.budget)
+        share = self.shapes.share(self.split, rows, self.budget)
+        if self.class_weights is None:
+            return share
+        return replace(share, batches=tuple(_weighted(batch, self.class_weights) for batch in share.batches))
+
+
+def _weighted(batch: Batch | PaddedBatch, class_weights: np.ndarray) -> Batch | PaddedBatch:
+    """Return the batch with each text's weight multiplied by that of its class."""
+    if isinstance(batch, PaddedBatch):
+        return replace(batch, weights_B=batch.weights_B * class_weights[batch.labels_B])
+    return replace(batch, weights_S=batch.weights_S * class_weights[batch.labels_S])
 
 
 def _as_it_is(share: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 from xlnet.data.dataset import Dataset
 from xlnet.data.shapes import Share
 from xlnet.errors import RunError, UserError
+from xlnet.evaluation.comparison import refuse_selection
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training import objective, schedule
@@ -37,7 +38,7 @@ from xlnet.training.tensors import Replicated
 from xlnet.training.validation import validation_logits
 from xlnet.training.watchdog import Watchdog
 
-SAVE, LEAVE = 1, 2  # what a rank can request between two steps; the ranks follow the highest request
+SAVE, FINISH, LEAVE = 1, 2, 3  # what a rank can request between two steps; the ranks follow the highest request
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Training:
         self.training, self.validation = data.split("train"), data.split("validation")
         if not len(self.training) or not len(self.validation):
             raise UserError("the dataset has no rows to train on or none to validate on; see its card.json")
+        refuse_selection(recipe.select_by, model.config.task)
+        self.class_weights = objective.class_weights(recipe, self.training.labels, data.classes)
         self.schedule = schedule.plan(self.training.lengths, recipe, device.shapes)
         self.clock, self.saved_at = CheckpointClock.from_environment(), -1
         checkpoints.start()
@@ -113,7 +116,7 @@ class Training:
         self.progress.start(steps, first)
         self.device.settle(self.model, self.optimizer)
         self.model.train()
-        feed = Feed(self.training, self.recipe, first, steps, self.device)
+        feed = Feed(self.training, self.recipe, first, steps, self.device, self.class_weights)
         with History(directory, state.history) if self.tensors.leads else contextlib.nullcontext() as history:
             self.history: History | None = history
             stopped_early = self.validate_if_due()
@@ -123,13 +126,19 @@ class Training:
                     self.log(norm, feed.waited)
                 if stopped_early := self.validate_if_due():
                     break
-                request = LEAVE if self.stop else SAVE if self.clock.due() else 0
+                request = LEAVE if self.stop else FINISH if self.out_of_time() else SAVE if self.clock.due() else 0
                 request = self.device.ranks.agree(request) if state.step < steps else 0  # the same on every rank
                 late = state.step == self.saved_at + 1  # this answer belongs to a request from before that checkpoint
                 if (request == SAVE and not late) or state.step in self.schedule.checkpoints:
                     self.save()
                 if request == LEAVE:
                     self.leave()
+                if request == FINISH:
+                    left = f"after step {state.step:,} of {steps:,}; a higher training.max_minutes lets it go on"
+                    self.progress.say(f"stopping {left}: {self.recipe.max_minutes:g} minutes are over")
+                    self.validate_if_due(last=True)
+                    stopped_early = True
+                    break
         seconds = self.progress.seconds()
         self.progress.say(
             f"trained {state.step - first:,} steps in {clock(seconds)}, "
@@ -203,10 +212,14 @@ class Training:
         self.progress.last = values["loss"]
         state.losses.clear()
 
-    def validate_if_due(self) -> bool:
-        """Validate if it is due; return whether early stopping ends the training."""
+    def out_of_time(self) -> bool:
+        """Whether this attempt has used the recipe's ``max_minutes``."""
+        return 0 < self.recipe.max_minutes <= self.progress.seconds() / 60
+
+    def validate_if_due(self, last: bool = False) -> bool:
+        """Validate if it is due, or if this is the ``last`` step; return whether early stopping ends the training."""
         state, patience = self.state, self.recipe.patience
-        if state.step not in self.schedule.validations or state.validated == state.step:
+        if not (last or state.step in self.schedule.validations) or state.validated == state.step:
             return bool(patience) and state.evaluations_waited >= patience
         logits = validation_logits(
             self.model,
@@ -220,12 +233,13 @@ class Training:
         self.collect()
         if not np.isfinite(logits).all():
             raise not_finite_model(state.step, "the logits of the validation rows", self.checkpoints.directory())
-        scores = objective.validation_metrics(logits, self.validation.labels, self.model.config.task)
+        task, select_by = self.model.config.task, self.recipe.select_by
+        scores = objective.validation_metrics(logits, self.validation.labels, task, select_by)
         if self.history:
             self.history.write(state.step, scores)
         state.validated = state.step
         state.evaluations_waited += 1
-        if objective.better(scores, state.best):
+        if objective.better(scores, state.best, select_by):
             self.refuse_not_finite()
             state.best, state.best_step, state.evaluations_waited = scores, state.step, 0
             self.best_weights = self.tensors.full_weights()

@@ -1,13 +1,17 @@
 """The training loss, the validation metrics, and how two validation results are compared."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xlnet.errors import UserError
 from xlnet.evaluation import metrics
+from xlnet.recipe import TrainingRecipe
+from xlnet.recipe.checks import refuse_unknown_classes
 
 
 def losses(logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: float = 0.0) -> Tensor:
@@ -17,27 +21,67 @@ def losses(logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: floa
     return F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=label_smoothing)
 
 
-def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dict[str, float]:
-    """Return a split's mean loss, and its accuracy (classes) or Pearson's r (values; omitted if one side is constant).
+def class_weights(recipe: TrainingRecipe, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray | None:
+    """Return each class's weight in the loss, scaled so that the mean over the train rows is 1: float32 [C].
+
+    Args:
+        recipe: says how classes are weighted.
+        labels: class indices of the train rows.
+        classes: class names in index order; empty for values.
+
+    Returns:
+        None if all rows count alike.
+
+    Raises:
+        UserError: a weight is given for a class that does not exist, or the labels are values.
+    """
+    given = recipe.class_weights
+    if given == "none":
+        return None
+    if not classes:
+        raise UserError("training.class_weights needs classes; leave it out where data.task is 'regression'")
+    counts = np.bincount(labels, minlength=len(classes))
+    if isinstance(given, str):
+        weights = 1.0 / np.maximum(counts, 1)
+    else:
+        refuse_unknown_classes(given, classes)
+        weights = np.array([given.get(name, 1.0) for name in classes])
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+
+
+def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str, select_by: str = "auto") -> dict[str, float]:
+    """Return a split's mean loss, its accuracy (classes) or Pearson's r (values), and the metric to select by.
+
+    A correlation is left out if one side is constant.
 
     Args:
         logits: float32 [rows, C].
         labels: class indices or values, [rows].
+        task: ``"classification"`` or ``"regression"``.
+        select_by: ``training.select_by``.
     """
     value = losses(torch.from_numpy(logits).double(), _targets(labels, task), task).mean().item()
     if task == "regression":
-        pearson = float(metrics.pearson(logits[:, 0].astype(np.float64), labels.astype(np.float64)))
-        return {"validation_loss": value} | ({"validation_pearson": pearson} if math.isfinite(pearson) else {})
-    return {"validation_loss": value, "validation_accuracy": float((logits.argmax(1) == labels).mean())}
+        given, truth = logits[:, 0].astype(np.float64), labels.astype(np.float64)
+        names = {"pearson", *({select_by} & set(metrics.OF_VALUES))}
+        scores = {f"validation_{name}": float(metrics.OF_VALUES[name](given, truth)) for name in sorted(names)}
+        return {"validation_loss": value} | {name: score for name, score in scores.items() if math.isfinite(score)}
+    counts = metrics.Counts.of(metrics.confusion_matrix(labels, logits.argmax(1), logits.shape[1]))
+    names = {"accuracy", *({select_by} & set(metrics.OF_CONFUSION))}
+    scores = {f"validation_{name}": float(metrics.OF_CONFUSION[name](counts)) for name in sorted(names)}
+    return {"validation_loss": value} | scores
 
 
-def better(new: dict[str, float], old: dict[str, float]) -> bool:
-    """Whether ``new`` is better: it has higher accuracy (on a tie, lower loss), or lower squared error."""
+def better(new: dict[str, float], old: dict[str, float], select_by: str = "auto") -> bool:
+    """Whether ``new`` is better: it has a higher metric that decides, or on a tie a lower loss.
+
+    A metric that cannot be computed, such as a correlation with a constant, is worse than any that can.
+    """
     if not old:
         return True
-    if "validation_accuracy" in new and new["validation_accuracy"] != old["validation_accuracy"]:
-        return new["validation_accuracy"] > old["validation_accuracy"]
-    return new["validation_loss"] < old["validation_loss"]
+    name = ("accuracy" if "validation_accuracy" in new else "pearson") if select_by == "auto" else select_by
+    ours, theirs = (-math.inf if name == "loss" else x.get(f"validation_{name}", -math.inf) for x in (new, old))
+    return ours > theirs or (ours == theirs and new["validation_loss"] < old["validation_loss"])
 
 
 def _targets(labels: np.ndarray, task: str) -> Tensor:

@@ -17,7 +17,7 @@ from xlnet.errors import LostPeer, Preempted
 from xlnet.model import config as configs
 from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
-from xlnet.recipe import Recipe, TrainingRecipe
+from xlnet.recipe import Recipe, TrainingRecipe, budget
 from xlnet.training import artifact, buckets
 from xlnet.training.checkpoint import Checkpoints, place
 from xlnet.training.detect import detect
@@ -59,26 +59,32 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
         dataset_digest = provenance.verify(dataset)
         data = open_dataset(dataset)
         whole = Recipe(data=recipes.of_artifact(dataset).data, model=given.model, training=given.training)
+        size = _size(data)
+        given, whole = whole, budget.decide(whole, size)
+        training = whole.training
         shaping = whole.part("data", "model", "training")
-        device = detect(precision=given.training.precision)
+        device = detect(precision=training.precision)
         about = {"recipe": json.loads(shaping), "dataset": dataset_digest, "classes": data.classes}
         with _together(device, about, stop) as watchdog:
-            device.fit(data, given.training)
+            device.fit(data, training)
             checkpoints_place = place(out, shaping, dataset_digest, str(device.shapes))
             device.keep_programs(checkpoints_place.programs())
             with explaining_memory(device):
-                model = device.prepare(make_model(whole, data), given.training.recompute)
-            facts = {**_facts(given, model, device), "dataset_digest": dataset_digest, **provenance.code_facts()}
+                model = device.prepare(make_model(whole, data), training.recompute)
+            facts = {**_facts(whole, model, device), "dataset_digest": dataset_digest, **provenance.code_facts()}
             leads = device.ranks.rank == 0
             progress = Progress(silent=not leads)
+            if chosen := budget.explain(given, whole, size):
+                facts["budget"] = chosen
+                progress.say(chosen)
             with explaining_memory(device):
-                optimizer, tensors = _tensors(model, given.training, device)
+                optimizer, tensors = _tensors(model, training, device)
             checkpoints = Checkpoints(checkpoints_place, tensors, about, progress.say)
             with (
                 contextlib.closing(checkpoints),
                 buckets.writing(out) if leads else tempfile.TemporaryDirectory() as folder,
             ):
-                parts = (model, optimizer, tensors, data, given.training, device, checkpoints, progress, watchdog, stop)
+                parts = (model, optimizer, tensors, data, training, device, checkpoints, progress, watchdog, stop)
                 result = Training(*parts).run(Path(folder))
                 device.ranks.gather("done")  # a rank must not leave while another may still need it
                 watchdog.close()
@@ -88,6 +94,11 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
                 lineage = artifact.write(Path(folder), result.weights, config, metadata, started, whole, dataset)
             checkpoints.clear()
     return {**lineage["artifact"]["metadata"], "model_digest": lineage["artifact"]["digest"]}
+
+
+def _size(data: Dataset) -> budget.Size:
+    lengths = data.split("train").lengths
+    return budget.Size(len(lengths), int(lengths.sum()), int(lengths.max(initial=1)))
 
 
 def _facts(recipe: Recipe, model: XLNetClassifier, device: Device) -> dict[str, Any]:

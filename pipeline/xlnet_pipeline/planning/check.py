@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlnet.errors import RunError, UserError
-from xlnet.recipe import AUTO_VOCABULARY
+from xlnet.recipe import AUTO, AUTO_VOCABULARY
+from xlnet.recipe import budget as budgets
 from xlnet.registry import check_name, resolve
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import image_digest, placement
 from xlnet_pipeline.placement.machines import MACHINES
 from xlnet_pipeline.planning import estimate, workload
-from xlnet_pipeline.planning.data_checks import columns, labels, lost_rows, metric, truncation, vocabulary, weights
+from xlnet_pipeline.planning.data_checks import (
+    class_weights,
+    columns,
+    labels,
+    lost_rows,
+    metric,
+    truncation,
+    vocabulary,
+    weights,
+)
 from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, PlannedRun
 from xlnet_pipeline.targets import schedules
 from xlnet_pipeline.targets.local import registration
@@ -84,13 +94,15 @@ def reachable(given: PlannedRun) -> str | None:
 def budget(given: PlannedRun) -> str | None:
     """The token budget of an update must hold the longest text."""
     tokens, length = given.recipe.training.batch_tokens, given.recipe.data.max_length
+    if tokens == AUTO:
+        return None  # the budget's choice holds the longest text
     return f"training.batch_tokens = {tokens:,} is less than data.max_length = {length:,}" if tokens < length else None
 
 
 def divisible(given: PlannedRun) -> str | None:
     """A batch must divide equally among the accelerators, with at least one text for each."""
     tokens, chips = given.recipe.training.batch_tokens, given.chips
-    if chips <= 1:
+    if chips <= 1 or tokens == AUTO:
         return None
     if tokens % chips:
         return f"training.batch_tokens = {tokens:,} cannot be divided by {chips} accelerators"
@@ -157,6 +169,8 @@ def _need(given: PlannedRun) -> tuple[float, int, float]:
     lengths, vocabulary = given.lengths
     mean = sum(lengths) / max(1, len(lengths))
     classes, batch = len({row.label for row in given.rows}), given.recipe.training.batch_tokens
+    if batch == AUTO:
+        batch = max(budgets.LARGEST_BATCH, max(lengths, default=1))
     work = workload.Workload(0, mean, max(lengths, default=1), mean, vocabulary, classes, 1, batch, "")
     model = workload.shape(given.recipe.model)
     need = estimate.memory(model, work, given.machine, given.nodes).total
@@ -235,6 +249,7 @@ CHECKS: tuple[Check, ...] = (
     Check("labels", labels, "set data.label to the column of classes, or data.task = 'regression'", fatal=False),
     Check("rows", lost_rows, "", fatal=False),
     Check("metric", metric, ""),
+    Check("class weights", class_weights, ""),
     Check("vocabulary", vocabulary, "", fatal=False),
     Check("weights", weights, ""),
     Check("reachable data", reachable, "copy it to a bucket and name it gs://BUCKET/OBJECT"),

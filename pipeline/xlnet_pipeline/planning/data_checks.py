@@ -9,9 +9,10 @@ from xlnet.data import unknown
 from xlnet.data.preprocess import make_tokenizer, rows_with_a_split
 from xlnet.data.readers import Reject
 from xlnet.data.remarks import share
-from xlnet.evaluation.comparison import primary_metric
+from xlnet.evaluation.comparison import primary_metric, refuse_selection
 from xlnet.model import pretrained
 from xlnet.recipe import DataRecipe
+from xlnet.recipe.checks import refuse_unknown_classes
 from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, FIRST_ROWS, PlannedRun
 
 TRUNCATED = 0.2  # share of truncated texts above which to warn
@@ -99,9 +100,20 @@ def weights(given: PlannedRun) -> str | None:
     return None
 
 
+def class_weights(given: PlannedRun) -> str | None:
+    """Weights must be those of classes in the data; a large input is checked by the train step."""
+    weights = given.recipe.training.class_weights
+    if weights != "none" and given.recipe.data.task == "regression":
+        return "training.class_weights needs classes, and data.task is 'regression'; leave one of the two out"
+    if isinstance(weights, dict) and given.survey is not None:
+        refuse_unknown_classes(weights, given.survey[0].classes)
+    return None
+
+
 def metric(given: PlannedRun) -> None:
     """The metric that decides must exist for the task."""
     primary_metric(given.recipe.evaluation, given.recipe.data.task)
+    refuse_selection(given.recipe.training.select_by, given.recipe.data.task)
 
 
 def _sorted_by_class(data: DataRecipe, given: PlannedRun) -> bool:

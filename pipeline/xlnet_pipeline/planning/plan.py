@@ -308,6 +308,8 @@ def _lines(plan: Plan) -> list[str]:
         f"({work.basis})",
         f"training  {work.steps:,} steps of {work.batch_tokens:,} tokens, {work.tokens / 1e6:,.1f} M tokens in all",
     ]
+    if work.chosen:
+        lines.append(f"budget    {work.chosen}")
     if plan.steps:
         lines += ["", "steps"]
         lines += [f"  {step.name:<11}{'cached' if step.cached else 'runs':<8}{step.reason}" for step in plan.steps]

@@ -11,7 +11,7 @@ from xlnet.data.readers import Reject, Row, read_rows
 from xlnet.data.storage import Source, local_path
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.model import config as configs
-from xlnet.recipe import AUTO_VOCABULARY, PRESETS, DataRecipe, ModelRecipe, Recipe
+from xlnet.recipe import AUTO_VOCABULARY, PRESETS, DataRecipe, ModelRecipe, Recipe, budget
 
 COUNTED = 64 << 20  # bytes of input whose rows are counted one by one; the rest is estimated from their mean size
 TOKENISED = 2000  # rows to tokenise, spread over the rows read
@@ -32,6 +32,7 @@ class Workload:
     steps: int  # updates of the weights
     batch_tokens: int  # tokens per update
     basis: str  # source of the figures
+    chosen: str = ""  # what the budget chose for fields that are "auto"
 
     @property
     def tokens(self) -> float:
@@ -54,19 +55,22 @@ def measure(recipe: Recipe) -> Workload:
     lengths, vocabulary = token_lengths(read, recipe.data)
     mean = sum(lengths) / max(1, len(lengths))
     classes = {row.label for row in read} if recipe.data.task == "classification" else {""}
-    budget = recipe.training.batch_tokens
-    batch = min(max(budget, math.ceil(mean)), math.ceil(trained_on * mean))
-    steps = recipe.training.steps or max(1, math.ceil(recipe.training.epochs * trained_on * mean / batch))
+    longest = max(lengths, default=1)
+    size = budget.Size(trained_on, math.ceil(trained_on * mean), longest)
+    decided = budget.decide(recipe, size)
+    batch = min(max(decided.training.batch_tokens, math.ceil(mean)), math.ceil(trained_on * mean))
+    steps = decided.training.steps or max(1, math.ceil(decided.training.epochs * trained_on * mean / batch))
     return Workload(
         rows=trained_on,
         mean=mean,
-        longest=max(lengths, default=1),
+        longest=longest,
         attended=sum(length**2 for length in lengths) / max(1, sum(lengths)),
         vocabulary=vocabulary,
         outputs=len(classes),
         steps=steps,
         batch_tokens=batch,
         basis=f"{'all' if whole else 'the first'} {len(read):,} rows read, {len(lengths):,} of them tokenised",
+        chosen=budget.explain(recipe, decided, size),
     )
 
 

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from xlnet.recipe import PRESETS, Paths, Recipe
+from xlnet.recipe import PRESETS, ClassWeights, Paths, Recipe
 
 SECTIONS = {
     "data": "which rows, and how they become token ids",
@@ -53,7 +53,7 @@ MEANINGS = {
     "model.d_inner": "inner width of the feed-forward network",
     "model.dropout": "dropout rate",
     "model.summary_dropout": "dropout rate in the classification head",
-    "training.epochs": "passes over the training rows",
+    "training.epochs": "passes over the training rows; auto, here and below: chosen for the number of tokens",
     "training.steps": "number of updates; 0: as many as epochs needs",
     "training.batch_tokens": "most tokens in one update, over all devices",
     "training.micro_batch_tokens": "most tokens that one device computes at once; 0: its whole share of an update",
@@ -67,6 +67,9 @@ MEANINGS = {
     "training.clip_norm": "gradient clipping: largest norm of the gradient over all weights; 0: no clipping",
     "training.token_dropout": "share of input tokens hidden in training; helps on small data",
     "training.label_smoothing": "label smoothing: share of the target spread over all classes",
+    "training.class_weights": "weight of each class in the loss; balanced: all classes together count alike",
+    "training.select_by": "validation metric that chooses the weights to keep; auto: evaluation.metric",
+    "training.max_minutes": "most minutes of training, of one attempt; 0: no limit; results then depend on the machine",
     "training.precision": "type of matrix products; weights and optimizer stay float32; `auto`: bfloat16 on a GPU",
     "training.shard_weights": "spread weights, gradients and optimizer over all devices (FSDP): each needs less memory",
     "training.recompute": "activation checkpointing: less memory, but a step takes a third longer",
@@ -90,7 +93,7 @@ MEANINGS = {
 def default(name: str) -> Any:
     """Return the default of ``section.field``: its value in preset ``tiny``."""
     section, field = name.split(".")
-    return getattr(getattr(Recipe(), section), field)
+    return getattr(getattr(PRESETS["tiny"](), section), field)
 
 
 def allowed(name: str) -> str:
@@ -101,7 +104,9 @@ def allowed(name: str) -> str:
     if "allowed" in metadata:
         return ", ".join(metadata["allowed"])
     expected = typing.get_type_hints(section_type)[field]
-    return f"{_kind(expected)}{_bounds(metadata)}"
+    if expected == ClassWeights:
+        return "none, balanced, or a weight for each class: {spam = 5}"
+    return f"{'auto, or ' * metadata.get('auto', False)}{_kind(expected)}{_bounds(metadata)}"
 
 
 def toml(value: Any) -> str:
@@ -150,7 +155,7 @@ def markdown() -> str:
 def _presets() -> list[str]:
     """Return the lines of a table of the presets' values."""
     recipes = {name: dataclasses.asdict(preset()) for name, preset in PRESETS.items()}
-    plain = dataclasses.asdict(Recipe())
+    plain = dataclasses.asdict(PRESETS["tiny"]())
     differing = [
         name
         for name in MEANINGS

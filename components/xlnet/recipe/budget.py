@@ -1,0 +1,110 @@
+"""Puts numbers where a recipe says "auto": the budget of a training, from its rows, tokens and network.
+
+A function of the recipe and the data alone, so that equal runs get equal budgets on every machine.
+"""
+
+import math
+from dataclasses import dataclass
+
+from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe, TrainingRecipe
+
+ENOUGH = 1_000_000  # tokens to see in all; fewer left validation climbing on every small set that was tried
+FEWEST, MOST = 5.0, 10.0  # epochs over a small set
+LARGE, LARGE_ENOUGH, FEWEST_LARGE = 2_000_000, 10_000_000, 2.0  # tokens of a large set, and what to see of it
+BATCH, SMALLEST_BATCH, LARGEST_BATCH = 1024, 256, 8192  # tokens of an update
+FEWEST_UPDATES, MOST_UPDATES = 300, 12_000
+WARMUP, LONGEST_WARMUP = 0.1, 500  # share of the updates, and updates
+PATIENCE = 4  # validations
+WIDE = 128  # width from which on the learning rate falls
+RATE, PRETRAINED_RATE = 1e-3, 3e-5  # the second: Yang et al. 2019, appendix A.4
+PRETRAINED_EPOCHS, PRETRAINED_BATCH = 3.0, 4096
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a budget depends on, beside the recipe.
+
+    Attributes:
+        rows: rows to train on.
+        tokens: tokens of these rows.
+        longest: tokens of the longest of them.
+    """
+
+    rows: int
+    tokens: int
+    longest: int
+
+
+def decide(recipe: Recipe, size: Size) -> Recipe:
+    """Return the recipe with a number in place of each "auto" of its model and training sections."""
+    training, model = _training(recipe.training, recipe.model, size), _model(recipe.model)
+    chosen = {
+        "model": {name: value for name, value in model.items() if getattr(recipe.model, name) == AUTO},
+        "training": {name: value for name, value in training.items() if getattr(recipe.training, name) == AUTO},
+    }
+    return recipe.replace(**chosen)
+
+
+def explain(given: Recipe, decided: Recipe, size: Size) -> str:
+    """Say in one line what was chosen and why; empty if the recipe left nothing open.
+
+    ``"chosen for 2,272 rows, 40,112 tokens, weights from scratch: epochs 10, …, 401,120 tokens in all"``
+    """
+    names = chosen(given)
+    if not names:
+        return ""
+    values = ", ".join(f"{name} {getattr(getattr(decided, section), name):g}" for section, name in names)
+    total = decided.training.epochs * size.tokens
+    seen = f", {total:,.0f} tokens in all" if not decided.training.steps else ""
+    start = "pretrained weights" if given.model.pretrained else "weights from scratch"
+    return f"chosen for {size.rows:,} rows, {size.tokens:,} tokens, {start}: {values}{seen}"
+
+
+def chosen(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the section and name of each field that is "auto" until :func:`decide`."""
+    fields = [("model", name) for name in _model(recipe.model)]
+    fields += [("training", name) for name in _training(TrainingRecipe(), recipe.model, Size(1, 1, 1))]
+    return [(section, name) for section, name in fields if getattr(getattr(recipe, section), name) == AUTO]
+
+
+def _model(model: ModelRecipe) -> dict[str, float]:
+    """Return dropout rates: wider networks overfit sooner when they start from nothing."""
+    rate = 0.1 if model.pretrained or model.d_model <= WIDE else 0.2
+    return {"dropout": rate, "summary_dropout": rate}
+
+
+def _training(recipe: TrainingRecipe, model: ModelRecipe, size: Size) -> dict[str, float]:
+    tokens = max(1, size.tokens)
+    epochs = recipe.epochs if recipe.epochs != AUTO else _epochs(tokens, bool(model.pretrained))
+    batch = recipe.batch_tokens
+    if batch == AUTO:
+        batch = PRETRAINED_BATCH if model.pretrained else _batch(epochs * tokens)
+        batch = max(batch, size.longest)
+    updates = recipe.steps or max(1, math.ceil(epochs * tokens / batch))
+    rate = PRETRAINED_RATE if model.pretrained else RATE * min(1.0, WIDE / model.d_model)
+    return {
+        "epochs": epochs,
+        "batch_tokens": batch,
+        "learning_rate": rate,
+        "warmup": round(min(WARMUP, LONGEST_WARMUP / updates), 4),
+        "token_dropout": 0.0 if model.pretrained else 0.1,
+        "patience": PATIENCE,
+    }
+
+
+def _epochs(tokens: int, pretrained: bool) -> float:
+    if pretrained:
+        return PRETRAINED_EPOCHS
+    if tokens > LARGE:
+        return float(round(min(FEWEST, max(FEWEST_LARGE, LARGE_ENOUGH / tokens))))
+    return float(round(min(MOST, max(FEWEST, ENOUGH / tokens))))
+
+
+def _batch(total: float) -> int:
+    """Return tokens of an update: fewer where an update of 1,024 would leave too few updates, more for many tokens."""
+    batch = BATCH
+    while batch > SMALLEST_BATCH and total / batch < FEWEST_UPDATES:
+        batch //= 2
+    while batch < LARGEST_BATCH and total / batch > MOST_UPDATES:
+        batch *= 2
+    return batch
