@@ -2,7 +2,9 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.kfp_server import KfpServer
@@ -135,3 +137,48 @@ def test_a_root_that_cannot_be_read_costs_the_artifacts_and_not_the_states(
     assert "preprocess" in shown
     assert "note: its artifacts are not shown: " in shown
     assert "gcloud auth application-default login" in shown
+
+
+@pytest.mark.parametrize("fault", [503, "drop"])
+def test_a_server_that_is_away_for_a_while_ends_no_wait(
+    fault: int | str,
+    kfp: KfpServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(http, "PATIENCE", 0.3)
+    kfp.run_pipelines = False
+
+    def come_back() -> None:
+        (execution,) = until(lambda: list(kfp.executions.values()))
+        kfp.fault("GET", "/apis/v2beta1/runs/", fault, times=1000)
+        time.sleep(2)
+        kfp.faults.clear()
+        execution.start()
+
+    threading.Thread(target=come_back, daemon=True).start()
+    recipe = recipe_file(tmp_path / "recipe.toml")
+    assert main(["run", str(recipe), "--target", "kfp", "--no-check", "--wait", "--set", "data.text=body"]) == 2
+    said = capsys.readouterr().out
+    assert "the run goes on meanwhile, and this command goes on waiting" in said
+    assert "column 'body'" in said
+
+
+def test_one_that_stays_away_ends_the_wait_in_the_end(
+    kfp: KfpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(http, "PATIENCE", 0.1)
+    monkeypatch.setattr(remote, "OUTAGE", 0.5)
+    kfp.run_pipelines = False
+    kfp.fault("GET", "/apis/v2beta1/runs/", 503, times=1000)
+    recipe = recipe_file(tmp_path / "recipe.toml")
+    assert main(["run", str(recipe), "--target", "kfp", "--no-check", "--wait"]) == 1
+    assert "goes on failing (503" in capsys.readouterr().err
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """What ``look`` returns, once that is true."""
+    while not (found := look()):
+        time.sleep(0.02)
+    return found

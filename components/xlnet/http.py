@@ -37,6 +37,10 @@ class HttpError(RunError):
         return self.status is None or self.status in AGAIN
 
 
+class Unreachable(RunError):
+    """A server gave no useful answer for as long as the call was repeated."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Describes a server for error messages: its name, its address, and the remedy if it refuses the caller."""
@@ -59,7 +63,7 @@ def repeated(
 
     Raises:
         UserError: wrong address, credentials, permission or request.
-        RunError: the server kept failing.
+        Unreachable: the server kept failing.
         HttpError: status 404 or 409, which only the caller can interpret.
     """
     pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE
@@ -89,7 +93,7 @@ def _give_up(error: HttpError, server: Endpoint) -> None:
         raise UserError(f"{where} denies access: {error.message}; {server.permission}") from None
     if error.passing:
         remedy = "check the address and that it is up" if error.status is None else "try again later"
-        raise RunError(f"{_failing(error, server)}; {remedy}") from None
+        raise Unreachable(f"{_failing(error, server)}; {remedy}") from None
     raise UserError(f"{where} refused the request ({error.status}): {error.message}") from None
 
 

@@ -126,7 +126,7 @@ def run_elsewhere(options: argparse.Namespace, target: Target, asked: Submission
         print(f"next: xlnet-pipeline runs show {done.id} --target {target.name}")
         return 0
     try:
-        done = remote.wait(target, target.status(done.id), options.timeout, print)
+        done = remote.wait(target, done, options.timeout, print)
     except KeyboardInterrupt:
         print(f"\nrun {done.id} goes on; to stop it: xlnet-pipeline runs cancel {done.id} --target {target.name}")
         raise

@@ -53,7 +53,7 @@ def run(
         check(where, asked)
     done = where.submit(asked, echo=echo)
     if wait and target not in HERE:
-        done = remote.wait(where, where.status(done.id), asked.timeout, echo or (lambda line: None))
+        done = remote.wait(where, done, asked.timeout, echo or (lambda line: None))
     if must_succeed and done.exit_status:
         raise RunError(f"run {done.id} ended {done.status}: {done.error.message if done.error else 'it was stopped'}")
     return Result(done, where)

@@ -20,6 +20,7 @@ from xlnet.data import objects
 from xlnet.data.addresses import GCS, SCHEMES
 from xlnet.data.storage import DEMO
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, nearest
+from xlnet.http import Unreachable
 from xlnet.recipe import Recipe
 from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.images import references
@@ -39,6 +40,7 @@ CANCEL_WAIT = 120.0  # seconds that a cancelled run has to end: 21 were seen, an
 # The last line of Kubeflow Pipelines' launcher; its program's status, or the signal in Go's words.
 ENDED_WITH = re.compile(r"failed to execute component: (?:exit status (?P<status>\d+)|signal: (?P<signal>\w+))")
 SIGNALS = {"killed": -signal.SIGKILL, "terminated": -signal.SIGTERM, "aborted": -signal.SIGABRT}
+OUTAGE = 1800.0  # seconds that a target may not answer while a run is waited for; the run does not need us
 SILENCE = 20.0  # seconds that a step's pod waits before a message says so
 REPEAT = 600.0  # seconds between two messages about the same wait
 LOST_FOR = 180.0  # seconds until a run counts as lost: a cluster that is briefly unreachable looks the same
@@ -112,12 +114,16 @@ def wait(
     timeout: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Run:
-    """Watch a run until it ends, and report the end of each step. Cancel the run after the time-out."""
+    """Watch a run until it ends, and report the end of each step. Cancel the run after the time-out.
+
+    Raises:
+        Unreachable: the target has not answered for OUTAGE seconds.
+    """
     told: set[str] = set()
     pending = PendingSteps(say)
     deadline = time.monotonic() + timeout if timeout else None
     lost_since: float | None = None
-    pause = FIRST_POLL
+    pause, answered = FIRST_POLL, time.monotonic()
     while True:
         for step in run.steps:
             if step.status in DONE and step.name not in told:
@@ -136,7 +142,12 @@ def wait(
             return run
         time.sleep(pause if deadline is None else min(pause, max(0.01, deadline - time.monotonic())))
         pause = min(pause * 1.5, LONGEST_POLL)
-        run = target.status(run.id)
+        try:
+            run, answered = target.status(run.id), time.monotonic()
+        except Unreachable as error:
+            if time.monotonic() - answered > OUTAGE:
+                raise
+            say(f"{error}; the run goes on meanwhile, and this command goes on waiting")
 
 
 class PendingSteps:

@@ -20,6 +20,7 @@ PAGE = 200
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # kfp's own variable: a mounted service account token
 PERMISSION = "the role kubeflow-pipelines-edit"
 CREDENTIALS = "set KFP_TOKEN to a fresh token"
+ANSWER = (10.0, 18.0)  # seconds to connect, and between two bytes; whoever waits longer is told
 LOOK = (3.0, 5.0)  # seconds to connect, and between two bytes, for a page that can be done without
 
 
@@ -68,7 +69,7 @@ class KfpApi:
         """Call a function of the client; see :func:`xlnet.http.repeated`."""
 
         def once() -> Any:
-            with_limits = {**options, "_request_timeout": http.TIMEOUT}
+            with_limits = {**options, "_request_timeout": tuple(map(min, http.TIMEOUT, ANSWER))}
             try:
                 return function(*arguments, **with_limits)
             except NotTheApi:
