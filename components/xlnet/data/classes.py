@@ -27,7 +27,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def _by_value(name: str) -> tuple[int, int, str]:
-    """A key by which whole numbers of any length sort: sign, then length, then digits."""
+    """Return a key that sorts whole numbers of any length: sign, then length, then digits."""
     digits = name.lstrip("-").lstrip("0")
     if name.startswith("-") and digits:
         return -1, -len(digits), digits.translate(_COMPLEMENT)
@@ -38,7 +38,7 @@ _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 
 
 def number(name: str) -> Decimal | None:
-    """The exact number that a name is, or None."""
+    """Return the number that a name spells, exactly; None if it spells none."""
     try:
         return Decimal(name) if _FRACTION.fullmatch(name) else None
     except InvalidOperation:
@@ -46,7 +46,7 @@ def number(name: str) -> Decimal | None:
 
 
 def equal_numbers(names: Iterable[str]) -> tuple[str, str] | None:
-    """Two names that are the same number written differently, such as ``1`` and ``1.0``."""
+    """Return two names that spell the same number, such as ``1`` and ``1.0``; None if there are none."""
     by_value: dict[Decimal, str] = {}
     for name in names:
         if (value := number(name)) is not None and (other := by_value.setdefault(value, name)) != name:
@@ -55,7 +55,7 @@ def equal_numbers(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def warnings(counts: Mapping[str, int], written: Mapping[str, str]) -> list[str]:
-    """What about these classes may be a mistake, each with both names; they are used as they stand.
+    """Return a warning for each pair of classes that may be one class by mistake. Both stay classes.
 
     Args:
         counts: rows of each class.
@@ -92,7 +92,7 @@ def _both(counts: Mapping[str, int], one: str, other: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """What names that look alike have in common."""
+    """Return a form of a name that is equal for names that look alike."""
     visible = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
     return " ".join(visible.casefold().replace("_", " ").split())
 

@@ -1,4 +1,4 @@
-"""Which fields of a record are the text, its pair, the label and the id; and whether a file's first row names them."""
+"""Finds the text, its pair, the label and the id among the fields of a record."""
 
 import itertools
 import re
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """One line or row that cannot be used. The reason reads ``kind`` or ``kind: what was found``."""
+    """A line or row that cannot be used. The reason has the form ``kind`` or ``kind: what was found``."""
 
     line: int
     reason: str
@@ -44,9 +44,9 @@ class Columns:
     Args:
         source: the file, for messages.
         recipe: names or indices of the columns.
-        labelled: whether labels and ids are looked for. Otherwise these are texts to predict: every line gets an
-            answer, so a blank one is a reject.
-        tell: called with each thing that was decided by looking at the rows.
+        labelled: whether the file has labels and ids. If not, its texts are to be predicted: every line gets an
+            answer, so a blank line is a reject.
+        tell: called with each guess that was made from the rows.
         optional: columns that a file of texts to predict may have, by use: ``id``, ``text_pair``.
     """
 
@@ -69,7 +69,7 @@ class Columns:
         self.seen: set[str] = set()
 
     def named(self, names: Sequence[str]) -> list[str]:
-        """The names of the columns wanted, for a file that holds these; UserError if one is not there or not alone."""
+        """Return the names of the wanted columns; UserError if the file lacks one, or has two of that name."""
         found = {use: names[self._index(key, names, "rename one")] for use, key in self.keys.items()}
         for name in found.values():
             self._index(name, names, "rename one")
@@ -88,7 +88,7 @@ class Columns:
         return map(self.row, records)
 
     def rows_of_fields(self, records: Iterator[Record]) -> Iterator[Row | Reject]:
-        """Rows of records whose columns have positions, and names only in a header.
+        """Yield rows of records whose columns have positions; only a header gives them names.
 
         Raises:
             UserError: there is no record, or no such column.
@@ -131,7 +131,7 @@ class Columns:
     def _header(
         self, first: Record, records: Iterator[Record], names: Sequence[str]
     ) -> tuple[Record, list[Record], Iterator[Record]]:
-        """The record that names the columns, some records below it, and all of these."""
+        """Return the record that names the columns, the first records below it, and an iterator over all below it."""
         first = headers.below_titles(first, records, names, self.source, self.tell)
         if isinstance(records, CsvRecords):
             ahead = records.ahead()
@@ -141,7 +141,7 @@ class Columns:
         return headers.completed(first, ahead, self.source, self.tell), ahead, records
 
     def row(self, record: Any) -> Row | Reject:
-        """The example in a record, or why there is none."""
+        """Turn a record into an example, or into a reject that says why it is none."""
         fields, keys, line = record.fields, self.keys, record.line
         if record.reason:
             return Reject(line, record.reason)
@@ -167,7 +167,7 @@ class Columns:
         return Row(text, pair, label, ident, line, written)
 
     def _positions(self, names: Sequence[str]) -> dict[str, int]:
-        """Where the optional columns are, of those that are there and alone."""
+        """Return the positions of those optional columns that the file has exactly once."""
         stripped = list(map(bare, names))
         found = {
             use: key if isinstance(key, int) else stripped.index(key)
@@ -177,7 +177,7 @@ class Columns:
         return {use: position for use, position in found.items() if position < len(names)}
 
     def _given(self, fields: Any, use: str) -> Any:
-        """The value of an optional column; None where there is none."""
+        """Return the value of an optional column; None if the file lacks it."""
         key = self.optional.get(use)
         return None if key is None else fields.get(key) if isinstance(fields, dict) else fields[key]
 
@@ -192,7 +192,7 @@ class Columns:
             return None
 
     def _noted(self, records: Iterator[Record]) -> Iterator[Record]:
-        """The records, whose labels are remembered on the way."""
+        """Yield the records, and remember their labels."""
         label = self.keys.get("label", 0)
         for record in records:
             if len(record.fields) == self.width and len(self.seen) < MOST_LABELS:
@@ -200,14 +200,14 @@ class Columns:
             yield record
 
     def _know_labels(self, records: CsvRecords) -> None:
-        """Let rows glued together by a quotation be told from the file's first line on."""
+        """Tell the CSV parser which labels there are, so that it detects rows that a quotation glued together."""
         for _ in self._noted(one for one in records.ahead() if len(one.fields) == self.width):
             pass
         records.width, records.is_row = self.width, self._is_row
         records.blank_rows = not self.labelled
 
     def _is_row(self, fields: list[str]) -> bool:
-        """Whether the fields of one line, quotes taken as characters, are a row with a label that others have."""
+        """Whether one line, split without regard to quotes, is a row whose label occurs in other rows."""
         if not self.labelled or len(fields) != self.width:
             return False
         label = fields[self.keys["label"]].strip().strip('"')
@@ -216,7 +216,7 @@ class Columns:
         return headers.is_number(label)
 
     def _looks_like_header(self, first: Record, others: list[Record]) -> bool:
-        """Whether a first row is one of names: its label is nobody else's, and it reads like a name."""
+        """Whether the first row names the columns: its label looks like a name, and no other row has it."""
         found = self._header_by_label(first, others) if self.labelled else self._header_by_text(first, others)
         if found:
             names = ", ".join(shown(name) for name in first.fields[:5])
@@ -259,7 +259,7 @@ class Columns:
 
 
 def _next_usable(records: Iterator[Record], skipped: list[Record]) -> Record | None:
-    """The next record that is one; those before it are added to ``skipped``."""
+    """Return the next usable record. Unusable ones before it are added to ``skipped``."""
     for record in records:
         if not record.reason:
             return record

@@ -1,8 +1,9 @@
-"""Records of a CSV file, each bounded: wrong quotes cost the line in which they open, and no other.
+"""Splits CSV lines into records of bounded size: a wrong quotation costs the line that opens it, and no other.
 
 A quotation that is never closed would swallow the rest of a file, and one that closes in a later row the rows between.
-Whatever cannot be a record is rejected with its first line alone, and reading goes on with the line below. A record of
-several lines with too many or too few columns is rejected line by line. So every line is in one record or reject.
+So where the parser fails, only the first line is rejected, and reading goes on with the line below it. A record that
+spans several lines and has the wrong number of columns is rejected line by line. Each line thus belongs to exactly one
+record or reject.
 """
 
 import csv
@@ -19,21 +20,21 @@ USUAL = Dialect()
 
 
 class Record(NamedTuple):
-    """One record, or the line that is none."""
+    """The fields of one record, or a line that cannot be used."""
 
     line: int  # of the file, from 1, where it begins
     fields: list[str]
-    reason: str = ""  # why it is none
+    reason: str = ""  # why it cannot be used
 
 
 class CsvRecords:
-    """The records of a file, in order; empty lines are left out.
+    """Iterates over the records of a file, in order, without empty lines.
 
     Attributes:
         width: columns that each record has to have; None: any number.
         blank_rows: whether an empty line is a record, without fields, from now on.
-        is_row: tells whether a line by itself, quotes taken as characters, is a row of the file, label included.
-            A record of several lines all of which are is no record but rows glued together.
+        is_row: whether one line, split without regard to quotes, is a complete row of the file with its label.
+            If every line of a record is such a row, a wrong quotation has glued rows together.
     """
 
     def __init__(self, lines: Iterable[Line], max_lines: int, max_bytes: int, dialect: Dialect = USUAL) -> None:
@@ -42,12 +43,12 @@ class CsvRecords:
         self.is_row: Callable[[list[str]], bool] | None = None
         self._rejects = deque[Record]()  # of the record at hand, beyond its first line
         self._dialect, self._plain = dialect, Dialect(dialect.delimiter, quote=None)
-        self._supply = _Supply(iter(lines), max_lines, max_bytes)
-        self._reader = dialect.reader(self._supply)
+        self._buffer = _LineBuffer(iter(lines), max_lines, max_bytes)
+        self._reader = dialect.reader(self._buffer)
 
     def ahead(self) -> list[Record]:
-        """The records among the next lines, up to one that goes on below; they are read again afterwards."""
-        lines = self._supply.peek()
+        """Return the complete records among the next lines, without consuming them."""
+        lines = self._buffer.peek()
         found = list[Record]()
         for record in CsvRecords(lines, len(lines) + 1, sys.maxsize, self._dialect):
             if record.reason.startswith(_OPEN):
@@ -56,8 +57,8 @@ class CsvRecords:
         return found
 
     def take_back(self) -> None:
-        """Hand out the last record again, as what is now known of the file says."""
-        self._supply.go_back(keep=0)
+        """Parse the last record again, with what is now known about the file."""
+        self._buffer.go_back(keep=0)
 
     def __iter__(self) -> Iterator[Record]:
         return self
@@ -69,13 +70,13 @@ class CsvRecords:
                 return record
 
     def _one(self) -> Record:
-        supply = self._supply
-        supply.begin()
+        buffer = self._buffer
+        buffer.begin()
         fields: list[str] = []
         try:
             fields = next(self._reader)
-            reason = supply.taken[0].reason
-            if len(supply.taken) > 1 and not reason:
+            reason = buffer.taken[0].reason
+            if len(buffer.taken) > 1 and not reason:
                 reason = self._trouble(fields)
         except _TooMuch as limit:
             reason = f"{_OPEN}: it holds more than {limit}"
@@ -87,16 +88,16 @@ class CsvRecords:
                 reason = "malformed CSV: text follows a closing quote"
             elif str(error).startswith("new-line character seen"):
                 reason = self._stray_ends()
-        line = supply.taken[0].number
+        line = buffer.taken[0].number
         if reason.startswith(_COLUMNS):
-            self._rejects.extend(Record(line.number, [], reason) for line in supply.taken[1:] if line.text.strip())
+            self._rejects.extend(Record(line.number, [], reason) for line in buffer.taken[1:] if line.text.strip())
         elif reason:
-            supply.go_back()
+            buffer.go_back()
         return Record(line, [] if reason else fields, reason)
 
     def _stray_ends(self) -> str:
-        """The reason for a line with CR outside quotes; where rows stand between these, each is a reject."""
-        line = self._supply.taken[0]
+        """Return the reason for a line with CR outside quotes; each row between two CRs becomes a reject."""
+        line = self._buffer.taken[0]
         reason = "malformed CSV: a carriage return outside quotes, where other lines end otherwise"
         pieces = self._plain.reader(line.text.split("\r"))
         rows = sum(map(self.is_row, pieces)) if self.is_row else 1
@@ -104,8 +105,8 @@ class CsvRecords:
         return reason
 
     def _trouble(self, fields: list[str]) -> str:
-        """Why a record of several lines is none."""
-        lines = [line.text for line in self._supply.taken if line.text.strip()]
+        """Return why a record of several lines cannot be right; empty if it can."""
+        lines = [line.text for line in self._buffer.taken if line.text.strip()]
         plain = self._plain.reader(lines)
         alike = sum(map(self.is_row, plain)) if self.is_row else 0
         fits = self.width is None or len(fields) == self.width
@@ -115,7 +116,7 @@ class CsvRecords:
 
 
 def wrong_width(found: int, width: int | None) -> str:
-    """The reason for a record with another number of columns than the file's first."""
+    """Return the reason for a record with another number of columns than the file's first record."""
     return f"{_COLUMNS}: {found} instead of {width}"
 
 
@@ -125,11 +126,11 @@ AHEAD_LINES, AHEAD_CHARACTERS = 500, 1 << 20  # looked at before the first recor
 
 
 class _TooMuch(Exception):
-    """A record that goes on beyond a limit, which is the message."""
+    """Raised where a record exceeds a limit. The message names the limit."""
 
 
-class _Supply:
-    """Hands lines to the parser, keeps those of the record at hand, and can hand them out again."""
+class _LineBuffer:
+    """Feeds lines to the parser, keeps those of the current record, and can feed them again."""
 
     def __init__(self, lines: Iterator[Line], max_lines: int, max_bytes: int) -> None:
         self.taken: list[Line] = []
@@ -156,15 +157,15 @@ class _Supply:
         return ""
 
     def begin(self) -> None:
-        """A record begins with the next line."""
+        """Begin a record with the next line."""
         self.taken, self._size = [], 0
 
     def go_back(self, keep: int = 1) -> None:
-        """The record was none: hand out again all of its lines but the first, or all."""
+        """Return the lines of a failed record to the buffer, except the first ``keep``."""
         self._again.extendleft(reversed(self.taken[keep:]))
 
     def peek(self) -> list[Line]:
-        """The next lines, which are handed out again."""
+        """Return the next lines without consuming them."""
         size = sum(len(line.text) for line in self._again)
         while len(self._again) < AHEAD_LINES and size < AHEAD_CHARACTERS and (line := next(self._lines, None)):
             self._again.append(line)

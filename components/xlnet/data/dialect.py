@@ -1,6 +1,6 @@
-"""How a line of delimited text falls into fields: the delimiter, the quote character, and how a quote is escaped.
+"""Finds how lines are split into fields: the delimiter, the quote character, and how a quote is escaped.
 
-The recipe says it, or the first lines show it. Every guess is told, so that a wrong one is seen.
+What the recipe leaves open is guessed from the first lines. Each guess is reported, so that a user sees a wrong one.
 """
 
 import csv
@@ -41,7 +41,7 @@ class Dialect(NamedTuple):
     spaces: bool = False
 
     def reader(self, lines: Iterable[str]) -> Any:
-        """A strict reader of the csv module over these lines."""
+        """Return a strict reader of the csv module over these lines."""
         if self.quote is None:
             return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
         return csv.reader(
@@ -54,7 +54,7 @@ class Dialect(NamedTuple):
         )
 
     def _escaped(self, line: str) -> str:
-        """The line with those backslashes doubled that escape nothing: the csv module would drop them."""
+        """Double the backslashes that escape nothing, because the csv module would drop them."""
         kept = re.escape(f"\\{self.quote}{self.delimiter}")
         return re.sub(rf"\\([{kept}])|\\", lambda found: found[0] if found[1] else r"\\", line)
 
@@ -62,12 +62,12 @@ class Dialect(NamedTuple):
 def find(
     lines: Iterator[Line], source: Source, recipe: DataRecipe, form: str, tell: Callable[[str], None]
 ) -> tuple[Dialect, Iterator[Line]]:
-    """The dialect of a file, and its lines again, without one that only names the delimiter.
+    """Return the dialect of a file and an iterator over its lines, without a first line such as ``sep=;``.
 
     Args:
         lines: of the file, from the first one on.
         source: the file, for messages.
-        recipe: what it says is taken as it is; what it leaves open is looked for.
+        recipe: its settings win over the guesses.
         form: ``"csv"``, whose delimiter is a comma unless the first lines show another one, or ``"tsv"``.
         tell: called with each guess.
 
@@ -95,7 +95,7 @@ def find(
 
 
 def _delimiter(texts: Sequence[str], source: Source, tell: Callable[[str], None]) -> str:
-    """A comma, unless the first lines hold none outside quotes and fall into equally many columns at another sign."""
+    """Return a comma, unless only another delimiter splits the first lines into equally many columns."""
     commas = _columns(texts, ",")
     if commas[:1] > [1]:
         _tell_of_others(texts, commas[0], source, tell)
@@ -120,7 +120,7 @@ def _delimiter(texts: Sequence[str], source: Source, tell: Callable[[str], None]
 
 
 def _tell_of_others(texts: Sequence[str], columns: int, source: Source, tell: Callable[[str], None]) -> None:
-    """Say where another delimiter splits every line, too, and into as many columns at least."""
+    """Report another delimiter that also splits every line, into at least as many columns."""
     for delimiter in COMMON[1:]:
         widths = _columns(texts, delimiter)
         if len(widths) > 2 and set(widths) == {widths[0]} and widths[0] >= columns:
@@ -129,23 +129,23 @@ def _tell_of_others(texts: Sequence[str], columns: int, source: Source, tell: Ca
 
 
 def _columns(texts: Sequence[str], delimiter: str, quote: str = '"') -> list[int]:
-    """Columns of each record in these lines; the last one may go on below, and is left out."""
+    """Return the number of columns of each record, without the last one, which may be incomplete."""
     lines = (text.replace("\r", "") for text in texts)  # outside quotes it is an error
     widths = [len(record) for record in csv.reader(lines, delimiter=delimiter, quotechar=quote) if record]
     return widths[:-1] or widths
 
 
 class _Found(NamedTuple):
-    """What the first lines show of one quote character.
+    """What the first lines show about one quote character.
 
     Attributes:
-        whole: whether all of them parse, into records of equally many fields.
-        needed: whether they only do so with these quotes: without them, delimiters or line ends would split fields.
-        columns: whether some column stands in quotes in every record.
-        quoted: fields that are a quotation from end to end.
-        escaped: those of them that hold an escaped quote.
-        bare: fields with a quote that is no such quotation.
-        example: one of the quoted fields, an escaped one if there is one, or else a line that holds the quote.
+        whole: whether all lines parse into records with equally many fields.
+        needed: whether some fields hold delimiters or line ends, so that the lines only parse with these quotes.
+        columns: whether some column is quoted in every record.
+        quoted: number of fields that are enclosed in quotes.
+        escaped: number of those that hold an escaped quote.
+        bare: number of other fields that hold a quote.
+        example: a quoted field, with an escaped quote if possible; else a line that holds the quote.
     """
 
     whole: bool
@@ -158,21 +158,21 @@ class _Found(NamedTuple):
 
     @property
     def is_certain(self) -> bool:
-        """Whether the quotes must be those of a writer, and no characters of the text."""
+        """Whether a program must have written the quotes around fields, so that they are not part of the text."""
         if self.whole:
             return self.needed or ((self.columns or bool(self.escaped)) and not self.bare)
         return self.escaped > 2 and 5 * self.bare < self.escaped  # a few damaged lines
 
 
 class _Quotes:
-    """Finds out what quotes mean in a file, from its first lines."""
+    """Finds out from a file's first lines whether quotes enclose fields or belong to the text."""
 
     def __init__(self, texts: Sequence[str], ended: bool, source: Source, tell: Callable[[str], None]) -> None:
         self._texts = [text.rstrip("\r\n") + "\n" for text in texts]
         self._ended, self._uri, self._tell = ended, source.uri, tell
 
     def dialect(self, delimiter: str, recipe: DataRecipe) -> Dialect:
-        """What the recipe says, completed by what the lines show."""
+        """Return the dialect that the recipe gives, completed from the lines."""
         if recipe.quoting == "none":
             return Dialect(delimiter, None)
         usual = '"' if recipe.quote == "auto" else recipe.quote
@@ -215,7 +215,7 @@ class _Quotes:
             )
 
     def _with_spaces(self, dialect: Dialect) -> Dialect:
-        """The dialect, which leaves out spaces before quotes if only then the lines have equally many fields."""
+        """Return the dialect, told to skip spaces before quotes if the lines only parse that way."""
         marks, wider = f"{dialect.delimiter} {dialect.quote}", dialect._replace(spaces=True)
         if dialect.delimiter == " " or not any(marks in text for text in self._texts):
             return dialect
@@ -229,7 +229,7 @@ class _Quotes:
         return wider
 
     def _records(self, dialect: Dialect) -> tuple[list[list[str]], bool]:
-        """The records of the lines, and whether all of them are closed; the last one may be cut short."""
+        """Return the records of the lines, and whether every quotation is closed, except perhaps the last."""
         records, begun = [], 0
         reader = dialect.reader(self._texts)
         try:
@@ -270,7 +270,7 @@ class _Quotes:
 
 
 def late_quotes(lines: Iterator[Line], source: Source, tell: Callable[[str], None]) -> Iterator[Line]:
-    """The lines of a file whose quotes are kept; says at its end if lines beyond the first ones look quoted."""
+    """Yield the lines of a file whose quotes are kept; at its end, report later lines that look quoted."""
     yield from islice(lines, PROBED)
     found = 0
     for line in lines:

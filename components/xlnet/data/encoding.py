@@ -1,7 +1,7 @@
-"""The encoding of a file of text: UTF-8, what its first bytes say, or what a detector counts in them; always said.
+"""Finds the encoding of a text file: by its byte order mark, as UTF-8, or by a detector's guess, which is reported.
 
-A file with some damaged bytes is no file in another encoding. So a guess needs several lines with characters beyond
-ASCII, none of which is UTF-8, and a detector to which the text reads as a language.
+A UTF-8 file with a few damaged bytes must not be taken for another encoding. So a guess needs several lines beyond
+ASCII of which none is UTF-8, and a detector that recognises a language in them.
 """
 
 import codecs
@@ -25,15 +25,15 @@ USUAL += ["cp1255", "cp1256", "iso8859_2"]
 
 
 def find(head: bytes, source: Source, tell: Callable[[str], None]) -> str:
-    """Python's name of the encoding.
+    """Return Python's name of a file's encoding.
 
     Args:
         head: the file's first bytes.
         source: the file, for messages.
-        tell: called with what was decided, or what could not be.
+        tell: called with the guess, or with the candidates if none is sure.
 
     Raises:
-        UserError: it is UTF-16 that does not say so.
+        UserError: it looks like UTF-16 without a byte order mark.
     """
     for mark, name in MARKS.items():
         if head.startswith(mark):
@@ -50,7 +50,7 @@ def find(head: bytes, source: Source, tell: Callable[[str], None]) -> str:
 
 
 def check(head: bytes, given: str, source: Source) -> str:
-    """Python's name of the encoding that the recipe gives, which leaves out a mark at the file's beginning.
+    """Return Python's name of the recipe's encoding, in the variant that drops a byte order mark.
 
     Raises:
         UserError: the file's first bytes show that it is in another encoding.

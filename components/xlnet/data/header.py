@@ -1,4 +1,4 @@
-"""The record of a file that names its columns, and what may be wrong where a column is not there."""
+"""Finds the record that names a file's columns, and explains why a wanted column is missing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -16,16 +16,17 @@ UNNAMED = ("", "Unnamed: 0", "index")  # what pandas calls an index that it wrot
 def below_titles(
     first: Record, records: Iterator[Record], wanted: Sequence[str], source: Source, tell: Callable[[str], None]
 ) -> Record:
-    """The header: the first record, or one soon below it that holds all names wanted, if the first one lacks some.
+    """Return the first record that holds all wanted names, among the first few; if none does, the first record.
 
-    What stands above such a header must have fewer fields than it: it is a title or a remark, not a row.
+    Lines above the header are titles or remarks, so they must have fewer filled fields than it. Otherwise they could be
+    rows, and the first record is returned.
 
     Args:
         first: the first record that can be used.
-        records: those below it. Some are taken.
+        records: those below it. Some are consumed.
         wanted: names of columns.
         source: the file, for messages.
-        tell: called with the line where the header is, if it is another.
+        tell: called with the header's line, if it is not the first.
     """
     if _holds(first, wanted):
         return first
@@ -50,10 +51,9 @@ def _filled(record: Record) -> int:
 
 
 def completed(header: Record, rows: Sequence[Record], source: Source, tell: Callable[[str], None]) -> Record:
-    """The header with as many fields as the rows have, where each row has one more for a reason that can be seen.
+    """Return the header with one more field, if each row has one more and the reason is clear.
 
-    R writes the names of rows without a name of their column. Other programs end rows, but not the header, with a
-    delimiter.
+    R writes row names in a column without a name. Other programs end each row, but not the header, with a delimiter.
     """
     usable = [row for row in rows if not row.reason]
     if not usable or {len(row.fields) for row in usable} != {len(header.fields) + 1}:
@@ -68,7 +68,7 @@ def completed(header: Record, rows: Sequence[Record], source: Source, tell: Call
 
 
 def tell_of_index(header: Record, rows: Sequence[Record], source: Source, tell: Callable[[str], None]) -> None:
-    """Say that column 0, which the recipe asks for, is an index that pandas wrote."""
+    """Report that column 0, which the recipe asks for, is an index that pandas wrote."""
     values = [row.fields[0] for row in rows if row.fields]
     if bare(header.fields[0]) in UNNAMED and _counts(values):
         some = ", ".join(map(shown, values[:3]))
@@ -76,7 +76,7 @@ def tell_of_index(header: Record, rows: Sequence[Record], source: Source, tell: 
 
 
 def _counts(values: Sequence[str]) -> bool:
-    """Whether the values are whole numbers that follow each other."""
+    """Whether the values are consecutive whole numbers."""
     if len(values) < 2 or not all(value.strip().isdecimal() for value in values):
         return False
     start = int(values[0])
@@ -84,7 +84,7 @@ def _counts(values: Sequence[str]) -> bool:
 
 
 def no_column(source: Source, recipe: DataRecipe, key: Column, names: Sequence[str]) -> UserError:
-    """Say which columns there are; and why there may be none of that name."""
+    """Return an error that lists the columns, with a hint why the wanted one may be missing."""
     if isinstance(key, int):
         return UserError(
             f"'{source.uri}' has {len(names)} column{'' if len(names) == 1 else 's'}, so none with index {key}; "
@@ -102,7 +102,7 @@ def no_column(source: Source, recipe: DataRecipe, key: Column, names: Sequence[s
 
 
 def _delimiter_hint(names: Sequence[str], given: str) -> str:
-    """A line that is one column, but falls into several at another character, is a file with that delimiter."""
+    """Name the delimiter that would split a line of one column."""
     if len(names) != 1:
         return ""
     said = "" if given == "auto" else f"; data.delimiter is {shown(given)}, which gives one column"
@@ -112,14 +112,14 @@ def _delimiter_hint(names: Sequence[str], given: str) -> str:
 
 
 def _quote_hint(key: str, names: Sequence[str]) -> str:
-    """A name in quotes that are characters of it: a space stood before them, or the format knows no quotes."""
+    """Say that the file has the name, but in quotes that were not taken off."""
     if all(name.strip("\"' ") != key for name in names):
         return ""
     return f"; '{key}' is there in quotes that belong to the name: take off the quotes, and spaces before them"
 
 
 def _no_header_hint(names: Sequence[str]) -> str:
-    """Long fields, or numbers, are no names."""
+    """Say that the first line may be a row: it holds numbers or long texts."""
     if not any(is_number(name) or len(name.split()) > 3 for name in names):
         return ""
     return "; if that is a row and there is no header, give columns by index, from 0: data.text=0, data.label=1"

@@ -1,4 +1,4 @@
-"""Objects out of JSON: one a line (JSON Lines), an array of them, or one after another over many lines."""
+"""Reads JSON objects: one per line (JSON Lines), in an array, or one after another over many lines."""
 
 import json
 from collections import Counter
@@ -29,14 +29,14 @@ class _Repeating(dict[str, Any]):
     """A JSON object with several fields of one name, of which it keeps the last.
 
     Attributes:
-        names: those that are there more than once.
+        names: the names that occur more than once.
     """
 
     names: frozenset[str] = frozenset()
 
 
 def of_lines(lines: Iterator[Line], wanted: set[Any], blank: bool) -> Iterator[Object]:
-    """The object of each line, or why it holds none.
+    """Yield the object of each line, or the reason why the line holds none.
 
     Args:
         lines: of the file.
@@ -53,7 +53,7 @@ def of_lines(lines: Iterator[Line], wanted: set[Any], blank: bool) -> Iterator[O
 
 
 def is_many_lines(file: IO[bytes], source: Source, recipe: DataRecipe) -> bool:
-    """Whether the objects stand in an array, or over several lines each; the file is at its beginning again."""
+    """Whether the objects form an array or span several lines each. Rewinds the file."""
     text = open_text(file, source, recipe)
     stream = _Stream(text, recipe.max_record_bytes)
     try:
@@ -77,10 +77,10 @@ def is_many_lines(file: IO[bytes], source: Source, recipe: DataRecipe) -> bool:
 def of_array(
     file: IO[bytes], source: Source, recipe: DataRecipe, wanted: set[Any], tell: Callable[[str], None]
 ) -> Iterator[Object]:
-    """The objects of an array, or of a file in which one stands behind another; in flat memory.
+    """Yield the objects of an array, or of a file that holds one after another, in flat memory.
 
     Raises:
-        UserError: the file is damaged: where the next object begins cannot be known.
+        UserError: the file is damaged, so that nobody can know where the next object begins.
     """
     stream = _Stream(open_text(file, source, recipe, tell), recipe.max_record_bytes)
     is_array = stream.next() == "["
@@ -110,7 +110,7 @@ def of_array(
 
 
 class _Stream:
-    """The characters of a file, as far as they are needed."""
+    """Reads the characters of a file in chunks, as they are needed."""
 
     def __init__(self, file: TextIO, longest: int) -> None:
         self.line = 1
@@ -123,7 +123,7 @@ class _Stream:
         return bool(more)
 
     def next(self) -> str:
-        """The next character that is no space, not taken yet; empty at the end."""
+        """Return the next character that is no space, without consuming it; empty at the end."""
         while self._at < len(self._buffer) or self._fill():
             one = self._buffer[self._at]
             if one not in _SPACES:
@@ -133,15 +133,15 @@ class _Stream:
         return ""
 
     def take(self) -> None:
-        """Go beyond that character."""
+        """Consume that character."""
         self._at += 1
 
     def rest_of_line(self) -> str:
-        """What stands up to the next end of a line, as far as it is at hand."""
+        """Return the rest of the current line, as far as it has been read."""
         return self._buffer[self._at :].partition("\n")[0]
 
     def value(self) -> Any:
-        """The next value; ValueError if there is none."""
+        """Consume and return the next value; ValueError if there is none."""
         while True:
             try:
                 value, end = _JSON.raw_decode(self._buffer, self._at)

@@ -1,4 +1,4 @@
-"""Lines of text out of a file's bytes: which encoding, where a line ends, and a bound on how long one is."""
+"""Decodes a file into lines: finds the encoding and the line ends, and bounds the length of a line."""
 
 import codecs
 import io
@@ -15,7 +15,7 @@ HEAD = 1 << 16  # bytes that tell the encoding and the ends of lines
 
 
 class Line(NamedTuple):
-    """One line of a file, its end included; bytes that cannot be decoded stand in it as Python escapes them."""
+    """One line of a file, with its line end. Bytes that cannot be decoded are escaped as surrogates."""
 
     number: int  # from 1
     text: str
@@ -25,13 +25,13 @@ class Line(NamedTuple):
 def read_lines(
     file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None], quoted: bool = False
 ) -> Iterator[Line]:
-    """All lines of a file, in flat memory.
+    """Yield all lines of a file, in flat memory.
 
     Args:
         file: open at its beginning, uncompressed.
         source: what it is, for messages.
         recipe: the encoding, and how long a line may be; a longer one has a reason instead of a text.
-        tell: called with what was decided by looking at the first bytes.
+        tell: called with each guess that was made from the first bytes.
         quoted: the lines are CSV's, where what stands in quotes does not tell how lines end. CR alone ends a line
             only in a file whose first line ends so; elsewhere it is a character like others.
 
@@ -61,12 +61,12 @@ def read_lines(
 def open_text(
     file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None] = lambda _: None
 ) -> io.TextIOWrapper:
-    """The characters of a file that is at its beginning; see :func:`read_lines`."""
+    """Open a file's characters, from its beginning; see :func:`read_lines`."""
     return _decoded(file, _look(file, source, recipe, tell)[1], "\n")
 
 
 def _look(file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None]) -> tuple[bytes, str]:
-    """A file's first bytes, and its encoding."""
+    """Return a file's first bytes, and its encoding."""
     head = file.read(HEAD)
     file.seek(0)
     signatures.refuse(head, source)
@@ -84,7 +84,7 @@ def _too_long(longest: int) -> str:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Bytes that are no characters, as surrogateescape writes them, but for every encoding: theirs may be ASCII too."""
+    """Escape undecodable bytes as surrogateescape does, and also those below 128, which other encodings may refuse."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "".join(chr(0xDC00 + max(byte, 0x80)) for byte in error.object[error.start : error.end]), error.end

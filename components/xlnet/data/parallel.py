@@ -1,4 +1,4 @@
-"""Texts and labels in two parallel files: the label of each line of texts is the same line of the other file."""
+"""Reads texts and labels from two parallel files: line N of one is the label of line N of the other."""
 
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -11,7 +11,7 @@ from xlnet.errors import UserError
 
 
 def rows(texts: Iterator[Line], labels: Iterator[Line], source: Source, task: str) -> Iterator[Row | Reject]:
-    """A row or a reject for each line, unless it is blank in both files.
+    """Yield a row or a reject for each line that is not blank in both files.
 
     Args:
         texts: lines of the source.

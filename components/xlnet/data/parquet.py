@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, in batches; a damaged file is one line, a cell that cannot be read costs its own row."""
+"""Reads Parquet files in batches. A damaged file is an error of one line; an unreadable cell rejects its row."""
 
 from collections.abc import Iterator
 from typing import IO, Any
@@ -13,7 +13,7 @@ BATCH = 4096  # rows
 
 
 class ParquetRows:
-    """The columns of a file by name.
+    """A Parquet file, whose columns are read by name.
 
     Raises:
         UserError: the file is no Parquet file.
@@ -28,7 +28,7 @@ class ParquetRows:
         self.names: list[str] = self._file.schema_arrow.names
 
     def rows(self, names: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
-        """The values of these columns, row by row, and why a row cannot be read.
+        """Yield the values of these columns, row by row, each with the reason why the row cannot be read, or "".
 
         Raises:
             RunError: the file is damaged.
@@ -50,7 +50,7 @@ class ParquetRows:
 
 
 class _Unreadable:
-    """A cell without a value of Python's."""
+    """Stands for a cell that Python cannot hold."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -1,4 +1,4 @@
-"""The preprocess step: rows to token ids, streamed; a dataset artifact with a card and its rejects."""
+"""The preprocess step: streams rows into token ids, and writes a dataset artifact with its card and rejects."""
 
 import contextlib
 import errno
@@ -82,7 +82,7 @@ def preprocess(recipe_json: str, snapshot: str, out: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _no_cycle_search() -> Iterator[None]:
-    """Rows are millions of objects without a cycle: searching them for one costs a tenth of the step."""
+    """Turn off the search for reference cycles: millions of rows have none, and searching takes a tenth of the step."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -113,8 +113,8 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
     classes = survey.classes if recipe.task == "classification" else []
     progress = time.perf_counter()
     done = 0
-    with _Behind() as behind:
-        writers = [_Writer(directory / name, name, recipe, tokenizer, classes, behind) for name in SPLITS]
+    with _WriteQueue() as queue:
+        writers = [_Writer(directory / name, name, recipe, tokenizer, classes, queue) for name in SPLITS]
         for row, source, split in rows_with_a_split(survey, splits):
             writers[split].add(row, source)
             done += 1
@@ -143,7 +143,7 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
 
 @contextlib.contextmanager
 def _rejects_kept(rejects: Path, out: str) -> Iterator[None]:
-    """Where the rows cannot be used, leave the list of rejects beside the dataset that is not written, and say so."""
+    """If the rows cannot be used, keep the list of rejects beside the dataset's path, and name it in the error."""
     kept = Path(f"{out.rstrip('/')}.rejects.jsonl")
     kept.unlink(missing_ok=True)
     try:
@@ -178,20 +178,20 @@ def make_tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Token
 
 
 def rows_with_a_split(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
-    """Every row that has a split, in reading order: (row, index of its file, split)."""
+    """Yield every row that has a split, in reading order, as (row, index of its file, split)."""
     for (row, number), split in zip(survey.rows(), splits.tolist(), strict=True):
         if split >= 0:
             yield row, number, split
 
 
-class _Behind:
-    """Two threads behind the reader, in order: one tokenises the next batch while the other writes the last."""
+class _WriteQueue:
+    """Tokenises and writes batches in two threads, in order, while the reader goes on."""
 
     def __init__(self) -> None:
         self.tokenising, self.writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.waiting: deque[Future[None]] = deque()
 
-    def __enter__(self) -> "_Behind":
+    def __enter__(self) -> "_WriteQueue":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -220,7 +220,7 @@ class _Writer:
     recipe: DataRecipe
     tokenizer: Tokenizer
     classes: list[str]
-    behind: _Behind
+    queue: _WriteQueue
     rows: list[tuple[Row, int]] = field(default_factory=list)
     characters: int = 0
     written: int = 0
@@ -248,14 +248,14 @@ class _Writer:
     def close(self) -> None:
         """Write what is left."""
         self._flush()
-        self.behind.finish()
+        self.queue.finish()
         if self.file is not None:
             self.file.close()
 
     def _flush(self) -> None:
         if self.rows:
             batch, self.rows, self.characters = self.rows, [], 0
-            self.behind.do(lambda: self._tokenise(batch), lambda encoded: self._write(batch, encoded))
+            self.queue.do(lambda: self._tokenise(batch), lambda encoded: self._write(batch, encoded))
 
     def _tokenise(self, batch: list[tuple[Row, int]]) -> Encoded:
         pairs = [row.text_pair for row, _ in batch] if self.recipe.text_pair is not None else None

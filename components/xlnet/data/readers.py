@@ -1,9 +1,9 @@
-"""Rows out of files: CSV, TSV, JSON, Parquet, workbooks and plain text, streamed; every line is a row's or a reject.
+"""Reads rows from CSV, TSV, JSON, Parquet, workbooks and plain text, as a stream.
 
-What exactly holds, for any bytes:
+For any bytes, nothing disappears:
 
-- A JSON array, or objects over several lines each: each object is one row or one reject; what is no JSON is an error
-  that names its line, for where the next object begins cannot be known.
+- A JSON array, or objects that span several lines: each object is one row or one reject. What is no JSON is an error
+  that names its line, because nobody can know where the next object begins.
 - TSV, JSON Lines and plain text: each line that is not blank is one row or one reject; a header is neither.
 - CSV: each line that is not blank belongs to one row (whose quoted fields may hold line ends) or is one reject.
 - Workbooks: each row of the sheet that holds a value is a row or a reject; a header is neither.
@@ -36,7 +36,7 @@ FIRST_LINE = 1 << 20  # bytes of a .txt file's first line in which a tab is look
 
 
 def silent(_: str) -> None:
-    """Tell nobody."""
+    """Ignore the message."""
 
 
 def read_rows(
@@ -47,14 +47,14 @@ def read_rows(
     optional: Mapping[str, Column] | None = None,
     file: IO[bytes] | None = None,
 ) -> Iterator[Row | Reject]:
-    """All rows of a source in order.
+    """Yield all rows and rejects of a source, in order.
 
     Args:
         source: where they are.
         recipe: format and columns.
         labelled: False for texts to predict: neither label nor id have to be there, labels are ``"?"``, and a blank
             line is a reject.
-        tell: called with a line for each thing that was decided by looking at the rows, such as a header.
+        tell: called with a line for each guess that was made from the rows, such as a header.
         optional: columns of texts to predict that are taken where a file has them: ``id``, ``text_pair``.
         file: the source, open at its beginning and uncompressed; None: it is opened.
 
@@ -69,7 +69,7 @@ def read_rows(
 
 
 def _naming(rows: Iterator[Row | Reject], encoding: str) -> Iterator[Row | Reject]:
-    """The rows; a reject for bytes that are no characters names the encoding that the recipe gives."""
+    """Yield the rows; rejects for undecodable bytes name the recipe's encoding instead of UTF-8."""
     for row in rows:
         if isinstance(row, Reject) and row.reason.startswith(NOT_UTF_8):
             row = Reject(row.line, f"not {encoding}{row.reason.removeprefix(NOT_UTF_8)}")
@@ -78,7 +78,7 @@ def _naming(rows: Iterator[Row | Reject], encoding: str) -> Iterator[Row | Rejec
 
 @contextlib.contextmanager
 def _damage_said(source: Source) -> Iterator[None]:
-    """Say in one line that a compressed file is damaged."""
+    """Turn the errors of a damaged compressed file into one line."""
     try:
         yield
     except (gzip.BadGzipFile, zipfile.BadZipFile, EOFError, zlib.error) as error:
@@ -86,7 +86,7 @@ def _damage_said(source: Source) -> Iterator[None]:
 
 
 def file_format(source: Source, recipe: DataRecipe) -> str:
-    """The format asked for, or the one that the name's ending and the first line tell."""
+    """Return the recipe's format, or the one that the file's extension and first line show."""
     if recipe.format != "auto":
         return recipe.format
     if source.labels is not None:
@@ -129,7 +129,7 @@ def _delimited_rows(
 
 
 def _plain_records(lines: Iterator[Line], delimiter: str, labelled: bool) -> Iterator[Record]:
-    """The records of lines in which quotes are part of the text."""
+    """Split lines in which quotes are part of the text."""
     begun = False
     for line in lines:
         text = line.text.rstrip("\r\n")
@@ -159,7 +159,7 @@ def _parquet_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: 
 
 
 def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    """One text a line. The label is the name of the file or of its directory, or a line of another file."""
+    """Read one text per line. The label is the name of the file or directory, or a line of another file."""
     if recipe.text_pair is not None and columns.labelled:
         raise UserError(f"'{source.uri}' is plain text, without columns, so there is no data.text_pair; leave it out")
     if source.labels is not None and columns.labelled:
@@ -183,7 +183,7 @@ def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Col
 
 
 def _label_first_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
-    """The first word of a line is its label, with or without fastText's mark; texts to predict have none, or a mark."""
+    """Read lines that begin with their label. Texts to predict have no label, or one with fastText's mark."""
     for line in read_lines(file, source, recipe, columns.tell):
         text = line.text.rstrip("\r\n")
         if columns.labelled and not line.reason and (not text or text.isspace()):

@@ -7,12 +7,12 @@ from xlnet.data import objects
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
-    """A line about something that is used, but may be a mistake."""
+    """Print a warning about something that is used, but may be a mistake."""
     say(f"warning: {text}")
 
 
@@ -28,7 +28,7 @@ def share(part: int, whole: int) -> str:
 
 
 def of_card(card: dict[str, Any], directory: str) -> list[str]:
-    """A line for each kind of row that a dataset lost, cut or holds twice.
+    """Return a line for each kind of row that a dataset rejected, truncated or holds twice.
 
     Args:
         card: the dataset's card.

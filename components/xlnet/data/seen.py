@@ -1,7 +1,7 @@
-"""Which rows a model has seen: hashes of train and validation rows, small enough to go wherever the model goes.
+"""Records which rows a model has seen, as hashes of its train and validation rows, stored beside the model.
 
-The file is Parquet: hashes of as many bits as it takes to mistake one unseen row in 16 million for a seen one, sorted,
-so that differences are stored. Ten million rows take about 34 MB.
+The file is Parquet and holds sorted hashes as differences. So many bits are kept that one unseen row in 16 million is
+taken for a seen one. Ten million rows take about 34 MB.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ FEWEST_BITS = 40
 
 
 def key(text: str, pair: str | None) -> int:
-    """Hash of a row's text, or pair of texts: 64 bits, signed."""
+    """Return the hash of a row's text, or pair of texts: 64 bits, signed."""
     content = text if pair is None else f"{text}\0{pair}"  # no text holds a NUL: the reader rejects it
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "little", signed=True)
 
@@ -33,7 +33,7 @@ def write(path: Path, keys: np.ndarray) -> None:
 
 
 def _write(path: Path, values: np.ndarray, bits: int) -> None:
-    """Write hashes of so many bits, sorted, each once, and shortened to what their number asks for."""
+    """Write hashes of ``bits`` bits, sorted, each once, shortened to the bits that so many rows need."""
     kept = min(bits, max(FEWEST_BITS, len(values).bit_length() + MARGIN_BITS), 63)
     shortened = np.sort(values >> np.uint64(bits - kept)).view(np.int64)
     shortened = shortened[np.diff(shortened, prepend=-1) > 0]
@@ -63,7 +63,7 @@ class Seen:
         return bool(self.among(np.array([row], np.int64))[0])
 
     def among(self, keys: np.ndarray) -> np.ndarray:
-        """Which of these rows, by their keys, are among them: int64 [rows] → bool [rows]."""
+        """Return which of these rows, by their keys, were seen: int64 [rows] → bool [rows]."""
         if not len(self):
             return np.zeros(len(keys), bool)
         shortened = keys.view(np.uint64) >> np.uint64(64 - self.bits)
@@ -73,7 +73,7 @@ class Seen:
 
 
 def read(artifact: str | Path) -> Seen | None:
-    """What an artifact at a path or ``gs://`` address says of rows seen; None: nothing, or it is out of reach."""
+    """Read the rows seen from an artifact at a path or ``gs://`` address; None if it has none or is out of reach."""
     address = str(artifact)
     try:
         if address.startswith(objects.GCS):

@@ -1,4 +1,4 @@
-"""What a file is that is no text, told by its first bytes: so that a wrong ending is one line that says what to do."""
+"""Recognises files that are no text by their first bytes, so that a wrong extension is one line with a remedy."""
 
 from xlnet.data.storage import Source
 from xlnet.errors import UserError

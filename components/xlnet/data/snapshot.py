@@ -103,14 +103,14 @@ def of(recipe: Recipe) -> Snapshot:
 
 
 def listed(data: DataRecipe, remarks: list[str]) -> list[SourceFile]:
-    """The files of rows, split after split, and behind them those of their labels.
+    """List the files of rows, split after split, followed by the files of their labels.
 
     Args:
         data: the recipe's paths.
-        remarks: takes what was left out, and which labels go with which texts.
+        remarks: a line is added for what was left out, and for which labels go with which texts.
 
     Raises:
-        UserError: a path names nothing; there is not one file of labels for each file of texts.
+        UserError: a path names nothing, or the files of labels are not as many as the files of texts.
     """
     files: list[SourceFile] = []
     for field in INPUTS:
@@ -144,7 +144,7 @@ def _directory(path: str) -> list[Source]:
 
 
 def _refuse_overlap(files: list[SourceFile]) -> None:
-    """A file in two splits, by whatever names, would make the evaluation meaningless."""
+    """Raise UserError if two splits hold the same file, which would make the evaluation meaningless."""
     seen: dict[object, SourceFile] = {}
     for file in files:
         other = seen.setdefault(same_object(file.source), file)
@@ -156,7 +156,7 @@ def _refuse_overlap(files: list[SourceFile]) -> None:
 
 
 def _copies(files: list[SourceFile]) -> list[str]:
-    """Warnings of files that hold the same bytes.
+    """Return warnings of files that hold the same bytes.
 
     Raises:
         UserError: a split holds nothing but copies of another's files.

@@ -1,4 +1,4 @@
-"""Where input lies: local files, globs, directories, objects in buckets and the shipped demo data."""
+"""Lists and opens input: local files, globs, directories, objects in buckets and the shipped demo data."""
 
 import gzip
 import io
@@ -47,12 +47,12 @@ class Source:
 
 
 def list_sources(field: str, paths: tuple[str, ...], skipped: Skipped | None = None) -> list[Source]:
-    """Every object that the paths of a recipe field name, each once, in a stable order.
+    """List every object that the paths of a recipe field name, each once, in a stable order.
 
     Args:
         field: the recipe's, for messages.
         paths: files, directories, globs, ``gs://`` URIs, ``demo:NAME``.
-        skipped: takes note of what lies there and is left out.
+        skipped: what was found but left out is added here.
 
     Raises:
         UserError: a path names nothing; says which field and what to type.
@@ -78,7 +78,7 @@ def list_sources(field: str, paths: tuple[str, ...], skipped: Skipped | None = N
 
 
 def same_object(source: Source) -> object:
-    """What a source is, however it is named: equal for two names of one file or object."""
+    """Return a key that is equal for two names of one file or object."""
     path = local_path(source)
     if path is None or objects.is_remote(address := objects.address(path)):
         return source.uri if path is None else address
@@ -135,9 +135,9 @@ def _list_objects(field: str, path: str, skipped: Skipped) -> Iterator[Source]:
 
 
 def _is_taken(stored: objects.Stored, pattern: str, skipped: Skipped) -> bool:
-    """The rules of local directories and globs, for an object whose name is not the pattern itself.
+    """Apply the rules of local directories and globs to an object whose name is not the pattern itself.
 
-    A glob is matched here: there are servers that ignore one, and give all below what comes before it.
+    The glob is matched here, because some servers ignore it and list everything below its prefix.
     """
     name, is_glob = stored.name, re.search(GLOB, pattern) is not None
     folder = re.split(GLOB, pattern)[0].rpartition("/")[0] if is_glob else pattern.rstrip("/")
@@ -155,7 +155,7 @@ def _is_taken(stored: objects.Stored, pattern: str, skipped: Skipped) -> bool:
 
 
 def local_path(source: Source) -> Path | None:
-    """The file behind a source, or None for one that is not on this machine."""
+    """Return the file behind a source, or None if it is not on this machine."""
     if objects.is_remote(source.uri):
         return None
     if source.uri.startswith(DEMO):
@@ -164,7 +164,7 @@ def local_path(source: Source) -> Path | None:
 
 
 def open_binary(source: Source) -> IO[bytes]:
-    """Open a source for reading, gzip undone and a ZIP archive's one file taken (told by first bytes, not by names).
+    """Open a source for reading. Gzip and ZIP archives of one file, recognised by their first bytes, are unpacked.
 
     Raises:
         UserError: a ZIP archive that holds several files, or is encrypted.
@@ -184,7 +184,7 @@ def open_binary(source: Source) -> IO[bytes]:
 
 
 def inner_name(source: Source) -> str:
-    """The name, in lower case, of the file in a ZIP archive; the archive's own without ``.zip`` if it is none."""
+    """Return the name, in lower case, of the file in a ZIP archive; for other files their own without ``.zip``."""
     path = local_path(source)
     with path.open("rb") if path else _open_object(source) as raw:
         is_zip = raw.read(4) in zipped.SIGNATURES

@@ -1,6 +1,6 @@
-"""The first look at the rows: classes, rejects, content hashes; then which row goes to which split.
+"""Reads all rows once for their classes, rejects and hashes, and assigns each row to a split.
 
-A row costs 17 bytes here, so that memory stays flat as the text grows.
+A row takes 17 bytes of memory, however long its text is.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ TRAIN, VALIDATION, TEST = range(3)
 
 @dataclass
 class Survey:
-    """What the inputs hold. Row arrays are in reading order: split after split, file after file."""
+    """What the input holds. Arrays of rows are in reading order: split after split, file after file."""
 
     snapshot: Snapshot
     recipe: DataRecipe
@@ -53,7 +53,7 @@ class Survey:
     written: dict[str, str] = field(default_factory=dict)  # a label as written → its class, where they differ
 
     def rows(self) -> Iterator[tuple[Row, int]]:
-        """Every usable row with the index of its file; small inputs are still in memory, others are read again."""
+        """Yield every usable row with the index of its file. Small inputs are in memory; others are read again."""
         if self.kept is not None:
             yield from self.kept
             return
@@ -68,7 +68,7 @@ class Survey:
         return classes.ordered(self.names)
 
     def class_warnings(self) -> list[str]:
-        """Classes whose names may be a mistake."""
+        """Return warnings of classes whose names may be a mistake."""
         counts = np.bincount(np.array(self.labels, np.int32), minlength=len(self.names)).tolist()
         return classes.warnings(dict(zip(self.names, counts, strict=True)), self.written)
 
@@ -194,7 +194,7 @@ def _refuse_classes(survey: Survey) -> None:
 
 
 def assign(survey: Survey, snapshot: Snapshot, recipe: DataRecipe, dropped: np.ndarray) -> np.ndarray:
-    """The split of every row: its file's, or for rows of data.train a seeded, stratified share.
+    """Assign a split to every row: its file's, or for rows of data.train a seeded, stratified share.
 
     The share is decided by a hash of the row's content, so that it depends on neither order nor
     sharding, and equal texts stay together. Every class keeps rows to train on.
@@ -257,7 +257,7 @@ def _refuse_splits(survey: Survey, splits: np.ndarray) -> None:
 
 
 def duplicates(survey: Survey, splits: np.ndarray) -> dict[str, int]:
-    """Rows whose exact text is also in train: of test, of validation, and again within train."""
+    """Count the rows whose exact text is also in train: rows of test, of validation, and repeated ones of train."""
     hashes = np.array(survey.hashes, np.int64)
     train = hashes[splits == TRAIN]
     unique = np.unique(train)

@@ -1,4 +1,4 @@
-"""Which local files a path, a directory or a glob names: links followed without cycles, each file once, none hidden."""
+"""Lists the local files that a path, directory or glob names; follows links, takes each file once, skips hidden ones"""
 
 import fnmatch
 import glob
@@ -18,7 +18,7 @@ NO_FILE = "no file"
 
 
 class Skipped:
-    """What was found and not taken, by reason."""
+    """The files that were found and left out, by reason."""
 
     def __init__(self) -> None:
         self._paths: dict[str, list[str]] = {}
@@ -28,7 +28,7 @@ class Skipped:
         self._paths.setdefault(reason, []).append(path)
 
     def lines(self, field: str) -> list[str]:
-        """A line for each reason, with an example."""
+        """Return a line for each reason, with an example."""
         return [
             f"{field}: skipped {len(paths):,} that {'is' if len(paths) == 1 else 'are'} {reason}: '{paths[0]}'"
             f"{' and others' if len(paths) > 1 else ''}"
@@ -37,7 +37,7 @@ class Skipped:
 
 
 def is_data(name: str) -> bool:
-    """Whether a file's ending is that of a format of ours, compressed or not."""
+    """Whether a file's extension is that of a format that can be read, compressed or not."""
     return name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
 
 
@@ -47,10 +47,10 @@ def is_hidden(relative: str) -> bool:
 
 
 def local_files(path: str, skipped: Skipped) -> list[Path]:
-    """The files that a path names, in a stable order: itself, those below a directory, or those that a glob matches.
+    """List the files that a path names, in a stable order: itself, all below a directory, or all that a glob matches.
 
-    Hidden files and directories are taken only where the path spells their names out; below a directory, files whose
-    endings say that they hold no data are left out. What is left out is added to ``skipped``.
+    Hidden files and directories are taken only if the path names them. Below a directory, files of other formats
+    are left out. What is left out is added to ``skipped``.
 
     Raises:
         UserError: a directory cannot be read, or a link leads nowhere.
@@ -78,7 +78,7 @@ def local_files(path: str, skipped: Skipped) -> list[Path]:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """What a file is, however it is named: device and inode."""
+    """Return a file's device and inode, which are equal for two names of one file."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
@@ -99,7 +99,7 @@ def _each_once(files: list[Path], skipped: Skipped) -> list[Path]:
 def _matching(
     folder: Path, pattern: tuple[str, ...], skipped: Skipped, seen: set[tuple[tuple[int, int], int]]
 ) -> Iterator[Path]:
-    """Files below a directory that a pattern, part by part, matches; ``seen`` ends cycles of links."""
+    """Yield the files below a directory that match a pattern, part by part; ``seen`` ends cycles of links."""
     first, rest = pattern[0], pattern[1:]
     if (identity(folder), len(pattern)) in seen:
         if first == "**":

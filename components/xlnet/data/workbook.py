@@ -1,6 +1,6 @@
-"""The rows of one sheet of a workbook (.xlsx), each cell as text.
+"""Reads the rows of one sheet of a workbook (.xlsx), each cell as text.
 
-Memory stays flat, but for the table of texts that a workbook stores once and its cells refer to.
+Memory stays flat, except for the workbook's table of shared texts, which is bounded.
 """
 
 import datetime
@@ -37,10 +37,10 @@ REMEDY = "save it as .xlsx, or the sheet as CSV"
 
 
 def records(file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None]) -> Iterator[Record]:
-    """The rows of the sheet that ``data.sheet`` names, or of the only one; rows without a value are left out.
+    """Yield the rows of the sheet that ``data.sheet`` names, or of the only one with rows; empty rows are left out.
 
-    Numbers stand as in a cell of Excel's format General, dates and times as ISO 8601 writes them, booleans as ``true``
-    and ``false``, formulas as the values that were saved with them. Formulas without a value and errors are empty.
+    Numbers are written as in Excel's format General, dates and times as in ISO 8601, booleans as ``true`` or ``false``,
+    and formulas as the values that were saved with them. Errors, and formulas without a saved value, become empty.
 
     Raises:
         UserError: this is no such workbook, or several of its sheets hold rows.
@@ -70,7 +70,7 @@ def records(file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[
 
 
 def _seekable(file: IO[bytes]) -> IO[bytes]:
-    """The file itself, or a temporary copy of what is compressed or far away: a workbook is read at several places."""
+    """Return the file itself, or a temporary copy if seeking in it is slow: it is compressed, or in a bucket."""
     if isinstance(getattr(file, "raw", None), io.FileIO):
         return file
     copy = cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115  # closed with the reader that holds it
@@ -80,7 +80,7 @@ def _seekable(file: IO[bytes]) -> IO[bytes]:
 
 
 def _parts(file: IO[bytes], source: Source) -> zipfile.ZipFile:
-    """The archive that a workbook is; UserError if it is another kind of file, or too large a one."""
+    """Open the archive that a workbook is; UserError if it is another kind of file, or too large."""
     if file.read(len(OLE)) == OLE:
         has_password = ENCRYPTED in file.read(LARGEST_PART)
         what = "is protected with a password; save it without one" if has_password else f"is an old one; {REMEDY}"
@@ -116,7 +116,7 @@ def _load(file: IO[bytes]) -> Any:
 
 
 def _guarded(read: Callable[[], Any], source: Source) -> Any:
-    """What openpyxl reads; RunError if it raises anything: what a damaged workbook makes it raise has no limits."""
+    """Call openpyxl; RunError if it raises anything, because damaged workbooks make it raise all kinds of errors."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -130,7 +130,7 @@ def _guarded(read: Callable[[], Any], source: Source) -> Any:
 
 
 def _sheet(workbook: Any, source: Source, recipe: DataRecipe, tell: Callable[[str], None]) -> Any:
-    """The sheet to read, at its beginning."""
+    """Return the sheet to read."""
     sheets = {sheet.title: sheet for sheet in workbook.worksheets}
     for sheet in sheets.values():
         sheet.reset_dimensions()  # which some programs write wrong
@@ -160,7 +160,7 @@ def _has_values(sheet: Any) -> bool:
 
 
 def _tell_of_cells(archive: zipfile.ZipFile, sheet: Any, source: Source, tell: Callable[[str], None]) -> None:
-    """Say which cells are empty that a spreadsheet program would show a value in: merged ones, unsaved formulas."""
+    """Report cells that look filled in a spreadsheet program but have no value: merged ones, unsaved formulas."""
     merged = formulas = 0
     example = ""
     with archive.open(sheet._worksheet_path) as part:
@@ -188,7 +188,7 @@ _SILENT = re.compile(
 
 
 def _fields(cells: tuple[Any, ...], row: int, errors: list[str]) -> list[str]:
-    """The cells as text, without empty ones at the end."""
+    """Return the cells as text, without empty ones at the end."""
     fields = [_text(cell, row, errors) for cell in cells]
     while fields and not fields[-1]:
         fields.pop()
@@ -196,7 +196,7 @@ def _fields(cells: tuple[Any, ...], row: int, errors: list[str]) -> list[str]:
 
 
 def _text(cell: Any, row: int, errors: list[str]) -> str:
-    """The value of a cell as text; an error is noted, and empty."""
+    """Return the value of a cell as text; an error becomes empty, and is added to ``errors``."""
     value = cell.value
     if value is None:
         return ""

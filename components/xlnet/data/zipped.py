@@ -1,4 +1,4 @@
-"""The one file in a ZIP archive, as data sets are handed out."""
+"""Opens ZIP archives that hold one file, as many data sets are published."""
 
 import re
 import zipfile
@@ -13,7 +13,7 @@ MOST_TIMES, FREE = 200, 1 << 30  # how far a file may unpack, and bytes up to wh
 
 
 def member(raw: IO[bytes], uri: str) -> tuple[str, IO[bytes]]:
-    """Name and content of an archive's file; what file managers add beside it is none.
+    """Return the name and content of an archive's only file. Files that file managers add do not count.
 
     Args:
         raw: the archive, open at its beginning.
