@@ -348,7 +348,7 @@ def test_a_batcher_that_is_closed_refuses(model: Model) -> None:
     with Batcher(model.answers) as closed:
         pass
     with pytest.raises(requests.Refusal, match="the server is closing"):
-        closed.ask([("a", None)])
+        closed.predict([("a", None)])
 
 
 def test_a_thread_that_cannot_start_gives_its_slot_back(running: Running, monkeypatch, capfd) -> None:

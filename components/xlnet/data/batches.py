@@ -1,8 +1,8 @@
-"""Batches: which rows an update sees, and how they are packed.
+"""Divides rows into batches, and packs a batch's texts.
 
-No padding is ever made: a batch is its texts' tokens, one text behind the other. The plan of an epoch
-is a pure function of (lengths, token budget, seed, epoch), holds every row exactly once, and is known
-before the first step, so that a run can continue at its exact next batch.
+A packed batch has no padding: the tokens of its texts follow each other. The plan of an epoch depends only on the
+lengths, the token budget, the seed and the epoch. It holds every row exactly once and is known before the first step,
+so an interrupted run can continue at its exact next batch.
 
 Shapes: S texts of a batch, T tokens of all of them.
 """
@@ -23,7 +23,7 @@ WINDOW_BATCHES = 64
 
 
 class Rows(Protocol):
-    """Tokenised rows, one after the other: a split of a dataset, or texts in memory."""
+    """Tokenised rows: a split of a dataset, or texts in memory."""
 
     @property
     def tokens(self) -> np.ndarray:
@@ -74,13 +74,13 @@ class Unlabelled:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Zeros: nobody knows them."""
+        """Zeros [rows], because the labels are unknown."""
         return np.zeros(len(self.lengths), np.float32)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed texts: one behind the other, nothing between them."""
+    """Packed texts: they follow each other without padding."""
 
     input_ids_T: np.ndarray  # int64
     segment_ids_T: np.ndarray  # int32: 0 first text, 1 second text, 2 <cls>
@@ -93,7 +93,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all texts: none of them is padding."""
+        """Number of tokens in the batch; none is padding."""
         return len(self.input_ids_T)
 
 
@@ -124,9 +124,9 @@ def epoch_plan(lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) ->
 
 
 def spread(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Order a batch's rows so that its halves have about equally many tokens, and each half's halves, and so on.
+    """Order a batch's rows so that both halves have about equally many tokens, and so have the halves of each half.
 
-    However many devices share the batch, each takes a run of neighbours, and the order is the same for all of them.
+    So each of several devices can take a contiguous part, and the order does not depend on the number of devices.
     """
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
     place = np.arange(len(rows))
@@ -137,7 +137,7 @@ def spread(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def cut_evenly(lengths: np.ndarray, parts: int) -> list[slice]:
-    """Cut texts, in this order, into runs of about equally many tokens; with few texts some runs are empty."""
+    """Cut texts, in this order, into parts with about equally many tokens; of few texts, some parts are empty."""
     ends = np.cumsum(lengths)
     total = int(ends[-1])
     middles = ends - lengths / 2  # a text belongs to the run that holds its middle
@@ -146,9 +146,9 @@ def cut_evenly(lengths: np.ndarray, parts: int) -> list[slice]:
 
 
 def pack(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Put each row, in this order, into the first batch that has room for it; a longer row has one of its own.
+    """Put each row, in this order, into the first batch into which it fits. A row above the budget gets its own batch.
 
-    Rows of one length that follow each other are placed at once: the first batch takes as many as fit, then the next.
+    Consecutive rows of equal length are placed together: as many as fit into the first batch, then into the next.
     """
     if not len(rows):
         return []
@@ -173,10 +173,10 @@ def pack(rows: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.nd
 def bucket_plan(
     lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int, buckets: Sequence[int]
 ) -> list[tuple[np.ndarray, int]]:
-    """Split all rows into batches of few shapes, for devices that compile every shape anew.
+    """Split all rows into batches of a few shapes, for devices that compile a program for each shape.
 
-    A row is padded to the smallest bucket that holds it; a batch has :func:`bucket_rows` of one bucket. Only the
-    last batch of each bucket has fewer: :func:`collate_padded` fills it up.
+    A row is padded to the smallest bucket into which it fits. A batch has :func:`bucket_rows` rows of one bucket; the
+    last batch of each bucket may have fewer, and :func:`collate_padded` completes it.
 
     Args:
         lengths: tokens per row, [rows].
@@ -202,18 +202,19 @@ def bucket_plan(
 
 
 def bucket_rows(length: int, batch_tokens: int) -> int:
-    """Rows of a batch of texts padded to ``length``: a multiple of 8 where there are as many, so that chips share them.
+    """Return the number of rows in a batch of texts padded to ``length``.
 
-    How many chips there are does not change what an update sees.
+    It is a multiple of 8 (if it is above 8), so that several chips can share the batch, and it does not depend on the
+    number of chips, so that updates are the same on any number.
     """
     rows = max(1, batch_tokens // length)
     return rows - rows % 8 if rows > 8 else rows
 
 
 def best_buckets(lengths: np.ndarray, most: int, grain: int) -> tuple[int, ...]:
-    """The lengths to pad to that make the least padding: at most so many, multiples of ``grain``, the last the longest.
+    """Return the bucket lengths that need the least padding: at most ``most``, each a multiple of ``grain``.
 
-    Found exactly, by dynamic programming over the histogram of lengths.
+    The result is exact: dynamic programming over the histogram of lengths.
     """
     rows_G = np.bincount(-(-lengths // grain))
     longest = len(rows_G) - 1

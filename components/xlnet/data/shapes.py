@@ -1,8 +1,8 @@
-"""The two forms that batches take: packed texts of any number of tokens, or padded ones of a few fixed shapes.
+"""The two forms of batches: packed texts with any number of tokens, or padded texts in a few fixed shapes.
 
-Both decide which rows an update sees, and what each of several devices, or of several rounds on one
-device, computes of it: its share. A share is cut from the update's rows in an order that does not depend
-on the number of shares, so that however many there are, they add up to the same update.
+Both forms decide which rows belong to an update, and which part (share) of the update each device computes, in one
+batch or in several. Rows are divided in an order that does not depend on the number of devices, so the shares add up to
+the same update for any number of devices.
 """
 
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ GRAIN = 16  # their lengths are multiples of it
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank computes of an update.
+    """The part of an update that one rank computes.
 
     Attributes:
-        batches: one after the other, their gradients added up; of the kind that its :class:`Shapes` makes.
-        texts: of the whole update, on all ranks: what its loss is the mean over.
-        tokens: likewise.
+        batches: computed one after the other; their gradients are added. Their class depends on :class:`Shapes`.
+        texts: number of texts in the whole update, over all ranks; the loss is a mean over them.
+        tokens: number of tokens in the whole update, over all ranks.
     """
 
     batches: tuple[Any, ...]
@@ -46,27 +46,27 @@ class Share:
 
 
 class Shapes(Protocol):
-    """How an epoch's rows become updates, and an update's rows batches."""
+    """Divides an epoch's rows into updates, and an update's rows into batches."""
 
     def plan(self, lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """Row positions per update, in training order: a function of its arguments alone."""
+        """Return the row positions of each update, in training order. They depend only on the arguments."""
 
     def share(self, split: Rows, rows: np.ndarray, budget: "Budget") -> Share:
-        """One rank's share of an update's rows."""
+        """Return one rank's share of an update's rows."""
 
     def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[Any]:
-        """Every row once."""
+        """Yield batches that hold every row once."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Whose share of an update, and in how large pieces.
+    """Says which rank's share of an update is wanted, and how large its batches may be.
 
     Attributes:
-        rank: whose.
-        ranks: how many there are.
-        batch_tokens: what an update sees.
-        micro_batch_tokens: what a device computes at once, at most; 0: its whole share.
+        rank: the rank's number, from 0.
+        ranks: number of ranks.
+        batch_tokens: largest number of tokens in an update.
+        micro_batch_tokens: largest number of tokens that a device computes at once; 0: its whole share.
     """
 
     rank: int
@@ -75,12 +75,12 @@ class Budget:
     micro_batch_tokens: int
 
     def rounds(self, tokens: int) -> int:
-        """In how many pieces a rank computes its share of so many tokens: the same number on every rank."""
+        """Return the number of batches in a rank's share of an update with this many tokens; equal on all ranks."""
         return -(-tokens // (self.ranks * self.micro_batch_tokens)) if self.micro_batch_tokens else 1
 
 
 class Packed:
-    """One text behind the other: nothing is computed for padding."""
+    """Batches of concatenated texts, so nothing is computed for padding."""
 
     def __str__(self) -> str:
         return "packed"
@@ -90,7 +90,7 @@ class Packed:
         return epoch_plan(lengths, batch_tokens, seed, epoch)
 
     def share(self, split: Rows, rows: np.ndarray, budget: Budget) -> Share:
-        """Pieces of about equally many tokens, whatever the number of their rows."""
+        """Return batches with about equally many tokens; their numbers of rows differ."""
         lengths = split.lengths[rows]
         tokens = int(lengths.sum())
         rounds = budget.rounds(tokens)
@@ -104,12 +104,12 @@ class Packed:
 
 @dataclass(frozen=True)
 class Padded:
-    """A few fixed shapes, for devices that compile every shape anew.
+    """Batches of a few fixed shapes, for devices that compile a program for each shape.
 
     Attributes:
-        buckets: lengths that texts are padded to, ascending; the last one holds the longest.
+        buckets: lengths to which texts are padded, ascending; the longest text fits into the last.
         pad_id: token id of padding.
-        multiple: batches have a multiple of so many rows.
+        multiple: the number of rows in a batch is a multiple of this.
     """
 
     buckets: tuple[int, ...]
@@ -118,7 +118,7 @@ class Padded:
 
     @classmethod
     def fitting(cls, data: Dataset, multiple: int = 1) -> "Padded":
-        """The shapes that pad a dataset's rows least."""
+        """Return the shapes that need the least padding for a dataset's rows."""
         lengths = np.concatenate([data.split(name).lengths for name in ("train", "validation")])
         return cls(best_buckets(lengths, BUCKETS, GRAIN), data.pad_id, multiple)
 
@@ -130,7 +130,7 @@ class Padded:
         return [rows for rows, _ in bucket_plan(lengths, batch_tokens, seed, epoch, self.buckets)]
 
     def share(self, split: Rows, rows: np.ndarray, budget: Budget) -> Share:
-        """Pieces of one shape per bucket: those of an epoch's last rows are filled up with rows of weight 0."""
+        """Return batches of one shape per bucket. At the end of an epoch, rows of weight 0 complete the shape."""
         lengths = split.lengths[rows]
         length = self.buckets[int(np.searchsorted(self.buckets, lengths.max()))]
         whole = bucket_rows(length, budget.batch_tokens)

@@ -40,7 +40,7 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
-    def ask(self, texts: list[Text]) -> list[Answer]:
+    def predict(self, texts: list[Text]) -> list[Answer]:
         """Return the answers to texts in their order; this blocks.
 
         Raises:

@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(405, f"{path} takes GET, not POST", (("Allow", "GET, HEAD"),))
             raise self._unknown(path)
         texts = texts_of(self._body(), self.server.model.check)
-        return {"predictions": self.server.batcher.ask(texts)}
+        return {"predictions": self.server.batcher.predict(texts)}
 
     def _body(self) -> bytes:
         length = self._length()
