@@ -1,5 +1,8 @@
 """Our XLNet against Hugging Face's: same weights, same inputs, same logits and gradients."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models
@@ -134,6 +137,20 @@ def test_pretrained_errors_name_what_to_do(pair, vocabulary, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(CorruptArtifact, match="cannot be read"):
         load_pretrained(str(tmp_path), vocabulary, "classification", ["a", "b"])
+
+
+def test_loading_and_predicting_load_no_compiler(pair, tmp_path):
+    """torch's compiler and sympy take longer to import than a small model takes to answer."""
+    save_model(pair[1].state_dict(), pair[1].config, tmp_path)
+    code = (
+        "import sys, torch; from xlnet.model.layout import Layout; from xlnet.model.weights import load_classifier\n"
+        f"model = load_classifier({str(tmp_path)!r})\n"
+        "ids, segments = torch.ones(3, dtype=torch.long), torch.zeros(3, dtype=torch.int32)\n"
+        "with torch.no_grad(): model(ids, segments, Layout.of([3]))\n"
+        "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_language_model_is_no_classifier(pair, tmp_path):
