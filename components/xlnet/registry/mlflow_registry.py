@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from xlnet import state
+from xlnet.data.addresses import is_remote
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.redaction import redacted
 from xlnet.registry import mlflow_files
 from xlnet.registry.address import sqlite_file
 from xlnet.registry.versions import CHAMPION, ModelVersion
 
+MODEL = "model"  # folder of a run's artifacts on a server
 PARAMETER_LENGTH = 500  # MLflow's limit for a parameter's value in its older stores
 
 
@@ -114,14 +116,25 @@ class MlflowRegistry:
                 client.log_param(run, key, value[:PARAMETER_LENGTH])
             for key, figure in metrics.items():
                 client.log_metric(run, key, figure)
+            source = self._source(run, tags["model_uri"])
             client.set_terminated(run)
             if name not in known:
                 client.create_registered_model(name)
-            source = mlflow_files.source(tags["model_uri"])
             made = client.create_model_version(name, source, run_id=run, tags=kept, description=description)
         if self._file and not known:
             mlflow_files.settle(self._file)  # corrects MLflow's default experiment
         return self._version(made, {})
+
+    def _source(self, run: str, model: str) -> str:
+        """Return the address of a version's files. A server refuses paths of this machine, so it gets a copy."""
+        if self._file is not None or is_remote(model):
+            return mlflow_files.source(model)
+        try:
+            self._client.log_artifacts(run, model, MODEL)
+        except OSError as error:
+            reason = redacted(str(error).strip().splitlines()[0])[:200]
+            raise RunError(f"registry '{self.shown_uri}' did not take the files of '{model}': {reason}") from None
+        return f"{self._client.get_run(run).info.artifact_uri}/{MODEL}"
 
     def describe(self, name: str, version: int, description: str, tags: dict[str, str]) -> None:
         """Change a version's description and tags."""
@@ -168,6 +181,8 @@ class MlflowRegistry:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         try:
             from mlflow import MlflowClient
