@@ -162,7 +162,7 @@ def test_recipe_of_settings_alone_takes_nothing_from_the_demo(tmp_path: Path) ->
     assert demo.data.train == ("demo:uci_sentences",)
     assert demo.training.epochs == 1.0
     own = load(None, [f"data.train={tmp_path / 'a.csv'}"])
-    assert own == recipes.Recipe().replace(data={"train": str(tmp_path / "a.csv")})
+    assert own == recipes.tiny().replace(data={"train": str(tmp_path / "a.csv")})
 
 
 def test_init_writes_the_demo_with_every_field(

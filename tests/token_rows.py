@@ -10,11 +10,9 @@ from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import schema
 
-RECIPE = recipes.from_changes(
-    {
-        "model": {"n_layer": 1, "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32},
-        "training": {"epochs": 4.0, "batch_tokens": 256, "learning_rate": 1e-2},
-    }
+RECIPE = recipes.Recipe().replace(
+    model={"n_layer": 1, "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32},
+    training={"epochs": 4.0, "batch_tokens": 256, "learning_rate": 1e-2},
 )
 
 

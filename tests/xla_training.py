@@ -17,6 +17,7 @@ from torch_xla.debug import metrics
 from xlnet import recipe as recipes
 from xlnet.data.dataset import open_dataset
 from xlnet.data.shapes import Share
+from xlnet.recipe import budget
 from xlnet.training.checkpoint import Checkpoints
 from xlnet.training.checkpoint_store import open_checkpoint_store
 from xlnet.training.detect import detect
@@ -81,14 +82,16 @@ def main(dataset: str, steps: str, *settings: str) -> None:
     recipe = recipes.load(None, [f"training.steps={steps}", *settings])
     xla = detect("xla")  # before any eager backward pass, or torch fails an assertion
     data = open_dataset(dataset)
+    lengths = data.split("train").lengths
+    recipe = budget.decide(recipe, budget.Size(len(lengths), int(lengths.sum()), int(lengths.max())))
     xla.fit(data, recipe.training)
     with tempfile.TemporaryDirectory() as programs:
         CACHING.add("CPU")  # what was written could not be read again
         xla.keep_programs(Path(programs))
         found = {"xla": train(xla, recipe, dataset), "programs_written": len(list(Path(programs).iterdir()))}
     found["eager"] = train(Device(shapes=xla.shapes), recipe, dataset)
-    lengths, budget = data.split("train").lengths, recipe.training.batch_tokens
-    found["steps_per_epoch"] = len(xla.shapes.plan(lengths, budget, recipe.training.seed, 0))
+    plan = xla.shapes.plan(lengths, recipe.training.batch_tokens, recipe.training.seed, 0)
+    found["steps_per_epoch"] = len(plan)
     found |= {"buckets": xla.shapes.buckets, "device": xla.describe()}
     print(json.dumps(found))
 
