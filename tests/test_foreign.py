@@ -224,7 +224,9 @@ def test_an_address_is_shown_without_its_secret(address: str, capsys: pytest.Cap
     assert not holds_secret(SECRETS[address].replace("***", ""))
     for field in ("registry.uri", "data.train", "model.pretrained"):
         assert cli.main(["check", "--set", f"{field}={address}"]) == 2
-        assert "hunter2" not in "".join(capsys.readouterr())
+        shown = "".join(capsys.readouterr())
+        assert "hunter2" not in shown
+        assert ("MLFLOW_TRACKING_URI" in shown) == (field == "registry.uri"), "what to set instead goes with the field"
     with pytest.raises(UserError, match="was given with a password"):
         from_json(json.dumps({"registry": {"uri": address}}))
 

@@ -12,6 +12,13 @@ from xlnet.redaction import holds_secret, redacted
 
 NAME_LENGTH = 200
 SMALLEST_VOCABULARY = 64
+FOR_MLFLOW = (
+    "leave it out and set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, instead"
+)
+FOR_BUCKETS = (
+    "name a gs:// or s3:// address without it: gs:// takes the login of gcloud, "
+    "s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; download other addresses first"
+)
 
 
 def check_section(section: str, values: Any) -> None:
@@ -97,7 +104,7 @@ def _refuse_secret(full_name: str, value: Any) -> None:
     """Refuse an address with a password: recipes are kept beside every artifact, and shown."""
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, str) and holds_secret(text):
+            remedy = FOR_MLFLOW if full_name == "registry.uri" else FOR_BUCKETS
             raise UserError(
-                f"{full_name} '{redacted(text)}' was given with a password, which the recipe would keep; leave it out "
-                "and set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, instead"
+                f"{full_name} '{redacted(text)}' was given with a password, which the recipe would keep; {remedy}"
             )
