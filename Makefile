@@ -53,6 +53,7 @@ demo: $(STAMP) ## train, evaluate and register a model on the shipped sentences,
 	@$(BIN)/xlnet-pipeline lineage uci-sentences
 	@echo
 	@echo "Where to look next:"
+	@echo "  $(BIN)/xlnet-pipeline ui       # all of this in a browser: runs, curves, lineage, models"
 	@echo "  $(BIN)/xlnet-pipeline predict uci-sentences 'what a lovely film'"
 	@echo "  $(BIN)/xlnet-pipeline lineage uci-sentences --html lineage.html"
 	@echo "  $(BIN)/xlnet-pipeline runs list"

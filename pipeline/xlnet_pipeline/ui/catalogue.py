@@ -93,10 +93,11 @@ class LocalRuns:
         return sorted(rows, key=lambda row: (row.created, row.id), reverse=True)
 
     def _row(self, name: str) -> Row:
+        path = self.folder / name / "run.json"
         try:
-            return row_of(self.target.status(name))
+            run = record.read(path)
+            return row_of(self.target.status(name) if run.status == record.RUNNING else run)  # its process may be gone
         except (RunError, UserError, OSError, ValueError) as error:
-            path = self.folder / name / "run.json"
             return row_of(record.damaged(path, self.target.name, unreadable(path, error)))
 
 

@@ -37,7 +37,7 @@ async def steps(request: Request) -> Response:
 
     async def events(run: Run) -> AsyncIterator[str]:
         seen: Signature = ()
-        while run.status == record.RUNNING:
+        while run.status == record.RUNNING and not site.stopping:
             now = (*_signature(site, run, "logs/progress", "logs/train.log"), int(time.time()) // TICK)
             if now != seen:
                 seen = now
@@ -53,18 +53,19 @@ async def log(request: Request) -> Response:
     """Send the lines that a step adds to its log, from the offset in the address on."""
     site, run = site_of(request), await run_in_threadpool(found, request)
     step = await run_in_threadpool(logs.chosen, run, request.query_params.get("step", ""))
-    start = request.headers.get("last-event-id") or request.query_params.get("from", "0")
+    asked = request.query_params
+    start = request.headers.get("last-event-id") or asked.get("from") or asked.get("start", "0")
 
     async def events(run: Run, offset: int) -> AsyncIterator[str]:
-        while step is not None:
-            path = await run_in_threadpool(logs.place, site, run, step)
+        while step is not None and not site.stopping:
+            path = logs.place(site, run, step)
             size = path.stat().st_size if path else 0
             if path and size != offset:
                 new = await run_in_threadpool(logs.added, path, offset)
                 if new.lines:
-                    yield event("", pages.fragment("log_lines.html", lines=new.lines) + "\n", str(new.end))
+                    yield event("", pages.fragment("log_lines.html", lines=new.lines), str(new.end))
                 offset = new.end
-            run = await run_in_threadpool(site.run, run.id, run.target)
+            run = await fresh(site, run)
             if next((one.status for one in run.steps if one.name == step.name), "") != record.RUNNING:
                 break
             await asyncio.sleep(POLL)
@@ -73,21 +74,36 @@ async def log(request: Request) -> Response:
     return _streamed(events(run, int(start) if start.isdecimal() else 0))
 
 
+_read: dict[str, tuple[Signature, float, Run]] = {}  # what open tabs share of a run's record
+
+
+async def fresh(site: Site, run: Run) -> Run:
+    """Return a run's record, read again only if it has changed, or after a while: its process may have died."""
+    now = _signature(site, run)
+    kept = _read.get(run.id)
+    if kept is None or kept[0] != now or time.monotonic() - kept[1] > TICK:
+        if len(_read) > 20:
+            _read.clear()
+        _read[run.id] = (now, time.monotonic(), kept[2] if kept else run)  # other tabs take the one at hand meanwhile
+        _read[run.id] = (now, time.monotonic(), await run_in_threadpool(site.run, run.id, run.target))
+    return _read[run.id][2]
+
+
 async def metrics(request: Request) -> Response:
     """Say when the curves have changed."""
     site, run = site_of(request), await run_in_threadpool(found, request)
 
     async def events(run: Run) -> AsyncIterator[str]:
         seen: Signature = ()
-        while run.status == record.RUNNING:
-            folder = await run_in_threadpool(curves.partial, site, run)
+        while run.status == record.RUNNING and not site.stopping:
+            folder = curves.partial(site, run)
             files = [folder / name for name in (curves.HISTORY, curves.SPEED)] if folder else []
             now = tuple(_facts(path) for path in files)
             if now != seen:
                 seen = now
                 yield event("changed", "curves")
             await asyncio.sleep(POLL)
-            run = await run_in_threadpool(site.run, run.id, run.target)
+            run = await fresh(site, run)
         yield event("changed", "curves") + event("ended", run.status)
 
     return _streamed(events(run))
@@ -101,7 +117,7 @@ async def runs(request: Request) -> Response:
         seen = await run_in_threadpool(_list, site)
         yield ": open\n\n"
         quiet = time.monotonic()
-        while True:
+        while not site.stopping:
             await asyncio.sleep(2 * POLL)
             if (now := await run_in_threadpool(_list, site)) != seen:
                 seen, quiet = now, time.monotonic()
@@ -127,13 +143,13 @@ def _list(site: Site) -> Signature:
 
 
 def _panel(site: Site, run: Run, signature: Signature) -> tuple[Run, str]:
-    fresh = site.run(run.id, run.target)
+    now = site.run(run.id, run.target)
     kept = _drawn.get(run.id)
     if kept is None or kept[0] != signature:
         if len(_drawn) > 20:
             _drawn.clear()
-        kept = _drawn[run.id] = (signature, panel(site, fresh))
-    return fresh, kept[1]
+        kept = _drawn[run.id] = (signature, panel(site, now))
+    return now, kept[1]
 
 
 def _signature(site: Site, run: Run, *names: str) -> Signature:

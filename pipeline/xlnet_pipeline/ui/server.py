@@ -4,6 +4,7 @@ import contextlib
 import signal
 import socket
 import threading
+from types import FrameType
 
 import uvicorn
 
@@ -14,7 +15,20 @@ from xlnet_pipeline.ui.site import Site
 
 __all__ = ["LOOPBACK", "address", "listen", "serve"]
 
-GRACE = 1  # seconds that open pages have when the server stops
+GRACE = 3  # seconds that open pages have when the server stops
+
+
+class Server(uvicorn.Server):
+    """Tells open event streams that the server ends, since it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, site: Site) -> None:
+        super().__init__(config)
+        self.site = site
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End at SIGTERM and Ctrl-C."""
+        self.site.stopping = True
+        super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -56,7 +70,7 @@ def serve(site: Site, opened: socket.socket, token: str = "") -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more, after it has stopped
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[opened])
+            Server(config, site).run(sockets=[opened])
     finally:
         site.worker.stop()
         opened.close()

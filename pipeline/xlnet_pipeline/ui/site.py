@@ -32,6 +32,7 @@ class Site:
         self.home = self.local.home
         self.given_home = str(home) if home else None
         self.recipe = recipe
+        self.stopping = False  # set when the server ends: event streams then end too
         self.secret = secrets.token_bytes(32)
         self.worker = worker or Worker()
         self.runs = LocalRuns(self.local)

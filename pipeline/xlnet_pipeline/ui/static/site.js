@@ -25,6 +25,24 @@
     open();
   };
 
+  // A part of the page that the server sends again when it changes (data-live), or adds lines to (data-follow).
+  for (const part of document.querySelectorAll("[data-live-part]")) {
+    let source = null, from = "";
+    const open = () => {
+      if (source || document.hidden) return;
+      source = new EventSource(part.dataset.livePart + (from ? `&from=${from}` : ""));
+      source.addEventListener("message", (event) => {
+        from = event.lastEventId || from;
+        if (part.hasAttribute("data-follow")) part.insertAdjacentHTML("beforeend", event.data);
+        else if (!part.contains(document.activeElement)) part.innerHTML = event.data;
+      });
+      source.addEventListener("ended", () => { close(); if (!part.hasAttribute("data-follow")) location.reload(); });
+    };
+    const close = () => { if (source) source.close(); source = null; };
+    document.addEventListener("visibilitychange", () => { if (document.hidden) close(); else open(); });
+    open();
+  }
+
   if (document.querySelector("table.runs") || (location.pathname === "/runs" && document.querySelector(".empty"))) {
     window.watch("/live/runs", async () => {
       const answer = await fetch(location.href, {headers: {accept: "text/html"}});
@@ -55,7 +73,4 @@
     end();
     new MutationObserver(() => { if (log.scrollHeight - log.scrollTop - log.clientHeight < 400) end(); }).observe(log, {childList: true});
   }
-  document.addEventListener("htmx:sse:close", () => {  // the run or the step has ended: the page says how
-    if (document.querySelector("[data-ended]")) location.reload();
-  });
 })();
