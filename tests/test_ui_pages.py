@@ -288,3 +288,29 @@ def test_the_api_answers_what_it_describes(pages: TestClient) -> None:
         wrong = pages.get(re.sub(r"\{\w+\}", "none-such", path))
         if "{" in path:
             assert wrong.json()["error"]
+
+
+def test_the_api_stands_what_schemathesis_asks(pages: TestClient) -> None:
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+    from schemathesis.core.result import Ok
+
+    schema = schemathesis.openapi.from_dict(pages.get("/api/openapi.json").json())
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    assert len(operations) > 10
+    quick = settings(
+        max_examples=8, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
+    )
+
+    @quick
+    @given(data=st.data())
+    def ask(data: Any) -> None:
+        for operation in operations:
+            case = data.draw(operation.as_strategy())
+            words = case.as_transport_kwargs(base_url="http://127.0.0.1:8765")
+            answer = pages.get(words["url"], params=words.get("params"))
+            assert answer.status_code in (200, 404, 409, 422), (case.path, answer.status_code, answer.text)
+            assert answer.headers["content-type"].startswith(("application/json", "text/html"))
+
+    ask()

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-WIDTH, LINE, PAD = 176, 15, 9  # of a box: its width, the height of a line, the space around its text
+WIDTH, LINE, PAD = 188, 15, 9  # of a box: its width, the height of a line, the space around its text
 ACROSS, DOWN, MARGIN = 56, 14, 10  # space between layers, between boxes, around the drawing
-LETTERS = 24  # that fit in a box
+LETTERS = 23  # that fit in a box
 SWEEPS = 4  # passes that reduce crossings
 
 
