@@ -124,8 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             facts = export(options.checkpoints, options.dataset, options.out, options.weights)
             print(json.dumps(facts, indent=1, ensure_ascii=False))
         else:
-            recipe = options.recipe_json or recipes.load(options.recipe, options.set).to_json()
-            print(json.dumps(COMMANDS[options.step].run(recipe, options), indent=1, ensure_ascii=False))
+            from xlnet.registry.locate import with_weights
+
+            given = options.recipe_json or with_weights(recipes.load(options.recipe, options.set)).to_json()
+            print(json.dumps(COMMANDS[options.step].run(given, options), indent=1, ensure_ascii=False))
     except (UserError, RunError) as error:
         if "XLNET_RANK_REPORT" not in os.environ:  # else who started this rank says it, once for all of them
             print(visible(f"error: {error}"), file=sys.stderr)

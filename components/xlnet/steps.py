@@ -52,7 +52,7 @@ KEPT = {
             "Train XLNet",
             "train a model on a dataset",
             "xlnet.training.launch",
-            sections=("model", "training"),
+            sections=("model", "training", "pretraining"),
             given={"pretrained": "pretrained"},
             inputs=("dataset",),
             output="model",

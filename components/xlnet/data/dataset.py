@@ -23,13 +23,13 @@ def schema(task: str, with_text: bool = True) -> pa.Schema:
     """The Arrow schema of a split's shards.
 
     Args:
-        task: ``"classification"`` (integer labels) or ``"regression"`` (float labels).
+        task: ``"classification"`` (integer labels), ``"regression"`` (float labels) or ``"pretrain"`` (labels are 0).
         with_text: whether rows keep their texts, for reports and for the baseline of an evaluation.
     """
     fields = [
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("boundary", pa.int32()),
-        pa.field("label", pa.int32() if task == "classification" else pa.float32()),
+        pa.field("label", pa.float32() if task == "regression" else pa.int32()),
         pa.field("row", pa.int64()),
         pa.field("source", pa.int32()),
         pa.field("line", pa.int64()),

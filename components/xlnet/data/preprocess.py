@@ -259,7 +259,10 @@ class _Writer:
 
     def _tokenise(self, batch: list[tuple[Row, int]]) -> Encoded:
         pairs = [row.text_pair for row, _ in batch] if self.recipe.text_pair is not None else None
-        return self.tokenizer.encode([row.text for row, _ in batch], pairs, self.recipe.max_length)
+        texts = [row.text for row, _ in batch]
+        if self.recipe.task == "pretrain":
+            return self.tokenizer.encode_documents(texts, pairs)
+        return self.tokenizer.encode(texts, pairs, self.recipe.max_length)
 
     def _write(self, batch: list[tuple[Row, int]], encoded: Encoded) -> None:
         rows = [row for row, _ in batch]
@@ -287,6 +290,8 @@ class _Writer:
     def _labels(self, rows: list[Row]) -> list[Any]:
         if self.recipe.task == "regression":
             return [float(row.label) for row in rows]
+        if self.recipe.task == "pretrain":
+            return [0] * len(rows)
         return [self.index[row.label] for row in rows]
 
     def _shard(self) -> pa.ipc.RecordBatchFileWriter:

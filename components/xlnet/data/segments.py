@@ -106,7 +106,10 @@ class Segments:
         size = -(-len(rows) // pieces)
         rounds = pieces // budget.ranks
         mine = range(budget.rank * rounds, (budget.rank + 1) * rounds)
-        batches = tuple(_cut(whole, slice(one * size, (one + 1) * size)) for one in mine)
+        parts = [slice(one * size, (one + 1) * size) for one in mine]
+        if budget.ranks == 1:  # otherwise each rank computes as many parts, even if there is nothing left for one
+            parts = [part for part in parts if part.start < len(rows)]
+        batches = tuple(_cut(whole, part) for part in parts)
         return Share(batches, int(whole.weights_BP.sum()), whole.tokens)
 
     def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[SegmentBatch]:

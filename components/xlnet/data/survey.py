@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from xlnet.data import classes, seen
-from xlnet.data.readers import Reject, Row, read_rows
+from xlnet.data.documents import rows_of
+from xlnet.data.readers import Reject, Row
 from xlnet.data.remarks import counted, warn
 from xlnet.data.snapshot import SPLITS, Snapshot
 from xlnet.data.storage import Source
@@ -58,7 +59,7 @@ class Survey:
             yield from self.kept
             return
         for _, number, source in inputs(self.snapshot):
-            for row in read_rows(source, self.recipe):
+            for row in rows_of(source, self.recipe):
                 if isinstance(row, Row):
                     yield row, number
 
@@ -108,7 +109,7 @@ def look(
 
         for split, number, source in inputs(snapshot):
             before = len(survey.given) + survey.rejects.total()
-            for row in read_rows(source, recipe, tell=tell):
+            for row in rows_of(source, recipe, tell):
                 if isinstance(row, Reject):
                     reject(source, row.line, row.reason)
                 else:

@@ -115,6 +115,30 @@ class Tokenizer:
             rows.truncated.append(keep_a < len(a) or keep_b < len(b))
         return rows
 
+    def encode_documents(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> Encoded:
+        """All token ids of documents of a corpus, each followed by its end: ``A <eod>`` or ``A <sep> B <eod>``."""
+        found = [one.ids for one in self._rust.encode_batch_fast(list(texts), add_special_tokens=False)]
+        others = pairs or [None] * len(found)
+        second = [one.ids for one in self._rust.encode_batch_fast([pair or "" for pair in others], False)]
+        sep = [self.special_ids["sep"]]
+        rows = [a + (sep + b if b else []) + [self.end_id] for a, b in zip(found, second, strict=True)]
+        return Encoded(rows, [len(row) for row in rows], [False] * len(rows))
+
+    @cached_property
+    def end_id(self) -> int:
+        """Of the end of a document: ``<eod>``, or ``<sep>`` in a vocabulary without it."""
+        found = self._rust.token_to_id("<eod>")
+        return self.special_ids["sep"] if found is None else int(found)
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """All pieces by token id."""
+        return [str(self._rust.id_to_token(token)) for token in range(self.vocab_size)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return str(self._rust.decode(list(ids), skip_special_tokens=True))
+
     def _tokens(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
         limit = PREFIX_CHARACTERS * max_length
         shortened = [text if len(text) <= limit else _prefix(text, limit) for text in texts]

@@ -15,6 +15,8 @@ from xlnet.errors import UserError
 from xlnet.evaluation import metrics
 from xlnet.recipe import EvaluationRecipe
 
+LANGUAGE = ("bits_per_byte",)  # metrics that can decide between language models
+
 
 @dataclass(frozen=True)
 class RowPredictions:
@@ -52,13 +54,14 @@ class ModelComparison:
 
 
 def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
-    """Return the metric that decides: the recipe's, else accuracy (classes) or Pearson's r (values).
+    """Return the metric that decides: the recipe's, else accuracy (classes), Pearson's r (values) or bits per byte.
 
     Raises:
         UserError: the recipe's metric does not exist for this task.
     """
-    allowed = metrics.CLASSIFICATION if task == "classification" else metrics.REGRESSION
-    primary = recipe.metric if recipe.metric != "auto" else ("accuracy" if task == "classification" else "pearson")
+    allowed = {"classification": metrics.CLASSIFICATION, "pretrain": LANGUAGE}.get(task, metrics.REGRESSION)
+    usual = {"classification": "accuracy", "pretrain": LANGUAGE[0]}.get(task, "pearson")
+    primary = recipe.metric if recipe.metric != "auto" else usual
     if primary not in allowed:
         raise UserError(f"evaluation.metric is '{primary}'; allowed for {task}: auto, {', '.join(allowed)}")
     return primary
@@ -66,7 +69,7 @@ def primary_metric(recipe: EvaluationRecipe, task: str) -> str:
 
 def refuse_selection(select_by: str, task: str) -> None:
     """Raise UserError if the metric to select by does not exist for the task."""
-    allowed = metrics.CLASSIFICATION if task == "classification" else metrics.REGRESSION
+    allowed = {"classification": metrics.CLASSIFICATION, "pretrain": ()}.get(task, metrics.REGRESSION)
     if select_by not in ("auto", "loss", *allowed):
         raise UserError(f"training.select_by is '{select_by}'; allowed for {task}: auto, loss, {', '.join(allowed)}")
 

@@ -13,9 +13,10 @@ from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, Split, open_dataset
 from xlnet.errors import RunError, UserError
-from xlnet.evaluation import baseline, metrics, report
+from xlnet.evaluation import baseline, language, metrics, report
 from xlnet.evaluation.comparison import primary_metric
 from xlnet.evaluation.predictor import probabilities
+from xlnet.model.config import PRETRAIN
 from xlnet.model.inference import predict_logits
 from xlnet.model.weights import load_classifier
 from xlnet.model.xlnet import XLNetClassifier
@@ -43,25 +44,23 @@ def evaluate(recipe_json: str, dataset: str, model: str, out: str) -> dict[str, 
     given = recipes.from_json(recipe_json).evaluation
     provenance.refuse_foreign(out, "evaluation")
     dataset_digest, model_digest = provenance.verify(dataset), provenance.verify(model)
-    data, classifier = open_dataset(dataset), load_classifier(model)
-    refuse_mismatch(classifier, data, model)
-    split = data.split("test")
-    logits = predict_logits(classifier, split)
-    refuse_not_finite(classifier, logits, model)
-    table = predictions_table(logits, split, data.classes)
-    figures = judge(logits, split.labels, data.classes, given)
+    data = open_dataset(dataset)
+    is_language_model = data.card["task"] == PRETRAIN
+    table, figures = (language.judge if is_language_model else _judge)(model, data, given)
     made_of = recipes.of_artifact(model)
-    whole = Recipe(made_of.data, made_of.model, made_of.training, given)
+    whole = Recipe(made_of.data, made_of.model, made_of.training, given, pretraining=made_of.pretraining)
     test_digest = data.card["splits"]["test"]["digest"]
     content = {"test_digest": test_digest, "model_digest": model_digest, "dataset_digest": dataset_digest, **figures}
-    content["baseline"], table = _with_baseline(table, logits, data, figures["primary"], given, _seconds(model))
-    content["remarks"] = baseline.remarks(content, whole)
+    content["remarks"] = [] if is_language_model else baseline.remarks(content, whole)
     with provenance.writing(out, "evaluation") as directory:
         pq.write_table(table, directory / "predictions.parquet")
         _write_json(directory / "metrics.json", content)
-        page = report.render(content, data.card, whole, Path(model), table, given.worst)
+        if is_language_model:
+            page = language.render(content, table, given.worst)
+        else:
+            page = report.render(content, data.card, whole, Path(model), table, given.worst)
         (directory / "report.html").write_text(page, encoding="utf-8")
-        sections = ("data", "model", "training", "evaluation")
+        sections = ("data", "model", "training", "evaluation", "pretraining")
         (directory / "recipe.json").write_text(whole.part(*sections), encoding="utf-8")
         facts = _facts(content)
         lineage = provenance.record(
@@ -111,6 +110,17 @@ def _say(content: dict[str, Any]) -> None:
         print(f"{base['name']}{uses}: {primary} {score}; {baseline.spell(base['difference'])}")
     for remark in content["remarks"]:
         print(f"note: {remark}")
+
+
+def _judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table, dict[str, Any]]:
+    """Return a classifier's predictions for the test split and their metrics, beside a baseline's."""
+    classifier, split = load_classifier(model), data.split("test")
+    refuse_mismatch(classifier, data, model)
+    logits = predict_logits(classifier, split)
+    refuse_not_finite(classifier, logits, model)
+    table, figures = predictions_table(logits, split, data.classes), judge(logits, split.labels, data.classes, recipe)
+    theirs, table = _with_baseline(table, logits, data, figures["primary"], recipe, _seconds(model))
+    return table, {**figures, "baseline": theirs}
 
 
 def refuse_mismatch(model: XLNetClassifier, data: Dataset, name: str) -> None:

@@ -83,7 +83,29 @@ class XLNetLanguageModel(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.lm_loss = Bias(config)
+        self.recurrence = (0, 0)  # hidden states kept for each text and layer, and tokens of a segment that are reused
+        self.memory: Tensor | None = None
         initialise(self, config.initializer_range)
+
+    def remember(self, texts: int, keep: int, reuse: int) -> None:
+        """Make memory for so many texts, a part of the model's state: :meth:`forward` takes its last two numbers."""
+        layers, width = len(self.transformer.layer), self.config.d_model
+        zeros = torch.zeros(layers, texts, keep, width, device=self.lm_loss.bias.device)
+        del self.memory
+        self.register_buffer("memory", zeros)
+        self.recurrence = (keep, reuse)
+
+    def memory_of(self, first: int, count: int, is_first: bool) -> Tensor | None:
+        """Return the memory of some texts, which starts from zeros as in the released code; None without memory."""
+        if self.memory is None:
+            return None
+        part = self.memory[:, first : first + count]
+        return torch.zeros_like(part) if is_first else part.clone()
+
+    def keep(self, memory: Tensor | None, first: int) -> None:
+        """Replace the memory of some texts."""
+        if self.memory is not None and memory is not None:
+            self.memory[:, first : first + memory.shape[1]] = memory
 
     def forward(self, text: Text, keep: int = 0, reuse: int = 0) -> tuple[Tensor, Tensor | None]:
         """Compute the hidden states of the predicted positions, and the memory for the next segment.
@@ -169,8 +191,10 @@ def attend(
     content_BLD = x_BQD[:, : shared.sight.length]
     known_BKD = content_BLD if memory_BMD is None else torch.cat([memory_BMD, content_BLD], 1)
     heads, width = attention.o.shape[1:]
-    q = project(x_BQD.flatten(0, 1), attention.qkv[:, 0].flatten(1)).view(texts, queries, heads, width)
-    kv = project(known_BKD.flatten(0, 1), attention.qkv[:, 1:].flatten(1)).view(texts, -1, 2, heads, width)
+    # Contiguous parts of the weights: oneDNN takes a hundred times as long for strided ones.
+    q_weight, kv_weight = (part.flatten(1).contiguous() for part in (attention.qkv[:, 0], attention.qkv[:, 1:]))
+    q = project(x_BQD.flatten(0, 1), q_weight).view(texts, queries, heads, width)
+    kv = project(known_BKD.flatten(0, 1), kv_weight).view(texts, -1, 2, heads, width)
     k, v = kv.unbind(2)
     r_RNH = project(shared.distances_RD.to(x_BQD.dtype), attention.r.flatten(1)).view(-1, heads, width)
     positions = Positions(r_RNH.to(q.dtype), attention.r_w_bias, attention.r_r_bias)

@@ -25,12 +25,14 @@ from xlnet.model.xlnet import XLNetClassifier
 FUSED = ".rel_attn.qkv"
 HEAD = "logits_proj.weight"
 NO_CLASSIFIER = ": it is no trained classifier; to fine-tune it name it as model.pretrained"
+MEMORY = "memory"  # what a training remembers of the last segments is no part of a model
 
 
 def save_model(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes."""
     Path(directory, "config.json").write_text(configs.to_json(config), encoding="utf-8")
-    state = {name: value.detach().to("cpu", torch.float32) for name, value in weights.items()}
+    kept = {name: value for name, value in weights.items() if name != MEMORY}
+    state = {name: value.detach().to("cpu", torch.float32) for name, value in kept.items()}
     tensors = {name: value.contiguous() for name, value in split_qkv(state).items()}
     save_file(tensors, str(Path(directory, "model.safetensors")), metadata={"format": "pt"})
 
@@ -110,14 +112,17 @@ def _refuse_misfit(directory: Path, model: torch.nn.Module, tensors: Mapping[str
             raise UserError(f"'{directory}' has {name} as {tensors[name].dtype}; allowed: weights in floating point")
 
 
-def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[str]) -> XLNetClassifier:
+def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[str]) -> Any:
     """Load pretrained weights, with a new head for this task.
 
     Args:
         name: a directory in Hugging Face layout, or a hub name such as ``xlnet-base-cased``.
         tokenizer: directory of the dataset's tokenizer; the weights must have been trained with the same one.
-        task: ``"classification"`` or ``"regression"``.
+        task: ``"classification"``, ``"regression"`` or ``"pretrain"``.
         classes: class names in index order.
+
+    Returns:
+        A classifier, or a language model.
 
     Raises:
         UserError: there is no such model, it is not XLNet, or it has another vocabulary.
@@ -126,7 +131,7 @@ def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[s
     published = configs.read(directory / "config.json")
     refuse_other_tokens(name, directory, load_tokenizer(tokenizer), published.vocab_size)
     config = XLNetConfig(**{**vars(published), "task": task, "classes": tuple(classes)})
-    model = XLNetClassifier(config)
+    model = XLNetLanguageModel(config) if task == configs.PRETRAIN else XLNetClassifier(config)
     found = _with_prefix(tensor_files.read(directory))
     refuse_misfit(name, {key: tuple(value.shape) for key, value in found.items()}, config)
     tensors, own = join_qkv(found), model.state_dict()

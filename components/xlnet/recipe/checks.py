@@ -73,6 +73,19 @@ def refuse_unknown_classes(weights: Mapping[str, float], classes: Iterable[str])
             raise UserError(f"training.class_weights names '{name}', no class of the data; allowed: {some}{hint}")
 
 
+def check_together(recipe: Any) -> None:
+    """Raise UserError if sections do not fit together."""
+    given, longest = recipe.pretraining, recipe.data.max_length
+    if bool(given.mem_len) != bool(given.reuse_len):
+        missing = "reuse_len" if given.mem_len else "mem_len"
+        raise UserError(f"pretraining.{missing} is 0 and the other is not; memory needs both, or neither")
+    if recipe.data.task == "pretrain" and given.mem_len > longest:
+        raise UserError(
+            f"pretraining.mem_len is {given.mem_len}, longer than a segment; "
+            f"allowed: data.max_length = {longest} at most"
+        )
+
+
 def _check_dialect(data: Any) -> None:
     if data.delimiter != "auto" and (len(data.delimiter) != 1 or data.delimiter in '"\r\n'):
         raise UserError(f"data.delimiter is {data.delimiter!r}; allowed: auto, or one character, such as ';'")

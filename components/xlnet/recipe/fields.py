@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xlnet.errors import UserError, nearest
-from xlnet.recipe.checks import check_section
+from xlnet.recipe.checks import check_section, check_together
 from xlnet.steps import KEPT
 
 Column = str | int  # a column's name, or its index from 0
@@ -62,7 +62,7 @@ class DataRecipe:
     text_pair: Column | None = None
     label: Column = "label"
     id: Column | None = None
-    task: str = _choice("classification", "classification", "regression")
+    task: str = _choice("classification", "classification", "regression", "pretrain")
     tokenizer: str = "xlnet-base-cased"  # shipped; "train"; or a directory with spiece.model
     vocab_size: int = _number(0, 0, 1_000_000)  # pieces to learn; 0: what the text supports, at most 8,000
     max_length: int = _number(512, 4, 131_072)  # tokens, including <sep> and <cls>
@@ -122,10 +122,19 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
+class PretrainingRecipe:
+    """The permutation objective, for ``data.task = "pretrain"``."""
+
+    one_in: int = _number(6, 1, 1000)  # one token in so many is predicted: K of the paper
+    reuse_len: int = _number(0, 0, 65_536)  # tokens of each segment that become memory; 0: no memory
+    mem_len: int = _number(0, 0, 65_536)  # most tokens that memory holds; 0: no memory
+
+
+@dataclass(frozen=True)
 class EvaluationRecipe:
     """How the model is judged, and what it takes to replace the champion."""
 
-    metric: str = _choice("auto", "auto", "accuracy", "macro_f1", "mcc", "pearson", "spearman")
+    metric: str = _choice("auto", "auto", "accuracy", "macro_f1", "mcc", "pearson", "spearman", "bits_per_byte")
     margin: float = _number(0.0, -1.0, 1.0)  # amount by which the challenger must beat the champion
     confidence: float = _number(0.95, 0.5, 0.9999)
     resamples: int = _number(1000, 100, 1_000_000)
@@ -152,13 +161,15 @@ class Recipe:
     training: TrainingRecipe = TrainingRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
     registry: RegistryRecipe = RegistryRecipe()
+    pretraining: PretrainingRecipe = PretrainingRecipe()
 
     def __post_init__(self) -> None:
         for section in dataclasses.fields(self):
             check_section(section.name, getattr(self, section.name))
-        if self.training.select_by == "auto" and self.evaluation.metric != "auto":
+        if self.training.select_by == "auto" and self.evaluation.metric not in ("auto", "bits_per_byte"):
             training = dataclasses.replace(self.training, select_by=self.evaluation.metric)
             object.__setattr__(self, "training", training)  # the train step does not read the evaluation section
+        check_together(self)
 
     def to_json(self) -> str:
         """Every field, sorted keys, no spaces: equal recipes give equal strings."""

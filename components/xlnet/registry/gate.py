@@ -21,24 +21,15 @@ from xlnet.data.dataset import open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.evaluation.comparison import RowPredictions, compare
 from xlnet.evaluation.predictor import Predictor
+from xlnet.model.config import PRETRAIN
 from xlnet.recipe import EvaluationRecipe
+from xlnet.registry import language_gate
 from xlnet.registry.challenger import Challenger
+from xlnet.registry.decision import Decision, Incomparable
 from xlnet.registry.versions import ModelVersion
 
 FEWEST_ROWS = 30  # minimum number of rows for a comparison, after removing rows that a model was trained on
 TRY = "train on more rows or for more epochs (training.epochs), or begin with pretrained weights (model.pretrained)"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The gate's decision, with its figures (None if nothing was compared)."""
-
-    promote: bool
-    reason: str
-    champion_version: int | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,10 +38,6 @@ class NamedPredictions:
 
     truth: list[Any]
     given: list[Any]
-
-
-class Incomparable(Exception):
-    """Two models cannot be compared; the message says why."""
 
 
 def gate(
@@ -73,8 +60,13 @@ def gate(
 
 
 def _judge(challenger: Challenger, champion: ModelVersion | None, recipe: EvaluationRecipe) -> Decision:
-    ours = read_predictions(challenger.evaluation)
     number = champion.version if champion else None
+    if challenger.metrics.get("task") == PRETRAIN:
+        try:
+            return language_gate.judge(challenger, champion, recipe, _unseen)
+        except Incomparable as why:
+            return _by_hand(champion, why)
+    ours = read_predictions(challenger.evaluation)
     if useless := _no_better_than_a_constant(challenger, ours, recipe):
         by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name) if champion else 'NAME'}:VERSION"
         return Decision(False, f"{useless}; {TRY}; run --force, or {by_hand}, decides otherwise", number)
@@ -85,8 +77,15 @@ def _judge(challenger: Challenger, champion: ModelVersion | None, recipe: Evalua
     try:
         return _against(challenger, champion, ours, recipe)
     except Incomparable as why:
-        by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name)}:VERSION decides by hand"
-        return Decision(False, f"cannot be compared with champion {number}: {why}; {by_hand}", number)
+        return _by_hand(champion, why)
+
+
+def _by_hand(champion: ModelVersion | None, why: Incomparable) -> Decision:
+    """Return the decision that two models cannot be compared."""
+    assert champion is not None
+    by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name)}:VERSION decides by hand"
+    reason = f"cannot be compared with champion {champion.version}: {why}; {by_hand}"
+    return Decision(False, reason, champion.version)
 
 
 def _no_better_than_a_constant(challenger: Challenger, ours: NamedPredictions, recipe: EvaluationRecipe) -> str:

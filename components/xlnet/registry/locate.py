@@ -6,6 +6,7 @@ from pathlib import Path
 
 from xlnet.data import objects
 from xlnet.errors import UserError
+from xlnet.recipe import DataRecipe, Recipe
 from xlnet.registry import Registry, open_registry
 
 MLFLOW = "models:/"
@@ -38,6 +39,26 @@ def model_directory(reference: str, registry: Callable[[], Registry] = open_regi
     if not directory.is_dir():
         raise UserError(f"model '{reference}' was kept in '{uri}', which is gone; run its recipe again")
     return directory
+
+
+def with_weights(recipe: Recipe, registry: Callable[[], Registry] = open_registry) -> Recipe:
+    """Replace a registered model in ``model.pretrained`` by the place of its files, so that a run names one version.
+
+    Its tokenizer takes the place of the default one.
+
+    Args:
+        recipe: one that may name ``models:/NAME@champion`` or ``models:/NAME/VERSION``.
+        registry: opens the registry, if it is needed.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    name = recipe.model.pretrained
+    if not name.startswith(MLFLOW):
+        return recipe
+    directory = str(model_directory(name, registry))
+    has_own = recipe.data.tokenizer != DataRecipe().tokenizer
+    return recipe.replace(model={"pretrained": directory}, data={} if has_own else {"tokenizer": directory})
 
 
 def registered(reference: str) -> str:

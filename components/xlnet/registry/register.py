@@ -68,7 +68,7 @@ def register(recipe_json: str, dataset: str, model: str, evaluation: str, out: s
         "registry": state.relative(registry.shown_uri, state.home()),
     }
     made_of = recipes.of_artifact(challenger.evaluation)
-    whole = Recipe(made_of.data, made_of.model, made_of.training, given.evaluation, given.registry)
+    whole = Recipe(made_of.data, made_of.model, made_of.training, given.evaluation, given.registry, made_of.pretraining)
     inputs = [provenance.read(model), provenance.read(evaluation)]
     _write(out, entry, facts, whole, started, inputs)
     return facts

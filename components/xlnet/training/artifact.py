@@ -45,13 +45,13 @@ def write(
     _name_longest_row(directory / "tokenizer_config.json", recipe.data.max_length)
     pretrained = [fetch(recipe.model.pretrained)] if recipe.model.pretrained else []
     seen.merge(directory / seen.FILE, [dataset, *pretrained])
-    (directory / "recipe.json").write_text(recipe.part("data", "model", "training"), encoding="utf-8")
+    (directory / "recipe.json").write_text(recipe.part("data", "model", "training", "pretraining"), encoding="utf-8")
     return provenance.record(
         directory,
         type="model",
         step="train",
         started=started,
-        parameters=json.loads(recipe.part("model", "training")),
+        parameters=json.loads(recipe.part("model", "training", "pretraining")),
         metadata={**metadata, "weights_digest": provenance.digest_file(directory / "model.safetensors")},
         inputs=[provenance.read(dataset), *pretrained_lineage(recipe.model.pretrained, started)],
     )

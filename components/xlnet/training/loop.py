@@ -1,20 +1,19 @@
 """The training loop, the same for every device and any number of ranks."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 from torch import Tensor
 
 from xlnet.data.dataset import Dataset
 from xlnet.data.shapes import Share
 from xlnet.errors import RunError, UserError
 from xlnet.evaluation.comparison import refuse_selection
-from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
 from xlnet.training import objective, schedule
 from xlnet.training.checkpoint import Checkpoints, State
@@ -33,9 +32,9 @@ from xlnet.training.history import History, Progress, clock
 from xlnet.training.optim import AdamW, set_learning_rate
 from xlnet.training.preemption import StopRequest
 from xlnet.training.schedule import CheckpointClock
-from xlnet.training.step import forward, optimise
+from xlnet.training.step import optimise
+from xlnet.training.tasks import TASKS, Model
 from xlnet.training.tensors import Replicated
-from xlnet.training.validation import validation_logits
 from xlnet.training.watchdog import Watchdog
 
 SAVE, FINISH, LEAVE = 1, 2, 3  # what a rank can request between two steps; the ranks follow the highest request
@@ -64,7 +63,7 @@ class Training:
 
     def __init__(
         self,
-        model: XLNetClassifier,
+        model: Model,
         optimizer: AdamW,
         tensors: Replicated,
         data: Dataset,
@@ -90,6 +89,7 @@ class Training:
             stop: says whether this process was asked to stop.
         """
         self.model, self.optimizer, self.tensors = model, optimizer, tensors
+        self.task = TASKS[model.config.task]
         self.recipe, self.device, self.checkpoints = recipe, device, checkpoints
         self.progress, self.watchdog, self.stop = progress, watchdog, stop
         self.training, self.validation = data.split("train"), data.split("validation")
@@ -157,10 +157,8 @@ class Training:
             for batch in share.batches:
                 device.seed(self.recipe.seed, step)  # the same on every rank and for every part of the update
                 device.ranks.add_gradients(last=batch is share.batches[-1])
-                at(step, "move")
-                inputs = device.move(batch)
                 at(step, "forward")
-                loss = forward(self.model, inputs, share.texts, self.recipe, device)
+                loss = self.task.loss(self.model, batch, share.texts, self.recipe, device)
                 at(step, "backward")
                 loss.backward()
                 losses.append(loss.detach())
@@ -221,20 +219,20 @@ class Training:
         state, patience = self.state, self.recipe.patience
         if not (last or state.step in self.schedule.validations) or state.validated == state.step:
             return bool(patience) and state.evaluations_waited >= patience
-        logits = validation_logits(
+        select_by = self.recipe.select_by
+        scores = self.task.validate(
             self.model,
             self.validation,
             self.device,
+            select_by,
             tick=lambda: self.watchdog.at(state.step, "validate"),
             stop=lambda: bool(self.stop),
         )
-        if logits is None:
+        if scores is None:
             self.leave()
         self.collect()
-        if not np.isfinite(logits).all():
+        if not math.isfinite(scores["validation_loss"]):
             raise not_finite_model(state.step, "the logits of the validation rows", self.checkpoints.directory())
-        task, select_by = self.model.config.task, self.recipe.select_by
-        scores = objective.validation_metrics(logits, self.validation.labels, task, select_by)
         if self.history:
             self.history.write(state.step, scores)
         state.validated = state.step
@@ -286,6 +284,7 @@ class Training:
         """Return the error message for a loss that is nan or inf."""
         shapes, step = self.device.shapes, problem.step
         (rows,) = row_stream(self.training.lengths, self.recipe, shapes, step - 1, step)
+        rows = rows[rows < len(self.training)]  # a corpus counts stretches, not documents
         return not_finite(problem, self.training, rows, self.recipe.seed, self.checkpoints.directory())
 
     def _watched(self, feed: Feed) -> Iterator[Share]:

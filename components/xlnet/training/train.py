@@ -14,9 +14,6 @@ from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, open_dataset
 from xlnet.errors import LostPeer, Preempted
-from xlnet.model import config as configs
-from xlnet.model.weights import load_pretrained
-from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe, budget
 from xlnet.training import artifact, buckets
 from xlnet.training.checkpoint import Checkpoints, place
@@ -29,6 +26,7 @@ from xlnet.training.loop import Training
 from xlnet.training.optim import AdamW, make_optimizer
 from xlnet.training.preemption import StopRequest
 from xlnet.training.sharding import shard
+from xlnet.training.tasks import TASKS, Model
 from xlnet.training.tensors import Replicated, Sharded
 from xlnet.training.watchdog import Watchdog, end_with_parent
 
@@ -36,7 +34,7 @@ LINGER = 3.0  # seconds that a rank waits for the rank that failed first to repo
 
 
 def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
-    """Train a classifier on a dataset artifact and write a model artifact, as one rank of one or more.
+    """Train a model on a dataset artifact and write a model artifact, as one rank of one or more.
 
     Args:
         recipe_json: JSON of a recipe, or of its ``model`` and ``training`` sections.
@@ -58,19 +56,21 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
     with StopRequest() as stop:
         dataset_digest = provenance.verify(dataset)
         data = open_dataset(dataset)
-        whole = Recipe(data=recipes.of_artifact(dataset).data, model=given.model, training=given.training)
+        whole = Recipe(recipes.of_artifact(dataset).data, given.model, given.training, pretraining=given.pretraining)
         size = _size(data)
         given, whole = whole, budget.decide(whole, size)
         training = whole.training
-        shaping = whole.part("data", "model", "training")
+        shaping = whole.part("data", "model", "training", "pretraining")
         device = detect(precision=training.precision)
         about = {"recipe": json.loads(shaping), "dataset": dataset_digest, "classes": data.classes}
         with _together(device, about, stop) as watchdog:
-            device.fit(data, training)
+            task = TASKS[data.card["task"]]
+            task.fit(device, data, whole)
             checkpoints_place = place(out, shaping, dataset_digest, str(device.shapes))
             device.keep_programs(checkpoints_place.programs())
             with explaining_memory(device):
                 model = device.prepare(make_model(whole, data), training.recompute)
+                task.begin(model, device, data, whole)
             facts = {**_facts(whole, model, device), "dataset_digest": dataset_digest, **provenance.code_facts()}
             leads = device.ranks.rank == 0
             progress = Progress(silent=not leads)
@@ -98,10 +98,12 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
 
 def _size(data: Dataset) -> budget.Size:
     lengths = data.split("train").lengths
-    return budget.Size(len(lengths), int(lengths.sum()), int(lengths.max(initial=1)))
+    is_corpus = data.card["task"] == "pretrain"  # its documents become segments
+    longest = data.card["max_length"] if is_corpus else int(lengths.max(initial=1))
+    return budget.Size(len(lengths), int(lengths.sum()), longest)
 
 
-def _facts(recipe: Recipe, model: XLNetClassifier, device: Device) -> dict[str, Any]:
+def _facts(recipe: Recipe, model: Model, device: Device) -> dict[str, Any]:
     """Facts about the training that are known before its first step."""
     return {
         "base_model": recipe.model.pretrained or f"{recipe.model.preset}, from scratch",
@@ -114,7 +116,7 @@ def _facts(recipe: Recipe, model: XLNetClassifier, device: Device) -> dict[str, 
     }
 
 
-def _tensors(model: XLNetClassifier, recipe: TrainingRecipe, device: Device) -> tuple[AdamW, Replicated]:
+def _tensors(model: Model, recipe: TrainingRecipe, device: Device) -> tuple[AdamW, Replicated]:
     """Return the model's optimizer and the tensors of both, replicated on every rank or sharded."""
     if recipe.shard_weights and device.ranks.size > 1:
         shard(model, device)
@@ -152,11 +154,7 @@ def _together(device: Device, about: dict[str, Any], stop: StopRequest) -> Itera
             raise error from None
 
 
-def make_model(recipe: Recipe, data: Dataset) -> XLNetClassifier:
+def make_model(recipe: Recipe, data: Dataset) -> Model:
     """Make a new model, or load a pretrained one with a new head, for this dataset. Sets the random seed."""
     Device().seed(recipe.training.seed, 0)
-    card = data.card
-    if recipe.model.pretrained:
-        return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", card["task"], data.classes)
-    shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
-    return XLNetClassifier(shape)
+    return TASKS[data.card["task"]].make(recipe, data)

@@ -58,7 +58,7 @@ def check(options: argparse.Namespace) -> int:
 
     known = {**settings.variables(options.recipe), **os.environ}
     planned = PlannedRun(
-        recipe=load(options.recipe, options.settings),
+        recipe=load(options.recipe, options.settings, options.home),
         target=options.target,
         machine=machines.machine(options.machine or "cpu"),
         nodes=options.nodes,

@@ -47,7 +47,7 @@ def show(options: argparse.Namespace) -> int:
     from xlnet_pipeline.targets.local.target import LocalTarget
 
     made = plan(
-        load(options.recipe, options.settings),
+        load(options.recipe, options.settings, options.home),
         LocalTarget(options.home).home,
         target=options.target,
         machine=options.machine,

@@ -14,6 +14,7 @@ from xlnet import state
 from xlnet.data.walking import DATA_SUFFIXES
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
+from xlnet.registry.locate import MLFLOW, with_weights
 from xlnet.training import DEVICES
 from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours, seconds
@@ -98,7 +99,7 @@ def submission(options: argparse.Namespace, recipe: Recipe) -> Submission:
 
 def run(options: argparse.Namespace) -> int:
     """Run the recipe, print its outcome and return its exit status."""
-    recipe = load(options.recipe, options.settings)
+    recipe = load(options.recipe, options.settings, options.home)
     if options.force:
         recipe = recipe.replace(registry={"force": True})
     asked = submission(options, recipe)
@@ -206,8 +207,10 @@ def run_here(options: argparse.Namespace, target: Target, asked: Submission) -> 
     return done.exit_status
 
 
-def load(path: str | None, settings: list[str]) -> Recipe:
+def load(path: str | None, settings: list[str], home: str | None = None) -> Recipe:
     """Return the recipe to run: from the file, the demo, or only from ``--set`` settings.
+
+    A registered model in ``model.pretrained`` becomes the place of its files.
 
     Raises:
         UserError: the recipe is invalid, or names no training data.
@@ -220,7 +223,11 @@ def load(path: str | None, settings: list[str]) -> Recipe:
     if not recipe.data.train:
         where = f"recipe '{path}'" if path else "the recipe"
         raise UserError(f"{where} names no data: write data.train under [data], or type --set data.train=FILE.csv")
-    return recipe
+    if not recipe.model.pretrained.startswith(MLFLOW):
+        return recipe
+    from xlnet.registry import open_registry
+
+    return with_weights(recipe, lambda: open_registry(recipe.registry.uri, home))
 
 
 def home_option(home: str | None) -> str:

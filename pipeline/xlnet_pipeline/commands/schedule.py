@@ -120,7 +120,7 @@ def create(options: argparse.Namespace) -> None:
     timing = schedules.timing(
         options.cron, options.timezone, options.max_concurrent, current_offset=options.current_offset
     )
-    asked = submission(options, load(options.recipe, options.settings))
+    asked = submission(options, load(options.recipe, options.settings, options.home))
     target = open_target(options.target, options.home, options.recipe)
     refuse(asked, target.cannot)
     if target.name != "local":

@@ -35,8 +35,8 @@ def labels(given: PlannedRun) -> str | None:
     """The label column must hold classes, or numbers for a regression."""
     rows, data = given.rows, given.recipe.data
     names = {row.label for row in rows}
-    if data.task == "regression" or given.survey is not None:
-        return None  # the reader checks numbers, and the survey checks small inputs
+    if data.task != "classification" or given.survey is not None:
+        return None  # the reader checks numbers, a corpus has no labels, and the survey checks small inputs
     if len(rows) > 20 and len(names) > surveys.MANY_CLASSES * len(rows):
         return f"data.label = {data.label!r} has {len(names)} different values in the first {len(rows)} rows"
     if len(names) == 1 and not _sorted_by_class(data, given):
@@ -123,6 +123,8 @@ def _sorted_by_class(data: DataRecipe, given: PlannedRun) -> bool:
 
 def truncation(given: PlannedRun) -> str | None:
     """Warn if many texts are truncated."""
+    if given.recipe.data.task == "pretrain":
+        return None  # documents of any length become segments
     lengths, _ = given.lengths
     limit = given.recipe.data.max_length
     cut = sum(length >= limit for length in lengths) / max(1, len(lengths))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlnet.data import snapshot as snapshots
-from xlnet.data.readers import Reject, Row, read_rows
+from xlnet.data.documents import rows_of
+from xlnet.data.readers import Reject, Row
 from xlnet.data.storage import Source, local_path
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.model import config as configs
@@ -75,8 +76,8 @@ def measure(recipe: Recipe) -> Workload:
 
 
 def first_rows(source: Source, recipe: DataRecipe, limit: int) -> list[Row | Reject]:
-    """Return the first rows of a source, or all of them. Raises what :func:`read_rows` raises."""
-    return list(itertools.islice(read_rows(source, recipe), limit))
+    """Return the first rows of a source, or all of them. Raises what :func:`rows_of` raises."""
+    return list(itertools.islice(rows_of(source, recipe), limit))
 
 
 def shape(model: ModelRecipe) -> ModelRecipe:
@@ -122,7 +123,7 @@ def _read(source: Source, recipe: DataRecipe, limit: int) -> tuple[list[Row], in
 
 
 def _usable(source: Source, recipe: DataRecipe) -> Iterator[Row]:
-    for row in read_rows(source, recipe):
+    for row in rows_of(source, recipe):
         if isinstance(row, Row):
             yield row
 
@@ -133,6 +134,10 @@ def token_lengths(rows: list[Row], recipe: DataRecipe) -> tuple[list[int], int]:
     tokenizer = load_tokenizer(STAND_IN if own else recipe.tokenizer)
     some = rows[:: max(1, len(rows) // TOKENISED)][:TOKENISED]
     pairs = [row.text_pair for row in some] if recipe.text_pair is not None else None
-    encoded = tokenizer.encode([row.text for row in some], pairs, recipe.max_length)
+    texts = [row.text for row in some]
+    if recipe.task == "pretrain":
+        encoded = tokenizer.encode_documents(texts, pairs)
+    else:
+        encoded = tokenizer.encode(texts, pairs, recipe.max_length)
     vocabulary = recipe.vocab_size or AUTO_VOCABULARY if own else tokenizer.vocab_size
     return [len(ids) for ids in encoded.input_ids], vocabulary

@@ -10,7 +10,7 @@ from xlnet_pipeline.targets.output import GO_ON
 from xlnet_pipeline.targets.record import StepRun
 
 TRAIN = "train"
-SHAPING = ("data", "model", "training")  # sections of a recipe that tell one training from another
+SHAPING = ("data", "model", "training", "pretraining")  # sections of a recipe that tell one training from another
 
 
 def asked(step: StepRun) -> str:

@@ -1,0 +1,151 @@
+"""Judges a language model: permutation loss, left-to-right perplexity, and bits per byte.
+
+Perplexity depends on the vocabulary. Bits per byte do not, so that models with different tokenizers compare.
+"""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from xlnet import recipe as recipes
+from xlnet.data.dataset import Dataset
+from xlnet.data.tokenizer import load_tokenizer
+from xlnet.errors import RunError, UserError
+from xlnet.evaluation import page
+from xlnet.evaluation.comparison import primary_metric
+from xlnet.evaluation.metrics import Figure
+from xlnet.model.language_model import XLNetLanguageModel
+from xlnet.model.scoring import left_to_right
+from xlnet.model.weights import load_language_model
+from xlnet.recipe import EvaluationRecipe
+from xlnet.training.device import Device
+from xlnet.training.tasks import permutation_loss, segments
+
+AT_ONCE = 4_000_000  # drawn counts held at once
+
+
+def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table, dict[str, Any]]:
+    """Judge a language model on a corpus's test documents.
+
+    Args:
+        model: directory of the model artifact.
+        data: the dataset.
+        recipe: settings of the bootstrap.
+
+    Returns:
+        A table with one row per document (its loss in nats, tokens and bytes), and the content of ``metrics.json``.
+
+    Raises:
+        UserError: the model has another vocabulary than the dataset.
+        RunError: a loss is not finite.
+    """
+    language_model = load_language_model(model)
+    if language_model.config.vocab_size != data.card["vocab_size"]:
+        raise UserError(
+            f"model '{model}' knows {language_model.config.vocab_size} tokens, the dataset has "
+            f"{data.card['vocab_size']}; evaluate it on a dataset made with its own tokenizer"
+        )
+    primary = primary_metric(recipe, "pretrain")
+    split, made_of = data.split("test"), recipes.of_artifact(model)
+    tokens = np.split(split.tokens, split.offsets[1:-1])
+    losses = document_losses(language_model, tokens, Path(model))
+    rows = split.table()
+    texts = zip(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), strict=True)
+    sizes = np.array([byte_count(text, pair) for text, pair in texts], np.int64)
+    shapes = segments(data, made_of)
+    permuted = permutation_loss(language_model, split, shapes, Device())
+    if permuted is None or not np.isfinite([*losses, permuted]).all():
+        raise RunError(f"model '{model}' has losses that are no numbers; train it with a lower training.learning_rate")
+    columns: dict[str, Any] = {name: rows[name] for name in ("row", "source", "line", "id", "text", "text_pair")}
+    table = pa.table({**columns, "loss": losses, "tokens": split.lengths, "bytes": sizes})
+    figures = {
+        "bits_per_byte": _ratio(losses / math.log(2), sizes, recipe),
+        "perplexity": _perplexity(losses, split.lengths, recipe),
+        "permutation_loss": Figure(permuted, math.nan, math.nan),
+    }
+    content = {
+        "task": "pretrain",
+        "rows": len(losses),
+        "classes": [],
+        "primary": primary,
+        "confidence": recipe.confidence,
+        "metrics": {name: _finite(asdict(figure)) for name, figure in figures.items()},
+        "majority_class": None,
+        "baseline": None,
+        "confusion": None,
+        "roc": None,
+    }
+    return table, content
+
+
+def _finite(figure: dict[str, float]) -> dict[str, float]:
+    """Replace an interval that is not known by the value itself."""
+    return {key: figure["value"] if math.isnan(value) else value for key, value in figure.items()}
+
+
+def byte_count(text: str, pair: str | None) -> int:
+    """Return the bytes of a document in UTF-8, and one for its end."""
+    return len(text.encode()) + len((pair or "").encode()) + 1
+
+
+def document_losses(model: XLNetLanguageModel, documents: list[np.ndarray], directory: Path) -> np.ndarray:
+    """Return the negative log-likelihood of tokenised documents, from left to right, in nats: [documents]."""
+    tokenizer = load_tokenizer(directory)
+    return left_to_right(model, documents, recipes.of_artifact(directory).data.max_length, tokenizer.end_id)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, recipe: EvaluationRecipe) -> Figure:
+    """Return the ratio of two sums over documents, with a bootstrap interval (Efron 1979)."""
+    low, high = np.quantile(resampled(above, recipe) / resampled(below, recipe), _tails(recipe))
+    return Figure(float(above.sum() / below.sum()), float(low), float(high))
+
+
+def _perplexity(losses: np.ndarray, tokens: np.ndarray, recipe: EvaluationRecipe) -> Figure:
+    found = _ratio(losses, tokens, recipe)
+    return Figure(*(math.exp(min(700.0, value)) for value in (found.value, found.low, found.high)))
+
+
+def _tails(recipe: EvaluationRecipe) -> list[float]:
+    return [(1 - recipe.confidence) / 2, (1 + recipe.confidence) / 2]
+
+
+def resampled(values: np.ndarray, recipe: EvaluationRecipe) -> np.ndarray:
+    """Return sums over documents that are drawn with replacement; the same documents for any values: [resamples]."""
+    generator, count = np.random.default_rng(recipe.seed), len(values)
+    size = max(1, AT_ONCE // count)
+    sums = []
+    for first in range(0, recipe.resamples, size):
+        draws = generator.integers(0, count, (min(size, recipe.resamples - first), count))
+        sums.append(values[draws].sum(1))
+    return np.concatenate(sums).astype(np.float64)
+
+
+def render(content: dict[str, Any], table: pa.Table, worst: int) -> str:
+    """Write the report's page: the figures, and the documents that surprise the model most."""
+    figures = content["metrics"]
+    title = f"Bits per byte {figures['bits_per_byte']['value']:.4f}"
+    level = f"{content['confidence']:.0%} interval"
+    measured = [
+        [name.replace("_", " "), page.figure(one["value"]), f"{page.figure(one['low'])} to {page.figure(one['high'])}"]
+        for name, one in figures.items()
+    ]
+    per_byte = table["loss"].to_numpy() / table["bytes"].to_numpy() / math.log(2)
+    order = np.argsort(-per_byte, kind="stable")[:worst]
+    hardest = [[f"{per_byte[i]:.2f}", page.folded(table["text"][int(i)].as_py())] for i in order]
+    return page.document(
+        f"{title} – evaluation",
+        [
+            f"<h1>{title}</h1><p>{content['rows']:,} test documents, read from left to right.</p>",
+            page.section(
+                "Figures", page.card(page.table("On the test documents", ["figure", "value", level], measured))
+            ),
+            page.section(
+                "Hardest documents",
+                page.card(page.table("Most bits per byte first", ["bits per byte", "text"], hardest, stacked=True)),
+            ),
+        ],
+    )

@@ -1,0 +1,220 @@
+"""What differs between the tasks that a model is trained for, in one table; the training loop is the same for all."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlnet.data.dataset import Dataset, Split
+from xlnet.data.permutation import SegmentBatch, starts_word
+from xlnet.data.segments import Segments
+from xlnet.data.tokenizer import load_tokenizer
+from xlnet.errors import UserError
+from xlnet.model import config as configs
+from xlnet.model.language_model import Text, XLNetLanguageModel
+from xlnet.model.token_loss import token_loss, token_losses
+from xlnet.model.weights import load_pretrained
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import Recipe, TrainingRecipe
+from xlnet.training import objective, step
+from xlnet.training.device import Device
+from xlnet.training.validation import validation_logits
+
+BATCH_TOKENS = 8192  # of a validation batch
+Model = Any  # XLNetClassifier or XLNetLanguageModel
+
+
+class Task(Protocol):
+    """A task: its model, its batches, its loss, and how its model is validated."""
+
+    def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
+        """Choose the device's batch shapes, before batches are planned."""
+
+    def make(self, recipe: Recipe, data: Dataset) -> Model:
+        """Make a new model, or load a pretrained one. The random seed is set."""
+
+    def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
+        """Prepare a model that is on its device."""
+
+    def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
+        """Return a batch's share of the mean loss over the update's ``total`` texts or tokens: a scalar."""
+
+    def validate(
+        self,
+        model: Model,
+        split: Split,
+        device: Device,
+        select_by: str,
+        tick: Callable[[], None],
+        stop: Callable[[], bool],
+    ) -> dict[str, float] | None:
+        """Return the scores of the validation rows, nan if not finite; None if a rank was asked to stop."""
+
+
+class Supervised:
+    """Classification and regression."""
+
+    def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
+        """See :class:`Task`."""
+        device.fit(data, recipe.training)
+
+    def make(self, recipe: Recipe, data: Dataset) -> Model:
+        """See :class:`Task`."""
+        card = data.card
+        if recipe.model.pretrained:
+            return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", card["task"], data.classes)
+        shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
+        return XLNetClassifier(shape)
+
+    def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
+        """See :class:`Task`."""
+
+    def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
+        """See :class:`Task`."""
+        return step.forward(model, device.move(batch), total, recipe, device)
+
+    def validate(
+        self,
+        model: Model,
+        split: Split,
+        device: Device,
+        select_by: str,
+        tick: Callable[[], None],
+        stop: Callable[[], bool],
+    ) -> dict[str, float] | None:
+        """See :class:`Task`."""
+        logits = validation_logits(model, split, device, tick, stop)
+        if logits is None:
+            return None
+        if not np.isfinite(logits).all():
+            return {"validation_loss": math.nan}
+        return objective.validation_metrics(logits, split.labels, model.config.task, select_by)
+
+
+class Pretraining:
+    """Permutation language modelling."""
+
+    def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
+        """See :class:`Task`.
+
+        Raises:
+            UserError: the device, or several of them, cannot pretrain as the recipe asks.
+        """
+        if device.kind in ("xla", "tpu"):
+            raise UserError(f"data.task = 'pretrain' does not run on {device.kind!r} yet; allowed: cpu, cuda")
+        if device.ranks.size > 1 and (recipe.pretraining.mem_len or recipe.training.shard_weights):
+            raise UserError(
+                "pretraining on several devices has no memory and no sharded weights; set pretraining.mem_len=0, "
+                "pretraining.reuse_len=0 and training.shard_weights=false, or train on one device"
+            )
+        device.shapes = segments(data, recipe)
+
+    def make(self, recipe: Recipe, data: Dataset) -> Model:
+        """See :class:`Task`."""
+        if recipe.model.pretrained:
+            return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", configs.PRETRAIN, [])
+        shape = configs.from_recipe(recipe.model, data.card["vocab_size"], data.pad_id, configs.PRETRAIN, [])
+        return XLNetLanguageModel(shape)
+
+    def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
+        """See :class:`Task`."""
+        model.transformer.sparse_gradient = False  # the output layer gives every row of the table a gradient
+        if recipe.pretraining.mem_len:
+            shapes = segments(data, recipe)
+            texts = shapes.at_once(data.split("train").lengths, recipe.training.batch_tokens)
+            model.remember(texts, recipe.pretraining.mem_len, recipe.pretraining.reuse_len)
+
+    def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
+        """See :class:`Task`."""
+        text, weights_BP = _moved(batch, device)
+        kept = model.memory_of(batch.first_text, len(batch.index_B), batch.is_first)
+        text = Text(text.input_ids_BL, text.segment_ids_BL, text.order_BL, text.place_BP, kept, batch.first_text)
+        with device.autocast():
+            hidden_BPD, memory = model(text, *model.recurrence)
+            model.keep(memory, batch.first_text)
+            return token_loss(
+                hidden_BPD.flatten(0, 1),
+                model.transformer.word_embedding.weight,
+                model.lm_loss.bias,
+                text.targets_BP.flatten(),
+                weights_BP.flatten() / total,
+                recipe.label_smoothing,
+            )
+
+    def validate(
+        self,
+        model: Model,
+        split: Split,
+        device: Device,
+        select_by: str,
+        tick: Callable[[], None],
+        stop: Callable[[], bool],
+    ) -> dict[str, float] | None:
+        """See :class:`Task`."""
+
+        def goes_on() -> bool:
+            tick()
+            return not any(device.ranks.gather(stop()))
+
+        assert isinstance(device.shapes, Segments)
+        loss = permutation_loss(model, split, device.shapes, device, goes_on)
+        return None if loss is None else {"validation_loss": loss}
+
+
+SUPERVISED, PRETRAINING = Supervised(), Pretraining()
+TASKS: dict[str, Task] = {"classification": SUPERVISED, "regression": SUPERVISED, "pretrain": PRETRAINING}
+
+
+def segments(data: Dataset, recipe: Recipe) -> Segments:
+    """Return the segments that a recipe makes of a corpus.
+
+    Raises:
+        UserError: the recipe's numbers do not fit together.
+    """
+    tokenizer = load_tokenizer(data.path / "tokenizer")
+    starts_V = np.array([starts_word(piece) for piece in tokenizer.pieces])
+    given = recipe.pretraining
+    return Segments(
+        recipe.data.max_length, given.reuse_len, given.one_in, recipe.training.seed, data.card["special_ids"], starts_V
+    )
+
+
+def permutation_loss(
+    model: XLNetLanguageModel,
+    split: Split,
+    shapes: Segments,
+    device: Device,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> float | None:
+    """Return the mean cross-entropy of the predicted tokens, the same targets each time; None if told to stop."""
+    was_training, memory, total, count = model.training, None, 0.0, 0.0
+    model.eval()
+    try:
+        for batch in shapes.evaluation(split, BATCH_TOKENS):
+            if not goes_on():
+                return None
+            text, weights_BP = _moved(batch, device)
+            earlier = None if batch.is_first or memory is None else memory[:, : len(batch.index_B)]
+            text = Text(text.input_ids_BL, text.segment_ids_BL, text.order_BL, text.place_BP, earlier)
+            with torch.no_grad(), device.autocast():
+                hidden_BPD, memory = model(text, *model.recurrence)
+                table, bias = model.transformer.word_embedding.weight, model.lm_loss.bias
+                losses_P = token_losses(hidden_BPD.flatten(0, 1), table, bias, text.targets_BP.flatten())
+            total += float((losses_P * weights_BP.flatten()).sum())
+            count += float(batch.weights_BP.sum())
+    finally:
+        model.train(was_training)
+    return total / count
+
+
+def _moved(batch: SegmentBatch, device: Device) -> tuple[Text, Tensor]:
+    text = Text(
+        device.tensor(batch.input_ids_BL),
+        device.tensor(batch.segment_ids_BL),
+        device.tensor(batch.order_BL),
+        device.tensor(batch.place_BP),
+    )
+    return text, device.tensor(batch.weights_BP)

@@ -1,0 +1,212 @@
+"""Pretraining from text to a registered model, and a fine-tuning that continues it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import XLNetLMHeadModel
+
+import xlnet
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.__main__ import main
+from xlnet.data.documents import rows_of
+from xlnet.data.readers import Row
+from xlnet.data.storage import list_sources
+from xlnet.errors import UserError
+from xlnet.model.weights import load_language_model
+from xlnet.registry import open_registry
+from xlnet.registry.locate import with_weights
+
+SENTENCES = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
+OUTPUT = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
+
+
+def text(first, count):
+    """Sentences of the demo's data."""
+    lines = [line for file in sorted(SENTENCES.glob("*.txt")) for line in file.read_text("utf-8").splitlines()]
+    return [line.split("\t")[0] for line in lines[first : first + count]]
+
+
+def write(path, lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def recipe_of(corpus, **changes):
+    return recipes.from_changes(
+        {
+            "data": {
+                "train": [str(corpus)],
+                "task": "pretrain",
+                "tokenizer": "train",
+                "vocab_size": 200,
+                "max_length": 32,
+            },
+            "model": {"n_layer": 2, "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64},
+            "training": {"steps": 20, "batch_tokens": 256, "evaluate_every": 10, "checkpoint_every": 4},
+            "pretraining": {"mem_len": 24, "reuse_len": 16},
+            "registry": {"name": "lm"},
+            **changes,
+        }
+    )
+
+
+def step(name, recipe, folder, *inputs):
+    out = folder / OUTPUT[name]
+    given = [f"--{one}={folder / one}" for one in inputs]
+    assert main([name, "--recipe-json", recipe.to_json(), f"--out={out}", *given]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """All steps of a pretraining: the folder of its artifacts."""
+    folder = tmp_path_factory.mktemp("pretraining")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLNET_PIPELINE_HOME", str(folder / "home"))
+        recipe = recipe_of(write(folder / "corpus.txt", text(0, 500)))
+        step("preprocess", recipe, folder)
+        step("train", recipe, folder, "dataset")
+        step("evaluate", recipe, folder, "dataset", "model")
+        step("register", recipe, folder, "dataset", "model", "evaluation")
+    return folder
+
+
+def test_it_learns_and_is_judged(pretrained):
+    metrics = json.loads((pretrained / "evaluation" / "metrics.json").read_text())
+    figures = {name: one["value"] for name, one in metrics["metrics"].items()}
+    assert metrics["primary"] == "bits_per_byte"
+    assert 0 < figures["bits_per_byte"] < 8
+    assert 1 < figures["perplexity"] < 200
+    assert 0 < figures["permutation_loss"] < 5.2
+    page = (pretrained / "evaluation" / "report.html").read_text()
+    assert "Hardest documents" in page
+    entry = json.loads((pretrained / "registration" / "registration.json").read_text())
+    assert entry["promoted"] is True
+    XLNetLMHeadModel.from_pretrained(pretrained / "model")
+    assert load_language_model(pretrained / "model").memory is None  # what a training remembers is not kept
+
+
+def test_the_gate_compares_bits_per_byte(pretrained, tmp_path, monkeypatch):
+    """A model of fewer steps and another vocabulary loses to the champion on the same documents."""
+    monkeypatch.setenv("XLNET_PIPELINE_HOME", str(pretrained / "home"))
+    recipe = recipe_of(pretrained / "corpus.txt").replace(training={"steps": 1}, data={"vocab_size": 150})
+    step("preprocess", recipe, tmp_path)
+    step("train", recipe, tmp_path, "dataset")
+    step("evaluate", recipe, tmp_path, "dataset", "model")
+    step("register", recipe, tmp_path, "dataset", "model", "evaluation")
+    entry = json.loads((tmp_path / "registration" / "registration.json").read_text())
+    assert entry["promoted"] is False
+    assert "does not beat the champion" in entry["reason"]
+    assert "bits per byte" in entry["reason"]
+
+
+def test_a_fine_tuning_continues_the_champion(pretrained, tmp_path, monkeypatch):
+    """One chain leads from the classifier through both data sets."""
+    monkeypatch.setenv("XLNET_PIPELINE_HOME", str(pretrained / "home"))
+    rows = [f"{line}\t{'good' in line}" for line in text(600, 150)]
+    data = {"train": [str(write(tmp_path / "rows.tsv", ["text\tlabel", *rows]))], "max_length": 32}
+    given = recipes.from_changes(
+        {"data": data, "model": {"pretrained": "models:/lm@champion"}, "training": {"steps": 2}}
+    )
+    recipe = with_weights(given)
+    assert recipe.model.pretrained == recipe.data.tokenizer == str(pretrained / "model")
+    assert with_weights(given.replace(model={"pretrained": "models:/lm/1"})) == recipe
+    step("preprocess", recipe, tmp_path)
+    model = step("train", recipe, tmp_path, "dataset")
+    (dataset, base) = provenance.read(model)["inputs"]
+    assert dataset["artifact"]["digest"] == provenance.read(tmp_path / "dataset")["artifact"]["digest"]
+    assert base["artifact"]["digest"] == provenance.read(pretrained / "model")["artifact"]["digest"]
+    (corpus,) = base["inputs"]
+    assert corpus["inputs"][0]["artifact"]["metadata"]["files"][0]["uri"].endswith("corpus.txt")
+    with pytest.raises(UserError, match="nobody"):
+        with_weights(given.replace(model={"pretrained": "models:/nobody@champion"}), open_registry)
+
+
+def test_a_killed_pretraining_continues_to_the_same_bits(pretrained, tmp_path, monkeypatch):
+    """Memory included: the steps after the checkpoint see what the killed run remembered."""
+    monkeypatch.setenv("XLNET_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    recipe = recipe_of(pretrained / "corpus.txt").to_json()
+    dataset = str(pretrained / "dataset")
+    code = (
+        "import os, signal, sys\n"
+        "from xlnet.training import loop, train\n"
+        "update = loop.Training.update\n"
+        "def killed(self, share):\n"
+        "    if self.state.step == 11: self.checkpoints._writer.wait(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return update(self, share)\n"
+        "loop.Training.update = killed\n"
+        "train.train(*sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", code, recipe, dataset, str(tmp_path / "model")]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == -9
+    from xlnet.training.train import train
+
+    facts = train(recipe, dataset, str(tmp_path / "model"))
+    assert facts["resumed_from"] in (8, 10)
+    whole = provenance.read(pretrained / "model")["artifact"]["metadata"]
+    assert facts["weights_digest"] == whole["weights_digest"]
+
+
+def test_documents_of_plain_text(tmp_path):
+    recipe = recipe_of(tmp_path / "x.txt").data
+
+    def documents(content):
+        (tmp_path / "x.txt").write_bytes(content)
+        (source,) = list_sources("data.train", (str(tmp_path / "x.txt"),))
+        return [row.text for row in rows_of(source, recipe) if isinstance(row, Row)]
+
+    assert documents(b"one\ntwo\nthree\n") == ["one", "two", "three"]
+    assert documents(b"one\ntwo\n\nthree\n\n\n") == ["one two", "three"]
+    assert documents(b"one\n\n\n") == ["one"]
+
+
+BAD = {
+    "short": ("".join(f"one two three {i}\n" for i in range(40)), {}, r"fewer than the 512 of one segment"),
+    "endless": ("word " * 300_000, {"max_record_bytes": 2000}, r"line is too long"),
+    "binary": (b"\x89PNG\r\n\x1a\n" + bytes(500), {}, r"is a picture"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_corpus_that_cannot_be_used_says_why(kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XLNET_PIPELINE_HOME", str(tmp_path))
+    content, settings, message = BAD[kind]
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    recipe = recipe_of(path).replace(
+        data={"tokenizer": "xlnet-base-cased", "max_length": 512, "vocab_size": 0, **settings}
+    )
+    arguments = ["--recipe-json", recipe.replace(pretraining={"mem_len": 0, "reuse_len": 0}).to_json()]
+    status = main(["preprocess", *arguments, f"--out={tmp_path / 'dataset'}"])
+    if not status:
+        status = main(["train", *arguments, f"--dataset={tmp_path / 'dataset'}", f"--out={tmp_path / 'model'}"])
+    said = capsys.readouterr().err
+    assert status == 2, said
+    assert re.search(message, said), said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mem_len": 8, "reuse_len": 0}, r"reuse_len is 0 and the other is not"),
+        ({"mem_len": 64, "reuse_len": 8}, r"mem_len is 64, longer than a segment; allowed: data\.max_length = 32"),
+        ({"one_in": 0}, r"one_in is 0; allowed: 1 to 1000"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        recipe_of(tmp_path / "x.txt").replace(pretraining=changes)
+
+
+def test_a_tokenizer_that_does_not_match_the_weights_is_refused(pretrained, tmp_path, capsys):
+    recipe = recipe_of(pretrained / "corpus.txt").replace(data={"vocab_size": 150})
+    step("preprocess", recipe, tmp_path)
+    given = recipe.replace(model={"pretrained": str(pretrained / "model")})
+    arguments = ["--recipe-json", given.to_json(), f"--dataset={tmp_path / 'dataset'}", f"--out={tmp_path / 'model'}"]
+    assert main(["train", *arguments]) == 2
+    assert "tokens, the dataset's tokenizer 150; set data.tokenizer" in capsys.readouterr().err
