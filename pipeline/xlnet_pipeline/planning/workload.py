@@ -56,7 +56,7 @@ def measure(recipe: Recipe) -> Workload:
     lengths, vocabulary = token_lengths(read, recipe.data)
     mean = sum(lengths) / max(1, len(lengths))
     classes = {row.label for row in read} if recipe.data.task == "classification" else {""}
-    longest = max(lengths, default=1)
+    longest = recipe.data.max_length if recipe.data.task == "pretrain" else max(lengths, default=1)
     size = budget.Size(trained_on, math.ceil(trained_on * mean), longest)
     decided = budget.decide(recipe, size)
     batch = min(max(decided.training.batch_tokens, math.ceil(mean)), math.ceil(trained_on * mean))
