@@ -64,13 +64,10 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
         device = detect(precision=training.precision)
         about = {"recipe": json.loads(shaping), "dataset": dataset_digest, "classes": data.classes}
         with _together(device, about, stop) as watchdog:
-            task = TASKS[data.card["task"]]
-            task.fit(device, data, whole)
+            TASKS[data.card["task"]].fit(device, data, whole)
             checkpoints_place = place(out, shaping, dataset_digest, str(device.shapes))
             device.keep_programs(checkpoints_place.programs())
-            with explaining_memory(device):
-                model = device.prepare(make_model(whole, data), training.recompute)
-                task.begin(model, device, data, whole)
+            model = _model_on(device, whole, data)
             facts = {**_facts(whole, model, device), "dataset_digest": dataset_digest, **provenance.code_facts()}
             leads = device.ranks.rank == 0
             progress = Progress(silent=not leads)
@@ -94,6 +91,14 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
                 lineage = artifact.write(Path(folder), result.weights, config, metadata, started, whole, dataset)
             checkpoints.clear()
     return {**lineage["artifact"]["metadata"], "model_digest": lineage["artifact"]["digest"]}
+
+
+def _model_on(device: Device, recipe: Recipe, data: Dataset) -> Model:
+    """Return the model, on the device and ready for its task."""
+    with explaining_memory(device):
+        model = device.prepare(make_model(recipe, data), recipe.training.recompute)
+        TASKS[data.card["task"]].begin(model, device, data, recipe)
+    return model
 
 
 def _size(data: Dataset) -> budget.Size:
