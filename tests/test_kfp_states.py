@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,67 @@ def test_one_that_stays_away_ends_the_wait_in_the_end(
     recipe = recipe_file(tmp_path / "recipe.toml")
     assert main(["run", str(recipe), "--target", "kfp", "--no-check", "--wait"]) == 1
     assert "goes on failing (503" in capsys.readouterr().err
+
+
+def test_a_run_that_is_cancelled_before_it_began(
+    kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kfp.run_pipelines = False
+    run = started(recipe_file(tmp_path / "recipe.toml"), capsys)
+    ((identity, execution),) = kfp.executions.items()
+    history = kfp.runs[identity]["state_history"]
+    history.append({"update_time": "2026-11-26T15:01:53Z", "state": "CANCELING"})
+    assert main(["runs", "show", run, "--target", "kfp"]) == 0
+    assert "note: somebody asked for its end at 15:01:53 UTC; it has not ended yet" in capsys.readouterr().out
+    execution.state, execution.began = "FAILED", datetime.now(UTC)
+    execution.ended = execution.began
+    history.append({"update_time": "2026-11-26T15:01:59Z", "state": "FAILED"})
+    kfp.runs[identity]["storage_state"] = "ARCHIVED"
+    assert main(["runs", "show", run, "--target", "kfp"]) == 0
+    shown = capsys.readouterr().out
+    assert f"run {run}  CANCELLED" in shown
+    assert shown.count("SKIPPED") == 5
+    assert main(["runs", "list", "--target", "kfp"]) == 0
+    assert "CANCELLED" in capsys.readouterr().out
+    assert main(["runs", "logs", run, "--target", "kfp"]) == 0
+    assert f"no step of run {run} has written anything" in capsys.readouterr().err
+
+
+def test_a_run_that_somebody_started_in_the_ui_is_known_by_the_servers_id(
+    kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started(recipe_file(tmp_path / "recipe.toml"), capsys, "--set", "data.text=body")
+    ((identity, execution),) = kfp.executions.items()
+    execution.join(60)
+    kfp.runs[identity]["display_name"] = "Run of reviews (1b2c3)"
+    del kfp.runs[identity]["runtime_config"]["pipeline_root"]
+    for name in (identity, identity[:6], identity[-6:]):
+        assert main(["runs", "show", name, "--target", "kfp"]) == 0
+        shown = capsys.readouterr().out
+        assert f"run {identity}  FAILED" in shown
+        assert "has no column 'body'; it has: text, label" in shown
+    assert "Traceback" not in shown
+    assert "Traceback" not in shown, "a mistake of the user's is no bug"
+    assert main(["runs", "logs", identity, "preprocess", "--target", "kfp"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) < 8
+
+
+def test_a_huge_log_with_strange_bytes_is_read_in_seconds(
+    kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = started(recipe_file(tmp_path / "recipe.toml"), capsys, "--set", "data.text=body")
+    (execution,) = kfp.executions.values()
+    execution.join(60)
+    lines = "".join(f"step {number}/200000  loss 0.6931\n" for number in range(200_000))
+    execution.tasks["preprocess"].logs[-1] = f"{lines}\x00\x1b[31mred\x1b[0m\n{execution.tasks['preprocess'].logs[-1]}"
+    began = time.monotonic()
+    assert main(["runs", "show", run, "--target", "kfp"]) == 0
+    assert "has no column 'body'" in capsys.readouterr().out
+    assert main(["runs", "logs", run, "preprocess", "--target", "kfp"]) == 0
+    said = capsys.readouterr().out
+    assert time.monotonic() - began < 30
+    assert said.count("\n") > 200_000
+    assert "\x1b" not in said
 
 
 def until(look: Callable[[], Any]) -> Any:

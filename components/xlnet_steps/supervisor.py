@@ -87,7 +87,10 @@ def once(arguments: Sequence[str]) -> int:
     try:
         executor_main.executor_main()
     except Exception as error:
-        traceback.print_exc()
+        if isinstance(error, UserError):  # its message says all: where in the code it arose helps nobody
+            print(f"{TRACEBACK}\n{traceback.format_exception_only(error)[-1]}", end="", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
         if file := os.environ.get(LAST_WORDS):
             Path(file).write_text(traceback.format_exception_only(error)[-1], encoding="utf-8")
         return UserError.exit_status if isinstance(error, UserError) else RunError.exit_status

@@ -172,8 +172,13 @@ def logs(options: argparse.Namespace) -> None:
     lines = (
         following.follow(here, options.run, options.step) if options.follow else here.logs(options.run, options.step)
     )
+    wrote = False
     for line in lines:
+        wrote = True
         print(visible(line), flush=options.follow)
+    if not wrote:
+        see = f"xlnet-pipeline runs show {options.run} --target {here.name}"
+        print(f"no step of run {options.run} has written anything; see: {see}", file=sys.stderr)
 
 
 def cancel(options: argparse.Namespace) -> None:

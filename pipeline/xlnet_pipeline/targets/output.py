@@ -60,7 +60,9 @@ class Output:
         kind, message = self._explain(step, status, home)
         if kind == "bug":
             self._release()
-        return RunFailure(step, message, "user" if kind == "user" else "run", self.last)
+        if kind == "user":
+            return RunFailure(step, message, "user", self.last[: -len(self._held)])
+        return RunFailure(step, message, "run", self.last)
 
     def _explain(self, step: str, status: int, home: str) -> tuple[str, str]:
         error = next((line for line in reversed(self._held) if line and not line[0].isspace()), "")

@@ -34,7 +34,9 @@ def run_of(found: Any, target: str, namespace: str = "kubeflow") -> tuple[Run, N
         _fill(step, nodes)
         if run.status in remote.ENDED:
             _close(step, run.status, asked)
-    if run.status == record.RUNNING:
+    if run.status == record.RUNNING and asked:
+        run.notes.append(f"somebody asked for its end at {asked:%H:%M:%S} UTC; it has not ended yet")
+    elif run.status == record.RUNNING:
         _say_what_waits(run, nodes, found, namespace)
     return run, nodes
 
