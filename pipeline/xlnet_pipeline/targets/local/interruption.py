@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from xlnet.recipe.fields import AUTO
 from xlnet_pipeline.targets import processes
 from xlnet_pipeline.targets.output import GO_ON
 from xlnet_pipeline.targets.record import StepRun
@@ -58,8 +59,13 @@ def checkpoint(step: StepRun, recipe: dict[str, Any], home: Path) -> int | None:
 
 
 def _is_of(about: Path, dataset: str | None, recipe: dict[str, Any]) -> bool:
+    """Whether checkpoints belong to a run with this recipe, for whose "auto" the training has put numbers."""
     try:
         facts = json.loads(about.read_text(encoding="utf-8"))
-        return facts["dataset"] == dataset and all(facts["recipe"][name] == recipe[name] for name in SHAPING)
+        return facts["dataset"] == dataset and all(
+            value in (AUTO, facts["recipe"][section][name])
+            for section in SHAPING
+            for name, value in recipe[section].items()
+        )
     except (OSError, ValueError, KeyError):
         return False
