@@ -194,7 +194,7 @@ def test_init_overwrites_only_when_told(tmp_path: Path, capsys: pytest.CaptureFi
 def test_every_commented_default_is_valid_once_uncommented() -> None:
     text = recipe_reference.commented_toml({}, "title")
     lines = [re.sub(r"^# (\w+ = )", r"\1", line) for line in text.splitlines()]
-    assert recipes.from_changes(tomllib.loads("\n".join(lines))) == recipes.Recipe().replace(
+    assert recipes.from_changes(tomllib.loads("\n".join(lines))) == recipes.tiny().replace(
         data={"text_pair": "column", "id": "column"}
     )
 
