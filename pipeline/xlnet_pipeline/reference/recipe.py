@@ -14,9 +14,9 @@ SECTIONS = {
     "data": "which rows, and how they become token ids",
     "model": "the network",
     "training": "the optimisation; one step is one update of the weights",
-    "pretraining": 'the permutation objective, if data.task = "pretrain"',
     "evaluation": "how the model is judged, and what it takes to replace the champion",
     "registry": "where the model is kept",
+    "pretraining": 'the permutation objective, if data.task = "pretrain"',
 }
 
 MEANINGS = {
@@ -78,9 +78,6 @@ MEANINGS = {
     "training.patience": "early stopping: stop after this many validations without improvement; 0: never",
     "training.checkpoint_every": "steps between checkpoints, which let a killed run resume; 0: at each validation",
     "training.seed": "random seed of the initial weights, the order of rows and dropout",
-    "pretraining.one_in": "one token in so many is predicted (K in the paper); the others are context",
-    "pretraining.reuse_len": "tokens of each segment that become memory of the next; 0: no memory",
-    "pretraining.mem_len": "most tokens that memory holds, at most data.max_length; 0: no memory",
     "evaluation.metric": "metric that decides; auto: accuracy, pearson (regression) or bits_per_byte (pretrain)",
     "evaluation.margin": "amount by which a challenger must beat the champion on the same rows",
     "evaluation.confidence": "confidence level of the bootstrap intervals",
@@ -91,6 +88,9 @@ MEANINGS = {
     "registry.name": "name of the registered model; its versions are numbered",
     "registry.uri": "MLflow tracking URI; empty: $MLFLOW_TRACKING_URI, else a file in the state directory",
     "registry.force": "make the model champion even if the gate rejects it; run --force sets this",
+    "pretraining.one_in": "one token in so many is predicted (K in the paper); the others are context",
+    "pretraining.reuse_len": "tokens of each segment that become memory of the next; 0: no memory",
+    "pretraining.mem_len": "most tokens that memory holds, at most data.max_length; 0: no memory",
 }
 
 
