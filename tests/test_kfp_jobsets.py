@@ -144,7 +144,7 @@ def test_a_jobset_that_somebody_else_deletes_ends_the_step(table: Table, capsys:
 def test_one_that_has_ended_well_is_fetched(
     table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher.Watch, "fetch", lambda watch, out: {})
+    monkeypatch.setattr(launcher.JobSetWatcher, "fetch", lambda watch, out: {})
     while table.server.moments[0]["object"]["kind"] == "Pod":
         table.server.advance()
     table.train(capsys)

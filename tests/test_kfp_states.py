@@ -32,6 +32,8 @@ def test_a_run_that_no_node_takes_says_so_and_is_cancelled_with_130(
     recipe = recipe_file(tmp_path / "recipe.toml")
 
     def cancel() -> None:
+        while not kfp.executions:  # a busy machine submits late
+            time.sleep(0.1)
         time.sleep(3)
         (identity,) = kfp.runs
         kfp.executions[identity].cancel()

@@ -91,6 +91,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
     )
     try:
         assert process.stderr.readline().startswith("warning: attention on cpu")  # of heads that are so narrow
+        assert process.stderr.readline().startswith("chosen for 400 rows")
         assert "training on" in process.stderr.readline()
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)

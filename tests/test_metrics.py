@@ -92,7 +92,7 @@ def test_a_thousand_classes_take_little_memory():
     tracemalloc.start()
     confusion = metrics.confusion_matrix(labels, predictions, 1000)
     figures = metrics.classification_figures(confusion, 0.95, 200, 0)
-    pair = comparison.Predictions(labels, predictions, 1000), comparison.Predictions(labels, other, 1000)
+    pair = comparison.RowPredictions(labels, predictions, 1000), comparison.RowPredictions(labels, other, 1000)
     found = comparison.compare(*pair, "macro_f1", EvaluationRecipe(resamples=200))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -11,8 +11,6 @@ from xlnet.data import objects
 from xlnet.data.dataset import open_dataset
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
-from xlnet.evaluation.language import document_losses, resampled
-from xlnet.model.weights import load_language_model
 from xlnet.recipe import EvaluationRecipe
 from xlnet.registry.challenger import Challenger
 from xlnet.registry.decision import Decision, Incomparable
@@ -42,6 +40,8 @@ def judge(
     ours = challenger.score
     if ours is None or ours >= UNIFORM:
         return Decision(False, f"is no better than guessing bytes: {ours} bits per byte of {UNIFORM:g}")
+    from xlnet.evaluation.language import resampled
+
     if champion is None:
         return Decision(True, "no champion yet")
     losses, is_kept = _champion_losses(challenger, champion)
@@ -67,6 +67,9 @@ def judge(
 
 def _champion_losses(challenger: Challenger, champion: ModelVersion) -> tuple[np.ndarray, bool]:
     """Return the champion's losses of the challenger's test documents, and whether its own evaluation has them."""
+    from xlnet.evaluation.language import document_losses
+    from xlnet.model.weights import load_language_model
+
     if champion.tags.get("test_digest") == challenger.metrics["test_digest"] and champion.evaluation_uri:
         try:
             kept = objects.local_directory(champion.evaluation_uri)
