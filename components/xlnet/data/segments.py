@@ -17,9 +17,12 @@ import numpy as np
 
 from xlnet.data import permutation
 from xlnet.data.batches import Rows
-from xlnet.data.permutation import SegmentBatch
+from xlnet.data.dataset import Dataset
+from xlnet.data.permutation import SegmentBatch, starts_word
 from xlnet.data.shapes import Budget, Share
+from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import UserError
+from xlnet.recipe import Recipe
 
 SPECIAL = 3  # <sep>, <sep>, <cls>
 NEVER = 2**30  # the order of padding, see xlnet.model.streams
@@ -185,4 +188,18 @@ def _cut(whole: SegmentBatch, part: slice) -> SegmentBatch:
         whole.is_first,
         whole.tokens,
         part.start,
+    )
+
+
+def segments_of(data: Dataset, recipe: Recipe) -> Segments:
+    """Return the segments that a recipe makes of a corpus.
+
+    Raises:
+        UserError: the recipe's numbers do not fit together.
+    """
+    tokenizer = load_tokenizer(data.path / "tokenizer")
+    starts_V = np.array([starts_word(piece) for piece in tokenizer.pieces])
+    given = recipe.pretraining
+    return Segments(
+        recipe.data.max_length, given.reuse_len, given.one_in, recipe.training.seed, data.card["special_ids"], starts_V
     )

@@ -13,17 +13,17 @@ import pyarrow as pa
 
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset
+from xlnet.data.segments import segments_of
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.evaluation import page
 from xlnet.evaluation.comparison import primary_metric
 from xlnet.evaluation.metrics import Figure
+from xlnet.evaluation.permuted import permutation_loss
 from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.scoring import left_to_right
 from xlnet.model.weights import load_language_model
 from xlnet.recipe import EvaluationRecipe
-from xlnet.training.device import Device
-from xlnet.training.tasks import permutation_loss, segments
 
 AT_ONCE = 4_000_000  # drawn counts held at once
 
@@ -56,8 +56,8 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
     rows = split.table()
     texts = zip(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), strict=True)
     sizes = np.array([byte_count(text, pair) for text, pair in texts], np.int64)
-    shapes = segments(data, made_of)
-    permuted = permutation_loss(language_model, split, shapes, Device())
+    shapes = segments_of(data, made_of)
+    permuted = permutation_loss(language_model, split, shapes)
     if permuted is None or not np.isfinite([*losses, permuted]).all():
         raise RunError(f"model '{model}' has losses that are no numbers; train it with a lower training.learning_rate")
     columns: dict[str, Any] = {name: rows[name] for name in ("row", "source", "line", "id", "text", "text_pair")}

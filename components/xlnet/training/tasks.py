@@ -5,17 +5,15 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from xlnet.data.dataset import Dataset, Split
-from xlnet.data.permutation import SegmentBatch, starts_word
-from xlnet.data.segments import Segments
-from xlnet.data.tokenizer import load_tokenizer
+from xlnet.data.segments import Segments, segments_of
 from xlnet.errors import UserError
+from xlnet.evaluation.permuted import moved, permutation_loss
 from xlnet.model import config as configs
 from xlnet.model.language_model import Text, XLNetLanguageModel
-from xlnet.model.token_loss import token_loss, token_losses
+from xlnet.model.token_loss import token_loss
 from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
@@ -23,7 +21,6 @@ from xlnet.training import objective, step
 from xlnet.training.device import Device
 from xlnet.training.validation import validation_logits
 
-BATCH_TOKENS = 8192  # of a validation batch
 Model = Any  # XLNetClassifier or XLNetLanguageModel
 
 
@@ -110,7 +107,7 @@ class Pretraining:
                 "pretraining on several devices has no memory and no sharded weights; set pretraining.mem_len=0, "
                 "pretraining.reuse_len=0 and training.shard_weights=false, or train on one device"
             )
-        device.shapes = segments(data, recipe)
+        device.shapes = segments_of(data, recipe)
 
     def make(self, recipe: Recipe, data: Dataset) -> Model:
         """See :class:`Task`."""
@@ -123,13 +120,13 @@ class Pretraining:
         """See :class:`Task`."""
         model.transformer.sparse_gradient = False  # the output layer gives every row of the table a gradient
         if recipe.pretraining.mem_len:
-            shapes = segments(data, recipe)
+            shapes = segments_of(data, recipe)
             texts = shapes.at_once(data.split("train").lengths, recipe.training.batch_tokens)
             model.remember(texts, recipe.pretraining.mem_len, recipe.pretraining.reuse_len)
 
     def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
         """See :class:`Task`."""
-        text, weights_BP = _moved(batch, device)
+        text, weights_BP = moved(batch, device.tensor)
         kept = model.memory_of(batch.first_text, len(batch.index_B), batch.is_first)
         text = Text(text.input_ids_BL, text.segment_ids_BL, text.order_BL, text.place_BP, kept, batch.first_text)
         with device.autocast():
@@ -160,61 +157,9 @@ class Pretraining:
             return not any(device.ranks.gather(stop()))
 
         assert isinstance(device.shapes, Segments)
-        loss = permutation_loss(model, split, device.shapes, device, goes_on)
+        loss = permutation_loss(model, split, device.shapes, device.tensor, device.autocast, goes_on)
         return None if loss is None else {"validation_loss": loss}
 
 
 SUPERVISED, PRETRAINING = Supervised(), Pretraining()
 TASKS: dict[str, Task] = {"classification": SUPERVISED, "regression": SUPERVISED, "pretrain": PRETRAINING}
-
-
-def segments(data: Dataset, recipe: Recipe) -> Segments:
-    """Return the segments that a recipe makes of a corpus.
-
-    Raises:
-        UserError: the recipe's numbers do not fit together.
-    """
-    tokenizer = load_tokenizer(data.path / "tokenizer")
-    starts_V = np.array([starts_word(piece) for piece in tokenizer.pieces])
-    given = recipe.pretraining
-    return Segments(
-        recipe.data.max_length, given.reuse_len, given.one_in, recipe.training.seed, data.card["special_ids"], starts_V
-    )
-
-
-def permutation_loss(
-    model: XLNetLanguageModel,
-    split: Split,
-    shapes: Segments,
-    device: Device,
-    goes_on: Callable[[], bool] = lambda: True,
-) -> float | None:
-    """Return the mean cross-entropy of the predicted tokens, the same targets each time; None if told to stop."""
-    was_training, memory, total, count = model.training, None, 0.0, 0.0
-    model.eval()
-    try:
-        for batch in shapes.evaluation(split, BATCH_TOKENS):
-            if not goes_on():
-                return None
-            text, weights_BP = _moved(batch, device)
-            earlier = None if batch.is_first or memory is None else memory[:, : len(batch.index_B)]
-            text = Text(text.input_ids_BL, text.segment_ids_BL, text.order_BL, text.place_BP, earlier)
-            with torch.no_grad(), device.autocast():
-                hidden_BPD, memory = model(text, *model.recurrence)
-                table, bias = model.transformer.word_embedding.weight, model.lm_loss.bias
-                losses_P = token_losses(hidden_BPD.flatten(0, 1), table, bias, text.targets_BP.flatten())
-            total += float((losses_P * weights_BP.flatten()).sum())
-            count += float(batch.weights_BP.sum())
-    finally:
-        model.train(was_training)
-    return total / count
-
-
-def _moved(batch: SegmentBatch, device: Device) -> tuple[Text, Tensor]:
-    text = Text(
-        device.tensor(batch.input_ids_BL),
-        device.tensor(batch.segment_ids_BL),
-        device.tensor(batch.order_BL),
-        device.tensor(batch.place_BP),
-    )
-    return text, device.tensor(batch.weights_BP)
