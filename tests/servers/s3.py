@@ -12,12 +12,15 @@ import pytest
 def s3_server(monkeypatch: pytest.MonkeyPatch, name: str = "mlpipeline") -> Iterator[Any]:
     """Start a server, point the clients at it, and yield boto3's client, with which the bucket was made."""
     import boto3
+    import requests
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    # moto keeps its buckets for the whole process: without this, the objects of an earlier test file are still there.
+    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10).raise_for_status()
     variables = {
         "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test",
