@@ -117,7 +117,11 @@ def toml(value: Any) -> str:
     """Write a field's value as TOML; None, which TOML cannot write, becomes ``(none)``."""
     if value is None:
         return "(none)"
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{toml(key)} = {toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def commented_toml(values: Mapping[str, Any], title: str) -> str:

@@ -15,6 +15,7 @@ from xlnet.errors import Missing, UserError
 from xlnet.redaction import redacted
 from xlnet.steps import STEPS, before
 from xlnet_pipeline.commands.tables import duration
+from xlnet_pipeline.reference.recipe import toml
 from xlnet_pipeline.targets import Run, progress, record
 from xlnet_pipeline.ui import curves, drawing, evaluation, logs, pages
 from xlnet_pipeline.ui.catalogue import row_of
@@ -146,15 +147,9 @@ def recipe_toml(recipe: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for section, fields in redacted(dict(recipe)).items():
         lines.append(f"[{section}]")
-        lines += [f"{name} = {_toml(value)}" for name, value in fields.items() if value is not None]
+        lines += [f"{name} = {toml(value)}" for name, value in fields.items() if value is not None]
         lines.append("")
     return "\n".join(lines)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _changed(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
