@@ -151,7 +151,8 @@ def _predict(options: argparse.Namespace) -> None:
     from xlnet.registry.locate import model_directory
 
     predictor = Predictor(model_directory(options.model))
-    texts = texts_from(options.source, predictor, options.pair, options.format, options.text)
+    source = options.source if isinstance(options.source, str) else "--"  # argparse makes [] of the text --
+    texts = texts_from(source, predictor, options.pair, options.format, options.text)
     predicting.print_answers(predicting.predict(predictor, texts))
 
 

@@ -63,7 +63,7 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
     columns: dict[str, Any] = {name: rows[name] for name in ("row", "source", "line", "id", "text", "text_pair")}
     table = pa.table({**columns, "loss": losses, "tokens": split.lengths, "bytes": sizes})
     figures = {
-        "bits_per_byte": _ratio(losses / math.log(2), sizes, recipe),
+        "bits_per_byte": ratio(losses / math.log(2), sizes, recipe),
         "perplexity": _perplexity(losses, split.lengths, recipe),
         "permutation_loss": Figure(permuted, math.nan, math.nan),
     }
@@ -98,22 +98,19 @@ def document_losses(model: XLNetLanguageModel, documents: list[np.ndarray], dire
     return left_to_right(model, documents, recipes.of_artifact(directory).data.max_length, tokenizer.end_id)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray, recipe: EvaluationRecipe) -> Figure:
+def ratio(above: np.ndarray, below: np.ndarray, recipe: EvaluationRecipe) -> Figure:
     """Return the ratio of two sums over documents, with a bootstrap interval (Efron 1979)."""
-    low, high = np.quantile(resampled(above, recipe) / resampled(below, recipe), _tails(recipe))
+    tails = [(1 - recipe.confidence) / 2, (1 + recipe.confidence) / 2]
+    low, high = np.quantile(_resampled(above, recipe) / _resampled(below, recipe), tails)
     return Figure(float(above.sum() / below.sum()), float(low), float(high))
 
 
 def _perplexity(losses: np.ndarray, tokens: np.ndarray, recipe: EvaluationRecipe) -> Figure:
-    found = _ratio(losses, tokens, recipe)
+    found = ratio(losses, tokens, recipe)
     return Figure(*(math.exp(min(700.0, value)) for value in (found.value, found.low, found.high)))
 
 
-def _tails(recipe: EvaluationRecipe) -> list[float]:
-    return [(1 - recipe.confidence) / 2, (1 + recipe.confidence) / 2]
-
-
-def resampled(values: np.ndarray, recipe: EvaluationRecipe) -> np.ndarray:
+def _resampled(values: np.ndarray, recipe: EvaluationRecipe) -> np.ndarray:
     """Return sums over documents that are drawn with replacement; the same documents for any values: [resamples]."""
     generator, count = np.random.default_rng(recipe.seed), len(values)
     size = max(1, AT_ONCE // count)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,8 @@ def permutation_loss(
                 return None
             text, weights_BP = moved(batch, tensor)
             earlier = None if batch.is_first or memory is None else memory[:, : len(batch.index_B)]
-            text = Text(text.input_ids_BL, text.segment_ids_BL, text.order_BL, text.place_BP, earlier)
             with torch.no_grad(), autocast():
-                hidden_BPD, memory = model(text, *model.recurrence)
+                hidden_BPD, memory = model(replace(text, memory=earlier), *model.recurrence)
                 table, bias = model.transformer.word_embedding.weight, model.lm_loss.bias
                 losses_P = token_losses(hidden_BPD.flatten(0, 1), table, bias, text.targets_BP.flatten())
             total += float((losses_P * weights_BP.flatten()).sum())

@@ -63,8 +63,6 @@ def texts_from(
     Raises:
         UserError: there is no such file, or this model cannot take such texts.
     """
-    if not isinstance(source, str):
-        source = "--"  # argparse takes a second ``--`` away, and leaves an empty list
     if form not in (None, *KINDS):
         raise UserError(f"--format is '{form}'; allowed: {', '.join(KINDS)}{nearest(str(form), KINDS)}")
     if is_text or not _names_file(source):

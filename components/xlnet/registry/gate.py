@@ -25,7 +25,7 @@ from xlnet.model.config import PRETRAIN
 from xlnet.recipe import EvaluationRecipe
 from xlnet.registry import language_gate
 from xlnet.registry.challenger import Challenger
-from xlnet.registry.decision import Decision, Incomparable
+from xlnet.registry.decision import Decision, Incomparable, champion_files
 from xlnet.registry.versions import ModelVersion
 
 FEWEST_ROWS = 30  # minimum number of rows for a comparison, after removing rows that a model was trained on
@@ -155,11 +155,7 @@ def _champion_answers(challenger: Challenger, champion: ModelVersion) -> tuple[N
         except (UserError, RunError):
             pass  # the evaluation is missing, damaged or out of reach: predict again
     try:
-        model = objects.local_directory(champion.model_uri)
-        if not model.is_dir():
-            raise Incomparable(f"its files in '{champion.model_uri}' are gone")
-        provenance.verify(model)
-        predictor = Predictor(model)
+        predictor = Predictor(champion_files(champion))
         known = list(predictor.model.config.classes)
     except (UserError, RunError) as error:
         raise Incomparable(str(error)) from None

@@ -13,7 +13,7 @@ from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import EvaluationRecipe
 from xlnet.registry.challenger import Challenger
-from xlnet.registry.decision import Decision, Incomparable
+from xlnet.registry.decision import Decision, Incomparable, champion_files
 from xlnet.registry.versions import ModelVersion
 
 UNIFORM = 8.0  # bits per byte of a model that knows nothing
@@ -40,7 +40,7 @@ def judge(
     ours = challenger.score
     if ours is None or ours >= UNIFORM:
         return Decision(False, f"is no better than guessing bytes: {ours} bits per byte of {UNIFORM:g}")
-    from xlnet.evaluation.language import resampled
+    from xlnet.evaluation.language import ratio
 
     if champion is None:
         return Decision(True, "no champion yet")
@@ -52,9 +52,8 @@ def judge(
         raise Incomparable("every test document is among those that one of the two was trained on")
     mine, sizes = (table[name].to_numpy()[rows] for name in ("loss", "bytes"))
     gain = (losses[rows] - mine) / math.log(2)
-    difference = float(gain.sum() / sizes.sum())
-    tails = [(1 - recipe.confidence) / 2, (1 + recipe.confidence) / 2]
-    low, high = map(float, np.quantile(resampled(gain, recipe) / resampled(sizes, recipe), tails))
+    fewer = ratio(gain, sizes, recipe)
+    difference, low, high = fewer.value, fewer.low, fewer.high
     wins = difference > recipe.margin and low > 0
     verb = "beats the champion" if wins else "does not beat the champion by more than the margin and luck allow"
     theirs = float(losses[rows].sum() / math.log(2) / sizes.sum())
@@ -78,10 +77,7 @@ def _champion_losses(challenger: Challenger, champion: ModelVersion) -> tuple[np
         except (UserError, RunError, KeyError):
             pass  # the evaluation is missing, damaged or out of reach: judge again
     try:
-        model = objects.local_directory(champion.model_uri)
-        if not model.is_dir():
-            raise Incomparable(f"its files in '{champion.model_uri}' are gone")
-        provenance.verify(model)
+        model = champion_files(champion)
         language_model, tokenizer = load_language_model(model), load_tokenizer(model)
     except (UserError, RunError) as error:
         raise Incomparable(str(error)) from None

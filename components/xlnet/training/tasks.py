@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from xlnet.data.segments import Segments, segments_of
 from xlnet.errors import UserError
 from xlnet.evaluation.permuted import moved, permutation_loss
 from xlnet.model import config as configs
-from xlnet.model.language_model import Text, XLNetLanguageModel
+from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.token_loss import token_loss
 from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
@@ -120,15 +121,15 @@ class Pretraining:
         """See :class:`Task`."""
         model.transformer.sparse_gradient = False  # the output layer gives every row of the table a gradient
         if recipe.pretraining.mem_len:
-            shapes = segments_of(data, recipe)
-            texts = shapes.at_once(data.split("train").lengths, recipe.training.batch_tokens)
+            assert isinstance(device.shapes, Segments)
+            texts = device.shapes.at_once(data.split("train").lengths, recipe.training.batch_tokens)
             model.remember(texts, recipe.pretraining.mem_len, recipe.pretraining.reuse_len)
 
     def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
         """See :class:`Task`."""
         text, weights_BP = moved(batch, device.tensor)
         kept = model.memory_of(batch.first_text, len(batch.index_B), batch.is_first)
-        text = Text(text.input_ids_BL, text.segment_ids_BL, text.order_BL, text.place_BP, kept, batch.first_text)
+        text = replace(text, memory=kept, first_text=batch.first_text)
         with device.autocast():
             hidden_BPD, memory = model(text, *model.recurrence)
             model.keep(memory, batch.first_text)
