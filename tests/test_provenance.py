@@ -1,5 +1,7 @@
 """Digests, lineage records, and artifacts that are whole or absent."""
 
+import ast
+import gc
 import shutil
 from pathlib import Path
 
@@ -104,3 +106,18 @@ def test_a_steps_code_holds_the_kernels_it_compiles():
     kernels = {name for name in trained if name.startswith("xlnet.model.kernels/")}
     assert {f"xlnet.model.kernels/{name}" for name in ("attention.cpp", "elementwise.cpp", "vectors.h")} == kernels
     assert not any("kernels/" in name for name in provenance.code_parts("preprocess"))
+
+
+def test_a_garbage_collection_that_parses_does_not_fail_a_fingerprint():
+    def parse(*_: object) -> None:
+        compile("a = 1", "parsed", "exec", ast.PyCF_ONLY_AST)
+
+    usual = provenance.code_parts("snapshot")
+    threshold = gc.get_threshold()
+    gc.set_threshold(50)
+    gc.callbacks.append(parse)
+    try:
+        assert provenance.code_parts("snapshot") == usual
+    finally:
+        gc.callbacks.remove(parse)
+        gc.set_threshold(*threshold)

@@ -5,18 +5,19 @@ An artifact is a directory. Its digest covers the names and bytes of its content
 so that equal work gives equal digests.
 """
 
-import ast
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
+import modulefinder
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+import types
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -303,12 +304,24 @@ def _reachable(module: str) -> list[str]:
         seen.add(name)
         if "." in name:
             waiting.append(name.rpartition(".")[0])
-        for item in ast.walk(ast.parse(_source(name).read_bytes())):
-            if isinstance(item, ast.Import):
-                waiting += [alias.name for alias in item.names if alias.name.split(".")[0] == "xlnet"]
-            elif isinstance(item, ast.ImportFrom) and item.module and item.module.split(".")[0] == "xlnet":
-                waiting += [item.module, *(f"{item.module}.{alias.name}" for alias in item.names)]
+        waiting += _imports(compile(_source(name).read_bytes(), name, "exec", dont_inherit=True))
     return sorted(seen)
+
+
+def _imports(code: types.CodeType) -> Iterator[str]:
+    """Yield the names of xlnet modules that ``code`` imports, and of what it takes from them.
+
+    This reads byte code, since ``ast.parse`` fails at random in Python 3.11 when a garbage collection in the middle of
+    it runs code that parses too (python/cpython issue 106905).
+    """
+    for kind, found in modulefinder.ModuleFinder().scan_opcodes(code):
+        if kind == "absolute_import" and found[1].split(".")[0] == "xlnet":
+            names, module = found
+            yield module
+            yield from (f"{module}.{name}" for name in names or ())
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _imports(constant)
 
 
 def _source(module: str) -> Path:
