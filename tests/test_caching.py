@@ -119,6 +119,7 @@ def test_an_unchanged_rerun_takes_a_snapshot_and_nothing_else(project: Project) 
         shown = process.communicate(timeout=120)[0]
     assert process.returncode == 0
     assert ran(project.newest()) == ["snapshot"]
+    assert "Lineage of" in artifact(project, project.newest(), "register", "lineage").read_text()
     said = shown[shown.index("preprocess: cached") : shown.index("train: cached")]
     assert said.count("warning: ") == 1
     assert "texts are longer than data.max_length = 6 tokens and lose their ends" in said

@@ -28,7 +28,7 @@ LAYERS = [
     ["xlnet", "xlnet.errors", "xlnet.redaction"],
     ["xlnet.steps", "xlnet.recipe", "xlnet.provenance", "xlnet.http", "xlnet.state", "xlnet.options"],
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
-    ["xlnet.training", "xlnet.evaluation", "xlnet.registry"],
+    ["xlnet.training", "xlnet.evaluation", "xlnet.registry", "xlnet.lineage"],
     ["xlnet.serving", "xlnet_cluster"],
     ["xlnet.__main__", "xlnet_steps", "xlnet_pipeline.placement", "xlnet_pipeline.reference"],
     ["xlnet_pipeline.dag"],
@@ -65,7 +65,7 @@ WRITTEN_IN = {
     "xlnet.training.tpu": {"torch_tpu"},
 }
 LATE_ANYWHERE = {"transformers", "sentencepiece"}
-WITHOUT_TORCH = ("xlnet.data", "xlnet.registry", "xlnet.recipe", "xlnet.provenance", "xlnet.errors")
+WITHOUT_TORCH = ("xlnet.data", "xlnet.registry", "xlnet.lineage", "xlnet.recipe", "xlnet.provenance", "xlnet.errors")
 
 MACHINE_PATH = re.compile(
     r"(?<![\w.$}])/(?:work|root|home/\w+|Users/\w+)/|pypi\.org|pythonhosted\.|npmjs\.|deb\.debian"

@@ -179,7 +179,7 @@ def test_everything_lies_below_the_root(installation: Installation) -> None:
     places = [out["uri"] for step in record["steps"] for out in step["outputs"].values()]
     assert len(places) == 4
     assert all(place.startswith(f"{root}/xlnet/") for place in places)
-    kinds = ("/model/model.safetensors", "/executor-logs-0", "/report.html")
+    kinds = ("/model/model.safetensors", "/executor-logs-0", "/report.html", "/lineage")
     names = installation.names("v2/artifacts/")
     for kind in kinds:
         assert any(name.endswith(kind) for name in names), kind

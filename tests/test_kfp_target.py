@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from servers.kfp_server import KfpServer
 from servers.kubernetes_server import KubernetesServer
+from servers.storage import texts
 
 from xlnet import recipe as recipes
 from xlnet_pipeline.cli import main
@@ -54,6 +55,8 @@ def test_a_run_from_submission_to_lineage(kfp: KfpServer, tmp_path: Path, capsys
     tree = capsys.readouterr().out
     for word in ("registration reviews:1", "evaluation", "model", "dataset", "snapshot", "gs://bucket/data/rows.csv"):
         assert word in tree
+    (page,) = texts("/lineage")
+    assert "Lineage of reviews:1" in page
     assert main(["models", "list"]) == 0
     assert "reviews:1" in capsys.readouterr().out
     assert main(["lineage", "reviews:1"]) == 0

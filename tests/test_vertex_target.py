@@ -12,7 +12,7 @@ from conftest import PINNED_IMAGE, write_real_sentences
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as v1
 from google.cloud.aiplatform_v1.services.pipeline_service.transports import PipelineServiceRestTransport
-from servers.storage import bucket_server
+from servers.storage import bucket_server, texts
 from servers.vertex_server import VertexServer, checked
 from test_kfp_target import recipe_file
 
@@ -73,6 +73,8 @@ def test_a_run_from_submission_to_lineage(
     tree = capsys.readouterr().out
     for word in ("registration reviews:1", "evaluation", "model", "dataset", "snapshot", "gs://bucket/data/rows.csv"):
         assert word in tree
+    (page,) = texts("/lineage")
+    assert "Lineage of reviews:1" in page
 
     registry = ["--target", "vertex"]
     assert main(["models", "list", *registry]) == 0

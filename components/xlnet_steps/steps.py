@@ -70,9 +70,12 @@ def register(
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
+    lineage: dsl.Output[dsl.HTML],
 ) -> None:
     """Register a model, and promote it if it beats the champion: ``xlnet.registry.register``."""
+    from xlnet.lineage import page
     from xlnet.registry.register import register as step
     from xlnet_steps.display import stated
 
     registration.metadata.update(stated(step(recipe, dataset.path, model.path, evaluation.path, registration.path)))
+    page.write(registration.path, lineage.path)

@@ -32,3 +32,9 @@ def bucket_server(monkeypatch: pytest.MonkeyPatch, name: str = "bucket") -> Iter
     finally:
         process.terminate()
         process.wait(10)
+
+
+def texts(suffix: str, name: str = "bucket") -> list[str]:
+    """The content of each object in the bucket whose name ends so."""
+    client = storage.Client(project="emulator", credentials=AnonymousCredentials())
+    return [blob.download_as_text() for blob in client.list_blobs(name) if blob.name.endswith(suffix)]

@@ -33,7 +33,7 @@ th, td { padding:.3rem .6rem; border-bottom:1px solid var(--line); text-align:le
 thead th { font-weight:600; color:var(--soft); } .n { text-align:right; white-space:nowrap; }
 th[scope=row] { font-weight:500; } .text { min-width:16rem; white-space:pre-wrap; }
 .words th, .words td { overflow-wrap:normal; } code { font-size:.85rem; overflow-wrap:anywhere; }
-details summary { cursor:pointer; }
+details summary { cursor:pointer; } .notes { margin-top:1.25rem; }
 .confusion { width:auto; border-collapse:separate; border-spacing:1px; font-size:.85rem; overflow-wrap:normal; }
 .confusion th, .confusion td { border:0; padding:.25rem .4rem; white-space:nowrap; background:var(--card); }
 .confusion:not(.many) td { min-width:4rem; padding:.6rem; text-align:center; }
@@ -55,13 +55,14 @@ line.mark { stroke:var(--ink); stroke-dasharray:2 3; }
 svg text.mark { fill:var(--ink); font-weight:600; paint-order:stroke;
   stroke:var(--card); stroke-width:4px; }
 @media (max-width:560px) {
-  body { padding:1rem .75rem 3rem; } h1 { font-size:1.35rem; } h2 { margin-top:2rem; }
-  .grid, .tiles { gap:.75rem; } .card { padding:.75rem; } .tile b { font-size:1.6rem; } svg text { font-size:15px; }
+  body { padding:.75rem .75rem 3rem; font-size:14px; } h1 { font-size:1.35rem; } h2 { margin-top:2rem; }
+  .grid, .tiles { gap:.75rem; } .card { padding:.75rem; } .tile b { font-size:1.4rem; } svg text { font-size:15px; }
   th, td { padding:.3rem .35rem; } .words { font-size:.9rem; }
   .words caption { max-width:calc(100vw - 3.2rem); }
   .stacked thead { display:none; } .stacked, .stacked tbody, .stacked tr, .stacked th, .stacked td { display:block; }
   .stacked caption { display:block; } .stacked tr { padding:.5rem 0; border-bottom:1px solid var(--line); }
   .stacked th, .stacked td, .stacked .n { border:0; padding:.1rem 0; text-align:left; } .stacked .text { min-width:0; }
+  .stacked td.n, .stacked td[data-head] { display:inline-block; padding-right:1rem; }
   .stacked td::before { content:attr(data-head) ": "; color:var(--soft); }
 }
 @media (max-width:420px) { .words { font-size:.8rem; } .words th, .words td { padding:.3rem .2rem; } }

@@ -89,12 +89,13 @@ def _headline(title: str, content: dict[str, Any], named: str) -> str:
     return (
         f'<header><h1>{page.escape(title)} <span class="soft">on {content["rows"]:,} test rows</span></h1>{named}'
         f'<p class="soft">Below each metric: its {confidence} bootstrap interval over the test rows.</p>'
-        f'{_notes(content)}</header><div class="tiles">{"".join(tiles)}</div>'
+        f'</header><div class="tiles">{"".join(tiles)}</div>{_notes(content)}'
     )
 
 
 def _notes(content: dict[str, Any]) -> str:
-    return "".join(f"<p><strong>Note:</strong> {page.escape(remark)}</p>" for remark in content["remarks"])
+    notes = [f"<p><strong>Note:</strong> {page.escape(remark)}</p>" for remark in content["remarks"]]
+    return f'<div class="notes">{"".join(notes)}</div>' if notes else ""
 
 
 def _tile(name: str, value: str, note: str, kind: str = "") -> str:

@@ -45,7 +45,7 @@ def add(subparsers: Subparsers) -> None:
 
 def list_checkpoints(options: argparse.Namespace) -> None:
     """Print one row for each training that has checkpoints."""
-    from xlnet_pipeline.lineage.rendering import size
+    from xlnet.lineage.facts import size
     from xlnet_pipeline.targets.local import checkpoints
     from xlnet_pipeline.targets.local.target import LocalTarget
 
@@ -70,7 +70,7 @@ def remove(options: argparse.Namespace) -> None:
         UserError: the user named no checkpoints, or these checkpoints do not exist.
         RunError: a training uses one of the named checkpoints.
     """
-    from xlnet_pipeline.lineage.rendering import size
+    from xlnet.lineage.facts import size
     from xlnet_pipeline.targets.local import checkpoints
     from xlnet_pipeline.targets.local.target import LocalTarget
 

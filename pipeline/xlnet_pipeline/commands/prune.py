@@ -44,7 +44,7 @@ def prune(options: argparse.Namespace) -> None:
     Raises:
         RunError: a file or version could not be removed.
     """
-    from xlnet_pipeline.lineage.rendering import size
+    from xlnet.lineage.facts import size
     from xlnet_pipeline.targets.local import prune as pruning
     from xlnet_pipeline.targets.local.target import LocalTarget
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from xlnet.errors import RunError, UserError
+from xlnet.lineage.facts import execution_of, facts_of
+from xlnet.lineage.nodes import Node
 from xlnet_pipeline.lineage import graph
-from xlnet_pipeline.lineage.graph import Node
-from xlnet_pipeline.lineage.rendering import execution_of, facts_of
 
 MANY = 8  # equal neighbours beyond which they are drawn as one
 KINDS = ("registration", "evaluation", "model", "dataset", "snapshot", "file", "files")

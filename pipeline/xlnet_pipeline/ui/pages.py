@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from xlnet import __version__
+from xlnet.lineage.facts import size
 from xlnet.redaction import visible
 from xlnet_pipeline.commands.tables import duration, local_time
-from xlnet_pipeline.lineage.sizes import size
 from xlnet_pipeline.ui import safety
 from xlnet_pipeline.ui.catalogue import Row
 from xlnet_pipeline.ui.site import LOCAL, site_of

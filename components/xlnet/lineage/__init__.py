@@ -1,0 +1,1 @@
+"""Lineage: what an artifact was made of, as a graph with facts, and as one small page."""
