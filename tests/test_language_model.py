@@ -12,8 +12,9 @@ from transformers import XLNetLMHeadModel
 from xlnet.data.permutation import choose
 from xlnet.errors import RunError, UserError
 from xlnet.model.dropout import Dropout
-from xlnet.model.language_model import Text, check_order
+from xlnet.model.language_model import Text
 from xlnet.model.positions import Positions
+from xlnet.model.scoring import in_orders, left_to_right
 from xlnet.model.sight import NEVER, Sight, StreamSegments
 from xlnet.model.streams import stream_attention
 from xlnet.model.weights import load_language_model, save_model
@@ -125,17 +126,46 @@ def test_a_classifier_is_no_language_model(pair, tmp_path):
 def test_sampled_orders_have_the_mean_of_all_orders(pair):
     """The loss of a 5-token text: its mean over many drawn orders is the exact mean over all 120."""
     _, ours = pair
-    ids = torch.tensor([[3, 14, 15, 9, 26]])
-    orders = torch.tensor(list(itertools.permutations(range(5)))).int()
-    with torch.no_grad():
-        text = Text(ids.expand(120, 5), None, orders, torch.arange(5).expand(120, 5))
-        nll = F.cross_entropy(ours.logits(ours(text)[0]).flatten(0, 1), text.targets_BP.flatten(), reduction="none")
-    by_order = nll.view(120, 5).sum(1)
-    numbers = {tuple(order): row for row, order in enumerate(orders.tolist())}
+    orders = list(itertools.permutations(range(5)))
+    by_order = in_orders(ours.eval(), [3, 14, 15, 9, 26], orders)
+    numbers = {order: row for row, order in enumerate(orders)}
     every, none = np.ones(5, bool), np.zeros(5, bool)
     drawn_orders = (choose(every, none, (5,), 1, np.random.default_rng(seed)).order_L for seed in range(4000))
     draws = by_order[[numbers[tuple(order.tolist())] for order in drawn_orders]]
     assert abs(draws.mean() - by_order.mean()) < 4 * by_order.std() / 4000**0.5
+
+
+def test_a_text_is_scored_in_a_given_order(pair):
+    """Left to right is one of the orders; what is no permutation is refused."""
+    _, ours = pair
+    text = [3, 14, 15, 9]
+    given = in_orders(ours.eval(), [7, *text], [range(5)])
+    first = in_orders(ours, [7], [[0]])
+    assert given[0] - first[0] == pytest.approx(left_to_right(ours, [np.array(text)], 8, 7)[0], rel=1e-4)
+    for order in ([0, 2, 2, 3], [0, 1, 2], [1, 2, 3, 4]):
+        with pytest.raises(UserError, match=r"is no permutation of 0 to 3; name each"):
+            in_orders(ours, text, [range(4), order])
+
+
+@pytest.mark.parametrize("memory", [0, 5])
+def test_a_reversed_text_equals_transformers_second_half_of_bidirectional_data(pair, memory):
+    """With ``bi_data`` the distances of a batch's second half, which stands in reverse, have the other sign."""
+    theirs, ours = pair
+    text = drawn((2, 7, 3, memory), seed=2)
+    arguments = their_arguments(text)
+    theirs.transformer.bi_data = True
+    try:
+        with torch.no_grad():
+            expected = theirs(**arguments).logits
+    finally:
+        theirs.transformer.bi_data = False
+    with torch.no_grad():
+        for row, backward in enumerate((False, True)):
+            part = slice(row, row + 1)
+            kept = None if text.memory is None else text.memory[:, part]
+            arrays = (text.input_ids_BL, text.segment_ids_BL, text.order_BL, text.place_BP)
+            one = Text(*(array[part] for array in arrays), kept, backward=backward)
+            assert (ours.logits(ours.eval()(one)[0]) - expected[part]).abs().max() <= 1e-5
 
 
 def test_what_a_query_does_not_see_cannot_change_it(pair):
@@ -191,9 +221,7 @@ def test_every_implementation_equals_the_reference(impl, shape, probability, wit
             assert (mine - theirs).abs().max() <= 1e-5 * max(theirs.abs().max().item(), 1.0)
 
 
-def test_bad_shapes_and_orders_are_refused():
-    with pytest.raises(RunError, match=r"\[0, 2, 2\] is no permutation of 0 to 2"):
-        check_order([0, 2, 2])
+def test_bad_shapes_are_refused():
     q, k = torch.randn(1, 4, 2, 16), torch.randn(1, 3, 2, 16)
     sight = Sight.of(torch.tensor([[0, 1, 2]]).int(), torch.tensor([[1]]))
     positions = Positions(torch.randn(6, 2, 16), torch.randn(2, 16), torch.randn(2, 16))

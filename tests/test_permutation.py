@@ -1,5 +1,6 @@
 """What pretraining predicts: targets, orders, segments, and the loss over a large vocabulary."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from xlnet.data import permutation
 from xlnet.data.permutation import choose, starts_word
 from xlnet.data.segments import NEVER, Segments
 from xlnet.data.shapes import Budget
@@ -25,8 +25,8 @@ class Corpus:
         self.lengths = np.array([tokens - 10 * (documents - 1), *[10] * (documents - 1)])
 
 
-def segments(length=32, reuse=0, one_in=6, seed=0):
-    return Segments(length, reuse, one_in, seed, SPECIAL, np.arange(100) % 3 != 0)
+def segments(length=32, reuse=0, one_in=6, seed=0, both=False):
+    return Segments(length, reuse, one_in, seed, SPECIAL, np.arange(100) % 3 != 0, both)
 
 
 def whole(rank=0, ranks=1, micro=0):
@@ -93,9 +93,9 @@ def test_every_token_is_read_once_and_resampled_in_each_epoch(reuse):
     for epoch in (0, 1):
         plan = shape.plan(corpus.lengths, 256, 0, epoch)
         rows = np.concatenate(plan)
-        assert sorted(rows.tolist()) == list(range(epoch * len(rows), (epoch + 1) * len(rows)))
+        assert sorted(rows.tolist()) == list(range(2 * epoch * len(rows), (2 * epoch + 1) * len(rows)))
     update = shape.plan(corpus.lengths, 256, 0, 0)[0]
-    first, second = (shape.share(corpus, update + shift, whole()) for shift in (0, len(rows)))
+    first, second = (shape.share(corpus, update + shift, whole()) for shift in (0, 2 * len(rows)))
     (one,), (other,) = first.batches, second.batches
     same = max(1, reuse)  # where A ends, and what B is, is drawn again too
     assert (one.input_ids_BL[:, :same] == other.input_ids_BL[:, :same]).all()
@@ -143,7 +143,56 @@ def test_bad_corpora_and_settings_are_refused():
         segments(one_in=40)
     with pytest.raises(UserError, match=r"data\.max_length is 32, too few for pretraining\.reuse_len = 30"):
         segments(reuse=30)
-    assert permutation.goal(512, 6) == 85  # the released setting
+
+
+@pytest.mark.parametrize("tokens", [1003, 70, 33, 61, 4000])
+@pytest.mark.parametrize("reuse", [12, 13])
+def test_half_of_an_update_with_memory_reads_backward(tokens, reuse):
+    """Both directions together read every token of an epoch, but for one stretch; the next epoch turns them round."""
+    corpus, shape = Corpus(tokens), segments(reuse=reuse, both=True)
+    corpus.tokens = np.arange(tokens, dtype=np.int32) + 10  # so that a token says where it comes from
+    shape = dataclasses.replace(shape, starts_V=np.ones(tokens + 10, bool))
+    turned = []
+    for epoch in range(2):
+        read = {False: set(), True: set()}
+        last = {}
+        for number, rows in enumerate(shape.plan(corpus.lengths, 256, 0, epoch)):
+            batches = shape.share(corpus, rows, whole()).batches
+            assert {batch.is_first for batch in batches} == {number == 0}
+            for batch in batches:
+                for slot, ids in enumerate(batch.input_ids_BL[:, :reuse], batch.first_text):
+                    known = ids[ids >= 10].astype(int)
+                    step = -1 if batch.backward else 1
+                    assert (np.diff(known) == step).all()
+                    if slot in last:  # memory of the same slot holds what was read just before
+                        assert last[slot] == (known[0] - step, batch.backward)
+                    last[slot] = (known[-1], batch.backward)
+                    read[batch.backward] |= set(known - 10)
+        assert len(read[False] | read[True]) > tokens - reuse
+        assert len(read[False] & read[True]) <= 2 * reuse  # the two grids of stretches begin at either end
+        turned.append(read)
+    if tokens > 200:
+        assert 0.3 * tokens < len(turned[0][True]) < 0.6 * tokens
+        assert len(turned[0][True] & turned[1][True]) < 0.2 * tokens
+
+
+def test_spans_of_reversed_tokens_are_whole_words():
+    starts = np.arange(600) % 3 == 2  # reversed words of three pieces: the beginning comes last
+    place = choose(starts, np.zeros(600, bool), (600,), 6, np.random.default_rng(0), backward=True).place_P
+    spans = np.split(place, np.flatnonzero(np.diff(place) > 1) + 1)
+    assert sum(len(span) for span in spans if starts[span[-1]] and len(span) % 3 == 0) > 0.7 * len(place)
+
+
+def test_a_ends_where_a_document_ends():
+    """Of a segment that holds ends of documents; elsewhere A ends anywhere."""
+    corpus, shape = Corpus(1000), segments()
+    corpus.lengths = np.array([500, *[10] * 50])
+    (batch,) = shape.share(corpus, np.arange(20, 28), whole()).batches
+    for begin, row in zip(range(20 * 29, 28 * 29, 29), batch.input_ids_BL, strict=True):
+        assert (begin + int(np.flatnonzero(row == SPECIAL["sep"])[0])) % 10 == 0
+    (batch,) = shape.share(corpus, np.arange(8), whole()).batches
+    cuts = {int(np.flatnonzero(row == SPECIAL["sep"])[0]) for row in batch.input_ids_BL}
+    assert len(cuts) > 4
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

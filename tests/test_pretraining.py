@@ -83,6 +83,7 @@ def test_it_learns_and_is_judged(pretrained):
     assert 0 < figures["bits_per_byte"] < 8
     assert 1 < figures["perplexity"] < 200
     assert 0 < figures["permutation_loss"] < 5.2
+    assert all(one["low"] < one["value"] < one["high"] for one in metrics["metrics"].values())
     page = (pretrained / "evaluation" / "report.html").read_text()
     assert "Hardest documents" in page
     entry = json.loads((pretrained / "registration" / "registration.json").read_text())
@@ -196,11 +197,19 @@ def test_a_corpus_that_cannot_be_used_says_why(kind, tmp_path, capsys, monkeypat
         ({"mem_len": 8, "reuse_len": 0}, r"reuse_len is 0 and the other is not"),
         ({"mem_len": 64, "reuse_len": 8}, r"mem_len is 64, longer than a segment; allowed: data\.max_length = 32"),
         ({"one_in": 0}, r"one_in is 0; allowed: 1 to 1000"),
+        ({"one_in": 17}, r"one token in 17 is predicted .*, which is none of a segment's 16; lower it"),
+        ({"mem_len": 0, "reuse_len": 0, "one_in": 33}, r"which is none of a segment's 32; lower it"),
+        ({"reuse_len": 28}, r"max_length is 32, too few for pretraining\.reuse_len = 28 .*; allowed: 33 or more"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         recipe_of(tmp_path / "x.txt").replace(pretraining=changes)
+
+
+def test_pretraining_hides_no_input(tmp_path):
+    with pytest.raises(UserError, match=r"token_dropout is 0\.1, but pretraining never hides its input; leave it out"):
+        recipe_of(tmp_path / "x.txt").replace(training={"token_dropout": 0.1})
 
 
 def test_a_tokenizer_that_does_not_match_the_weights_is_refused(pretrained, tmp_path, capsys):

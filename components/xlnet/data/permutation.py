@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xlnet.errors import UserError
-
 LONGEST_SPAN = 5  # words, as in the released code
 PUNCTUATION = frozenset('!"#$%&()*+,-./:;?@[\\]^_`{|}~')
 
@@ -38,6 +36,7 @@ class SegmentBatch:
     is_first: bool  # nothing comes before these segments: memory is empty
     tokens: int
     first_text: int = 0
+    backward: bool = False  # the tokens stand in reverse, and distances change their sign
 
 
 def starts_word(piece: str) -> bool:
@@ -45,22 +44,13 @@ def starts_word(piece: str) -> bool:
     return piece.startswith(("▁", "<")) or piece in PUNCTUATION
 
 
-def goal(length: int, one_in: int) -> int:
-    """Return how many of so many tokens are predicted.
-
-    Raises:
-        UserError: it is none of them.
-    """
-    if not length // one_in:
-        raise UserError(
-            f"one token in {one_in} is predicted (pretraining.one_in), which is none of a segment's {length}; "
-            "lower it, or raise data.max_length"
-        )
-    return length // one_in
-
-
 def choose(
-    starts_L: np.ndarray, functional_L: np.ndarray, parts: tuple[int, ...], one_in: int, generator: np.random.Generator
+    starts_L: np.ndarray,
+    functional_L: np.ndarray,
+    parts: tuple[int, ...],
+    one_in: int,
+    generator: np.random.Generator,
+    backward: bool = False,
 ) -> Targets:
     """Draw a segment's targets and order.
 
@@ -70,6 +60,7 @@ def choose(
         parts: tokens of each part; they add up to L.
         one_in: K.
         generator: where the random numbers come from.
+        backward: whether the tokens stand in reverse, so that words end where they otherwise begin.
 
     Returns:
         The targets. Tokens that are not predicted see each other, whatever the order, and no target.
@@ -79,7 +70,9 @@ def choose(
     first = 0
     for number, length in enumerate(parts):
         part = slice(first, first + length)
-        chosen_L = _spans(starts_L[part], functional_L[part], length // one_in, one_in, generator)
+        turn = slice(None, None, -1 if backward else 1)
+        given = (starts_L[part][turn], functional_L[part][turn])
+        chosen_L = _spans(*given, length // one_in, one_in, generator)[turn]
         # Distinct numbers above all those of earlier parts. What is not predicted comes before them, all at once.
         lowest = first + number - 1
         known_L = ~chosen_L & ~functional_L[part]

@@ -2,16 +2,18 @@
 
 A split's documents are one row of tokens, which is cut into stretches of ``step`` tokens. A segment is
 ``reused A <sep> B <sep> <cls>``: a stretch, and a look ahead at the ones after it. Without memory nothing is reused,
-and stretches are in another order in each epoch. With memory, an update continues the segments of the update before.
+and stretches are in another order in each epoch. With memory, an update continues the segments of the update before,
+and half of its texts read the row from its end, with all tokens in reverse: what they remember comes after them.
 
-Source: Yang et al. 2019 (XLNet), sections 2.4 and 2.5, and the released code: B follows A, or comes from elsewhere in
-the split, each with probability one half.
+Source: Yang et al. 2019 (XLNet), sections 2.4, 2.5 and 3.1, and the released code: A ends where a document does, if
+one ends there; B follows A, or comes from elsewhere in the split, each with probability one half.
 
 Shapes: B segments of L tokens, P predicted places.
 """
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from xlnet.data.shapes import Budget, Share
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
+from xlnet.recipe.checks import check_segment
 
 SPECIAL = 3  # <sep>, <sep>, <cls>
 NEVER = 2**30  # the order of padding, see xlnet.model.streams
@@ -40,6 +43,7 @@ class Segments:
         seed: of targets, orders and shuffling.
         special: token ids of ``sep``, ``cls`` and ``pad``.
         starts_V: for each token, whether it begins a word.
+        bidirectional: whether half of an update with memory reads backwards.
     """
 
     length: int
@@ -48,15 +52,10 @@ class Segments:
     seed: int
     special: dict[str, int]
     starts_V: np.ndarray
+    bidirectional: bool = False
 
     def __post_init__(self) -> None:
-        if self.length <= self.reuse + SPECIAL + 1:
-            raise UserError(
-                f"data.max_length is {self.length}, too few for pretraining.reuse_len = {self.reuse} and the rest of a "
-                f"segment; allowed: {self.reuse + SPECIAL + 2} or more"
-            )
-        permutation.goal(self.reuse or self.length, self.one_in)
-        permutation.goal(self.length - self.reuse, self.one_in)
+        check_segment(self.length, self.reuse, self.one_in)
 
     def __str__(self) -> str:
         return f"segments of {self.length}"
@@ -90,45 +89,65 @@ class Segments:
         return min(self.stretches(lengths), max(1, batch_tokens // self.length))
 
     def plan(self, lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """Return the segments of each update: ``epoch * stretches + stretch``."""
+        """Return the segments of each update: ``(epoch * 2 + direction) * stretches + stretch``."""
         count = self.stretches(lengths)
         texts = self.at_once(lengths, batch_tokens)
         if not self.reuse:
             order = np.random.default_rng([seed, epoch]).permutation(count)
-            return np.split(order + epoch * count, range(texts, count, texts))
+            return np.split(order + 2 * epoch * count, range(texts, count, texts))
+        ahead, back = (_steps(run) for run in self._runs(count, texts, epoch))
+        empty = np.empty(0, np.int64)
+        pairs = itertools.zip_longest(ahead, back, fillvalue=empty)
+        return [np.concatenate([one, other + count]) + 2 * epoch * count for one, other in pairs]
+
+    def _runs(self, count: int, texts: int, epoch: int) -> tuple["_Runs", "_Runs"]:
+        """Divide the stretches among an update's texts: those that read forward, and those that read backward.
+
+        In even epochs the first stretches are read forward and the others backward, in odd epochs vice versa.
+        Backward, stretches are counted from the end, so that where the two meet one stretch may be missed.
+        """
         run = -(-count // texts)  # each text of an update reads a run of neighbours
-        starts = np.arange(0, count, run)
-        updates = [starts + step for step in range(run)]
-        return [rows[rows < np.minimum(starts + run, count)] + epoch * count for rows in updates]
+        backward = min(count, texts // 2 * run) if self.bidirectional else 0
+        if epoch % 2 == 0:
+            return _Runs(0, count - backward, run), _Runs(0, backward, run)
+        return _Runs(backward, count, run), _Runs(count - backward, count, run)
 
     def share(self, split: Rows, rows: np.ndarray, budget: Budget) -> Share:
         """One rank's share of an update's segments; its ``texts`` are predicted tokens."""
         count = self.stretches(split.lengths)
-        whole = self._collate(split, rows % count, int(rows[0] // count), 0)
-        pieces = budget.ranks * budget.rounds(len(rows) * self.length)
-        size = -(-len(rows) // pieces)
-        rounds = pieces // budget.ranks
-        mine = range(budget.rank * rounds, (budget.rank + 1) * rounds)
-        parts = [slice(one * size, (one + 1) * size) for one in mine]
-        if budget.ranks == 1:  # otherwise each rank computes as many parts, even if there is nothing left for one
-            parts = [part for part in parts if part.start < len(rows)]
-        batches = tuple(_cut(whole, part) for part in parts)
-        return Share(batches, int(whole.weights_BP.sum()), whole.tokens)
+        epoch, stretches, backward = int(rows[0] // (2 * count)), rows % count, rows // count % 2 == 1
+        ahead, _ = self._runs(count, self.at_once(split.lengths, budget.batch_tokens), epoch)
+        batches: list[SegmentBatch] = []
+        predicted = tokens = 0
+        for is_backward, first_text in ((False, 0), (True, len(ahead.starts))):
+            if (mine := stretches[backward == is_backward]).size:
+                whole = self._collate(split, mine, epoch, is_backward, first_text)
+                batches += _divided(whole, budget, self.length)
+                predicted, tokens = predicted + int(whole.weights_BP.sum()), tokens + whole.tokens
+        if self.reuse:
+            is_first = bool(not backward[0] and stretches[0] == ahead.first)
+            batches = [replace(batch, is_first=is_first) for batch in batches]
+        return Share(tuple(batches), predicted, tokens)
 
     def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[SegmentBatch]:
-        """Every stretch once, with targets that are the same each time."""
+        """Every stretch once, forward, with targets that are the same each time."""
         count = self.stretches(split.lengths)
-        for rows in (
-            self.plan(split.lengths, batch_tokens, self.seed, 0) if self.reuse else self._in_order(count, batch_tokens)
-        ):
-            yield self._collate(split, rows, EVALUATION, 0)
+        if self.reuse:
+            texts = self.at_once(split.lengths, batch_tokens)
+            updates = list(_steps(_Runs(0, count, -(-count // texts))))
+        else:
+            texts = max(1, batch_tokens // self.length)
+            updates = np.split(np.arange(count), range(texts, count, texts))
+        for rows in updates:
+            yield replace(self._collate(split, rows, EVALUATION), is_first=bool(rows[0] == 0))
 
-    def _in_order(self, count: int, batch_tokens: int) -> list[np.ndarray]:
-        texts = max(1, batch_tokens // self.length)
-        return np.split(np.arange(count), range(texts, count, texts))
-
-    def _collate(self, split: Rows, stretches: np.ndarray, epoch: int, first_text: int) -> SegmentBatch:
-        made = [self._segment(split.tokens, int(one), epoch) for one in stretches]
+    def _collate(
+        self, split: Rows, stretches: np.ndarray, epoch: int, backward: bool = False, first_text: int = 0
+    ) -> SegmentBatch:
+        tokens, ends = split.tokens, np.cumsum(split.lengths)
+        if backward:
+            tokens, ends = tokens[::-1], (ends[-1] - ends)[::-1][1:]
+        made = [self._segment(tokens, ends, int(one), epoch, backward) for one in stretches]
         most = sum(part // self.one_in for part in self.parts)
         ids, segments, orders, places = zip(*made, strict=True)
         weights_BP = np.array([np.arange(most) < len(place) for place in places], np.float32)
@@ -139,20 +158,21 @@ class Segments:
             _rectangle(places, most, 0, np.int64),
             weights_BP,
             stretches,
-            bool(stretches[0] == 0),
+            True,
             sum(map(len, ids)),
             first_text,
+            backward,
         )
 
     def _segment(
-        self, tokens: np.ndarray, stretch: int, epoch: int
+        self, tokens: np.ndarray, ends: np.ndarray, stretch: int, epoch: int, backward: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Make one segment: its token ids, segment ids, order and places."""
-        generator = np.random.default_rng([self.seed, epoch, stretch])
+        generator = np.random.default_rng([self.seed, epoch, stretch, *[1] * backward])
         begin = stretch * self.step
         reused = tokens[begin : begin + self.reuse]
         ahead = tokens[begin + self.reuse : begin + self.length - SPECIAL]
-        cut = int(generator.integers(1, len(ahead))) if len(ahead) > 1 else len(ahead)
+        cut = _cut_point(ends, begin + len(reused), len(ahead), generator)
         first, second = ahead[:cut], ahead[cut:]
         if len(second) and generator.random() < 0.5:
             start = int(generator.integers(max(1, len(tokens) - len(second))))
@@ -162,8 +182,50 @@ class Segments:
         sizes = [len(reused) + len(first) + 1, len(second) + 1, 1]
         parts = (len(reused), len(ids) - len(reused)) if self.reuse else (len(ids),)
         functional = np.isin(ids, [*sep, *cls])
-        targets = permutation.choose(self.starts_V[ids], functional, parts, self.one_in, generator)
+        targets = permutation.choose(self.starts_V[ids], functional, parts, self.one_in, generator, backward)
         return ids, np.repeat([0, 1, 2], sizes), targets.order_L, targets.place_P
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Neighbouring stretches that are read together: ``first`` to ``end - 1`` in runs of so many."""
+
+    first: int
+    end: int
+    run: int
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The first stretch of each run."""
+        return np.arange(self.first, self.end, self.run)
+
+
+def _steps(runs: _Runs) -> Iterator[np.ndarray]:
+    """Yield the stretches of each update: one of each run that has not ended."""
+    starts = runs.starts
+    for step in range(min(runs.run, runs.end - runs.first)):
+        rows = starts + step
+        yield rows[rows < np.minimum(starts + runs.run, runs.end)]
+
+
+def _divided(whole: SegmentBatch, budget: Budget, length: int) -> list[SegmentBatch]:
+    """Return one rank's parts of a batch."""
+    texts = len(whole.index_B)
+    pieces = budget.ranks * budget.rounds(texts * length)
+    size = -(-texts // pieces)
+    rounds = pieces // budget.ranks
+    parts = [slice(one * size, (one + 1) * size) for one in range(budget.rank * rounds, (budget.rank + 1) * rounds)]
+    if budget.ranks == 1:  # otherwise each rank computes as many parts, even if there is nothing left for one
+        parts = [part for part in parts if part.start < texts]
+    return [_cut(whole, part) for part in parts]
+
+
+def _cut_point(ends: np.ndarray, begin: int, length: int, generator: np.random.Generator) -> int:
+    """Draw where A ends in so many tokens: at a document's end if there is one, else anywhere."""
+    if length < 2:
+        return length
+    inside = ends[np.searchsorted(ends, begin, "right") : np.searchsorted(ends, begin + length)] - begin
+    return int(generator.choice(inside)) if len(inside) else int(generator.integers(1, length))
 
 
 def _rectangle(rows: tuple[np.ndarray, ...], width: int, fill: int, kind: type) -> np.ndarray:
@@ -187,7 +249,8 @@ def _cut(whole: SegmentBatch, part: slice) -> SegmentBatch:
         whole.index_B[part],
         whole.is_first,
         whole.tokens,
-        part.start,
+        whole.first_text + part.start,
+        whole.backward,
     )
 
 
@@ -201,5 +264,11 @@ def segments_of(data: Dataset, recipe: Recipe) -> Segments:
     starts_V = np.array([starts_word(piece) for piece in tokenizer.pieces])
     given = recipe.pretraining
     return Segments(
-        recipe.data.max_length, given.reuse_len, given.one_in, recipe.training.seed, data.card["special_ids"], starts_V
+        recipe.data.max_length,
+        given.reuse_len,
+        given.one_in,
+        recipe.training.seed,
+        data.card["special_ids"],
+        starts_V,
+        given.bidirectional,
     )

@@ -19,7 +19,7 @@ from xlnet.errors import RunError, UserError
 from xlnet.evaluation import page
 from xlnet.evaluation.comparison import primary_metric
 from xlnet.evaluation.metrics import Figure
-from xlnet.evaluation.permuted import permutation_loss
+from xlnet.evaluation.permuted import segment_losses
 from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.scoring import left_to_right
 from xlnet.model.weights import load_language_model
@@ -57,15 +57,15 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
     texts = zip(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), strict=True)
     sizes = np.array([byte_count(text, pair) for text, pair in texts], np.int64)
     shapes = segments_of(data, made_of)
-    permuted = permutation_loss(language_model, split, shapes)
-    if permuted is None or not np.isfinite([*losses, permuted]).all():
+    permuted = segment_losses(language_model, split, shapes)
+    if permuted is None or not np.isfinite([*losses, *permuted[0]]).all():
         raise RunError(f"model '{model}' has losses that are no numbers; train it with a lower training.learning_rate")
     columns: dict[str, Any] = {name: rows[name] for name in ("row", "source", "line", "id", "text", "text_pair")}
     table = pa.table({**columns, "loss": losses, "tokens": split.lengths, "bytes": sizes})
     figures = {
         "bits_per_byte": ratio(losses / math.log(2), sizes, recipe),
         "perplexity": _perplexity(losses, split.lengths, recipe),
-        "permutation_loss": Figure(permuted, math.nan, math.nan),
+        "permutation_loss": ratio(*permuted, recipe),
     }
     content = {
         "task": "pretrain",
@@ -73,18 +73,13 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
         "classes": [],
         "primary": primary,
         "confidence": recipe.confidence,
-        "metrics": {name: _finite(asdict(figure)) for name, figure in figures.items()},
+        "metrics": {name: asdict(figure) for name, figure in figures.items()},
         "majority_class": None,
         "baseline": None,
         "confusion": None,
         "roc": None,
     }
     return table, content
-
-
-def _finite(figure: dict[str, float]) -> dict[str, float]:
-    """Replace an interval that is not known by the value itself."""
-    return {key: figure["value"] if math.isnan(value) else value for key, value in figure.items()}
 
 
 def byte_count(text: str, pair: str | None) -> int:
@@ -99,7 +94,7 @@ def document_losses(model: XLNetLanguageModel, documents: list[np.ndarray], dire
 
 
 def ratio(above: np.ndarray, below: np.ndarray, recipe: EvaluationRecipe) -> Figure:
-    """Return the ratio of two sums over documents, with a bootstrap interval (Efron 1979)."""
+    """Return the ratio of two sums over documents or segments, with a bootstrap interval (Efron 1979)."""
     tails = [(1 - recipe.confidence) / 2, (1 + recipe.confidence) / 2]
     low, high = np.quantile(_resampled(above, recipe) / _resampled(below, recipe), tails)
     return Figure(float(above.sum() / below.sum()), float(low), float(high))

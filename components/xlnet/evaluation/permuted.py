@@ -27,7 +27,30 @@ def permutation_loss(
     goes_on: Callable[[], bool] = lambda: True,
 ) -> float | None:
     """Return the mean cross-entropy of the predicted tokens, the same targets each time; None if told to stop."""
-    was_training, memory, total, count = model.training, None, 0.0, 0.0
+    found = segment_losses(model, split, shapes, tensor, autocast, goes_on)
+    return None if found is None else float(found[0].sum() / found[1].sum())
+
+
+def segment_losses(
+    model: XLNetLanguageModel,
+    split: Split,
+    shapes: Segments,
+    tensor: Callable[[np.ndarray], Tensor] = torch.from_numpy,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return each segment's summed cross-entropy in nats, and its predicted tokens: [segments]; None if told to stop.
+
+    Args:
+        model: any language model; its mode stays what it was.
+        split: the documents.
+        shapes: how documents become segments.
+        tensor: puts an array on the model's device.
+        autocast: the context of the forward pass.
+        goes_on: is asked before each batch.
+    """
+    was_training, memory = model.training, None
+    losses, counts = [], []
     model.eval()
     try:
         for batch in shapes.evaluation(split, BATCH_TOKENS):
@@ -39,11 +62,11 @@ def permutation_loss(
                 hidden_BPD, memory = model(replace(text, memory=earlier), *model.recurrence)
                 table, bias = model.transformer.word_embedding.weight, model.lm_loss.bias
                 losses_P = token_losses(hidden_BPD.flatten(0, 1), table, bias, text.targets_BP.flatten())
-            total += float((losses_P * weights_BP.flatten()).sum())
-            count += float(batch.weights_BP.sum())
+            losses.append((losses_P.view_as(weights_BP) * weights_BP).sum(1).double().cpu().numpy())
+            counts.append(batch.weights_BP.sum(1))
     finally:
         model.train(was_training)
-    return total / count
+    return np.concatenate(losses), np.concatenate(counts)
 
 
 def moved(batch: SegmentBatch, tensor: Callable[[np.ndarray], Tensor]) -> tuple[Text, Tensor]:
@@ -53,5 +76,7 @@ def moved(batch: SegmentBatch, tensor: Callable[[np.ndarray], Tensor]) -> tuple[
         tensor(batch.segment_ids_BL),
         tensor(batch.order_BL),
         tensor(batch.place_BP),
+        first_text=batch.first_text,
+        backward=batch.backward,
     )
     return text, tensor(batch.weights_BP)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from xlnet.errors import RunError
 from xlnet.model.config import XLNetConfig
 from xlnet.model.dropout import Dropouts
 from xlnet.model.fused import dropout, dropout_add_norm
@@ -36,6 +35,7 @@ class Text:
         place_BP: places to predict: int64.
         memory: each layer's hidden states of earlier segments, [layers, B, M, D]; None: there are none.
         first_text: this part's first text within the whole batch; it selects this part's rows of the dropout masks.
+        backward: whether all of the texts stand in reverse, last token first.
     """
 
     input_ids_BL: Tensor
@@ -44,6 +44,7 @@ class Text:
     place_BP: Tensor
     memory: Tensor | None = None
     first_text: int = 0
+    backward: bool = False
 
     @property
     def remembered(self) -> int:
@@ -157,7 +158,7 @@ class XLNetLanguageModel(nn.Module):
     def _shared(self, text: Text, sight: Sight, dropouts: Dropouts) -> Shared:
         config, length = self.config, sight.length
         distances_RD = distance_encoding(
-            length, config.d_model, config.clamp_len, text.input_ids_BL.device, text.remembered
+            length, config.d_model, config.clamp_len, text.input_ids_BL.device, text.remembered, text.backward
         )
         # A distance's mask does not depend on the length, so all parts of a batch use the same mask.
         distances_RD = dropout(distances_RD, dropouts.next(config.dropout, -length - text.remembered))
@@ -206,9 +207,3 @@ def attend(
     norm = attention.layer_norm
     done_TD = dropout_add_norm(out_TD, x_BQD.flatten(0, 1), norm.weight, norm.bias, norm.eps, noise.attended)
     return done_TD.view_as(x_BQD)
-
-
-def check_order(order: list[int]) -> None:
-    """Raise RunError unless this is a permutation of 0, 1, …"""
-    if sorted(order) != list(range(len(order))):
-        raise RunError(f"the factorisation order {order[:20]} is no permutation of 0 to {len(order) - 1}")

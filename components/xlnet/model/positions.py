@@ -44,13 +44,16 @@ class Segments(NamedTuple):
 
 
 def distance_encoding(
-    length: int, width: int, clamp_len: int, device: torch.device | None = None, memory: int = 0
+    length: int, width: int, clamp_len: int, device: torch.device | None = None, memory: int = 0, backward: bool = False
 ) -> Tensor:
     """Return the sinusoids of the distances M+L, M+L-1, …, 1-L: float32 [R, D], sines first, then cosines.
 
-    Source: Vaswani et al. 2017, section 3.5, in Transformer-XL's arrangement. M is the number of memory tokens.
+    Source: Vaswani et al. 2017, section 3.5, in Transformer-XL's arrangement. M is the number of memory tokens. A text
+    that stands in reverse has the same distances with the other sign, as in XLNet's released code (``bi_data``).
     """
     distance_R = torch.arange(memory + length, -length, -1.0, device=device)
+    if backward:
+        distance_R = -distance_R
     if clamp_len > 0:
         distance_R = distance_R.clamp(-clamp_len, clamp_len)
     frequency = 1.0 / torch.pow(10_000, torch.arange(0, width, 2.0, device=device) / width)

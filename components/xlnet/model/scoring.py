@@ -1,4 +1,4 @@
-"""How likely a language model finds texts, read from left to right.
+"""How likely a language model finds texts, read from left to right or in any other order.
 
 Shapes: B windows of L tokens, P predicted places.
 """
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from xlnet.errors import UserError
 from xlnet.model.language_model import Text, XLNetLanguageModel
 from xlnet.model.sight import NEVER
 from xlnet.model.token_loss import token_losses
@@ -33,6 +34,34 @@ def left_to_right(model: XLNetLanguageModel, texts: Sequence[np.ndarray], length
         numbers = np.array([number for number, _, _ in batch])
         np.add.at(losses, numbers, _losses(model, batch))
     return losses
+
+
+@torch.inference_mode()
+def in_orders(model: XLNetLanguageModel, text: Sequence[int], orders: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return a text's negative log-likelihood in nats under each of some factorisation orders: float64 [orders].
+
+    Args:
+        model: in evaluation mode.
+        text: token ids, L of them.
+        orders: place in the order for each token: a permutation of 0 to L - 1.
+
+    Raises:
+        UserError: one is no permutation.
+    """
+    for order in orders:
+        if sorted(order) != list(range(len(text))):
+            raise UserError(
+                f"the factorisation order {list(order)[:20]} is no permutation of 0 to {len(text) - 1}; name each "
+                "token's place once"
+            )
+    device = model.lm_loss.bias.device
+    ids_BL = torch.tensor([list(text)] * len(orders), device=device)
+    order_BL = torch.tensor([list(order) for order in orders], dtype=torch.int32, device=device)
+    given = Text(ids_BL, torch.zeros_like(order_BL), order_BL, torch.arange(len(text), device=device).expand_as(ids_BL))
+    hidden_BPD, _ = model(given)
+    table, bias = model.transformer.word_embedding.weight, model.lm_loss.bias
+    found = token_losses(hidden_BPD.flatten(0, 1), table, bias, ids_BL.flatten()).view_as(ids_BL)
+    return np.asarray(found.double().sum(1).cpu().numpy())
 
 
 def _windows(number: int, text: np.ndarray, length: int, start_id: int) -> Iterator[Window]:

@@ -18,6 +18,7 @@ PATIENCE = 4  # validations
 WIDE = 128  # width from which on the learning rate falls
 RATE, PRETRAINED_RATE = 1e-3, 3e-5  # the second: Yang et al. 2019, appendix A.4
 PRETRAINED_EPOCHS, PRETRAINED_BATCH = 3.0, 4096
+NOT_READ = ("summary_dropout", "token_dropout")  # pretraining has no summary, and never hides its input
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Size:
 def decide(recipe: Recipe, size: Size) -> Recipe:
     """Return the recipe with a number in place of each "auto" of its model and training sections."""
     training, model = _training(recipe.training, recipe.model, size), _model(recipe.model)
+    if recipe.data.task == "pretrain":
+        training["token_dropout"] = 0.0
     chosen = {
         "model": {name: value for name, value in model.items() if getattr(recipe.model, name) == AUTO},
         "training": {name: value for name, value in training.items() if getattr(recipe.training, name) == AUTO},
@@ -51,9 +54,11 @@ def explain(given: Recipe, decided: Recipe, size: Size) -> str:
     ``"chosen for 2,272 rows, 40,112 tokens, weights from scratch: epochs 10, …, 401,120 tokens in all"``
     """
     names = chosen(given)
-    if not names:
+    unread = NOT_READ if given.data.task == "pretrain" else ()
+    shown = [(section, name) for section, name in names if name not in unread]
+    if not shown:
         return ""
-    values = ", ".join(f"{name} {getattr(getattr(decided, section), name):g}" for section, name in names)
+    values = ", ".join(f"{name} {getattr(getattr(decided, section), name):g}" for section, name in shown)
     total = decided.training.epochs * size.tokens
     seen = f", {total:,.0f} tokens in all" if not decided.training.steps else ""
     start = "pretrained weights" if given.model.pretrained else "weights from scratch"

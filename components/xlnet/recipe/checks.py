@@ -12,6 +12,7 @@ from xlnet.redaction import holds_secret, redacted
 
 NAME_LENGTH = 200
 SMALLEST_VOCABULARY = 64
+SMALLEST_REST = 5  # of a segment, beside what becomes memory: <sep>, <sep>, <cls>, and a token on each side
 FOR_MLFLOW = (
     "leave it out and set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, instead"
 )
@@ -79,10 +80,39 @@ def check_together(recipe: Any) -> None:
     if bool(given.mem_len) != bool(given.reuse_len):
         missing = "reuse_len" if given.mem_len else "mem_len"
         raise UserError(f"pretraining.{missing} is 0 and the other is not; memory needs both, or neither")
-    if recipe.data.task == "pretrain" and given.mem_len > longest:
+    if recipe.data.task != "pretrain":
+        return
+    if given.mem_len > longest:
         raise UserError(
             f"pretraining.mem_len is {given.mem_len}, longer than a segment; "
             f"allowed: data.max_length = {longest} at most"
+        )
+    check_segment(longest, given.reuse_len, given.one_in)
+    if recipe.training.token_dropout not in ("auto", 0):
+        raise UserError(
+            f"training.token_dropout is {recipe.training.token_dropout:g}, but pretraining never hides its input; "
+            "leave it out, or set it to 0"
+        )
+
+
+def check_segment(length: int, reuse: int, one_in: int) -> None:
+    """Raise UserError unless a segment for pretraining has room for its parts, and something to predict in each.
+
+    Args:
+        length: tokens of a segment.
+        reuse: tokens of it that become memory; 0: none.
+        one_in: one token in so many is predicted.
+    """
+    if length < reuse + SMALLEST_REST:
+        raise UserError(
+            f"data.max_length is {length}, too few for pretraining.reuse_len = {reuse} and the rest of a "
+            f"segment; allowed: {reuse + SMALLEST_REST} or more"
+        )
+    fewest = min(reuse or length, length - reuse)
+    if fewest < one_in:
+        raise UserError(
+            f"one token in {one_in} is predicted (pretraining.one_in), which is none of a segment's {fewest}; "
+            "lower it, or raise data.max_length"
         )
 
 

@@ -128,6 +128,7 @@ class PretrainingRecipe:
     one_in: int = _number(6, 1, 1000)  # one token in so many is predicted: K of the paper
     reuse_len: int = _number(0, 0, 65_536)  # tokens of each segment that become memory; 0: no memory
     mem_len: int = _number(0, 0, 65_536)  # most tokens that memory holds; 0: no memory
+    bidirectional: bool = True  # with memory, half of each update reads the corpus backwards
 
 
 @dataclass(frozen=True)

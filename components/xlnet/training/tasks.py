@@ -129,7 +129,7 @@ class Pretraining:
         """See :class:`Task`."""
         text, weights_BP = moved(batch, device.tensor)
         kept = model.memory_of(batch.first_text, len(batch.index_B), batch.is_first)
-        text = replace(text, memory=kept, first_text=batch.first_text)
+        text = replace(text, memory=kept)
         with device.autocast():
             hidden_BPD, memory = model(text, *model.recurrence)
             model.keep(memory, batch.first_text)

@@ -94,10 +94,12 @@ def lines(run: Run, home: str, colour: bool = False) -> list[str]:
 
 def _metric_lines(found: dict[str, Any]) -> list[str]:
     level = f"{found.get('confidence', 0.95):.0%} interval"
-    shown = [f"on {found['rows']:,} test rows:"]
-    for name, metric in found["metrics"].items():
-        if isinstance(metric, dict):
-            shown.append(f"  {name:<10} {metric['value']:.4f}   {level} {metric['low']:.4f} to {metric['high']:.4f}")
+    what = "documents" if found.get("task") == "pretrain" else "rows"
+    shown = [f"on {found['rows']:,} test {what}:"]
+    measured = {name: metric for name, metric in found["metrics"].items() if isinstance(metric, dict)}
+    width = max([10, *map(len, measured)])
+    for name, metric in measured.items():
+        shown.append(f"  {name:<{width}} {metric['value']:.4f}   {level} {metric['low']:.4f} to {metric['high']:.4f}")
     if majority := found.get("majority_class"):
         shown.append(f"  {'majority':<10} {majority['accuracy']:.4f}   always answering '{majority['class']}'")
     if (base := found.get("baseline")) and base["kind"] != "majority":
@@ -125,8 +127,13 @@ def _next_commands(run: Run, model: str, home: str) -> list[str]:
             f"xlnet-pipeline runs show {run.id} {home}",
         ]
     tool = f"xlnet-pipeline {home}".rstrip()
+    first = f"{tool} predict {shlex.quote(model)} 'what a lovely film'"
+    if run.recipe["data"]["task"] == "pretrain":  # what a language model is for: a fine-tuning that continues it
+        name, _, number = model.partition(":")
+        weights = str(Path(model).absolute()) if run.recipe["registry"]["uri"] else f"models:/{name}/{number}"
+        first = f"{tool} run --set data.train=rows.csv --set {shlex.quote(f'model.pretrained={weights}')}"
     return [
-        f"{tool} predict {shlex.quote(model)} 'what a lovely film'",
+        first,
         f"{tool} lineage {shlex.quote(model)} --html lineage.html",
         f"{tool} runs show {run.id}",
     ]

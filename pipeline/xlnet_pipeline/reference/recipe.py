@@ -91,6 +91,7 @@ MEANINGS = {
     "pretraining.one_in": "one token in so many is predicted (K in the paper); the others are context",
     "pretraining.reuse_len": "tokens of each segment that become memory of the next; 0: no memory",
     "pretraining.mem_len": "most tokens that memory holds, at most data.max_length; 0: no memory",
+    "pretraining.bidirectional": "with memory, half of each update reads the corpus from its end, tokens in reverse",
 }
 
 
