@@ -49,7 +49,8 @@ def segment_losses(
         autocast: the context of the forward pass.
         goes_on: is asked before each batch.
     """
-    was_training, memory = model.training, None
+    was_training = model.training
+    memory: Tensor | None = None
     losses, counts = [], []
     model.eval()
     try:
