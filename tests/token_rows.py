@@ -16,8 +16,8 @@ RECIPE = recipes.Recipe().replace(
 )
 
 
-def write_dataset(path, task="classification", rows=240, seed=0):
-    """Rows whose label is whether token 10 or token 11 is in them."""
+def write_dataset(path, task="classification", rows=240, seed=0, values=(0.0, 1.0)):
+    """Rows whose label is whether token 10 or token 11 is in them, or one of two values."""
     generator = np.random.default_rng(seed)
     classification = task == "classification"
     for name, count in (("train", rows), ("validation", 60), ("test", 60)):
@@ -27,7 +27,7 @@ def write_dataset(path, task="classification", rows=240, seed=0):
         columns = {
             "input_ids": ids,
             "boundary": [len(row) - 1 for row in ids],
-            "label": labels.tolist() if classification else [float(label) for label in labels],
+            "label": labels.tolist() if classification else [values[label] for label in labels],
             "row": list(range(count)),
             "source": [0] * count,
             "line": list(range(1, count + 1)),

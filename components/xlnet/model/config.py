@@ -58,6 +58,8 @@ class XLNetConfig:
     pad_token_id: int = 5
     task: str = "classification"
     classes: tuple[str, ...] = ()
+    value_mean: float = 0.0  # of a regression's train labels: the head works in standardised values while it trains
+    value_deviation: float = 1.0
 
     @property
     def outputs(self) -> int:
@@ -65,8 +67,15 @@ class XLNetConfig:
         return 1 if self.task == "regression" else len(self.classes)
 
 
-def from_recipe(recipe: ModelRecipe, vocab_size: int, pad_token_id: int, task: str, classes: list[str]) -> XLNetConfig:
-    """Make the configuration that a recipe asks for, with a head for these classes."""
+def from_recipe(
+    recipe: ModelRecipe,
+    vocab_size: int,
+    pad_token_id: int,
+    task: str,
+    classes: list[str],
+    scale: tuple[float, float] = (0.0, 1.0),
+) -> XLNetConfig:
+    """Make the configuration that a recipe asks for, with a head for these classes, or for values of this scale."""
     return XLNetConfig(
         vocab_size=vocab_size,
         n_layer=recipe.n_layer,
@@ -79,6 +88,8 @@ def from_recipe(recipe: ModelRecipe, vocab_size: int, pad_token_id: int, task: s
         pad_token_id=pad_token_id,
         task=task,
         classes=tuple(classes),
+        value_mean=scale[0],
+        value_deviation=scale[1],
     )
 
 
@@ -200,6 +211,7 @@ def to_json(config: XLNetConfig) -> str:
     """Format the ``config.json`` that ``transformers`` loads as it is."""
     values = dataclasses.asdict(config)
     task, classes = values.pop("task"), values.pop("classes")
+    del values["value_mean"], values["value_deviation"]  # weights are written in the labels' own scale
     is_language_model = task == PRETRAIN
     values |= {
         "architectures": [LANGUAGE_MODEL if is_language_model else CLASSIFIER],

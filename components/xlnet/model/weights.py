@@ -23,17 +23,20 @@ from xlnet.model.pretrained import BODY, fetch, refuse_misfit, refuse_other_toke
 from xlnet.model.xlnet import XLNetClassifier
 
 FUSED = ".rel_attn.qkv"
-HEAD = "logits_proj.weight"
+HEAD, HEAD_BIAS = "logits_proj.weight", "logits_proj.bias"
 NO_CLASSIFIER = ": it is no trained classifier; to fine-tune it name it as model.pretrained"
 MEMORY = "memory"  # what a training remembers of the last segments is no part of a model
 
 
 def save_model(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes."""
+    """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes.
+
+    The head of a regression is written so that it answers in the scale of the labels, for ``transformers`` as for us.
+    """
     Path(directory, "config.json").write_text(configs.to_json(config), encoding="utf-8")
     kept = {name: value for name, value in weights.items() if name != MEMORY}
     state = {name: value.detach().to("cpu", torch.float32) for name, value in kept.items()}
-    tensors = {name: value.contiguous() for name, value in split_qkv(state).items()}
+    tensors = {name: value.contiguous() for name, value in split_qkv(in_scale_of_labels(state, config)).items()}
     save_file(tensors, str(Path(directory, "model.safetensors")), metadata={"format": "pt"})
 
 
@@ -112,7 +115,9 @@ def _refuse_misfit(directory: Path, model: torch.nn.Module, tensors: Mapping[str
             raise UserError(f"'{directory}' has {name} as {tensors[name].dtype}; allowed: weights in floating point")
 
 
-def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[str]) -> Any:
+def load_pretrained(
+    name: str, tokenizer: str | Path, task: str, classes: list[str], scale: tuple[float, float] = (0.0, 1.0)
+) -> Any:
     """Load pretrained weights, with a new head for this task.
 
     Args:
@@ -120,6 +125,7 @@ def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[s
         tokenizer: directory of the dataset's tokenizer; the weights must have been trained with the same one.
         task: ``"classification"``, ``"regression"`` or ``"pretrain"``.
         classes: class names in index order.
+        scale: mean and deviation of a regression's train labels.
 
     Returns:
         A classifier, or a language model.
@@ -130,11 +136,13 @@ def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[s
     directory = fetch(name)
     published = configs.read(directory / "config.json")
     refuse_other_tokens(name, directory, load_tokenizer(tokenizer), published.vocab_size)
-    config = XLNetConfig(**{**vars(published), "task": task, "classes": tuple(classes)})
+    mean, deviation = scale
+    given = {"task": task, "classes": tuple(classes), "value_mean": mean, "value_deviation": deviation}
+    config = XLNetConfig(**{**vars(published), **given})
     model = XLNetLanguageModel(config) if task == configs.PRETRAIN else XLNetClassifier(config)
     found = _with_prefix(tensor_files.read(directory))
     refuse_misfit(name, {key: tuple(value.shape) for key, value in found.items()}, config)
-    tensors, own = join_qkv(found), model.state_dict()
+    tensors, own = _standardised(join_qkv(found), config), model.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
     missing = sorted(own.keys() - fitting.keys())
     model.load_state_dict(fitting, strict=False)
@@ -143,6 +151,24 @@ def load_pretrained(name: str, tokenizer: str | Path, task: str, classes: list[s
     if missing:
         warn(f"model.pretrained '{name}' has no fitting {', '.join(missing)}: training starts these from random values")
     return model
+
+
+def in_scale_of_labels(weights: Mapping[str, Tensor], config: XLNetConfig) -> dict[str, Tensor]:
+    """Return weights whose head answers in the scale of a regression's labels, not in standardised values."""
+    scaled, deviation = dict(weights), config.value_deviation
+    if config.task == "regression":
+        scaled[HEAD] = (weights[HEAD].double() * deviation).float()
+        scaled[HEAD_BIAS] = (weights[HEAD_BIAS].double() * deviation + config.value_mean).float()
+    return scaled
+
+
+def _standardised(tensors: Mapping[str, Tensor], config: XLNetConfig) -> dict[str, Tensor]:
+    """Undo :func:`in_scale_of_labels` for a head that goes on training, if the tensors have one."""
+    given = dict(tensors)
+    if config.task == "regression" and {HEAD, HEAD_BIAS} <= given.keys():
+        given[HEAD] = (given[HEAD].double() / config.value_deviation).float()
+        given[HEAD_BIAS] = ((given[HEAD_BIAS].double() - config.value_mean) / config.value_deviation).float()
+    return given
 
 
 def split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -197,7 +197,9 @@ class XLNetClassifier(nn.Module):
     ) -> Tensor:
         """Compute the logits of packed texts, [S, C]; for the arguments see :class:`Transformer`."""
         x_TD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
-        return self.logits_proj(self.sequence_summary(x_TD[layout.last_S], layout.first_text))
+        logits_SC = self.logits_proj(self.sequence_summary(x_TD[layout.last_S], layout.first_text))
+        mean, deviation = self.config.value_mean, self.config.value_deviation
+        return logits_SC if (mean, deviation) == (0.0, 1.0) else logits_SC.float() * deviation + mean
 
 
 def initialise(model: nn.Module, deviation: float) -> None:

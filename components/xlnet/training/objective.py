@@ -14,11 +14,27 @@ from xlnet.recipe import TrainingRecipe
 from xlnet.recipe.checks import refuse_unknown_classes
 
 
-def losses(logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: float = 0.0) -> Tensor:
-    """Return each row's loss, [B]: cross-entropy for classes, squared error for values."""
+def losses(
+    logits_BC: Tensor, labels_B: Tensor, task: str, label_smoothing: float = 0.0, deviation: float = 1.0
+) -> Tensor:
+    """Return each row's loss, [B]: cross-entropy for classes, squared error for values.
+
+    The squared error is in units of the train labels' variance, ``deviation ** 2``: always answering their mean gets 1.
+    """
     if task == "regression":
-        return F.mse_loss(logits_BC[:, 0].float(), labels_B, reduction="none")
+        return ((logits_BC[:, 0].float() - labels_B) / deviation).square()
     return F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=label_smoothing)
+
+
+def scale(labels: np.ndarray, task: str) -> tuple[float, float]:
+    """Return mean and deviation of a regression's train labels, with which the head's values are standardised.
+
+    (0, 1), which changes nothing, for classes; deviation 1 for labels that are all the same.
+    """
+    if task != "regression" or not len(labels):
+        return 0.0, 1.0
+    values = labels.astype(np.float64)
+    return float(values.mean()), float(values.std()) if np.ptp(values) > 0 else 1.0
 
 
 def class_weights(recipe: TrainingRecipe, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray | None:
@@ -49,7 +65,9 @@ def class_weights(recipe: TrainingRecipe, labels: np.ndarray, classes: Sequence[
     return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
 
 
-def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str, select_by: str = "auto") -> dict[str, float]:
+def validation_metrics(
+    logits: np.ndarray, labels: np.ndarray, task: str, select_by: str = "auto", deviation: float = 1.0
+) -> dict[str, float]:
     """Return a split's mean loss, its accuracy (classes) or Pearson's r (values), and the metric to select by.
 
     A correlation is left out if one side is constant.
@@ -59,8 +77,9 @@ def validation_metrics(logits: np.ndarray, labels: np.ndarray, task: str, select
         labels: class indices or values, [rows].
         task: ``"classification"`` or ``"regression"``.
         select_by: ``training.select_by``.
+        deviation: of the train labels, see :func:`losses`.
     """
-    value = losses(torch.from_numpy(logits).double(), _targets(labels, task), task).mean().item()
+    value = losses(torch.from_numpy(logits).double(), _targets(labels, task), task, 0.0, deviation).mean().item()
     if task == "regression":
         given, truth = logits[:, 0].astype(np.float64), labels.astype(np.float64)
         names = {"pearson", *({select_by} & set(metrics.OF_VALUES))}

@@ -20,7 +20,8 @@ def forward(model: XLNetClassifier, inputs: Inputs, texts: int, recipe: Training
         hidden_T = hide_tokens(inputs.layout, recipe.token_dropout)
         with device.autocast():
             logits_SC = model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout, hidden_T)
-            losses_S = objective.losses(logits_SC, inputs.labels_S, model.config.task, recipe.label_smoothing)
+            kind = model.config.task, recipe.label_smoothing, model.config.value_deviation
+            losses_S = objective.losses(logits_SC, inputs.labels_S, *kind)
         return (losses_S * inputs.weights_S).sum()
 
     return device.compute(losses, model, inputs) / texts

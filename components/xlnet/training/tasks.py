@@ -62,9 +62,10 @@ class Supervised:
     def make(self, recipe: Recipe, data: Dataset) -> Model:
         """See :class:`Task`."""
         card = data.card
+        about = card["task"], data.classes, objective.scale(data.split("train").labels, card["task"])
         if recipe.model.pretrained:
-            return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", card["task"], data.classes)
-        shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, card["task"], data.classes)
+            return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", *about)
+        shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, *about)
         return XLNetClassifier(shape)
 
     def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
@@ -89,7 +90,8 @@ class Supervised:
             return None
         if not np.isfinite(logits).all():
             return {"validation_loss": math.nan}
-        return objective.validation_metrics(logits, split.labels, model.config.task, select_by)
+        about = model.config
+        return objective.validation_metrics(logits, split.labels, about.task, select_by, about.value_deviation)
 
 
 class Pretraining:
