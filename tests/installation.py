@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,12 +36,14 @@ SMALL = (
     "data.text=0",
     "data.label=1",
     "data.max_length=32",
+    "training.patience=0",  # a run of many steps goes on until it is stopped
     "model.n_layer=1",
     "model.d_model=32",
     "model.n_head=2",
     "model.d_head=16",
     "model.d_inner=64",
     "evaluation.resamples=100",
+    "evaluation.baseline=none",
     "registry.name=cluster-test",
 )
 
@@ -127,23 +130,30 @@ class Installation:
         self.said: dict[str, tuple[int, str]] = {}  # situation → exit status and output
         self.skipped: dict[str, str] = {}  # situation → why it cannot be tried here
 
-    def say(self, *words: str) -> tuple[int, str]:
-        """Exit status and output of a command."""
-        text = io.StringIO()
+    def answer(self, *words: str) -> tuple[int, str, str]:
+        """Exit status, output and messages of a command. A slow server adds messages, but changes no output."""
+        output, messages = io.StringIO(), io.StringIO()
         with (
             mock.patch.dict(os.environ, self.environment),
-            contextlib.redirect_stdout(text),
-            contextlib.redirect_stderr(text),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(messages),
         ):
             status = main([*words, "--target", "kfp"])
-        return status, text.getvalue()
+        return status, output.getvalue(), messages.getvalue()
+
+    def say(self, *words: str) -> tuple[int, str]:
+        """Exit status of a command, and all that it said."""
+        status, output, messages = self.answer(*words)
+        return status, output + messages
 
     def run(self, situation: str, *more: str, steps: int = 4) -> str:
         """The run of a situation, made once; its id."""
         if situation not in self.runs:
             settings = [word for one in (*SMALL, f"training.steps={steps}") for word in ("--set", one)]
-            self.said[situation] = self.say("run", "--no-check", *settings, *more)
-            self.runs[situation] = self.said[situation][1].split("run ", 1)[1].split()[0]
+            status, text = self.said[situation] = self.say("run", "--no-check", *settings, *more)
+            begun = re.search(r"^run (\S+)$", text, re.MULTILINE)
+            assert begun, f"nothing was submitted (exit status {status}): {text}"
+            self.runs[situation] = begun[1]
         return self.runs[situation]
 
     @functools.cached_property
@@ -175,10 +185,22 @@ class Installation:
 
     def record(self, run: str) -> dict[str, object]:
         """What ``runs show --json`` says."""
-        status, text = self.say("runs", "show", run, "--json")
-        assert status == 0, text
+        status, text, messages = self.answer("runs", "show", run, "--json")
+        assert status == 0, messages
         found: dict[str, object] = json.loads(text)
         return found
+
+    def while_running(self, what: str, run: str, look: Callable[[], Any]) -> Any:
+        """What ``look`` returns, once that is true; the test fails as soon as the run has ended without it."""
+
+        def looked() -> Any:
+            status = self.record(run)["status"]  # before the look: what it wants may be the run's last deed
+            found = look()
+            if not found and status != "RUNNING":
+                pytest.fail(f"waiting for {what}: run {run} ended as {status}\n{self.log(run, 'train')[-2000:]}")
+            return found
+
+        return until(what, looked, state=lambda: self.log(run, "train")[-2000:])
 
     def states(self, run: str) -> list[str]:
         """The states of a run's five steps."""

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from kfp import components
-from servers.kubernetes_server import checked
+from servers.jobset_schema import checked
 
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe

@@ -5,7 +5,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from servers.kubernetes_server import PodSet
+    from servers.jobset_controller import PodSet
     from servers.pod_process import PodProcess
 
 PREFIX = "jobset.sigs.k8s.io"

@@ -2,8 +2,11 @@
 
 import json
 import re
+import ssl
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,6 +56,26 @@ class Fault:
 Route = tuple[str, re.Pattern[str], Callable[[Request], Any]]
 
 
+class _Connections(ThreadingHTTPServer):
+    """Handles each connection in a thread of its own, its TLS handshake too: a slow caller delays nobody else."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        if isinstance(request, ssl.SSLSocket):
+            request.do_handshake()
+        super().finish_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report a mistake of the server's, but not a caller that was ended in the middle of a request.
+
+        The report goes past ``sys.stderr``, where a test may be collecting what a command says.
+        """
+        if not isinstance(sys.exc_info()[1], ConnectionError | ssl.SSLError):
+            traceback.print_exc(file=sys.__stderr__)
+
+
 class WebServer:
     """Routes to methods; start with ``with``."""
 
@@ -64,8 +87,7 @@ class WebServer:
         self.released = threading.Event()
         self.connections = 0  # that were ever opened
         self.token: str | None = None  # what callers must bring; None: nothing
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Connections(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def route(self, method: str, pattern: str, work: Callable[[Request], Any]) -> None:
