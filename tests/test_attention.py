@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import test_streams
 import torch
 
 from xlnet.errors import RunError, UserError
@@ -89,6 +90,9 @@ def test_every_level_of_processor_computes_the_same(level, tmp_path, monkeypatch
     for lengths in (*LENGTHS, [289], [513, 3]):
         for width in (16, 64):
             compare("native", lengths, width, 0.3, True, torch.float32, 1e-5, spare=1)
+    for shape in (*test_streams.SHAPES, (1, 289, 49, 100), (3, 64, 64, 64)):
+        test_streams.compare("native", shape, 16, 0.3, True, torch.float32, 1e-5)
+    test_streams.compare("native", (2, 33, 7, 31), 128, 0.3, True, torch.float32, 1e-5)
 
 
 @pytest.mark.parametrize("with_segments", [True, False])
@@ -195,13 +199,13 @@ def test_no_text_sees_another():
 
 
 def test_auto_takes_the_compiled_kernels_on_a_cpu_without_a_word(capsys):
-    attention._best.cache_clear()
+    attention.CHOICE.known.clear()
     assert implementation("auto", "cpu", "torch.float32", 64) == "native"
     assert capsys.readouterr().err == ""
 
 
 def test_auto_warns_once_of_a_slower_attention(capsys):
-    attention._best.cache_clear()
+    attention.CHOICE.known.clear()
     for _ in range(3):
         assert implementation("auto", "cpu", "torch.float32", 8) == "sdpa"
     (said,) = capsys.readouterr().err.splitlines()

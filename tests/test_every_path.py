@@ -7,8 +7,10 @@ import pytest
 import torch
 from test_same_numbers import CONFIG, rows
 
-from xlnet.model.config import XLNetConfig
+from xlnet.model.config import PRETRAIN, XLNetConfig
+from xlnet.model.language_model import Text, XLNetLanguageModel
 from xlnet.model.layout import Layout
+from xlnet.model.token_loss import token_loss
 from xlnet.model.xlnet import XLNetClassifier
 
 LABELS = torch.tensor([0, 1, 1, 0, 1, 0, 1])
@@ -89,3 +91,54 @@ def test_odd_widths_with_everything_on(shape, impl):
     _, found = gradients(model, texts, 2)
     for name, value in expected.items():
         assert (found[name] - value).norm() <= 2e-3 * max(value.norm().item(), 1e-3), name
+
+
+def language_gradients(model, text, parts):
+    """Of the mean loss of all predicted places, computed in so many parts."""
+    model.zero_grad()
+    total = 0.0
+    for part in np.array_split(np.arange(len(text.place_BP)), parts):
+        torch.manual_seed(11)
+        rows, memory = slice(part[0], part[-1] + 1), text.memory
+        kept = None if memory is None else memory[:, rows].to(model.lm_loss.bias.dtype)
+        tensors = (text.input_ids_BL, text.segment_ids_BL, text.order_BL, text.place_BP)
+        one = Text(*(x[rows] for x in tensors), kept, int(part[0]))
+        hidden, _ = model(one, 9, 5)
+        table, bias, targets = model.transformer.word_embedding.weight, model.lm_loss.bias, one.targets_BP.flatten()
+        factors = torch.full(targets.shape, 1 / text.place_BP.numel(), dtype=table.dtype)
+        loss = token_loss(hidden.flatten(0, 1), table, bias, targets, factors)
+        loss.backward()
+        total += loss.item()
+    return total, {name: p.grad.double().clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("memory", [0, 7])
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.99])
+def test_every_path_of_both_streams_gives_the_readable_ones_gradients(probability, memory):
+    """Implementation × recompute × accumulation, with dropout and memory."""
+    config = dataclasses.replace(CONFIG, dropout=probability, task=PRETRAIN, classes=())
+    torch.manual_seed(0)
+    model = XLNetLanguageModel(config).train()
+    for parameter in model.parameters():
+        parameter.data.mul_(4)
+    order = torch.stack([torch.randperm(21) for _ in range(5)]).int()
+    place = torch.stack([torch.randperm(21)[:4] for _ in range(5)])
+    kept = torch.randn(2, 5, memory, 64) if memory else None
+    text = Text(torch.randint(90, (5, 21)), torch.randint(3, (5, 21)).int(), order, place, kept)
+    model.transformer.impl = "reference"
+    loss, expected = language_gradients(model.double(), text, 1)
+    model.float()
+    for impl in ("reference", "dense", "native"):
+        bits = []
+        for recompute in (False, True):
+            for parts in (1, 3):
+                model.transformer.impl, model.transformer.recompute = impl, recompute
+                found_loss, found = language_gradients(model, text, parts)
+                path = f"{impl}, recompute {recompute}, {parts} parts"
+                assert found_loss == pytest.approx(loss, rel=1e-4), path
+                assert found.keys() == expected.keys()
+                for name, value in expected.items():
+                    error = (found[name] - value).norm() / max(value.norm().item(), 1e-3)
+                    assert error < 2e-3, f"{path}: {name} is {error:.1e} off"
+                bits.append(found)
+        assert all(torch.equal(bits[0][name], bits[2][name]) for name in expected), f"{impl}: recomputed bits differ"

@@ -11,12 +11,9 @@ from transformers import XLNetLMHeadModel
 
 from xlnet.data.permutation import choose
 from xlnet.errors import RunError, UserError
-from xlnet.model.dropout import Dropout
 from xlnet.model.language_model import Text
-from xlnet.model.positions import Positions
 from xlnet.model.scoring import in_orders, left_to_right
-from xlnet.model.sight import NEVER, Sight, StreamSegments
-from xlnet.model.streams import stream_attention
+from xlnet.model.sight import NEVER
 from xlnet.model.weights import load_language_model, save_model
 
 VOCABULARY, LAYERS, WIDTH = 61, 2, 32
@@ -65,7 +62,7 @@ def their_arguments(text):
     }
 
 
-@pytest.mark.parametrize("impl", ["reference", "dense"])
+@pytest.mark.parametrize("impl", ["reference", "dense", "native"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_logits_loss_and_gradients_equal_transformers(pair, shape, impl):
     theirs, ours = pair
@@ -180,56 +177,3 @@ def test_what_a_query_does_not_see_cannot_change_it(pair):
     assert torch.equal(first[0, 0], own[0, 0])
     assert not torch.allclose(first[0, 1], own[0, 1])  # the last in the order sees the first token
     assert not torch.allclose(first[0, 0], seen[0, 0])
-
-
-# ---- implementations --------------------------------------------------------------------------------
-
-
-def attend(impl, shape, probability, with_segments, dtype, seed=0):
-    """Output and every gradient, as float64."""
-    texts, length, predicted, memory = shape
-    torch.manual_seed(seed)
-    keys, queries, heads, width = memory + length, length + predicted, 3, 16
-
-    def random(*size):
-        return torch.randn(*size, dtype=torch.float64).to(dtype).requires_grad_()
-
-    leaves = [random(texts, queries, heads, width), *(random(texts, keys, heads, width) for _ in range(2))]
-    leaves += [random(length + keys, heads, width), *(random(heads, width) for _ in range(3)), random(2, heads, width)]
-    q, k, v, table, content, position, segment, embed = leaves
-    text = drawn(shape)
-    sight = Sight.of(text.order_BL, text.place_BP, memory)
-    ids = torch.cat([text.segment_ids_BL, text.segment_ids_BL.gather(1, text.place_BP)], 1)
-    segments = StreamSegments(ids, F.pad(text.segment_ids_BL, (memory, 0)), segment, embed)
-    noise = Dropout.seeded(probability, torch.tensor([987654321])) if probability else None
-    out = stream_attention(
-        q, k, v, Positions(table, content, position), segments if with_segments else None, sight, noise, impl
-    )
-    out.backward(torch.randn(out.shape, dtype=torch.float64).to(out))
-    return [None if x is None else x.double() for x in (out.detach(), *(leaf.grad for leaf in leaves))]
-
-
-@pytest.mark.parametrize("with_segments", [True, False])
-@pytest.mark.parametrize("probability", [0.0, 0.3])
-@pytest.mark.parametrize("shape", [(2, 8, 3, 6), (1, 50, 9, 21), (2, 97, 16, 0)], ids=str)
-@pytest.mark.parametrize("impl", ["dense"])
-def test_every_implementation_equals_the_reference(impl, shape, probability, with_segments):
-    expected = attend("reference", shape, probability, with_segments, torch.float64)
-    for mine, theirs in zip(attend(impl, shape, probability, with_segments, torch.float32), expected, strict=True):
-        assert (mine is None) == (theirs is None)
-        if theirs is not None:
-            assert (mine - theirs).abs().max() <= 1e-5 * max(theirs.abs().max().item(), 1.0)
-
-
-def test_bad_shapes_are_refused():
-    q, k = torch.randn(1, 4, 2, 16), torch.randn(1, 3, 2, 16)
-    sight = Sight.of(torch.tensor([[0, 1, 2]]).int(), torch.tensor([[1]]))
-    positions = Positions(torch.randn(6, 2, 16), torch.randn(2, 16), torch.randn(2, 16))
-    with pytest.raises(UserError, match=r"'flash'; allowed: auto, reference, dense"):
-        stream_attention(q, k, k, positions, None, sight, None, "flash")
-    with pytest.raises(RunError, match="do not match"):
-        stream_attention(q, k[:, :2], k, positions, None, sight)
-    with pytest.raises(RunError, match="sight is of"):
-        stream_attention(q[:, :3], k, k, positions, None, sight)
-    with pytest.raises(RunError, match="6 are needed"):
-        stream_attention(q, k, k, Positions(torch.randn(5, 2, 16), *positions[1:]), None, sight)

@@ -92,7 +92,8 @@ def test_wheel_holds_data_files_and_licence(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
         assert f"{package}/__init__.py" in names
     assert "xlnet/demo/uci_sentences/imdb_labelled.txt" in names
-    assert {f"xlnet/model/kernels/{name}" for name in ("attention.cpp", "elementwise.cpp", "vectors.h")} <= set(names)
+    sources = ("attention.cpp", "elementwise.cpp", "products.h", "streams.cpp", "vectors.h")
+    assert {f"xlnet/model/kernels/{name}" for name in sources} <= set(names)
     assert "xlnet/data/vocabulary/xlnet-base-cased/spiece.model" in names
     assert "xlnet/data/vocabulary/xlnet-base-cased/tokenizer.json" in names
     assert [name for name in names if name.endswith("licenses/LICENSE")]

@@ -17,6 +17,7 @@ from xlnet.data.documents import rows_of
 from xlnet.data.readers import Row
 from xlnet.data.storage import list_sources
 from xlnet.errors import UserError
+from xlnet.model import streams
 from xlnet.model.weights import load_language_model
 from xlnet.registry import open_registry
 from xlnet.registry.locate import with_weights
@@ -128,14 +129,21 @@ def test_a_fine_tuning_continues_the_champion(pretrained, tmp_path, monkeypatch)
         with_weights(given.replace(model={"pretrained": "models:/nobody@champion"}), open_registry)
 
 
-def test_a_killed_pretraining_continues_to_the_same_bits(pretrained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("impl", ["native", "dense"])
+def test_a_killed_pretraining_continues_to_the_same_bits(pretrained, tmp_path, monkeypatch, impl):
     """Memory included: the steps after the checkpoint see what the killed run remembered."""
+    from xlnet.training.train import train
+
+    situation = ("cpu", "torch.float32", 16)
+    monkeypatch.setitem(streams.CHOICE.known, situation, impl)
     monkeypatch.setenv("XLNET_CHECKPOINTS", str(tmp_path / "checkpoints"))
     recipe = recipe_of(pretrained / "corpus.txt").to_json()
     dataset = str(pretrained / "dataset")
     code = (
         "import os, signal, sys\n"
+        "from xlnet.model import streams\n"
         "from xlnet.training import loop, train\n"
+        f"streams.CHOICE.known[{situation}] = {impl!r}\n"
         "update = loop.Training.update\n"
         "def killed(self, share):\n"
         "    if self.state.step == 11: self.checkpoints._writer.wait(); os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -145,12 +153,15 @@ def test_a_killed_pretraining_continues_to_the_same_bits(pretrained, tmp_path, m
     )
     command = [sys.executable, "-c", code, recipe, dataset, str(tmp_path / "model")]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == -9
-    from xlnet.training.train import train
-
     facts = train(recipe, dataset, str(tmp_path / "model"))
     assert facts["resumed_from"] in (8, 10)
-    whole = provenance.read(pretrained / "model")["artifact"]["metadata"]
+    monkeypatch.setenv("XLNET_CHECKPOINTS", str(tmp_path / "others"))
+    whole = train(recipe, dataset, str(tmp_path / "whole"))
+    assert whole["resumed_from"] == 0
     assert facts["weights_digest"] == whole["weights_digest"]
+    if impl == "native":  # what auto took
+        first = provenance.read(pretrained / "model")["artifact"]["metadata"]
+        assert whole["weights_digest"] == first["weights_digest"]
 
 
 def test_documents_of_plain_text(tmp_path):

@@ -41,10 +41,11 @@ def matrix_rate(device: Device) -> float:
     """Operations per second of one large product in the type that training uses."""
     size = 2048 if device.torch.type == "cpu" else 8192
     a = torch.randn(size, size, device=device.torch, dtype=device.precision)
-    return 2 * size**3 / min(_timed(device, lambda: a @ a) for _ in range(3))
+    return 2 * size**3 / min(timed(device, lambda: a @ a) for _ in range(3))
 
 
-def _timed(device: Device, work: Any) -> float:
+def timed(device: Device, work: Any) -> float:
+    """Seconds that the work takes on the device."""
     device.synchronise()
     begun = time.perf_counter()
     work()
@@ -69,7 +70,7 @@ def rounds(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, dev
                 if kind == "seed" and step != number % count:
                     continue  # all its batches cost the same: one a round tells what each does
                 chosen = plans[kind][step]
-                seconds[kind] += _timed(device, lambda one=one, chosen=chosen: one.step(rows, chosen))
+                seconds[kind] += timed(device, lambda one=one, chosen=chosen: one.step(rows, chosen))
                 tokens[kind] += int(rows.lengths[chosen].sum())
         tokens = {k: int(rows.lengths[: size * count].mean() * size) if k == "seed" else n for k, n in tokens.items()}
         for kind in running:
@@ -78,12 +79,13 @@ def rounds(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, dev
     lengths = rows.lengths[: size * count].tolist()
     per_token = useful(lengths, config.n_layer, config.d_model) / sum(lengths)
     rate = statistics.median(rates)
-    return {kind: _figures(values[1:], speeds["ours"][1:], per_token, rate) for kind, values in speeds.items()} | {
+    return {kind: figures(values[1:], speeds["ours"][1:], per_token, rate) for kind, values in speeds.items()} | {
         "matrix_rate": rate
     }
 
 
-def _figures(values: list[float], ours: list[float], per_token: float, rate: float) -> dict[str, Any]:
+def figures(values: list[float], ours: list[float], per_token: float, rate: float) -> dict[str, Any]:
+    """One contender's figures from its speed in each round, and ours in the same rounds."""
     ratios = sorted(mine / theirs for mine, theirs in zip(ours, values, strict=True))
     speed = statistics.median(values)
     return {
@@ -122,6 +124,11 @@ def _own_peak(kind: str, rows: Sample, arguments: argparse.Namespace, config: XL
     longest = max(plan, key=lambda chosen: int(rows.lengths[chosen].sum()))
     for _ in range(2):
         one.step(rows, longest)
+    return peak_of_this_process(device)
+
+
+def peak_of_this_process(device: Device) -> float:
+    """MiB: the most that this process, or on a GPU torch, has taken."""
     if device.torch.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text(encoding="utf-8")  # a child's ru_maxrss begins with its parent's

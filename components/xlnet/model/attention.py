@@ -12,19 +12,17 @@ Shapes: S texts, T tokens of all texts together, N heads, H head width, L tokens
 R = 2L distances.
 """
 
-from functools import cache
 from types import ModuleType
 
 from torch import Tensor
 
-from xlnet.errors import RunError, UserError, warn
+from xlnet.errors import RunError, UserError
+from xlnet.model.choice import Choice
 from xlnet.model.dropout import Dropout
 from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments
 
 IMPLEMENTATIONS = ("auto", "reference", "sdpa", "padded", "native", "triton")
-# Fast implementations for each kind of device, best first. A device that compiles every new shape takes padded texts.
-FAST = {"cuda": ("triton", "sdpa"), "cpu": ("native", "sdpa")}
 
 
 def relative_attention(
@@ -73,38 +71,18 @@ def implementation(impl: str, device: str, dtype: str, head_width: int) -> str:
     Raises:
         UserError: the name is unknown, or the implementation cannot run here; the message gives the reason.
     """
-    if impl not in IMPLEMENTATIONS:
-        raise UserError(f"attention implementation is {impl!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
-    if impl == "auto":
-        return _best(device, dtype, head_width)
-    if reason := _obstacle(impl, device, dtype, head_width):
-        raise UserError(f"attention implementation {impl!r} cannot run here: {reason}; take 'auto'")
-    return impl
-
-
-@cache
-def _best(device: str, dtype: str, head_width: int) -> str:
-    """Return the first fast implementation that can run; warn once if only a slower one can."""
-    obstacles = []
-    for impl in FAST.get(device, ("padded",)):
-        if not (reason := _obstacle(impl, device, dtype, head_width)):
-            break
-        obstacles.append(f"{impl}: {reason}")
-    if obstacles:
-        warn(f"attention on {device} is the slower '{impl}'; {'; '.join(obstacles)}")
-    return impl
-
-
-@cache
-def _obstacle(impl: str, device: str, dtype: str, head_width: int) -> str:
-    """Return why an implementation cannot run here; empty if it can."""
-    return _module(impl).obstacle(device, dtype, head_width)
+    return CHOICE.name(impl, device, dtype, head_width)
 
 
 def _module(impl: str) -> ModuleType:
     from xlnet.model.kernels import native, padded, reference, sdpa, triton
 
     return {"native": native, "padded": padded, "reference": reference, "sdpa": sdpa, "triton": triton}[impl]
+
+
+# A device that compiles every new shape takes padded texts.
+FAST = {"cuda": ("triton", "sdpa"), "cpu": ("native", "sdpa")}
+CHOICE = Choice("attention", IMPLEMENTATIONS[1:], _module, FAST, anywhere="padded")
 
 
 def _check(

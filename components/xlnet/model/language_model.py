@@ -18,7 +18,7 @@ from xlnet.model.config import XLNetConfig
 from xlnet.model.dropout import Dropouts
 from xlnet.model.fused import dropout, dropout_add_norm
 from xlnet.model.linear import linear, project
-from xlnet.model.positions import Positions, distance_encoding
+from xlnet.model.positions import Positions, distance_encoding, split_heads
 from xlnet.model.sight import Sight, StreamSegments
 from xlnet.model.streams import stream_attention
 from xlnet.model.xlnet import Layer, LayerNoise, RelativeAttention, Transformer, initialise
@@ -192,11 +192,11 @@ def attend(
     content_BLD = x_BQD[:, : shared.sight.length]
     known_BKD = content_BLD if memory_BMD is None else torch.cat([memory_BMD, content_BLD], 1)
     heads, width = attention.o.shape[1:]
-    # Contiguous parts of the weights: oneDNN takes a hundred times as long for strided ones.
-    q_weight, kv_weight = (part.flatten(1).contiguous() for part in (attention.qkv[:, 0], attention.qkv[:, 1:]))
+    # Copies, because oneDNN takes a hundred times as long for strided weights.
+    q_weight, kv_weight = (part.flatten(1).contiguous() for part in attention.qkv.split([1, 2], dim=1))
     q = project(x_BQD.flatten(0, 1), q_weight).view(texts, queries, heads, width)
-    kv = project(known_BKD.flatten(0, 1), kv_weight).view(texts, -1, 2, heads, width)
-    k, v = kv.unbind(2)
+    kv = project(known_BKD.flatten(0, 1), kv_weight).view(-1, 2, heads, width)
+    k, v = (part.unflatten(0, (texts, -1)) for part in split_heads(kv))
     r_RNH = project(shared.distances_RD.to(x_BQD.dtype), attention.r.flatten(1)).view(-1, heads, width)
     positions = Positions(r_RNH.to(q.dtype), attention.r_w_bias, attention.r_r_bias)
     segments = None

@@ -71,8 +71,8 @@ def by_key(scores_R: Tensor) -> Tensor:
     return scores_R.flatten(-2)[..., length:].unflatten(-1, (length, 2 * length - 1))[..., :length]
 
 
-def split_heads(qkv_T3NH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return views of queries, keys and values. Gradients that are views of one tensor are joined without a copy."""
+def split_heads(qkv_T3NH: Tensor) -> tuple[Tensor, ...]:
+    """Return views of queries, keys and values, or of fewer. Views of one tensor as gradients are joined uncopied."""
     return _Split.apply(qkv_T3NH)
 
 
@@ -84,7 +84,7 @@ class _Split(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         whole = grads[0]._base
-        if whole is not None and whole.shape == (len(grads[0]), 3, *grads[0].shape[1:]):
+        if whole is not None and whole.shape == (len(grads[0]), len(grads), *grads[0].shape[1:]):
             views = whole.unbind(1)
             pairs = zip(grads, views, strict=True)
             if all(grad.data_ptr() == view.data_ptr() and grad.stride() == view.stride() for grad, view in pairs):
@@ -98,12 +98,14 @@ def by_token(x_TNH: Tensor) -> Tensor:
     return x_TNH if x_TNH.stride()[1:] == (width, 1) else x_TNH.contiguous().view(-1, heads, width)
 
 
-def empty_gradients(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> tuple[Tensor, ...]:
+def empty_gradients(*tensors_TNH: Tensor) -> tuple[Tensor, ...]:
     """Make uninitialised tensors with the arguments' token strides; views of one tensor if the arguments are."""
-    tokens, heads, width = q_TNH.shape
-    step = heads * width * q_TNH.element_size()
-    if all(x.stride(0) == 3 * heads * width for x in (q_TNH, k_TNH, v_TNH)) and (
-        k_TNH.data_ptr() - q_TNH.data_ptr() == v_TNH.data_ptr() - k_TNH.data_ptr() == step
+    first_TNH, count = tensors_TNH[0], len(tensors_TNH)
+    tokens, heads, width = first_TNH.shape
+    step = heads * width * first_TNH.element_size()
+    if all(
+        x.stride(0) == count * heads * width and x.data_ptr() - first_TNH.data_ptr() == place * step
+        for place, x in enumerate(tensors_TNH)
     ):
-        return q_TNH.new_empty(tokens, 3, heads, width).unbind(1)
-    return tuple(x.new_empty_strided(x.shape, x.stride()) for x in (q_TNH, k_TNH, v_TNH))
+        return first_TNH.new_empty(tokens, count, heads, width).unbind(1)
+    return tuple(x.new_empty_strided(x.shape, x.stride()) for x in tensors_TNH)

@@ -9,15 +9,20 @@ Shapes: B texts of L content tokens and P predicted positions, Q = L + P queries
 R = L + K distances, N heads, H head width.
 """
 
+from types import ModuleType
+
 from torch import Tensor
 
-from xlnet.errors import RunError, UserError
+from xlnet.errors import RunError
+from xlnet.model.choice import Choice
 from xlnet.model.dropout import Dropout
-from xlnet.model.kernels import streams_dense, streams_reference
+from xlnet.model.kernels import streams_dense, streams_native, streams_reference
 from xlnet.model.positions import Positions
 from xlnet.model.sight import Sight, StreamSegments
 
-IMPLEMENTATIONS = ("auto", "reference", "dense")
+MODULES: dict[str, ModuleType] = {"reference": streams_reference, "dense": streams_dense, "native": streams_native}
+FAST = {"cpu": ("native", "dense")}
+CHOICE = Choice("two-stream attention", tuple(MODULES), MODULES.__getitem__, FAST, anywhere="dense")
 
 
 def stream_attention(
@@ -40,7 +45,7 @@ def stream_attention(
         segments: None if the model is used without segments.
         sight: what each query sees; a query that sees no key gets zeros.
         dropout: which attention weights to drop; its row is query and head, its column is the key.
-        impl: one of :data:`IMPLEMENTATIONS`.
+        impl: one of :data:`MODULES`; ``auto`` takes the fastest that runs here, and warns once if that is a slow one.
 
     Returns:
         The output, [B, Q, N, H].
@@ -50,10 +55,8 @@ def stream_attention(
         RunError: shapes do not match.
     """
     _check(q_BQNH, k_BKNH, v_BKNH, positions, sight)
-    if impl not in IMPLEMENTATIONS:
-        raise UserError(f"attention implementation is {impl!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
-    module = streams_reference if impl == "reference" else streams_dense
-    return module.attention(q_BQNH, k_BKNH, v_BKNH, positions, segments, sight, dropout)
+    name = CHOICE.name(impl, q_BQNH.device.type, str(q_BQNH.dtype), q_BQNH.shape[-1])
+    return MODULES[name].attention(q_BQNH, k_BKNH, v_BKNH, positions, segments, sight, dropout)
 
 
 def _check(q_BQNH: Tensor, k_BKNH: Tensor, v_BKNH: Tensor, positions: Positions, sight: Sight) -> None:
