@@ -10,7 +10,7 @@ from transformers import XLNetConfig as TheirConfig
 from transformers import XLNetLMHeadModel
 
 from xlnet.data.permutation import choose
-from xlnet.errors import RunError, UserError
+from xlnet.errors import UserError
 from xlnet.model.language_model import Text
 from xlnet.model.scoring import in_orders, left_to_right
 from xlnet.model.sight import NEVER
