@@ -28,7 +28,7 @@ from xlnet_pipeline.planning.data_checks import (
     weights,
 )
 from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, PlannedRun
-from xlnet_pipeline.targets import schedules
+from xlnet_pipeline.targets import remote, schedules
 from xlnet_pipeline.targets.local import registration
 
 CHECKPOINTS = 2  # the old one stays on disk while the new one is written
@@ -86,9 +86,10 @@ def require(planned: PlannedRun, offline: bool = False) -> list[Finding]:
 
 
 def reachable(given: PlannedRun) -> str | None:
-    """A remote target can read gs:// objects and the shipped demo data, but not this machine's files."""
-    own = [source.uri for _, source in given.sources if "://" not in source.uri and not source.uri.startswith("demo:")]
-    return f"'{own[0]}' lies on this machine, where '{given.target}' cannot read it" if given.remote and own else None
+    """A remote target must be able to read the input, and to pass the recipe's values on unchanged."""
+    if given.remote:
+        remote.check_data(given.recipe, given.target)
+    return None
 
 
 def budget(given: PlannedRun) -> str | None:
@@ -252,7 +253,7 @@ CHECKS: tuple[Check, ...] = (
     Check("class weights", class_weights, ""),
     Check("vocabulary", vocabulary, "", fatal=False),
     Check("weights", weights, ""),
-    Check("reachable data", reachable, "copy it to a bucket and name it gs://BUCKET/OBJECT"),
+    Check("reachable data", reachable, ""),
     Check("machine", offered, "leave it out, or choose --target kfp or vertex"),
     Check("topology", topology, "choose it instead of --nodes"),
     Check("batch and length", budget, "raise training.batch_tokens or lower data.max_length", fatal=False),

@@ -89,9 +89,10 @@ def check_data(recipe: Recipe, target: str) -> None:
     """Raise UserError unless steps on another machine can read the recipe's input.
 
     Raises:
-        UserError: a path lies on this machine; the registry's address holds a password.
+        UserError: a path lies on this machine; the registry's address holds a password; a value holds ``{{``.
     """
     refuse_password(recipe.registry.uri, "registry.uri")
+    refuse_templates(recipe, target)
     for field, paths in recipe.data.inputs.items():
         for path in paths:
             if not path.startswith((*SCHEMES, DEMO)):
@@ -106,6 +107,21 @@ def check_data(recipe: Recipe, target: str) -> None:
             raise UserError(
                 f"{name}: '{place}' lies on this machine; target '{target}' needs a name, or one in its image"
             )
+
+
+def refuse_templates(recipe: Recipe, target: str) -> None:
+    """Raise UserError if a value of the recipe holds ``{{``: workflow engines replace or run what stands behind it.
+
+    Argo Workflows replaces ``{{name}}`` and runs ``{{=expression}}`` anywhere in a workflow, arguments included, and
+    Vertex AI does the same with ``{{$.name}}``.
+    """
+    for section, fields in json.loads(recipe.to_json()).items():
+        for field, value in fields.items():
+            if "{{" in json.dumps(value, ensure_ascii=False):
+                raise UserError(
+                    f"{section}.{field} is {value!r}; on target '{target}' no value may hold '{{{{', because its "
+                    "workflow engine replaces what stands there; rename the file or column"
+                )
 
 
 def wait(
