@@ -7,11 +7,13 @@ Then MLflow's own pages and ``download_artifacts`` also find a model's files.
 import contextlib
 import re
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from xlnet import state
+from xlnet.registry.address import sqlite
 
 ARTIFACTS = "mlflow-artifacts"  # folder beside the database for files that users add to experiments and runs
 
@@ -28,6 +30,27 @@ def location(database: Path, experiment: str) -> str:
 def source(address: str) -> str:
     """Convert a model's address to the form that MLflow expects."""
     return Path(address).as_uri() if address.startswith("/") else address
+
+
+def create(database: Path, make: Callable[[str], object]) -> None:
+    """Create MLflow's database as a whole: a process that is stopped meanwhile leaves no half of one.
+
+    MLflow could neither use half a database nor complete it.
+
+    Args:
+        database: the file; if it exists by then, because another process was quicker, it stays as it is.
+        make: makes MLflow create a database; gets its address.
+    """
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=database.parent, prefix=f".{database.name}-", suffix=".partial") as folder:
+        fresh = Path(folder) / database.name
+        make(sqlite(fresh))
+        try:
+            database.hardlink_to(fresh)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            fresh.rename(database)
 
 
 def settle(database: Path) -> None:

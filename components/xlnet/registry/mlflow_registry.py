@@ -193,6 +193,8 @@ class MlflowRegistry:
         if self._file and self._file.is_file():
             _refuse_unreadable(self._file)
             mlflow_files.settle(self._file)
+        elif self._file:
+            mlflow_files.create(self._file, MlflowClient)
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def _stored(self, tags: dict[str, str]) -> dict[str, str]:
