@@ -26,13 +26,18 @@ RUNS, NODES = 1000, 2000
 def record(number: int, running: bool) -> dict:
     """A run's record of the size that real ones have."""
     facts = {"primary_metric": "accuracy", "accuracy": 0.8, "accuracy_low": 0.75, "accuracy_high": 0.85}
-    curve = [{"confidenceThreshold": at / 300, "recall": at / 300, "falsePositiveRate": at / 300} for at in range(300)]
     outputs = {
         "evaluation": {"uri": "/none", "type": "system.Artifact", "digest": f"sha256:{number:064x}", "metadata": facts},
-        "classification": {"uri": "/n", "type": "system.C", "digest": None, "metadata": {"confidenceMetrics": curve}},
     }
+    part = {f"section.field_{at}": at / 3 for at in range(80)}
     steps = [
-        {"name": name, "status": "SUCCEEDED", "seconds": 1.0, "outputs": outputs if name == "evaluate" else {}}
+        {
+            "name": name,
+            "status": "SUCCEEDED",
+            "seconds": 1.0,
+            "inputs": part,
+            "outputs": outputs if name == "evaluate" else {},
+        }
         for name in ("snapshot", "preprocess", "train", "evaluate", "register")
     ]
     if running:

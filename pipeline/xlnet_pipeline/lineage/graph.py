@@ -9,7 +9,6 @@ from xlnet import provenance
 from xlnet.data import objects
 from xlnet.errors import CorruptArtifact, RunError, UserError, nearest
 from xlnet.lineage.nodes import Lineage, build, short
-from xlnet_pipeline.targets import remote
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import CACHED, LATEST, Run
 from xlnet_pipeline.targets.target import Target
@@ -133,6 +132,8 @@ def of_directory(place: str, places: Mapping[str, str]) -> Lineage | None:
 def _read(place: str) -> dict[str, Any] | None:
     """Read the lineage inside the artifact in a directory. None if it has none."""
     if objects.is_remote(place):
+        from xlnet_pipeline.targets import remote
+
         return remote.lineage_of(place)
     return provenance.read(place) if place and Path(place, provenance.LINEAGE).is_file() else None
 

@@ -15,7 +15,7 @@ from xlnet.redaction import redacted
 from xlnet.registry import ModelVersion
 from xlnet_pipeline.targets import Run
 from xlnet_pipeline.ui import comparison, curves, data, evaluation, lineage, logs, models, pages, schedules
-from xlnet_pipeline.ui.catalogue import Row
+from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.runs import Query
 from xlnet_pipeline.ui.site import LOCAL, site_of
 

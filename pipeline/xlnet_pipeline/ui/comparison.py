@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import Run
-from xlnet_pipeline.ui import curves, differences, evaluation, pages
+from xlnet_pipeline.ui import curves, evaluation, pages
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 
 MOST = 6  # runs that fit side by side
@@ -95,7 +95,7 @@ def _against(site: Site, first: Path | None, other: Path | None, content: dict[s
     if first is None or other is None:
         return None
     try:
-        return site.worker.call(differences.between, str(first), str(other), content["primary"])
+        return site.worker.call("differences.between", str(first), str(other), content["primary"])
     except (UserError, RunError, OSError):
         return None
 

@@ -10,7 +10,6 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from xlnet.errors import Missing, RunError
 from xlnet_pipeline.targets import Run
-from xlnet_pipeline.ui import predictions
 from xlnet_pipeline.ui.safety import REPORT_POLICY
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 
@@ -52,7 +51,7 @@ def shown(site: Site, run: Run, question: Mapping[str, str]) -> dict[str, Any]:
     asked = {name: question.get(name, "") for name in ("label", "prediction", "search", "low", "high")}
     asked |= {"only": question.get("only", "wrong"), "sort": question.get("sort", "-loss")}
     asked["page"] = question.get("page", "1")
-    rows = site.worker.call(predictions.select, str(file), asked) if file.is_file() else None
+    rows = site.worker.call("predictions.select", str(file), asked) if file.is_file() else None
     return {"content": measured, "found": rows, "question": asked, "matrix": _matrix(measured)}
 
 

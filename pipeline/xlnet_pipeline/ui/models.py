@@ -11,9 +11,9 @@ from starlette.routing import Route
 
 from xlnet.errors import Missing, UserError, nearest
 from xlnet.registry import CHAMPION, ModelVersion
-from xlnet_pipeline.ui import pages, registered
-from xlnet_pipeline.ui.catalogue import Row
+from xlnet_pipeline.ui import pages
 from xlnet_pipeline.ui.pages import model_path, quoted
+from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.safety import Form, checked
 from xlnet_pipeline.ui.site import Site, site_of
 
@@ -48,7 +48,7 @@ def known(site: Site) -> dict[str, list[ModelVersion]]:
     with _lock:
         kept = _kept.get(id(site))
         if kept is None or kept[0] != key or time.monotonic() - kept[1] > FRESH:
-            found = site.worker.call(registered.versions, site.options())
+            found = site.worker.call("registered.versions", site.options())
             _kept.clear()
             kept = _kept[id(site)] = (key, time.monotonic(), found)
     return kept[2]
@@ -86,7 +86,7 @@ def model(request: Request) -> Response:
     found = entries(site, name)
     rows = [one.row for one in found if one.row and one.row.value is not None]
     bounds = [bound for row in rows for bound in (row.low, row.high, row.value) if bound is not None]
-    before = site.worker.call(registered.previous, site.options(), name)
+    before = site.worker.call("registered.previous", site.options(), name)
     scale = (min(bounds), max(bounds)) if bounds else (0.0, 1.0)
     return pages.page(request, "model.html", title=name, name=name, entries=found, scale=scale, before=before)
 
@@ -139,20 +139,20 @@ def promote(request: Request, form: Form) -> Response:
     """Make a version the champion."""
     site, name = site_of(request), request.path_params["name"]
     one = entry(site, name, request.path_params["version"])
-    return _changed(request, site.worker.call(registered.promote, site.options(), one.reference))
+    return _changed(request, site.worker.call("registered.promote", site.options(), one.reference))
 
 
 def roll_back(request: Request, form: Form) -> Response:
     """Make the previous champion the champion again."""
     site, name = site_of(request), request.path_params["name"]
-    return _changed(request, site.worker.call(registered.roll_back, site.options(), name))
+    return _changed(request, site.worker.call("registered.roll_back", site.options(), name))
 
 
 def delete(request: Request, form: Form) -> Response:
     """Delete a version."""
     site, name = site_of(request), request.path_params["name"]
     one = entry(site, name, request.path_params["version"])
-    return _changed(request, site.worker.call(registered.delete, site.options(), one.reference))
+    return _changed(request, site.worker.call("registered.delete", site.options(), one.reference))
 
 
 def _changed(request: Request, said: str) -> Response:
@@ -171,7 +171,7 @@ def attempt(request: Request, form: Form) -> Response:
     values: dict[str, Any] = {"text": text, "pair": pair}
     try:
         directory = place if "://" in place else str(site.inside(place))
-        values["tried"] = _shaded(site.worker.call(registered.attempt, directory, text, pair or None))
+        values["tried"] = _shaded(site.worker.call("registered.attempt", directory, text, pair or None))
     except UserError as error:
         values["problem"] = str(error)
     return _version(request, **values)

@@ -17,7 +17,7 @@ from xlnet.lineage.facts import size
 from xlnet.redaction import visible
 from xlnet_pipeline.commands.tables import duration, local_time
 from xlnet_pipeline.ui import safety
-from xlnet_pipeline.ui.catalogue import Row
+from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.site import LOCAL, site_of
 
 # Characters that turn the direction of the text after them: shown as escapes, so that a name reads as it is written.

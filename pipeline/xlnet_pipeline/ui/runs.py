@@ -11,7 +11,7 @@ from starlette.routing import Route
 from xlnet.errors import Missing
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.ui import pages
-from xlnet_pipeline.ui.catalogue import Row
+from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.site import Site, site_of
 
 PAGE = 100  # rows of one page

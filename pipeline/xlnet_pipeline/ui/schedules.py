@@ -16,7 +16,7 @@ from xlnet_pipeline.commands.schedule import drift_of
 from xlnet_pipeline.targets import Submission, schedules
 from xlnet_pipeline.targets.schedules import Schedule
 from xlnet_pipeline.ui import pages
-from xlnet_pipeline.ui.catalogue import Row
+from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.safety import Form, checked
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 

@@ -12,7 +12,8 @@ from xlnet_pipeline.targets import Run, Target, open_target
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.schedules import Schedule
 from xlnet_pipeline.targets.settings import KfpSettings, VertexSettings, read
-from xlnet_pipeline.ui.catalogue import NEWEST, LocalRuns, Remote, Row, row_of, unreadable
+from xlnet_pipeline.ui.catalogue import NEWEST, LocalRuns, Remote, unreadable
+from xlnet_pipeline.ui.row import Row, row_of
 from xlnet_pipeline.ui.worker import Worker
 
 LOCAL = "local"

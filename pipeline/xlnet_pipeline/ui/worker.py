@@ -3,18 +3,16 @@
 The server itself stays small, and a page that is open for days holds no memory that a training could use.
 """
 
+import importlib
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from xlnet.errors import RunError
 
 IDLE = 120.0  # seconds without a call after which the process ends
-
-Result = TypeVar("Result")
 
 
 class Worker:
@@ -32,14 +30,18 @@ class Worker:
         self._timer: threading.Timer | None = None
         self._calls = 0
 
-    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Return ``function(*arguments)``.
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Return what a function of this package returns.
+
+        Args:
+            name: ``MODULE.FUNCTION`` in ``xlnet_pipeline.ui``; only the process that calls it imports the module.
+            arguments: the function's.
 
         Raises:
             RunError: the process died.
         """
         if self._inline:
-            return function(*arguments)
+            return _called(name, *arguments)
         with self._lock:
             self._calls += 1
             if self._timer:
@@ -47,7 +49,7 @@ class Worker:
             if self._pool is None:
                 spawning = multiprocessing.get_context("spawn")  # a fork would inherit the server's threads and sockets
                 self._pool = ProcessPoolExecutor(1, mp_context=spawning, initializer=_quiet)
-            future = self._pool.submit(function, *arguments)
+            future = self._pool.submit(_called, name, *arguments)
         try:
             return future.result()
         except BrokenExecutor:
@@ -74,6 +76,11 @@ class Worker:
     def _idle(self) -> None:
         if not self._calls:
             self.stop()
+
+
+def _called(name: str, *arguments: Any) -> Any:
+    module, _, function = name.partition(".")
+    return getattr(importlib.import_module(f"xlnet_pipeline.ui.{module}"), function)(*arguments)
 
 
 def _quiet() -> None:

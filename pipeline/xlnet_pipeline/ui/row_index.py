@@ -1,0 +1,71 @@
+"""Keeps the rows of ended runs in one file, so that the pages need not read a thousand records when they start.
+
+The file is a copy that may be removed at any time. A row counts only while its record has the same time, size and
+inode as when it was read.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from xlnet import provenance
+from xlnet_pipeline.targets import record
+from xlnet_pipeline.ui import row as rows
+from xlnet_pipeline.ui.row import Row
+
+NAME = "runs.index.json"  # in the state directory
+
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return what changes whenever a record is replaced: its time in ns, its size, its inode.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    facts = os.stat(path)
+    return facts.st_mtime_ns, facts.st_size, facts.st_ino
+
+
+def load(home: Path) -> dict[str, tuple[Stamp, Row]]:
+    """Read the rows, by the name of the run's directory. Empty if the file is absent, damaged or another version's."""
+    try:
+        content = json.loads((home / NAME).read_text(encoding="utf-8"))
+        if content["about"] != _about(home) or content["digest"] != provenance.digest_json(content["rows"]):
+            return {}
+        return {name: (_stamp(stamp), _row(fields)) for name, (stamp, fields) in content["rows"].items()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def save(home: Path, known: dict[str, tuple[Stamp, Row]]) -> None:
+    """Replace the file; in a directory that cannot be written, leave it as it is."""
+    ended = {name: [list(stamp), dataclasses.asdict(row)] for name, (stamp, row) in known.items() if not row.running}
+    content = {"about": _about(home), "digest": provenance.digest_json(ended), "rows": ended}
+    aside = home / f".{NAME}.{os.getpid()}.partial"
+    with contextlib.suppress(OSError):
+        try:
+            aside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            os.replace(aside, home / NAME)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _about(home: Path) -> dict[str, Any]:
+    """Return what the rows depend on beside the records: the directory, which they name, and the code that reads."""
+    code = [provenance.digest_file(str(module.__file__)) for module in (rows, record)]
+    return {"home": str(home), "code": code}
+
+
+def _stamp(stamp: list[int]) -> Stamp:
+    time, size, inode = stamp
+    return time, size, inode
+
+
+def _row(fields: dict[str, Any]) -> Row:
+    pairs = {name: tuple((one, other) for one, other in fields[name]) for name in ("steps", "digests")}
+    return Row(**{**fields, **pairs})
