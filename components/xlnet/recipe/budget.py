@@ -39,6 +39,8 @@ class Size:
 def decide(recipe: Recipe, size: Size) -> Recipe:
     """Return the recipe with a number in place of each "auto" of its model and training sections."""
     training, model = _training(recipe.training, recipe.model, size), _model(recipe.model)
+    if recipe.data.text_pair is not None:
+        training["token_dropout"] = 0.0  # a hidden token no longer equals that of the other text
     if recipe.data.task == "pretrain":
         training["token_dropout"] = 0.0
     chosen = {
@@ -62,6 +64,8 @@ def explain(given: Recipe, decided: Recipe, size: Size) -> str:
     total = decided.training.epochs * size.tokens
     seen = f", {total:,.0f} tokens in all" if not decided.training.steps else ""
     start = "pretrained weights" if given.model.pretrained else "weights from scratch"
+    if given.data.text_pair is not None and not given.model.pretrained:
+        start += " that look for equal tokens in both texts"
     return f"chosen for {size.rows:,} rows, {size.tokens:,} tokens, {start}: {values}{seen}"
 
 

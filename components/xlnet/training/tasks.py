@@ -14,6 +14,7 @@ from xlnet.errors import UserError
 from xlnet.evaluation.permuted import moved, permutation_loss
 from xlnet.model import config as configs
 from xlnet.model.language_model import XLNetLanguageModel
+from xlnet.model.matching import begin_matching
 from xlnet.model.token_loss import token_loss
 from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
@@ -66,7 +67,10 @@ class Supervised:
         if recipe.model.pretrained:
             return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", *about)
         shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, *about)
-        return XLNetClassifier(shape)
+        model = XLNetClassifier(shape)
+        if recipe.data.text_pair is not None:
+            begin_matching(model)
+        return model
 
     def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
         """See :class:`Task`."""

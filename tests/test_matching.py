@@ -1,0 +1,134 @@
+"""Pairs from scratch begin with attention that finds equal tokens in the other text."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from token_rows import RECIPE, write_dataset, write_vocabulary
+from transformers import XLNetForSequenceClassification
+
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.data.dataset import open_dataset, schema
+from xlnet.model.config import XLNetConfig
+from xlnet.model.matching import begin_matching, heads
+from xlnet.model.weights import load_classifier
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import Recipe, budget
+from xlnet.training.train import make_model, train
+
+VOCABULARY, WORDS = 400, np.arange(9, 400)
+SEP, CLS = 4, 3
+
+
+def write_pairs(path, rows=600):
+    """Pairs whose value is the share of the second text's tokens that stand in the first one, too."""
+    write_dataset(path, task="regression")
+    generator = np.random.default_rng(0)
+    for name, count in (("train", rows), ("validation", 200), ("test", 200)):
+        values = generator.integers(0, 7, count)
+        ids = []
+        for shared in values.tolist():
+            words = generator.permutation(WORDS)[:12].tolist()
+            one, new = words[:6], words[6:]
+            two = one[:shared] + new[shared:]
+            ids.append([*one, SEP, *generator.permutation(two).tolist(), SEP, CLS])
+        columns = {"input_ids": ids, "boundary": [7] * count, "label": (values / 6).tolist()}
+        columns |= {"row": list(range(count)), "source": [0] * count, "line": list(range(1, count + 1))}
+        layout = schema("regression", with_text=False)
+        with pa.ipc.new_file(str(path / name / "00000.arrow"), layout) as file:
+            file.write_table(pa.table(columns, schema=layout))
+    card = json.loads((path / "card.json").read_text())
+    (path / "card.json").write_text(json.dumps(card | {"vocab_size": VOCABULARY}))
+    write_vocabulary(path / "tokenizer" / "tokenizer.json", VOCABULARY)
+    (path / "recipe.json").write_text(Recipe().replace(data={"text_pair": "other"}).part("data"))
+    provenance.record(
+        path, type="dataset", step="preprocess", started=provenance.now(), parameters={}, metadata={}, inputs=[]
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "dataset")
+
+
+def tiny(**training):
+    shape = {"n_layer": 2, "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 128}
+    recipe = Recipe().replace(model=shape, training={"batch_tokens": 512, "learning_rate": 2e-3} | training)
+    return recipe.part("model", "training")
+
+
+def test_a_few_updates_teach_what_two_texts_share(pairs, tmp_path):
+    facts = train(tiny(steps=120), pairs, str(tmp_path / "model"))
+    assert facts["validation_pearson"] > 0.6, "random weights get 0.1"
+    assert XLNetForSequenceClassification.from_pretrained(tmp_path / "model").config.n_head == 4
+    assert load_classifier(tmp_path / "model").config.task == "regression"
+
+
+def test_equal_tokens_find_each_other(pairs):
+    recipe = recipes.from_json(tiny()).replace(data={"text_pair": "other"})
+    model = make_model(recipe, open_dataset(pairs))
+    first, words = model.transformer.layers()[0].rel_attn, torch.arange(9, 209)
+    x_TD = model.transformer.word_embedding.weight[words]
+    queries, keys = (torch.einsum("td,dh->th", x_TD, first.qkv[:, part, 0]) for part in (0, 1))
+    scores = queries @ keys.T / 4
+    equal, others = scores.diagonal(), scores[~torch.eye(len(words), dtype=torch.bool)]
+    assert equal.mean().item() == pytest.approx(6.0, rel=0.15)
+    assert abs(others.mean().item()) < 0.1
+    assert (scores.argmax(1) == torch.arange(len(words))).float().mean().item() > 0.6, "one in 200 by chance"
+    by_segment = (queries + first.r_s_bias[0]) @ first.seg_embed[:, 0].T / 4
+    assert (by_segment[:, 1] - by_segment[:, 0]).mean().item() == pytest.approx(8.0, rel=0.1)
+    last = first.qkv[:, :, 3]
+    assert last.std().item() == pytest.approx(64**-0.5, rel=0.1), "one head in four begins as usual"
+
+
+@pytest.mark.parametrize(
+    ("change", "matches"),
+    [({"data": {"text_pair": "other"}}, True), ({}, False)],
+)
+def test_only_pairs_from_scratch_begin_so(change, matches, pairs):
+    model = make_model(recipes.from_json(tiny()).replace(**change), open_dataset(pairs))
+    query, key = model.transformer.layers()[0].rel_attn.qkv.unbind(1)[:2]
+    assert torch.equal(query[:, 0], key[:, 0]) is matches
+
+
+def test_pretrained_weights_of_pairs_stay_what_they_are(pairs, tmp_path):
+    train(tiny(steps=1), pairs, str(tmp_path / "first"))
+    recipe = Recipe().replace(model={"pretrained": str(tmp_path / "first")}, data={"text_pair": "other"})
+    again = make_model(recipe, open_dataset(pairs)).transformer.state_dict()
+    before = load_classifier(tmp_path / "first").transformer.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in again.items())
+
+
+@pytest.mark.parametrize(
+    ("width", "count", "head", "matching"),
+    [(128, 4, 32, 3), (256, 4, 64, 3), (768, 12, 64, 9), (16, 2, 8, 1), (64, 1, 64, 0), (64, 1, 32, 1), (8, 4, 64, 0)],
+)
+def test_every_shape_can_begin(width, count, head, matching):
+    assert heads(width, count, head) == matching
+    config = XLNetConfig(40, 1, width, count, head, 32, classes=("no", "yes"))
+    torch.manual_seed(0)
+    model = XLNetClassifier(config)
+    begin_matching(model)
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
+def test_the_budget_of_pairs_hides_no_tokens_and_says_how_they_begin():
+    given = recipes.load(settings=["model.preset=tiny"])
+    size = budget.Size(1000, 20_000, 40)
+    for pair, rate in ((None, 0.1), ("other", 0.0)):
+        recipe = given.replace(data={"text_pair": pair})
+        decided = budget.decide(recipe, size)
+        assert decided.training.token_dropout == rate
+        assert ("equal tokens in both texts" in budget.explain(recipe, decided, size)) is (pair is not None)
+    kept = given.replace(data={"text_pair": "other"}, training={"token_dropout": 0.2})
+    assert budget.decide(kept, size).training.token_dropout == 0.2
+
+
+def test_equal_runs_of_pairs_give_equal_bytes(pairs, tmp_path):
+    first, second = (train(tiny(steps=3), pairs, str(tmp_path / name)) for name in "ab")
+    assert first["weights_digest"] == second["weights_digest"]
+    assert RECIPE.data.text_pair is None
