@@ -28,7 +28,7 @@ LAYERS = [
     ["xlnet", "xlnet.errors", "xlnet.redaction"],
     ["xlnet.steps", "xlnet.recipe", "xlnet.provenance", "xlnet.http", "xlnet.state", "xlnet.options"],
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
-    ["xlnet.training", "xlnet.evaluation", "xlnet.registry", "xlnet.lineage"],
+    ["xlnet.training", "xlnet.evaluation", "xlnet.registry", "xlnet.lineage", "xlnet.generation"],
     ["xlnet.serving", "xlnet_cluster"],
     ["xlnet.__main__", "xlnet_steps", "xlnet_pipeline.placement", "xlnet_pipeline.reference"],
     ["xlnet_pipeline.dag"],

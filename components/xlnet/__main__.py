@@ -10,7 +10,7 @@ from typing import Any
 
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
-from xlnet.options import MODEL, add_serving, add_source
+from xlnet.options import MODEL, add_generation, add_serving, add_source
 from xlnet.redaction import visible
 from xlnet.steps import STEPS
 from xlnet.training import DEVICES
@@ -68,6 +68,7 @@ COMMANDS = {
     ),
 }
 PREDICT_EXAMPLE = "python -m xlnet predict model 'what a lovely film'"
+GENERATE_EXAMPLE = "python -m xlnet generate model 'the film was'"
 EXPORT_EXAMPLE = "python -m xlnet export .model.checkpoints/4f2a… --dataset dataset --out model"
 SERVE_EXAMPLE = "python -m xlnet serve reviews@champion --port 8080"
 
@@ -95,6 +96,10 @@ def build_parser() -> argparse.ArgumentParser:
     one = subparsers.add_parser("predict", help=summary, description=summary, epilog=f"example: {PREDICT_EXAMPLE}")
     one.add_argument("model", metavar="MODEL", help=MODEL)
     add_source(one)
+    summary = "write text with a language model: continue a prompt, or fill a gap"
+    one = subparsers.add_parser("generate", help=summary, description=summary, epilog=f"example: {GENERATE_EXAMPLE}")
+    one.add_argument("model", metavar="MODEL", help=MODEL)
+    add_generation(one)
     summary = "write a model directory from the checkpoints of a training that has not ended"
     one = subparsers.add_parser("export", help=summary, description=summary, epilog=f"example: {EXPORT_EXAMPLE}")
     one.add_argument(
@@ -116,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.step == "predict":
             _predict(options)
+        elif options.step == "generate":
+            _generate(options)
         elif options.step == "serve":
             _serve(options)
         elif options.step == "export":
@@ -154,6 +161,15 @@ def _predict(options: argparse.Namespace) -> None:
     source = options.source if isinstance(options.source, str) else "--"  # argparse makes [] of the text --
     texts = texts_from(source, predictor, options.pair, options.format, options.text)
     predicting.print_answers(predicting.predict(predictor, texts))
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from xlnet.generation import output
+    from xlnet.generation.writer import Writer
+    from xlnet.registry.locate import model_directory
+
+    options.prompt = options.prompt if isinstance(options.prompt, str) else "--"  # argparse makes [] of the text --
+    output.run(Writer(model_directory(options.model)), options)
 
 
 def _serve(options: argparse.Namespace) -> None:

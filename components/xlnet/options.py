@@ -25,3 +25,24 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=host, metavar="ADDRESS", help=text)
     port = os.environ.get("AIP_HTTP_PORT") or "8080"
     parser.add_argument("--port", type=int, default=port, metavar="NUMBER", help="default: $AIP_HTTP_PORT, else 8080")
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``generate`` after the model."""
+    parser.add_argument("prompt", metavar="PROMPT|-", help="the text to go on from; -: standard input, as one text")
+    parser.add_argument("--tokens", metavar="N", help="new tokens at most (default: 100), or the tokens of a gap")
+    text = "choose at random; below 1 likely tokens become likelier; 0: always the likeliest (default)"
+    parser.add_argument("--temperature", metavar="T", help=text)
+    parser.add_argument("--top-k", metavar="K", help="choose at random among the K likeliest tokens")
+    text = "choose at random among the likeliest tokens that together have this probability"
+    parser.add_argument("--top-p", metavar="P", help=text)
+    parser.add_argument(
+        "--seed", metavar="N", help="of the random choices; default: a new one each time, which is told"
+    )
+    parser.add_argument("--infill", action="store_true", help="fill the gap at ___ in the prompt, seeing both sides")
+    parser.add_argument("--marker", metavar="TEXT", help="what marks the gap instead of ___")
+    text = "in which order the gap's tokens are filled, such as 2,0,1; default: from left to right"
+    parser.add_argument("--order", metavar="N,N,…", help=text)
+    parser.add_argument("--memory", metavar="N", help="how many of the last tokens a new one sees (default: 2048)")
+    parser.add_argument("--past-end", action="store_true", help="go on where the model ends the text")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each token, and one for the whole text")

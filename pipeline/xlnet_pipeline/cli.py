@@ -18,6 +18,7 @@ from xlnet_pipeline.commands import (
     compile,
     completion,
     doctor,
+    generate,
     init,
     lineage,
     models,
@@ -33,7 +34,7 @@ from xlnet_pipeline.commands.parser import Parser, add_home
 
 COMMANDS = (
     *(init, run, runs, ui, schedule, plan, check, doctor),
-    *(models, checkpoints, lineage, predict, serve, compile, build),
+    *(models, checkpoints, lineage, predict, generate, serve, compile, build),
 )
 CANCELLED = 130
 EXTRAS = {

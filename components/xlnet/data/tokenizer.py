@@ -7,13 +7,14 @@ that the first words of a long text have the same tokens alone as within the who
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.decoders import DecodeStream
 
 from xlnet.data import unigram
 from xlnet.data.tokenizer_settings import TokenizerSettings, read_settings
@@ -123,6 +124,37 @@ class Tokenizer:
         sep = [self.special_ids["sep"]]
         rows = [a + (sep + b if b else []) + [self.end_id] for a, b in zip(found, second, strict=True)]
         return Encoded(rows, [len(row) for row in rows], [False] * len(rows))
+
+    def encode_part(self, text: str, mid_word: bool = False) -> list[int]:
+        """All token ids of a part of a text, without special tokens.
+
+        Args:
+            text: the part.
+            mid_word: other text comes before the part, so a part that begins without a space begins without its sign.
+        """
+        ids = list(self._rust.encode(text, add_special_tokens=False).ids)
+        if not (mid_word and ids) or text[:1].isspace():
+            return ids
+        bare = self._rust.token_to_id(self.pieces[ids[0]].removeprefix("▁"))
+        return ids[1:] if ids[0] == self.space_id else [ids[0] if bare is None else bare, *ids[1:]]
+
+    def spoken(self, before: Sequence[int]) -> Callable[[int], str]:
+        """Return a function that turns tokens, one after another, into what each adds to the text after ``before``."""
+        # Without a token before it, the first one would lose its space.
+        stream = DecodeStream(list(before[-1:]), skip_special_tokens=True)
+        return lambda token: stream.step(self._rust, token) or ""
+
+    @cached_property
+    def all_special_ids(self) -> frozenset[int]:
+        """Of every token that stands for no text, ``<unk>`` included."""
+        known = {token for token, one in self._rust.get_added_tokens_decoder().items() if one.special}
+        return frozenset(known | set(self.special_ids.values()))
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Of the tokens that end a text: ``<eod>`` and ``</s>``."""
+        found = {self._rust.token_to_id(name) for name in ("<eod>", "</s>")}
+        return frozenset({self.end_id, *(one for one in found if one is not None)})
 
     @cached_property
     def end_id(self) -> int:

@@ -220,7 +220,7 @@ def to_json(config: XLNetConfig) -> str:
         **PUBLISHED,
         "mem_len": None,
         "reuse_len": None,
-        "use_mems_eval": False,  # transformers.pipeline cannot join the memories of a batch
+        "use_mems_eval": is_language_model,  # transformers.pipeline cannot join the memories of a batch of texts
         "bos_token_id": 1,
         "eos_token_id": 2,
     }

@@ -24,6 +24,7 @@ from xlnet.model.xlnet import XLNetClassifier
 
 FUSED = ".rel_attn.qkv"
 HEAD, HEAD_BIAS = "logits_proj.weight", "logits_proj.bias"
+LM_HEAD = "lm_loss.bias"
 NO_CLASSIFIER = ": it is no trained classifier; to fine-tune it name it as model.pretrained"
 MEMORY = "memory"  # what a training remembers of the last segments is no part of a model
 
@@ -53,6 +54,11 @@ def load_classifier(directory: str | Path) -> XLNetClassifier:
     tensors = join_qkv(tensor_files.read(directory))
     head = tensors.get(HEAD)
     if head is None or head.dim() != 2 or not len(head):
+        if LM_HEAD in tensors and head is None:
+            raise UserError(
+                f"'{directory}' is a language model, no trained classifier; to fine-tune it name it as "
+                "model.pretrained, to write text type 'generate'"
+            )
         raise UserError(f"'{directory}' lacks {HEAD}{NO_CLASSIFIER}")
     config = configs.read(config_file, outputs=len(head))
     with torch.device("meta"), _Uninitialised():
@@ -74,10 +80,9 @@ def load_language_model(directory: str | Path) -> XLNetLanguageModel:
     directory = Path(directory)
     config = replace(configs.read(directory / "config.json"), task=configs.PRETRAIN)
     tensors = join_qkv(tensor_files.read(directory))
-    if "lm_loss.bias" not in tensors:
-        raise UserError(
-            f"'{directory}' lacks lm_loss.bias: it is no language model; make one with data.task = 'pretrain'"
-        )
+    if LM_HEAD not in tensors:
+        what = "is a classifier" if HEAD in tensors else f"lacks {LM_HEAD}"
+        raise UserError(f"'{directory}' {what}, no language model; make one with data.task = 'pretrain'")
     with torch.device("meta"), _Uninitialised():
         model = XLNetLanguageModel(config)
     _refuse_misfit(directory, model, tensors)

@@ -1,0 +1,81 @@
+"""Chooses a token from a model's logits: the likeliest, or a random one.
+
+Shapes: V vocabulary.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xlnet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. Without any of the first three, and with temperature 0, it is always the likeliest.
+
+    Attributes:
+        temperature: divides the logits: below 1 likely tokens become likelier.
+        top_k: choose among so many of the likeliest tokens.
+        top_p: choose among the likeliest tokens that together have at least this probability (Holtzman et al. 2020).
+        seed: of the random numbers.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _refuse("temperature", self.temperature, float, lambda value: value >= 0, "0 (the likeliest token) or more")
+        _refuse("top_k", self.top_k, int, lambda value: value >= 1, "a whole number from 1 on")
+        _refuse("top_p", self.top_p, float, lambda value: 0 < value <= 1, "above 0, at most 1")
+        _refuse("seed", self.seed, int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether always the likeliest token is chosen."""
+        return self.temperature == 0 or (self.temperature, self.top_k, self.top_p) == (None, None, None)
+
+    def generator(self) -> torch.Generator:
+        """Return the random numbers that belong to the seed; on the CPU, so that all devices draw the same."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def choose(self, logits_V: Tensor, generator: torch.Generator) -> tuple[int, float]:
+        """Return a token and its probability under the model (temperature and cuts left aside)."""
+        scores_V = logits_V.double().cpu()
+        log_shares_V = scores_V.log_softmax(0)
+        if self.greedy:
+            token = int(logits_V.argmax())
+        else:
+            shares, tokens = self._cut((log_shares_V - log_shares_V.max()) / (self.temperature or 1.0))
+            token = int(tokens[torch.multinomial(shares, 1, generator=generator)])
+        return token, float(log_shares_V[token].exp())
+
+    def _cut(self, scores_V: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probabilities of the tokens to choose from, and these."""
+        scores, tokens = scores_V.topk(min(self.top_k or len(scores_V), len(scores_V)))
+        shares = scores.softmax(0)
+        if self.top_p is not None:
+            before = shares.cumsum(0) - shares
+            kept = int((before < self.top_p).sum())  # the first always is
+            shares, tokens = shares[:kept], tokens[:kept]
+        return shares, tokens
+
+
+def new_seed() -> int:
+    """Draw a seed for somebody who gave none."""
+    return secrets.randbelow(2**32)
+
+
+def _refuse(name: str, value: object, kind: type, fits: object, allowed: str) -> None:
+    """Raise UserError unless a setting is None or such a number."""
+    if value is None:
+        return
+    kinds = (int,) if kind is int else (int, float)
+    is_number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not fits(value):  # type: ignore[operator]
+        raise UserError(f"{name} is {value!r}; allowed: {allowed}")

@@ -1,0 +1,125 @@
+"""Opens a language model's directory, and writes texts with it: token by token, as they are chosen."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from xlnet.errors import UserError
+from xlnet.generation.decoder import Decoder
+from xlnet.generation.request import Request
+from xlnet.model.language_model import XLNetLanguageModel
+
+RECENT = 2  # tokens that are read anew in each pass, as in transformers: the last one but one sees its successor
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that was written.
+
+    Attributes:
+        id: the token.
+        text: what it adds to the text; special tokens add nothing.
+        probability: the model's, before temperature and cuts.
+        place: its place among the new tokens, from 0.
+    """
+
+    id: int
+    text: str
+    probability: float
+    place: int
+
+
+@dataclass(frozen=True)
+class Writer:
+    """An open language model, written by this project or by ``transformers``."""
+
+    directory: Path
+
+    @cached_property
+    def model(self) -> XLNetLanguageModel:
+        """The language model, in evaluation mode.
+
+        Raises:
+            UserError: it is none, or its tokenizer does not fit.
+        """
+        from xlnet.model.weights import load_language_model
+
+        model = load_language_model(self.directory)
+        if not has_tokenizer(self.directory):
+            raise UserError(
+                f"'{self.directory}' has no tokenizer; put tokenizer.json or spiece.model beside the weights"
+            )
+        known, tokens = model.config.vocab_size, self.tokenizer.vocab_size
+        if tokens != known:
+            raise UserError(
+                f"'{self.directory}' has a tokenizer of {tokens} tokens and weights for {known}; "
+                "take both from the same model"
+            )
+        return model
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with."""
+        return load_tokenizer(self.directory)
+
+    def write(self, request: Request) -> Iterator[Token]:
+        """Check a request against the model, then yield each new token as soon as it is chosen.
+
+        Raises:
+            UserError: the prompt has no token, or more than the memory holds.
+        """
+        model, sides = self.model, self._sides(request)
+        longest = sum(map(len, sides)) + request.tokens
+        if request.infill:
+            return self._fill(request, sides, Decoder(model, longest, longest + 1))
+        return self._continue(request, sides[0], Decoder(model, longest, request.memory))
+
+    def _sides(self, request: Request) -> tuple[list[int], list[int]]:
+        before, after = request.around
+        sides = (self.tokenizer.encode_part(before), self.tokenizer.encode_part(after, mid_word=True))
+        if not any(sides):
+            raise UserError("the prompt has no token of this model's tokenizer; give the model a text to go on from")
+        count = sum(map(len, sides)) + (request.tokens if request.infill else 0)
+        if count > request.memory:
+            with_gap = " with its gap" if request.infill else ""
+            raise UserError(
+                f"the prompt{with_gap} has {count:,} tokens, and memory holds {request.memory:,}; shorten it or raise "
+                "memory"
+            )
+        return sides
+
+    def _continue(self, request: Request, prompt: list[int], decoder: Decoder) -> Iterator[Token]:
+        random, ends = request.sampling.generator(), set() if request.past_end else self.tokenizer.end_ids
+        spoken, text, unread = self.tokenizer.spoken(prompt), list(prompt), len(prompt)
+        for place in range(request.tokens):
+            known = len(text)
+            logits_V = decoder.predict(text[-unread:], range(known - unread, known), known)
+            token, probability = request.sampling.choose(logits_V, random)
+            text.append(token)
+            yield Token(token, spoken(token), probability, place)
+            if token in ends:
+                return
+            unread = min(RECENT, len(text))
+
+    def _fill(self, request: Request, sides: tuple[list[int], list[int]], decoder: Decoder) -> Iterator[Token]:
+        """Fill the gap in the order asked for. Every token sees both sides, and those that were filled before it."""
+        random, (before, after) = request.sampling.generator(), sides
+        # A gap amid a text holds no end of a text.
+        spoken, special = self.tokenizer.spoken(before), sorted(self.tokenizer.all_special_ids)
+        start = len(before)
+        ids: Sequence[int] = before + after
+        places: Sequence[int] = [*range(start), *(start + request.tokens + number for number in range(len(after)))]
+        for gap in request.order or range(request.tokens):
+            logits_V = decoder.predict(ids, places, start + gap).clone()
+            logits_V[special] = -float("inf")
+            token, probability = request.sampling.choose(logits_V, random)
+            yield Token(token, spoken(token) if request.in_order else "", probability, gap)
+            ids, places = [token], [start + gap]
+
+    def text(self, request: Request, tokens: Sequence[Token]) -> str:
+        """Return the whole text: the prompt with what was written. Its spaces are those of the tokens."""
+        before, after = request.around
+        spoken = self.tokenizer.spoken(self.tokenizer.encode_part(before))
+        return before + "".join(spoken(token.id) for token in sorted(tokens, key=lambda one: one.place)) + after

@@ -1,0 +1,281 @@
+"""Generation: transformers' tokens from the same weights, sampling, infilling from both sides, and bad input."""
+
+import io
+import json
+import math
+import re
+
+import pytest
+import torch
+from language_models import FIRST, SECOND, WORDS, sentences, write_random, write_toy
+from transformers import XLNetLMHeadModel
+
+from xlnet.errors import UserError
+from xlnet.generation.decoder import Decoder, KeptLayer
+from xlnet.generation.request import request_of
+from xlnet.generation.sampling import Sampling
+from xlnet.generation.writer import Writer
+from xlnet.model.weights import load_language_model, save_model
+from xlnet_pipeline.cli import main
+
+NEW = 40
+
+
+@pytest.fixture(scope="module")
+def random(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("random")
+    write_random(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    write_toy(folder)
+    return folder
+
+
+@pytest.fixture
+def said(capsysbinary, monkeypatch):
+    """What the command line prints, its errors and its exit status, in this process."""
+
+    def run(model, *words, stdin=b""):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = main(["generate", str(model), *words])
+        out, err = capsysbinary.readouterr()
+        assert b"Traceback" not in err
+        return out.decode(), err.decode(), status
+
+    return run
+
+
+# ---- the same tokens as transformers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompt", "memory"),
+    [
+        ({}, 12, 1000),
+        ({}, 1, 1000),
+        ({}, 2, 1000),
+        ({"mem_len": 16}, 9, 16),
+        ({"mem_len": 5}, 5, 5),
+        ({"clamp_len": 7}, 6, 99),
+    ],
+    ids=str,
+)
+def test_greedy_equals_transformers(changes, prompt, memory, tmp_path):
+    """The logits of every place agree, also where old tokens fall out of memory."""
+    theirs = write_random(tmp_path, layers=3, **changes)
+    ids = torch.randint(9, theirs.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(prompt))
+    settings = {"do_sample": False, "eos_token_id": None, "output_logits": True, "return_dict_in_generate": True}
+    found = theirs.generate(ids, max_new_tokens=NEW, **settings)
+    decoder = Decoder(load_language_model(tmp_path), prompt + NEW, memory)
+    text = ids[0].tolist()
+    for number in range(NEW):
+        unread = 2 if number else prompt
+        known = len(text)
+        logits = decoder.predict(text[-unread:], range(known - unread, known), known)
+        torch.testing.assert_close(logits, found.logits[number][0], rtol=1e-4, atol=1e-4)
+        text.append(int(logits.argmax()))
+    assert text == found.sequences[0].tolist()
+    assert len(set(text[prompt:])) > 1, "a text of one token shows little"
+
+
+def test_the_command_prints_what_transformers_writes(random, said):
+    tokenizer = Writer(random).tokenizer
+    prompt = torch.tensor([tokenizer.encode_part("the film was")])
+    out, err, status = said(random, "the film was", "--tokens", "30", "--past-end")
+    theirs = XLNetLMHeadModel.from_pretrained(random)
+    expected = theirs.generate(prompt, max_new_tokens=30, do_sample=False, eos_token_id=None)
+    assert (out, err, status) == (tokenizer.decode(expected[0].tolist()) + "\n", "", 0)
+
+
+def test_our_own_files_give_transformers_the_same_text(toy, said):
+    theirs = XLNetLMHeadModel.from_pretrained(toy)
+    prompt = torch.tensor([Writer(toy).tokenizer.encode_part("ann")])
+    expected = theirs.generate(prompt, max_new_tokens=20, do_sample=False)
+    records = [json.loads(line) for line in said(toy, "ann", "--tokens", "20", "--json")[0].splitlines()]
+    assert [one["id"] for one in records[:-1]] == expected[0, 1:].tolist()[: len(records) - 1]
+
+
+def test_a_token_costs_as_many_rows_late_as_early(random, monkeypatch):
+    rows = []
+    monkeypatch.setattr(KeptLayer, "rows", _counted(KeptLayer.rows, rows))
+    list(Writer(random).write(request_of({"prompt": WORDS, "tokens": 50, "past_end": True})))
+    assert set(rows[2:]) == {3}
+
+
+def _counted(method, rows):
+    def counted(self, x_QD, view):
+        rows.append(len(x_QD))
+        return method(self, x_QD, view)
+
+    return counted
+
+
+# ---- choosing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"top_k": 1}, {3: 1.0}),
+        ({"top_k": 2}, {3: 0.5 / 0.8, 1: 0.3 / 0.8}),
+        ({"top_p": 0.5}, {3: 1.0}),
+        ({"top_p": 0.6}, {3: 0.5 / 0.8, 1: 0.3 / 0.8}),
+        ({"top_p": 1e-9}, {3: 1.0}),
+        ({"top_p": 1.0}, {3: 0.5, 1: 0.3, 0: 0.15, 2: 0.05}),
+        ({"temperature": 0.5}, {3: 0.25 / 0.365, 1: 0.09 / 0.365, 0: 0.0225 / 0.365, 2: 0.0025 / 0.365}),
+        ({"temperature": 2.0, "top_k": 2}, {3: 0.5**0.5 / (0.5**0.5 + 0.3**0.5), 1: 0.3**0.5 / (0.5**0.5 + 0.3**0.5)}),
+        ({"temperature": 1e-300}, {3: 1.0}),
+        ({"temperature": 0.0, "top_k": 3}, {3: 1.0}),
+        ({}, {3: 1.0}),
+    ],
+    ids=str,
+)
+def test_draws_have_the_probabilities_that_were_asked_for(settings, allowed):
+    logits = torch.tensor([0.15, 0.3, 0.05, 0.5]).log() + 7
+    sampling = Sampling(**settings, seed=5)
+    generator, count = sampling.generator(), 2000 if len(allowed) > 1 else 20
+    drawn = [sampling.choose(logits, generator) for _ in range(count)]
+    assert {token for token, _ in drawn} <= allowed.keys()
+    for token, share in allowed.items():
+        found = sum(one == token for one, _ in drawn) / count
+        assert abs(found - share) <= 4 * math.sqrt(share * (1 - share) / count)
+    assert dict(drawn)[3] == pytest.approx(0.5)
+
+
+def test_a_seed_repeats_a_text(random, said):
+    words = ("the film was", "--tokens", "25", "--temperature", "1.5", "--top-k", "30")
+    first = said(random, *words, "--seed", "3")
+    assert first == said(random, *words, "--seed", "3")
+    assert first[1] == "seed 3\n"
+    assert first[0] != said(random, *words, "--seed", "4")[0]
+    _, told, _ = said(random, *words)
+    seed = re.fullmatch(r"seed (\d+)\n", told).group(1)
+    assert seed != re.fullmatch(r"seed (\d+)\n", said(random, *words)[1]).group(1)
+
+
+def test_tokens_come_one_by_one_and_the_text_is_their_sum(random, said):
+    out, _, status = said(random, "-", "--tokens", "12", "--json", stdin=b" the film was\n")
+    *tokens, whole = map(json.loads, out.splitlines())
+    assert status == 0
+    assert whole["text"] == " the film was" + "".join(one["token"] for one in tokens)
+    assert whole["tokens"] == len(tokens)
+    assert [one["place"] for one in tokens] == list(range(len(tokens)))
+    assert all(0 < one["probability"] <= 1 for one in tokens)
+    plain, _, _ = said(random, "-", "--tokens", "12", stdin=b" the film was\n")
+    assert plain == whole["text"] + "\n"
+
+
+def test_it_ends_where_the_model_ends_the_text(random, tmp_path, said):
+    model = load_language_model(random)
+    with torch.no_grad():
+        model.lm_loss.bias[7] = 1e4  # <eod>
+    save_model(model.state_dict(), model.config, tmp_path)
+    Writer(random).tokenizer.save(tmp_path)
+    (token, whole) = map(json.loads, said(tmp_path, "the film", "--json")[0].splitlines())
+    assert (token["id"], token["token"]) == (7, "")
+    assert whole == {"text": "the film", "tokens": 1, "ended": "end of text"}
+    assert len(said(tmp_path, "the film", "--json", "--past-end", "--tokens", "3")[0].splitlines()) == 4
+
+
+# ---- infilling --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(), ("--order", "1,0"), ("--order", "0,1")], ids=str)
+def test_a_gap_is_filled_from_both_sides(toy, said, order):
+    """Only both sides together determine the gap, whichever of its tokens is filled first."""
+    for sentence in sentences():
+        left, *_, right = sentence.split()
+        out, _, status = said(toy, f"{left} ___ {right}", "--infill", "--tokens", "2", *order)
+        assert (out, status) == (sentence + "\n", 0)
+
+
+def test_a_gap_sampled_and_marked_otherwise(toy, said):
+    words = ("bob [gap] figs", "--infill", "--tokens", "2", "--marker", "[gap]", "--top-p", "0.5", "--seed", "1")
+    assert said(toy, *words) == (f"bob {FIRST[3]} {SECOND[3]} figs\n", "seed 1\n", 0)
+    out, _, _ = said(toy, "bob ___ figs", "--infill", "--order", "1,0", "--json")
+    assert [json.loads(line).get("place") for line in out.splitlines()] == [1, 0, None]
+
+
+@pytest.mark.parametrize("prompt", ["ann ___", "___ ham"])
+def test_a_gap_at_an_end_is_filled_as_well(toy, said, prompt):
+    out, _, status = said(toy, prompt, "--infill", "--tokens", "1")
+    assert (len(out.split()), status) == (2, 0)
+
+
+def test_infilling_writes_no_end_of_text(random, tmp_path, said):
+    model = load_language_model(random)
+    with torch.no_grad():
+        model.lm_loss.bias[:9] = 1e4
+    save_model(model.state_dict(), model.config, tmp_path)
+    Writer(random).tokenizer.save(tmp_path)
+    out, _, _ = said(tmp_path, "the ___, and it", "--infill", "--tokens", "3", "--json")
+    *tokens, whole = map(json.loads, out.splitlines())
+    assert min(one["id"] for one in tokens) > 8
+    assert whole["text"].endswith(", and it")
+
+
+# ---- bad input --------------------------------------------------------------------------------------
+
+BAD = [
+    (("",), "the prompt cannot be used: it is empty"),
+    ((" \n ",), "the prompt cannot be used: it is empty"),
+    (("a\0b",), "NUL byte"),
+    (("x", "--top-p", "0"), "top_p is 0.0; allowed: above 0, at most 1"),
+    (("x", "--top-p", "1.01"), "top_p is 1.01; allowed: above 0, at most 1"),
+    (("x", "--top-p", "nan"), "top_p is nan; allowed"),
+    (("x", "--temperature", "-0.5"), "temperature is -0.5; allowed: 0 (the likeliest token) or more"),
+    (("x", "--temperature", "inf"), "temperature is inf; allowed"),
+    (("x", "--temperature", "hot"), "--temperature is 'hot', no number"),
+    (("x", "--top-k", "0"), "top_k is 0; allowed: a whole number from 1 on"),
+    (("x", "--top-k", "1.5"), "--top-k is '1.5', no whole number"),
+    (("x", "--tokens", "0"), "tokens is 0; allowed: whole numbers from 1 to 100,000"),
+    (("x", "--seed", "-1"), "seed is -1; allowed"),
+    (("x", "--memory", "1"), "memory is 1; allowed: whole numbers from 2 to 16,384"),
+    (
+        ("the film was lovely", "--memory", "3"),
+        r"the prompt has \d+ tokens, and memory holds 3; shorten it or raise memory",
+    ),
+    (("x", "--infill"), "the gap's mark '___' is not in the prompt"),
+    (("a ___ b ___ c", "--infill"), "the gap's mark '___' is in the prompt 2 times"),
+    (("___", "--infill"), "the prompt has no token"),
+    (("a ___ b", "--infill", "--marker", " "), "marker is ' '; allowed"),
+    (("a ___ b", "--infill", "--order", "0,2"), r"the factorisation order \[0, 2\] is no permutation of 0 to 1"),
+    (("a ___ b", "--infill", "--order", "0,0"), r"is no permutation of 0 to 1"),
+    (("a ___ b", "--infill", "--order", "0,x"), r"order is '0,x'; allowed: whole numbers"),
+    (("a ___ b", "--infill", "--order", "0,1", "--tokens", "3"), "the order is of 2 tokens, and tokens is 3"),
+    (("a ___ b", "--infill", "--tokens", "600"), "tokens is 600; allowed: whole numbers from 1 to 512"),
+    (("a", "--order", "0,1"), "order is given without infill"),
+    (("a", "--marker", "_"), "marker is given without infill"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=str)
+def test_bad_input_is_refused_in_one_line(random, said, words, message):
+    out, err, status = said(random, *words)
+    assert (out, status, err.count("\n")) == ("", 2, 1)
+    assert re.search(message.replace("(the likeliest token)", r"\(the likeliest token\)"), err), err
+
+
+def test_standard_input_that_is_no_text(random, said):
+    assert "not UTF-8: byte 0xff" in said(random, "-", stdin=b"a\xff")[1]
+    assert "it is empty" in said(random, "-")[1]
+
+
+def test_models_that_cannot_write(random, trained, tmp_path, said, capsysbinary):
+    assert "is a classifier, no language model" in said(trained.model, "x")[1]
+    assert main(["predict", str(random), "x"]) == 2
+    assert "is a language model, no trained classifier" in capsysbinary.readouterr().err.decode()
+    model = load_language_model(random)
+    save_model(model.state_dict(), model.config, tmp_path)
+    assert "has no tokenizer" in said(tmp_path, "x")[1]
+    Writer(trained.model).tokenizer.save(tmp_path)
+    assert re.search(r"tokenizer of [\d]+ tokens and weights for \d+; take both", said(tmp_path, "x")[1])
+
+
+def test_a_field_that_nobody_knows():
+    with pytest.raises(UserError, match="unknown field 'topp'; did you mean 'top_p'"):
+        request_of({"prompt": "x", "topp": 0.5})
