@@ -243,7 +243,7 @@ BAD = [
     (("a ___ b ___ c", "--infill"), "the gap's mark '___' is in the prompt 2 times"),
     (("___", "--infill"), "the prompt has no token"),
     (("a ___ b", "--infill", "--marker", " "), "marker is ' '; allowed"),
-    (("a ___ b", "--infill", "--order", "0,2"), r"the factorisation order \[0, 2\] is no permutation of 0 to 1"),
+    (("a ___ b", "--infill", "--order", "0,2"), r"the order \[0, 2\] is no permutation of 0 to 1"),
     (("a ___ b", "--infill", "--order", "0,0"), r"is no permutation of 0 to 1"),
     (("a ___ b", "--infill", "--order", "0,x"), r"order is '0,x'; allowed: whole numbers"),
     (("a ___ b", "--infill", "--order", "0,1", "--tokens", "3"), "the order is of 2 tokens, and tokens is 3"),

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xlnet.data.values import BadValue, check_text, shown
-from xlnet.errors import RunError, UserError, nearest
+from xlnet.errors import UserError, nearest
 from xlnet.generation.sampling import Sampling, new_seed
-from xlnet.model.language_model import check_order
 
 MARKER = "___"
 TOKENS, MOST_TOKENS = 100, 100_000  # default and maximum of new tokens
@@ -68,10 +67,9 @@ class Request:
             )
         if not self.order:
             return
-        try:
-            check_order(list(self.order))
-        except RunError as error:
-            raise UserError(f"{error}; count the gap's tokens from 0") from None
+        if sorted(self.order) != list(range(len(self.order))):
+            last = len(self.order) - 1
+            raise UserError(f"the order {list(self.order)[:20]} is no permutation of 0 to {last}; name each place once")
         if len(self.order) != self.tokens:
             raise UserError(f"the order is of {len(self.order)} tokens, and tokens is {self.tokens}; make them equal")
 
