@@ -197,21 +197,43 @@ def test_a_ends_where_a_document_ends():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 100, 1 << 22])
-def test_the_chunked_loss_equals_torchs(chunk, smoothing, monkeypatch):
+@pytest.mark.parametrize(("dtype", "vocabulary"), [(torch.float64, 41), (torch.float32, 41), (torch.float32, 64)])
+def test_the_chunked_loss_equals_torchs(dtype, vocabulary, chunk, smoothing, monkeypatch):
     monkeypatch.setattr(losses, "CHUNK", chunk)
     torch.manual_seed(0)
-    hidden = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(41, 8, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(41, dtype=torch.float64, requires_grad=True)
-    target, factor = torch.randint(41, (23,)), (torch.arange(23) % 3).double()
+    exact = [torch.randn(size, dtype=torch.float64).mul(2).requires_grad_() for size in ((23, 8), (vocabulary, 8))]
+    exact.append(torch.randn(vocabulary, dtype=torch.float64, requires_grad=True))
+    hidden, weight, bias = exact
+    target, factor = torch.randint(vocabulary, (23,)), (torch.arange(23) % 3).double()
     expected = F.cross_entropy(hidden @ weight.T + bias, target, reduction="none", label_smoothing=smoothing)
     (expected * factor).sum().mul(3).backward()
-    wanted = [x.grad.clone() for x in (hidden, weight, bias)]
-    for x in (hidden, weight, bias):
-        x.grad = None
-    found = losses.token_loss(hidden, weight, bias, target, factor, smoothing)
-    assert torch.allclose(found, (expected * factor).sum())
-    (found * 3).backward()
-    assert all(torch.allclose(x.grad, theirs) for x, theirs in zip((hidden, weight, bias), wanted, strict=True))
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+    for scale in (1, 3):  # a loss that is not scaled takes a short cut
+        mine = [x.detach().to(dtype).requires_grad_() for x in exact]
+        found = losses.token_loss(*mine, target, factor.to(dtype), smoothing)
+        assert found.item() == pytest.approx((expected * factor).sum().item(), rel=tolerance)
+        (found * scale).backward()
+        for x, theirs in zip(mine, exact, strict=True):
+            assert torch.allclose(x.grad.double() * 3 / scale, theirs.grad, rtol=tolerance, atol=3 * tolerance)
     if not smoothing:
-        assert torch.allclose(losses.token_losses(hidden, weight, bias, target).double(), expected, atol=1e-5)
+        assert torch.allclose(losses.token_losses(*mine, target).double(), expected, atol=1e-4)
+
+
+def test_the_loss_never_holds_all_logits(monkeypatch):
+    shapes, whole = [], losses.cross_entropy
+    monkeypatch.setattr(losses, "CHUNK", 200)
+    monkeypatch.setattr(losses, "cross_entropy", lambda x, *rest: (shapes.append(tuple(x.shape)), whole(x, *rest))[1])
+    hidden = torch.randn(23, 8, requires_grad=True)
+    losses.token_loss(hidden, torch.randn(41, 8), torch.randn(41), torch.arange(23), torch.ones(23)).backward()
+    assert shapes == [(4, 41)] * 5 + [(3, 41)]
+    nothing = losses.token_loss(hidden[:0], torch.randn(41, 8), torch.randn(41), torch.arange(0), torch.ones(0))
+    assert nothing.item() == 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 40])
+def test_a_loss_of_what_is_not_finite_is_not_finite(bad, place):
+    bias = torch.zeros(41)
+    bias[place] = bad
+    hidden, weight = torch.randn(3, 8), torch.randn(41, 8)
+    assert not losses.token_loss(hidden, weight, bias, torch.tensor([1, 2, 3]), torch.ones(3)).isfinite()

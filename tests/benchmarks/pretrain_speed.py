@@ -18,6 +18,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -181,12 +182,13 @@ def rounds(arguments: argparse.Namespace, config: XLNetConfig, device: Device) -
     tokens = sum(share.tokens for share in shares)
     speeds: dict[str, list[float]] = {kind: [] for kind in running}
     rates: list[float] = []
+    clock = time.process_time if arguments.processor_time else time.perf_counter
     for number in range(arguments.rounds + 1):  # the first warms up
-        rates.append(matrix_rate(device))
+        rates.append(matrix_rate(device, clock))
         seconds = dict.fromkeys(running, 0.0)
         for share in shares:  # one update each in turn: a slow moment of the machine meets all of them
             for kind, one in running.items():
-                seconds[kind] += timed(device, lambda one=one, share=share: one.step(share))
+                seconds[kind] += timed(device, lambda one=one, share=share: one.step(share), clock)
         for kind in running:
             speeds[kind].append(tokens / seconds[kind])
             print(f"  round {number}: {kind:12} {speeds[kind][-1]:12,.0f} tokens/s", file=sys.stderr, flush=True)
@@ -233,6 +235,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="default: 4 on a CPU, all on a GPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--compare", type=int, default=5, help="updates whose losses are compared")
+    parser.add_argument("--processor-time", action="store_true", help="on a machine that others use: one thread only")
     parser.add_argument("--no-peak", action="store_true", help="do not measure each one's memory")
     parser.add_argument("--folder", type=Path, help="a folder that holds wikitext2/valid.txt")
     parser.add_argument("--json", type=Path)

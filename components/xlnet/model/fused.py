@@ -1,11 +1,12 @@
 """The element-wise parts of a layer, in as few passes over memory as the device's kernels allow.
 
-Shapes: T rows, D columns.
+Shapes: T rows, D columns; P positions, V vocabulary.
 """
 
 from functools import cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,6 +40,25 @@ def dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
     """Set elements to zero and scale the others to keep the mean: [T, D]."""
     kernels = _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES)
     return kernels.dropout(x_TD, noise) if kernels and noise is not None else plain.dropout(x_TD, noise)
+
+
+def cross_entropy(logits_PV: Tensor, target_P: Tensor, factor_P: Tensor, smoothing: float) -> Tensor:
+    """Return each row's cross-entropy with label smoothing, times its factor: [P]. The logits become their gradients.
+
+    Source of the smoothing: Szegedy et al. 2016, section 7.
+    """
+    if logits_PV.device.type == "cpu" and _kernels("cpu", str(logits_PV.dtype), 0) is native_fused:
+        return native_fused.cross_entropy(logits_PV, target_P, factor_P.float(), smoothing)
+    target_P1, factor_P1 = target_P[:, None], factor_P[:, None].to(logits_PV.dtype)
+    log_shares_PV = logits_PV.log_softmax(-1)
+    losses_P = (smoothing - 1) * log_shares_PV.gather(1, target_P1)[:, 0]
+    if smoothing:
+        losses_P = losses_P - smoothing * log_shares_PV.mean(-1)
+    torch.exp(log_shares_PV, out=logits_PV).mul_(factor_P1)
+    if smoothing:
+        logits_PV.sub_(factor_P1 * (smoothing / logits_PV.shape[1]))
+    logits_PV.scatter_add_(1, target_P1, (smoothing - 1) * factor_P1)
+    return losses_P * factor_P1[:, 0]
 
 
 @cache

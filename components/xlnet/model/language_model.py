@@ -192,8 +192,7 @@ def attend(
     content_BLD = x_BQD[:, : shared.sight.length]
     known_BKD = content_BLD if memory_BMD is None else torch.cat([memory_BMD, content_BLD], 1)
     heads, width = attention.o.shape[1:]
-    # Copies, because oneDNN takes a hundred times as long for strided weights.
-    q_weight, kv_weight = (part.flatten(1).contiguous() for part in attention.qkv.split([1, 2], dim=1))
+    q_weight, kv_weight = (part.flatten(1) for part in attention.qkv.split([1, 2], dim=1))
     q = project(x_BQD.flatten(0, 1), q_weight).view(texts, queries, heads, width)
     kv = project(known_BKD.flatten(0, 1), kv_weight).view(-1, 2, heads, width)
     k, v = (part.unflatten(0, (texts, -1)) for part in split_heads(kv))

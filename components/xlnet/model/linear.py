@@ -1,11 +1,15 @@
 """Matrix products of tokens' hidden states with weights.
 
-On a CPU, float32 products use oneDNN, which torch uses only for other types. On an AMD EPYC with AVX-512, oneDNN was
-measured to be 10 to 30 % faster than torch's default library.
+On a CPU that is not Intel's, float32 products use oneDNN, which torch uses only for other types. On an AMD EPYC with
+AVX-512, oneDNN was measured to be 10 to 30 % faster than MKL, torch's default library. On an Intel Xeon with AVX-512,
+MKL was 11 to 38 % faster.
 
 Shapes: T tokens, I inputs, O outputs.
 """
 
+import sys
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +26,8 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
 
 def project(x_TI: Tensor, weight_IO: Tensor) -> Tensor:
     """Compute ``x · weight``: [T, O]."""
-    if _is_for_onednn(x_TI):
-        return _Project.apply(x_TI, weight_IO)
+    if _is_for_onednn(x_TI):  # takes a hundred times as long for strided weights
+        return _Project.apply(x_TI, weight_IO.contiguous())
     return x_TI @ weight_IO
 
 
@@ -32,9 +36,15 @@ def _is_for_onednn(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
+        and not _is_intel()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+@cache
+def _is_intel() -> bool:
+    return sys.platform == "linux" and "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 
 
 def _product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:

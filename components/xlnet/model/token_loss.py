@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22  # logits held at once
+from xlnet.model.fused import cross_entropy
+
+CHUNK = 1 << 24  # logits held at once: the fewer chunks, the faster the weight's gradient
 
 
 def token_losses(hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor, target_P: Tensor) -> Tensor:
@@ -34,8 +36,11 @@ def token_loss(
 
 
 def _chunks(hidden_PD: Tensor, weight_VD: Tensor) -> list[slice]:
-    size = max(1, CHUNK // len(weight_VD))
-    return [slice(first, first + size) for first in range(0, len(hidden_PD), size)]
+    """Cut the positions into chunks of equal size, with at most CHUNK logits each where that is possible."""
+    positions = len(hidden_PD)
+    count = -(-positions // max(1, CHUNK // len(weight_VD)))
+    size = -(-positions // max(1, count))
+    return [slice(first, first + size) for first in range(0, positions, max(1, size))]
 
 
 class _TokenLoss(torch.autograd.Function):
@@ -49,29 +54,20 @@ class _TokenLoss(torch.autograd.Function):
         factor_P: Tensor,
         smoothing: float,
     ) -> Tensor:
-        total = hidden_PD.new_zeros((), dtype=torch.promote_types(hidden_PD.dtype, torch.float32))
-        grad_hidden_PD = torch.empty_like(hidden_PD)
-        grad_weight_VD, grad_bias_V = torch.zeros_like(weight_VD), torch.zeros_like(bias_V)
-        vocabulary = len(weight_VD)
-        for part in _chunks(hidden_PD, weight_VD):
-            x, factor = hidden_PD[part], factor_P[part, None]
-            weight = weight_VD.to(x.dtype)
-            logits = torch.addmm(bias_V.to(x.dtype), x, weight.T).to(total.dtype)
-            log_shares = logits.log_softmax(-1)
-            picked = log_shares.gather(1, target_P[part, None])
-            losses = -(1 - smoothing) * picked
-            if smoothing:
-                losses = losses - smoothing * log_shares.mean(-1, keepdim=True)
-            total += (losses * factor).sum()
-            # The gradient of the logits: softmax minus the target, times the factor.
-            grad = log_shares.exp_().mul_(factor)
-            if smoothing:
-                grad -= factor * (smoothing / vocabulary)
-            grad.scatter_add_(1, target_P[part, None], -(1 - smoothing) * factor.to(grad.dtype))
-            grad = grad.to(x.dtype)
+        precise = torch.promote_types(hidden_PD.dtype, torch.float32)
+        total = hidden_PD.new_zeros((), dtype=precise)
+        grad_hidden_PD, grad_bias_V = torch.empty_like(hidden_PD), torch.zeros_like(bias_V)
+        grad_weight_VD = torch.empty_like(weight_VD) if len(hidden_PD) else torch.zeros_like(weight_VD)
+        weight, bias = weight_VD.to(hidden_PD.dtype), bias_V.to(hidden_PD.dtype)
+        for number, part in enumerate(_chunks(hidden_PD, weight_VD)):
+            x = hidden_PD[part]
+            logits = torch.addmm(bias, x, weight.T).to(precise)
+            total += cross_entropy(logits, target_P[part], factor_P[part], smoothing).sum()
+            grad_bias_V += logits.sum(0)  # they are gradients now
+            grad = logits.to(x.dtype)
             grad_hidden_PD[part] = grad @ weight
-            grad_weight_VD.addmm_(grad.T.to(weight_VD.dtype), x.to(weight_VD.dtype))
-            grad_bias_V += grad.sum(0)
+            # The first chunk writes the weight's gradient, which may be hundreds of MiB, and the others add to it.
+            grad_weight_VD.addmm_(grad.T.to(weight_VD.dtype), x.to(weight_VD.dtype), beta=int(number > 0))
         ctx.save_for_backward(grad_hidden_PD, grad_weight_VD, grad_bias_V)
         return total
 
@@ -79,5 +75,7 @@ class _TokenLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_PD, grad_weight_VD, grad_bias_V = ctx.saved_tensors
         factor = grads[0]
+        if factor.device.type == "cpu" and factor == 1:  # the usual case, for which no pass over memory is needed
+            return grad_hidden_PD, grad_weight_VD, grad_bias_V, None, None, None
         scaled = (x * factor.to(x.dtype) for x in (grad_hidden_PD, grad_weight_VD, grad_bias_V))
         return (*scaled, None, None, None)

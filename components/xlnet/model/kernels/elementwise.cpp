@@ -162,6 +162,41 @@ void dropout_add_norm_backward(const float* x, const float* residual, const floa
     }
 }
 
+// Cross-entropy of rows of logits [rows, width] with label smoothing. losses [rows]: each times its factor. The logits
+// become their gradients: (softmax - smoothing / width - (1 - smoothing) at the target), times the factor.
+void cross_entropy_rows(float* logits, const int64_t* target, const float* factor, float* losses, long rows, long width,
+                        float smoothing, int threads) {
+    const long whole = width / LANES * LANES;
+    const float log2e = 1.44269504f;
+#pragma omp parallel for num_threads(threads)
+    for (long row = 0; row < rows; ++row) {
+        float* x = logits + row * width;
+        const float picked = x[target[row]];
+        vec best = all(-INFINITY), all_logits{};
+        for (long j = 0; j < whole; j += LANES) {
+            const vec v = load(x + j);
+            best = where(v > best, v, best), all_logits += v;
+        }
+        float top = largest(best), added = sum(all_logits);
+        for (long j = whole; j < width; ++j) top = x[j] > top ? x[j] : top, added += x[j];
+        vec totals{};
+        for (long j = 0; j < whole; j += LANES) {
+            const vec e = exp2_nonpositive((load(x + j) - top) * log2e);
+            totals += e;
+            store(x + j, e);
+        }
+        float total = sum(totals);
+        for (long j = whole; j < width; ++j) x[j] = std::exp(x[j] - top), total += x[j];
+        const float log_total = top + std::log(total);
+        const float loss = log_total - (1.0f - smoothing) * picked - smoothing * (added / float(width));
+        losses[row] = std::isfinite(added) ? loss * factor[row] : NAN;
+        const float scale = factor[row] / total, less = factor[row] * smoothing / float(width);
+        for (long j = 0; j < whole; j += LANES) store(x + j, load(x + j) * scale - less);
+        for (long j = whole; j < width; ++j) x[j] = x[j] * scale - less;
+        x[target[row]] -= (1.0f - smoothing) * factor[row];
+    }
+}
+
 // AdamW (Loshchilov & Hutter 2019) on a table [rows, width] whose gradient has few rows: row r's is the
 // gradient[place[r]], or zero where place[r] < 0. Rows that never had a gradient have zero moments, and only
 // their weights decay. `seen` marks the other rows.

@@ -115,6 +115,18 @@ class _DropoutAddNorm(torch.autograd.Function):
         return grad_x_TD, grad_residual_TD, *grad_2D, None, None
 
 
+def cross_entropy(logits_PV: Tensor, target_P: Tensor, factor_P: Tensor, smoothing: float) -> Tensor:
+    """See :func:`xlnet.model.fused.cross_entropy`."""
+    losses_P = torch.empty_like(factor_P)
+    build.library().cross_entropy_rows(
+        *_pointers(logits_PV, target_P.contiguous(), factor_P.contiguous(), losses_P),
+        *_sizes(logits_PV),
+        c_float(smoothing),
+        c_int(torch.get_num_threads()),
+    )
+    return losses_P
+
+
 def adamw_rows(
     table_VD: Tensor,
     mean_VD: Tensor,
