@@ -32,7 +32,9 @@ def wait_until_gone(*pids: int) -> None:
 def run(code: str, stop: processes.Cancellation | None = None, lines: list[str] | None = None) -> tuple[int, bytes]:
     log = BytesIO()
     line = (lines if lines is not None else []).append
-    status = processes.run([sys.executable, "-c", code], {"FROM_US": "x"}, log, line, stop or processes.Cancellation())
+    status = processes.run(
+        [sys.executable, "-c", code], {"FROM_US": "x"}, processes.Watch(log, line, stop or processes.Cancellation())
+    )
     return status, log.getvalue()
 
 
@@ -157,7 +159,7 @@ def test_who_saves_its_work_is_waited_for_and_heard_behind_a_process_that_dies_a
         command = ["sh", "-c", '"$0" "$@"; exit $?', *command]
     begun = time.monotonic()
     with pytest.raises(processes.Stopped) as stopped:
-        processes.run(command, {}, log, line, stop, stopping=lambda: asked.append(1.0))
+        processes.run(command, {}, processes.Watch(log, line, stop, stopping=lambda: asked.append(1.0)))
     assert (stopped.value.reason, stopped.value.ended) == ("cancelled", "by itself")
     assert lines == ["begun", "saved"]
     assert log.getvalue() == b"begun\nsaved\n"
@@ -173,7 +175,7 @@ def test_who_ends_well_when_it_is_asked_to_end_has_done_its_work() -> None:
     def line(text: str) -> None:
         stop.asked = time.monotonic()
 
-    assert processes.run([sys.executable, "-uc", code], {}, BytesIO(), line, stop) == 0
+    assert processes.run([sys.executable, "-uc", code], {}, processes.Watch(BytesIO(), line, stop)) == 0
     with pytest.raises(processes.Stopped):
         stop.check()
 
@@ -203,13 +205,18 @@ def test_redraws_without_a_newline_take_no_memory(monkeypatch: pytest.MonkeyPatc
     lines: list[str] = []
     bar: list[str] = []
     command = [sys.executable, "-c", redraws]
-    assert processes.run(command, {}, BytesIO(), lines.append, processes.Cancellation(), bar.append) == 0
+    assert (
+        processes.run(command, {}, processes.Watch(BytesIO(), lines.append, processes.Cancellation(), bar.append)) == 0
+    )
     assert max(kept) < 100
     assert lines == [bar[-1]] == ["[####] step 199999"]
     kept.clear()
     endless = "import sys\nfor _ in range(40): sys.stdout.write('x' * 100_000)"
     log = BytesIO()
-    assert processes.run([sys.executable, "-c", endless], {}, log, lines.append, processes.Cancellation()) == 0
+    assert (
+        processes.run([sys.executable, "-c", endless], {}, processes.Watch(log, lines.append, processes.Cancellation()))
+        == 0
+    )
     assert max(kept) <= processes.LONGEST_LINE
     assert len(log.getvalue()) == sum(map(len, lines[1:])) == 4_000_000
 
@@ -218,8 +225,8 @@ def test_a_step_does_not_outlive_a_run_that_was_killed(tmp_path: Path) -> None:
     """kill -9 gives the run no chance to end its step: the watchdog does."""
     code = (
         "import sys; from io import BytesIO; from xlnet_pipeline.targets import processes;"
-        f"processes.run([sys.executable, '-c', {STUBBORN!r}], {{}}, BytesIO(), lambda text: print(text, flush=True),"
-        " processes.Cancellation())"
+        f"processes.run([sys.executable, '-c', {STUBBORN!r}], {{}}, processes.Watch(BytesIO(),"
+        " lambda text: print(text, flush=True), processes.Cancellation()))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as runner:
         assert runner.stdout is not None
@@ -234,8 +241,8 @@ def test_what_others_run_for_a_step_does_not_outlive_a_run_that_was_killed(tmp_p
     ended = tmp_path / "ended"
     code = (
         "from io import BytesIO; from xlnet_pipeline.targets import processes;"
-        "processes.run(['sh', '-c', 'echo ready; sleep 60'], {}, BytesIO(), lambda text: print(text, flush=True),"
-        f" processes.Cancellation(), after=['touch', {str(ended)!r}])"
+        "processes.run(['sh', '-c', 'echo ready; sleep 60'], {}, processes.Watch(BytesIO(),"
+        f" lambda text: print(text, flush=True), processes.Cancellation()), after=['touch', {str(ended)!r}])"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as runner:
         assert runner.stdout is not None
@@ -268,7 +275,9 @@ def test_a_progress_bar_is_live_on_a_terminal_and_left_out_of_the_log() -> None:
     lines: list[str] = []
     bar: list[str] = []
     log = BytesIO()
-    status = processes.run([sys.executable, "-c", code], {}, log, lines.append, processes.Cancellation(), bar.append)
+    status = processes.run(
+        [sys.executable, "-c", code], {}, processes.Watch(log, lines.append, processes.Cancellation(), bar.append)
+    )
     assert status == 0
     assert bar[:2] == ["10%", "99%"]
     assert lines == ["terminal True", "end"]

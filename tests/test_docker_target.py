@@ -36,6 +36,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def started(target: DockerTarget, command: list[str], environment: dict[str, str], watch: processes.Watch) -> int:
+    with target.starting() as start:
+        return start(command, environment, watch)
+
+
 def recipe(**fields: object) -> Recipe:
     return recipes.tiny().replace(data={"train": "demo:uci_sentences", **fields})
 
@@ -79,7 +84,9 @@ def test_a_step_s_container_is_confined(engine: Path, tmp_path: Path, monkeypatc
     with (tmp_path / "log").open("wb") as log:
         environment = {"XLNET_RUN_ID": "r1", "XLNET_IMAGE_DIGEST": ID, "TMPDIR": "/x"}
         assert (
-            target.start(["sh", "-c", "true"], environment, log, lines.append, processes.Cancellation(), None, print)
+            started(
+                target, ["sh", "-c", "true"], environment, processes.Watch(log, lines.append, processes.Cancellation())
+            )
             == 0
         )
     assert lines == ["hello"]
@@ -102,11 +109,11 @@ def test_a_status_is_never_lost(engine: Path, tmp_path: Path) -> None:
     target.prepare(Submission(recipe(), image="ours"))
     (engine / "status").write_text("3")
     with (tmp_path / "log").open("wb") as log:
-        assert target.start(["false"], {}, log, print, processes.Cancellation(), None, print) == 3
+        assert started(target, ["false"], {}, processes.Watch(log, print, processes.Cancellation())) == 3
         (engine / "status").write_text(str(docker.ENGINE_FAILED))
         (engine / "said").write_text("docker: Error response from daemon: no such device\n")
         with pytest.raises(RunError, match="docker could not start the step's container: docker: Error response"):
-            target.start(["false"], {}, log, print, processes.Cancellation(), None, print)
+            started(target, ["false"], {}, processes.Watch(log, print, processes.Cancellation()))
 
 
 def test_an_image_that_is_not_there(engine: Path, tmp_path: Path) -> None:
@@ -164,7 +171,7 @@ def test_the_engines_client_is_waited_for_while_the_container_saves_its_work(
 
     asked: list[str] = []
     with (tmp_path / "log").open("wb") as log, pytest.raises(processes.Stopped) as stopped:
-        target.start(["train"], {}, log, line, stop, None, lambda: asked.append("asked"))
+        started(target, ["train"], {}, processes.Watch(log, line, stop, stopping=lambda: asked.append("asked")))
     assert stopped.value.ended == "by itself"
     assert asked == ["asked"]
     assert lines == ["training", "checkpoint of step 22 saved; run the same command to go on"]

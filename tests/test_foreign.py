@@ -274,7 +274,12 @@ def test_what_a_library_prints_is_kept_without_passwords(live) -> None:
         "    sys.stdout.write(part); sys.stdout.flush(); time.sleep(0.1)"
     )
     log, lines = io.BytesIO(), list[str]()
-    assert processes.run([sys.executable, "-c", code], {}, log, lines.append, processes.Cancellation(), live) == 0
+    assert (
+        processes.run(
+            [sys.executable, "-c", code], {}, processes.Watch(log, lines.append, processes.Cancellation(), live)
+        )
+        == 0
+    )
     assert lines == ["to http://h/x", "GET /o?X-Amz-Signature=***&a=b", "postgresql://k red\\x07"]
     kept = log.getvalue().replace(b"\r", b"").decode().splitlines()
     assert kept == [*lines[:2], "postgresql://k \x1b[31mred\x07"]

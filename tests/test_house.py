@@ -63,6 +63,7 @@ WRITTEN_IN = {
     "xlnet.model.kernels.triton_passes": {"triton"},
     "xlnet.training.xla": {"torch_xla"},
     "xlnet.training.tpu": {"torch_tpu"},
+    "xlnet.registry.mlflow_client": {"mlflow"},
 }
 LATE_ANYWHERE = {"transformers", "sentencepiece"}
 WITHOUT_TORCH = ("xlnet.data", "xlnet.registry", "xlnet.lineage", "xlnet.recipe", "xlnet.provenance", "xlnet.errors")

@@ -4,6 +4,7 @@ Each run has a terminal of its own (a pseudo-terminal): Ctrl-C is a byte that is
 signal to whoever is in the foreground. The tests share one state directory, so that later runs begin with training.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -192,16 +193,11 @@ def test_the_same_command_goes_on_and_a_second_ctrl_c_says_what_is_lost(project:
 
 def _children(root: int) -> list[int]:
     """The trainers below a run: who writes checkpoints and reads no signals while it is stopped."""
-    found = []
+    parents = {}
     for entry in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-            parent = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if parent == root and b"kfp.dsl.executor_main" in words:
-            found.append(int(entry))
-    return found
+        with contextlib.suppress(OSError):
+            parents[int(entry)] = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
+    return [pid for pid, parent in parents.items() if parents.get(parent) == root]  # forks of the run's fork server
 
 
 def test_a_trainer_that_does_not_answer_is_ended_late_and_the_loss_is_told(project: Project) -> None:

@@ -304,8 +304,15 @@ def _reachable(module: str) -> list[str]:
         seen.add(name)
         if "." in name:
             waiting.append(name.rpartition(".")[0])
-        waiting += _imports(compile(_source(name).read_bytes(), name, "exec", dont_inherit=True))
+        file = _source(name).stat()
+        waiting += _imported_by(name, file.st_mtime_ns, file.st_size)
     return sorted(seen)
+
+
+@functools.cache
+def _imported_by(module: str, modified: int, size: int) -> list[str]:
+    """Return what :func:`_imports` finds in a module's source, which is read again only after it changed."""
+    return list(_imports(compile(_source(module).read_bytes(), module, "exec", dont_inherit=True)))
 
 
 def _imports(code: types.CodeType) -> Iterator[str]:
@@ -370,6 +377,6 @@ def machine() -> dict[str, Any]:
         "packages": _library_versions(),
     }
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_initialized():  # it was used
         facts["accelerator"] = torch.cuda.get_device_name()
     return facts

@@ -3,7 +3,7 @@
     python tests/benchmarks/dag_overhead.py [REPEATS]
 
 Both sides are whole processes, interpreter and imports included, with an empty state directory each time; then the
-unchanged rerun. Prints medians in seconds: wall time, and under ``cpu`` the processor time, which a busy machine
+unchanged rerun. ``cold`` is the pipeline without its fork server: each step starts as a program of its own. Prints medians in seconds: wall time, and under ``cpu`` the processor time, which a busy machine
 distorts less. What is aimed at on an idle machine: overhead below 2 s, unchanged rerun below 1.5 s.
 """
 
@@ -26,6 +26,10 @@ PIPELINE = RECIPE + (
     "run = LocalTarget(home).submit(Submission(whole));"
     "assert run.status == 'SUCCEEDED', run.error"
 )
+COLD = (
+    "from xlnet_pipeline.targets import processes; from xlnet_pipeline.targets.local import fork_server;"
+    "fork_server.ForkServer.spawn = lambda self, *given, check: processes.spawn(*given);"
+) + PIPELINE
 ONE_CALL = RECIPE + (
     "from xlnet.data.snapshot import take; from xlnet.data.preprocess import preprocess;"
     "from xlnet.training.launch import train; from xlnet.evaluation.evaluate import evaluate;"
@@ -42,6 +46,7 @@ def seconds(code: str, home: Path) -> tuple[float, float]:
     """Wall and processor time of a Python process that runs ``code`` with the name ``home`` set."""
     home.mkdir(exist_ok=True)
     environment = {**os.environ, "XLNET_PIPELINE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # which would compile each module and the pipeline every time
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
     subprocess.run(
@@ -59,12 +64,15 @@ def seconds(code: str, home: Path) -> tuple[float, float]:
 def main() -> None:
     """Alternate the two sides, so that a busy machine is busy for both."""
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    times: dict[str, list[tuple[float, float]]] = {"pipeline": [], "one_call": [], "unchanged_rerun": []}
-    for _ in range(repeats):
+    times: dict[str, list[tuple[float, float]]] = {"pipeline": [], "cold": [], "one_call": [], "unchanged_rerun": []}
+    for turn in range(repeats + 1):
         with tempfile.TemporaryDirectory() as folder:
             times["one_call"].append(seconds(ONE_CALL, Path(folder, "one")))
             times["pipeline"].append(seconds(PIPELINE, Path(folder, "many")))
             times["unchanged_rerun"].append(seconds(PIPELINE, Path(folder, "many")))
+            times["cold"].append(seconds(COLD, Path(folder, "cold")))
+        if turn == 0:  # the first round writes bytecode and compiles the pipeline
+            times = {name: [] for name in times}
     wall = {name: statistics.median(one[0] for one in values) for name, values in times.items()}
     cpu = {name: statistics.median(one[1] for one in values) for name, values in times.items()}
     for medians in (wall, cpu):

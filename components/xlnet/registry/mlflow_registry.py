@@ -2,9 +2,8 @@
 
 import contextlib
 import fcntl
-import logging
-import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,6 +19,7 @@ from xlnet.registry.address import sqlite_file
 from xlnet.registry.versions import CHAMPION, ModelVersion
 
 MODEL = "model"  # folder of a run's artifacts on a server
+BATCH = 100  # parameters in one request, which is MLflow's limit
 PARAMETER_LENGTH = 500  # MLflow's limit for a parameter's value in its older stores
 
 
@@ -112,10 +112,7 @@ class MlflowRegistry:
             place = mlflow_files.location(self._file, name) if self._file else None
             number = experiment.experiment_id if experiment else client.create_experiment(name, place)
             run = client.create_run(number, run_name=tags.get("run") or None, tags=kept).info.run_id
-            for key, value in parameters.items():
-                client.log_param(run, key, value[:PARAMETER_LENGTH])
-            for key, figure in metrics.items():
-                client.log_metric(run, key, figure)
+            _log(client, run, parameters, metrics)
             source = self._source(run, tags["model_uri"])
             client.set_terminated(run)
             if name not in known:
@@ -177,19 +174,10 @@ class MlflowRegistry:
 
     @cached_property
     def _client(self) -> Any:
-        # MLflow reads these when it is imported. A dead server should be reported within seconds, not after retries.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         try:
-            from mlflow import MlflowClient
+            from xlnet.registry.mlflow_client import MlflowClient
         except ImportError:
             raise UserError("the registry needs MLflow: pip install 'xlnet-pipeline[registry]'") from None
-        for name in ("mlflow", "alembic", "urllib3"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         if self._file and self._file.is_file():
             _refuse_unreadable(self._file)
             mlflow_files.settle(self._file)
@@ -227,6 +215,17 @@ class MlflowRegistry:
             raise UserError(
                 f"registry '{self.shown_uri}' needs the Python package '{error.name}'; install it"
             ) from None
+
+
+def _log(client: Any, run: str, parameters: dict[str, str], metrics: dict[str, float]) -> None:
+    """Log parameters and metrics in few requests, each of which is a transaction of its own."""
+    from xlnet.registry.mlflow_client import Metric, Param
+
+    now = int(time.time() * 1000)
+    figures = [Metric(key, figure, now, 0) for key, figure in metrics.items()]
+    words = [Param(key, value[:PARAMETER_LENGTH]) for key, value in parameters.items()]
+    for start in range(0, max(1, len(words)), BATCH):
+        client.log_batch(run, metrics=[] if start else figures, params=words[start : start + BATCH])
 
 
 def _refuse_unreadable(file: Path) -> None:

@@ -242,7 +242,7 @@ def _run(command: Sequence[str], say: Say) -> list[str] | None:
     stop = processes.Cancellation()
     try:
         with stop.on_signals():
-            status = processes.run(command, {}, BytesIO(), line, stop, directory=checkout())
+            status = processes.run(command, {}, processes.Watch(BytesIO(), line, stop), directory=checkout())
     except processes.Stopped:
         raise KeyboardInterrupt from None
     return lines if status else None

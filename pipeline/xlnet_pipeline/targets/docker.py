@@ -5,7 +5,9 @@ capabilities, no network unless the recipe names something that is not on this m
 what it writes is the user's.
 """
 
+import contextlib
 import csv
+import dataclasses
 import functools
 import io
 import itertools
@@ -16,7 +18,6 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
@@ -112,30 +113,26 @@ class DockerTarget(LocalTarget):
         """Return the parts of a step's code in the image, with their fingerprints."""
         return self._code[step]
 
-    def start(
-        self,
-        command: list[str],
-        environment: dict[str, str],
-        log: BinaryIO,
-        line: Callable[[str], None],
-        stop: processes.Cancellation,
-        live: Callable[[str], None] | None,
-        stopping: Callable[[], None],
-    ) -> int:
-        """Run a step's command in a container and return its exit status."""
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[processes.Start]:
+        """Return what starts the steps of one run: containers of the submission's image."""
+        yield self._start
+
+    def _start(self, command: list[str], environment: dict[str, str], watch: processes.Watch) -> int:
         environment = {**environment, "XLNET_IMAGE": f"{build.NAME}@{self.image}", "XLNET_IMAGE_DIGEST": self.image}
         name = f"xlnet-{uuid.uuid4().hex[:12]}"
         last = ""
 
-        def keep(text: str) -> None:
+        def line(text: str) -> None:
             nonlocal last
             last = text
-            line(text)
+            watch.line(text)
 
         whole = [self.program, "run", "--name", name, *self._options(environment), self.image, *command]
         remove = [self.program, "rm", "--force", name]
         try:
-            status = processes.run(whole, environment, log, keep, stop, after=remove, stopping=stopping)
+            plain = dataclasses.replace(watch, line=line, live=None)  # a container has no terminal
+            status = processes.run(whole, environment, plain, after=remove)
         finally:  # also if the engine's client ended but the container did not
             subprocess.run(remove, capture_output=True, check=False)
         if status == ENGINE_FAILED:

@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from xlnet.redaction import redacted, visible
 from xlnet.training.preemption import grace
@@ -93,32 +94,92 @@ class Cancellation:
                 signal.signal(number, handler)
 
 
+class Process(Protocol):
+    """The methods of :class:`subprocess.Popen` that watching a step needs."""
+
+    @property
+    def pid(self) -> int:
+        """Its number, which is also its process group's."""
+
+    def poll(self) -> int | None:
+        """Return the exit status; None while it runs."""
+
+    def wait(self) -> int:
+        """Wait until it ends and return the exit status."""
+
+    def __enter__(self) -> Any:
+        """Enter a context that ends when the process has ended."""
+
+    def __exit__(self, *problem: Any) -> None:
+        """Wait for the process."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where the output of a step's command goes, and what stops the command.
+
+    Attributes:
+        log: gets the output as bytes, without the passwords of addresses in it; where ``live`` is given, without
+            what a progress bar wrote over.
+        line: called with each whole line, likewise, and without control characters.
+        stop: read all the time. Once it says so, the command and all that it has started get SIGTERM, and
+            :func:`patience` seconds to end.
+        live: if given, the command writes to a terminal of its own, and this is called with the unfinished last
+            line whenever a progress bar has drawn it anew.
+        stopping: called once the command has been asked to end.
+    """
+
+    log: BinaryIO
+    line: Callable[[str], None]
+    stop: Cancellation
+    live: Callable[[str], None] | None = None
+    stopping: Callable[[], None] = lambda: None
+
+
+class Start(Protocol):
+    """Runs a step's command."""
+
+    def __call__(self, command: list[str], environment: dict[str, str], watch: Watch) -> int:
+        """Run the command with these variables added, and return its exit status; see :func:`run`."""
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], output: int, directory: Path | None) -> Process:
+    """Start a command in a session and process group of its own.
+
+    Args:
+        command: the program and its arguments.
+        environment: all of its variables.
+        output: file descriptor for standard output and standard error.
+        directory: where it runs; None: where we are.
+    """
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        cwd=directory,
+        start_new_session=True,
+    )
+
+
 def run(
     command: Sequence[str],
     environment: Mapping[str, str],
-    log: BinaryIO,
-    line: Callable[[str], None],
-    stop: Cancellation,
-    live: Callable[[str], None] | None = None,
+    watch: Watch,
     directory: Path | None = None,
     after: Sequence[str] = (),
-    stopping: Callable[[], None] = lambda: None,
+    start: Callable[[Sequence[str], Mapping[str, str], int, Path | None], Process] = spawn,
 ) -> int:
-    """Run a command. Write its whole output to ``log``, and pass it to ``line`` line by line.
+    """Run a command and watch it until all that it has started is gone.
 
     Args:
         command: the program and its arguments.
         environment: variables added to ours.
-        log: gets the output as bytes, without the passwords of addresses in it; where ``live`` is given, without
-            what a progress bar wrote over.
-        line: called with each whole line, likewise, and without control characters.
-        stop: looked at all the time. Once it says so, the command and all that it has started get SIGTERM, and
-            :func:`patience` seconds to end.
-        live: if given, the command writes to a terminal of its own, and this is called with the unfinished last
-            line whenever a progress bar has drawn it anew.
+        watch: where its output goes, and what stops it.
         directory: where the command runs; None: where we are.
         after: a command that ends what the command has others run for it, should we be killed.
-        stopping: called once the command has been asked to end.
+        start: starts the process.
 
     Returns:
         The exit status; negative or above 128: killed by a signal. A command that was asked to end, and ended with
@@ -127,25 +188,17 @@ def run(
     Raises:
         Stopped: it was stopped; every process it had started is gone.
     """
-    ours, theirs = pty.openpty() if live else os.pipe()
+    ours, theirs = pty.openpty() if watch.live else os.pipe()
     with os.fdopen(ours, "rb", buffering=0) as output:
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=theirs,
-                env={**os.environ, **environment},
-                cwd=directory,
-                start_new_session=True,
-            )
+            process = start(command, {**os.environ, **environment}, theirs, directory)
         finally:
             os.close(theirs)
         with process, _watchdog(process.pid, after):
-            ending = _Ending(process, stop, stopping)
-            with ending, contextlib.closing(_Log(log)) as kept:
-                for text in _lines(output, kept, ending, live):
-                    line(text)
+            ending = _Ending(process, watch.stop, watch.stopping)
+            with ending, contextlib.closing(_Log(watch.log)) as kept:
+                for text in _lines(output, kept, ending, watch.live):
+                    watch.line(text)
             if ending.reason and (ending.ended != "by itself" or process.wait()):
                 raise Stopped(ending.reason, ending.ended)
             return process.wait()
@@ -154,7 +207,7 @@ def run(
 class _Ending:
     """Asks a process group to end once the run is to end, and says whether there is something to wait for."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", stop: Cancellation, stopping: Callable[[], None]) -> None:
+    def __init__(self, process: Process, stop: Cancellation, stopping: Callable[[], None]) -> None:
         self.process, self.stop, self.stopping = process, stop, stopping
         self.reason = ""
         self.ended = "by itself"

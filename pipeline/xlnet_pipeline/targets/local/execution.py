@@ -5,8 +5,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from xlnet import provenance, state
 from xlnet.registry import resolve
@@ -35,17 +36,8 @@ class Starter(Protocol):
     def code_parts(self, step: str) -> dict[str, str]:
         """Return what a step's code consists of."""
 
-    def start(
-        self,
-        command: list[str],
-        environment: dict[str, str],
-        log: BinaryIO,
-        line: Callable[[str], None],
-        stop: processes.Cancellation,
-        live: Callable[[str], None] | None,
-        stopping: Callable[[], None],
-    ) -> int:
-        """Run a step's command and return its exit status; see :func:`processes.run`."""
+    def starting(self) -> AbstractContextManager[processes.Start]:
+        """Return what starts the steps of one run."""
 
 
 class Execution:
@@ -79,7 +71,8 @@ class Execution:
         failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
         self.scratch = tempfile.mkdtemp(prefix=f"xlnet-run-{os.getpid()}-")
         try:
-            specification.execute(self.target.pipeline(), {"recipe": self.submission.recipe.to_json()}, self.task)
+            with self.target.starting() as self.start:
+                specification.execute(self.target.pipeline(), {"recipe": self.submission.recipe.to_json()}, self.task)
             status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
         except processes.Stopped as stopped:
             status, failure = self._stopped(stopped)
@@ -197,7 +190,8 @@ class Execution:
 
         with (self.directory / str(step.log)).open("wb") as log:
             try:
-                status = self.target.start(command, variables, log, line, self.stop, self.live, stopping)
+                watch = processes.Watch(log, line, self.stop, self.live, stopping)
+                status = self.start(command, variables, watch)
             except processes.Stopped as stopped:
                 output.close()
                 text = interruption.told(step, stopped.ended, self.run_record.recipe, self.home)

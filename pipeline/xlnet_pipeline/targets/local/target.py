@@ -6,6 +6,7 @@ State lives in one directory: ``runs/<id>/`` (``run.json``, ``logs/``, ``artifac
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from xlnet import provenance, state
 from xlnet.errors import RunError, UserError, nearest
@@ -25,6 +26,7 @@ from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.targets import output, processes, progress, record
 from xlnet_pipeline.targets.local import compiled, leftovers, registration
 from xlnet_pipeline.targets.local.execution import Execution
+from xlnet_pipeline.targets.local.fork_server import ForkServer
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import LocalSettings
@@ -175,18 +177,16 @@ class LocalTarget:
         """Return the parts of a step's code, so that a message can name the part that changed."""
         return provenance.code_parts(step)
 
-    def start(
-        self,
-        command: list[str],
-        environment: dict[str, str],
-        log: BinaryIO,
-        line: Callable[[str], None],
-        stop: processes.Cancellation,
-        live: Callable[[str], None] | None,
-        stopping: Callable[[], None],
-    ) -> int:
-        """Run a step's command and return its exit status; see :func:`processes.run`."""
-        return processes.run(command, environment, log, line, stop, live, stopping=stopping)
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[processes.Start]:
+        """Return what starts the steps of one run: processes of this machine."""
+        with ForkServer() as server:
+
+            def start(command: list[str], environment: dict[str, str], watch: processes.Watch) -> int:
+                spawn = functools.partial(server.spawn, check=watch.stop.check)
+                return processes.run(command, environment, watch, start=spawn)
+
+            yield start
 
     @property
     def _folder(self) -> Path:
