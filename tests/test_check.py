@@ -102,7 +102,7 @@ def test_of_a_large_input_the_first_rows_are_read(tmp_path: Path) -> None:
         ),
         ({"image": ""}, "image: target 'vertex' has no image .*; give --image REGISTRY/NAME@sha256"),
         ({"image": "127.0.0.1:1/xlnet:latest"}, "image: image '127.0.0.1:1/xlnet:latest' is not pinned"),
-        ({"pipeline_root": "bucket/root"}, "pipeline root: pipeline root 'bucket/root' is no URI; name it gs://"),
+        ({"pipeline_root": "bucket/root"}, "pipeline root: pipeline root 'bucket/root' is not a URI; name it gs://"),
         ({"schedule": "a/b"}, "schedule name: schedule name 'a/b' is not allowed"),
         (
             {"cron": "0 3 * * 1", "timezone": "Europe/Berlim"},
@@ -282,4 +282,4 @@ def test_settings_of_the_recipe_file_are_used(
     assert cli.main(["check", str(tmp_path / "recipe.toml"), "--target", "kfp"]) == 2
     told = capsys.readouterr().err
     assert "image: image 'x:latest' is not pinned" in told
-    assert "pipeline root: pipeline root 'bucket' is no URI" in told
+    assert "pipeline root: pipeline root 'bucket' is not a URI" in told

@@ -67,19 +67,19 @@ def test_a_damaged_record_hides_no_other_run(
     shown = capsys.readouterr()
     assert [line.split()[:2] for line in shown.out.splitlines()[1:]] == [[BAD, "DAMAGED"], [GOOD, "SUCCEEDED"]]
     (line,) = shown.err.splitlines()
-    assert line.startswith(f"warning: '{path}' is no run record (")
+    assert line.startswith(f"warning: '{path}' is not a run record (")
     assert "remove its directory to forget the run" in line
 
     assert cli.main(["runs", "list", "--json"]) == 0
     assert [run["status"] for run in json.loads(capsys.readouterr().out)] == ["DAMAGED", "SUCCEEDED"]
     for words in (["runs", "show", BAD], ["runs", "show", "latest"], ["runs", "logs", "abc3"], ["runs", "cancel", BAD]):
         assert cli.main(words) == 1, words
-        assert capsys.readouterr().err.startswith(f"error: '{path}' is no run record (")
+        assert capsys.readouterr().err.startswith(f"error: '{path}' is not a run record (")
     assert cli.main(["runs", "show", GOOD]) == 0
     assert cli.main(["lineage", GOOD]) == 2, "it left no artifact, which is said of it"
     assert f"run '{GOOD}' is SUCCEEDED and left no artifact" in capsys.readouterr().err
     assert [result.record.status for result in functions.runs(home=isolated_state)] == ["DAMAGED", "SUCCEEDED"]
-    with pytest.raises(RunError, match="is no run record"):
+    with pytest.raises(RunError, match="is not a run record"):
         functions.compare(GOOD, BAD, home=isolated_state)
 
     assert cli.main(["runs", "prune", "--older-than", "0", "--keep", "0"]) == 0
@@ -135,18 +135,18 @@ def test_a_damaged_schedule_hides_no_other(
     assert cli.main(["schedule", "list"]) == 0
     shown = capsys.readouterr()
     assert [line.split()[:2] for line in shown.out.splitlines()[1:]] == [["nightly", "DAMAGED"], ["weekly", "ACTIVE"]]
-    assert shown.err.startswith(f"warning: '{path}' is no schedule (")
+    assert shown.err.startswith(f"warning: '{path}' is not a schedule (")
     assert "make it again with 'schedule create nightly', or remove it with 'schedule delete nightly'" in shown.err
     assert cli.main(["schedule", "list", "--json"]) == 0
     assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["DAMAGED", "ACTIVE"]
     assert cli.main(["schedule", "show", "nightly"]) == 0
-    assert "is no schedule" in capsys.readouterr().out
+    assert "is not a schedule" in capsys.readouterr().out
     assert cli.main(["schedule", "show", "weekly"]) == 0
     for words in (["schedule", "pause", "nightly"], ["schedule", "resume", "nightly"]):
         assert cli.main(words) == 1
-        assert capsys.readouterr().err.startswith(f"error: '{path}' is no schedule (")
+        assert capsys.readouterr().err.startswith(f"error: '{path}' is not a schedule (")
     assert fire(str(isolated_state), "nightly") == 1
-    assert capsys.readouterr().err.startswith(f"error: schedule 'nightly': '{path}' is no schedule (")
+    assert capsys.readouterr().err.startswith(f"error: schedule 'nightly': '{path}' is not a schedule (")
 
     assert cli.main([*create, "nightly", str(recipe)]) == 0, "it is made anew"
     assert "schedule nightly: created" in capsys.readouterr().out
@@ -231,4 +231,4 @@ def test_a_run_directory_that_may_not_be_entered_hides_no_other(
     assert cli.main(["runs", "list"]) == 0
     shown = capsys.readouterr()
     assert [line.split()[1] for line in shown.out.splitlines()[1:]] == ["DAMAGED", "SUCCEEDED"]
-    assert "is no run record (Permission denied)" in shown.err
+    assert "is not a run record (Permission denied)" in shown.err

@@ -130,7 +130,7 @@ def test_an_encoding_is_guessed_from_many_lines_and_said(tmp_path, codec):
     assert (len(rows), rejects) == (40, [])
     assert rows[0].text == f"{SENTENCES[codec]} 0"
     assert len(told) == 1
-    assert "is no UTF-8 and is read as" in told[0]
+    assert "is not UTF-8 and is read as" in told[0]
     assert f"such as '{SENTENCES[codec][:10]}" in told[0], "the guess can be judged"
     assert told[0].endswith("data.encoding says otherwise")
 
@@ -157,7 +157,7 @@ def test_an_encoding_that_cannot_be_told_is_left_to_the_user(tmp_path, codec):
     content = "".join(f"{text}{i},1\n" for i in range(40)).encode(codec)
     rows, rejects = read(tmp_path / "a.csv", content, text=0, label=1, tell=told.append)
     assert (len(rows), len(rejects)) == (0, 40)
-    assert "is no UTF-8; set data.encoding, perhaps to " in told[0]
+    assert "is not UTF-8; set data.encoding, perhaps to " in told[0]
     assert codec in told[0]
 
 

@@ -165,7 +165,7 @@ def test_bucket_that_is_not_there(storage: str) -> None:
     assert look("bucket")[0] == UNSET
     state, detail, _ = look("bucket", {"KFP_PIPELINE_ROOT": "curves/root"})
     assert state == BAD
-    assert "'curves/root' is no gs://BUCKET/OBJECT" in detail
+    assert "'curves/root' is not gs://BUCKET/OBJECT" in detail
 
 
 def test_bucket_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,8 +326,8 @@ def test_terraform_outputs_become_variables() -> None:
         ("", "was given no JSON"),
         ("[]", "no output 'environment'"),
         ('{"environment": {"value": "x"}}', "no output 'environment'"),
-        ('{"environment": {"value": {"a b": "x"}}}', "environment.a b is no variable"),
-        ('{"environment": {"value": {"A": 1}}}', "environment.A is no variable"),
+        ('{"environment": {"value": {"a b": "x"}}}', "environment.a b is not a variable"),
+        ('{"environment": {"value": {"A": 1}}}', "environment.A is not a variable"),
     ],
 )
 def test_other_texts_are_refused(text: str, says: str) -> None:

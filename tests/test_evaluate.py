@@ -137,7 +137,7 @@ def test_a_model_that_is_no_number_is_not_judged(trained, tmp_path, monkeypatch,
     with torch.no_grad():
         dict(broken.named_parameters())[place].view(-1)[-1] = float("nan")
     monkeypatch.setattr(evaluating, "load_classifier", lambda _: broken)
-    with pytest.raises(RunError, match=f"weights that are no numbers, such as {place}; train it again"):
+    with pytest.raises(RunError, match=f"weights that are not numbers, such as {place}; train it again"):
         evaluate(RECIPE, str(trained.dataset), str(trained.model), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

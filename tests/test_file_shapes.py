@@ -56,7 +56,7 @@ BY_INDEX = {"text": 0, "label": 1}
 # What is in the files, the recipe beside their names, and what must be said.
 SHAPES = {
     "utf-16": ({"a.csv": table().decode().encode("utf-16")}, {}, "is read as UTF-16, as its first bytes say"),
-    "cp1252": ({"a.csv": table().decode().encode("cp1252")}, {}, "is no UTF-8 and is read as cp1252, a guess from"),
+    "cp1252": ({"a.csv": table().decode().encode("cp1252")}, {}, "is not UTF-8 and is read as cp1252, a guess from"),
     "cp1252, named": ({"a.csv": table().decode().encode("cp1252")}, {"encoding": "cp1252"}, ""),
     "tab in .csv": ({"a.csv": table("\t")}, {}, "is split at a tab, for its first line holds no comma"),
     "semicolons": ({"a.csv": table(";")}, {}, "is split at a semicolon"),

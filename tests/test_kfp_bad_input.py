@@ -54,7 +54,7 @@ def test_an_address_without_a_scheme_says_what_to_type(
     words: list[str], here: KfpServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KFP_ENDPOINT", here.url.removeprefix("http://"))
-    assert "is no URL; type http://HOST:PORT or https://HOST" in refused(words, capsys)
+    assert "is not a URL; type http://HOST:PORT or https://HOST" in refused(words, capsys)
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -105,7 +105,7 @@ def test_a_root_of_another_scheme_is_one_line(
     root: str, words: list[str], here: KfpServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KFP_PIPELINE_ROOT", root)
-    assert f"pipeline_root '{root}' is no gs://BUCKET/FOLDER or s3://" in refused(words, capsys)
+    assert f"pipeline_root '{root}' is not gs://BUCKET/FOLDER or s3://" in refused(words, capsys)
 
 
 EVERYTHING = re.compile(PREFIX + "/.*")

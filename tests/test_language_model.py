@@ -133,14 +133,14 @@ def test_sampled_orders_have_the_mean_of_all_orders(pair):
 
 
 def test_a_text_is_scored_in_a_given_order(pair):
-    """Left to right is one of the orders; what is no permutation is refused."""
+    """Left to right is one of the orders; what is not a permutation is refused."""
     _, ours = pair
     text = [3, 14, 15, 9]
     given = in_orders(ours.eval(), [7, *text], [range(5)])
     first = in_orders(ours, [7], [[0]])
     assert given[0] - first[0] == pytest.approx(left_to_right(ours, [np.array(text)], 8, 7)[0], rel=1e-4)
     for order in ([0, 2, 2, 3], [0, 1, 2], [1, 2, 3, 4]):
-        with pytest.raises(UserError, match=r"is no permutation of 0 to 3; name each"):
+        with pytest.raises(UserError, match=r"is not a permutation of 0 to 3; name each"):
             in_orders(ours, text, [range(4), order])
 
 

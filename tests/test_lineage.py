@@ -176,9 +176,9 @@ def test_registered_model(tmp_path: Path, isolated_state: Path) -> None:
 @pytest.mark.parametrize(
     ("subject", "message"),
     [
-        ("nothing", "'nothing' is no run or model in .*; the latest run is '20261123-160000-ab12'"),
+        ("nothing", "'nothing' is not a run or model in .*; the latest run is '20261123-160000-ab12'"),
         ("20261123-160000-ab13", "did you mean '20261123-160000-ab12'"),
-        ("", "'' is no run or model"),
+        ("", "'' is not a run or model"),
         ("no/such/place", "directory 'no/such/place' does not exist"),
         ("gs://bucket/model", "is a URI; copy the artifact here"),
         (".", "'.' has no lineage.json"),

@@ -56,7 +56,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_record_of_another_kind_is_one_line(tmp_path: Path) -> None:
     for text in ("{", '{"steps": []}', "[]"):
         (tmp_path / "run.json").write_text(text)
-        with pytest.raises(RunError, match="is no run record"):
+        with pytest.raises(RunError, match="is not a run record"):
             record.read(tmp_path / "run.json")
 
 

@@ -128,7 +128,7 @@ def test_what_is_not_there_is_one_line(bucket: Any, tmp_path: Path) -> None:
         objects.read("gs://bucket/none.txt")
     with pytest.raises(UserError, match="holds no object"):
         objects.download("gs://bucket/none", tmp_path)
-    with pytest.raises(UserError, match="is no gs://BUCKET/OBJECT"):
+    with pytest.raises(UserError, match="is not gs://BUCKET/OBJECT"):
         objects.read("ftp://bucket/a")
 
 

@@ -266,14 +266,14 @@ def test_a_label_that_the_terminal_cannot_show(trained, tmp_path, monkeypatch):
         (["-", "--format", "xml"], "--format is 'xml'; allowed: csv, tsv, jsonl, parquet, xlsx, text"),
         (["-", "--pair", "b"], "--pair goes with a text, not with standard input"),
         (["bare"], "the ending of 'bare' tells no format; add --format csv, tsv, jsonl, parquet, xlsx or text"),
-        (["torn.parquet"], "is no Parquet file"),
+        (["torn.parquet"], "is not a Parquet file"),
         (["utf16.csv"], "looks like UTF-16 without a mark; set data.encoding to 'utf-16-le'"),
         (["torn.txt"], "is damaged: "),
         (["torn.csv.gz"], "is damaged: "),
         (["empty.csv"], "is empty; give a file with rows"),
         (["body.csv"], "has no column 'text'; it has: body"),
         (["body.csv", "--pair", "x"], "--pair goes with a text, not with the file"),
-        (["-", "--format", "parquet"], "'standard input' is no Parquet file"),
+        (["-", "--format", "parquet"], "'standard input' is not a Parquet file"),
     ],
 )
 def test_mistakes_are_one_line(said, tmp_path, monkeypatch, words, message):

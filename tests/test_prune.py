@@ -167,7 +167,7 @@ def test_checkpoints_are_listed_and_removed(tmp_path: Path, capsys: pytest.Captu
         (["remove", "aaab1111"], "no checkpoints are named 'aaab1111'; did you mean 'aaaa1111'?"),
         (["remove"], "name checkpoints to remove, or --older-than AGE"),
         (["remove", "aaaa1", "--older-than", "1d"], "name checkpoints to remove, or --older-than AGE"),
-        (["remove", "--older-than", "soon"], "'soon' is no age; write it as 30d, 12h, 90m or 0"),
+        (["remove", "--older-than", "soon"], "'soon' is not an age; write it as 30d, 12h, 90m or 0"),
     ):
         assert cli.main([*tool, *words]) == 2
         assert message in capsys.readouterr().err

@@ -198,7 +198,7 @@ def test_unusable_files_say_what_to_do(tmp_path):
         read(tmp_path / "a.csv", "")
     with pytest.raises(UserError, match="unknown ending; set data.format to csv, tsv"):
         read(tmp_path / "a.data", "x")
-    with pytest.raises(UserError, match="is no Parquet file"):
+    with pytest.raises(UserError, match="is not a Parquet file"):
         read(tmp_path / "a.parquet", "not parquet")
 
 
@@ -231,7 +231,7 @@ def test_a_label_from_a_name_keeps_its_case(tmp_path):
     (tmp_path / "Très Bien").mkdir()
     rows, _ = read(tmp_path / "Très Bien" / "a.txt", "one\n", label="directory")
     assert texts(rows) == [("one", "Très Bien")]
-    with pytest.raises(UserError, match=r"the file of '.*much.txt' is no label: label is not a number: 'much'"):
+    with pytest.raises(UserError, match=r"the file of '.*much.txt' is not a label: label is not a number: 'much'"):
         read(tmp_path / "much.txt", "one\n", label="file", task="regression")
 
 
@@ -303,11 +303,11 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path):
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
     whole = path.read_bytes()
     for place in (200, len(whole) // 3, len(whole) // 2):
-        with pytest.raises((RunError, UserError), match=r"is damaged|is no Parquet file") as caught:
+        with pytest.raises((RunError, UserError), match=r"is damaged|is not a Parquet file") as caught:
             read(path, whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         assert str(caught.value).isprintable()
     for content in (whole[:-20], whole[:100], b"PAR1" * 3, whole[:-4] + b"XXXX"):
-        with pytest.raises(UserError, match="is no Parquet file"):
+        with pytest.raises(UserError, match="is not a Parquet file"):
             read(path, content)
 
 

@@ -136,9 +136,9 @@ def test_what_cannot_be_is_one_line(bucket: Any, tmp_path: Path, monkeypatch: py
         objects.listing("s3://nobody/none")
     with pytest.raises(UserError, match="holds no object"):
         objects.download("minio://mlpipeline/none", tmp_path)
-    with pytest.raises(UserError, match="is no gs://BUCKET/OBJECT, s3://"):
+    with pytest.raises(UserError, match="is not gs://BUCKET/OBJECT, s3://"):
         objects.read("ftp://mlpipeline/a")
-    with pytest.raises(UserError, match="is no gs://BUCKET/OBJECT"):
+    with pytest.raises(UserError, match="is not gs://BUCKET/OBJECT"):
         objects.read("s3://")
 
 

@@ -50,7 +50,7 @@ def test_a_recipe_with_targets_is_the_same_recipe() -> None:
         ('[target.kpf]\nendpoint = "x"', r"unknown table \[target.kpf\]"),
         ('[target.kfp]\ntoken = "x"', "is a secret; set KFP_TOKEN instead"),
         ("[target.kfp]\nendpoint = 3", "must be a string"),
-        ('[target.kfp]\nendpoint = "http://h"\npipeline_root = "/tmp"', "is no gs://BUCKET/FOLDER"),
+        ('[target.kfp]\nendpoint = "http://h"\npipeline_root = "/tmp"', "is not gs://BUCKET/FOLDER"),
     ],
 )
 def test_a_mistake_is_one_line(text: str, message: str) -> None:

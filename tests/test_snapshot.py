@@ -117,7 +117,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     for path in (tmp_path, tmp_path / "gone.csv", tmp_path / "*.csv"):
         with pytest.raises(UserError, match=r"gone.csv' is a link to 'nowhere.csv', which cannot be read; repair "):
             snapshot(train=[str(path)])
-    with pytest.raises(UserError, match="pipe.csv' is no file, directory or glob"):
+    with pytest.raises(UserError, match="pipe.csv' is not a file, directory or glob"):
         snapshot(train=[str(tmp_path / "pipe.csv")])
 
 

@@ -187,7 +187,7 @@ def test_a_path_that_cannot_be_seen_is_refused(
         assert cli.main([command, "--set", f"data.train=a{end}.csv"]) == 2
         shown = "".join(capsys.readouterr())
         (line,) = [line for line in shown.splitlines() if line.startswith("error: ")]
-        assert line.endswith("is no path: it holds characters that cannot be seen")
+        assert line.endswith("is not a path: it holds characters that cannot be seen")
         assert "\x1b" not in shown
 
 

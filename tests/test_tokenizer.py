@@ -213,5 +213,5 @@ def test_mistakes(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no model", bytes(range(256)) * 20])
 def test_a_damaged_sentencepiece_model_is_one_line(tmp_path, content):
     (tmp_path / "spiece.model").write_bytes(content)
-    with pytest.raises(UserError, match=r"tokenizer '.*': spiece.model is no SentencePiece model, or is damaged"):
+    with pytest.raises(UserError, match=r"tokenizer '.*': spiece.model is not a SentencePiece model, or is damaged"):
         load_tokenizer(tmp_path)

@@ -245,7 +245,7 @@ def read(directory: str | Path) -> dict[str, Any]:
 
     Raises:
         UserError: the directory has no ``lineage.json``.
-        CorruptArtifact: the file is no lineage.
+        CorruptArtifact: the file is not a lineage.
     """
     path = Path(directory, LINEAGE)
     try:
@@ -255,7 +255,7 @@ def read(directory: str | Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CorruptArtifact(f"'{path}' is damaged ({error}); run the step again to rewrite it") from None
     if not isinstance(lineage, dict) or not {"artifact", "execution", "inputs"} <= lineage.keys():
-        raise CorruptArtifact(f"'{path}' is no lineage record; run the step again to rewrite it")
+        raise CorruptArtifact(f"'{path}' is not a lineage record; run the step again to rewrite it")
     return lineage
 
 

@@ -107,7 +107,7 @@ def compile(path: str | Path, image: str | None = None, where: Placement | None 
     """
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"output '{path}' is no YAML file; name one that ends in .yaml")
+        raise UserError(f"output '{path}' is not a YAML file; name one that ends in .yaml")
     provenance.refuse_foreign_file(path, lambda text: f"\npipelineInfo:\n  description: {DESCRIPTION}\n" in text)
     import yaml
 

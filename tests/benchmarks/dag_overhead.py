@@ -3,8 +3,9 @@
     python tests/benchmarks/dag_overhead.py [REPEATS]
 
 Both sides are whole processes, interpreter and imports included, with an empty state directory each time; then the
-unchanged rerun. ``cold`` is the pipeline without its fork server: each step starts as a program of its own. Prints medians in seconds: wall time, and under ``cpu`` the processor time, which a busy machine
-distorts less. What is aimed at on an idle machine: overhead below 2 s, unchanged rerun below 1.5 s.
+unchanged rerun. ``cold`` is the pipeline without its fork server: each step starts as a program of its own.
+
+Prints medians in seconds: wall time, and under ``cpu`` the processor time, which a busy machine distorts less. Aimed at on an idle machine: overhead below 2 s, unchanged rerun below 1.5 s.
 """
 
 import json

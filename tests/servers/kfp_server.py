@@ -287,7 +287,7 @@ class KfpServer(WebServer):
         raise Refused(500, "Could not get main container logs: S3Error: The specified key does not exist.")
 
     def refusal(self, status: int, message: str, details: str = "") -> Any:
-        """The body of an answer other than 200: text where it is no part of the v2beta1 API."""
+        """The body of an answer other than 200: text where it is not part of the v2beta1 API."""
         if message.startswith(("<!DOCTYPE", "404 page", "Could not get")):
             return message
         inner = message.rpartition("Invalid input error: ")[2]

@@ -51,7 +51,7 @@ def scheme(uri: str) -> str:
     """
     found = next((one for one in SCHEMES if uri.startswith(one)), "")
     if not found or not uri.removeprefix(found).partition("/")[0]:
-        raise UserError(f"'{uri}' is no {EXAMPLES}")
+        raise UserError(f"'{uri}' is not {EXAMPLES}")
     return found
 
 

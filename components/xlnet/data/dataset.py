@@ -129,7 +129,7 @@ def open_dataset(path: str | Path) -> Dataset:
     """Open a dataset artifact.
 
     Raises:
-        UserError: the directory is no dataset artifact.
+        UserError: the directory is not a dataset artifact.
         CorruptArtifact: its card cannot be read.
     """
     card = Path(path, "card.json")
@@ -137,7 +137,7 @@ def open_dataset(path: str | Path) -> Dataset:
         return Dataset(Path(path), json.loads(card.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"'{path}' is no dataset: it has no card.json; make one with: python -m xlnet preprocess"
+            f"'{path}' is not a dataset: it has no card.json; make one with: python -m xlnet preprocess"
         ) from None
     except json.JSONDecodeError as error:
         raise CorruptArtifact(f"'{card}' is damaged ({error}); run preprocess again") from None

@@ -96,13 +96,13 @@ def _guessed(lines: list[bytes], source: Source, tell: Callable[[str], None]) ->
     best = matches[0]
     if best.coherence <= UNSURE:
         names = [name for name in EAST_ASIAN if _reads(name, lines)] or [best.encoding]
-        tell(f"'{source.uri}' is no UTF-8; set data.encoding, perhaps to {' or '.join(names)}")
+        tell(f"'{source.uri}' is not UTF-8; set data.encoding, perhaps to {' or '.join(names)}")
         return UTF_8
     equal = [one for one in matches if (one.chaos, one.coherence) == (best.chaos, best.coherence)]
     name = next(name for name in USUAL if any(name in match.could_be_from_charset for match in equal))
     sample = lines[0].decode(name, "replace").strip()
     tell(
-        f"'{source.uri}' is no UTF-8 and is read as {name}, a guess from {len(lines)} of its first lines, such as "
+        f"'{source.uri}' is not UTF-8 and is read as {name}, a guess from {len(lines)} of its first lines, such as "
         f"{shown(sample)}; data.encoding says otherwise"
     )
     return name

@@ -16,7 +16,7 @@ class ParquetRows:
     """A Parquet file, whose columns are read by name.
 
     Raises:
-        UserError: the file is no Parquet file.
+        UserError: the file is not a Parquet file.
     """
 
     def __init__(self, file: IO[bytes], source: Source) -> None:
@@ -24,7 +24,7 @@ class ParquetRows:
         try:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"'{source.uri}' is no Parquet file: {_line(error)}") from None
+            raise UserError(f"'{source.uri}' is not a Parquet file: {_line(error)}") from None
         self.names: list[str] = self._file.schema_arrow.names
 
     def rows(self, names: list[str]) -> Iterator[tuple[dict[str, Any], str]]:

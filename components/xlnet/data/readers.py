@@ -215,7 +215,7 @@ def _label_of_name(source: Source, recipe: DataRecipe) -> str:
     try:
         return check_label(labels[str(recipe.label)], recipe.task)
     except BadValue as bad:
-        raise UserError(f"the {recipe.label} of '{source.uri}' is no label: {bad.reason}") from None
+        raise UserError(f"the {recipe.label} of '{source.uri}' is not a label: {bad.reason}") from None
 
 
 _READERS: dict[str, Callable[[IO[bytes], Source, DataRecipe, Columns], Iterator[Row | Reject]]] = {

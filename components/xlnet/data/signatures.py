@@ -1,4 +1,4 @@
-"""Recognises files that are no text by their first bytes, so that a wrong extension is one line with a remedy."""
+"""Recognises files that are not text by their first bytes, so that a wrong extension is one line with a remedy."""
 
 from xlnet.data.storage import Source
 from xlnet.errors import UserError

@@ -61,7 +61,7 @@ def list_sources(field: str, paths: tuple[str, ...], skipped: Skipped | None = N
     skipped = skipped or Skipped()
     for path in paths:
         if not path.isprintable():
-            raise UserError(f"{field}: {path!a} is no path: it holds characters that cannot be seen")
+            raise UserError(f"{field}: {path!a} is not a path: it holds characters that cannot be seen")
         try:
             sources = list(_list_one(field, path, skipped))
         except OSError as error:  # such as a name that is too long

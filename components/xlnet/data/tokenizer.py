@@ -49,7 +49,7 @@ class Tokenizer:
         try:
             tokenizer = RustTokenizer.from_file(str(file))
         except Exception as error:  # the library has no narrower one
-            raise UserError(f"'{file}' is no tokenizer: {str(error).splitlines()[0]}") from None
+            raise UserError(f"'{file}' is not a tokenizer: {str(error).splitlines()[0]}") from None
         tokenizer.no_padding()
         tokenizer.no_truncation()
         if self.settings.lower_case:

@@ -132,7 +132,7 @@ def write_tokenizer_json(directory: Path, keep_marks: bool = False) -> None:
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "spiece.model"))
     except (RuntimeError, OSError):
-        raise UserError("spiece.model is no SentencePiece model, or is damaged; copy it again") from None
+        raise UserError("spiece.model is not a SentencePiece model, or is damaged; copy it again") from None
     vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.get_piece_size())]
     rust = RustTokenizer(models.Unigram(vocabulary, unk_id=pieces.unk_id(), byte_fallback=False))
     given = read_settings(directory)

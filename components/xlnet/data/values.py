@@ -4,7 +4,7 @@ A value comes in as a file format, a request or a command line gave it, and goes
 
 - Text and pair are strings; numbers, booleans, bytes, lists and objects are refused, and nothing is changed in them.
   A string is refused that holds a NUL (which separates fields where rows are hashed, and which other programs cut
-  texts at), half of a surrogate pair or a byte that is no UTF-8 (neither can be stored), or nothing that can be
+  texts at), half of a surrogate pair or a byte that is not UTF-8 (neither can be stored), or nothing that can be
   seen (spaces, zero-width characters, a byte order mark).
 - A class is a string without its surrounding spaces, zero-width characters and byte order marks; a whole number,
   digit by digit, however long; a finite fraction as Python writes it; ``true`` or ``false``. Bytes, lists, objects,
@@ -146,6 +146,6 @@ def _refuse_unusable(text: str) -> None:
     code, column = ord(found.group()), found.start() + 1
     if code == 0:
         raise BadValue("NUL byte")
-    if 0xDC80 <= code <= 0xDCFF:  # what Python makes of an argument's bytes that are no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # what Python makes of an argument's bytes that are not UTF-8
         raise BadValue(f"not UTF-8: byte {code - 0xDC00:#04x} at column {column}")
     raise BadValue(f"half of a surrogate pair: U+{code:04X} at column {column}")

@@ -64,7 +64,7 @@ def local_files(path: str, skipped: Skipped) -> list[Path]:
         return _each_once([file for file in found if is_data(file.name)], skipped)
     if whole.exists():
         if not whole.is_file():
-            raise UserError(f"'{path}' is no file, directory or glob; name one")
+            raise UserError(f"'{path}' is not a file, directory or glob; name one")
         return [whole.absolute()]
     if os.path.islink(path):
         raise _dangling(whole)

@@ -91,13 +91,13 @@ def _parts(file: IO[bytes], source: Source) -> zipfile.ZipFile:
         file.seek(0)
         if file.read(4) == b"PK\x03\x04":
             raise RunError(f"'{source.uri}' is damaged: {error}; replace the file") from None
-        raise UserError(f"'{source.uri}' is no workbook; set data.format to what it is") from None
+        raise UserError(f"'{source.uri}' is not a workbook; set data.format to what it is") from None
     names = set(archive.namelist())
     for part, suffix in {"xl/vbaProject.bin": ".xlsm", "xl/workbook.bin": ".xlsb", "content.xml": ".ods"}.items():
         if part in names:
             raise UserError(f"'{source.uri}' is {REFUSED[suffix]}; {REMEDY}")
     if "[Content_Types].xml" not in names or not any(name.startswith("xl/") for name in names):
-        raise UserError(f"'{source.uri}' is no workbook; set data.format to what it is")
+        raise UserError(f"'{source.uri}' is not a workbook; set data.format to what it is")
     for one in archive.infolist():
         if one.file_size > LARGEST_PART and not one.filename.startswith("xl/worksheets/"):
             size = f"{one.file_size >> 20:,} MiB, more than {LARGEST_PART >> 20} MiB"

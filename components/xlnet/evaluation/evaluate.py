@@ -141,7 +141,7 @@ def refuse_not_finite(model: XLNetClassifier, logits: np.ndarray, name: str) -> 
     """Raise RunError if a weight or a logit is nan or inf."""
     broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
     if broken or not np.isfinite(logits).all():
-        what = f"weights that are no numbers, such as {broken[0]}" if broken else "logits that are no numbers"
+        what = f"weights that are not numbers, such as {broken[0]}" if broken else "logits that are not numbers"
         raise RunError(f"model '{name}' has {what}; train it again with a lower training.learning_rate")
 
 

@@ -59,7 +59,7 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
     shapes = segments_of(data, made_of)
     permuted = segment_losses(language_model, split, shapes)
     if permuted is None or not np.isfinite([*losses, *permuted[0]]).all():
-        raise RunError(f"model '{model}' has losses that are no numbers; train it with a lower training.learning_rate")
+        raise RunError(f"model '{model}' has losses that are not numbers; train it with a lower training.learning_rate")
     columns: dict[str, Any] = {name: rows[name] for name in ("row", "source", "line", "id", "text", "text_pair")}
     table = pa.table({**columns, "loss": losses, "tokens": split.lengths, "bytes": sizes})
     figures = {

@@ -58,7 +58,7 @@ def write(artifact: str | Path, path: str | Path) -> None:
 
     Raises:
         UserError: the directory has no ``lineage.json``.
-        CorruptArtifact: the file is no lineage.
+        CorruptArtifact: the file is not a lineage.
     """
     lineage = provenance.read(artifact)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -139,7 +139,7 @@ def _values(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"'{path}' is not JSON: it holds no object, so it is no XLNet configuration")
+        raise UserError(f"'{path}' is not JSON: it holds no object, so it is not an XLNet configuration")
     return {name: values[other] for other, name in SYNONYMS.items() if other in values} | values
 
 
@@ -151,7 +151,7 @@ def _number(path: str | Path, values: dict[str, Any], name: str, default: Any, l
     whole = isinstance(low, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         kind = "whole number" if whole else "number"
-        raise UserError(f"'{path}' has no {kind} '{name}'; it is no XLNet configuration")
+        raise UserError(f"'{path}' has no {kind} '{name}'; it is not an XLNet configuration")
     if not low <= value <= high:
         raise UserError(f"'{path}' has {name} = {value}; allowed: {low} to {high}")
     return value
@@ -162,7 +162,7 @@ def _head(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str, 
     kinds = values.get("architectures") or [CLASSIFIER]
     if CLASSIFIER not in kinds:
         raise UserError(
-            f"'{path}' is of a {kinds[0]}: it is no trained classifier; to fine-tune it name it as model.pretrained"
+            f"'{path}' is of a {kinds[0]}: it is not a trained classifier; to fine-tune it name it as model.pretrained"
         )
     problem = values.get("problem_type")
     if problem not in PROBLEMS:
@@ -187,7 +187,7 @@ def _names(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str,
     """Return the outputs' names in order, from ``id2label``; missing names become ``LABEL_0`` and so on."""
     named = values.get("id2label") or {}
     if not isinstance(named, dict) or not all(isinstance(one, str | int | float) for one in named.values()):
-        raise UserError(f"'{path}' has an id2label that is no table of numbers and names")
+        raise UserError(f"'{path}' has an id2label that is not a table of numbers and names")
     try:
         by_index = {int(index): str(name) for index, name in named.items()}
     except ValueError as error:

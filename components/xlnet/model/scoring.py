@@ -46,12 +46,12 @@ def in_orders(model: XLNetLanguageModel, text: Sequence[int], orders: Sequence[S
         orders: place in the order for each token: a permutation of 0 to L - 1.
 
     Raises:
-        UserError: one is no permutation.
+        UserError: one is not a permutation.
     """
     for order in orders:
         if sorted(order) != list(range(len(text))):
             raise UserError(
-                f"the factorisation order {list(order)[:20]} is no permutation of 0 to {len(text) - 1}; name each "
+                f"the factorisation order {list(order)[:20]} is not a permutation of 0 to {len(text) - 1}; name each "
                 "token's place once"
             )
     device = model.lm_loss.bias.device

@@ -25,8 +25,8 @@ from xlnet.model.xlnet import XLNetClassifier
 FUSED = ".rel_attn.qkv"
 HEAD, HEAD_BIAS = "logits_proj.weight", "logits_proj.bias"
 LM_HEAD = "lm_loss.bias"
-NO_CLASSIFIER = ": it is no trained classifier; to fine-tune it name it as model.pretrained"
-MEMORY = "memory"  # what a training remembers of the last segments is no part of a model
+NO_CLASSIFIER = ": it is not a trained classifier; to fine-tune it name it as model.pretrained"
+MEMORY = "memory"  # what a training remembers of the last segments is not a part of a model
 
 
 def save_model(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:

@@ -239,7 +239,7 @@ def section_type(section: str, given: str = "") -> Any:
 
 
 def section_table(section: str, fields: Any) -> Mapping[str, Any]:
-    """Return a section's fields, or refuse what is no table of fields."""
+    """Return a section's fields, or refuse what is not a table of fields."""
     if not isinstance(fields, Mapping):
         raise UserError(f"{section} is {fields!r}; it must be a section: [{section}] with fields below it")
     return fields

@@ -56,7 +56,7 @@ def _refuse(address: str) -> None:
         parts = urlsplit(address)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise UserError(f"registry '{shown}' is no address ({error}); allowed: {ALLOWED}") from None
+        raise UserError(f"registry '{shown}' is not an address ({error}); allowed: {ALLOWED}") from None
     if address == "databricks" or parts.scheme == "databricks":
         return
     if parts.scheme in ("", "file") or len(parts.scheme) == 1:
@@ -64,7 +64,7 @@ def _refuse(address: str) -> None:
         raise UserError(f"registry '{shown}' is a directory, in which MLflow keeps no models; type {sqlite(place)}")
     served = parts.scheme in ("http", "https", "vertex") or parts.scheme.partition("+")[0] in DATABASES
     if not served or not host:
-        raise UserError(f"registry '{shown}' is no address of one; allowed: {ALLOWED}")
+        raise UserError(f"registry '{shown}' is not the address of a registry; allowed: {ALLOWED}")
 
 
 def check_name(address: str, name: str) -> None:

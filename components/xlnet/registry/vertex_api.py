@@ -34,7 +34,7 @@ class VertexApi:
         """
         for what, given, allowed in (("project", project, PROJECT), ("location", location, LOCATION)):
             if not allowed.fullmatch(given):
-                raise UserError(f"'{given}' is no Vertex AI {what}; allowed: small letters, digits and '-'")
+                raise UserError(f"'{given}' is not a Vertex AI {what}; allowed: small letters, digits and '-'")
         self.parent = f"projects/{project}/locations/{location}"
         self.base = (endpoint or f"https://{location}-aiplatform.googleapis.com").rstrip("/")
         self.server = Endpoint(

@@ -39,7 +39,7 @@ class VertexRegistry:
         place = urlsplit(uri)
         project, location = place.netloc, place.path.strip("/")
         if not project or not location:
-            raise UserError(f"registry '{redacted(uri)}' is no vertex://PROJECT/LOCATION")
+            raise UserError(f"registry '{redacted(uri)}' is not vertex://PROJECT/LOCATION")
         self.shown_uri = uri
         self.api = VertexApi(project, location, os.environ.get("VERTEX_ENDPOINT", ""))
 

@@ -49,7 +49,7 @@ def body_length(lengths: list[str], transfer: str | None, coding: str | None) ->
         raise Refusal(415, f"Content-Encoding is {shown(coding)}; send the JSON as it is, without compression")
     length = lengths[0].strip()
     if len(set(lengths)) > 1 or not (length.isascii() and length.isdecimal()):
-        raise Refusal(400, f"Content-Length {shown(', '.join(lengths))} is no number of bytes")
+        raise Refusal(400, f"Content-Length {shown(', '.join(lengths))} is not a number of bytes")
     if len(length.lstrip("0")) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
         raise Refusal(
             413, f"a body of {length[:20]} bytes is too long; at most {MAX_BODY} are read: send fewer texts at once"
@@ -110,7 +110,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _fields(instance: Any) -> tuple[Any, Any]:

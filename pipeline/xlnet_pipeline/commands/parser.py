@@ -106,21 +106,21 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
     return value
 
 
 def whole(text: str) -> int:
     """Parse a whole number of at least 1, for argparse's ``type``."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
     return int(text)
 
 
 def count(text: str) -> int:
     """Parse a whole number of at least 0, for argparse's ``type``."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 0 or more")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
     return int(text)
 
 
@@ -133,7 +133,7 @@ def age(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf") or (value and not unit):
-        raise argparse.ArgumentTypeError(f"'{text}' is no age; write it as 30d, 12h, 90m or 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not an age; write it as 30d, 12h, 90m or 0")
     return value
 
 
@@ -145,5 +145,5 @@ def hours(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no time above 0; write it as 90m or 2h")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time above 0; write it as 90m or 2h")
     return value

@@ -217,7 +217,7 @@ def load(path: str | None, settings: list[str], home: str | None = None) -> Reci
     """
     if path and Path(path.removesuffix(".gz")).suffix in DATA_SUFFIXES:
         setting = shlex.quote(f"data.train={path}")
-        raise UserError(f"'{path}' is no recipe; to train on it type: xlnet-pipeline run --set {setting}")
+        raise UserError(f"'{path}' is not a recipe; to train on it type: xlnet-pipeline run --set {setting}")
     names_data = any(setting.partition("=")[0].strip() == "data.train" for setting in settings)
     recipe = recipes.load(path or (None if names_data else DEMO_RECIPE), settings)
     if not recipe.data.train:

@@ -32,7 +32,7 @@ def add(subparsers: Subparsers) -> None:
 def port(text: str) -> int:
     """Parse a port's number, for argparse's ``type``."""
     if not text.isdecimal() or not 0 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is no port from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port from 0 to 65535")
     return int(text)
 
 

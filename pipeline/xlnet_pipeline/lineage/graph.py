@@ -60,7 +60,7 @@ def _of_name(subject: str, target: LocalTarget) -> Lineage:
         return _of_model(subject, target)
     known = [*models, *runs]
     hint = nearest(subject, known) or (f"; the latest run is '{runs[0]}'" if runs else "; there are no runs yet")
-    raise UserError(f"'{subject}' is no run or model in '{target.home}', and no artifact directory{hint}")
+    raise UserError(f"'{subject}' is not a run or model in '{target.home}', and no artifact directory{hint}")
 
 
 def of_target(run: str, target: Target) -> Lineage:

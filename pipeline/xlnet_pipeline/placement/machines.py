@@ -163,7 +163,7 @@ def _read_table(path: Path) -> dict[str, Any]:
         form = "JSON" if path.suffix == ".json" else "TOML"
         raise UserError(f"price file '{path}' is not {form}: {error}") from None
     if not isinstance(table, dict):
-        raise UserError(f"price file '{path}' is no table; write lines such as: l4 = 0.95")
+        raise UserError(f"price file '{path}' is not a table; write lines such as: l4 = 0.95")
     return table
 
 

@@ -215,7 +215,7 @@ def image_there(given: PlannedRun) -> str | None:
 def root(given: PlannedRun) -> str | None:
     """A remote target needs a URI to keep artifacts under."""
     if given.remote and given.pipeline_root and "://" not in given.pipeline_root:
-        return f"pipeline root '{given.pipeline_root}' is no URI"
+        return f"pipeline root '{given.pipeline_root}' is not a URI"
     return None
 
 

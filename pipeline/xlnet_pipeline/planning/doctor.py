@@ -64,7 +64,7 @@ def from_terraform(text: str) -> dict[str, str]:
     ]
     if wrong:
         raise UserError(
-            f"--from-terraform: environment.{wrong[0]} is no variable with a string; apply our example's outputs"
+            f"--from-terraform: environment.{wrong[0]} is not a variable with a string; apply our example's outputs"
         )
     return {name: value for name, value in values.items() if value}
 
@@ -104,7 +104,7 @@ def kfp_endpoint(around: Environment) -> Finding:
         return UNSET, "KFP_ENDPOINT is not set", "export KFP_ENDPOINT=http://127.0.0.1:8080"
     forward = "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80"
     if not endpoint.startswith(("http://", "https://")):
-        return BAD, f"KFP_ENDPOINT '{endpoint}' is no URL", f"export KFP_ENDPOINT=https://{endpoint}"
+        return BAD, f"KFP_ENDPOINT '{endpoint}' is not a URL", f"export KFP_ENDPOINT=https://{endpoint}"
     headers = {"Authorization": f"Bearer {around['KFP_TOKEN']}"} if around["KFP_TOKEN"] else {}
     import requests
 

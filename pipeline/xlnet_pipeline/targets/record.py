@@ -173,7 +173,7 @@ def read(path: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         remedy = "remove its directory to forget the run, unless a registered model has its files there"
-        raise RunError(f"'{path}' is no run record ({why}); {remedy}") from None
+        raise RunError(f"'{path}' is not a run record ({why}); {remedy}") from None
     return run
 
 

@@ -162,7 +162,7 @@ def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[s
     refuse_password(found.tracking_uri, "MLFLOW_TRACKING_URI")
     if found.pipeline_root and not found.pipeline_root.startswith(ROOTS[kind]):
         allowed = " or ".join(f"{scheme}BUCKET/FOLDER" for scheme in ROOTS[kind])
-        raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is no {allowed}")
+        raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is not {allowed}")
     return found
 
 

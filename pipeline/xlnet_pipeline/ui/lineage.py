@@ -190,7 +190,7 @@ def page_file(request: Request) -> Response:
     known = world(site)
     node = known.nodes[known.find(request.path_params["node"])]
     if not node.uri or node.type in FILES:
-        raise UserError(f"'{node.id}' is no artifact with a record of its own; choose one that came of it")
+        raise UserError(f"'{node.id}' is not an artifact with a record of its own; choose one that came of it")
     places = {one.digest: one.uri for one in known.nodes.values() if one.uri}
     found = graph.of_directory(str(site.inside(node.uri)), places)
     if found is None:

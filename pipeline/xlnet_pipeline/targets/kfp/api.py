@@ -52,7 +52,7 @@ class KfpApi:
 
     def __init__(self, settings: KfpSettings) -> None:
         if not settings.endpoint.startswith(("http://", "https://")):
-            raise UserError(f"KFP endpoint '{settings.endpoint}' is no URL; type http://HOST:PORT or https://HOST")
+            raise UserError(f"KFP endpoint '{settings.endpoint}' is not a URL; type http://HOST:PORT or https://HOST")
         configuration = api.Configuration(host=settings.address)
         configuration.retries = False  # ours know what may be repeated
         if token := _token(settings):
@@ -87,7 +87,7 @@ class KfpApi:
         return http.repeated(once, self.server, recover)
 
     def page(self, path: str, query: dict[str, str], most: int | None = None) -> "Page":
-        """A page that is no part of the v2beta1 API, such as a pod's log: asked for once, with little patience.
+        """A page that is not part of the v2beta1 API, such as a pod's log: asked for once, with little patience.
 
         Args:
             path: of the page, from the endpoint on.

@@ -1,7 +1,7 @@
-"""The cache of step results: one small JSON file each, named by a key of everything that the result depends on.
+"""The cache of step results. Each entry is a small JSON file, named by a key of everything that the result depends on.
 
-The key holds the digests of the input artifacts instead of their paths, so that a step whose input was made again
-and came out equal is not run again.
+The key holds the digests of the input artifacts instead of their paths. If an input was made again with equal content,
+the step is therefore not run again.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from xlnet.errors import CorruptArtifact, UserError
 
 SCHEMA = 1
 SHOWN_CHANGES = 3
-PARAMETERS = {"snapshot": "input data", "pretrained": "pretrained weights"}  # as a person calls them
+PARAMETERS = {"snapshot": "input data", "pretrained": "pretrained weights"}  # their names in messages
 PRUNING = "prune.lock"
-HOME = "{home}"  # stands in kept warnings for the state directory, which may be moved
+HOME = "{home}"  # replaces the state directory in stored warnings, because the directory may be moved
 WAIT = 0.2  # seconds between two looks at a lock
 
 
@@ -29,7 +29,7 @@ class Damaged(Exception):
 
 
 def parts_of(step: str, arguments: dict[str, Any], **more: str) -> dict[str, Any]:
-    """Everything a step's result depends on: its code, its parameters, its inputs' content, and ``more``."""
+    """Return everything that a step's result depends on: code, parameters, digests of the inputs, and ``more``."""
     inputs = {name: value for name, value in arguments.items() if isinstance(value, dict)}
     parameters = {name: value for name, value in arguments.items() if name not in inputs}
     return {
@@ -42,27 +42,27 @@ def parts_of(step: str, arguments: dict[str, Any], **more: str) -> dict[str, Any
 
 
 def key_of(parts: dict[str, Any]) -> str:
-    """The name of an entry: the step and 40 digits of the digest of all it depends on."""
+    """Return an entry's name: the step and 40 digits of the digest of everything that the result depends on."""
     return f"{parts['step']}-{provenance.digest_json([SCHEMA, parts])[7:47]}"
 
 
 class Cache:
-    """The entries in one directory; safe to share between runs."""
+    """A directory of entries, which several runs can use at once."""
 
     def __init__(self, directory: Path, code_parts: Callable[[str], dict[str, str]] = provenance.code_parts) -> None:
         self.directory = directory
-        self.code_parts = code_parts  # what a step's code consists of, where it runs
+        self.code_parts = code_parts  # returns the parts of a step's code
         directory.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def lock(self, key: str, run: str, waiting: Callable[[str], None], check: Callable[[], None]) -> Iterator[None]:
-        """Lock a key while its result is made: the second of two equal runs waits and then finds the result.
+        """Lock a key while its result is made, so that the second of two equal runs waits and then finds the result.
 
         Args:
-            key: the work.
-            run: who does it.
-            waiting: called with ``run ID (process PID)`` if another holds it, and again if yet another does.
-            check: called now and then while waiting; raises to give up.
+            key: the key of the result.
+            run: id of the run that makes it.
+            waiting: called with ``run ID (process PID)`` of the run that holds the lock, whenever that changes.
+            check: called repeatedly while waiting; raises an exception to give up.
         """
         with (self.directory / f"{key}.lock").open("a+", encoding="utf-8") as file:
             said = ""
@@ -81,23 +81,23 @@ class Cache:
 
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
-        """Keep what is found from being removed until a record names it; any number of runs do so at once."""
+        """Keep ``prune`` from removing a result until a record names it. Several runs can do so at once."""
         with (self.directory / PRUNING).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Keep every run from finding results while it is decided and done which of them go."""
+        """Keep every run from using results while ``prune`` decides which to remove, and removes them."""
         with (self.directory / PRUNING).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return the entry (``run``, ``inputs``, ``outputs``), every artifact checked, or None if there is none.
+        """Return the entry (``run``, ``inputs``, ``outputs``) after checking its artifacts; None if there is no entry.
 
         Raises:
-            Damaged: there is one, but a file of it is gone or changed.
+            Damaged: the entry exists, but one of its files is gone or was changed.
         """
         path = self._path(key)
         try:
@@ -124,11 +124,11 @@ class Cache:
 
         Args:
             key: the entry's name.
-            parts: all that the result depends on.
-            inputs: the step's inputs, as the run's record has them.
-            outputs: the step's outputs, as the run's record has them.
-            run: the run that made it.
-            warnings: the lines of warning that the step printed, for those who take the result.
+            parts: everything that the result depends on.
+            inputs: the step's inputs, in the form of the run's record.
+            outputs: the step's outputs, in the same form.
+            run: id of the run that made the result.
+            warnings: warnings that the step printed. Runs that use the result show them again.
         """
         entry = {"schema": SCHEMA, "key": key, "run": run, "created": provenance.now(), "parts": parts}
         entry |= {"inputs": inputs, "code": self.code_parts(parts["step"]), "outputs": outputs}
@@ -143,7 +143,7 @@ class Cache:
             aside.unlink(missing_ok=True)
 
     def why(self, parts: dict[str, Any], model: str) -> str:
-        """Why a step has to run: what is different from the last run for the same registered model."""
+        """Explain why a step has to run: name what changed since the last run for the same registered model."""
         entry = self._latest(parts["step"], model)
         if entry is None:
             others = any(self.directory.glob(f"{parts['step']}-*.json"))
@@ -165,7 +165,7 @@ class Cache:
         return "; ".join(changes) or "no result is kept"
 
     def _latest(self, step: str, model: str) -> dict[str, Any] | None:
-        """The kept result of the step in the newest run for the model that has one."""
+        """Return the entry of the step from the newest run for the model whose entry still exists."""
         for path in sorted((self.directory.parent / "runs").glob("*/run.json"), reverse=True):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 run = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +190,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def check(artifacts: dict[str, Any]) -> None:
-    """Raise :class:`Damaged` if a file of these artifacts is gone or changed; parameters among them pass."""
+    """Raise :class:`Damaged` if a file of these artifacts is gone or was changed. Parameters are ignored."""
     for name, value in artifacts.items():
         if isinstance(value, dict) and value.get("digest"):
             _check(name, value)

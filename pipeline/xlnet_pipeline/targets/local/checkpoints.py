@@ -1,4 +1,4 @@
-"""The checkpoints of trainings that have not ended, as they lie in a directory or bucket: listed, and removed."""
+"""Lists and removes the checkpoints of unfinished trainings in a directory or a bucket."""
 
 import contextlib
 import fcntl
@@ -24,8 +24,8 @@ class Place:
 
     name: str
     root: str  # directory or gs:// address
-    path: Path | None  # None: in a bucket
-    step: int  # of the newest whole checkpoint; 0: there is none
+    path: Path | None  # None if they are in a bucket
+    step: int  # of the newest complete checkpoint; 0 if there is none
     size: int  # bytes
     age: float  # seconds since it was last written
     in_use: bool  # a process of this machine holds its lock
@@ -33,33 +33,33 @@ class Place:
 
     @property
     def short(self) -> str:
-        """The beginning of its name."""
+        """The beginning of the name, as lists show it."""
         return self.name[:SHORT]
 
     @property
     def data(self) -> str:
-        """What the training reads, as its recipe has it."""
+        """The training's input files, as its recipe names them."""
         train = self.about.get("recipe", {}).get("data", {}).get("train") or []
         return ", ".join(str(one).rpartition("/")[2] for one in ([train] if isinstance(train, str) else train)[:3])
 
 
 def folder(home: Path) -> str:
-    """Where checkpoints are kept: ``XLNET_CHECKPOINTS``, else ``checkpoints`` in the state directory."""
+    """Return the address of all checkpoints: ``XLNET_CHECKPOINTS``, or else ``checkpoints`` in the state directory."""
     return os.environ.get("XLNET_CHECKPOINTS") or str(home / "checkpoints")
 
 
 def found(home: Path) -> list[Place]:
-    """The checkpoints of every training, the newest first."""
+    """List the checkpoints of all trainings, the newest first."""
     root = folder(home)
     places = _in_bucket(root) if objects.is_remote(root) else _in_directory(Path(root))
     return sorted(places, key=lambda place: place.age)
 
 
 def choose(name: str, known: list[Place]) -> Place:
-    """The place of that name, or of a beginning that only it has.
+    """Return the checkpoints that a name, or a unique beginning of it, stands for.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: no name begins like this, or several do.
     """
     matches = [place for place in known if name and place.name.startswith(name)]
     if len(matches) == 1:
@@ -72,7 +72,7 @@ def choose(name: str, known: list[Place]) -> Place:
 
 
 def remove(place: Place, home: Path) -> str:
-    """Remove a training's checkpoints, unless a process writes them; what went wrong, if something did."""
+    """Remove a training's checkpoints unless a process is writing them. Return the error, empty if there was none."""
     if place.path is None:
         for blob in objects.listing(f"{place.root}/"):
             objects.delete(blob.uri)
@@ -81,7 +81,7 @@ def remove(place: Place, home: Path) -> str:
 
 
 def remove_at(path: Path, home: Path) -> str:
-    """Remove the checkpoints in a directory, unless a process writes them; what went wrong, if something did."""
+    """Remove the checkpoints in a directory unless a process is writing them. Return the error, empty if none."""
     with _locked(path) as free:
         return removal.remove(path, home) if free else "a training is using them"
 

@@ -1,6 +1,6 @@
-"""The compiled pipeline, kept where Python keeps the bytecode of the same sources, else in the state directory.
+"""Compiles the pipeline once and stores it beside Python's bytecode, or in the state directory if that is read-only.
 
-Compiling needs kfp, which takes a second to import. A run on this machine whose code was compiled before does without.
+Compiling needs kfp, which takes a second to import. Later runs of the same code read the stored file instead.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ CODE = "code"  # the parameter that identifies a step's code
 
 
 def specification(code: Mapping[str, str], home: Path) -> Specification:
-    """The pipeline as it runs on this machine, in no image.
+    """Return the compiled pipeline for steps that run on this machine, without an image.
 
     Args:
-        code: step → identity of its code, part of its cache key.
-        home: the state directory; nothing is made in it that is not there.
+        code: maps each step to the identity of its code, which is part of its cache key.
+        home: the state directory. Its folders are not created if they are missing.
     """
     name = _name()
     bytecode = Path(importlib.util.cache_from_source(str(PACKAGE / "dag.py"))).parent
@@ -62,7 +62,7 @@ def _kept(path: Path) -> Specification | None:
 
 
 def _keep(spec: Specification, path: Path) -> bool:
-    """Whether the pipeline could be kept there."""
+    """Store the pipeline in a file; return False if the file cannot be written."""
     aside = path.with_suffix(f".{os.getpid()}.partial")
     try:
         for earlier in path.parent.glob(f"{PREFIX}*.json"):
@@ -75,7 +75,7 @@ def _keep(spec: Specification, path: Path) -> bool:
 
 
 def _name() -> str:
-    """Named after all that the compiled pipeline follows from: the DAG, the components, the recipe's parts, and kfp."""
+    """Return the file's name, which changes with the sources of DAG, components and recipe, and with kfp's version."""
     steps = Path(xlnet_steps.__file__).parent
     sources = [PACKAGE / "dag.py", *sorted(PACKAGE.glob("placement/*.py")), *sorted(steps.glob("*.py"))]
     digests = [provenance.digest_file(path) for path in [*sources, Path(recipe.__file__)]]

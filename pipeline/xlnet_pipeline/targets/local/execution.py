@@ -1,4 +1,4 @@
-"""The execution of one local run: each task's outputs come from the cache, or its command is run to make them."""
+"""Executes one local run: takes each task's outputs from the cache, or runs the task's command to make them."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ WARNING = "warning: "  # begins a step's line about something that does not stop
 
 
 class Starter(Protocol):
-    """What an execution needs of the target: which code it runs, and how it starts a command."""
+    """The part of a target that an execution uses: the code that it runs, and how it starts a command."""
 
     home: Path
     interpreter: str
@@ -34,14 +34,14 @@ class Starter(Protocol):
         """Return the compiled pipeline."""
 
     def code_parts(self, step: str) -> dict[str, str]:
-        """Return what a step's code consists of."""
+        """Return the parts of a step's code, with their digests."""
 
     def starting(self) -> AbstractContextManager[processes.Start]:
         """Return what starts the steps of one run."""
 
 
 class Execution:
-    """One run as it happens: finds each task's outputs in the cache, or has them made."""
+    """Executes the tasks of one run and keeps its record up to date."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Execution:
         self.warnings: list[str] = []  # lines of the current step
 
     def run(self) -> None:
-        """Run every step and leave a closed record, whatever happens."""
+        """Run every step, and close the record whatever happens."""
         status = record.FAILED
         failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
         self.scratch = tempfile.mkdtemp(prefix=f"xlnet-run-{os.getpid()}-")
@@ -174,7 +174,7 @@ class Execution:
         return made.parameters | {name: described(one) for name, one in made.artifacts.items()}
 
     def _command(self, command: list[str], environment: dict[str, str]) -> int:
-        """Run the current step's process, its output going to its log and to the user."""
+        """Run the current step's command, and write its output to the step's log and to the user."""
         step = self.current
         output = Output(lambda text: self.say(f"  {text}"))
         variables = {**self._environment(), **environment}

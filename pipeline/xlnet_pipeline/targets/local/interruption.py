@@ -25,8 +25,8 @@ def told(step: StepRun, ended: str, recipe: dict[str, Any], home: Path) -> str:
 
     Args:
         step: the step that ran.
-        ended: how, as :class:`processes.Stopped` has it.
-        recipe: the run's.
+        ended: how it ended: the attribute of :class:`processes.Stopped`.
+        recipe: the run's recipe.
         home: the state directory.
     """
     given_up = {
@@ -46,7 +46,7 @@ def told(step: StepRun, ended: str, recipe: dict[str, Any], home: Path) -> str:
 
 
 def checkpoint(step: StepRun, recipe: dict[str, Any], home: Path) -> int | None:
-    """The step of the newest checkpoint of a training on this machine; None: there is none, or it lies elsewhere."""
+    """Return the step of a training's newest checkpoint; None if there is no checkpoint on this machine."""
     place = Path(os.environ.get("XLNET_CHECKPOINTS") or home / "checkpoints")
     dataset = step.inputs.get("dataset", {}).get("digest")
     found = [
@@ -59,7 +59,7 @@ def checkpoint(step: StepRun, recipe: dict[str, Any], home: Path) -> int | None:
 
 
 def _is_of(about: Path, dataset: str | None, recipe: dict[str, Any]) -> bool:
-    """Whether checkpoints belong to a run with this recipe, for whose "auto" the training has put numbers."""
+    """Whether checkpoints belong to a run with this recipe. The training has replaced each "auto" by a number."""
     try:
         facts = json.loads(about.read_text(encoding="utf-8"))
         return facts["dataset"] == dataset and all(

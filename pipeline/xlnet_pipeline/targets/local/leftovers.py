@@ -30,8 +30,8 @@ def leftovers(home: Path, running: Collection[str] = (), older_than: float = AGE
 
     Args:
         home: the state directory.
-        running: ids of runs that are running: what they write is not left over.
-        older_than: seconds since anything in them was changed, below which they stay.
+        running: ids of the runs that are running, whose files are not left over.
+        older_than: files stay until they are this many seconds old.
     """
     found = []
     for path, why in _candidates(home, running):
@@ -46,7 +46,7 @@ def clean(home: Path, is_running: Callable[[str], bool] = lambda run: False) -> 
 
     Args:
         home: the state directory.
-        is_running: whether the run of that id is running. It is asked only about runs that have partial files.
+        is_running: tells whether the run with an id is running. It is called only for runs that have partial files.
     """
     for item in leftovers(home):
         if item.path is None:

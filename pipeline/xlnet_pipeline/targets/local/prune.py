@@ -36,18 +36,18 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Number of bytes that the plan frees."""
+        """The number of bytes that the plan frees."""
         return sum(item.size for item in self.remove)
 
 
 def plan(target: LocalTarget, *, older_than: float, keep: int, versions: bool = False) -> Plan:
-    """Decide what can go.
+    """Decide what can be removed.
 
     Args:
-        target: the state directory's.
-        older_than: seconds since a run ended, or a checkpoint was written, below which it stays.
-        keep: how many of the newest runs stay in any case.
-        versions: remove also the registered versions without an alias, with their runs.
+        target: the local target, whose state directory is examined.
+        older_than: a run or a checkpoint stays until it is this many seconds old.
+        keep: number of newest runs that always stay.
+        versions: whether to remove registered versions without an alias too, with their runs.
 
     Raises:
         RunError: a registry does not answer, so that nobody knows what its champions need.
@@ -87,13 +87,13 @@ def apply(target: LocalTarget, made: Plan, say: Callable[[str], None] = lambda t
 
 @contextlib.contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Keep runs from taking results out of the cache while it is decided what goes."""
+    """Keep runs from taking results out of the cache while the plan is made and applied."""
     with Cache(home / "cache").changing():
         yield
 
 
 def _registered(home: Path, runs: list[Run]) -> Iterator[tuple[Registry, ModelVersion, str]]:
-    """Every registered version of every registry that the runs here know, and the alias that protects it, if any."""
+    """Yield the versions in all registries that the runs here used, each with the alias that protects it, if any."""
     own = home / "mlflow.db"
     addresses = {"", *(run.recipe.get("registry", {}).get("uri", "") for run in runs)}
     addresses |= {sqlite(own)} if own.is_file() else set()
@@ -158,7 +158,7 @@ def _runs_of(home: Path, version: ModelVersion) -> set[str]:
 
 
 def _named_in(home: Path, run: Run) -> set[str]:
-    """Runs in whose directories lie what a run's record names as its inputs and outputs."""
+    """Return the runs whose directories hold the inputs and outputs that a run's record names."""
     found = set()
     for step in run.steps:
         for value in (*step.inputs.values(), *step.outputs.values()):
@@ -175,7 +175,7 @@ def _run_at(home: Path, place: str) -> str:
 
 
 def _cache_entries(home: Path, going: set[str]) -> Iterator[Item]:
-    """Entries of the cache that name what is going, or what is gone already."""
+    """Yield the cache entries that name something that will be removed, or that no longer exists."""
     for path in sorted(one for step in STEPS for one in (home / "cache").glob(f"{step}-*.json")):
         try:
             entry = state.restored(json.loads(path.read_text(encoding="utf-8")), home)

@@ -1,4 +1,4 @@
-"""A registration's cache entry: what decides it beside the step's inputs, and whether its registry still has it."""
+"""Asks the registry for what the cache of the register step depends on: the champion, and the registered version."""
 
 import json
 from pathlib import Path
@@ -19,9 +19,9 @@ def ready(recipe: Recipe, home: Path, ask: bool = True) -> None:
     """Raise UserError or RunError if the recipe's model could not be registered in the end.
 
     Args:
-        recipe: what is about to run.
+        recipe: the recipe that is about to run.
         home: the state directory.
-        ask: the registry itself too; False: judge by address and name alone.
+        ask: whether to ask the registry itself; if False, only its address and the name are checked.
     """
     given = recipe.registry
     address = resolve(given.uri, home)
@@ -56,7 +56,7 @@ def standing(recipe_json: str, home: Path) -> str:
 
 
 def check(outputs: dict[str, Any], recipe_json: str, home: Path) -> None:
-    """Raise Damaged if the registry no longer has what a kept registration says."""
+    """Raise Damaged if the registry no longer has the version that a cached registration names."""
     given = recipes.from_json(recipe_json).registry
     kept = json.loads(Path(outputs["registration"]["uri"], "registration.json").read_text(encoding="utf-8"))
     reference = f"{kept['name']}:{kept['version']}"

@@ -1,4 +1,4 @@
-"""Sizes, ages, and the removal of files and directories below the state directory."""
+"""Measures and removes files and directories in the state directory."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ class Item:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a directory; links are not followed."""
+    """Return the bytes of a file, or of all files in a directory. Links are not followed."""
     total = 0
     for one in _within(path):
         with contextlib.suppress(OSError):
@@ -32,7 +32,7 @@ def size_of(path: Path) -> int:
 
 
 def age_of(path: Path) -> float:
-    """Seconds since a file, or anything in a directory, was last changed."""
+    """Return the seconds since a file, or anything in a directory, was last changed."""
     newest = 0.0
     for one in _within(path):
         with contextlib.suppress(OSError):

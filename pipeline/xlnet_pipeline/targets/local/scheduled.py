@@ -1,4 +1,4 @@
-"""What a scheduled time starts on this machine: one run, in a process of its own.
+"""Runs a schedule's recipe once. The scheduler starts this program at each scheduled time.
 
 python -m xlnet_pipeline.targets.local.scheduled HOME NAME
 """
@@ -18,7 +18,7 @@ from xlnet_pipeline.targets.submission import Submission
 
 
 def run_once(home: str, name: str) -> int:
-    """Run a schedule's recipe and note the run."""
+    """Run a schedule's recipe and add the run to the schedule's history."""
     folder = Path(home) / "schedules"
     content = read(Path(home), name)
     started = datetime.now(UTC).isoformat(timespec="seconds")

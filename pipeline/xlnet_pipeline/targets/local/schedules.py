@@ -1,7 +1,7 @@
 """Schedules on this machine: APScheduler with its jobs in a sqlite file, fired while ``schedule serve`` runs.
 
 A schedule is ``schedules/NAME.json`` in the state directory, beside ``NAME.runs`` with a line for each run it started.
-A time that comes while nobody serves is skipped, unless serving starts again within GRACE seconds: then it is run once.
+A time that passes while no process serves is skipped, unless a process starts to serve within GRACE seconds.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def read(home: Path, name: str) -> dict[str, Any]:
     """Read the file of a schedule: its ``timing``, ``recipe`` and ``history``.
 
     Raises:
-        DamagedSchedule: there is none, or it is damaged.
+        DamagedSchedule: the file is missing or damaged.
     """
     path = home / "schedules" / f"{name}.json"
     try:
@@ -46,7 +46,7 @@ def read(home: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         remedy = f"make it again with 'schedule create {name}', or remove it with 'schedule delete {name}'"
-        raise DamagedSchedule(f"'{path}' is no schedule ({why}); {remedy}") from None
+        raise DamagedSchedule(f"'{path}' is not a schedule ({why}); {remedy}") from None
     return content
 
 
@@ -58,7 +58,7 @@ class LocalSchedules:
         self.folder = home / "schedules"
 
     def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
-        """Make the schedule, or change the one of that name."""
+        """Create or change the schedule of that name."""
         schedules.check_name(name)
         content: dict[str, Any] = {
             "timing": {"cron": timing.cron, "timezone": timing.timezone, "max_concurrent": timing.max_concurrent},
@@ -91,7 +91,7 @@ class LocalSchedules:
         return self._schedule(name), changed
 
     def all(self) -> list[Schedule]:
-        """List every schedule, by name; one whose file cannot be read is DAMAGED."""
+        """List all schedules by name. A schedule is DAMAGED if its file cannot be read."""
         return [self._any(path.stem) for path in sorted(self.folder.glob("*.json"))]
 
     def pause(self, name: str) -> Schedule:
@@ -109,7 +109,7 @@ class LocalSchedules:
         return self._schedule(name)
 
     def sync(self, name: str | None = None) -> list[str]:
-        """Do nothing: times are computed in the schedule's own zone, so daylight saving changes nothing."""
+        """Do nothing, because times are computed in the schedule's own zone and follow daylight saving."""
         names = [schedules.find(name, self.all()).name] if name else [one.name for one in self.all()]
         return [f"schedule {one}: unchanged, its times follow its zone" for one in names]
 
@@ -123,7 +123,7 @@ class LocalSchedules:
         return []
 
     def serve(self, say: Callable[[str], None]) -> None:
-        """Fire schedules until SIGTERM or Ctrl-C; runs under way are then stopped.
+        """Fire schedules until SIGTERM or Ctrl-C, and then stop the runs that are under way.
 
         Raises:
             UserError: another process serves this state directory already.
@@ -198,7 +198,7 @@ class LocalSchedules:
 
     @contextlib.contextmanager
     def _store(self) -> Iterator[Any]:
-        """The scheduler's jobs, without firing any; those of a state directory that was moved fire here from now on."""
+        """Open the scheduler's jobs without firing any. Correct their paths if the state directory was moved."""
         self.folder.mkdir(parents=True, exist_ok=True)
         from sqlalchemy.exc import DatabaseError
 

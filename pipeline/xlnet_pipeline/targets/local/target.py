@@ -1,4 +1,4 @@
-"""The local target: the pipeline's steps as processes on this machine, one after another, with a record of its own.
+"""The local target: runs the pipeline's steps as processes on this machine, and keeps a record of each run.
 
 State lives in one directory: ``runs/<id>/`` (``run.json``, ``logs/``, ``artifacts/``), ``cache/`` and ``mlflow.db``.
 """
@@ -40,7 +40,7 @@ class LocalTarget:
     """Runs on this machine. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "local"
-    # What starts a step's program in the place of its shell, which would die of the first signal.
+    # ``exec`` replaces the step's shell by its program; the shell would die of the first signal.
     interpreter = f"exec {shlex.quote(sys.executable)}"
     settings = LocalSettings()
     cannot: Mapping[str, str] = {
@@ -53,7 +53,7 @@ class LocalTarget:
     }
 
     def __init__(self, home: str | Path | None = None) -> None:
-        """Use the state directory ``home``; None: ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
+        """Use the state directory ``home``, or that of ``XLNET_PIPELINE_HOME``, or ``.xlnet-pipeline``.
 
         Raises:
             UserError: it is a URI, or a file.
@@ -99,27 +99,27 @@ class LocalTarget:
         return run
 
     def runs(self, limit: int | None = None) -> list[Run]:
-        """List every run, or the newest ones, the newest first; one whose record cannot be read is DAMAGED."""
+        """List all runs, or the newest ``limit`` runs, the newest first. A run is DAMAGED if its record cannot be read."""
         found = [self._load_any(path) for path in self._records()]
         return sorted(found, key=lambda run: (run.created, run.id), reverse=True)[:limit]
 
     def status(self, run: str) -> Run:
-        """The record of a run as it is now."""
+        """Return the current record of a run."""
         return self._load(self.directory(run) / "run.json")
 
     def progress(self, run: str) -> Run:
-        """The record of a run as it is now."""
+        """Return the current record of a run."""
         return self.status(run)
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
-        """Lines of the logs of a run, or of one of its steps."""
+        """Yield the log lines of all steps of a run, or of one step."""
         if step is not None and step not in STEPS:
             raise UserError(f"step '{step}' is unknown; allowed: {', '.join(STEPS)}{nearest(step, STEPS)}")
         found = self.status(run)
         return self._log_lines(found, [one for one in found.steps if step in (None, one.name)])
 
     def cancel(self, run: str) -> Run:
-        """Ask the process of a run to end it, and wait until it has."""
+        """Ask the run's process to stop, and wait until it has stopped."""
         found = self.status(run)
         if found.status != record.RUNNING or found.pid is None:
             raise UserError(f"run '{found.id}' is {found.status}; only a running one can be cancelled")
@@ -134,10 +134,10 @@ class LocalTarget:
         return found
 
     def place(self, submission: Submission) -> None:
-        """None: the steps run on this machine."""
+        """Return None, because the steps run on this machine."""
 
     def preview(self, submission: Submission) -> list[dict[str, Any]]:
-        """A run on this machine sends no request: always a UserError."""
+        """Always raise UserError, because a run on this machine sends no request."""
         raise UserError(self.cannot["preview"])
 
     def artifacts(self, run: str) -> list[Artifact]:
@@ -145,18 +145,18 @@ class LocalTarget:
         return self.status(run).artifacts
 
     def schedules(self) -> LocalSchedules:
-        """The schedules in the state directory."""
+        """Return the schedules in the state directory."""
         return LocalSchedules(self.home)
 
     def models(self) -> Registry:
-        """The registry that MLFLOW_TRACKING_URI names, else the one in the state directory."""
+        """Open the registry that MLFLOW_TRACKING_URI names, or else the one in the state directory."""
         return open_registry(home=self.home)
 
     def directory(self, run: str) -> Path:
-        """The directory of the run with this id, unique beginning of it, or ending.
+        """Return the directory of a run, which is named by its id, or by a unique beginning or end of it.
 
         Raises:
-            UserError: there is none, or several.
+            UserError: no run has such an id, or several have.
         """
         known = [path.parent.name for path in self._records()]
         matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
@@ -179,7 +179,7 @@ class LocalTarget:
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[processes.Start]:
-        """Return what starts the steps of one run: processes of this machine."""
+        """Yield a function that starts the steps of one run as processes of this machine."""
         with ForkServer() as server:
 
             def start(command: list[str], environment: dict[str, str], watch: processes.Watch) -> int:
@@ -211,7 +211,7 @@ class LocalTarget:
         return run
 
     def _records(self) -> list[Path]:
-        """List the records' files, the oldest run's first; those of directories that may not be entered, too."""
+        """List the record files of all runs, the oldest first, including those that this user may not read."""
         try:
             names = sorted(os.listdir(self._folder))
         except FileNotFoundError:

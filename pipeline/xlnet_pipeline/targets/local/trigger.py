@@ -1,4 +1,4 @@
-"""When APScheduler fires a schedule of ours: at the times that ``schedule show`` tells, by the same library."""
+"""Tells APScheduler when a schedule fires, with the same code that ``schedule show`` uses."""
 
 from datetime import UTC, datetime
 
@@ -8,14 +8,18 @@ from xlnet_pipeline.targets import cron
 
 
 class CronTimes(BaseTrigger):
-    """The times of an expression in a zone. Its own cron trigger calls Monday 0, and asks for both of two days."""
+    """The times of a cron expression in a time zone.
+
+    APScheduler's own cron trigger differs from cron: it calls Monday 0, and where both days are restricted, it fires
+    only on days that match both.
+    """
 
     def __init__(self, expression: str, zone: str) -> None:
         self.expression = expression
         self.zone = zone
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """The first time after the last one, or after now if it has not fired yet."""
+        """Return the first time after the last one, or after now if the schedule has not fired yet."""
         (found,) = cron.parse(self.expression).next_times(self.zone, 1, previous_fire_time or now)
         return found.astimezone(UTC)  # APScheduler adds and compares by wall clock, which an autumn night has twice
 
