@@ -5,7 +5,8 @@
 Both sides are whole processes, interpreter and imports included, with an empty state directory each time; then the
 unchanged rerun. ``cold`` is the pipeline without its fork server: each step starts as a program of its own.
 
-Prints medians in seconds: wall time, and under ``cpu`` the processor time, which a busy machine distorts less. Aimed at on an idle machine: overhead below 2 s, unchanged rerun below 1.5 s.
+Prints medians in seconds: wall time, and under ``cpu`` the processor time, which a busy machine distorts less.
+The goals on an idle machine: an overhead below 2 s, an unchanged rerun below 1.5 s.
 """
 
 import json

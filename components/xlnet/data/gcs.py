@@ -1,7 +1,7 @@
-"""Objects in ``gs://`` buckets: listing, reading, and files moved in ranges, checked and resumed.
+"""Lists, reads and writes objects in ``gs://`` buckets, and copies large files in ranges.
 
-Every transfer compares crc32c with the bucket's own. An object above CHUNK is fetched in ranges, each tried again on
-its own, into a file whose finished ranges survive a broken connection and a new start. Google's client reads
+Every transfer compares its crc32c with the bucket's. An object above CHUNK is fetched in ranges. Each range is retried
+on its own, and finished ranges are kept when the connection breaks or the program starts again. Google's client reads
 ``STORAGE_EMULATOR_HOST``, which names another server.
 """
 
@@ -20,16 +20,16 @@ from xlnet.data import transfer
 from xlnet.data.addresses import GCS, Stored, split
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError
 
-CRC32C = "crc32c:"  # begins a checksum
+CRC32C = "crc32c:"  # prefix of a checksum
 CHUNK = 32 << 20  # bytes of one range of a large object, and of one piece of a resumable upload
-WHOLE = 8 << 20  # bytes up to which an upload is one request, begun anew when it breaks
-WORKERS = 16  # objects or ranges on their way at once: latency bound, so more than there are cores
+WHOLE = 8 << 20  # bytes; a smaller upload is one request, which starts again when it breaks
+WORKERS = 16  # transfers at once; more than the cores, because transfers mostly wait for the network
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
-DEADLINE = 120.0  # seconds that one request is tried again for
+DEADLINE = 120.0  # seconds for which one request is retried
 
 
 def storage_client() -> Any:
-    """A client with a connection for each worker.
+    """Make a client with a connection for each worker.
 
     Raises:
         UserError: google-cloud-storage is not installed.
@@ -52,7 +52,7 @@ def _client_at(host: str | None) -> Any:
 
 
 def retry() -> Any:
-    """How requests are tried again: on 408, 429, 5xx and broken connections, ever more slowly, up to DEADLINE."""
+    """Return the retry policy: retry on 408, 429, 5xx and broken connections, with growing pauses, until DEADLINE."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     return DEFAULT_RETRY.with_timeout(DEADLINE)
@@ -86,7 +86,7 @@ def _first_line(error: Exception) -> str:
 
 
 def listing(uri: str) -> list[Stored]:
-    """Objects whose names begin with the address's, by name."""
+    """List the objects whose names begin with the address's name, sorted by name."""
     bucket, prefix = split(uri)
     with _explained(uri):
         blobs = list(storage_client().list_blobs(bucket, prefix=prefix, retry=retry(), timeout=TIMEOUT))
@@ -99,7 +99,7 @@ def _stored(bucket: str, blob: Any) -> Stored:
 
 
 def read(uri: str) -> bytes:
-    """The bytes of one object."""
+    """Return the bytes of one object."""
     bucket, name = split(uri)
     with _explained(uri):
         blob = storage_client().bucket(bucket).blob(name)
@@ -108,7 +108,7 @@ def read(uri: str) -> bytes:
 
 
 def read_range(stored: Stored, first: int, last: int) -> bytes:
-    """Bytes ``first`` to ``last`` of an object as it was listed."""
+    """Return bytes ``first`` to ``last`` of the version of an object that was listed."""
     with _explained(stored.uri):
         file = io.BytesIO()
         _receive(_blob(stored), file, first, last)
@@ -123,7 +123,7 @@ def _blob(stored: Stored) -> Any:
 
 
 def write(uri: str, content: bytes) -> None:
-    """Write one object whole."""
+    """Write one object. A reader sees all of it or nothing."""
     bucket, name = split(uri)
     with _explained(uri):
         blob = storage_client().bucket(bucket).blob(name)
@@ -131,16 +131,16 @@ def write(uri: str, content: bytes) -> None:
 
 
 def delete(uri: str) -> None:
-    """Delete one object, if it is there."""
+    """Delete one object if it exists."""
     from google.api_core.exceptions import NotFound
 
     bucket, name = split(uri)
-    with _explained(uri), contextlib.suppress(NotFound):  # perhaps the answer to an earlier try was lost
+    with _explained(uri), contextlib.suppress(NotFound):  # an earlier try may have deleted it, and its answer was lost
         storage_client().bucket(bucket).blob(name).delete(retry=retry(), timeout=TIMEOUT)
 
 
 def send(place: str, path: Path) -> None:
-    """Copy a file into an object: whole, or in pieces of which those that have arrived are not sent again."""
+    """Copy a file into an object. A large file is sent in pieces, and pieces that have arrived are not sent again."""
     client, (bucket, name) = storage_client(), split(place)
     with _explained(place):
         size = path.stat().st_size
@@ -155,7 +155,7 @@ def send(place: str, path: Path) -> None:
 
 
 def fetch(stored: Stored, path: Path) -> None:
-    """Copy one object into a file, unless the file holds its bytes already."""
+    """Copy one object into a file unless the file already holds its bytes."""
     if path.is_file() and holds(stored, path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def holds(stored: Stored, path: Path) -> bool:
 
 
 def _receive(blob: Any, file: IO[bytes], first: int, last: int) -> str:
-    """Write a range of an object into a file from where it stands, tried again from there; return its crc32c."""
+    """Write a range of an object at the file's current position, retry it there, and return the range's crc32c."""
     start = file.tell()
 
     def once() -> str:
@@ -195,7 +195,7 @@ def _receive(blob: Any, file: IO[bytes], first: int, last: int) -> str:
 
 
 def _fetch_ranges(blob: Any, path: Path, checksum: str) -> Path:
-    """Fetch an object in ranges; ``.NAME.CHECKSUM.part`` and its list of finished ranges outlive a failure."""
+    """Fetch an object in ranges. After a failure, ``.NAME.CHECKSUM.part`` and its list of finished ranges remain."""
     part = path.with_name(f".{path.name}.{base64.b64decode(checksum).hex()}.part")
     done_file = part.with_suffix(".done")
     done = set(done_file.read_text().split()) if part.is_file() and done_file.is_file() else set()
@@ -217,7 +217,7 @@ def _fetch_ranges(blob: Any, path: Path, checksum: str) -> Path:
 
 
 def parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """Return the results of work on items, WORKERS of them at once; the first error ends it."""
+    """Do the work on WORKERS items at once and return the results. The first error stops it."""
     with ThreadPoolExecutor(WORKERS) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
@@ -228,7 +228,7 @@ def parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
 
 
 def comparable(stored: Stored) -> bool:
-    """Whether its checksum can be compared with its bytes: always."""
+    """Return True: an object's checksum can always be compared with its bytes."""
     return True
 
 
@@ -244,7 +244,7 @@ def checker(checksum: str) -> Callable[[bytes], str]:
 
 
 def _crc32c(path: Path) -> str:
-    """Checksum of a file in the bucket's own writing: base64 of the big-endian crc32c."""
+    """Return a file's checksum in the bucket's format: base64 of the big-endian crc32c."""
     total = transfer.checksum()
     with path.open("rb") as file:
         while piece := file.read(transfer.PIECE):

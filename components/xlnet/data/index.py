@@ -1,8 +1,8 @@
-"""The index of finished work, below a pipeline root: what a step that a backend took from its cache stands for.
+"""The index of finished work below a pipeline root. It tells which artifact a cached step of a backend stands for.
 
-A backend says that a step was cached, not whose result it took. So the snapshot step, which runs every time, leaves its
-run's keys: one for each later step, made of all that decides the step's result. A step that has done its work leaves
-an entry under its key. Whoever looks at a run with a cached step finds the step's key, and under it the artifact.
+A backend says that a step was cached, but not whose result it used. Therefore the snapshot step, which always runs,
+writes a key for each later step. The key is made of everything that decides the step's result. A step that has
+finished writes an entry under its key. A reader of a run looks up a cached step's key, and finds the artifact.
 
     INDEX/runs/RUN.json         step → key
     INDEX/work/KEY/RUN.json     {"run": …, "uri": … of the artifact}
@@ -19,22 +19,22 @@ from xlnet.data import objects
 from xlnet.errors import Missing
 from xlnet.steps import KEPT, before
 
-FOLDER = "index"  # of an index, below its pipeline root
+FOLDER = "index"  # name of the index's folder below the pipeline root
 
 
 @dataclass(frozen=True)
 class Work:
-    """One run's doing of a piece of work, and where its artifact is."""
+    """An entry: the run that finished a step's work, and the address of the artifact that it made."""
 
     run: str
     uri: str
 
 
 def keys(taken: Mapping[str, str], code: str) -> dict[str, str]:
-    """Step → key of its work: hexadecimal digits.
+    """Map each step to the key of its work, in hexadecimal digits.
 
     Args:
-        taken: what the snapshot step returns: ``digest``, ``pretrained``, and each later step's part of the recipe.
+        taken: the snapshot step's outputs: ``digest``, ``pretrained``, and each later step's part of the recipe.
         code: identity of the code.
     """
     found: dict[str, str] = {}
@@ -46,23 +46,23 @@ def keys(taken: Mapping[str, str], code: str) -> dict[str, str]:
 
 
 def announce(index: str, run: str, found: Mapping[str, str]) -> None:
-    """Leave a run's keys."""
+    """Write the keys of a run's steps."""
     objects.write(f"{index}/runs/{run}.json", json.dumps(found, indent=1).encode())
 
 
 def enter(index: str, run: str, step: str, uri: str) -> None:
-    """Leave the entry of a step's finished work; nothing if the run has announced no key for it."""
+    """Write the entry of a step that has finished. Do nothing if the run has announced no key for the step."""
     if key := keys_of(index, run).get(step):
         objects.write(f"{index}/work/{key}/{run}.json", json.dumps({"run": run, "uri": uri}).encode())
 
 
 def fail(index: str, run: str, step: str, why: Mapping[str, Any]) -> None:
-    """Leave word that a step has failed for good: ``status`` and ``words``."""
+    """Record that a step has failed for good, with its ``status`` and its ``words``."""
     objects.write(f"{index}/failed/{run}/{step}.json", json.dumps(why).encode())
 
 
 def failed(index: str, run: str, step: str) -> dict[str, Any] | None:
-    """What :func:`fail` left; None if the step has not failed."""
+    """Return what :func:`fail` recorded; None if the step has not failed."""
     try:
         found: dict[str, Any] = json.loads(objects.read(f"{index}/failed/{run}/{step}.json"))
     except Missing:
@@ -71,7 +71,7 @@ def failed(index: str, run: str, step: str) -> dict[str, Any] | None:
 
 
 def keys_of(index: str, run: str) -> dict[str, str]:
-    """Step → key, as the run's snapshot left them; empty if it left none."""
+    """Return the key of each step, as the run's snapshot step wrote them; empty if it wrote none."""
     try:
         found: dict[str, str] = json.loads(objects.read(f"{index}/runs/{run}.json"))
     except Missing:
@@ -80,7 +80,7 @@ def keys_of(index: str, run: str) -> dict[str, str]:
 
 
 def done(index: str, key: str) -> list[Work]:
-    """Who has done the work of that key, the latest first."""
+    """List the entries under a key, the latest first."""
     base = f"{index}/work/{key}/"
     blobs = sorted(objects.listing(base), key=lambda blob: str(blob.updated), reverse=True)
     return [Work(**json.loads(objects.read(base + blob.name.rpartition("/")[2]))) for blob in blobs]

@@ -1,6 +1,6 @@
-"""Objects in buckets, ``gs://``, ``s3://`` and ``minio://``: read, written, listed, and directories moved in parallel.
+"""Lists, reads and writes objects in ``gs://``, ``s3://`` and ``minio://`` buckets, and copies directories.
 
-What is sent or arrives is compared with the bucket's own checksum. Where the bucket is mounted, files are read there.
+Every transfer is checked against the bucket's checksum. If a bucket is mounted, its objects are read as files.
 """
 
 import fnmatch
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def _store(uri: str) -> ModuleType:
-    """The module that reaches an address's bucket."""
+    """Return the module that serves the address's kind of bucket."""
     if scheme(uri) == GCS:
         return gcs
     from xlnet.data import s3
@@ -49,13 +49,13 @@ def _store(uri: str) -> ModuleType:
 
 
 def listing(uri: str, pattern: str | None = None) -> list[Stored]:
-    """Objects whose names begin with the address's; ``pattern`` is a glob over whole names, matched here."""
+    """List the objects whose names begin with the address's name and match ``pattern``, a glob over whole names."""
     found: list[Stored] = _store(uri).listing(uri)
     return [one for one in found if pattern is None or matches(one.name, pattern)]
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a glob names an object: ``*`` within a part of the name, ``**`` for any number of parts."""
+    """Whether a glob matches a name. ``*`` matches within a part of the name, ``**`` matches any number of parts."""
     return _matches(name.split("/"), pattern.split("/"))
 
 
@@ -68,7 +68,7 @@ def _matches(names: list[str], patterns: list[str]) -> bool:
 
 
 def read(uri: str) -> bytes:
-    """The bytes of one object, from the mount if it is there."""
+    """Return the bytes of one object, from the mount if the bucket is mounted."""
     if path := mounted(uri):
         return path.read_bytes()
     found: bytes = _store(uri).read(uri)
@@ -76,38 +76,38 @@ def read(uri: str) -> bytes:
 
 
 def read_range(stored: Stored, first: int, last: int) -> bytes:
-    """Bytes ``first`` to ``last`` of an object as it was listed."""
+    """Return bytes ``first`` to ``last`` of the version of an object that was listed."""
     found: bytes = _store(stored.uri).read_range(stored, first, last)
     return found
 
 
 def checker(stored: Stored) -> Callable[[bytes], str | None] | None:
-    """Takes an object's bytes piece by piece and returns their checksum so far; None where that cannot be compared."""
+    """Return a function that takes an object's next bytes and returns the checksum so far; None if it has none."""
     found: Callable[[bytes], str | None] | None = _store(stored.uri).checker(stored.checksum)
     return found
 
 
 def comparable(stored: Stored) -> bool:
-    """Whether an object's checksum, which differs from that of what arrived, means damage."""
+    """Whether a difference between an object's checksum and that of the received bytes means that they are damaged."""
     found: bool = _store(stored.uri).comparable(stored)
     return found
 
 
 def write(uri: str, content: bytes) -> None:
-    """Write one object whole."""
+    """Write one object. A reader sees all of it or nothing."""
     _store(uri).write(uri, content)
 
 
 def delete(uri: str) -> None:
-    """Delete one object, if it is there."""
+    """Delete one object if it exists."""
     _store(uri).delete(uri)
 
 
 def upload(directory: str | Path, uri: str) -> int:
-    """Copy a directory's files below an address; objects that hold the same bytes already are left alone.
+    """Copy a directory's files below an address, but not those whose objects already hold the same bytes.
 
     Returns:
-        How many objects were written.
+        The number of objects that were written.
     """
     root, base = Path(directory), uri.rstrip("/")
     present = {one.uri: one for one in listing(base + "/")}
@@ -124,11 +124,11 @@ def upload(directory: str | Path, uri: str) -> int:
 
 
 def download(uri: str, directory: str | Path) -> Path:
-    """Copy everything below an address into a directory; files that hold the same bytes already are left alone.
+    """Copy all objects below an address into a directory, but not those whose files already hold the same bytes.
 
     Raises:
-        UserError: there is nothing, or no access; an object's name cannot be a file's.
-        CorruptArtifact: an object's bytes arrived other than the bucket says, twice.
+        UserError: there are no objects or no access, or an object's name cannot be a file name.
+        CorruptArtifact: an object's bytes twice had another checksum than the bucket says.
     """
     base, root = uri.rstrip("/"), Path(directory)
     found = [one for one in listing(base + "/") if not one.name.endswith("/")]
@@ -140,14 +140,14 @@ def download(uri: str, directory: str | Path) -> Path:
 
 
 def fetch(stored: Stored, path: Path) -> None:
-    """Copy one object into a file, unless the file holds its bytes already."""
+    """Copy one object into a file unless the file already holds its bytes."""
     _store(stored.uri).fetch(stored, path)
 
 
 def local_directory(uri: str) -> Path:
-    """A directory on this machine with what an artifact's address names: itself, its place in the mount, or a copy.
+    """Return a local directory with an artifact's files: the address itself, its place in a mount, or a copy.
 
-    Copies are kept below the system's directory for temporary files, and completed or renewed when asked for again.
+    Copies are kept below the system's temporary directory. A later call completes or renews the copy.
     """
     if not is_remote(uri):
         return Path(uri)

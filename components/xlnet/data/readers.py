@@ -2,8 +2,8 @@
 
 For any bytes, nothing disappears:
 
-- A JSON array, or objects that span several lines: each object is one row or one reject. What is no JSON is an error
-  that names its line, because nobody can know where the next object begins.
+- A JSON array, or objects that span several lines: each object is one row or one reject. Text that is not JSON is
+  an error that names its line, because nobody can know where the next object begins.
 - TSV, JSON Lines and plain text: each line that is not blank is one row or one reject; a header is neither.
 - CSV: each line that is not blank belongs to one row (whose quoted fields may hold line ends) or is one reject.
 - Workbooks: each row of the sheet that holds a value is a row or a reject; a header is neither.
@@ -50,13 +50,13 @@ def read_rows(
     """Yield all rows and rejects of a source, in order.
 
     Args:
-        source: where they are.
-        recipe: format and columns.
-        labelled: False for texts to predict: neither label nor id have to be there, labels are ``"?"``, and a blank
+        source: the file to read.
+        recipe: the format and the columns.
+        labelled: False for texts to predict, which need neither labels nor ids. Their labels are ``"?"``, and a blank
             line is a reject.
         tell: called with a line for each guess that was made from the rows, such as a header.
         optional: columns of texts to predict that are taken where a file has them: ``id``, ``text_pair``.
-        file: the source, open at its beginning and uncompressed; None: it is opened.
+        file: the source's bytes, uncompressed and from the beginning. None: open the source.
 
     Raises:
         UserError: the format is unknown, a column is not there, the file is empty.
@@ -69,7 +69,7 @@ def read_rows(
 
 
 def _naming(rows: Iterator[Row | Reject], encoding: str) -> Iterator[Row | Reject]:
-    """Yield the rows; rejects for undecodable bytes name the recipe's encoding instead of UTF-8."""
+    """Yield the rows. Name the recipe's encoding instead of UTF-8 in rejects for undecodable bytes."""
     for row in rows:
         if isinstance(row, Reject) and row.reason.startswith(NOT_UTF_8):
             row = Reject(row.line, f"not {encoding}{row.reason.removeprefix(NOT_UTF_8)}")

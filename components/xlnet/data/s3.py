@@ -1,8 +1,8 @@
-"""Objects in ``s3://`` buckets and ``minio://`` ones (S3 of a Kubeflow Pipelines installation), through boto3.
+"""Lists, reads and writes objects in ``s3://`` buckets, and in ``minio://`` ones (S3 of a KFP installation).
 
-Credentials, region and address are boto3's own: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``,
-``AWS_ENDPOINT_URL_S3``, profiles, roles. boto3 retries, and moves large objects in parallel parts. An ETag that is an
-MD5, of the object or of its parts, is compared with the bytes that were sent or arrived.
+boto3 finds credentials, region and address as it always does: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
+``AWS_REGION``, ``AWS_ENDPOINT_URL_S3``, profiles, roles. It retries, and copies large objects in parallel parts. If an
+ETag is an MD5 of the object or of its parts, it is compared with the bytes that were sent or received.
 
 boto3 is 36 MB, s3fs 52, obstore 15; pyarrow's file system, which is here already, lists no checksums, and obstore
 knows no profiles.
@@ -25,8 +25,8 @@ from xlnet.errors import CorruptArtifact, Missing, RunError, UserError
 CHUNK = 32 << 20  # bytes of one part of a large object
 WORKERS = 16  # connections
 TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
-TRIES = 5  # of one request, and of a body that breaks off
-PART_SIZES = (CHUNK, 5 << 20, 8 << 20, 16 << 20, 64 << 20)  # that clients of S3 cut objects into
+TRIES = 5  # tries of one request, and of a body that breaks off
+PART_SIZES = (CHUNK, 5 << 20, 8 << 20, 16 << 20, 64 << 20)  # into which S3 clients usually split objects
 MISSING = ("NoSuchKey", "NoSuchBucket", "404", "NotFound")
 UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
@@ -35,10 +35,10 @@ Result = TypeVar("Result")
 
 
 def client(uri: str) -> Any:
-    """The client for an address, with a connection for each worker.
+    """Return the client for an address, with a connection for each worker.
 
     Raises:
-        UserError: boto3 is not installed; nobody says where the bucket of a minio:// address is.
+        UserError: boto3 is not installed, or no setting says which server holds a minio:// bucket.
     """
     endpoint = next((os.environ[name] for name in ENDPOINT if os.environ.get(name)), None)
     if scheme(uri) == MINIO and not endpoint:
@@ -105,7 +105,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _again(work: Callable[[], Result]) -> Result:
-    """A body that breaks off is asked for again; a request that fails, boto3 has repeated already."""
+    """Retry work whose body breaks off. Failed requests are not retried here, because boto3 has retried them."""
     from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
 
     for attempt in range(TRIES):
@@ -119,7 +119,7 @@ def _again(work: Callable[[], Result]) -> Result:
 
 
 def listing(uri: str) -> list[Stored]:
-    """Objects whose names begin with the address's, by name."""
+    """List the objects whose names begin with the address's name, sorted by name."""
     bucket, prefix = split(uri)
     with _explained(uri):
         pages = client(uri).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
@@ -133,7 +133,7 @@ def _stored(bucket: str, one: dict[str, Any]) -> Stored:
 
 
 def read(uri: str) -> bytes:
-    """The bytes of one object."""
+    """Return the bytes of one object."""
     bucket, name = split(uri)
 
     def once() -> bytes:
@@ -146,7 +146,7 @@ def read(uri: str) -> bytes:
 
 
 def read_range(stored: Stored, first: int, last: int) -> bytes:
-    """Bytes ``first`` to ``last`` of an object as it was listed."""
+    """Return bytes ``first`` to ``last`` of the version of an object that was listed."""
     bucket, name = split(stored.uri)
 
     def once() -> bytes:
@@ -160,7 +160,7 @@ def read_range(stored: Stored, first: int, last: int) -> bytes:
 
 
 def write(uri: str, content: bytes) -> None:
-    """Write one object whole."""
+    """Write one object. A reader sees all of it or nothing."""
     bucket, name = split(uri)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     check = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
@@ -169,14 +169,14 @@ def write(uri: str, content: bytes) -> None:
 
 
 def delete(uri: str) -> None:
-    """Delete one object, if it is there."""
+    """Delete one object if it exists."""
     bucket, name = split(uri)
     with _explained(uri):
         client(uri).delete_object(Bucket=bucket, Key=name)
 
 
 def send(uri: str, path: Path) -> None:
-    """Copy a file into an object: whole, or in parts of which those that fail are sent again."""
+    """Copy a file into an object. A large file is sent in parts, and a part that fails is sent again."""
     if path.stat().st_size <= CHUNK:
         write(uri, path.read_bytes())
         return
@@ -191,7 +191,7 @@ def send(uri: str, path: Path) -> None:
 
 
 def fetch(stored: Stored, path: Path) -> None:
-    """Copy one object into a file, unless the file holds its bytes already."""
+    """Copy one object into a file unless the file already holds its bytes."""
     if path.is_file() and holds(stored, path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +215,7 @@ def _parts() -> Any:
 
 
 def holds(stored: Stored, path: Path) -> bool | None:
-    """Whether a file holds an object's bytes; None where its ETag does not tell (encrypted by a key of the bucket)."""
+    """Whether a file holds an object's bytes. None if the ETag does not tell, because the bucket encrypts."""
     if path.stat().st_size != stored.size:
         return False
     etag = stored.checksum.removeprefix("etag:")
@@ -241,7 +241,7 @@ def _md5(path: Path) -> str:
 
 
 def comparable(stored: Stored) -> bool:
-    """Whether an ETag that looks like an MD5 is one: not where the bucket encrypts with a key of its own."""
+    """Whether an ETag that looks like an MD5 is one. It is not if the bucket encrypts with a key of its own."""
     bucket, name = split(stored.uri)
     with _explained(stored.uri):
         head = client(stored.uri).head_object(Bucket=bucket, Key=name)

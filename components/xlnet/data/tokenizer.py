@@ -1,7 +1,7 @@
-"""XLNet's tokens: the published vocabulary, one trained on the user's text, or one from a directory.
+"""Converts texts to XLNet's tokens, with the published vocabulary, a trained one, or one from a directory.
 
-A row is ``A <sep> <cls>`` or ``A <sep> B <sep> <cls>``. Tokenisation splits at white space first, so
-that the first words of a long text have the same tokens alone as within the whole.
+A row is ``A <sep> <cls>`` or ``A <sep> B <sep> <cls>``. Tokenisation splits at white space first. The first words of a
+long text therefore have the same tokens alone as in the whole text.
 """
 
 import json
@@ -23,13 +23,13 @@ from xlnet.errors import UserError
 SHIPPED = Path(__file__).parent / "vocabulary"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
 PROBE = "Ça ``va'' bien? Don't STOP: 3,000 ＡＢＣ ﬁsh"
-# Of a long text this many characters a token are looked at first; where they give too few tokens, more are.
+# Of a long text, this many characters per wanted token are encoded first, and more if they give too few tokens.
 PREFIX_CHARACTERS = 8
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a batch of rows, special tokens included, no padding."""
+    """The token ids of a batch of rows, with special tokens and without padding."""
 
     input_ids: list[list[int]]
     boundaries: list[int]
@@ -48,7 +48,7 @@ class Tokenizer:
         file = self.directory / "tokenizer.json"
         try:
             tokenizer = RustTokenizer.from_file(str(file))
-        except Exception as error:  # the library has no narrower one
+        except Exception as error:  # the library raises no narrower exception
             raise UserError(f"'{file}' is not a tokenizer: {str(error).splitlines()[0]}") from None
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -58,12 +58,12 @@ class Tokenizer:
 
     @cached_property
     def settings(self) -> TokenizerSettings:
-        """What the directory says beside the vocabulary."""
+        """The directory's ``tokenizer_config.json``."""
         return read_settings(self.directory)
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
+        """The number of tokens, with special tokens."""
         return int(self._rust.get_vocab_size())
 
     @cached_property
@@ -78,7 +78,7 @@ class Tokenizer:
         return ids
 
     def difference(self, other: "Tokenizer") -> str:
-        """What another tokenizer gives other ids for, in one clause; empty if nothing was found."""
+        """Describe in one clause for what another tokenizer gives other ids; empty if no difference was found."""
         ours, theirs = self._rust.get_vocab(), other._rust.get_vocab()
         for piece, token in sorted(ours.items(), key=lambda one: one[1]):
             if theirs.get(piece) != token:
@@ -89,14 +89,14 @@ class Tokenizer:
 
     @cached_property
     def space_id(self) -> int:
-        """Of the sign for a space before a word, where it stands alone; -1 if there is none."""
+        """The id of the piece that is only the mark of a space before a word; -1 if there is none."""
         found = self._rust.token_to_id("▁")
         return -1 if found is None else int(found)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str | None] | None, max_length: int) -> Encoded:
-        """Token ids of rows in XLNet's layout, at most ``max_length`` each.
+        """Return the token ids of rows in XLNet's layout, at most ``max_length`` per row.
 
-        Too long pairs lose tokens at the end of the longer text first, as in ``transformers``.
+        A pair that is too long loses tokens at the end of the longer text first, as in ``transformers``.
         """
         sep, cls = self.special_ids["sep"], self.special_ids["cls"]
         first = self._tokens(texts, max_length)
@@ -117,7 +117,7 @@ class Tokenizer:
         return rows
 
     def encode_documents(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> Encoded:
-        """All token ids of documents of a corpus, each followed by its end: ``A <eod>`` or ``A <sep> B <eod>``."""
+        """Return all token ids of a corpus's documents, each with its end: ``A <eod>`` or ``A <sep> B <eod>``."""
         found = [one.ids for one in self._rust.encode_batch_fast(list(texts), add_special_tokens=False)]
         others = pairs or [None] * len(found)
         second = [one.ids for one in self._rust.encode_batch_fast([pair or "" for pair in others], False)]
@@ -158,17 +158,17 @@ class Tokenizer:
 
     @cached_property
     def end_id(self) -> int:
-        """Of the end of a document: ``<eod>``, or ``<sep>`` in a vocabulary without it."""
+        """The id of the end of a document: ``<eod>``, or ``<sep>`` if the vocabulary has no ``<eod>``."""
         found = self._rust.token_to_id("<eod>")
         return self.special_ids["sep"] if found is None else int(found)
 
     @cached_property
     def pieces(self) -> list[str]:
-        """All pieces by token id."""
+        """Return all pieces, indexed by token id."""
         return [str(self._rust.id_to_token(token)) for token in range(self.vocab_size)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
+        """Return the text of token ids, without special tokens."""
         return str(self._rust.decode(list(ids), skip_special_tokens=True))
 
     def _tokens(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
@@ -181,12 +181,12 @@ class Tokenizer:
         return found
 
     def _whole(self, text: str, tokens: list[int], max_length: int) -> list[int]:
-        """All tokens of a text, given those that were looked at."""
+        """Return all tokens of a text, given the tokens of its beginning."""
         seen_all = len(text) <= PREFIX_CHARACTERS * max_length
         return tokens if seen_all else list(self._rust.encode(text, add_special_tokens=False).ids)
 
     def _long(self, text: str, tokens: list[int], max_length: int) -> list[int]:
-        """More than ``max_length`` tokens of a long text, or all of them."""
+        """Return more than ``max_length`` tokens of a long text, or all of its tokens."""
         limit = PREFIX_CHARACTERS * max_length
         while len(tokens) <= max_length and limit < len(text):
             limit *= 4
@@ -228,7 +228,7 @@ class Tokenizer:
 
 
 def _prefix(text: str, limit: int) -> str:
-    """At least ``limit`` characters, up to a white space if there is one near: whole words have final tokens."""
+    """Return at least ``limit`` characters, up to a white space if one is near, so that no word is cut."""
     for i in range(limit, min(len(text), 2 * limit)):
         if text[i].isspace():
             return text[:i]
@@ -236,7 +236,7 @@ def _prefix(text: str, limit: int) -> str:
 
 
 def _longest_first(a: int, b: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text stay: the longer one is cut first, then both to halves."""
+    """Return how many tokens of each text stay. The longer text is cut first, and then both to halves."""
     if a + b <= room:
         return a, b
     short, long = min(a, b), max(a, b)
@@ -256,7 +256,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     """Open a shipped vocabulary by name or a directory with ``tokenizer.json`` or ``spiece.model``.
 
     Raises:
-        UserError: there is no such vocabulary.
+        UserError: the vocabulary does not exist, or is damaged.
     """
     directory = SHIPPED / name if (SHIPPED / name / "tokenizer.json").is_file() else Path(name)
     if not directory.is_dir():

@@ -1,8 +1,8 @@
-"""Unigram vocabularies (Kudo 2018): learnt from texts, written as the ``tokenizer.json`` that ``transformers`` loads.
+"""Learns unigram vocabularies (Kudo 2018), and writes the ``tokenizer.json`` that ``transformers`` loads.
 
-A vocabulary is only as good as the normal form it meets: what it learnt on one form and is applied to another
-becomes ``<unk>``. The published vocabulary knows letters without their marks (NFKD, then marks removed); those
-learnt here keep them (NFKC), and learn from texts that went through the very normaliser that is saved with them.
+A vocabulary must be learnt from texts in the normal form that it is applied to; otherwise pieces become ``<unk>``. The
+published vocabulary knows letters without their marks (NFKD, then marks removed). Vocabularies learnt here keep the
+marks (NFKC). Their texts go through the same normaliser that is saved with the vocabulary.
 """
 
 import io
@@ -22,12 +22,12 @@ from xlnet.errors import UserError
 from xlnet.recipe import AUTO_VOCABULARY
 
 SPECIALS = ("<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")  # ids 1 to 8, after <unk>
-TRAINING_SENTENCES = 200_000  # more do not change a vocabulary much, and bound the trainer's memory
-TRAINING_CHARACTERS = 4000  # of one text
-CHARACTER_SHARE = 0.75  # of a vocabulary of no given size, at most: the rest is for pieces of several characters
+TRAINING_SENTENCES = 200_000  # bounds the trainer's memory; more change a vocabulary little
+TRAINING_CHARACTERS = 4000  # used of each text
+CHARACTER_SHARE = 0.75  # highest share of single characters if no size is given
 LARGEST_AUTO_VOCABULARY = 32_000
 RESERVED = "\u2585"  # sentencepiece's own sign for an unknown character; it skips texts that hold it
-INVISIBLE = r"[\p{Cc}\x{200B}\x{200E}\x{200F}\x{2060}\x{FEFF}]"  # no part of a word; joiners are one
+INVISIBLE = r"[\p{Cc}\x{200B}\x{200E}\x{200F}\x{2060}\x{FEFF}]"  # characters that belong to no word; joiners do
 
 
 def train(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
@@ -36,9 +36,9 @@ def train(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
     The same texts give the same bytes. Every character of the texts becomes a piece where there is room for it.
 
     Args:
-        texts: at most a bounded sample of them is used, one after another.
-        vocab_size: pieces, special ones included; 0: as many as the texts support, about 8,000 at most.
-        directory: made if it does not exist.
+        texts: the texts, of which at most a bounded sample is used.
+        vocab_size: number of pieces, special ones included. 0: as many as the texts support, at most about 8,000.
+        directory: the directory to write to. It is created if it does not exist.
 
     Raises:
         UserError: sentencepiece is missing, or the texts are too few for ``vocab_size`` pieces.
@@ -48,7 +48,7 @@ def train(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
     except ImportError:
         raise UserError("data.tokenizer = 'train' needs sentencepiece: pip install sentencepiece") from None
     directory.mkdir(parents=True, exist_ok=True)
-    model = io.BytesIO()  # a file's name would become part of the model's bytes
+    model = io.BytesIO()  # in memory, because a file's name would become part of the model's bytes
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as sentences:
         characters = _write_sentences(texts, sentences)
         size = vocab_size or _auto_size(len(characters))
@@ -79,7 +79,7 @@ def train(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
 
 
 def _write_sentences(texts: Iterable[str], file: Any) -> Counter[str]:
-    """A line for each text, in the normal form that the vocabulary is applied to; how often each character occurs."""
+    """Write one line per text in normal form, and return how often each character occurs."""
     characters: Counter[str] = Counter()
     for number, text in enumerate(texts):
         if number == TRAINING_SENTENCES:
@@ -102,8 +102,8 @@ def _auto_size(characters: int) -> int:
 
 
 def _too_rare(characters: Counter[str], size: int) -> dict[int, str]:
-    """The rarest characters, where there is no room for all: spaces instead of them for :meth:`str.translate`."""
-    room = size - len(SPECIALS) - 3  # <unk>, the sign for a space, and one piece that is no character
+    """Return a table for :meth:`str.translate` that replaces the rarest characters by spaces if not all have room."""
+    room = size - len(SPECIALS) - 3  # <unk>, the sign for a space, and one piece that is not a character
     return {ord(character): " " for character, _ in characters.most_common()[max(1, room) :]}
 
 
@@ -122,10 +122,10 @@ def write_tokenizer_json(directory: Path, keep_marks: bool = False) -> None:
     """Convert ``spiece.model`` to ``tokenizer.json``, so that both give the same ids.
 
     Args:
-        directory: holds ``spiece.model``; a ``tokenizer_config.json`` beside it says whether capitals are made
-            small and marks kept.
-        keep_marks: the vocabulary was learnt from texts with their marks; one that holds a letter with a mark
-            was, whatever is said here.
+        directory: the directory with ``spiece.model``. A ``tokenizer_config.json`` in it says whether texts are
+            lower-cased and whether marks are kept.
+        keep_marks: whether the vocabulary was learnt from texts with marks. It is ignored if the vocabulary holds
+            a letter with a mark.
     """
     import sentencepiece
 
@@ -155,7 +155,7 @@ def write_tokenizer_json(directory: Path, keep_marks: bool = False) -> None:
 
 
 def lower(rust: RustTokenizer) -> None:
-    """Put texts into lower case, where ``XLNetTokenizer`` does: before sentencepiece's own replacements."""
+    """Add lower-casing to the tokenizer, before sentencepiece's replacements, as ``XLNetTokenizer`` does."""
     given = rust.normalizer
     steps = [given[i] for i in range(len(given))] if isinstance(given, normalizers.Sequence) else [given]
     steps = [step for step in steps if step is not None]
@@ -165,16 +165,16 @@ def lower(rust: RustTokenizer) -> None:
 
 
 def built_by_xlnets_class(rust: RustTokenizer) -> bool | None:
-    """Whether ``transformers.XLNetTokenizer``, which takes no normaliser from a file, would build the same again.
+    """Find the setting with which ``transformers.XLNetTokenizer``, which reads no normaliser, gives the same ids.
 
     Returns:
-        Its ``do_lower_case``; None if no setting of it gives these ids, and the file must be taken as it is.
+        Its ``do_lower_case``. None if no setting gives these ids, so that the file must be used as it is.
     """
     parts = json.loads(rust.to_str())
     model = parts["model"]
     if model.get("type") != "Unigram" or model["unk_id"] != 0 or model.get("byte_fallback"):
         return None
-    steps = [step for step in _steps(parts["normalizer"]) if step["type"] != "Precompiled"]  # which the class keeps
+    steps = [step for step in _steps(parts["normalizer"]) if step["type"] != "Precompiled"]  # the class keeps that one
     built = RustTokenizer(models.Unigram([("<unk>", 0.0)], unk_id=0))
     built.pre_tokenizer = _words_with_a_space()
     for lower in (False, True):
@@ -186,7 +186,7 @@ def built_by_xlnets_class(rust: RustTokenizer) -> bool | None:
 
 
 def _steps(normalizer: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A normaliser as it stands in a file, without nesting."""
+    """Flatten a normaliser, as a file holds it, into a list of its steps."""
     if normalizer is None:
         return []
     if normalizer["type"] != "Sequence":
@@ -206,12 +206,12 @@ def _kept_form(lower: bool) -> normalizers.Normalizer:
 
 
 def _charsmap(pieces: Any) -> bytes:
-    """sentencepiece's own table of replacements: field 2 of field 3 of the model, a protocol buffer."""
+    """Return sentencepiece's table of replacements: field 2 of field 3 of the model, which is a protocol buffer."""
     return _field(_field(pieces.serialized_model_proto(), 3), 2)
 
 
 def _field(message: bytes, number: int) -> bytes:
-    """The first field of this number that holds bytes; empty if there is none."""
+    """Return the first field with this number that holds bytes; empty if there is none."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

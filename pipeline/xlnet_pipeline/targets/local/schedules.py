@@ -179,8 +179,7 @@ class LocalSchedules:
         from sqlalchemy import URL
 
         class _Desk(BaseScheduler):
-            """Looks at jobs and changes them, without a loop: APScheduler's loops, once they are told to stop, take
-            what is due for done."""
+            """Reads and changes jobs without a loop. APScheduler's own loops mark due jobs as done when they stop."""
 
             def wakeup(self) -> None:
                 pass

@@ -99,7 +99,7 @@ class LocalTarget:
         return run
 
     def runs(self, limit: int | None = None) -> list[Run]:
-        """List all runs, or the newest ``limit`` runs, the newest first. A run is DAMAGED if its record cannot be read."""
+        """List all runs, or the newest ``limit``, the newest first. A run is DAMAGED if its record cannot be read."""
         found = [self._load_any(path) for path in self._records()]
         return sorted(found, key=lambda run: (run.created, run.id), reverse=True)[:limit]
 
