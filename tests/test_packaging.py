@@ -25,13 +25,14 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Bare
 IMPORT_ALL = """
 import importlib, pkgutil, xlnet
 modules = sorted(one.name for one in pkgutil.walk_packages(xlnet.__path__, "xlnet."))
-light = [name for name in modules if name.startswith(("xlnet.data", "xlnet.registry"))]
+# Loaded only where their package is: torch for TPUs, MLflow.
+ONE_PACKAGE = {"xlnet.training.tpu", "xlnet.training.xla", "xlnet.registry.mlflow_client"}
+light = [name for name in modules if name.startswith(("xlnet.data", "xlnet.registry")) and name not in ONE_PACKAGE]
 for name in light:
     importlib.import_module(name)
 assert "torch" not in sys.modules, "xlnet.data and xlnet.registry load torch only for work"
 for name in modules:
-    # Written in Triton's language, or for a TPU's own torch.
-    if not name.startswith("xlnet.model.kernels.triton_") and name not in ("xlnet.training.tpu", "xlnet.training.xla"):
+    if not name.startswith("xlnet.model.kernels.triton_") and name not in ONE_PACKAGE:  # written in Triton's language
         importlib.import_module(name)
 print(len(modules))
 """

@@ -69,7 +69,8 @@ class Request:
             return
         if sorted(self.order) != list(range(len(self.order))):
             last = len(self.order) - 1
-            raise UserError(f"the order {list(self.order)[:20]} is not a permutation of 0 to {last}; name each place once")
+            given = list(self.order)[:20]
+            raise UserError(f"the order {given} is not a permutation of 0 to {last}; name each place once")
         if len(self.order) != self.tokens:
             raise UserError(f"the order is of {len(self.order)} tokens, and tokens is {self.tokens}; make them equal")
 
