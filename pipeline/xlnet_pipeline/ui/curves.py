@@ -1,6 +1,7 @@
 """Reads the curves of a training: of a finished one from its model, of a running one from its files."""
 
 import csv
+import functools
 import io
 import json
 import math
@@ -76,7 +77,21 @@ def read(site: Site, run: Run) -> Curves:
     if not files and not live:
         raise UserError(f"'{folder / HISTORY}' is gone; the model's other files may be damaged too")
     kept = facts.get("best_step")
-    return merged(files, kept if isinstance(kept, int) and kept else None, live)
+    return _merged(files, tuple(map(_stamp, files)), kept if isinstance(kept, int) and kept else None, live)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        facts = path.stat()
+    except OSError:  # the training has just ended, and its directory has its name
+        return 0, 0
+    return facts.st_mtime_ns, facts.st_size
+
+
+@functools.lru_cache(maxsize=4)
+def _merged(files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...], kept: int | None, live: bool) -> Curves:
+    """Merge the files once for all tabs that show them, and again when a stamp has changed."""
+    return merged(files, kept, live)
 
 
 def partial(site: Site, run: Run) -> Path | None:

@@ -3,15 +3,16 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from xlnet_pipeline.targets import Run, record
+from xlnet_pipeline.targets import Run, StepRun, record
 from xlnet_pipeline.ui import curves, logs, pages
 from xlnet_pipeline.ui.run import found, panel
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
@@ -22,7 +23,30 @@ TICK = 5  # seconds after which a running run is drawn again, whatever has chang
 QUIET = 15.0  # seconds after which an empty comment keeps the connection open
 
 Signature = tuple[object, ...]
-_drawn: dict[str, tuple[Signature, str]] = {}  # run → what its panel looked like: open tabs share it
+Found = TypeVar("Found")
+_looks: dict[Signature, tuple[float, Any]] = {}
+
+
+def shared(key: Signature, look: Callable[..., Found], *given: Any) -> Found:
+    """Return ``look(*given)``, a look at the disk. Open tabs share it: it is taken again after half of POLL."""
+    kept = _looks.get(key)
+    if kept is None or not _is_fresh(key):
+        kept = (time.monotonic(), look(*given))
+        if len(_looks) > 200:
+            _looks.clear()
+        _looks[key] = kept
+    found: Found = kept[1]
+    return found
+
+
+async def shared_slow(key: Signature, look: Callable[..., Found], *given: Any) -> Found:
+    """Return what :func:`shared` does; a look that may take long is taken in a thread."""
+    return shared(key, look, *given) if _is_fresh(key) else await run_in_threadpool(shared, key, look, *given)
+
+
+def _is_fresh(key: Signature) -> bool:
+    kept = _looks.get(key)
+    return kept is not None and time.monotonic() - kept[0] <= POLL / 2
 
 
 def event(name: str, data: str, number: str = "") -> str:
@@ -38,12 +62,13 @@ async def steps(request: Request) -> Response:
     async def events(run: Run) -> AsyncIterator[str]:
         seen: Signature = ()
         while run.status == record.RUNNING and not site.stopping:
-            now = (*_signature(site, run, "logs/progress", "logs/train.log"), int(time.time()) // TICK)
+            files = shared(("steps", run.id), _signature, site, run, "logs/progress", "logs/train.log")
+            now = (*files, int(time.time()) // TICK)
             if now != seen:
                 seen = now
-                run, text = await run_in_threadpool(_panel, site, run, now)
-                yield event("", text)
-            await asyncio.sleep(POLL if run.target == LOCAL else REMOTE_POLL)
+                run, text = await shared_slow(("panel", run.id, now), _panel, site, run)
+                yield text
+            await asyncio.sleep(2 * POLL if run.target == LOCAL else REMOTE_POLL)
         yield event("", await run_in_threadpool(panel, site, run)) + event("ended", run.status)
 
     return _streamed(events(run))
@@ -58,13 +83,11 @@ async def log(request: Request) -> Response:
 
     async def events(run: Run, offset: int) -> AsyncIterator[str]:
         while step is not None and not site.stopping:
-            path = logs.place(site, run, step)
-            size = path.stat().st_size if path else 0
+            path, size = shared(("log", run.id, step.name), _log_file, site, run, step)
             if path and size != offset:
-                new = await run_in_threadpool(logs.added, path, offset)
-                if new.lines:
-                    yield event("", pages.fragment("log_lines.html", lines=new.lines), str(new.end))
-                offset = new.end
+                text, offset = await shared_slow(("lines", path, offset, size), _added, path, offset)
+                if text:
+                    yield text
             run = await fresh(site, run)
             if next((one.status for one in run.steps if one.name == step.name), "") != record.RUNNING:
                 break
@@ -79,7 +102,7 @@ _read: dict[str, tuple[Signature, float, Run]] = {}  # what open tabs share of a
 
 async def fresh(site: Site, run: Run) -> Run:
     """Return a run's record, read again only if it has changed, or after a while: its process may have died."""
-    now = _signature(site, run)
+    now = shared(("record", run.id), _signature, site, run)
     kept = _read.get(run.id)
     if kept is None or kept[0] != now or time.monotonic() - kept[1] > TICK:
         if len(_read) > 20:
@@ -96,9 +119,7 @@ async def metrics(request: Request) -> Response:
     async def events(run: Run) -> AsyncIterator[str]:
         seen: Signature = ()
         while run.status == record.RUNNING and not site.stopping:
-            folder = curves.partial(site, run)
-            files = [folder / name for name in (curves.HISTORY, curves.SPEED)] if folder else []
-            now = tuple(_facts(path) for path in files)
+            now = shared(("metrics", run.id), _curve_files, site, run)
             if now != seen:
                 seen = now
                 yield event("changed", "curves")
@@ -142,14 +163,26 @@ def _list(site: Site) -> Signature:
     return _listed[1]
 
 
-def _panel(site: Site, run: Run, signature: Signature) -> tuple[Run, str]:
+def _panel(site: Site, run: Run) -> tuple[Run, str]:
     now = site.run(run.id, run.target)
-    kept = _drawn.get(run.id)
-    if kept is None or kept[0] != signature:
-        if len(_drawn) > 20:
-            _drawn.clear()
-        kept = _drawn[run.id] = (signature, panel(site, now))
-    return now, kept[1]
+    return now, event("", panel(site, now))
+
+
+def _log_file(site: Site, run: Run, step: StepRun) -> tuple[Path | None, int]:
+    path = logs.place(site, run, step)
+    return path, path.stat().st_size if path else 0
+
+
+def _added(path: Path, offset: int) -> tuple[str, int]:
+    """Return the event with the lines after an offset, and where they end."""
+    new = logs.added(path, offset)
+    text = event("", pages.fragment("log_lines.html", lines=new.lines), str(new.end)) if new.lines else ""
+    return text, new.end
+
+
+def _curve_files(site: Site, run: Run) -> Signature:
+    folder = curves.partial(site, run)
+    return tuple(_facts(folder / name) for name in (curves.HISTORY, curves.SPEED)) if folder else ()
 
 
 def _signature(site: Site, run: Run, *names: str) -> Signature:

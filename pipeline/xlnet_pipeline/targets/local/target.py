@@ -158,6 +158,9 @@ class LocalTarget:
         Raises:
             UserError: no run has such an id, or several have.
         """
+        with contextlib.suppress(OSError, ValueError):  # a whole id needs no list of what may be thousands of runs
+            if run.strip(".") and Path(run).name == run and (self._folder / run / "run.json").is_file():
+                return self._folder / run
         known = [path.parent.name for path in self._records()]
         matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
         if run and len(matches) == 1:
