@@ -25,8 +25,8 @@ from xlnet.evaluation.predict import predict
 from xlnet.registry.locate import model_directory, short_name
 from xlnet.serving import handler, requests
 from xlnet.serving.batcher import Batcher
-from xlnet.serving.connections import CONNECTIONS, Server
-from xlnet.serving.model import Model
+from xlnet.serving.connections import CONNECTIONS, PredictionServer
+from xlnet.serving.model import ServedModel
 from xlnet.serving.server import listen, serve
 
 VERTEX = {"AIP_HEALTH_ROUTE": "/v1/endpoints/1/ready", "AIP_PREDICT_ROUTE": "/v1/endpoints/1:predict"}
@@ -36,7 +36,7 @@ VERTEX = {"AIP_HEALTH_ROUTE": "/v1/endpoints/1/ready", "AIP_PREDICT_ROUTE": "/v1
 class Running:
     """A server in this process, and its client."""
 
-    server: Server
+    server: PredictionServer
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
         """One request on a connection of its own: status, body, headers."""
@@ -53,12 +53,12 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def model(trained) -> Model:
-    return Model(trained.model, "reviews")
+def model(trained) -> ServedModel:
+    return ServedModel(trained.model, "reviews")
 
 
 @pytest.fixture
-def running(model: Model) -> Iterator[Running]:
+def running(model: ServedModel) -> Iterator[Running]:
     started = listen("127.0.0.1", 0, VERTEX)
     started.model = model
     with Batcher(model.answers) as started.batcher:
@@ -283,7 +283,9 @@ def test_a_connection_carries_many_requests(running: Running) -> None:
     connection.close()
 
 
-def test_many_clients_get_their_own_answers_and_share_batches(running: Running, model: Model, monkeypatch) -> None:
+def test_many_clients_get_their_own_answers_and_share_batches(
+    running: Running, model: ServedModel, monkeypatch
+) -> None:
     sizes: list[int] = []
 
     def slow(texts: list[requests.Text]) -> list[dict[str, Any]]:
@@ -344,7 +346,7 @@ def test_too_few_answers_are_a_failure_and_no_mix_up(running: Running, monkeypat
     assert running.predict("a", "b")[0] == 500
 
 
-def test_a_batcher_that_is_closed_refuses(model: Model) -> None:
+def test_a_batcher_that_is_closed_refuses(model: ServedModel) -> None:
     with Batcher(model.answers) as closed:
         pass
     with pytest.raises(requests.Refusal, match="the server is closing"):

@@ -195,7 +195,7 @@ def _roc(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
     return {"fpr": fpr.tolist(), "tpr": tpr.tolist(), "thresholds": thresholds.tolist(), "auc": area}
 
 
-def _plain(figures: dict[str, metrics.Figure]) -> dict[str, dict[str, float]]:
+def _plain(figures: dict[str, metrics.Estimate]) -> dict[str, dict[str, float]]:
     return {name: asdict(figure) for name, figure in figures.items()}
 
 

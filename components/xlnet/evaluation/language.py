@@ -18,7 +18,7 @@ from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.evaluation import page
 from xlnet.evaluation.comparison import primary_metric
-from xlnet.evaluation.metrics import Figure
+from xlnet.evaluation.metrics import Estimate
 from xlnet.evaluation.permuted import segment_losses
 from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.scoring import left_to_right
@@ -93,16 +93,16 @@ def document_losses(model: XLNetLanguageModel, documents: list[np.ndarray], dire
     return left_to_right(model, documents, recipes.of_artifact(directory).data.max_length, tokenizer.end_id)
 
 
-def ratio(above: np.ndarray, below: np.ndarray, recipe: EvaluationRecipe) -> Figure:
+def ratio(above: np.ndarray, below: np.ndarray, recipe: EvaluationRecipe) -> Estimate:
     """Return the ratio of two sums over documents or segments, with a bootstrap interval (Efron 1979)."""
     tails = [(1 - recipe.confidence) / 2, (1 + recipe.confidence) / 2]
     low, high = np.quantile(_resampled(above, recipe) / _resampled(below, recipe), tails)
-    return Figure(float(above.sum() / below.sum()), float(low), float(high))
+    return Estimate(float(above.sum() / below.sum()), float(low), float(high))
 
 
-def _perplexity(losses: np.ndarray, tokens: np.ndarray, recipe: EvaluationRecipe) -> Figure:
+def _perplexity(losses: np.ndarray, tokens: np.ndarray, recipe: EvaluationRecipe) -> Estimate:
     found = ratio(losses, tokens, recipe)
-    return Figure(*(math.exp(min(700.0, value)) for value in (found.value, found.low, found.high)))
+    return Estimate(*(math.exp(min(700.0, value)) for value in (found.value, found.low, found.high)))
 
 
 def _resampled(values: np.ndarray, recipe: EvaluationRecipe) -> np.ndarray:

@@ -16,7 +16,7 @@ BATCH_VALUES = 2_000_000  # numbers in one batch of draws, so that memory does n
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A metric's value and its confidence interval."""
 
     value: float
@@ -108,7 +108,7 @@ OF_CONFUSION: dict[str, Callable[[Counts], np.ndarray]] = {"accuracy": accuracy,
 OF_VALUES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"pearson": pearson, "spearman": spearman}
 
 
-def classification_figures(confusion: np.ndarray, confidence: float, resamples: int, seed: int) -> dict[str, Figure]:
+def classification_figures(confusion: np.ndarray, confidence: float, resamples: int, seed: int) -> dict[str, Estimate]:
     """Compute accuracy, macro-F1 and MCC with percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13)."""
     classes, flat = len(confusion), confusion.ravel()
     # Empty cells draw no random number. The last cell takes the rows that the others leave.
@@ -137,7 +137,7 @@ def multinomial(
 
 def regression_figures(
     labels: np.ndarray, predictions: np.ndarray, confidence: float, resamples: int, seed: int
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """Compute Pearson's and Spearman's correlation with percentile bootstrap intervals."""
     generator = np.random.default_rng(seed)
     labels, predictions = labels.astype(np.float64), predictions.astype(np.float64)
@@ -152,12 +152,12 @@ def regression_figures(
     }
 
 
-def _figure(value: float, samples: np.ndarray, confidence: float) -> Figure:
+def _figure(value: float, samples: np.ndarray, confidence: float) -> Estimate:
     samples = samples[np.isfinite(samples)]  # ignore draws whose correlation cannot be computed
     if not len(samples):
-        return Figure(value, np.nan, np.nan)
+        return Estimate(value, np.nan, np.nan)
     low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Figure(value, float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

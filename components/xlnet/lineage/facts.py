@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from xlnet.lineage.nodes import SHORT, Node
+from xlnet.lineage.nodes import SHORT, LineageNode
 
 # The facts shown first, in this order. The JSON and the page show the others too.
 KEY_FACTS = {
@@ -15,7 +15,7 @@ KEY_FACTS = {
 _BORING = ("digest", "_uri", "git_sha", "name", "version", "task", "promoted", "primary_metric", "_low", "_high")
 
 
-def facts_of(node: Node) -> list[str]:
+def facts_of(node: LineageNode) -> list[str]:
     """Return the most important facts, one line each."""
     if node.type == "file":
         more = [f"generation {node.metadata['generation']}"] if node.metadata.get("generation") else []
@@ -41,7 +41,7 @@ def _interval(name: str, facts: Mapping[str, Any]) -> str:
     return "" if low is None or high is None else f" [{_value(low)}, {_value(high)}]"
 
 
-def execution_of(node: Node) -> list[str]:
+def execution_of(node: LineageNode) -> list[str]:
     """Describe who made the artifact, when, how long it took, and on which machine."""
     made = node.execution
     if not made:

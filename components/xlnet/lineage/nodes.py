@@ -19,7 +19,7 @@ SHORT = 12  # digits of a digest shown to people
 
 
 @dataclass(frozen=True)
-class Node:
+class LineageNode:
     """An artifact, an input file, or many input files of one split."""
 
     id: str
@@ -40,7 +40,7 @@ class Lineage:
 
     subject: str
     root: str
-    nodes: dict[str, Node]
+    nodes: dict[str, LineageNode]
     run: Mapping[str, Any] = field(default_factory=dict)  # id, status and error of the requested run, if any
 
     @property
@@ -58,7 +58,7 @@ def build(
     cached: Mapping[str, tuple[bool, str]],
 ) -> Lineage:
     """Build the graph from a directory's lineage, merging repeated nodes. Each artifact precedes its inputs."""
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, LineageNode] = {}
 
     def add(one: Mapping[str, Any], places: Mapping[str, str]) -> str:
         artifact = one["artifact"]
@@ -71,10 +71,10 @@ def build(
         if kind == "snapshot":
             metadata = {"files": len(files), "size": sum(int(file.get("size") or 0) for file in files)} | metadata
         hit, reason = cached.get(digest, (None, ""))
-        nodes[name] = Node(name, kind, "", digest)  # reserves its place in the order
+        nodes[name] = LineageNode(name, kind, "", digest)  # reserves its place in the order
         leaves = [_keep(nodes, leaf) for leaf in _leaves(name, files)]
         inputs = dict.fromkeys([add(child, places) for child in one["inputs"]] + leaves)
-        nodes[name] = Node(
+        nodes[name] = LineageNode(
             name,
             kind,
             _title(kind, metadata),
@@ -97,12 +97,12 @@ def build(
     return Lineage(subject, root, nodes, run)
 
 
-def _keep(nodes: dict[str, Node], node: Node) -> str:
+def _keep(nodes: dict[str, LineageNode], node: LineageNode) -> str:
     nodes.setdefault(node.id, node)
     return node.id
 
 
-def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[Node]:
+def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[LineageNode]:
     """Yield one node for each input file, or one node for all files of a split with many files."""
     for split in dict.fromkeys(file["split"] for file in files):
         mine = [file for file in files if file["split"] == split]
@@ -110,11 +110,11 @@ def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[Node]:
             for file in mine:
                 name = "file-" + provenance.digest_json([split, file["uri"], file["checksum"]])[7 : 7 + SHORT]
                 title = str(file["uri"]).rstrip("/").rpartition("/")[2] or str(file["uri"])
-                yield Node(name, "file", title, str(file["checksum"]), file, uri=str(file["uri"]))
+                yield LineageNode(name, "file", title, str(file["checksum"]), file, uri=str(file["uri"]))
         else:
             digest = provenance.digest_json(mine)
             facts = {"split": split, "count": len(mine), "size": sum(int(file["size"]) for file in mine), "files": mine}
-            yield Node(f"files-{short(digest)}", "files", f"{len(mine)} files", digest, facts)
+            yield LineageNode(f"files-{short(digest)}", "files", f"{len(mine)} files", digest, facts)
 
 
 def short(digest: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from xlnet import provenance
 from xlnet.lineage.facts import clean, execution_of, facts_of
-from xlnet.lineage.nodes import Lineage, Node, build, short
+from xlnet.lineage.nodes import Lineage, LineageNode, build, short
 
 ROOM = 472  # pixels for the rows: the frame's height without the heading
 HEAD, LINE, GAP = 20, 17, 4  # pixels of a row's heading, of a line of facts, and below a row
@@ -85,7 +85,7 @@ def draw(lineage: Lineage) -> str:
     )
 
 
-def _in_order(lineage: Lineage) -> list[Node]:
+def _in_order(lineage: Lineage) -> list[LineageNode]:
     """Return the nodes so that each artifact stands above its inputs, and close to them."""
     depth = dict.fromkeys(lineage.nodes, 0)
     waiting = [lineage.root]
@@ -98,7 +98,7 @@ def _in_order(lineage: Lineage) -> list[Node]:
     return sorted(lineage.nodes.values(), key=lambda node: depth[node.id])
 
 
-def _shortened(nodes: list[Node]) -> tuple[list[Node], int]:
+def _shortened(nodes: list[LineageNode]) -> tuple[list[LineageNode], int]:
     """Leave out what has no room, the input files first; return the rest, and how many were left out."""
     kept = list(nodes)
     for node in reversed(nodes):
@@ -107,7 +107,7 @@ def _shortened(nodes: list[Node]) -> tuple[list[Node], int]:
     return kept[:MOST_ROWS], len(nodes) - len(kept[:MOST_ROWS])
 
 
-def _heights(nodes: list[Node]) -> list[int]:
+def _heights(nodes: list[LineageNode]) -> list[int]:
     """Share the room among the rows, in pixels: the fewer files there are, the more is told of each."""
     files = sum(node.type in FILES for node in nodes)
     others = max(1, len(nodes) - files)
@@ -120,7 +120,7 @@ def _heights(nodes: list[Node]) -> list[int]:
     return heights
 
 
-def _lines(nodes: list[Node], heights: list[int]) -> tuple[str, int]:
+def _lines(nodes: list[LineageNode], heights: list[int]) -> tuple[str, int]:
     """Draw a dot for each row, and lines to its inputs; return the drawing and its width in pixels.
 
     An input in the next row is reached straight down. The others of one artifact share a lane beside the dots.
@@ -145,11 +145,11 @@ def _lines(nodes: list[Node], heights: list[int]) -> tuple[str, int]:
     return "".join(parts + dots), FIRST + LANE * len(ends) + 12
 
 
-def _path(node: Node, words: str) -> str:
+def _path(node: LineageNode, words: str) -> str:
     return f'<path class="{_kind(node)}" d="{words}"/>'
 
 
-def _row(node: Node, height: int, indent: int) -> str:
+def _row(node: LineageNode, height: int, indent: int) -> str:
     lines = (height - HEAD) // LINE
     told, made = [*facts_of(node)], execution_of(node)
     if node.type in FILES:
@@ -173,12 +173,12 @@ def _fact(fact: str, kind: str, lines: int) -> str:
     return f'<p class="{kind}{many}"{clamp} title="{_text(fact)}">{_text(fact)}</p>'
 
 
-def _title(node: Node) -> str:
+def _title(node: LineageNode) -> str:
     split = f"{node.metadata.get('split')}: " if node.type in FILES else ""
     return _text(f"{split}{node.title}") if node.title else ""
 
 
-def _kind(node: Node) -> str:
+def _kind(node: LineageNode) -> str:
     return html.escape(re.sub(r"\W", "", node.type))
 
 

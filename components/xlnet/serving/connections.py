@@ -9,7 +9,7 @@ from typing import Any
 
 from xlnet.errors import UserError
 from xlnet.serving.batcher import Batcher
-from xlnet.serving.model import Model
+from xlnet.serving.model import ServedModel
 
 CONNECTIONS = 256  # maximum number of connections; each has a thread
 GIVE_WAY = 1.0  # seconds that a new client waits until an idle connection is closed
@@ -17,12 +17,12 @@ HEALTH, PREDICT = "/healthz", "/predict"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Server(ThreadingHTTPServer):
+class PredictionServer(ThreadingHTTPServer):
     """Listens at once, so that a port in use is reported before the model is loaded."""
 
     daemon_threads = False  # the process ends only after started requests are answered
     request_queue_size = 128
-    model: Model
+    model: ServedModel
     batcher: Batcher
 
     def __init__(self, host: str, port: int, environment: dict[str, str], handler: Any) -> None:

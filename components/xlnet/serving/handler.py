@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from xlnet.serving.connections import Server
+from xlnet.serving.connections import PredictionServer
 from xlnet.serving.requests import MAX_BODY, MAX_TEXTS, Refusal, body_length, texts_of
 
 IDLE = 75.0  # seconds that a connection may be idle; longer than load balancers' own limit
@@ -23,7 +23,7 @@ LINGER_BYTES = 16 * MAX_BODY
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
-    server: Server
+    server: PredictionServer
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # send an answer's headers and body together
     disable_nagle_algorithm = True

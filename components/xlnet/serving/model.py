@@ -8,7 +8,7 @@ from xlnet.evaluation.predictor import Predictor
 from xlnet.serving.requests import Text
 
 
-class Model:
+class ServedModel:
     """An open model directory, with the name under which it is served."""
 
     def __init__(self, directory: Path, name: str) -> None:

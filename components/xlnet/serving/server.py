@@ -16,14 +16,14 @@ from typing import Any
 from xlnet.registry import Registry, open_registry
 from xlnet.registry.locate import model_directory, short_name
 from xlnet.serving.batcher import Batcher
-from xlnet.serving.connections import Server
+from xlnet.serving.connections import PredictionServer
 from xlnet.serving.handler import Handler
-from xlnet.serving.model import Model
+from xlnet.serving.model import ServedModel
 
 
-def listen(host: str, port: int, environment: dict[str, str]) -> Server:
+def listen(host: str, port: int, environment: dict[str, str]) -> PredictionServer:
     """Open the port. Add a model and a batcher before serving."""
-    return Server(host, port, environment, Handler)
+    return PredictionServer(host, port, environment, Handler)
 
 
 def serve(
@@ -45,7 +45,7 @@ def serve(
     with _ended_by_signals(server):
         begun = time.perf_counter()
         directory = model_directory(reference, registry)
-        server.model = Model(directory, environment.get("XLNET_SERVED_NAME") or short_name(reference))
+        server.model = ServedModel(directory, environment.get("XLNET_SERVED_NAME") or short_name(reference))
         server.model.answers([("ready?", "yes?" if server.model.predictor.pairs else None)])  # warm-up
         with Batcher(server.model.answers) as server.batcher:
             address = f"http://{host}:{server.server_address[1]}"
@@ -55,7 +55,7 @@ def serve(
 
 
 @contextlib.contextmanager
-def _ended_by_signals(server: Server) -> Iterator[None]:
+def _ended_by_signals(server: PredictionServer) -> Iterator[None]:
     """Let SIGTERM and Ctrl-C shut the server down; before it serves, they end the process at once."""
 
     def end(number: int, frame: Any) -> None:

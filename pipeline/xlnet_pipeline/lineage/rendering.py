@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from xlnet.lineage.facts import clean, execution_of, facts_of
-from xlnet.lineage.nodes import Lineage, Node, short
+from xlnet.lineage.nodes import Lineage, LineageNode, short
 
 SCHEMA = 1
 MIN_WIDTH = 40
@@ -93,7 +93,7 @@ def _wrap(text: str, room: int) -> list[str]:
     return [line.replace("\xa0", " ") for line in lines]
 
 
-def _head(node: Node, colour: bool) -> str:
+def _head(node: LineageNode, colour: bool) -> str:
     title = f" {clean(node.title)}" if node.title else ""
     if node.type in ("file", "files"):
         title = f" {clean(str(node.metadata['split']))}:{title}"
@@ -101,7 +101,7 @@ def _head(node: Node, colour: bool) -> str:
     return _paint(node.type, _BOLD, colour) + title + _paint(digest, _GREY, colour)
 
 
-def _colour_of(node: Node, fact: str) -> str:
+def _colour_of(node: LineageNode, fact: str) -> str:
     if node.type == "registration" and node.metadata.get("reason") and str(node.metadata["reason"]) in fact:
         return _GREEN if node.metadata.get("promoted") == "true" else _YELLOW
     return _GREY if node.execution and fact in execution_of(node) else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from xlnet.errors import RunError, UserError
 from xlnet.lineage.facts import execution_of, facts_of
-from xlnet.lineage.nodes import Node
+from xlnet.lineage.nodes import LineageNode
 from xlnet_pipeline.lineage import graph
 
 MANY = 8  # equal neighbours beyond which they are drawn as one
@@ -128,7 +128,7 @@ def build(runs: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> World:
     return World(nodes, tuple(problems))
 
 
-def known(node: Node) -> Known:
+def known(node: LineageNode) -> Known:
     """Take from a node what a drawing shows."""
     run = str(node.execution.get("run") or "")
     facts = (*facts_of(node), *execution_of(node))

@@ -18,7 +18,7 @@ __all__ = ["LOOPBACK", "address", "listen", "serve"]
 GRACE = 3  # seconds that open pages have when the server stops
 
 
-class Server(uvicorn.Server):
+class PageServer(uvicorn.Server):
     """Tells open event streams that the server ends, since it waits for them."""
 
     def __init__(self, config: uvicorn.Config, site: Site) -> None:
@@ -70,7 +70,7 @@ def serve(site: Site, opened: socket.socket, token: str = "") -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more, after it has stopped
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            Server(config, site).run(sockets=[opened])
+            PageServer(config, site).run(sockets=[opened])
     finally:
         site.worker.stop()
         opened.close()

@@ -11,7 +11,7 @@ from xlnet.data import objects
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import remote
 from xlnet_pipeline.targets.kfp.api import KfpApi, Page
-from xlnet_pipeline.targets.kfp.nodes import DRIVER, Node
+from xlnet_pipeline.targets.kfp.nodes import DRIVER, ArgoNode
 
 BY_NODE = "/apis/v1alpha1/runs/{}/nodes/{}/log"
 BY_POD = "/k8s/pod/logs"
@@ -28,7 +28,7 @@ class PodLogs:
         self.api = api
         self._by_node = self._by_pod = True  # until the server says that it has no such path
 
-    def read(self, run: str, node: Node, root: str = "", pipeline: str = "") -> str | None:
+    def read(self, run: str, node: ArgoNode, root: str = "", pipeline: str = "") -> str | None:
         """A node's log from the first place that has it; None if none has (yet, or any more).
 
         Args:
@@ -47,23 +47,23 @@ class PodLogs:
             found = next((text for text in texts if text is not None), None)
         return found
 
-    def nowhere(self, run: str, node: Node) -> bool:
+    def nowhere(self, run: str, node: ArgoNode) -> bool:
         """Whether the API server has no log of a node, neither of its pod nor archived; False if it cannot say."""
         page = self._ask_node(run, node, GLIMPSE)
         return page is not None and _refused(page)
 
-    def _from_api(self, run: str, node: Node) -> str | None:
+    def _from_api(self, run: str, node: ArgoNode) -> str | None:
         page = self._ask_node(run, node)
         return None if page is None or _refused(page) else page.text
 
-    def _ask_node(self, run: str, node: Node, most: int | None = None) -> Page | None:
+    def _ask_node(self, run: str, node: ArgoNode, most: int | None = None) -> Page | None:
         if not self._by_node:
             return None
         page = self.api.page(BY_NODE.format(run, node.id), {"follow": "false"}, most)
         self._by_node = page.status != 404
         return page if page.status == 200 and "html" not in page.kind else None
 
-    def _from_ui(self, run: str, node: Node) -> str | None:
+    def _from_ui(self, run: str, node: ArgoNode) -> str | None:
         templates = DRIVER_TEMPLATES if DRIVER in node.path else STEP_TEMPLATES
         number = node.id.removeprefix(node.workflow).lstrip("-")
         for template in templates if self._by_pod else ():
@@ -89,7 +89,7 @@ def _refused(page: Page) -> bool:
         return len(text) >= GLIMPSE - 1  # cut off
 
 
-def _from_root(folder: str, run: str, node: Node) -> str | None:
+def _from_root(folder: str, run: str, node: ArgoNode) -> str | None:
     """What the launcher left below ROOT/PIPELINE when the attempt ended: RUN/TASK/UUID/executor-logs-ATTEMPT."""
     task = node.path.split(".")[-2].partition("(")[0]
     base = f"{folder}/{run}/{task}/"

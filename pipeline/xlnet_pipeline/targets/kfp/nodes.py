@@ -32,7 +32,7 @@ def node_id(workflow: str, path: str) -> str:
 
 
 @dataclass(frozen=True)
-class Node:
+class ArgoNode:
     """One node. ``state`` is the API's, empty for a node that never ran; times are the API's, None before they are."""
 
     path: str
@@ -72,16 +72,16 @@ class Nodes:
         self._ids = set().union(*children.values()) if children else set()
         self.workflow = next((one.rpartition("-")[0] for one in sorted(self._ids)), "")
         self._names = sorted({ATTEMPT.sub("", one.display_name or "") for one in details} - {self.workflow, ""})
-        self._nodes: dict[str, Node] = {}
+        self._nodes: dict[str, ArgoNode] = {}
         if self.workflow:
             left = list(details)
             for path in self._paths():
                 self._nodes[path] = self._described(path, left, children)
 
-    def __iter__(self) -> Iterator[Node]:
+    def __iter__(self) -> Iterator[ArgoNode]:
         return iter(self._nodes.values())
 
-    def last(self, *names: str) -> Node | None:
+    def last(self, *names: str) -> ArgoNode | None:
         """The node reached from the workflow's top by these names, by each one's last attempt; None if there is none.
 
         With no names it is the workflow's own last attempt.
@@ -91,7 +91,7 @@ class Nodes:
             path = self._last_attempt(f"{path}.{name}")
         return self._nodes.get(path)
 
-    def attempts(self, *names: str) -> list[Node]:
+    def attempts(self, *names: str) -> list[ArgoNode]:
         """Every attempt at the node that :meth:`last` names, the first one first."""
         last = self.last(*names)
         if last is None or not last.retried:
@@ -118,9 +118,9 @@ class Nodes:
             waiting += made
         return found
 
-    def _described(self, path: str, left: list[Any], children: dict[int, set[str]]) -> Node:
+    def _described(self, path: str, left: list[Any], children: dict[int, set[str]]) -> ArgoNode:
         """The node at a path, with what the task says that fits it best; that task is taken out of ``left``."""
-        bare = Node(path, node_id(self.workflow, path), self.workflow)
+        bare = ArgoNode(path, node_id(self.workflow, path), self.workflow)
         parent = self._parent(path)
         name = path[len(self._above(path)) :]
         within = self._nodes.get(parent) if parent else None
@@ -159,7 +159,7 @@ class Nodes:
         return path[: len(self.workflow) + rest.rindex(".") + 1] if "." in rest else ""
 
 
-def _inside(one: Any, parent: Node | None) -> bool:
+def _inside(one: Any, parent: ArgoNode | None) -> bool:
     """Whether a task's time lies within that of the node which would be its parent."""
     if parent is None or parent.started is None or one.start_time is None:
         return True

@@ -6,7 +6,7 @@ from typing import Any
 
 from xlnet.steps import STEPS
 from xlnet_pipeline.targets import record, remote
-from xlnet_pipeline.targets.kfp.nodes import DRIVER, EXECUTOR, Node, Nodes
+from xlnet_pipeline.targets.kfp.nodes import DRIVER, EXECUTOR, ArgoNode, Nodes
 from xlnet_pipeline.targets.record import Run, StepRun
 
 OURS = re.compile(r"xlnet-(\d{8}-\d{6}-[0-9a-f]{4})")  # a display name with an id of ours
@@ -58,7 +58,7 @@ def cancel_asked(found: Any) -> datetime | None:
     return asked
 
 
-def failed_driver(nodes: Nodes) -> tuple[str | None, Node] | None:
+def failed_driver(nodes: Nodes) -> tuple[str | None, ArgoNode] | None:
     """The last attempt at a driver that failed and the step it was to start; no step for that of the whole run."""
     for step in (None, *STEPS):
         node = nodes.last(*(("root-driver",) if step is None else (ROOT, f"{step}{DRIVER}")))
@@ -67,7 +67,7 @@ def failed_driver(nodes: Nodes) -> tuple[str | None, Node] | None:
     return None
 
 
-def running_pods(nodes: Nodes) -> list[Node]:
+def running_pods(nodes: Nodes) -> list[ArgoNode]:
     """The nodes that are pods, as far as is known: live ones without a live node below."""
     live = [node for node in nodes if node.live]
     return [one for one in live if not any(other.path.startswith((f"{one.path}.", f"{one.path}(")) for other in live)]

@@ -21,7 +21,7 @@ from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.kfp import cached, states
 from xlnet_pipeline.targets.kfp.api import KfpApi, contains, equals
 from xlnet_pipeline.targets.kfp.logs import PodLogs
-from xlnet_pipeline.targets.kfp.nodes import EXECUTOR, Node, Nodes
+from xlnet_pipeline.targets.kfp.nodes import EXECUTOR, ArgoNode, Nodes
 from xlnet_pipeline.targets.output import LAST_LINES
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure
 from xlnet_pipeline.targets.schedules import Schedules
@@ -238,7 +238,7 @@ class KfpTarget:
         lines = self._log(found, nodes, failed, last=True).splitlines()
         return remote.failure(failed, lines, self.settings.pipeline_root)
 
-    def _driver_failure(self, found: Any, step: str | None, node: Node) -> RunFailure:
+    def _driver_failure(self, found: Any, step: str | None, node: ArgoNode) -> RunFailure:
         """Why a driver failed, which starts a step, or at first the whole run: in its last words."""
         what = f"step '{step}' could not be started" if step else "the run failed before its first step"
         log = self.pod_logs.read(found.run_id, node)

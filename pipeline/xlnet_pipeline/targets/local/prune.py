@@ -27,7 +27,7 @@ from xlnet_pipeline.targets.record import Run
 
 
 @dataclass
-class Plan:
+class PrunePlan:
     """The items to remove, and for each run that is kept the reason."""
 
     remove: list[Item] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Plan:
         return sum(item.size for item in self.remove)
 
 
-def plan(target: LocalTarget, *, older_than: float, keep: int, versions: bool = False) -> Plan:
+def plan(target: LocalTarget, *, older_than: float, keep: int, versions: bool = False) -> PrunePlan:
     """Decide what can be removed.
 
     Args:
@@ -53,7 +53,7 @@ def plan(target: LocalTarget, *, older_than: float, keep: int, versions: bool = 
         RunError: a registry does not answer, so that nobody knows what its champions need.
     """
     runs = target.runs()  # before the registries are asked: a run that ends meanwhile counts as running
-    found = Plan()
+    found = PrunePlan()
     registered = list(_registered(target.home, runs))
     found.kept = _reasons(target.home, runs, registered, older_than, keep, versions)
     for run in runs:
@@ -73,7 +73,7 @@ def plan(target: LocalTarget, *, older_than: float, keep: int, versions: bool = 
     return found
 
 
-def apply(target: LocalTarget, made: Plan, say: Callable[[str], None] = lambda text: None) -> None:
+def apply(target: LocalTarget, made: PrunePlan, say: Callable[[str], None] = lambda text: None) -> None:
     """Remove the items of a plan. An item that cannot be removed is reported, and the others are still removed."""
     for registry, version in made.versions:
         registry.delete(version.name, version.version)
