@@ -44,7 +44,7 @@ LAYERS = [
 ALWAYS_THERE = {"numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 LATE = {
     "google": {"xlnet.data.gcs", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
-    "google_crc32c": {"xlnet.data.transfer"},
+    "google_crc32c": {"xlnet.data.transfer", "xlnet.model.tensorflow_files"},
     "charset_normalizer": {"xlnet.data.encoding"},
     "openpyxl": {"xlnet.data.workbook"},
     "urllib3": {"xlnet.data.transfer"},

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as RustTokenizer
 
 from xlnet.data.tokenizer_settings import read_settings
+from xlnet.data.wire import first_bytes
 from xlnet.errors import UserError
 from xlnet.recipe import AUTO_VOCABULARY
 
@@ -207,31 +208,7 @@ def _kept_form(lower: bool) -> normalizers.Normalizer:
 
 def _charsmap(pieces: Any) -> bytes:
     """Return sentencepiece's table of replacements: field 2 of field 3 of the model, which is a protocol buffer."""
-    return _field(_field(pieces.serialized_model_proto(), 3), 2)
-
-
-def _field(message: bytes, number: int) -> bytes:
-    """Return the first field with this number that holds bytes; empty if there is none."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        if key & 7 == 2:
-            size, at = _varint(message, at)
-            if key >> 3 == number:
-                return message[at : at + size]
-            at += size
-        elif key & 7 == 0:
-            _, at = _varint(message, at)
-        else:
-            at += 8 if key & 7 == 1 else 4
-    return b""
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while message[at] & 0x80:
-        value, shift, at = value | (message[at] & 0x7F) << shift, shift + 7, at + 1
-    return value | message[at] << shift, at + 1
+    return first_bytes(first_bytes(pieces.serialized_model_proto(), 3), 2)
 
 
 def _words_with_a_space() -> pre_tokenizers.PreTokenizer:

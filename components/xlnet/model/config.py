@@ -28,6 +28,7 @@ SYNONYMS = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
+RELEASED = "xlnet_config.json"  # beside the released TensorFlow checkpoints
 CLASSIFIER = "XLNetForSequenceClassification"
 LANGUAGE_MODEL = "XLNetLMHeadModel"
 PRETRAIN = "pretrain"  # the task of language models
@@ -130,8 +131,11 @@ def read(path: str | Path, outputs: int | None = None) -> XLNetConfig:
 
 def _values(path: str | Path) -> dict[str, Any]:
     """Read the file's fields, under the names that this module uses."""
+    path = Path(path)
+    is_released = not path.exists() and path.with_name(RELEASED).is_file()
+    path = path.with_name(RELEASED) if is_released else path
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"'{path}' does not exist; name a directory with config.json and model.safetensors") from None
     except OSError as error:
@@ -140,7 +144,8 @@ def _values(path: str | Path) -> dict[str, Any]:
         raise UserError(f"'{path}' is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"'{path}' is not JSON: it holds no object, so it is not an XLNet configuration")
-    return {name: values[other] for other, name in SYNONYMS.items() if other in values} | values
+    values = {name: values[other] for other, name in SYNONYMS.items() if other in values} | values
+    return {"model_type": "xlnet"} | values if is_released else values
 
 
 def _number(path: str | Path, values: dict[str, Any], name: str, default: Any, low: Any, high: Any) -> Any:

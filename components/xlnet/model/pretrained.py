@@ -10,9 +10,11 @@ from safetensors import SafetensorError, safe_open
 from xlnet.data.tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer, load_tokenizer
 from xlnet.errors import CorruptArtifact, UserError, warn
 from xlnet.model import config as configs
+from xlnet.model import released, tensorflow_files
 from xlnet.model.config import XLNetConfig
 
 SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
+RELEASED = "xlnet_model.ckpt.index with its data"
 BODY = "transformer."  # begins the names of all weights but the head's
 HEADS = ("sequence_summary.", "logits_proj.")  # a pretrained language model lacks these
 Shapes = Mapping[str, tuple[int, ...]]
@@ -78,11 +80,13 @@ def expected(config: XLNetConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _shapes(directory: Path) -> Shapes | None:
-    """Read the shapes of a model's weights from safetensors headers; None if its files have no such headers."""
+    """Read the shapes of a model's weights from headers or an index; None if its files have neither."""
     if (whole := directory / SAFE).is_file():
         files = [whole]
     elif (index := directory / f"{SAFE}{INDEX}").is_file():
         files = [directory / name for name in sorted(set(shards(index).values()))]
+    elif checkpoint := tensorflow_files.find(directory):
+        return released.shapes(checkpoint)
     else:
         return None
     found: dict[str, tuple[int, ...]] = {}

@@ -1,4 +1,4 @@
-"""Reads a model's tensors from the files that ``transformers`` writes, sharded or not, without unpickling objects."""
+"""Reads a model's tensors: from the files that ``transformers`` writes, without unpickling objects, or TensorFlow's."""
 
 import pickle
 import zipfile
@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xlnet.errors import CorruptArtifact, UserError
-from xlnet.model.pretrained import INDEX, PICKLED, SAFE, shards
+from xlnet.model import released, tensorflow_files
+from xlnet.model.pretrained import INDEX, PICKLED, RELEASED, SAFE, shards
 
 UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
@@ -27,7 +28,9 @@ def read(directory: Path) -> dict[str, Tensor]:
             return _file(directory / name)
         if (directory / f"{name}{INDEX}").is_file():
             return _shards(directory / f"{name}{INDEX}")
-    raise UserError(f"'{directory}' has no weights; allowed: {SAFE} or {PICKLED}, whole or in shards")
+    if index := tensorflow_files.find(directory):
+        return {name: torch.from_numpy(value) for name, value in released.read(index).items()}
+    raise UserError(f"'{directory}' has no weights; allowed: {SAFE} or {PICKLED}, whole or in shards, or {RELEASED}")
 
 
 def _shards(index: Path) -> dict[str, Tensor]:
