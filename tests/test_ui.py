@@ -26,6 +26,9 @@ HOSTILE = "<script>alert(1)</script>"
 BIDI = "good\u202egpj.exe"
 
 
+EXECUTOR = "[KFP Executor 2026-11-26 INFO]: Got executor_input:\n{\n  a_secret_of_kfp\n}\n"
+
+
 def client(home: Path, token: str = "", **options: Any) -> TestClient:
     site = Site(home, worker=Worker(inline=True))
     return TestClient(application(site, token), base_url="http://127.0.0.1:8765", **options)
@@ -36,7 +39,7 @@ def make_run(home: Path, trained: Trained, number: int = 1, **changes: Any) -> R
     run_id = f"20261101-0000{number:02d}-{number:04x}"
     folder = home / "runs" / run_id
     (folder / "logs").mkdir(parents=True)
-    (folder / "logs" / "train.log").write_text("step 1/9  loss 0.7\nstep 9/9  loss 0.1\n")
+    (folder / "logs" / "train.log").write_text(EXECUTOR + "step 1/9  loss 0.7\nstep 9/9  loss 0.1\n")
     places = {}
     for step, name in (("preprocess", "dataset"), ("train", "model"), ("evaluate", "evaluation")):
         places[name] = folder / "artifacts" / step / name
@@ -166,7 +169,11 @@ def test_the_report_may_run_nothing(open_pages: TestClient) -> None:
 
 
 def test_a_log_is_searched_and_downloaded(open_pages: TestClient) -> None:
-    assert "loss 0.7" in open_pages.get(f"/runs/{RUN}/log?step=train").text
+    shown = open_pages.get(f"/runs/{RUN}/log?step=train").text
+    assert "loss 0.7" in shown
+    assert "KFP Executor" not in shown
+    assert "a_secret_of_kfp" not in shown
+    assert "No line" in open_pages.get(f"/runs/{RUN}/log?step=train&search=a_secret").text
     found = open_pages.get(f"/runs/{RUN}/log?step=train&search=LOSS 0.1").text
     assert "loss 0.1" in found
     assert "loss 0.7" not in found

@@ -1,4 +1,7 @@
-"""Reads step logs: their ends, what a search finds, and what was added, without loading a large file."""
+"""Reads step logs: their ends, what a search finds, and what was added, without loading a large file.
+
+The lines of kfp's executor are left out, as by ``xlnet-pipeline runs logs``; the file to download has them.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -7,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from xlnet_pipeline.targets import Run, StepRun
+from xlnet_pipeline.targets.output import shown
 from xlnet_pipeline.targets.record import FAILED, RUNNING
 from xlnet_pipeline.ui.site import LOCAL, Site
 
@@ -93,7 +97,7 @@ def find(path: Path, search: str) -> Lines:
     wanted = search.casefold()
     with path.open("rb") as file:
         file.seek(max(0, size - SEARCHED))
-        hits = (line for line in _read(file) if wanted in line.casefold())
+        hits = (line for line in shown(_read(file)) if wanted in line.casefold())
         found = list(islice(hits, FOUND + 1))
     notes = [f"the first {FOUND:,} lines"] if len(found) > FOUND else []
     notes += [f"of the last {SEARCHED // 2**20} MB"] if size > SEARCHED else []
@@ -114,4 +118,4 @@ def _lines(content: bytes) -> list[str]:
     lines = content.decode("utf-8", "replace").replace("\0", "").split("\n")
     if lines and not lines[-1]:
         lines.pop()
-    return [line.rstrip("\r")[:LONGEST] for line in lines]
+    return [line[:LONGEST] for line in shown(line.rstrip("\r") for line in lines)]

@@ -211,7 +211,7 @@ def _check(name: str, output: dict[str, Any]) -> None:
 def _code_change(before: dict[str, str], after: dict[str, str]) -> str:
     """``"code changed: xlnet.evaluation.report"``."""
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    return f"code changed: {_shortened(changed)}"
+    return f"code changed: {_shortened(changed)}" if changed else "code changed"
 
 
 def _shortened(items: list[str]) -> str:
