@@ -35,8 +35,13 @@ def records(writer: Writer, request: Request) -> Iterator[dict[str, Any]]:
     tokens = []
     for token in writer.write(request):
         tokens.append(token)
-        yield {"token": token.text, "id": token.id, "place": token.place, "probability": token.probability}
+        yield record(token)
     yield summary(writer, request, tokens)
+
+
+def record(token: Token) -> dict[str, Any]:
+    """Describe a token in JSON."""
+    return {"token": token.text, "id": token.id, "place": token.place, "probability": token.probability}
 
 
 def summary(writer: Writer, request: Request, tokens: list[Token]) -> dict[str, Any]:

@@ -70,13 +70,18 @@ class Writer:
         Raises:
             UserError: the prompt has no token, or more than the memory holds.
         """
-        model, sides = self.model, self._sides(request)
+        model, sides = self.model, self.check(request)
         longest = sum(map(len, sides)) + request.tokens
         if request.infill:
             return self._fill(request, sides, Decoder(model, longest, longest + 1))
         return self._continue(request, sides[0], Decoder(model, longest, request.memory))
 
-    def _sides(self, request: Request) -> tuple[list[int], list[int]]:
+    def check(self, request: Request) -> tuple[list[int], list[int]]:
+        """Check a request against the model; return the tokens before and after what is to be written.
+
+        Raises:
+            UserError: the prompt has no token, or more than the memory holds.
+        """
         before, after = request.around
         sides = (self.tokenizer.encode_part(before), self.tokenizer.encode_part(after, mid_word=True))
         if not any(sides):

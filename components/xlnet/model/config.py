@@ -129,6 +129,14 @@ def read(path: str | Path, outputs: int | None = None) -> XLNetConfig:
     )
 
 
+def is_language_model(directory: Path) -> bool:
+    """Whether a directory's configuration is of a language model, as far as it says; released archives are."""
+    path = directory / "config.json"
+    if not path.is_file():
+        return (directory / RELEASED).is_file()
+    return LANGUAGE_MODEL in (_values(path).get("architectures") or [])
+
+
 def _values(path: str | Path) -> dict[str, Any]:
     """Read the file's fields, under the names that this module uses."""
     path = Path(path)

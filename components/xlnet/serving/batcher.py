@@ -6,11 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from xlnet.serving.requests import MAX_TEXTS, Refusal, Text
+from xlnet.serving.requests import MAX_TEXTS, Refusal
 
 WAITING = 8 * MAX_TEXTS  # maximum texts in the request queue; more are refused, so that no client waits for long
 BATCH = MAX_TEXTS  # texts per batch
 
+Text = Any  # what the model answers: a text with its pair, or a language model's request
 Answer = dict[str, Any]
 Waiting = tuple[list[Text], "Future[list[Answer]]"]
 

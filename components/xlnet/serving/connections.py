@@ -9,11 +9,12 @@ from typing import Any
 
 from xlnet.errors import UserError
 from xlnet.serving.batcher import Batcher
+from xlnet.serving.language import LanguageModel
 from xlnet.serving.model import ServedModel
 
 CONNECTIONS = 256  # maximum number of connections; each has a thread
 GIVE_WAY = 1.0  # seconds that a new client waits until an idle connection is closed
-HEALTH, PREDICT = "/healthz", "/predict"
+HEALTH, PREDICT, GENERATE = "/healthz", "/predict", "/generate"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -22,7 +23,7 @@ class PredictionServer(ThreadingHTTPServer):
 
     daemon_threads = False  # the process ends only after started requests are answered
     request_queue_size = 128
-    model: ServedModel
+    model: ServedModel | LanguageModel
     batcher: Batcher
 
     def __init__(self, host: str, port: int, environment: dict[str, str], handler: Any) -> None:

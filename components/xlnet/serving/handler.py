@@ -2,22 +2,27 @@
 
 import contextlib
 import io
+import itertools
 import json
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from xlnet.serving.connections import PredictionServer
-from xlnet.serving.requests import MAX_BODY, MAX_TEXTS, Refusal, body_length, texts_of
+from xlnet.serving.connections import GENERATE, PredictionServer
+from xlnet.serving.language import LanguageModel
+from xlnet.serving.requests import MAX_BODY, Refusal, body_length, texts_of
+from xlnet.serving.streaming import chunks, event, has_gone
 
 IDLE = 75.0  # seconds that a connection may be idle; longer than load balancers' own limit
 REQUEST = 60.0  # maximum seconds from a request's first byte to its last, so that slow clients do not block threads
 LINGER = 2.0  # limits, in seconds and bytes, for reading what a refused client still sends
 LINGER_BYTES = 16 * MAX_BODY
+STREAM_HEADERS = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-store"))
+CHUNKED = (("Transfer-Encoding", "chunked"),)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -86,22 +91,62 @@ class Handler(BaseHTTPRequestHandler):
         if path in self.server.health:
             return {"status": "ok"}
         if path == "/":
-            return {**model.facts, "limits": {"bytes": MAX_BODY, "instances": MAX_TEXTS}}
+            return {**model.facts, "limits": {"bytes": MAX_BODY, **model.limits}}
         if path == f"/v1/models/{model.name}":
             return {"name": model.name, "ready": True}
         if path in self._predicting():
             raise Refusal(405, f"{path} takes POST, not {self.command}", (("Allow", "POST"),))
         raise self._unknown(path)
 
-    def _post(self) -> dict[str, Any]:
+    def _post(self) -> dict[str, Any] | None:
         self.unread = True
-        path = self._path()
+        path, model = self._path(), self.server.model
+        if path == GENERATE and isinstance(model, LanguageModel):
+            return self._generate(model)
         if path not in self._predicting():
             if path in {*self.server.health, "/", f"/v1/models/{self.server.model.name}"}:
                 raise Refusal(405, f"{path} takes GET, not POST", (("Allow", "GET, HEAD"),))
             raise self._unknown(path)
-        texts = texts_of(self._body(), self.server.model.check)
+        texts = texts_of(self._body(), model.check_instance, model.limits["instances"])
         return {"predictions": self.server.batcher.predict(texts)}
+
+    def _generate(self, model: LanguageModel) -> dict[str, Any] | None:
+        """Write a text, and return it whole; return None if it was streamed."""
+        request, is_streamed = model.asked(self._body())
+        with model.started(request, lambda: self.server.stopping) as records:
+            if is_streamed:
+                self._stream(records)
+                return None
+            said: dict[str, Any] = {}
+            for record in records:
+                if has_gone(self.connection):
+                    raise ConnectionResetError("the client went away while its text was written")
+                said = record
+            return said
+
+    def _stream(self, records: Iterator[dict[str, Any]]) -> None:
+        """Send each record as soon as it is made. If the client goes, no more are made."""
+        first = next(records)  # what goes wrong before it is answered with a status
+        chunked = self.request_version != "HTTP/1.0"
+        self.close_connection |= not chunked
+        self.connection.settimeout(IDLE)
+        self.send_response(200)
+        for name, value in STREAM_HEADERS + CHUNKED * chunked + (("Connection", "close"),) * self.close_connection:
+            self.send_header(name, value)
+        self.end_headers()
+        chunks(map(event, itertools.chain([first], self._to_the_end(records))), self._send_now, chunked)
+
+    def _to_the_end(self, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield records. If the model fails, the last one is the error, as the status is sent already."""
+        try:
+            yield from records
+        except Exception as error:
+            self.close_connection = True
+            yield {"error": self._failed(error).message}
+
+    def _send_now(self, content: bytes) -> None:
+        self.wfile.write(content)
+        self.wfile.flush()
 
     def _body(self) -> bytes:
         length = self._length()
@@ -119,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         lengths = headers.get_all("Content-Length", [])
         return body_length(lengths, headers.get("Transfer-Encoding"), headers.get("Content-Encoding"))
 
-    def _answer(self, content: Callable[[], dict[str, Any]]) -> None:
+    def _answer(self, content: Callable[[], dict[str, Any] | None]) -> None:
         try:
             said = content()
         except Refusal as refusal:
@@ -127,11 +172,16 @@ class Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()
-            print(f"error: {type(error).__name__}: {reason}", file=sys.stderr)
-            self._refuse(Refusal(500, "the model could not answer; the server's log says why"))
+            self._refuse(self._failed(error))
         else:
-            self._send(200, said)
+            if said is not None:
+                self._send(200, said)
+
+    def _failed(self, error: Exception) -> Refusal:
+        """Log why the model failed; return what the client is told."""
+        reason = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()
+        print(f"error: {type(error).__name__}: {reason}", file=sys.stderr)
+        return Refusal(500, "the model could not answer; the server's log says why")
 
     def _refuse(self, refusal: Refusal) -> None:
         self._send(refusal.status, {"error": refusal.message, **refusal.details}, refusal.headers)
@@ -176,7 +226,8 @@ class Handler(BaseHTTPRequestHandler):
         return unquote(path) or "/"
 
     def _predicting(self) -> set[str]:
-        return {*self.server.predict, f"/v1/models/{self.server.model.name}:predict"}
+        own = {GENERATE} if isinstance(self.server.model, LanguageModel) else set()
+        return {*self.server.predict, f"/v1/models/{self.server.model.name}:predict", *own}
 
     def _unknown(self, path: str) -> Refusal:
         there = ", ".join(sorted({"/", *self.server.health, *self._predicting()}))

@@ -1,15 +1,17 @@
-"""The model that a server serves."""
+"""The classifier that a server serves."""
 
 from pathlib import Path
 from typing import Any
 
 from xlnet.evaluation.predict import predict
 from xlnet.evaluation.predictor import Predictor
-from xlnet.serving.requests import Text
+from xlnet.model.config import is_language_model
+from xlnet.serving.language import LanguageModel
+from xlnet.serving.requests import MAX_TEXTS, Text, fields_of
 
 
 class ServedModel:
-    """An open model directory, with the name under which it is served."""
+    """An open classifier, with the name under which it is served."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
@@ -17,10 +19,29 @@ class ServedModel:
         config = self.predictor.model.config
         self.facts: dict[str, Any] = {"name": name, "task": config.task, "classes": list(config.classes)}
 
+        self.limits = {"instances": MAX_TEXTS}
+
+    def warm_up(self) -> None:
+        """Answer a text, so that the first client does not wait for what is done once."""
+        self.answers([("ready?", "yes?" if self.predictor.pairs else None)])
+
     def check(self, text: object, pair: object) -> Text:
         """Check a text and its pair as the client sent them; raise BadValue if this model cannot take them."""
         return self.predictor.check(text, pair)
 
-    def answers(self, texts: list[Text]) -> list[dict[str, Any]]:
+    def check_instance(self, instance: object) -> Text:
+        """Check an instance, a text or an object with a text and its pair; raise BadValue if it cannot be used."""
+        return self.check(*fields_of(instance))
+
+    def answers(self, texts: list[Any]) -> list[dict[str, Any]]:
         """Return one record per text, like ``predict``."""
         return list(predict(self.predictor, texts))
+
+
+def open_model(directory: Path, name: str) -> ServedModel | LanguageModel:
+    """Open a classifier or a language model.
+
+    Raises:
+        UserError: the directory has neither.
+    """
+    return (LanguageModel if is_language_model(directory) else ServedModel)(directory, name)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from xlnet.data.values import BadValue, shown
 
@@ -12,7 +12,7 @@ MAX_TEXTS = 1024  # per request
 EXAMPLE = '{"instances": ["a text", {"text": "another", "text_pair": "its second text"}]}'
 
 Text = tuple[str, str | None]
-Check = Callable[[Any, Any], Text]
+T = TypeVar("T")  # what the model answers: a text with its pair, or a request
 
 
 @dataclass(frozen=True)
@@ -57,29 +57,30 @@ def body_length(lengths: list[str], transfer: str | None, coding: str | None) ->
     return int(length)
 
 
-def texts_of(body: bytes, check: Check) -> list[Text]:
-    """Return the texts of a request, each with its pair or None.
+def texts_of(body: bytes, check: Callable[[Any], T], most: int = MAX_TEXTS) -> list[T]:
+    """Return the instances of a request, checked.
 
     As in KServe's and Vertex AI's protocols, a request is answered as a whole or refused as a whole. A refusal names
     every bad instance, so that a client can send the others again.
 
     Args:
         body: JSON.
-        check: checks a text and a pair as given and returns them, or raises BadValue.
+        check: checks an instance as given and returns what the model answers, or raises BadValue.
+        most: instances that are answered at once.
 
     Raises:
         Refusal: the body is not a list of instances, or an instance cannot be used.
     """
-    instances = _json(body).get("instances")
+    instances = json_of(body, EXAMPLE).get("instances")
     if not isinstance(instances, list) or not instances:
         raise Refusal(400, f"there is no list of 'instances'; send {EXAMPLE}")
-    if len(instances) > MAX_TEXTS:
-        raise Refusal(413, f"{len(instances)} instances are too many; at most {MAX_TEXTS} are answered at once")
-    texts: list[Text] = []
+    if len(instances) > most:
+        raise Refusal(413, f"{len(instances)} instances are too many; at most {most} are answered at once")
+    texts: list[T] = []
     errors: list[dict[str, Any]] = []
     for number, instance in enumerate(instances):
         try:
-            texts.append(check(*_fields(instance)))
+            texts.append(check(instance))
         except BadValue as error:
             errors.append({"instance": number, "error": error.reason})
     if errors:
@@ -89,13 +90,19 @@ def texts_of(body: bytes, check: Check) -> list[Text]:
     return texts
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def json_of(body: bytes, example: str) -> dict[str, Any]:
+    """Return the object that a request's body is.
+
+    Raises:
+        Refusal: status 400: it is none; the message shows the example.
+    """
     try:
         given = json.loads(body, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is not JSON ({error}); send {EXAMPLE}") from None
+        raise Refusal(400, f"the body is not JSON ({error}); send {example}") from None
     if not isinstance(given, dict):
-        raise Refusal(400, f"there is no list of 'instances'; send {EXAMPLE}")
+        wanted = "there is no list of 'instances'" if example == EXAMPLE else "the body is not an object"
+        raise Refusal(400, f"{wanted}; send {example}")
     return given
 
 
@@ -113,8 +120,8 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _fields(instance: Any) -> tuple[Any, Any]:
-    """Return an instance's text and pair, as given."""
+def fields_of(instance: Any) -> tuple[Any, Any]:
+    """Return an instance's text and pair, as given; raise BadValue if it has none."""
     if isinstance(instance, str):
         return instance, None
     if not isinstance(instance, dict):

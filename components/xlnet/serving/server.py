@@ -18,7 +18,7 @@ from xlnet.registry.locate import model_directory, short_name
 from xlnet.serving.batcher import Batcher
 from xlnet.serving.connections import PredictionServer
 from xlnet.serving.handler import Handler
-from xlnet.serving.model import ServedModel
+from xlnet.serving.model import open_model
 
 
 def listen(host: str, port: int, environment: dict[str, str]) -> PredictionServer:
@@ -45,8 +45,8 @@ def serve(
     with _ended_by_signals(server):
         begun = time.perf_counter()
         directory = model_directory(reference, registry)
-        server.model = ServedModel(directory, environment.get("XLNET_SERVED_NAME") or short_name(reference))
-        server.model.answers([("ready?", "yes?" if server.model.predictor.pairs else None)])  # warm-up
+        server.model = open_model(directory, environment.get("XLNET_SERVED_NAME") or short_name(reference))
+        server.model.warm_up()
         with Batcher(server.model.answers) as server.batcher:
             address = f"http://{host}:{server.server_address[1]}"
             print(f"serving '{reference}' on {address} after {time.perf_counter() - begun:.1f} s", file=sys.stderr)
