@@ -1,25 +1,28 @@
 """Pretraining speed against transformers' two-stream XLNetLMHeadModel: same weights, same segments, interleaved.
 
     python tests/benchmarks/pretrain_speed.py                       # CPU: 4 layers of base width, or a GPU: base
-    python tests/benchmarks/pretrain_speed.py --memory 192 --length 384 --json FILE --plot FILE.png
+    python tests/benchmarks/pretrain_speed.py --memory 0 --reuse 0 --json FILE --plot FILE.png
 
-Segments of WikiText-2 with their targets come from the trainer's own pipeline. ``ours`` is the trainer's own update.
+Segments of WikiText-2 with their targets come from the trainer's own pipeline; the lengths are those of the released
+pretraining: segments of 512 tokens, of which 256 are reused, and a memory of 384. ``ours`` is the trainer's own update.
 ``hf`` is transformers' model as its best user would set it up: ``perm_mask``, ``target_mapping``, labels of the
 predicted places alone, memory passed on where there is one, fused AdamW, bfloat16 autocast on a GPU. ``hf compiled``
 is the same under torch.compile.
 
-Prints what train_speed.py prints. Useful operations, forward: per query (content and predicted) and layer 24 d^2
-linear and 6 K d attention over K keys, less 4 d^2 for a predicted place, which has no key and value of its own; per
-predicted place 2 d V in the output layer. Training is three times that.
+Each contender has a process of its own, and they take turns update by update. Prints what train_speed.py prints.
+Useful operations, forward: per query (content and predicted) and layer 24 d^2 linear and 6 K d attention over K keys,
+less 4 d^2 for a predicted place, which has no key and value of its own; per predicted place 2 d V in the output layer.
+Training is three times that.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +69,7 @@ def updates(arguments: argparse.Namespace, count: int) -> list[Share]:
     split: Any = Corpus(tokens, np.array([len(tokens)]))
     starts_V = np.array([starts_word(piece) for piece in tokenizer.pieces])
     special = {"pad": 5, "sep": 4, "cls": 3}
-    segments = Segments(arguments.length, arguments.memory, ONE_IN, 0, special, starts_V)
+    segments = Segments(arguments.length, arguments.reuse, ONE_IN, 0, special, starts_V)
     size = arguments.rows * arguments.length
     plan = segments.plan(split.lengths, size, 0, 0)[:count]
     return [segments.share(split, rows, Budget(0, 1, size, 0)) for rows in plan]
@@ -80,17 +83,19 @@ class Ours:
     weights: dict[str, Tensor]
     device: Device
     memory: int
+    reuse: int
     rows: int
     model: XLNetLanguageModel = field(init=False)
 
     def __post_init__(self) -> None:
         self.model = XLNetLanguageModel(self.config)
         self.model.load_state_dict(join_qkv(self.weights))
-        self.model.to(self.device.torch).train()
+        self.device.prepare(self.model).train()
+        self.model.transformer.sparse_gradient = False
         self.recipe = TrainingRecipe(learning_rate=RATE, clip_norm=1.0)
         self.optimizer = make_optimizer(self.model, self.recipe)
         if self.memory:
-            self.model.remember(self.rows, self.memory, self.memory)
+            self.model.remember(self.rows, self.memory, self.reuse)
 
     def step(self, share: Share) -> Tensor:
         """One update; the loss, on the device."""
@@ -105,13 +110,13 @@ class HuggingFace:
     """transformers' XLNetLMHeadModel in a plain loop."""
 
     def __init__(
-        self, config: XLNetConfig, weights: dict[str, Tensor], device: Device, memory: int, compiled: bool
+        self, config: XLNetConfig, weights: dict[str, Tensor], device: Device, memory: int, reuse: int, compiled: bool
     ) -> None:
         from transformers import XLNetConfig as TheirConfig
         from transformers import XLNetLMHeadModel
 
         shape = {name: getattr(config, name) for name in ("vocab_size", "n_layer", "d_model", "n_head", "d_inner")}
-        recurrence = {"mem_len": memory, "reuse_len": memory} if memory else {}
+        recurrence = {"mem_len": memory, "reuse_len": reuse} if memory else {}
         self.model = XLNetLMHeadModel(TheirConfig(**shape, dropout=config.dropout, **recurrence))
         self.model.load_state_dict(weights | {"lm_loss.weight": weights["transformer.word_embedding.weight"]})
         self.model.to(device.torch).train()
@@ -157,8 +162,8 @@ KINDS = ("ours", "hf", "hf compiled")
 def make(kind: str, config: XLNetConfig, weights: dict[str, Tensor], device: Device, arguments: Any) -> Any:
     """A contender by name."""
     if kind == "ours":
-        return Ours(config, weights, device, arguments.memory, arguments.rows)
-    return HuggingFace(config, weights, device, arguments.memory, kind == "hf compiled")
+        return Ours(config, weights, device, arguments.memory, arguments.reuse, arguments.rows)
+    return HuggingFace(config, weights, device, arguments.memory, arguments.reuse, kind == "hf compiled")
 
 
 def useful(share: Share, config: XLNetConfig, memory: int) -> float:
@@ -173,12 +178,33 @@ def useful(share: Share, config: XLNetConfig, memory: int) -> float:
     return 3.0 * total
 
 
+def shape_of(arguments: argparse.Namespace, device: Device) -> XLNetConfig:
+    """The model."""
+    layers, width, heads, inner = SHAPES[arguments.shape]
+    layers = arguments.layers or (4 if device.torch.type == "cpu" else layers)
+    return XLNetConfig(VOCABULARY, layers, width, heads, 64, inner, task=PRETRAIN)
+
+
+def serve(orders: Connection, kind: str, arguments: argparse.Namespace) -> None:
+    """Run a contender in a process of its own: answer each update with its seconds, and the end with MiB of memory."""
+    device = detect(arguments.device)
+    config, clock = shape_of(arguments, device), time.process_time if arguments.processor_time else time.perf_counter
+    torch.manual_seed(0)
+    one = make(kind, config, split_qkv(XLNetLanguageModel(config).state_dict()), device, arguments)
+    orders.send("ready")
+    while (share := orders.recv()) is not None:
+        orders.send(timed(device, lambda share=share: one.step(share), clock))
+    orders.send(peak_of_this_process(device))
+
+
 def rounds(arguments: argparse.Namespace, config: XLNetConfig, device: Device) -> dict[str, Any]:
     """Time every contender on the same updates, one after the other in each round."""
-    torch.manual_seed(0)
-    weights = split_qkv(XLNetLanguageModel(config).state_dict())
-    running = {kind: make(kind, config, weights, device, arguments) for kind in arguments.contenders}
     shares = updates(arguments, arguments.steps)
+    running: dict[str, Connection] = {}
+    for kind in arguments.contenders:
+        running[kind], theirs = multiprocessing.Pipe()
+        multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, kind, arguments), daemon=True).start()
+        running[kind].recv()
     tokens = sum(share.tokens for share in shares)
     speeds: dict[str, list[float]] = {kind: [] for kind in running}
     rates: list[float] = []
@@ -187,16 +213,19 @@ def rounds(arguments: argparse.Namespace, config: XLNetConfig, device: Device) -
         rates.append(matrix_rate(device, clock))
         seconds = dict.fromkeys(running, 0.0)
         for share in shares:  # one update each in turn: a slow moment of the machine meets all of them
-            for kind, one in running.items():
-                seconds[kind] += timed(device, lambda one=one, share=share: one.step(share), clock)
+            for kind, orders in running.items():
+                orders.send(share)
+                seconds[kind] += orders.recv()
         for kind in running:
             speeds[kind].append(tokens / seconds[kind])
             print(f"  round {number}: {kind:12} {speeds[kind][-1]:12,.0f} tokens/s", file=sys.stderr, flush=True)
     per_token = sum(useful(share, config, arguments.memory) for share in shares) / tokens
     rate = statistics.median(rates)
-    return {kind: figures(values[1:], speeds["ours"][1:], per_token, rate) for kind, values in speeds.items()} | {
-        "matrix_rate": rate
-    }
+    found = {kind: figures(values[1:], speeds["ours"][1:], per_token, rate) for kind, values in speeds.items()}
+    for kind, orders in running.items():
+        orders.send(None)
+        found[kind]["peak_mib"] = orders.recv()
+    return found | {"matrix_rate": rate}
 
 
 def losses(arguments: argparse.Namespace, config: XLNetConfig) -> list[tuple[float, float]]:
@@ -209,26 +238,14 @@ def losses(arguments: argparse.Namespace, config: XLNetConfig) -> list[tuple[flo
     return [tuple(one.step(share).item() for one in pair) for share in updates(arguments, arguments.compare)]
 
 
-def _own_peak(kind: str, arguments: argparse.Namespace, config: XLNetConfig, device: Device) -> float:
-    one = make(kind, config, split_qkv(XLNetLanguageModel(config).state_dict()), device, arguments)
-    for share in updates(arguments, 2):
-        one.step(share)
-    return peak_of_this_process(device)
-
-
-def _peak(kind: str) -> float:
-    """MiB that one contender's training takes, measured in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--peak", kind]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
 def main() -> None:
     """Measure, print, and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contenders", nargs="+", choices=KINDS, default=["ours", "hf"])
     parser.add_argument("--rows", type=int, default=4, help="segments per update")
     parser.add_argument("--length", type=int, default=512, help="tokens of a segment")
-    parser.add_argument("--memory", type=int, default=0, help="tokens of a segment that are reused, and of memory")
+    parser.add_argument("--reuse", type=int, default=256, help="tokens of a segment that become memory; 0: no memory")
+    parser.add_argument("--memory", type=int, default=384, help="most tokens that memory holds")
     parser.add_argument("--steps", type=int, default=2, help="updates per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shape", choices=SHAPES, default="base")
@@ -236,31 +253,22 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--compare", type=int, default=5, help="updates whose losses are compared")
     parser.add_argument("--processor-time", action="store_true", help="on a machine that others use: one thread only")
-    parser.add_argument("--no-peak", action="store_true", help="do not measure each one's memory")
     parser.add_argument("--folder", type=Path, help="a folder that holds wikitext2/valid.txt")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = detect(arguments.device)
-    layers, width, heads, inner = SHAPES[arguments.shape]
-    layers = arguments.layers or (4 if device.torch.type == "cpu" else layers)
-    config = XLNetConfig(VOCABULARY, layers, width, heads, 64, inner, task=PRETRAIN)
-    if arguments.peak:
-        print(_own_peak(arguments.peak, arguments, config, device))
-        return
+    config = shape_of(arguments, device)
     memory = f", memory of {arguments.memory}" if arguments.memory else ""
     result: dict[str, Any] = {
         "set": f"WikiText-2 in segments of {arguments.length}{memory}",
-        "model": f"{layers} layers of {arguments.shape}",
+        "model": f"{config.n_layer} layers of {arguments.shape}",
         "device": f"{device.name}, {device.precision}",
         "rows_per_update": arguments.rows,
     }
     contenders = rounds(arguments, config, device)
     result["matrix_rate"] = contenders.pop("matrix_rate")
     result["contenders"] = contenders
-    for kind in contenders:
-        contenders[kind]["peak_mib"] = float("nan") if arguments.no_peak else _peak(kind)
     result["losses"] = losses(arguments, config)
     print(f"{result['set']}: {result['model']}, {arguments.rows} segments per update, {result['device']}")
     print(f"matrix rate {result['matrix_rate'] / 1e9:,.0f} GFLOP/s")
