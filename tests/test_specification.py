@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from xlnet.errors import RunError
-from xlnet.steps import KEPT
+from xlnet.steps import KEPT, of_run
 from xlnet_pipeline import dag
 from xlnet_pipeline.targets import specification
 from xlnet_pipeline.targets.local import compiled
@@ -36,7 +36,7 @@ def from_task(name: str) -> dict[str, Any]:
 
 def test_the_real_pipeline_in_its_order_with_its_inputs(ours: dict[str, Any]) -> None:
     tasks = specification.tasks(ours)
-    assert [task.name for task in tasks] == ["snapshot", *KEPT]
+    assert [task.name for task in tasks] == [*of_run(pretrains=False)]
     assert [task.caching for task in tasks[:3]] == [False, True, True]
     given: dict[str, Values] = {}
 
@@ -139,7 +139,8 @@ def test_outputs_are_what_the_program_wrote(told: dict[str, Any], tmp_path: Path
 
 def code_of(spec: Mapping[str, Any]) -> dict[str, str]:
     tasks = spec["root"]["dag"]["tasks"]
-    return {step: tasks[step]["inputs"]["parameters"]["code"]["runtimeValue"]["constant"] for step in KEPT}
+    kept = [step for step in tasks if step != "snapshot"]
+    return {step: tasks[step]["inputs"]["parameters"]["code"]["runtimeValue"]["constant"] for step in kept}
 
 
 @pytest.mark.parametrize("bytecode", [True, False])
@@ -156,7 +157,7 @@ def test_the_kept_pipeline_is_the_compiled_one(
     (kept,) = tmp_path.rglob("pipeline-*")
     assert kept.is_relative_to(tmp_path / "bytecode" if bytecode else home / "cache")
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "_compiled", lambda: pytest.fail("it was compiled again"))
+        patch.setattr(compiled, "_compiled", lambda pretrains: pytest.fail("it was compiled again"))
         assert compiled.specification(code, home) == first == ours
         other = compiled.specification({**code, "train": "sha256:other"}, home)
     assert code_of(other) == {**code, "train": "sha256:other"}
@@ -168,6 +169,20 @@ def test_another_source_is_another_pipeline(monkeypatch: pytest.MonkeyPatch) -> 
     before = compiled._name()
     monkeypatch.setattr(compiled.provenance, "digest_file", lambda path: f"changed {path}")
     assert compiled._name() != before
+
+
+def test_the_pipeline_that_pretrains_is_kept_beside_the_other(
+    ours: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    code = dict.fromkeys(KEPT, "x")
+    other = compiled.specification(code, tmp_path, pretrains=True)
+    assert [task.name for task in specification.tasks(other)] == [*of_run(pretrains=True)]
+    compiled.specification(code, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "_compiled", lambda pretrains: pytest.fail("it was compiled again"))
+        assert compiled.specification(code, tmp_path, pretrains=True) == other
 
 
 def test_where_nothing_can_be_kept_it_still_runs(

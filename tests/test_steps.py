@@ -4,14 +4,16 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Trained
 from kfp import dsl
 
 from xlnet import recipe as recipes
-from xlnet.steps import KEPT
-from xlnet_steps import display, steps
+from xlnet.errors import UserError
+from xlnet.steps import KEPT, of_run
+from xlnet_steps import display, pretraining, steps
 
 
 def artifacts(folder: Path) -> tuple[dsl.Metrics, dsl.ClassificationMetrics, dsl.HTML]:
@@ -32,11 +34,23 @@ def test_the_snapshot_hands_each_step_its_part_of_the_recipe(small_csv: Path) ->
     recipe = recipes.tiny().replace(data={"train": str(small_csv)}, training={"seed": 7})
     found = steps.snapshot.python_func(recipe.to_json())
     names = list(steps.snapshot.component_spec.outputs)
-    assert names == ["digest", "pretrained", *KEPT]
+    assert names == ["digest", "pretrained", *recipe.steps[1:]]
     assert found[1] == ""
     for name, part in zip(names[2:], found[2:], strict=True):
         assert set(json.loads(part)) == set(KEPT[name].sections)
     assert json.loads(found[names.index("train")])["training"]["seed"] == 7
+
+
+def test_a_recipe_with_a_corpus_needs_the_pipeline_with_the_step_that_pretrains(small_csv: Path) -> None:
+    plain = recipes.tiny().replace(data={"train": str(small_csv)})
+    corpus = plain.replace(pretraining={"corpus": "train"})
+    found = pretraining.snapshot.python_func(corpus.to_json())
+    assert list(pretraining.snapshot.component_spec.outputs) == ["digest", "pretrained", *corpus.steps[1:]]
+    assert set(json.loads(found[3])) == {"model", "pretraining"}
+    with pytest.raises(UserError, match=r"lacks the step 'pretrain', and the recipe names a .*; compile it anew"):
+        steps.snapshot.python_func(corpus.to_json())
+    with pytest.raises(UserError, match=r"has the step 'pretrain', and the recipe names no .*; compile it anew"):
+        pretraining.snapshot.python_func(plain.to_json())
 
 
 def test_a_margin_is_nothing_that_training_depends_on(small_csv: Path) -> None:
@@ -103,17 +117,24 @@ def test_a_real_evaluation_is_shown(trained: Trained, tmp_path: Path) -> None:
     json.dumps(classification.metadata, allow_nan=False)
 
 
-@pytest.mark.parametrize("name", [*KEPT])
-def test_every_cached_step_takes_the_identity_of_its_code(name: str) -> None:
-    assert {"recipe", "code"} <= set(getattr(steps, name).component_spec.inputs)
+def components_of(pretrains: bool) -> dict[str, Any]:
+    """The components of a run's steps after the snapshot."""
+    every = vars(steps) | (vars(pretraining) if pretrains else {})
+    return {name: every[name].component_spec for name in of_run(pretrains) if name in KEPT}
 
 
-def test_the_table_of_steps_describes_the_components() -> None:
+@pytest.mark.parametrize("pretrains", [False, True])
+def test_every_cached_step_takes_the_identity_of_its_code(pretrains: bool) -> None:
+    assert all({"recipe", "code"} <= set(one.inputs) for one in components_of(pretrains).values())
+
+
+@pytest.mark.parametrize("pretrains", [False, True])
+def test_the_table_of_steps_describes_the_components(pretrains: bool) -> None:
     """Inputs, outputs and what the snapshot tells: the DAG, the cache and the plan read them from the table."""
-    for name, row in KEPT.items():
-        component = getattr(steps, name).component_spec
+    for name, component in components_of(pretrains).items():
+        row = KEPT[name]
         artifacts = {key for key, one in component.inputs.items() if one.type != "String"}
-        assert artifacts == set(row.inputs)
+        assert artifacts == {*row.inputs, *([row.base] if pretrains and row.base else [])}
         assert set(component.inputs) - artifacts == {"recipe", "code", *row.given}
         assert row.output in component.outputs
         assert set(row.given.values()) <= set(steps.snapshot.component_spec.outputs)

@@ -42,7 +42,19 @@ def _train(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
 
     if options.device:
         os.environ["XLNET_DEVICE"] = options.device
+    if options.base:
+        from xlnet.training.pretraining import continuing
+
+        recipe_json = continuing(recipe_json, options.base)
     return train(recipe_json, options.dataset, options.out)
+
+
+def _pretrain(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.training.pretraining import pretrain
+
+    if options.device:
+        os.environ["XLNET_DEVICE"] = options.device
+    return pretrain(recipe_json, "", options.dataset, options.out)
 
 
 def _evaluate(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -60,6 +72,7 @@ def _register(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
 COMMANDS = {
     "snapshot": Command(_snapshot, "--recipe recipe.toml"),
     "preprocess": Command(_preprocess, "--recipe recipe.toml --out dataset"),
+    "pretrain": Command(_pretrain, "--set pretraining.corpus=train --dataset dataset --out base"),
     "train": Command(_train, "--set model.preset=small --dataset dataset --out model"),
     "evaluate": Command(_evaluate, "--dataset dataset --model model --out evaluation"),
     "register": Command(
@@ -85,9 +98,13 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument("--recipe-json", metavar="JSON", help="the whole recipe, or the sections that the step needs")
         if name == "preprocess":
             one.add_argument("--snapshot", default="", metavar="DIGEST", help="refuse input with another digest")
-        if name == "train":
+        if step.trains:
             one.add_argument(
                 "--device", choices=DEVICES, help="where to train; default: $XLNET_DEVICE, else what is there"
+            )
+        if step.base:
+            one.add_argument(
+                f"--{step.base}", metavar="DIR", help="directory of a pretrained model, from step pretrain"
             )
         for field in [*step.inputs, *(["out"] if step.output else [])]:
             what = "directory to be written" if field == "out" else f"directory of the {field}"

@@ -17,8 +17,11 @@ class Step:
         sections: the parts of the recipe that its result depends on.
         given: what it is told beside these: parameter → the output of the snapshot step that it is.
         inputs: artifacts that it reads, each named as the :attr:`output` of another step.
+        base: the artifact that it reads if an optional step makes it; empty: none.
         output: the artifact that it writes; empty: none.
         heavy: whether it runs on the requested machine; other steps run on small CPU machines.
+        trains: whether it trains a model: in a job of its own where several machines do, and with checkpoints.
+        optional: whether only some runs have it: those whose recipe asks for it.
     """
 
     name: str
@@ -28,8 +31,11 @@ class Step:
     sections: tuple[str, ...] = ()
     given: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     inputs: tuple[str, ...] = ()
+    base: str = ""
     output: str = ""
     heavy: bool = False
+    trains: bool = False
+    optional: bool = False
 
 
 SNAPSHOT = Step("snapshot", "Snapshot the input", "list and checksum the input", "xlnet.data.snapshot")
@@ -48,6 +54,19 @@ KEPT = {
             output="dataset",
         ),
         Step(
+            "pretrain",
+            "Pretrain XLNet",
+            "train a language model on a corpus, for the train step to continue",
+            "xlnet.training.pretraining",
+            sections=("model", "pretraining"),
+            given={"pretrained": "pretrained"},
+            inputs=("dataset",),
+            output="base",
+            heavy=True,
+            trains=True,
+            optional=True,
+        ),
+        Step(
             "train",
             "Train XLNet",
             "train a model on a dataset",
@@ -55,8 +74,10 @@ KEPT = {
             sections=("model", "training", "pretraining"),
             given={"pretrained": "pretrained"},
             inputs=("dataset",),
+            base="base",
             output="model",
             heavy=True,
+            trains=True,
         ),
         Step(
             "evaluate",
@@ -82,11 +103,17 @@ KEPT = {
 STEPS = {SNAPSHOT.name: SNAPSHOT, **KEPT}
 
 
+def of_run(pretrains: bool) -> dict[str, Step]:
+    """Return the steps of a run by name, in order; ``pretrains``: whether its recipe asks for the optional step."""
+    return {name: step for name, step in STEPS.items() if pretrains or not step.optional}
+
+
 def titled(title: str) -> str | None:
     """The name of the step that a backend calls by its title, or by its name; None: there is none."""
     return next((step.name for step in STEPS.values() if title in (step.title, step.name)), None)
 
 
 def before(name: str) -> tuple[str, ...]:
-    """Return the names of the steps whose artifacts a step reads."""
-    return tuple(step.name for step in STEPS.values() if step.output and step.output in STEPS[name].inputs)
+    """Return the names of the steps whose artifacts a step reads, the optional one among them."""
+    read = {*STEPS[name].inputs, STEPS[name].base}
+    return tuple(step.name for step in STEPS.values() if step.output and step.output in read)

@@ -3,18 +3,25 @@
 import os
 from typing import Any
 
+from xlnet.data import objects
 from xlnet.training import launch
 
 JOBSET = "XLNET_JOBSET"
 
 
-def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
+def train(recipe_json: str, dataset: str, out: str, base: str = "") -> dict[str, Any]:
     """Train here, or in the JobSet whose requirements ``XLNET_JOBSET`` holds; see :func:`xlnet.training.launch.train`.
 
     The requirements are a variable of the container and not an argument of the step. Kubeflow Pipelines computes its
     cache key from the arguments, and training on another machine must give the same key.
+
+    ``base`` is the model of a pretrain step, which this training continues; empty: there was none.
     """
     requirements = os.environ.get(JOBSET)
+    if base:
+        from xlnet.training.pretraining import continuing
+
+        recipe_json = continuing(recipe_json, objects.address(base) if requirements else base)
     if not requirements:
         return launch.train(recipe_json, dataset, out)
     from xlnet_cluster import launcher

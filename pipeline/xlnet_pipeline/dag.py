@@ -1,4 +1,7 @@
-"""The pipeline, from top to bottom: snapshot → preprocess → train → evaluate → register."""
+"""The pipeline, from top to bottom: snapshot → preprocess → train → evaluate → register.
+
+A recipe may ask for a step before the training, pretrain; its pipeline is another one, so that the others do without.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,17 +11,20 @@ from kfp import dsl
 
 from xlnet import provenance
 from xlnet.errors import UserError
-from xlnet.steps import KEPT, STEPS
+from xlnet.steps import KEPT, STEPS, of_run
 from xlnet_pipeline import placement
 from xlnet_pipeline.placement import Placement
-from xlnet_steps import steps, supervisor
+from xlnet_steps import pretraining, steps, supervisor
 
 NAME = "xlnet"
 DESCRIPTION = "Train, evaluate and register XLNet on your own text"
 
 
 def build(
-    image: str | None = None, code: Mapping[str, str] | None = None, where: Placement | None = None
+    image: str | None = None,
+    code: Mapping[str, str] | None = None,
+    where: Placement | None = None,
+    pretrains: bool = False,
 ) -> dsl.base_component.BaseComponent:
     """Return the pipeline. Its only parameter is the recipe's JSON.
 
@@ -27,6 +33,7 @@ def build(
         code: step → identity of its code, a part of every cache key; None: the image's digest, or without an image
             the fingerprints of the installed sources.
         where: target and machine to build for; None: no target in particular, as the local target needs it.
+        pretrains: whether it has the step that pretrains.
 
     Raises:
         UserError: the image is not pinned by its digest, so a cache could not notice that it changed.
@@ -34,17 +41,18 @@ def build(
     image = where.image if where else image
     digest = placement.image_digest(image) if image else ""
     code = code or {step: digest or provenance.code_fingerprint(step) for step in KEPT}
+    components = vars(steps) | (vars(pretraining) if pretrains else {})
+    kept = [step for name, step in of_run(pretrains).items() if name in KEPT]
 
     @dsl.pipeline(name=NAME, description=DESCRIPTION)
     def xlnet(recipe: str) -> None:
-        snapshot = steps.snapshot(recipe=recipe).set_caching_options(False)
+        snapshot = components["snapshot"](recipe=recipe).set_caching_options(False)
         tasks = [snapshot]
         artifacts: dict[str, dsl.pipeline_channel.PipelineChannel] = {}
-        for step in KEPT.values():
+        for step in kept:
             given = {name: snapshot.outputs[output] for name, output in step.given.items()}
-            inputs = {name: artifacts[name] for name in step.inputs}
-            component = getattr(steps, step.name)
-            task = component(recipe=snapshot.outputs[step.name], code=code[step.name], **given, **inputs)
+            inputs = {name: artifacts[name] for name in (*step.inputs, step.base) if name in artifacts}
+            task = components[step.name](recipe=snapshot.outputs[step.name], code=code[step.name], **given, **inputs)
             artifacts[step.output] = task.outputs[step.output]
             tasks.append(task)
         tasks[-1].set_caching_options(False)  # the result depends on the registry, which a backend's cache does not see
@@ -67,11 +75,13 @@ def _place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     (gke if where.target == "kfp" else vertex).place(task, step, where)
 
 
-def documents(where: Placement | None = None, image: str | None = None) -> list[dict[str, Any]]:
+def documents(
+    where: Placement | None = None, image: str | None = None, pretrains: bool = False
+) -> list[dict[str, Any]]:
     """Return the compiled pipeline: its specification, and for Kubernetes a second document that places the tasks."""
     from google.protobuf import json_format
 
-    built = build(image, where=where)
+    built = build(image, where=where, pretrains=pretrains)
     spec: dict[str, Any] = json_format.MessageToDict(built.pipeline_spec)
     if where and where.target == "vertex":
         from xlnet_pipeline.placement import vertex
@@ -99,7 +109,9 @@ def without_cache(spec: dict[str, Any]) -> None:
             environment[:] = [one for one in environment if one["name"] != supervisor.INDEX]
 
 
-def compile(path: str | Path, image: str | None = None, where: Placement | None = None) -> Path:
+def compile(
+    path: str | Path, image: str | None = None, where: Placement | None = None, pretrains: bool = False
+) -> Path:
     """Write the pipeline as YAML, for both Kubeflow Pipelines and Vertex AI, or only for ``where`` if given.
 
     Raises:
@@ -111,7 +123,7 @@ def compile(path: str | Path, image: str | None = None, where: Placement | None 
     provenance.refuse_foreign_file(path, lambda text: f"\npipelineInfo:\n  description: {DESCRIPTION}\n" in text)
     import yaml
 
-    text = yaml.safe_dump_all(documents(where, image), sort_keys=True, allow_unicode=True)
+    text = yaml.safe_dump_all(documents(where, image, pretrains), sort_keys=True, allow_unicode=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

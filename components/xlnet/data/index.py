@@ -38,9 +38,9 @@ def keys(taken: Mapping[str, str], code: str) -> dict[str, str]:
         code: identity of the code.
     """
     found: dict[str, str] = {}
-    for step in KEPT:
-        of = [taken["digest"], taken["pretrained"]] if step == "train" else [taken["digest"]]
-        work = [step, code, taken[step], *of, *(found[name] for name in before(step))]
+    for step in (name for name in KEPT if name in taken):
+        of = [taken["digest"], taken["pretrained"]] if KEPT[step].trains else [taken["digest"]]
+        work = [step, code, taken[step], *of, *(found[name] for name in before(step) if name in found)]
         found[step] = provenance.digest_json(work).removeprefix("sha256:")[:32]
     return found
 

@@ -113,8 +113,8 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
     classes = survey.classes if recipe.task == "classification" else []
     progress = time.perf_counter()
     done = 0
-    with _WriteQueue() as queue:
-        writers = [_Writer(directory / name, name, recipe, tokenizer, classes, queue) for name in SPLITS]
+    with WriteQueue() as queue:
+        writers = [SplitWriter(directory / name, name, recipe, tokenizer, classes, queue) for name in SPLITS]
         for row, source, split in rows_with_a_split(survey, splits):
             writers[split].add(row, source)
             done += 1
@@ -184,14 +184,14 @@ def rows_with_a_split(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row,
             yield row, number, split
 
 
-class _WriteQueue:
+class WriteQueue:
     """Tokenises and writes batches in two threads, in order, while the reader goes on."""
 
     def __init__(self) -> None:
         self.tokenising, self.writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.waiting: deque[Future[None]] = deque()
 
-    def __enter__(self) -> "_WriteQueue":
+    def __enter__(self) -> "WriteQueue":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -212,7 +212,7 @@ class _WriteQueue:
 
 
 @dataclass
-class _Writer:
+class SplitWriter:
     """One split: tokenises in batches and writes Arrow shards."""
 
     directory: Path
@@ -220,7 +220,7 @@ class _Writer:
     recipe: DataRecipe
     tokenizer: Tokenizer
     classes: list[str]
-    queue: _WriteQueue
+    queue: WriteQueue
     rows: list[tuple[Row, int]] = field(default_factory=list)
     characters: int = 0
     written: int = 0
@@ -335,7 +335,7 @@ def _card(
     splits: np.ndarray,
     tokenizer: Tokenizer,
     classes: list[str],
-    writers: list[_Writer],
+    writers: list[SplitWriter],
 ) -> dict[str, Any]:
     return {
         "task": recipe.task,

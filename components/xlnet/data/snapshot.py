@@ -16,16 +16,16 @@ from xlnet.data.remarks import counted, warn
 from xlnet.data.storage import Source, list_sources, local_source, same_object
 from xlnet.data.walking import Skipped
 from xlnet.errors import UserError
-from xlnet.recipe import INPUTS, DataRecipe, Recipe
+from xlnet.recipe import INPUTS, OWN_ROWS, DataRecipe, Recipe
 
 SPLITS = ("train", "validation", "test")
 LABELS = "labels"
-PRETRAINED = "pretrained"
+PRETRAINED, CORPUS = "pretrained", "corpus"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input object and what it is for: a split, ``labels``, ``tokenizer`` or ``pretrained``."""
+    """One input object and what it is for: a split, ``labels``, ``tokenizer``, ``pretrained`` or ``corpus``."""
 
     split: str
     source: Source
@@ -52,12 +52,12 @@ class Snapshot:
     @property
     def digest(self) -> str:
         """``sha256:`` of use, name, size and checksum of every object that the dataset is made of."""
-        return provenance.digest_json([file.facts() for file in self.files if file.split != PRETRAINED])
+        return provenance.digest_json([file.facts() for file in self.files if file.split not in (PRETRAINED, CORPUS)])
 
     @property
     def pretrained(self) -> str:
-        """``sha256:`` of a local directory of pretrained weights, which only training reads; empty: there is none."""
-        weights = [file.facts() for file in self.files if file.split == PRETRAINED]
+        """``sha256:`` of what only training reads: local pretrained weights and a corpus; empty: there is neither."""
+        weights = [file.facts() for file in self.files if file.split in (PRETRAINED, CORPUS)]
         return provenance.digest_json(weights) if weights else ""
 
     def summary(self) -> str:
@@ -96,9 +96,10 @@ def of(recipe: Recipe) -> Snapshot:
     files = listed(data, remarks)
     _refuse_overlap(files)
     remarks += _copies(files)
+    files += corpus_files(recipe, files, remarks)
     for use, path in (("tokenizer", data.tokenizer), (PRETRAINED, recipe.model.pretrained)):
         if path and Path(path).is_dir():
-            files += [SourceFile(use, source) for source in _directory(path)]
+            files += [SourceFile(use, source) for source in directory(path)]
     return Snapshot(tuple(files), tuple(remarks))
 
 
@@ -134,11 +135,36 @@ def listed(data: DataRecipe, remarks: list[str]) -> list[SourceFile]:
     return [replace(one, source=replace(one.source, labels=two.source)) for one, two in paired] + labels
 
 
+def corpus_files(recipe: Recipe, others: list[SourceFile], remarks: list[str]) -> list[SourceFile]:
+    """List the files of ``pretraining.corpus``; none for the training's own rows.
+
+    Args:
+        recipe: the run's.
+        others: the files of data.
+        remarks: a line is added for what was left out.
+
+    Raises:
+        UserError: a path names nothing, or a file of data, whose rows are partly those of validation and test.
+    """
+    paths = tuple(path for path in recipe.pretraining.corpus if path != OWN_ROWS)
+    skipped = Skipped()
+    found = [SourceFile(CORPUS, source) for source in list_sources("pretraining.corpus", paths, skipped)]
+    remarks += skipped.lines("pretraining.corpus")
+    for file, other in itertools.product(found, others):
+        if same_object(file.source) == same_object(other.source) or file.source.checksum == other.source.checksum:
+            raise UserError(
+                f"pretraining.corpus names '{file.source.uri}', which is data.{other.split}; "
+                f'write corpus = "{OWN_ROWS}" for the rows that are trained on, without those of validation and test'
+            )
+    return found
+
+
 def _by_split(files: list[SourceFile]) -> Iterator[tuple[str, Iterator[SourceFile]]]:
     return itertools.groupby(files, key=lambda file: file.split)
 
 
-def _directory(path: str) -> list[Source]:
+def directory(path: str) -> list[Source]:
+    """List the files of a local directory of a tokenizer or of weights."""
     files = sorted(file for file in Path(path).iterdir() if file.is_file())
     return [local_source(str(file.absolute()), file) for file in files]
 

@@ -4,7 +4,7 @@ A function of the recipe and the data alone, so that equal runs get equal budget
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe, TrainingRecipe
 
@@ -18,6 +18,7 @@ PATIENCE = 4  # validations
 WIDE = 128  # width from which on the learning rate falls
 RATE, PRETRAINED_RATE = 1e-3, 3e-5  # the second: Yang et al. 2019, appendix A.4
 PRETRAINED_EPOCHS, PRETRAINED_BATCH = 3.0, 4096
+PUBLISHED_WIDTH = 512  # pretrained networks at least this wide are tuned as the paper tunes its own
 NOT_READ = ("summary_dropout", "token_dropout")  # pretraining has no summary, and never hides its input
 
 
@@ -29,19 +30,26 @@ class Size:
         rows: rows to train on.
         tokens: tokens of these rows.
         longest: tokens of the longest of them.
+        width: of the network, if it is pretrained; 0: not known.
     """
 
     rows: int
     tokens: int
     longest: int
+    width: int = 0
 
 
 def decide(recipe: Recipe, size: Size) -> Recipe:
     """Return the recipe with a number in place of each "auto" of its model and training sections."""
-    training, model = _training(recipe.training, recipe.model, size), _model(recipe.model)
+    pretrains = recipe.data.task == "pretrain"
+    smallest = BATCH if pretrains else 1  # only one token in six is predicted: fewer would be too noisy
+    small = bool(recipe.model.pretrained) and 0 < size.width < PUBLISHED_WIDTH
+    # What was pretrained here, for minutes and with a small network, is far from what was published: it moves freely.
+    start = replace(recipe.model, pretrained="") if small else recipe.model
+    training, model = _training(recipe.training, start, size, smallest), _model(recipe.model)
     if recipe.data.text_pair is not None:
         training["token_dropout"] = 0.0  # a hidden token no longer equals that of the other text
-    if recipe.data.task == "pretrain":
+    if pretrains:
         training["token_dropout"] = 0.0
     chosen = {
         "model": {name: value for name, value in model.items() if getattr(recipe.model, name) == AUTO},
@@ -82,15 +90,15 @@ def _model(model: ModelRecipe) -> dict[str, float]:
     return {"dropout": rate, "summary_dropout": rate}
 
 
-def _training(recipe: TrainingRecipe, model: ModelRecipe, size: Size) -> dict[str, float]:
+def _training(recipe: TrainingRecipe, model: ModelRecipe, size: Size, smallest: int = 1) -> dict[str, float]:
     tokens = max(1, size.tokens)
     epochs = recipe.epochs if recipe.epochs != AUTO else _epochs(tokens, bool(model.pretrained))
     batch = recipe.batch_tokens
     if batch == AUTO:
         batch = PRETRAINED_BATCH if model.pretrained else _batch(epochs * tokens)
-        batch = max(batch, size.longest)
+        batch = max(batch, size.longest, smallest)
     updates = recipe.steps or max(1, math.ceil(epochs * tokens / batch))
-    rate = PRETRAINED_RATE if model.pretrained else RATE * min(1.0, WIDE / model.d_model)
+    rate = PRETRAINED_RATE if model.pretrained else RATE * min(1.0, WIDE / (size.width or model.d_model))
     return {
         "epochs": epochs,
         "batch_tokens": batch,

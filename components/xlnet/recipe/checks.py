@@ -11,6 +11,8 @@ from xlnet.errors import UserError, nearest
 from xlnet.redaction import holds_secret, redacted
 
 NAME_LENGTH = 200
+SEGMENT = 128  # tokens of a segment before a training, unless the recipe says a number
+BEFORE_TRAINING = ("max_length", "epochs", "steps", "batch_tokens", "learning_rate", "max_minutes", "seed")
 SMALLEST_VOCABULARY = 64
 SMALLEST_REST = 5  # of a segment, beside what becomes memory: <sep>, <sep>, <cls>, and a token on each side
 FOR_MLFLOW = (
@@ -81,7 +83,14 @@ def check_together(recipe: Any) -> None:
         missing = "reuse_len" if given.mem_len else "mem_len"
         raise UserError(f"pretraining.{missing} is 0 and the other is not; memory needs both, or neither")
     if recipe.data.task != "pretrain":
+        if given.max_length:
+            check_segment(given.max_length, given.reuse_len, given.one_in, "pretraining.max_length")
         return
+    if given.corpus:
+        raise UserError(
+            'pretraining.corpus is of a step before a classification or regression, but data.task is "pretrain"; '
+            "name its corpus in data.train"
+        )
     if given.mem_len > longest:
         raise UserError(
             f"pretraining.mem_len is {given.mem_len}, longer than a segment; "
@@ -95,24 +104,56 @@ def check_together(recipe: Any) -> None:
         )
 
 
-def check_segment(length: int, reuse: int, one_in: int) -> None:
+def check_whole(recipe: Any) -> None:
+    """Raise UserError if fields of a whole recipe, not of a step's part of one, mean nothing together."""
+    given = recipe.pretraining
+    if recipe.data.task != "pretrain" and not given.corpus:
+        odd = next((one.name for one in dataclasses.fields(given) if getattr(given, one.name) != one.default), "")
+        if odd:
+            raise UserError(
+                f'pretraining.{odd} is set, but nothing is pretrained; set pretraining.corpus = "train" (or files of '
+                'text) to pretrain before the training, or data.task = "pretrain"'
+            )
+    odd = next((name for name in BEFORE_TRAINING if getattr(given, name) not in (0, "auto")), "")
+    if recipe.data.task == "pretrain" and odd:
+        section = "data" if odd == "max_length" else "training"
+        raise UserError(f'pretraining.{odd} is not read with data.task = "pretrain"; set {section}.{odd} instead')
+    if given.corpus:
+        name = "pretraining.max_length"
+        check_segment(segment_length(recipe), given.reuse_len, given.one_in, name)
+        if given.mem_len > segment_length(recipe):
+            raise UserError(
+                f"pretraining.mem_len is {given.mem_len}, longer than a segment; "
+                f"allowed: {name} = {segment_length(recipe)} at most"
+            )
+        if not given.epochs and not given.steps:
+            raise UserError("pretraining.epochs and pretraining.steps are both 0; set one of them")
+
+
+def segment_length(recipe: Any) -> int:
+    """Return the tokens of a segment of the step before a training."""
+    return int(recipe.pretraining.max_length or min(SEGMENT, recipe.data.max_length))
+
+
+def check_segment(length: int, reuse: int, one_in: int, name: str = "data.max_length") -> None:
     """Raise UserError unless a segment for pretraining has room for its parts, and something to predict in each.
 
     Args:
         length: tokens of a segment.
         reuse: tokens of it that become memory; 0: none.
         one_in: one token in so many is predicted.
+        name: the field that says how long a segment is.
     """
     if length < reuse + SMALLEST_REST:
         raise UserError(
-            f"data.max_length is {length}, too few for pretraining.reuse_len = {reuse} and the rest of a "
+            f"{name} is {length}, too few for pretraining.reuse_len = {reuse} and the rest of a "
             f"segment; allowed: {reuse + SMALLEST_REST} or more"
         )
     fewest = min(reuse or length, length - reuse)
     if fewest < one_in:
         raise UserError(
             f"one token in {one_in} is predicted (pretraining.one_in), which is none of a segment's {fewest}; "
-            "lower it, or raise data.max_length"
+            f"lower it, or raise {name}"
         )
 
 

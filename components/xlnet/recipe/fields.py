@@ -13,7 +13,7 @@ from typing import Any
 
 from xlnet.errors import UserError, nearest
 from xlnet.recipe.checks import check_section, check_together
-from xlnet.steps import KEPT
+from xlnet.steps import SNAPSHOT, of_run
 
 Column = str | int  # a column's name, or its index from 0
 Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
@@ -32,6 +32,7 @@ def _number(default: float | int, low: float, high: float = math.inf) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
+OWN_ROWS = "train"  # in pretraining.corpus: the rows that are trained on, never those of validation or test
 INPUTS = ("train", "validation", "test", "labels")  # the fields of data that name input files
 
 
@@ -123,12 +124,21 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class PretrainingRecipe:
-    """The permutation objective, for ``data.task = "pretrain"``."""
+    """The permutation objective, for ``data.task = "pretrain"``, or for a corpus to pretrain on before a training."""
 
+    corpus: Paths = ()  # of a step before the training, "train": the training's own rows; empty: there is no such step
     one_in: int = _number(6, 1, 1000)  # one token in so many is predicted: K of the paper
     reuse_len: int = _number(0, 0, 65_536)  # tokens of each segment that become memory; 0: no memory
     mem_len: int = _number(0, 0, 65_536)  # most tokens that memory holds; 0: no memory
     bidirectional: bool = True  # with memory, half of each update reads the corpus backwards
+    # The others are of the step before a training; data.task = "pretrain" takes those of data and training.
+    max_length: int = _number(0, 0, 131_072)  # tokens of a segment; 0: 128, or data.max_length if that is less
+    epochs: float = _auto(AUTO, 0.0)
+    steps: int = _number(0, 0)  # updates; 0: as many as ``epochs`` needs
+    batch_tokens: int = _auto(AUTO, 1)
+    learning_rate: float = _auto(AUTO, 0.0, 10.0)
+    max_minutes: float = _number(0.0, 0.0)
+    seed: int = _number(0, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,16 @@ class Recipe:
             object.__setattr__(self, "training", training)  # the train step does not read the evaluation section
         check_together(self)
 
+    @property
+    def pretrains(self) -> bool:
+        """Whether a step before the training pretrains its model."""
+        return bool(self.pretraining.corpus)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the run's steps, in order."""
+        return tuple(of_run(self.pretrains))
+
     def to_json(self) -> str:
         """Every field, sorted keys, no spaces: equal recipes give equal strings."""
         return _dump(dataclasses.asdict(self))
@@ -193,7 +213,8 @@ class Recipe:
 def parts(text: str) -> tuple[str, ...]:
     """JSON of the part of a recipe that each kept step depends on, in the steps' order; ``text``: the whole recipe."""
     whole = from_json(text)
-    return tuple(whole.part(*step.sections) for step in KEPT.values())
+    kept = (step for name, step in of_run(whole.pretrains).items() if name != SNAPSHOT.name)
+    return tuple(whole.part(*step.sections) for step in kept)
 
 
 def from_json(text: str) -> Recipe:

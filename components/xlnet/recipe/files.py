@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xlnet.errors import UserError
-from xlnet.recipe.fields import INPUTS, Recipe, section_table, section_type
+from xlnet.recipe.fields import INPUTS, OWN_ROWS, Recipe, section_table, section_type
 from xlnet.recipe.presets import from_changes
 
 
@@ -48,11 +48,12 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
 
 def _anchor(section: str, name: str, value: Any, folder: Path) -> Any:
     """Make a relative local path absolute; leave URIs, hub names and the shipped names alone."""
-    if section == "data" and name in INPUTS:
+    if (section == "data" and name in INPUTS) or (section, name) == ("pretraining", "corpus"):
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             return value  # the type check says what is wrong with it
-        return [item if _is_uri(item) else str(folder / _own(item)) for item in items if item]
+        names = (OWN_ROWS,) if section == "pretraining" else ()
+        return [item if _is_uri(item) or item in names else str(folder / _own(item)) for item in items if item]
     is_path_or_name = (section, name) in {("data", "tokenizer"), ("model", "pretrained")}
     if is_path_or_name and isinstance(value, str) and value and os.path.isdir(folder / _own(value)):
         return str(folder / _own(value))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xlnet.errors import UserError, nearest
+from xlnet.recipe.checks import check_whole
 from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe, TrainingRecipe, merge, section_table
 
 
@@ -59,4 +60,6 @@ def from_changes(changes: Mapping[str, Mapping[str, Any]]) -> Recipe:
     shape = [name for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner") if name in model]
     if model.get("pretrained") and shape:
         raise UserError(f"model.{shape[0]} is set beside model.pretrained, whose own shape wins; remove one of the two")
-    return merge(PRESETS[preset](), changes)
+    recipe = merge(PRESETS[preset](), changes)
+    check_whole(recipe)
+    return recipe

@@ -1,6 +1,7 @@
 """Writes the model artifact: weights in Hugging Face's layout, tokenizer, recipe, and lineage."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from xlnet.model.config import XLNetConfig
 from xlnet.model.pretrained import fetch
 from xlnet.model.weights import save_model
 from xlnet.recipe import Recipe
+
+STEP = "XLNET_STEP"  # the pipeline's step that trains, if it is not train
 
 
 def write(
@@ -49,7 +52,7 @@ def write(
     return provenance.record(
         directory,
         type="model",
-        step="train",
+        step=os.environ.get(STEP) or "train",
         started=started,
         parameters=json.loads(recipe.part("model", "training", "pretraining")),
         metadata={**metadata, "weights_digest": provenance.digest_file(directory / "model.safetensors")},

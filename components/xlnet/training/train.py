@@ -14,6 +14,8 @@ from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import Dataset, open_dataset
 from xlnet.errors import LostPeer, Preempted
+from xlnet.model import config as configs
+from xlnet.model.pretrained import find
 from xlnet.recipe import Recipe, TrainingRecipe, budget
 from xlnet.training import artifact, buckets
 from xlnet.training.checkpoint import Checkpoints, place
@@ -57,7 +59,7 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
         dataset_digest = provenance.verify(dataset)
         data = open_dataset(dataset)
         whole = Recipe(recipes.of_artifact(dataset).data, given.model, given.training, pretraining=given.pretraining)
-        size = _size(data)
+        size = _size(data, whole.model.pretrained)
         given, whole = whole, budget.decide(whole, size)
         training = whole.training
         shaping = whole.part("data", "model", "training", "pretraining")
@@ -101,11 +103,12 @@ def _model_on(device: Device, recipe: Recipe, data: Dataset) -> Model:
     return model
 
 
-def _size(data: Dataset) -> budget.Size:
+def _size(data: Dataset, pretrained: str) -> budget.Size:
     lengths = data.split("train").lengths
     is_corpus = data.card["task"] == "pretrain"  # its documents become segments
     longest = data.card["max_length"] if is_corpus else int(lengths.max(initial=1))
-    return budget.Size(len(lengths), int(lengths.sum()), longest)
+    width = configs.read(find(pretrained)).d_model if pretrained else 0
+    return budget.Size(len(lengths), int(lengths.sum()), longest, width)
 
 
 def _facts(recipe: Recipe, model: Model, device: Device) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from xlnet import recipe as recipes
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.commands.parser import Subparsers, command, hours
@@ -20,7 +21,8 @@ def add(subparsers: Subparsers) -> None:
         summary="write the pipeline as a KFP YAML file",
         details="Without --image the steps name a placeholder image, good enough to read and to run locally."
         "\nWith --target the file says where the steps run; it needs an image. Nothing is sent, and no account needed."
-        "\n--machine auto chooses for the recipe: that of --recipe, else recipe.toml, else the demo's.",
+        "\n--machine auto chooses for the recipe: that of --recipe, else recipe.toml, else the demo's. A recipe with"
+        "\npretraining.corpus gets a pipeline with the step 'pretrain'.",
         examples=[
             "xlnet-pipeline compile -o pipeline.yaml",
             "xlnet-pipeline compile -o pipeline.yaml --image registry.example/xlnet@sha256:…",
@@ -40,15 +42,16 @@ def write(options: argparse.Namespace) -> None:
     from xlnet_pipeline.images import references
 
     where = None
+    path = options.recipe or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None)
+    pretrains = bool(path) and recipes.load(path).pretrains
     if options.target != "local":
         needs = needed(options.target, image=bool(options.image), offline=True)
         target = open_target(options.target, options.home, options.recipe, needs)
         if options.machine == AUTO:
-            recipe = load(options.recipe or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None), [])
-            options.machine = cheapest(options, recipe)
+            options.machine = cheapest(options, load(path, []))
         any_recipe = Recipe()  # each run of a compiled pipeline passes its own recipe
         where = target.place(submission(options, any_recipe))
     elif options.machine or options.spot or options.flex_start or options.nodes != 1:
         raise UserError("--machine, --spot, --flex-start and --nodes need --target kfp or --target vertex")
     image = references.pinned(options.image) if options.image else None
-    print(f"wrote {dag.compile(options.output, image, where)}")
+    print(f"wrote {dag.compile(options.output, image, where, pretrains)}")

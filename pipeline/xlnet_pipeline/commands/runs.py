@@ -156,7 +156,7 @@ def show(options: argparse.Namespace) -> None:
 
 def _progress(options: argparse.Namespace, run: Run) -> str:
     """Return the progress of a running training."""
-    running = [step.name for step in run.steps if step.status == record.RUNNING and step.name == "train"]
+    running = [step.name for step in run.steps if step.status == record.RUNNING and STEPS[step.name].trains]
     if not running:
         return ""
     folder = target(options).home / "runs" / run.id / "logs" if options.target in HERE else None

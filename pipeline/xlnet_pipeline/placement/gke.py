@@ -48,9 +48,10 @@ def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     for secret, (keys, optional) in _secrets(where).items():
         kubernetes.use_secret_as_env(task, secret, keys, optional=optional)
     task.set_retry(PROGRAM_RETRIES, **BACKOFF)
-    if step == "train" and where.checkpoints:
+    if STEPS[step].trains and where.checkpoints:
         task.set_env_variable("XLNET_CHECKPOINTS", where.checkpoints)
-        if not where.several_pods:  # on SIGTERM the launcher kills the program before it can write a last checkpoint
+        if step != "train" or not where.several_pods:
+            # On SIGTERM the launcher kills the program before it can write a last checkpoint.
             task.set_env_variable("XLNET_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)
     if step == "train" and where.several_pods:
         _hand_over(task, where)

@@ -30,6 +30,8 @@ def place(task: "dsl.PipelineTask", step: str, where: Placement) -> None:
     """Set what a step's container needs. :func:`with_custom_job` replaces the train step's container."""
     task.set_retry(PROGRAM_RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
     machine = where.single
+    if step == "pretrain" and where.checkpoints:  # the train step's are in its job
+        task.set_env_variable("XLNET_CHECKPOINTS", where.checkpoints)
     if STEPS[step].heavy and step != "train" and machine.kind == "gpu" and not machine.spot_only:
         task.set_cpu_limit(str(machine.cpus)).set_memory_limit(f"{machine.host_memory:g}G")
         task.set_accelerator_type(str(machine.accelerator_type)).set_accelerator_limit(machine.limit)

@@ -31,10 +31,11 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
     """
     taken = snapshots.of(recipe)
     outputs = {"digest": taken.digest, "pretrained": taken.pretrained}
-    definitions = _definitions(home)
+    definitions = _definitions(home, recipe.pretrains)
     cache = Cache(home / "cache") if (home / "cache").is_dir() else None
     steps = [StepForecast(SNAPSHOT.name, False, "always runs: it checks the input for changes", {})]
-    for name, row in KEPT.items():
+    for name in recipe.steps[1:]:
+        row = KEPT[name]
         made = [step for step in steps if step.name in before(name) and not step.cached]
         if made or cache is None:
             reason = f"{' and '.join(step.name for step in made)} will run" if made else "first time"
@@ -43,7 +44,7 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
         arguments: dict[str, Any] = {"recipe": recipe.part(*row.sections), "code": provenance.code_fingerprint(name)}
         arguments |= {parameter: outputs[output] for parameter, output in row.given.items()}
         kept = {STEPS[step.name].output: step.outputs for step in steps if step.outputs}
-        arguments |= {artifact: kept[artifact][artifact] for artifact in row.inputs}
+        arguments |= {name: kept[name][name] for name in (*row.inputs, row.base) if name in kept}
         more = {"definition": definitions[name]}
         if name == "register":
             more["registry"] = registration.standing(arguments["recipe"], home)
@@ -72,7 +73,7 @@ def _registered(step: StepForecast, recipe_json: str, home: Path) -> StepForecas
     return step
 
 
-def _definitions(home: Path) -> dict[str, str]:
+def _definitions(home: Path, pretrains: bool) -> dict[str, str]:
     """Return the digest of each component's source, as in the local target's cache keys."""
-    spec = compiled.specification(dict.fromkeys(KEPT, ""), home)
+    spec = compiled.specification(dict.fromkeys(KEPT, ""), home, pretrains)
     return {task.name: provenance.digest_json(task.words) for task in specification.tasks(spec)}

@@ -57,7 +57,8 @@ def measure(recipe: Recipe) -> Workload:
     mean = sum(lengths) / max(1, len(lengths))
     classes = {row.label for row in read} if recipe.data.task == "classification" else {""}
     longest = recipe.data.max_length if recipe.data.task == "pretrain" else max(lengths, default=1)
-    size = budget.Size(trained_on, math.ceil(trained_on * mean), longest)
+    width = shape(recipe.model).d_model if recipe.model.pretrained else 0
+    size = budget.Size(trained_on, math.ceil(trained_on * mean), longest, width)
     decided = budget.decide(recipe, size)
     batch = min(max(decided.training.batch_tokens, math.ceil(mean)), math.ceil(trained_on * mean))
     steps = decided.training.steps or max(1, math.ceil(decided.training.epochs * trained_on * mean / batch))

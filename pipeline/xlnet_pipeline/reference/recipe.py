@@ -16,7 +16,7 @@ SECTIONS = {
     "training": "the optimisation; one step is one update of the weights",
     "evaluation": "how the model is judged, and what it takes to replace the champion",
     "registry": "where the model is kept",
-    "pretraining": 'the permutation objective, if data.task = "pretrain"',
+    "pretraining": 'the permutation objective: for data.task = "pretrain", or for a corpus before a training',
 }
 
 MEANINGS = {
@@ -88,10 +88,18 @@ MEANINGS = {
     "registry.name": "name of the registered model; its versions are numbered",
     "registry.uri": "MLflow tracking URI; empty: $MLFLOW_TRACKING_URI, else a file in the state directory",
     "registry.force": "make the model champion even if the gate rejects it; run --force sets this",
+    "pretraining.corpus": "files of text to pretrain on before the training; `train`: the rows that are trained on",
     "pretraining.one_in": "one token in so many is predicted (K in the paper); the others are context",
     "pretraining.reuse_len": "tokens of each segment that become memory of the next; 0: no memory",
     "pretraining.mem_len": "most tokens that memory holds, at most data.max_length; 0: no memory",
     "pretraining.bidirectional": "with memory, half of each update reads the corpus from its end, tokens in reverse",
+    "pretraining.max_length": "with corpus: tokens of a segment; 0: 128, or data.max_length if that is less",
+    "pretraining.epochs": "with corpus: passes over it; `auto`: chosen from its size",
+    "pretraining.steps": "with corpus: updates of the weights; 0: as many as epochs needs",
+    "pretraining.batch_tokens": "with corpus: most tokens in one update; `auto`: chosen from its size",
+    "pretraining.learning_rate": "with corpus: peak learning rate; `auto`: chosen from the width of the network",
+    "pretraining.max_minutes": "with corpus: most minutes, of one attempt; 0: no limit",
+    "pretraining.seed": "with corpus: random seed of its targets, orders, weights and dropout",
 }
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
-from xlnet.recipe import Recipe
+from xlnet.recipe import OWN_ROWS, Recipe
 from xlnet.steps import KEPT
 from xlnet_pipeline.images import build
 from xlnet_pipeline.targets import processes
@@ -104,10 +104,10 @@ class DockerTarget(LocalTarget):
         """Always raises UserError, because scheduled runs do not use containers."""
         raise UserError(self.cannot["schedules"])
 
-    def pipeline(self) -> compiled.Specification:
+    def pipeline(self, pretrains: bool) -> compiled.Specification:
         """The compiled DAG; each step's cache key names the code in the image that the step can reach."""
         code = {step: provenance.digest_json(self._code[step]) for step in KEPT}
-        return compiled.specification(code, self.home)
+        return compiled.specification(code, self.home, pretrains)
 
     def code_parts(self, step: str) -> dict[str, str]:
         """Return the parts of a step's code in the image, with their fingerprints."""
@@ -189,7 +189,7 @@ def _data_folders(recipe: Recipe) -> set[Path]:
     data = recipe.data
     weights = [path for path in (data.tokenizer, recipe.model.pretrained) if path and Path(path).exists()]
     folders = set()
-    for path in [*itertools.chain(*data.inputs.values()), *weights]:
+    for path in [*itertools.chain(*data.inputs.values()), *_corpus(recipe), *weights]:
         if "://" in path or path.startswith("demo:"):
             continue
         found = Path(_GLOB.split(path)[0]).absolute()
@@ -199,10 +199,19 @@ def _data_folders(recipe: Recipe) -> set[Path]:
     return folders
 
 
+def _corpus(recipe: Recipe) -> list[str]:
+    return [path for path in recipe.pretraining.corpus if path != OWN_ROWS]
+
+
 def _leaves_this_machine(recipe: Recipe) -> bool:
     """Whether a step needs the network: for a bucket, a registry's server, or a model hub."""
     data = recipe.data
-    uris = [*itertools.chain(*data.inputs.values()), recipe.registry.uri, os.environ.get("MLFLOW_TRACKING_URI", "")]
+    uris = [
+        *itertools.chain(*data.inputs.values()),
+        *_corpus(recipe),
+        recipe.registry.uri,
+        os.environ.get("MLFLOW_TRACKING_URI", ""),
+    ]
     remote = any("://" in one and not one.startswith(("sqlite:", "file:")) for one in uris)
     pretrained = recipe.model.pretrained
     return remote or bool(pretrained and not Path(pretrained).exists())

@@ -259,15 +259,15 @@ def artifact_places(root: str, run: str) -> dict[str, str]:
 
 def new_run(recipe_json: str, target: str, run: str) -> Run:
     """The record of a run that has just been submitted; ``recipe_json`` is JSON, perhaps of some sections alone."""
-    whole, digest = _described(recipe_json)
-    return Run(run, target, json.loads(whole), digest, provenance.now(), steps=[StepRun(name) for name in STEPS])
+    whole, digest, steps = _described(recipe_json)
+    return Run(run, target, json.loads(whole), digest, provenance.now(), steps=[StepRun(name) for name in steps])
 
 
 @functools.lru_cache(maxsize=256)
-def _described(recipe_json: str) -> tuple[str, str]:
-    """Return a recipe's JSON with all fields, and its digest. Cached, because most runs share a few recipes."""
+def _described(recipe_json: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return a recipe's JSON with all fields, its digest and its steps. Cached: most runs share a few recipes."""
     whole = recipes.from_json(recipe_json)
-    return whole.to_json(), whole.digest()
+    return whole.to_json(), whole.digest(), whole.steps
 
 
 def moment(value: datetime | str | None) -> str | None:

@@ -60,9 +60,10 @@ def panel(site: Site, run: Run) -> str:
     """Make the part of the page that changes while the run goes on."""
     here = run.target in (LOCAL, "docker")
     far = ""
-    if here and any(step.name == "train" and step.status == record.RUNNING for step in run.steps):
+    training = [one.name for one in run.steps if one.status == record.RUNNING and STEPS[one.name].trains]
+    if here and training:
         folder = site.home / "runs" / run.id / "logs"
-        path = folder / "train.log"
+        path = folder / f"{training[0]}.log"
         far = progress.of(logs.tail(path).lines if path.is_file() else [], folder)
     return pages.fragment("run_panel.html", run=run, dag=dag(run), far=far, here=here)
 

@@ -76,7 +76,7 @@ class KfpTarget:
         """What creates a run, or is repeated by a schedule."""
         from xlnet_pipeline import dag  # and kfp, which takes most of a second: reading runs does without
 
-        documents = dag.documents(where)
+        documents = dag.documents(where, pretrains=recipe.pretrains)
         if not cache:
             dag.without_cache(documents[0])
         spec = {"pipeline_spec": documents[0]} | ({"platform_spec": documents[1]} if len(documents) > 1 else {})

@@ -18,18 +18,19 @@ from xlnet import provenance, recipe
 
 Specification = dict[str, Any]
 PACKAGE = Path(__file__).parents[2]
-PREFIX = "pipeline-"
+PREFIX, PRETRAINS = "pipeline-", "pipeline-pretrains-"
 CODE = "code"  # the parameter that identifies a step's code
 
 
-def specification(code: Mapping[str, str], home: Path) -> Specification:
+def specification(code: Mapping[str, str], home: Path, pretrains: bool = False) -> Specification:
     """Return the compiled pipeline for steps that run on this machine, without an image.
 
     Args:
         code: maps each step to the identity of its code, which is part of its cache key.
         home: the state directory. Its folders are not created if they are missing.
+        pretrains: whether it has the step that pretrains.
     """
-    name = _name()
+    name = _name(pretrains)
     bytecode = Path(importlib.util.cache_from_source(str(PACKAGE / "dag.py"))).parent
     places = [home / "cache"]
     if not sys.dont_write_bytecode:
@@ -38,7 +39,7 @@ def specification(code: Mapping[str, str], home: Path) -> Specification:
         places.insert(0, bytecode)
     spec = next(filter(None, (_kept(place / name) for place in places)), None)
     if spec is None:
-        spec = _compiled()
+        spec = _compiled(pretrains)
         any(_keep(spec, place / name) for place in places)
     for step, task in spec["root"]["dag"]["tasks"].items():
         if CODE in task.get("inputs", {}).get("parameters", {}):
@@ -46,10 +47,10 @@ def specification(code: Mapping[str, str], home: Path) -> Specification:
     return spec
 
 
-def _compiled() -> Specification:
+def _compiled(pretrains: bool) -> Specification:
     from xlnet_pipeline import dag
 
-    (spec,) = dag.documents()
+    (spec,) = dag.documents(pretrains=pretrains)
     return spec
 
 
@@ -65,8 +66,9 @@ def _keep(spec: Specification, path: Path) -> bool:
     """Store the pipeline in a file; return False if the file cannot be written."""
     aside = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        for earlier in path.parent.glob(f"{PREFIX}*.json"):
-            earlier.unlink(missing_ok=True)
+        for earlier in path.parent.glob(f"{path.name.rpartition('-')[0]}-*.json"):
+            if earlier.name.rpartition("-")[0] == path.name.rpartition("-")[0]:
+                earlier.unlink(missing_ok=True)
         aside.write_text(json.dumps(spec), encoding="utf-8")
         os.replace(aside, path)
     except OSError:
@@ -74,10 +76,10 @@ def _keep(spec: Specification, path: Path) -> bool:
     return True
 
 
-def _name() -> str:
+def _name(pretrains: bool = False) -> str:
     """Return the file's name, which changes with the sources of DAG, components and recipe, and with kfp's version."""
     steps = Path(xlnet_steps.__file__).parent
     sources = [PACKAGE / "dag.py", *sorted(PACKAGE.glob("placement/*.py")), *sorted(steps.glob("*.py"))]
     digests = [provenance.digest_file(path) for path in [*sources, Path(recipe.__file__)]]
     key = provenance.digest_json([digests, importlib.metadata.version("kfp"), sys.version_info[:2]])[7:47]
-    return f"{PREFIX}{key}.json"
+    return f"{PRETRAINS if pretrains else PREFIX}{key}.json"

@@ -30,8 +30,8 @@ class Starter(Protocol):
     home: Path
     interpreter: str
 
-    def pipeline(self) -> compiled.Specification:
-        """Return the compiled pipeline."""
+    def pipeline(self, pretrains: bool) -> compiled.Specification:
+        """Return the compiled pipeline; ``pretrains``: whether it has that step."""
 
     def code_parts(self, step: str) -> dict[str, str]:
         """Return the parts of a step's code, with their digests."""
@@ -71,8 +71,9 @@ class Execution:
         failure: RunFailure | None = RunFailure(None, "stopped by an error of the pipeline itself", "run")
         self.scratch = tempfile.mkdtemp(prefix=f"xlnet-run-{os.getpid()}-")
         try:
+            recipe = self.submission.recipe
             with self.target.starting() as self.start:
-                specification.execute(self.target.pipeline(), {"recipe": self.submission.recipe.to_json()}, self.task)
+                specification.execute(self.target.pipeline(recipe.pretrains), {"recipe": recipe.to_json()}, self.task)
             status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
         except processes.Stopped as stopped:
             status, failure = self._stopped(stopped)

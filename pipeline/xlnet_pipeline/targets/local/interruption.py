@@ -10,13 +10,13 @@ from xlnet_pipeline.targets import processes
 from xlnet_pipeline.targets.output import GO_ON
 from xlnet_pipeline.targets.record import StepRun
 
-TRAIN = "train"
+TRAIN, PRETRAIN = "train", "pretrain"
 SHAPING = ("data", "model", "training", "pretraining")  # sections of a recipe that tell one training from another
 
 
 def asked(step: StepRun) -> str:
     """Return the message for the moment when a step is asked to end."""
-    work = "save a checkpoint" if step.name == TRAIN else "end"
+    work = "save a checkpoint" if step.name in (TRAIN, PRETRAIN) else "end"
     return f"stopping step '{step.name}': it has {processes.patience():.0f} s to {work}; Ctrl-C again ends it at once"
 
 
@@ -33,6 +33,8 @@ def told(step: StepRun, ended: str, recipe: dict[str, Any], home: Path) -> str:
         "late": f"step '{step.name}' did not end within {processes.patience():.0f} s, and was ended",
         "at once": f"step '{step.name}' was ended at once",
     }.get(ended, "")
+    if step.name == PRETRAIN:
+        return f"{given_up or 'pretraining was stopped'}; its newest checkpoint is kept, if it has one; {GO_ON}"
     if step.name != TRAIN:
         how = given_up or f"step '{step.name}' was stopped"
         return f"{how}, and starts anew next time; finished steps are kept; {GO_ON}"

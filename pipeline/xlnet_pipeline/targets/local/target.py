@@ -22,7 +22,7 @@ from xlnet import provenance, state
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
-from xlnet.steps import KEPT, STEPS
+from xlnet.steps import KEPT
 from xlnet_pipeline.targets import output, processes, progress, record
 from xlnet_pipeline.targets.local import compiled, leftovers, registration
 from xlnet_pipeline.targets.local.execution import Execution
@@ -113,9 +113,10 @@ class LocalTarget:
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
         """Yield the log lines of all steps of a run, or of one step."""
-        if step is not None and step not in STEPS:
-            raise UserError(f"step '{step}' is unknown; allowed: {', '.join(STEPS)}{nearest(step, STEPS)}")
         found = self.status(run)
+        names = [one.name for one in found.steps]
+        if step is not None and step not in names:
+            raise UserError(f"step '{step}' is unknown; allowed: {', '.join(names)}{nearest(step, names)}")
         return self._log_lines(found, [one for one in found.steps if step in (None, one.name)])
 
     def cancel(self, run: str) -> Run:
@@ -172,9 +173,10 @@ class LocalTarget:
         hint = nearest(run, known) or (f"; the latest is '{known[-1]}'" if known else "; there are no runs yet")
         raise UserError(f"run '{run}' is unknown in '{self.home}'{hint}")
 
-    def pipeline(self) -> compiled.Specification:
+    def pipeline(self, pretrains: bool) -> compiled.Specification:
         """Return the compiled pipeline. Its cache keys name the code that the steps will run."""
-        return compiled.specification({step: provenance.code_fingerprint(step) for step in KEPT}, self.home)
+        code = {step: provenance.code_fingerprint(step) for step in KEPT}
+        return compiled.specification(code, self.home, pretrains)
 
     def code_parts(self, step: str) -> dict[str, str]:
         """Return the parts of a step's code, so that a message can name the part that changed."""
@@ -204,7 +206,7 @@ class LocalTarget:
             created=provenance.now(),
             pid=os.getpid(),
             pid_started=processes.started(os.getpid()),
-            steps=[StepRun(name) for name in STEPS],
+            steps=[StepRun(name) for name in recipe.steps],
         )
         try:
             (self._folder / run.id / "logs").mkdir(parents=True)

@@ -69,7 +69,7 @@ class VertexTarget:
         """The PipelineJob that is created, or repeated by a schedule."""
         from xlnet_pipeline import dag  # and kfp, which takes most of a second: reading runs does without
 
-        (spec,) = dag.documents(where)
+        (spec,) = dag.documents(where, pretrains=recipe.pretrains)
         if not cache:
             dag.without_cache(spec)
         job = {

@@ -1,0 +1,196 @@
+"""The corpus of the step before a training: a dataset of documents beside the training's own, with its tokenizer.
+
+Documents are those of files of text, or the texts that the training learns from, never those of validation or test.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xlnet import provenance
+from xlnet import recipe as recipes
+from xlnet.data import seen
+from xlnet.data import snapshot as snapshots
+from xlnet.data.columns import Reject, Row
+from xlnet.data.dataset import Dataset, open_dataset
+from xlnet.data.documents import rows_of
+from xlnet.data.preprocess import SplitWriter, WriteQueue
+from xlnet.data.readers import file_format
+from xlnet.data.remarks import counted, say, warn
+from xlnet.data.snapshot import PRETRAINED, SourceFile
+from xlnet.data.tokenizer import load_tokenizer
+from xlnet.errors import RunError, UserError
+from xlnet.recipe import OWN_ROWS, DataRecipe, Recipe
+from xlnet.recipe.checks import segment_length
+
+VALIDATION_SHARE = 10  # one document in so many is held back
+SPLITS = ("train", "validation")
+READING = (  # fields of data that say how a corpus is read, too
+    "text",
+    "text_pair",
+    "encoding",
+    "delimiter",
+    "quoting",
+    "quote",
+    "tokenizer",
+    "max_rejects",
+    "max_record_lines",
+    "max_record_bytes",
+)
+Documents = Iterator[tuple[Row | Reject, int]]  # each with the index of its file; -1: a row of the training
+
+
+def write(dataset: str, given: Recipe, data: DataRecipe, pretrained: str, directory: Path) -> None:
+    """Write the dataset that a corpus becomes.
+
+    Args:
+        dataset: directory of the training's dataset artifact.
+        given: its ``pretraining.corpus`` says what the corpus is.
+        data: how the corpus is read.
+        pretrained: digest of what the snapshot found beside the dataset's input; empty: whatever there is.
+        directory: an empty directory.
+
+    Raises:
+        UserError: there is too little text, or too much of it cannot be read.
+        RunError: the corpus changed after the snapshot.
+    """
+    started = provenance.now()
+    own = open_dataset(dataset)
+    remarks: list[str] = []
+    files = snapshots.corpus_files(given, [], remarks)
+    _refuse_changed(given, files, pretrained)
+    for remark in remarks:
+        warn(remark)
+    shutil.copytree(own.path / "tokenizer", directory / "tokenizer")
+    tokenizer = load_tokenizer(directory / "tokenizer")
+    rejects: Counter[str] = Counter()
+    keys: list[int] = []
+    with WriteQueue() as queue:
+        writers = [SplitWriter(directory / name, name, data, tokenizer, [], queue) for name in SPLITS]
+        for row, number in _documents(own, given, data, files):
+            if isinstance(row, Reject):
+                rejects[row.reason.partition(": ")[0]] += 1
+                continue
+            key = seen.key(row.text, row.text_pair)
+            keys.append(key)
+            writers[key % VALIDATION_SHARE == 0].add(row, number)
+        for writer in writers:
+            writer.close()
+    _refuse_rejects(rejects, len(keys), data)
+    _refuse_short([writer.tokens for writer in writers], data.max_length)
+    seen.write(directory / seen.FILE, np.array(keys, np.int64))
+    card = {
+        "task": "pretrain",
+        "classes": [],
+        "vocab_size": tokenizer.vocab_size,
+        "max_length": data.max_length,
+        "special_ids": tokenizer.special_ids,
+        "files": [file.facts() for file in files],
+        "splits": {writer.name: writer.facts() for writer in writers},
+        "rejects": {"total": rejects.total(), "by_reason": dict(rejects.most_common())},
+        "snapshot": own.card["snapshot"],
+    }
+    facts = {f"{writer.name}_rows": writer.written for writer in writers}
+    facts |= {"tokens": sum(writer.tokens for writer in writers), "rejects": rejects.total()}
+    say(f"corpus of {counted(len(keys), 'document')}, {facts['tokens']:,} tokens, {rejects.total():,} rejected")
+    _record(directory, card, facts, data, [provenance.read(dataset), *_nodes(files, started)], started)
+
+
+def _record(
+    directory: Path,
+    card: dict[str, Any],
+    facts: dict[str, Any],
+    data: DataRecipe,
+    inputs: list[dict[str, Any]],
+    started: str,
+) -> None:
+    """Write the dataset's card, recipe and lineage."""
+    (directory / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    reading = Recipe(data=data).part("data")
+    (directory / "recipe.json").write_text(reading, encoding="utf-8")
+    provenance.record(
+        directory,
+        type="dataset",
+        step="pretrain",
+        started=started,
+        parameters=json.loads(reading),
+        metadata=facts,
+        inputs=inputs,
+    )
+
+
+def _documents(own: Dataset, given: Recipe, data: DataRecipe, files: list[SourceFile]) -> Documents:
+    if OWN_ROWS in given.pretraining.corpus:
+        table = own.split("train").table()
+        texts = zip(table["text"].to_pylist(), table["text_pair"].to_pylist(), strict=True)
+        for number, (text, pair) in enumerate(texts):
+            yield Row(text, pair, "", None, number + 1), -1
+    for number, file in enumerate(files):
+        is_text = file_format(file.source, data) == "text"
+        for row in rows_of(file.source, replace(data, text_pair=None) if is_text else data, warn):
+            yield row, number
+
+
+def _nodes(files: list[SourceFile], started: str) -> list[dict[str, Any]]:
+    """Return the lineage of the corpus's files: their snapshot; nothing if there are none."""
+    if not files:
+        return []
+    facts = [file.facts() for file in files]
+    digest = provenance.digest_json(facts)
+    found = {"files": facts}
+    return [
+        provenance.node(type="snapshot", digest=digest, step="snapshot", started=started, parameters={}, metadata=found)
+    ]
+
+
+def _refuse_changed(recipe: Recipe, files: list[SourceFile], pretrained: str) -> None:
+    name = recipe.model.pretrained
+    weights = snapshots.directory(name) if name and Path(name).is_dir() else []
+    facts = [*(SourceFile(PRETRAINED, source).facts() for source in weights), *(file.facts() for file in files)]
+    if pretrained and provenance.digest_json(facts) != pretrained:
+        raise RunError("the corpus, or the pretrained weights, changed after the snapshot was taken; run again")
+
+
+def _refuse_rejects(rejects: Counter[str], rows: int, data: DataRecipe) -> None:
+    total = rejects.total()
+    if total and total / (total + rows) > data.max_rejects:
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in rejects.most_common(3))
+        raise UserError(
+            f"{total:,} of {counted(total + rows, 'document')} of pretraining.corpus cannot be used: {reasons}; "
+            "correct them, or raise data.max_rejects"
+        )
+
+
+def _refuse_short(tokens: list[int], length: int) -> None:
+    if min(tokens) < length:
+        held = f"{tokens[1]:,} of them, those held back to validate on, are"
+        what = "they are" if tokens[0] < length else held
+        raise UserError(
+            f"pretraining.corpus has {sum(tokens):,} tokens; {what} fewer than the {length} of one segment; "
+            "give more text, or lower pretraining.max_length"
+        )
+
+
+def recipe_of(given: Recipe, dataset: str) -> Recipe:
+    """Return the recipe of the step before a training: how its corpus is read, and its own budget.
+
+    Args:
+        given: with the sections ``model`` and ``pretraining`` of the run's recipe.
+        dataset: directory of the training's dataset artifact, whose recipe says how files are read.
+    """
+    data = recipes.of_artifact(dataset).data
+    own, step = Recipe(data=data, pretraining=given.pretraining), given.pretraining
+    budget = {name: getattr(step, name) for name in ("epochs", "steps", "batch_tokens", "learning_rate", "max_minutes")}
+    reading = {name: getattr(data, name) for name in READING}
+    return recipes.tiny().replace(
+        data={**reading, "task": "pretrain", "max_length": segment_length(own)},
+        model=dict(vars(given.model)),
+        training={**budget, "seed": step.seed},
+        pretraining={name: getattr(step, name) for name in ("one_in", "reuse_len", "mem_len", "bidirectional")},
+    )
