@@ -33,16 +33,18 @@ from xlnet_steps import supervisor
 EXECUTOR = "kfp.dsl.executor"  # what supervisor.MODULE imports
 
 # What each step imports that takes long, in the order in which a run needs it.
+TRAINING = (
+    EXECUTOR,
+    "torch",
+    "torch.distributed.tensor",
+    "torch._dynamo",  # which torch's optimizers import when they are made
+    "torch.utils.tensorboard",
+    "xlnet.training.train",
+)
 LIBRARIES = {
     "preprocess": (EXECUTOR, "xlnet.data.preprocess"),
-    "train": (
-        EXECUTOR,
-        "torch",
-        "torch.distributed.tensor",
-        "torch._dynamo",  # which torch's optimizers import when they are made
-        "torch.utils.tensorboard",
-        "xlnet.training.train",
-    ),
+    "pretrain": TRAINING,
+    "train": TRAINING,
     "evaluate": (
         EXECUTOR,
         "xlnet.evaluation.evaluate",
