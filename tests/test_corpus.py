@@ -188,11 +188,11 @@ def test_a_run_refuses_a_corpus_before_it_begins(corpus, message, project, capsy
         ({"data": {"task": "pretrain"}, "pretraining": {"corpus": "train"}}, r"name its corpus in data\.train"),
         (
             {"pretraining": {"corpus": "train", "mem_len": 300, "reuse_len": 9}},
-            r"pretraining\.max_length = 128 at most",
+            r"max_length = 128 at most",
         ),
         (
             {"pretraining": {"corpus": "train", "one_in": 300}},
-            r"none of a segment's 128; lower it, or raise pretraining",
+            r"a segment's 128; lower it, or raise pretraining",
         ),
         ({"pretraining": {"corpus": "train", "epochs": 0}}, r"epochs and pretraining\.steps are both 0"),
     ],
