@@ -1,6 +1,7 @@
 """A corpus before a training: one recipe for pretraining and fine-tuning, and one chain of lineage."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -49,13 +50,12 @@ name = "small"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A directory with rows, a corpus, and a state directory."""
+    """A directory with rows and a corpus, which is the working directory."""
     folder = tmp_path_factory.mktemp("project")
     write(folder / "rows.tsv", ["text\tlabel", *(f"{line}\t{'good' in line}" for line in text(600, 300))])
     write(folder / "corpus.txt", text(0, 200))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("XLNET_PIPELINE_HOME", str(folder / "home"))
         yield folder
 
 
@@ -79,10 +79,11 @@ def test_one_recipe_pretrains_tunes_and_remembers(project, capsys):
     shown = capsys.readouterr().out
     assert shown.count("├─ model") + shown.count("└─ model") == 3  # the last is named again below the evaluation
     assert "pretrain 0.1.0" in shown
-    records = [json.loads(path.read_text()) for path in sorted((project / "home" / "runs").glob("*/run.json"))]
+    home = Path(os.environ["XLNET_PIPELINE_HOME"])
+    records = [json.loads(path.read_text()) for path in sorted((home / "runs").glob("*/run.json"))]
     outputs = {step["name"]: step["outputs"] for step in records[-1]["steps"]}
     assert list(outputs) == ["snapshot", "preprocess", "pretrain", "train", "evaluate", "register"]
-    model = provenance.read(project / "home" / outputs["train"]["model"]["uri"])
+    model = provenance.read(home / outputs["train"]["model"]["uri"])
     dataset, base = model["inputs"]
     assert base["artifact"]["digest"] == outputs["pretrain"]["base"]["digest"]
     assert base["execution"]["step"] == "pretrain"
