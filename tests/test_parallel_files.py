@@ -93,7 +93,7 @@ def test_check_shows_the_rows_and_a_run_has_both_files_in_its_digest(tmp_path, c
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"train": "t.txt", "test": "l.txt", "labels": "t.txt"}, "data.labels names 1 file, but there are 1 file in"),
+        ({"train": "t.txt", "test": "l.txt", "labels": "t.txt"}, "but data.train 1 file, data.test 1 file; give one"),
         ({"train": "t.txt", "labels": "t.txt"}, "is in both data.train and data.labels"),
         ({"train": "t.txt", "labels": "copy.txt"}, "data.labels is a copy of data.train"),
         ({"train": "t.txt", "labels": "nowhere.txt"}, "data.labels: '.*nowhere.txt' matches no file"),

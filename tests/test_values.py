@@ -113,7 +113,7 @@ def test_the_value_of_a_regression_is_kept_exactly(value: object) -> None:
     [
         ("much", "label is not a number: 'much'"),
         ("1_000", "label is not a number: '1_000'"),
-        ("3,5", "label is not a number: '3,5'"),
+        ("3,5", "label has a decimal comma, where a point is read: '3,5'"),
         ("--1", "label is not a number: '--1'"),
         (True, "label is not a number: 'true'"),
         ("a\nb\x1b[2J", "label is not a number: 'a\\nb\\x1b[2J'"),

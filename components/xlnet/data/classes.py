@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from xlnet.data.values import shown
 
 SHOWN = 5  # warnings of one kind
-MISSING = {"nan", "null", "none", "n/a", "<na>", "inf", "-inf", "infinity", "undefined"}
+MISSING = {"\\n", "nan", "null", "none", "n/a", "<na>", "inf", "-inf", "infinity", "undefined"}
 _WHOLE = re.compile(r"-?[0-9]+")
 _FRACTION = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,6})?")
 
@@ -66,6 +66,9 @@ def warnings(counts: Mapping[str, int], written: Mapping[str, str]) -> list[str]
         for raw, name in list(written.items())[:SHOWN]
     ]
     found += _alike(counts)
+    if len(counts) > 1 and len(ends := {name[-1:] for name in counts}) == 1 and (end := ends.pop()) in ",;:|":
+        example = shown(next(iter(counts)))
+        found.append(f"every class ends with {shown(end)}, such as {example}: does it separate fields?")
     booleans, digits = [[name for name in counts if name.lower() in kind] for kind in ({"true", "false"}, {"0", "1"})]
     if booleans and digits:
         found.append(f"{_both(counts, booleans[0], digits[0])}: are booleans and numbers the same label?")

@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from itertools import islice
 from typing import IO, Any, NamedTuple, TextIO
 
 from xlnet.data.lines import Line, open_text
@@ -14,6 +15,7 @@ from xlnet.recipe import DataRecipe
 
 MOST_DIGITS = 4300  # of a whole number that int() reads
 CHUNK = 1 << 16  # characters
+RECORDS = "write one object a line, in pandas with to_json('rows.jsonl', orient='records', lines=True)"
 _SPACES = " \t\r\n"
 
 
@@ -66,7 +68,7 @@ def is_many_lines(file: IO[bytes], source: Source, recipe: DataRecipe) -> bool:
         stream.take()
         if stream.next() == "]":
             return True
-        return isinstance(stream.value(), dict) and stream.next() in ("]", ",")
+        return isinstance(stream.value(), dict | list) and stream.next() in ("]", ",")
     except (ValueError, RecursionError):
         return False
     finally:
@@ -107,6 +109,37 @@ def of_array(
             f"'{source.uri}' is JSON of several lines, damaged at or below line {stream.line}: {what}; correct it, or "
             "write one object a line"
         ) from None
+
+
+def rows_alone(objects: Iterator[Object], wanted: Sequence[Any], source: Source) -> Iterator[Object]:
+    """Yield the objects; refuse a file that is one object with all rows inside.
+
+    Raises:
+        UserError: it is; the message says how its rows lie in it, and what to write instead.
+    """
+    first = list(islice(objects, 2))
+    if len(first) == 1 and (how := _table(first[0].fields, wanted)):
+        raise UserError(f"'{source.uri}' is one JSON object {how}")
+    yield from first
+    yield from objects
+
+
+def _table(fields: dict[Any, Any], wanted: Sequence[Any]) -> str:
+    """Return how rows lie in an object and what to write instead; empty if it is a row itself."""
+    inner = next((name for name, value in fields.items() if _holds(value, dict)), None)
+    if inner is not None and not set(wanted) <= fields.keys():
+        return f"that holds its rows as a list, {shown(inner)}; write that list alone, or one object a line"
+    is_split = _holds(fields.get("data"), list) and isinstance(fields.get("columns"), list)
+    values = [fields.get(name) for name in wanted]
+    if is_split or (values and all(isinstance(value, dict | list) for value in values)):
+        return f"of columns, not of rows; {RECORDS}"
+    if fields and all(isinstance(value, dict) for value in fields.values()):
+        return f"that names its rows, such as {shown(next(iter(fields)))}; {RECORDS}"
+    return ""
+
+
+def _holds(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], kind)
 
 
 class _Stream:

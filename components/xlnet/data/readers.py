@@ -14,9 +14,10 @@ For any bytes, nothing disappears:
 import codecs
 import contextlib
 import gzip
+import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO
 
 from xlnet.data import dialect, json_records, parallel, workbook
@@ -30,6 +31,22 @@ from xlnet.recipe import Column, DataRecipe
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 FORMATS[".xlsx"] = "xlsx"
+REFUSED = {
+    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar"), ("an archive", "unpack it and name the files in it")),
+    **dict.fromkeys((".pkl", ".pickle"), ("a pickle of Python", "save the table as Parquet or CSV")),
+    **dict.fromkeys((".arrow", ".feather"), ("an Arrow file", "save it as Parquet, in datasets with to_parquet")),
+    **dict.fromkeys((".db", ".sqlite", ".h5", ".hdf5"), ("a database", "export the table as CSV or Parquet")),
+    **dict.fromkeys((".doc", ".docx", ".pdf", ".rtf"), ("a document", "save its text as .txt, or its table as CSV")),
+}
+DELIMITED = ("csv", "tsv")
+USED_BY = {  # the formats that a setting of data is for; encoding is for all but two
+    "sheet": ("xlsx",),
+    "delimiter": DELIMITED,
+    "quoting": DELIMITED,
+    "quote": DELIMITED,
+    "header": (*DELIMITED, "xlsx"),
+    "encoding": (*DELIMITED, "jsonl", "text", "label-first"),
+}
 NOT_UTF_8 = "not UTF-8"
 LABEL_MARK = "__label__"  # of fastText
 FIRST_LINE = 1 << 20  # bytes of a .txt file's first line in which a tab is looked for
@@ -105,7 +122,22 @@ def file_format(source: Source, recipe: DataRecipe) -> str:
     for suffix, what in workbook.REFUSED.items():
         if name.endswith(suffix):
             raise UserError(f"'{source.uri}' is {what}, by its ending; {workbook.REMEDY}, or set data.format")
+    for suffix, (what, remedy) in REFUSED.items():
+        if name.endswith(suffix):
+            raise UserError(f"'{source.uri}' is {what}, by its ending; {remedy}")
     raise UserError(f"'{source.uri}' has an unknown ending; set data.format to {', '.join(_READERS)}")
+
+
+def unused_settings(sources: Iterable[Source], recipe: DataRecipe) -> list[str]:
+    """Return a warning for each setting that no file is read with, such as ``data.sheet`` without a workbook."""
+    given = [name for name in USED_BY if getattr(recipe, name) != getattr(DataRecipe, name)]
+    forms = sorted({file_format(source, recipe) for source in sources}) if given else []
+    return [
+        f"data.{name} is {getattr(recipe, name)!r}, but is not used: it is for {', '.join(USED_BY[name])}, and the "
+        f"files are read as {', '.join(forms)}"
+        for name in given
+        if forms and not set(forms) & set(USED_BY[name])
+    ]
 
 
 def _csv_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
@@ -145,9 +177,11 @@ def _workbook_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns:
 def _json_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
     wanted = {*columns.keys.values(), *columns.optional.values()}
     if json_records.is_many_lines(file, source, recipe):
-        return columns.rows_of_objects(json_records.of_array(file, source, recipe, wanted, columns.tell))
-    lines = read_lines(file, source, recipe, columns.tell)
-    return columns.rows_of_objects(json_records.of_lines(lines, wanted, not columns.labelled))
+        objects = json_records.of_array(file, source, recipe, wanted, columns.tell)
+    else:
+        lines = read_lines(file, source, recipe, columns.tell)
+        objects = json_records.of_lines(lines, wanted, not columns.labelled)
+    return columns.rows_of_objects(json_records.rows_alone(objects, list(columns.keys.values()), source))
 
 
 def _parquet_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
@@ -188,7 +222,7 @@ def _label_first_rows(file: IO[bytes], source: Source, recipe: DataRecipe, colum
         text = line.text.rstrip("\r\n")
         if columns.labelled and not line.reason and (not text or text.isspace()):
             continue
-        word, _, rest = text.lstrip().partition(" ")
+        word, rest = (*re.split(r"\s", text.lstrip(), maxsplit=1), "")[:2]
         try:
             if line.reason:
                 yield Reject(line.number, line.reason)

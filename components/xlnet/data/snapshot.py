@@ -123,10 +123,9 @@ def listed(data: DataRecipe, remarks: list[str]) -> list[SourceFile]:
     if not labels:
         return files
     if len(texts) != len(labels):
-        counts = ", ".join(f"{counted(len(list(group)), 'file')} in data.{field}" for field, group in _by_split(texts))
+        counts = ", ".join(f"data.{field} {counted(len(list(group)), 'file')}" for field, group in _by_split(texts))
         raise UserError(
-            f"data.labels names {counted(len(labels), 'file')}, but there are {counts}; give one for each, "
-            "in this order"
+            f"data.labels names {counted(len(labels), 'file')}, but {counts}; give one for each, in this order"
         )
     if len(texts) > 1:
         pairs = zip(texts, labels, strict=True)

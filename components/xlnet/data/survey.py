@@ -15,7 +15,7 @@ import numpy as np
 
 from xlnet.data import classes, seen
 from xlnet.data.documents import rows_of
-from xlnet.data.readers import Reject, Row
+from xlnet.data.readers import Reject, Row, unused_settings
 from xlnet.data.remarks import counted, warn
 from xlnet.data.snapshot import SPLITS, Snapshot
 from xlnet.data.storage import Source
@@ -29,6 +29,7 @@ SHOWN_REJECTS = 3
 # What may be wrong with the recipe where rows are rejected for such a reason.
 REMEDIES = {
     "not UTF-8": "set data.encoding (such as cp1252), ",
+    "not a JSON object": 'write each row as an object, such as {"text": "a film", "label": "good"}, ',
     "malformed CSV": "set data.quoting ('backslash', or 'none' if quotes are part of the text), ",
 }
 KEPT_SPELLINGS = 100  # labels that lost spaces or marks
@@ -99,6 +100,8 @@ def look(
         UserError: no usable row, too many rejects, or classes that cannot be trained on.
     """
     survey = Survey(snapshot, recipe)
+    for remark in unused_settings((source for _, _, source in inputs(snapshot)), recipe):
+        tell(remark)
     with rejects.open("w", encoding="utf-8") as log:
 
         def reject(source: Source, line: int, reason: str) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060\u00ad\u200e\u200f"  # marks, zero-width and soft characters
 SHOWN = 40  # characters of a refused value
 LARGEST = float(np.finfo(np.float32).max)
+DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9]+,[0-9]+\s*")
 
 _SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + INVISIBLE
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
@@ -131,6 +132,8 @@ def _number(label: str) -> str:
     try:
         value = float(label.replace("_", "no digit"))  # Python reads 1_000
     except ValueError:
+        if DECIMAL_COMMA.fullmatch(label):
+            raise BadValue(f"label has a decimal comma, where a point is read: {shown(label)}") from None
         raise BadValue(f"label is not a number: {shown(label)}") from None
     if not math.isfinite(value) and not any(one.isdigit() for one in label):
         raise BadValue(f"label is not finite: {shown(label)}")

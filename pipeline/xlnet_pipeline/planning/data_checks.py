@@ -7,7 +7,7 @@ from pathlib import Path
 from xlnet.data import survey as surveys
 from xlnet.data import unknown
 from xlnet.data.preprocess import make_tokenizer, rows_with_a_split
-from xlnet.data.readers import Reject
+from xlnet.data.readers import Reject, unused_settings
 from xlnet.data.remarks import share
 from xlnet.evaluation.comparison import primary_metric, refuse_selection
 from xlnet.model import pretrained
@@ -48,7 +48,7 @@ def lost_rows(given: PlannedRun) -> list[str]:
     """Warn about input that the run accepts, skips or counts, but that may be a mistake."""
     found = list(given.snapshot.remarks)
     if given.survey is None:
-        return found
+        return found + unused_settings((source for source, _ in given.first), given.recipe.data)
     survey, splits, warnings = given.survey
     found += warnings
     total = survey.rejects.total()
