@@ -162,17 +162,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.02, help="seconds before each answer of our own server")
     parser.add_argument("--processes", action="store_true", help="the transfer manager's default of workers")
+    parser.add_argument("--without-emulator", action="store_true", help="only our own server")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    from xlnet.data import gcs
-
     worker = "process" if options.processes else "thread"
     results: dict[str, Any] = {}
-    for title, server in (("emulator", emulator()), (f"{options.latency:g} s away", delayed(options.latency))):
+    servers = [(f"{options.latency:g} s away", delayed(options.latency))]
+    if not options.without_emulator:
+        servers.insert(0, ("emulator", emulator()))
+    for title, server in servers:
         with server as (url, pid):
             os.environ["STORAGE_EMULATOR_HOST"] = url
-            if title != "emulator":  # it lets as many wait as a bucket does
-                gcs.EMULATED = gcs.WORKERS
             size = int(options.megabytes * 2**20)
             found = results[title] = measure(options.objects, size, options.repeats, pid, worker)
         print(f"{title}: {options.objects} objects of {options.megabytes:g} MB, median of {options.repeats}")

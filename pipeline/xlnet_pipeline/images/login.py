@@ -1,7 +1,11 @@
 """Finds credentials for a container registry: from ``docker login``, from Google, or none (anonymous).
 
 A registry answers 401 with a challenge. A ``Bearer`` challenge names a token server; a ``Basic`` challenge asks for
-user name and password. The libraries for this (oras, python-dxf) know no refresh tokens and no Google credentials.
+user name and password.
+
+Two libraries were tried instead. python-dxf 12.1 takes a user name and a password, but reads no Docker settings and
+calls no credential helper. oras 0.2 does both, but sends a refresh token as if it were a password, has no Google
+credentials, and goes on without a login if a credential helper is missing.
 """
 
 import base64
