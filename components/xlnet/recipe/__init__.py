@@ -1,4 +1,4 @@
-"""The recipe: the whole of what a run is, as one immutable value with strict JSON and TOML readers.
+"""The recipe: everything that defines a run, as one immutable value with strict JSON and TOML readers.
 
 A recipe starts from a preset (``tiny``, ``small``, ``base``, ``large``: functions that return a
 complete recipe), is changed by a TOML file and by ``section.field=value`` settings, and crosses

@@ -1,6 +1,6 @@
-"""Puts numbers where a recipe says "auto": the budget of a training, from its rows, tokens and network.
+"""Replaces each "auto" of a recipe by a number, which follows from the rows, the tokens and the network.
 
-A function of the recipe and the data alone, so that equal runs get equal budgets on every machine.
+The numbers depend only on the recipe and the data, so that equal runs get equal numbers on every machine.
 """
 
 import math
@@ -24,13 +24,13 @@ NOT_READ = ("summary_dropout", "token_dropout")  # pretraining has no summary, a
 
 @dataclass(frozen=True)
 class Size:
-    """What a budget depends on, beside the recipe.
+    """The facts about the data that a budget depends on.
 
     Attributes:
-        rows: rows to train on.
-        tokens: tokens of these rows.
-        longest: tokens of the longest of them.
-        width: of the network, if it is pretrained; 0: not known.
+        rows: number of rows to train on.
+        tokens: number of tokens in these rows.
+        longest: number of tokens in the longest row.
+        width: width of the network, if it is pretrained; 0 if unknown.
     """
 
     rows: int
@@ -59,7 +59,7 @@ def decide(recipe: Recipe, size: Size) -> Recipe:
 
 
 def explain(given: Recipe, decided: Recipe, size: Size) -> str:
-    """Say in one line what was chosen and why; empty if the recipe left nothing open.
+    """Explain in one line what was chosen and why; empty if no field of the recipe was "auto".
 
     ``"chosen for 2,272 rows, 40,112 tokens, weights from scratch: epochs 10, …, 401,120 tokens in all"``
     """
@@ -85,7 +85,7 @@ def chosen(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _model(model: ModelRecipe) -> dict[str, float]:
-    """Return dropout rates: wider networks overfit sooner when they start from nothing."""
+    """Return the dropout rates. They grow with the network: wide networks without pretraining overfit sooner."""
     rate = 0.1 if model.pretrained or model.d_model <= WIDE else 0.2
     return {"dropout": rate, "summary_dropout": rate}
 
@@ -118,7 +118,7 @@ def _epochs(tokens: int, pretrained: bool) -> float:
 
 
 def _batch(total: float) -> int:
-    """Return tokens of an update: fewer where an update of 1,024 would leave too few updates, more for many tokens."""
+    """Return the tokens per update: 1,024, fewer if that gives too few updates, more if there are many tokens."""
     batch = BATCH
     while batch > SMALLEST_BATCH and total / batch < FEWEST_UPDATES:
         batch //= 2

@@ -1,4 +1,4 @@
-"""Checks the values of a recipe's fields; each error names the field and what it may be."""
+"""Checks the values of a recipe's fields. Each error names the field and the allowed values."""
 
 import codecs
 import dataclasses
@@ -25,7 +25,7 @@ FOR_BUCKETS = (
 
 
 def check_section(section: str, values: Any) -> None:
-    """Raise UserError if a value of a section is not allowed, alone or beside the section's other values."""
+    """Raise UserError if a value is not allowed, by itself or together with the section's other values."""
     for item in dataclasses.fields(values):
         value, full_name = getattr(values, item.name), f"{section}.{item.name}"
         _refuse_secret(full_name, value)
@@ -185,7 +185,7 @@ def _check_name(name: str) -> None:
 
 
 def _refuse_secret(full_name: str, value: Any) -> None:
-    """Refuse an address with a password: recipes are kept beside every artifact, and shown."""
+    """Refuse an address with a password, because recipes are stored with every artifact and shown to readers."""
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, str) and holds_secret(text):
             remedy = FOR_MLFLOW if full_name == "registry.uri" else FOR_BUCKETS

@@ -1,4 +1,4 @@
-"""The fields of a recipe: immutable sections, and the whole of them as one JSON string."""
+"""Defines the fields of a recipe as immutable sections, and converts a recipe to and from JSON."""
 
 import dataclasses
 import hashlib
@@ -37,13 +37,13 @@ INPUTS = ("train", "validation", "test", "labels")  # the fields of data that na
 
 
 def _auto(default: float | int, low: float, high: float = math.inf) -> Any:
-    """Declare a number that a recipe may leave to the data: "auto" until :func:`xlnet.recipe.budget.decide`."""
+    """Declare a number that may be "auto" until :func:`xlnet.recipe.budget.decide` replaces it."""
     return field(default=default, metadata={"low": low, "high": high, "auto": True})
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which rows, and how they become token ids."""
+    """The rows to read, and how they become token ids."""
 
     train: Paths = ()
     validation: Paths = ()  # empty: a stratified fraction of train
@@ -73,13 +73,13 @@ class DataRecipe:
 
     @property
     def inputs(self) -> dict[str, Paths]:
-        """The paths of input files, by the field that names them."""
+        """Maps each field that names input files to their paths."""
         return {name: getattr(self, name) for name in INPUTS}
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network. Names are those of the published configuration files."""
+    """The network. The names are those of the published configuration files."""
 
     preset: str = _choice("tiny", "tiny", "small", "base", "large")
     pretrained: str = ""  # a hub name or a directory in Hugging Face layout; its shape is used
@@ -94,7 +94,7 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """The optimisation. One step is one update of the weights."""
+    """The optimisation. A step is one update of the weights."""
 
     epochs: float = _auto(3.0, 0.0)
     steps: int = _number(0, 0)  # updates; 0: as many as ``epochs`` needs
@@ -143,7 +143,7 @@ class PretrainingRecipe:
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """How the model is judged, and what it takes to replace the champion."""
+    """How the model is evaluated, and how much better it must be than the champion."""
 
     metric: str = _choice("auto", "auto", "accuracy", "macro_f1", "mcc", "pearson", "spearman", "bits_per_byte")
     margin: float = _number(0.0, -1.0, 1.0)  # amount by which the challenger must beat the champion
@@ -156,7 +156,7 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True)
 class RegistryRecipe:
-    """Where the model is kept."""
+    """Where the model is registered."""
 
     name: str = "xlnet"
     uri: str = ""  # MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else a file in the state directory
@@ -193,35 +193,35 @@ class Recipe:
         return tuple(of_run(self.pretrains))
 
     def to_json(self) -> str:
-        """Every field, sorted keys, no spaces: equal recipes give equal strings."""
+        """Return JSON of all fields with sorted keys and no spaces, so that equal recipes give equal strings."""
         return _dump(dataclasses.asdict(self))
 
     def digest(self) -> str:
-        """Identity of the recipe: ``sha256:`` of its JSON."""
+        """Return the recipe's digest: ``sha256:`` of its JSON."""
         return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def part(self, *sections: str) -> str:
-        """JSON of these sections alone: what one step depends on, and so what its cache key holds."""
+        """Return JSON of these sections only. A step depends on some sections, and its cache key holds their JSON."""
         whole = dataclasses.asdict(self)
         return _dump({name: whole[name] for name in sections})
 
     def replace(self, **sections: Mapping[str, Any]) -> "Recipe":
-        """Return this recipe with fields changed: ``recipe.replace(training={"seed": 1})``."""
+        """Return a copy of the recipe with changed fields: ``recipe.replace(training={"seed": 1})``."""
         return merge(self, sections)
 
 
 def parts(text: str) -> tuple[str, ...]:
-    """JSON of the part of a recipe that each kept step depends on, in the steps' order; ``text``: the whole recipe."""
+    """Return JSON of the sections that each cached step depends on, in the steps' order, from a whole recipe's JSON."""
     whole = from_json(text)
     kept = (step for name, step in of_run(whole.pretrains).items() if name != SNAPSHOT.name)
     return tuple(whole.part(*step.sections) for step in kept)
 
 
 def from_json(text: str) -> Recipe:
-    """Read what :meth:`Recipe.to_json` or :meth:`Recipe.part` wrote; absent sections get defaults.
+    """Read JSON of :meth:`Recipe.to_json` or :meth:`Recipe.part`. Missing sections get their defaults.
 
     Raises:
-        UserError: not JSON, or an unknown or wrong section, field or value.
+        UserError: the text is not JSON, or a section, field or value is unknown or wrong.
     """
     try:
         changes = json.loads(text)
@@ -233,12 +233,12 @@ def from_json(text: str) -> Recipe:
 
 
 def of_artifact(directory: str | Path) -> Recipe:
-    """The recipe beside an artifact: the sections that made it, defaults for the others."""
+    """Read the recipe in an artifact: the sections that it was made with, and defaults for the others."""
     return from_json(Path(directory, "recipe.json").read_text(encoding="utf-8"))
 
 
 def field_names() -> list[str]:
-    """Every ``section.field`` there is, in order."""
+    """List the names of all fields as ``section.field``, in order."""
     return [
         f"{section.name}.{item.name}"
         for section in dataclasses.fields(Recipe)
@@ -295,7 +295,7 @@ def _nearest_field(section: str, name: str, fields: Iterable[str]) -> str:
 
 
 def _convert(full_name: str, value: Any, expected: Any, may_be_auto: bool = False) -> Any:
-    """Check ``value`` against a field's type; the only conversions are int → float and str → paths."""
+    """Check a value against a field's type. Convert only int to float, and str to paths."""
     if may_be_auto and value == AUTO:
         return value
     if expected == ClassWeights:

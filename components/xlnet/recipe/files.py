@@ -61,7 +61,7 @@ def _anchor(section: str, name: str, value: Any, folder: Path) -> Any:
 
 
 def _own(path: str) -> str:
-    """A path whose ``~`` is a home directory; one of an unknown user stays as it is."""
+    """Replace ``~`` by the home directory. Leave the path of an unknown user unchanged."""
     return os.path.expanduser(path)
 
 

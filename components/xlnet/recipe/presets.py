@@ -1,4 +1,4 @@
-"""Presets: functions that return a complete recipe, from which a run starts."""
+"""The presets. Each is a function that returns a complete recipe, which a run starts from and changes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe, TrainingRecipe, merge
 
 
 def tiny() -> Recipe:
-    """The demo's network: trains on a few thousand sentences in a minute on two cores."""
+    """Return the demo's recipe, which trains on a few thousand sentences in a minute on two cores."""
     return Recipe(
         model=ModelRecipe(dropout=AUTO, summary_dropout=AUTO),
         training=_fitting(),
@@ -17,26 +17,26 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """A network to train from scratch on tens of thousands of texts on a CPU."""
+    """Return a recipe to train from scratch on tens of thousands of texts on a CPU."""
     return Recipe(
         model=ModelRecipe("small", "", 4, 256, 4, 64, 1024, dropout=AUTO, summary_dropout=AUTO), training=_fitting()
     )
 
 
 def _fitting() -> TrainingRecipe:
-    """A budget that :mod:`xlnet.recipe.budget` fits to the data."""
+    """Return training fields that :mod:`xlnet.recipe.budget` replaces by numbers that fit the data."""
     return TrainingRecipe(
         epochs=AUTO, batch_tokens=AUTO, learning_rate=AUTO, warmup=AUTO, token_dropout=AUTO, patience=AUTO
     )
 
 
 def base() -> Recipe:
-    """XLNet-Base, Cased: 12 layers, hidden 768, 12 heads (Yang et al. 2019, released configuration)."""
+    """Return the recipe of XLNet-Base: 12 layers, hidden 768, 12 heads (Yang et al. 2019, released configuration)."""
     return _published("base", n_layer=12, d_model=768, n_head=12, d_inner=3072, learning_rate=3e-5)
 
 
 def large() -> Recipe:
-    """XLNet-Large, Cased: 24 layers, hidden 1024, 16 heads (Yang et al. 2019, table 7)."""
+    """Return the recipe of XLNet-Large: 24 layers, hidden 1024, 16 heads (Yang et al. 2019, table 7)."""
     recipe = _published("large", n_layer=24, d_model=1024, n_head=16, d_inner=4096, learning_rate=2e-5)
     return recipe.replace(training={"layer_decay": 0.75})
 

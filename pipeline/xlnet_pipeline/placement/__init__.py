@@ -1,4 +1,4 @@
-"""Where the pipeline's steps will run: target, machine, image, and the settings that each target needs."""
+"""Decides where the pipeline's steps run: target, machine, image, and the settings that each target needs."""
 
 import re
 from collections.abc import Mapping

@@ -131,7 +131,7 @@ def offered(given: PlannedRun) -> str | None:
 
 
 def topology(given: PlannedRun) -> str | None:
-    """A run can use only one TPU slice, because several slices are not connected."""
+    """A run must use a single TPU slice, because several slices are not connected."""
     machine = given.machine
     if machine.kind != "tpu" or given.nodes == 1:
         return None

@@ -32,7 +32,7 @@ def columns(given: PlannedRun) -> str | None:
 
 
 def labels(given: PlannedRun) -> str | None:
-    """The label column must hold classes, or numbers for a regression."""
+    """The label column must hold classes, or numbers if the task is regression."""
     rows, data = given.rows, given.recipe.data
     names = {row.label for row in rows}
     if data.task != "classification" or given.survey is not None:
@@ -45,7 +45,7 @@ def labels(given: PlannedRun) -> str | None:
 
 
 def lost_rows(given: PlannedRun) -> list[str]:
-    """Warn about input that the run accepts, skips or counts, but that may be a mistake."""
+    """Warn about input that does not stop the run but may be a mistake."""
     found = list(given.snapshot.remarks)
     if given.survey is None:
         return found + unused_settings((source for source, _ in given.first), given.recipe.data)
@@ -117,7 +117,7 @@ def metric(given: PlannedRun) -> None:
 
 
 def _sorted_by_class(data: DataRecipe, given: PlannedRun) -> bool:
-    """Whether unread rows may belong to other classes, because the input has more rows than were read."""
+    """Whether rows that were not read may belong to other classes."""
     return any(len(rows) == FIRST_ROWS for _, rows in given.first) or len(given.sources) > len(given.first)
 
 

@@ -1,4 +1,4 @@
-"""What a probe of the doctor is given and what it finds."""
+"""The input and the result of the doctor's probes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

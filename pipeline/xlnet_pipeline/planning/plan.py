@@ -1,4 +1,4 @@
-"""The plan: what a run would reuse, and its memory, time and cost on each machine, before anything is spent.
+"""Plans a run: what it would reuse, and its memory, time and cost on each machine, before anything is spent.
 
 Every figure states its source: counted in the data, computed exactly, measured, or modelled.
 """
@@ -41,7 +41,7 @@ class Candidate:
 
     @property
     def usable_memory(self) -> float:
-        """Usable GiB of one chip."""
+        """The usable GiB of one chip."""
         return self.machine.memory_per_chip * estimate.USABLE[self.machine.kind]
 
     @property
@@ -51,7 +51,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Number and machine, such as ``l4`` or ``2 × l4``."""
+        """The number of machines and the name, such as ``l4`` or ``2 × l4``."""
         return self.machine.name if self.nodes == 1 else f"{self.nodes} × {self.machine.name}"
 
 

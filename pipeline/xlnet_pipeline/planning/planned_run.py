@@ -1,4 +1,4 @@
-"""What checks examine: a recipe, its target and machine, and the rows of its input."""
+"""The object that checks examine: a recipe, its target and machine, and the rows of its input."""
 
 import os
 from dataclasses import dataclass, field
@@ -44,19 +44,19 @@ class PlannedRun:
 
     @cached_property
     def snapshot(self) -> snapshots.Snapshot:
-        """The input. Raises UserError if there is none, or a file is in two splits."""
+        """The input files. Raises UserError if there are none, or if a file is in two splits."""
         return snapshots.of(self.recipe)
 
     @property
     def sources(self) -> list[tuple[str, Source]]:
-        """Split and object of each input file."""
+        """The split and the address of each input file."""
         return [(file.split, file.source) for file in self.snapshot.files if file.split in snapshots.SPLITS]
 
     @cached_property
     def survey(self) -> tuple[Survey, np.ndarray, list[str]] | None:
         """The survey of all rows, each row's split, and the warnings, as the preprocess step will find them.
 
-        None if there is too much to read. Raises the errors that the preprocess step would raise.
+        None if the input is too large to read. Raises the errors that the preprocess step would raise.
         """
         if sum(source.size for _, source in self.sources) > self.whole:
             return None

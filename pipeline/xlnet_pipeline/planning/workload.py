@@ -37,7 +37,7 @@ class Workload:
 
     @property
     def tokens(self) -> float:
-        """Tokens of the whole training, over all epochs."""
+        """The tokens of the whole training, over all epochs."""
         return float(self.steps * self.batch_tokens)
 
 

@@ -1,4 +1,4 @@
-"""Cron: one expression, read once into the minutes, hours, days, months and weekdays on which it fires.
+"""Parses cron expressions into the minutes, hours, days, months and weekdays on which they fire.
 
 Standard five-field cron: numbers, three-letter names, lists, ranges, steps over ``*`` or a range, Sunday as 0 and 7,
 and ``@daily`` and its kin. Where both the day of the month and the day of the week are restricted, either is enough.
@@ -56,7 +56,7 @@ FIELDS = (MINUTE, HOUR, DAY, MONTH, WEEKDAY)
 class Cron:
     """A parsed expression: the sorted values of each field. Sunday is weekday 0.
 
-    Where ``days`` and ``weekdays`` are both restricted, a day fires that is in either.
+    If ``days`` and ``weekdays`` are both restricted, the expression fires on days that match either.
     """
 
     minutes: tuple[int, ...]
@@ -66,7 +66,7 @@ class Cron:
     weekdays: tuple[int, ...]
 
     def __str__(self) -> str:
-        """Five fields that every crontab reads alike: numbers, ranges, lists, ``*``, and weekdays by name."""
+        """Return five fields that all cron programs read alike: numbers, ranges, lists, ``*``, and weekdays by name."""
         return " ".join(self.fields())
 
     def fields(self) -> tuple[str, str, str, str, str]:
@@ -125,7 +125,7 @@ def parse(text: str) -> Cron:
 def _dates(
     typed: str, day: str, weekday: str, days: tuple[int, ...], weekdays: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The days and weekdays, both unrestricted where either field alone covers every day."""
+    """Return the days and weekdays. Both are unrestricted if one of the two fields covers every day."""
     if "*" in (day, weekday):
         return days, weekdays
     for field, part, values in ((DAY, day, days), (WEEKDAY, weekday, weekdays)):
@@ -142,7 +142,7 @@ def _dates(
 
 
 def _values(typed: str, field: _Field, text: str) -> tuple[int, ...]:
-    """The sorted values that one field names."""
+    """Return the sorted values that one field names."""
     found: set[int] = set()
     for part in text.split(","):
         base, slash, step_text = part.partition("/")
@@ -220,7 +220,7 @@ def _written(field: _Field, values: tuple[int, ...]) -> str:
 
 
 def shifted(cron: Cron, minutes: int) -> Cron | None:
-    """The expression that fires ``minutes`` later (earlier, where negative); None where no single one does so.
+    """Return the expression that fires ``minutes`` later, or earlier if negative. None if no single expression does.
 
     A time near midnight moves to another day. Days of the week move with it; days of the month cannot.
     """

@@ -1,8 +1,8 @@
-"""The docker target: the local target's runs, records and cache, with each step in a container of our image.
+"""The docker target: like the local target, but each step runs in a container of our image.
 
-A container sees the state directory and, read-only, the recipe's data; its root file system is read-only, it has no
-capabilities, no network unless the recipe names something that is not on this machine, and the user's own id, so that
-what it writes is the user's.
+A container sees the state directory and, read-only, the recipe's data. Its root file system is read-only, and it has no
+capabilities. It has a network only if the recipe names something that is not on this machine. It runs with the user's
+own id, so that the files that it writes belong to the user.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ ENGINE_FAILED = 125  # exit status of ``docker run`` when the container was neve
 
 _GLOB = re.compile(r"[*?\[]")
 
-# Variables that a container gets from us; the rest of our environment is none of its business.
+# The only variables of ours that a container gets.
 _PASSED = (
     "XLNET_NPROC",
     "XLNET_GRACE_SECONDS",
@@ -55,7 +55,7 @@ class DockerTarget(LocalTarget):
     """Runs in containers on this machine. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "docker"
-    interpreter = "python3"  # the image's; its first process hands signals on past the step's shell
+    interpreter = "python3"  # of the image, whose first process passes signals on to the step's program
     cannot: Mapping[str, str] = {
         **{name: why for name, why in LocalTarget.cannot.items() if name not in ("image", "memory")},
         "device": "is for the target local; on docker the image says what there is",
@@ -81,7 +81,7 @@ class DockerTarget(LocalTarget):
         """Run the recipe in the foreground and return its record.
 
         Raises:
-            UserError: no engine, no such image, or something is asked for that this target cannot do.
+            UserError: there is no engine or no such image, or the submission asks for what this target cannot do.
         """
         refuse(submission, self.cannot)
         self.prepare(submission)
@@ -91,7 +91,7 @@ class DockerTarget(LocalTarget):
         """Find the engine and the image (the CPU image that was built last, if none is named) of a submission.
 
         Raises:
-            UserError: no engine, no such image.
+            UserError: there is no engine, or no such image.
         """
         recipe = submission.recipe
         self.program = build.engine()
@@ -105,7 +105,7 @@ class DockerTarget(LocalTarget):
         raise UserError(self.cannot["schedules"])
 
     def pipeline(self, pretrains: bool) -> compiled.Specification:
-        """The compiled DAG; each step's cache key names the code in the image that the step can reach."""
+        """Return the compiled pipeline. Each step's cache key names the code in the image that the step can reach."""
         code = {step: provenance.digest_json(self._code[step]) for step in KEPT}
         return compiled.specification(code, self.home, pretrains)
 
@@ -115,7 +115,7 @@ class DockerTarget(LocalTarget):
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[processes.Start]:
-        """Return what starts the steps of one run: containers of the submission's image."""
+        """Yield a function that starts the steps of one run in containers of the submission's image."""
         yield self._start
 
     def _start(self, command: list[str], environment: dict[str, str], watch: processes.Watch) -> int:
@@ -178,7 +178,7 @@ class DockerTarget(LocalTarget):
 
 
 def _mount(folder: Path, *more: str) -> str:
-    """The option that shows a container a folder at its own place. The engine reads the value as a line of CSV."""
+    """Return the option that mounts a folder at the same path. The engine reads its value as a line of CSV."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(["type=bind", f"source={folder}", f"target={folder}", *more])
     return f"--mount={line.getvalue()}"

@@ -37,8 +37,8 @@ class Stopped(BaseException):
 
     Attributes:
         reason: ``cancelled`` or ``timeout``.
-        ended: how the process ended that was running: ``by itself``, ``late`` (it was ended when its time was up),
-            ``at once`` (the user asked twice); empty: none was running.
+        ended: how the running process ended: ``by itself``, ``late`` (we killed it when its time was up) or
+            ``at once`` (we killed it when the user asked twice). Empty if no process was running.
     """
 
     def __init__(self, reason: str, ended: str = "") -> None:
@@ -47,7 +47,7 @@ class Stopped(BaseException):
 
 
 class Cancellation:
-    """Whether and why a run is to end: Ctrl-C, a signal, or its time is up.
+    """Tells whether and why a run should end: because of Ctrl-C, a signal, or the time limit.
 
     A signal only sets a flag. The run reads the flag where it can stop cleanly, so no record is left half written.
     """
@@ -59,7 +59,7 @@ class Cancellation:
 
     @property
     def reason(self) -> str:
-        """Why the run should end: ``cancelled`` or ``timeout``. Empty if it should go on."""
+        """The reason to end the run: ``cancelled`` or ``timeout``. Empty if the run should go on."""
         if self.asked is not None:
             return "cancelled"
         late = self.deadline is not None and time.monotonic() > self.deadline
@@ -205,7 +205,7 @@ def run(
 
 
 class _Ending:
-    """Asks a process group to end once the run is to end, and says whether there is something to wait for."""
+    """Asks a process group to end when the run should end, and tells whether to keep waiting for it."""
 
     def __init__(self, process: Process, stop: Cancellation, stopping: Callable[[], None]) -> None:
         self.process, self.stop, self.stopping = process, stop, stopping
@@ -227,13 +227,13 @@ class _Ending:
             _signal_group(self.process.pid, signal.SIGKILL)
 
     def ask(self) -> None:
-        """Ask all processes of the group to end, if that was not done yet."""
+        """Ask all processes of the group to end, unless they were asked before."""
         if not self.deadline:
             self.deadline = time.monotonic() + patience()
             _signal_group(self.process.pid, signal.SIGTERM)
 
     def goes_on(self) -> bool:
-        """Whether the process runs; once it was asked to end, whether any of its group does and has time left."""
+        """Whether the process runs; after it was asked to end, whether any of its group runs and has time left."""
         if not self.reason and (reason := self.stop.reason):
             self.reason = reason
             self.ask()
@@ -256,7 +256,7 @@ class _Log:
         self._rest = b""  # an address may go on in the next piece of its line
 
     def write(self, output: bytes) -> None:
-        """Write the lines that are whole by now; a redrawn one counts as whole."""
+        """Write the lines that are complete. A line that a progress bar has drawn again counts as complete."""
         self._rest += output
         end = max(self._rest.rfind(b"\n"), self._rest.rfind(b"\r")) + 1
         if len(self._rest) - end > LONGEST_LINE:
@@ -276,7 +276,7 @@ class _Log:
 
 
 def _lines(output: FileIO, log: _Log, ending: _Ending, live: Callable[[str], None] | None) -> Iterator[str]:
-    """Yield lines as they come, until the output is closed or its process is gone."""
+    """Yield lines as they arrive, until the output is closed or the process has ended."""
     rest = b""
     while True:
         goes_on = ending.goes_on()
@@ -304,7 +304,7 @@ def _lines(output: FileIO, log: _Log, ending: _Ending, live: Callable[[str], Non
 
 
 def _bounded(rest: bytes) -> bytes:
-    """The part of an unfinished line that can still be seen: a progress bar writes over its line for hours."""
+    """Return the visible part of an unfinished line, because a progress bar may overwrite its line for hours."""
     return rest[rest.rstrip(b"\r").rfind(b"\r") + 1 :]
 
 
@@ -318,7 +318,7 @@ def _read(output: FileIO) -> bytes:
 
 
 def _last_drawn(line: bytes) -> bytes:
-    """Return what a terminal shows in the end of a line that a progress bar overwrote."""
+    """Return what a terminal shows of a line that a progress bar has overwritten."""
     return line.rstrip(b"\r").rpartition(b"\r")[2].replace(b"\x1b[K", b"")
 
 
@@ -359,7 +359,7 @@ def _watchdog(group: int, after: Sequence[str]) -> Iterator[None]:
 
 
 def started(pid: int) -> str | None:
-    """When a living process started, to tell it from a later one with the same number; None: there is none."""
+    """Return when a process started, to tell it from a later one with the same number. None if it has ended."""
     if sys.platform.startswith("linux"):
         fields = _stat(pid)
         return f"{_boot()}:{fields[19]}" if fields else None
@@ -368,7 +368,7 @@ def started(pid: int) -> str | None:
 
 
 def _stat(pid: int) -> list[str]:
-    """What Linux says of a living process after its name: state, parent, group, …; empty: there is none."""
+    """Return the fields after the name in Linux's ``stat`` of a living process: state, parent, group, …; else []."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -13,7 +13,7 @@ _LINE = re.compile(r"step \d+/\d+ .*\bleft\b")
 
 
 def kept(folder: Path, live: Callable[[str], None]) -> Callable[[str], None]:
-    """``live``, which also leaves what it is called with in a file, now and then."""
+    """Return a function that calls ``live`` and now and then writes the progress to a file."""
     last = 0.0
 
     def call(text: str) -> None:
@@ -33,7 +33,7 @@ def of(lines: Iterable[str], folder: Path | None = None) -> str:
 
     Args:
         lines: the step's log.
-        folder: of a local run's logs.
+        folder: the folder with a local run's logs.
     """
     found = [match.group() for line in lines if (match := _LINE.search(line))]
     if folder is not None and (folder / FILE).is_file():

@@ -1,4 +1,4 @@
-"""The run record: what happened in a run, step by step, as one small JSON file that is replaced, never edited."""
+"""The run record: one small JSON file that tells what happened in a run, step by step."""
 
 import dataclasses
 import json
@@ -99,7 +99,7 @@ class Run:
         return (end - datetime.fromisoformat(self.created)).total_seconds()
 
     def close(self, status: str, failure: RunFailure | None, ended: str) -> None:
-        """Close the record: none of its steps is left running or pending."""
+        """Close the record, and end its steps that are running or pending."""
         self.status, self.error, self.ended = status, failure, ended
         for step in self.steps:
             if step.status == RUNNING:
@@ -116,7 +116,7 @@ class Run:
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """List the outputs made so far, the first step's first."""
+        """List the outputs that the steps have made so far, in the steps' order."""
         return [
             Artifact(step.name, name, **value)
             for step in self.steps
@@ -178,7 +178,7 @@ def read(path: Path) -> Run:
 
 
 def _check(run: Run) -> None:
-    """Raise an error if a field holds what no program of ours writes there."""
+    """Raise an error if a field holds a value that we never write there."""
     moments = [datetime.fromisoformat(one) for one in (run.created, run.ended) if one]
     if not all(moment.tzinfo for moment in moments):
         raise ValueError("a time has no zone")
@@ -192,12 +192,12 @@ def _check(run: Run) -> None:
 
 
 def damaged(path: Path, target: str, why: str) -> Run:
-    """Return what stands in a list for a run whose record cannot be read.
+    """Return a record with status DAMAGED for a run whose own record cannot be read.
 
     Args:
-        path: the record's.
+        path: the path of the record.
         target: the run's target.
-        why: what :func:`read` said.
+        why: the error of :func:`read`.
     """
     place = path if os.access(path, os.F_OK) else path.parent
     written = datetime.fromtimestamp(place.stat().st_mtime, UTC)

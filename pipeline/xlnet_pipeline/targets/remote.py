@@ -1,6 +1,6 @@
 """Code that the remote targets share: submitting once, waiting, and reading a run's artifacts from its bucket.
 
-A backend says how its tasks went; where an artifact came from is read from the ``lineage.json`` inside it.
+A backend tells how its tasks went. Where an artifact came from is read from the ``lineage.json`` inside it.
 """
 
 import dataclasses
@@ -73,10 +73,10 @@ def place(name: str, settings: Settings, submission: Submission, **more: Any) ->
 
 
 def checked(target: Target, submission: Submission) -> Placement:
-    """Return where a submission's steps are to run.
+    """Return where a submission's steps will run.
 
     Raises:
-        UserError: the target cannot do what is asked, or its steps could not read the input.
+        UserError: the target cannot do what the submission asks, or its steps could not read the input.
     """
     refuse(submission, target.cannot)
     where = target.place(submission)
@@ -235,7 +235,7 @@ def with_artifacts(run: Run, places: dict[str, str]) -> Run:
 
 
 def lineage_of(uri: str) -> dict[str, Any] | None:
-    """Read the lineage inside the artifact at a URI. None if there is no artifact (yet, or any more)."""
+    """Read the lineage inside the artifact at a URI. None if the artifact does not exist (yet, or any more)."""
     try:
         found: dict[str, Any] = json.loads(objects.read(f"{uri}/{provenance.LINEAGE}"))
     except Missing:
@@ -258,7 +258,7 @@ def artifact_places(root: str, run: str) -> dict[str, str]:
 
 
 def new_run(recipe_json: str, target: str, run: str) -> Run:
-    """The record of a run that has just been submitted; ``recipe_json`` is JSON, perhaps of some sections alone."""
+    """Make the record of a run that was just submitted. ``recipe_json`` may hold only some sections of the recipe."""
     whole, digest, steps = _described(recipe_json)
     return Run(run, target, json.loads(whole), digest, provenance.now(), steps=[StepRun(name) for name in steps])
 
@@ -286,10 +286,10 @@ def between(started: str | None, ended: str | None) -> float | None:
 
 
 def choose(run: str, known: list[str], target: str) -> str:
-    """Return the known id that ``run`` names by its whole, its beginning or its end.
+    """Return the known id that equals ``run``, begins with it or ends with it.
 
     Raises:
-        UserError: ``run`` fits no id, or several.
+        UserError: no id matches, or several do.
     """
     if run == record.LATEST and known:
         return known[0]
@@ -306,7 +306,7 @@ def log_lines(run: Run, step: str | None, read: Callable[[StepRun], str]) -> Ite
     """Yield the lines of the steps' logs, each step under a heading.
 
     Raises:
-        UserError: there is no such step.
+        UserError: the step does not exist.
     """
     if step is not None and step not in STEPS:
         raise UserError(f"step '{step}' is unknown; allowed: {', '.join(STEPS)}{nearest(step, STEPS)}")

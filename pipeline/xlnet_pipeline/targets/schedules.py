@@ -29,7 +29,7 @@ class Timing:
     current_offset: bool = field(default=False, compare=False)  # send the zone's present UTC offset to a target in UTC
 
     def coming(self, count: int = SHOWN, moment: datetime | None = None) -> list[str]:
-        """The next times after ``moment`` (now), ISO 8601 in the schedule's zone; none for a foreign expression."""
+        """Return the next times after ``moment`` (now), ISO 8601 in the schedule's zone; [] if cron is foreign."""
         try:
             found = cron.parse(self.cron)
         except UserError:  # another tool made this schedule
@@ -63,7 +63,7 @@ class Schedules(Protocol):
         """Create or change the schedule of that name. Also return the changes (``["created"]``; [] if none)."""
 
     def all(self) -> list[Schedule]:
-        """Every schedule, by name."""
+        """List all schedules by name."""
 
     def pause(self, name: str) -> Schedule:
         """Keep the schedule from firing until it is resumed."""
@@ -171,7 +171,7 @@ def image_and_machine(spec: Mapping[str, Any], platform: Mapping[str, Any] | Non
 
 
 def _selected(labels: Mapping[str, str]) -> list[str]:
-    """What node labels stand for: their values, and of a label that is only true, its name."""
+    """Return what node labels stand for: a label's value, or its name if the value is only "true"."""
     return [key.rpartition("-")[2] if value == "true" else value for key, value in labels.items()]
 
 

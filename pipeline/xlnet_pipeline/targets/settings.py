@@ -1,6 +1,6 @@
-"""How to reach a target: the ``[target.kfp]`` or ``[target.vertex]`` table of a recipe file, or environment variables.
+"""Reads how to reach a target, from environment variables or from a recipe file's ``[target.kfp]`` and similar tables.
 
-A variable goes before the table. Secrets come from the environment alone: a table that holds one is refused. Nothing
+A variable overrides the table. Secrets come from the environment alone: a table that holds one is refused. Nothing
 is read when this module is imported, and no secret is part of a value's printed form.
 """
 
@@ -34,7 +34,7 @@ class Settings(Protocol):
 
     @property
     def image_registry(self) -> str:
-        """Registry of images that name none; empty: none."""
+        """The registry for images whose name has none; empty if there is none."""
 
     @property
     def pipeline_root(self) -> str:
@@ -42,12 +42,12 @@ class Settings(Protocol):
 
     @property
     def registry(self) -> str:
-        """Address of the target's registry, where the recipe names none; empty: not known."""
+        """The address of the target's model registry if the recipe names none; empty if unknown."""
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """The settings of targets on this machine: there are none."""
+    """The settings of targets on this machine, which have none."""
 
     image: str = ""
     image_registry: str = ""
@@ -74,16 +74,16 @@ class KfpSettings:
 
     @property
     def address(self) -> str:
-        """The endpoint without what follows it in a browser's address line or in the API's own paths."""
+        """The endpoint without the path that a browser or the API appends to it."""
         return re.split(r"/+(?:#|apis(?:/|$))", self.endpoint)[0].rstrip("/")
 
     @property
     def registry(self) -> str:
-        """The registry's address, where the recipe names none; empty: a secret holds it."""
+        """The registry's address if the recipe names none; empty if a secret holds it."""
         return self.tracking_uri
 
     def storage(self) -> tuple[dict[str, str], str]:
-        """What steps need to reach an S3 pipeline root: variables, and the secret with the keys ('' needs none).
+        """What steps need to reach an S3 pipeline root: variables, and the secret with the keys ('' if none is needed).
 
         The S3 of a minio:// root is the installation's own, at the address and with the secret that it has by default;
         a compiled file that names no root is run with such a one.
@@ -110,12 +110,12 @@ class VertexSettings:
 
     @property
     def parent(self) -> str:
-        """The resource that holds all others."""
+        """The resource name of project and location, which all other names begin with."""
         return f"projects/{self.project}/locations/{self.location}"
 
     @property
     def registry(self) -> str:
-        """The registry's address, where the recipe names none."""
+        """The registry's address if the recipe names none."""
         return self.tracking_uri or f"vertex://{self.project}/{self.location}"
 
 
@@ -130,7 +130,7 @@ def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[s
     """Return the settings of a target.
 
     Args:
-        kind: which target's.
+        kind: the class of the settings.
         file: a recipe file; None: ``recipe.toml`` in the working directory, if there is one.
         needs: settings that must be there; None: those that it takes to reach the target.
 
@@ -167,7 +167,7 @@ def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[s
 
 
 def use_kind(file: str | Path = KIND_FILE) -> None:
-    """Set the variables in the file that ``make kind-up`` wrote, if it is there and no other installation is named.
+    """Set the variables from the file of ``make kind-up``, if it exists and no other installation is named.
 
     boto3 reads its keys from the environment itself. Variables that are set already keep their values.
     """
@@ -185,7 +185,7 @@ def use_kind(file: str | Path = KIND_FILE) -> None:
 
 
 def needed(name: str, *, image: bool = False, offline: bool = False) -> tuple[str, ...]:
-    """The settings without which nothing can be submitted to a target, or compiled for it.
+    """Return the settings that submitting to a target, or compiling for it, requires.
 
     Args:
         name: the target's.
@@ -216,7 +216,7 @@ def variables(file: str | Path | None = None) -> dict[str, str]:
 
 
 def registry_of(target: str, known: Mapping[str, str]) -> str:
-    """The registry's address by variables, which may be incomplete; empty: not known."""
+    """Return the registry's address according to variables, which may be incomplete; empty if unknown."""
     project = known.get("VERTEX_PROJECT_ID", "") if target == "vertex" else ""
     place = f"vertex://{project}/{known.get('VERTEX_LOCATION', 'us-central1')}" if project else ""
     return known.get("MLFLOW_TRACKING_URI", "") or place
@@ -259,10 +259,10 @@ def _table(name: str, file: str | Path | None) -> dict[str, Any]:
 
 
 def image_of(settings: Settings, given: str | None) -> str:
-    """The image to run: the one that was given, else the settings' own; its registry added where it names none.
+    """Return the image to run: the given one, or else that of the settings. Add the registry if the name has none.
 
     Raises:
-        UserError: there is none.
+        UserError: no image is given or set.
     """
     image = given or settings.image
     if not image:

@@ -1,8 +1,8 @@
 """Reads a compiled pipeline as a backend does: its tasks in order, their inputs, their commands, their outputs.
 
 The format is Kubeflow Pipelines' ``PipelineSpec`` as JSON. An artifact is a ``RuntimeArtifact``: name, uri, type and
-metadata. What this pipeline does not use (loops, nested pipelines, conditions, importers) is refused instead of being
-passed over.
+metadata. Features that our pipeline does not use (loops, nested pipelines, conditions, importers) are refused
+rather than ignored.
 """
 
 import graphlib
@@ -38,7 +38,7 @@ class Task:
         name: its key in the specification.
         title: what people read.
         after: names of the tasks that have to end well before it.
-        sources: input parameter or artifact → where its value comes from, as the specification says it.
+        sources: maps input parameters and artifacts to where their values come from, in the specification's form.
         component: definitions of its inputs and outputs.
         container: image, command, arguments and environment.
         caching: whether a result of equal work may be used instead.
@@ -100,7 +100,7 @@ def inputs(task: Task, parameters: Mapping[str, Any], done: Mapping[str, Values]
 
     Args:
         task: one of :func:`tasks`.
-        parameters: the pipeline's own.
+        parameters: the pipeline's parameters.
         done: outputs of the tasks that have ended, by name.
     """
     found = Values()
@@ -127,7 +127,7 @@ def executor_input(task: Task, given: Values, root: str, scratch: Path) -> dict[
     """Return what a task's program reads: its inputs, and the places where it must write its outputs.
 
     Args:
-        task: what runs.
+        task: the task.
         given: its inputs.
         root: directory or ``gs://`` prefix of its artifacts.
         scratch: local directory of its output parameters and of its report.
@@ -156,7 +156,7 @@ def filled(word: str, told: Mapping[str, Any], more: Mapping[str, str] | None = 
     Args:
         word: of :attr:`Task.words`.
         told: the :func:`executor_input`.
-        more: what the backend itself knows, such as the run's name: placeholder → value.
+        more: values of placeholders that only the backend knows, such as the run's name.
 
     Raises:
         RunError: a placeholder is unknown.

@@ -52,7 +52,7 @@ def refuse(submission: Submission, cannot: Mapping[str, str]) -> None:
     """Check that a target can do everything that a submission asks for.
 
     Args:
-        submission: what is asked.
+        submission: the submission.
         cannot: the target's :attr:`~xlnet_pipeline.targets.target.Target.cannot`.
 
     Raises:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from xlnet.errors import Missing, UserError, nearest
 from xlnet.registry import CHAMPION, ModelVersion
 from xlnet_pipeline.ui import pages
-from xlnet_pipeline.ui.pages import model_path, quoted
+from xlnet_pipeline.ui.pages import quoted
 from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.safety import Form, checked
 from xlnet_pipeline.ui.site import Site, site_of
@@ -187,11 +187,6 @@ def _shaded(tried: dict[str, Any]) -> dict[str, Any]:
         for side in tried["words"]
     ]
     return tried
-
-
-def path_of(one: Entry) -> str:
-    """Return the address of a version's page."""
-    return model_path(one.reference)
 
 
 ROUTES = [

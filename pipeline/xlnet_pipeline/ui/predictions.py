@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 PAGE = 50  # rows of one page
 LONGEST = 2000  # characters of a text that a page shows
-ONLY = ("wrong", "right", "all")
 
 
 def select(file: str, question: Mapping[str, str]) -> dict[str, Any]:
