@@ -26,7 +26,8 @@ def decided(rows, mean, **model):
         (450, 14, 10, 256),
         (2272, 18, 10, 1024),
         (5_000, 40, 5, 1024),
-        (61_000, 17, 5, 1024),
+        (2_800, 200, 3, 1024),
+        (61_000, 17, 3, 1024),
         (23_000, 250, 2, 1024),
         (1_000_000, 100, 2, 8192),
         (1, 4, 10, 256),
@@ -60,7 +61,8 @@ def test_what_is_given_stays():
     found = budget.decide(recipe, size)
     assert (found.training.epochs, found.training.learning_rate, found.model.dropout) == (2.0, 5e-3, 0.3)
     said = budget.explain(recipe, found, size)
-    assert said.startswith("chosen for 100 rows, 2,000 tokens, weights from scratch: summary_dropout 0.1, batch_tokens")
+    begin = "chosen for 100 rows, 2,000 tokens, weights from a linear model of the tokens: summary_dropout 0.1, "
+    assert said.startswith(begin + "batch_tokens")
     assert "epochs" not in said
     assert budget.explain(found, found, size) == ""
 

@@ -119,7 +119,7 @@ def test_every_shape_can_begin(width, count, head, matching):
 def test_the_budget_of_pairs_hides_no_tokens_and_says_how_they_begin():
     given = recipes.load(settings=["model.preset=tiny"])
     size = budget.Size(1000, 20_000, 40)
-    for pair, rate in ((None, 0.1), ("other", 0.0)):
+    for pair, rate in ((None, 0.3), ("other", 0.0)):
         recipe = given.replace(data={"text_pair": pair})
         decided = budget.decide(recipe, size)
         assert decided.training.token_dropout == rate

@@ -5,11 +5,13 @@ The numbers depend only on the recipe and the data, so that equal runs get equal
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
-from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe, TrainingRecipe
+from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe
 
 ENOUGH = 1_000_000  # tokens to see in all; fewer left validation climbing on every small set that was tried
 FEWEST, MOST = 5.0, 10.0  # epochs over a small set
+FEWEST_LINEAR = 3.0  # if the weights start from a linear model; a large set then gets FEWEST_LARGE
 LARGE, LARGE_ENOUGH, FEWEST_LARGE = 2_000_000, 10_000_000, 2.0  # tokens of a large set, and what to see of it
 BATCH, SMALLEST_BATCH, LARGEST_BATCH = 1024, 256, 8192  # tokens of an update
 FEWEST_UPDATES, MOST_UPDATES = 300, 12_000
@@ -19,7 +21,8 @@ WIDE = 128  # width from which on the learning rate falls
 RATE, PRETRAINED_RATE = 1e-3, 3e-5  # the second: Yang et al. 2019, appendix A.4
 PRETRAINED_EPOCHS, PRETRAINED_BATCH = 3.0, 4096
 PUBLISHED_WIDTH = 512  # pretrained networks at least this wide are tuned as the paper tunes its own
-NOT_READ = ("summary_dropout", "token_dropout")  # pretraining has no summary, and never hides its input
+# Pretraining has no summary, never hides its input, and learns from no labels.
+NOT_READ = ("summary_dropout", "token_dropout", "initialisation")
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ class Size:
 
 
 def decide(recipe: Recipe, size: Size) -> Recipe:
-    """Return the recipe with a number in place of each "auto" of its model and training sections."""
+    """Return the recipe with a value in place of each "auto" of its model and training sections."""
     pretrains = recipe.data.task == "pretrain"
     smallest = BATCH if pretrains else 1  # only one token in six is predicted: fewer would be too noisy
     small = bool(recipe.model.pretrained) and 0 < size.width < PUBLISHED_WIDTH
     # What was pretrained here, for minutes and with a small network, is far from what was published: it moves freely.
     start = replace(recipe.model, pretrained="") if small else recipe.model
-    training, model = _training(recipe.training, start, size, smallest), _model(recipe.model)
+    training, model = _training(recipe, start, size, smallest), _model(recipe.model)
     if recipe.data.text_pair is not None:
         training["token_dropout"] = 0.0  # a hidden token no longer equals that of the other text
     if pretrains:
@@ -68,19 +71,26 @@ def explain(given: Recipe, decided: Recipe, size: Size) -> str:
     shown = [(section, name) for section, name in names if name not in unread]
     if not shown:
         return ""
-    values = ", ".join(f"{name} {getattr(getattr(decided, section), name):g}" for section, name in shown)
+    numbers = {name: getattr(getattr(decided, section), name) for section, name in shown if name != "initialisation"}
+    values = [f"{name} {value:g}" for name, value in numbers.items()]
     total = decided.training.epochs * size.tokens
-    seen = f", {total:,.0f} tokens in all" if not decided.training.steps else ""
-    start = "pretrained weights" if given.model.pretrained else "weights from scratch"
-    if given.data.text_pair is not None and not given.model.pretrained:
-        start += " that look for equal tokens in both texts"
-    return f"chosen for {size.rows:,} rows, {size.tokens:,} tokens, {start}: {values}{seen}"
+    values += [f"{total:,.0f} tokens in all"] if not decided.training.steps else []
+    return f"chosen for {size.rows:,} rows, {size.tokens:,} tokens, {_start(decided)}: {', '.join(values)}"
+
+
+def _start(decided: Recipe) -> str:
+    if decided.model.pretrained:
+        return "pretrained weights"
+    if decided.training.initialisation == "linear":
+        return "weights from a linear model of the tokens"
+    pairs = decided.data.text_pair is not None
+    return "weights from scratch" + " that look for equal tokens in both texts" * pairs
 
 
 def chosen(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the section and name of each field that is "auto" until :func:`decide`."""
     fields = [("model", name) for name in _model(recipe.model)]
-    fields += [("training", name) for name in _training(TrainingRecipe(), recipe.model, Size(1, 1, 1))]
+    fields += [("training", name) for name in _training(recipe, recipe.model, Size(1, 1, 1))]
     return [(section, name) for section, name in fields if getattr(getattr(recipe, section), name) == AUTO]
 
 
@@ -90,9 +100,17 @@ def _model(model: ModelRecipe) -> dict[str, float]:
     return {"dropout": rate, "summary_dropout": rate}
 
 
-def _training(recipe: TrainingRecipe, model: ModelRecipe, size: Size, smallest: int = 1) -> dict[str, float]:
-    tokens = max(1, size.tokens)
-    epochs = recipe.epochs if recipe.epochs != AUTO else _epochs(tokens, bool(model.pretrained))
+def _initialisation(recipe: Recipe) -> str:
+    """Return how new weights start. A linear model of a pair's tokens cannot compare the two texts."""
+    has_labels = recipe.data.task != "pretrain" and recipe.data.text_pair is None
+    return "linear" if has_labels and not recipe.model.pretrained and not recipe.pretraining.corpus else "random"
+
+
+def _training(whole: Recipe, model: ModelRecipe, size: Size, smallest: int = 1) -> dict[str, Any]:
+    recipe, tokens = whole.training, max(1, size.tokens)
+    start = recipe.initialisation if recipe.initialisation != AUTO else _initialisation(whole)
+    is_linear = start == "linear"
+    epochs = recipe.epochs if recipe.epochs != AUTO else _epochs(tokens, bool(model.pretrained), is_linear)
     batch = recipe.batch_tokens
     if batch == AUTO:
         batch = PRETRAINED_BATCH if model.pretrained else _batch(epochs * tokens)
@@ -104,17 +122,21 @@ def _training(recipe: TrainingRecipe, model: ModelRecipe, size: Size, smallest: 
         "batch_tokens": batch,
         "learning_rate": rate,
         "warmup": round(min(WARMUP, LONGEST_WARMUP / updates), 4),
-        "token_dropout": 0.0 if model.pretrained else 0.1,
+        "token_dropout": 0.0 if model.pretrained else 0.3 if is_linear else 0.1,
+        "label_smoothing": 0.1 if is_linear and whole.data.task == "classification" else 0.0,
         "patience": PATIENCE,
+        "initialisation": start,
     }
 
 
-def _epochs(tokens: int, pretrained: bool) -> float:
-    if pretrained:
+def _epochs(tokens: int, is_pretrained: bool, is_linear: bool) -> float:
+    if is_pretrained:
         return PRETRAINED_EPOCHS
+    if tokens > LARGE and is_linear:
+        return FEWEST_LARGE
     if tokens > LARGE:
         return float(round(min(FEWEST, max(FEWEST_LARGE, LARGE_ENOUGH / tokens))))
-    return float(round(min(MOST, max(FEWEST, ENOUGH / tokens))))
+    return float(round(min(MOST, max(FEWEST_LINEAR if is_linear else FEWEST, ENOUGH / tokens))))
 
 
 def _batch(total: float) -> int:

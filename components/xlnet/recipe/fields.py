@@ -109,7 +109,7 @@ class TrainingRecipe:
     adam_epsilon: float = _number(1e-6, 0.0)
     clip_norm: float = _number(1.0, 0.0)  # gradient clipping; 0: none
     token_dropout: float = _auto(0.0, 0.0, 0.9)  # share of input tokens hidden behind mask_emb
-    label_smoothing: float = _number(0.0, 0.0, 0.9)
+    label_smoothing: float = _auto(0.0, 0.0, 0.9)
     class_weights: ClassWeights = "none"  # none, balanced, or class → weight in the loss (others: 1)
     select_by: str = _choice("auto", "auto", "accuracy", "macro_f1", "mcc", "pearson", "spearman", "loss")
     max_minutes: float = _number(0.0, 0.0)  # of one attempt; 0: no limit
@@ -120,6 +120,7 @@ class TrainingRecipe:
     patience: int = _auto(0, 0)  # early stopping after this many validations without improvement; 0: never
     checkpoint_every: int = _number(0, 0)  # steps between checkpoints; 0: at each validation
     seed: int = _number(0, 0, 2**63 - 1)
+    initialisation: str = _choice("random", "auto", "random", "linear")  # linear: new weights from a linear model
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,14 @@ def small() -> Recipe:
 def _fitting() -> TrainingRecipe:
     """Return training fields that :mod:`xlnet.recipe.budget` replaces by numbers that fit the data."""
     return TrainingRecipe(
-        epochs=AUTO, batch_tokens=AUTO, learning_rate=AUTO, warmup=AUTO, token_dropout=AUTO, patience=AUTO
+        epochs=AUTO,
+        batch_tokens=AUTO,
+        learning_rate=AUTO,
+        warmup=AUTO,
+        token_dropout=AUTO,
+        label_smoothing=AUTO,
+        patience=AUTO,
+        initialisation=AUTO,
     )
 
 

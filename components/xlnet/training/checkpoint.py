@@ -39,7 +39,7 @@ class State:
 
     step: int = 0
     tokens: int = 0
-    validated: int = 0  # step of the last validation
+    validated: int = -1  # step of the last validation; -1: none yet
     evaluations_waited: int = 0
     best_step: int = 0
     best: dict[str, float] = field(default_factory=dict)

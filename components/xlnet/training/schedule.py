@@ -47,8 +47,10 @@ def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> Trainin
     steps = int(min(steps, target))
     every = recipe.evaluate_every
     validations = {*range(every, steps, every), steps} if every else {min(end, steps) for end in ends}
+    if recipe.initialisation == "linear":
+        validations |= {0}  # the start is a model already, and the best one if training makes it worse
     every = recipe.checkpoint_every
-    checkpoints = {*range(every, steps, every)} if every else validations - {steps}
+    checkpoints = {*range(every, steps, every)} if every else validations - {0, steps}
     return TrainingSchedule(steps, frozenset(validations), frozenset(checkpoints), max(1, steps // LOGS))
 
 

@@ -19,7 +19,7 @@ from xlnet.model.token_loss import token_loss
 from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, TrainingRecipe
-from xlnet.training import objective, step
+from xlnet.training import linear_start, objective, step
 from xlnet.training.device import Device
 from xlnet.training.validation import validation_logits
 
@@ -74,6 +74,7 @@ class Supervised:
 
     def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
         """See :class:`Task`."""
+        linear_start.begin(model, device, data, recipe.training)
 
     def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
         """See :class:`Task`."""

@@ -1,0 +1,193 @@
+"""Starts a classifier or a regression from a linear model of its train rows' tokens.
+
+A transformer from scratch needs most of a few thousand rows to find out which words matter; a linear model finds that
+out in seconds. So a linear model of the token counts is fitted first (logistic regression, or ridge regression for
+values) and written into the network's weights. The untrained network then scores what that model scores, and training
+goes on from there.
+
+Dimensions 0 to K - 1 of the token embeddings hold each token's weights. Attention starts almost uniform, so the first
+head of the first layer, which copies these dimensions, averages them into the final ``<cls>`` token. Layer norms scale
+them by a positive number; the summary and the head read them.
+
+Shapes: S rows, T tokens of all rows, V tokens of the vocabulary, C outputs, K directions of the outputs (at most C - 1
+for classes, 1 for values), D model width.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xlnet.data.batches import Rows
+from xlnet.data.dataset import Dataset
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import TrainingRecipe
+from xlnet.training import objective
+from xlnet.training.device import Device
+
+INVERSE_PENALTY = 0.15  # C of the logistic regression, on rows of about unit length; chosen on held-out train rows
+ITERATIONS = 100  # of L-BFGS, at most
+MOST_COUNTS = 30_000_000  # tokens × outputs to fit on, about 20 s on two cores; of more, one row in so many is used
+CLS_SCALE = 3.0  # of the feature that is the same in every row: its weight is the intercept
+DEVIATION = 0.2  # of the embeddings: ten times the usual one, so that an update changes a tenth as much of them
+SIGNAL = 2.0  # root mean square of the linear answers within the network, where layer norm makes the whole 1
+SLOPE = 0.25  # before the summary's tanh, which is nearly linear up to SLOPE * SIGNAL
+CONFIDENCE = 1.0  # root mean square of the logits at the start; the linear model's own are too sure of its own rows
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """A linear model of token counts. A row's answer is the mean of its tokens' weights, plus the weights of ``<cls>``.
+
+    Attributes:
+        table_VK: each token's weights along the directions.
+        directions_KC: orthonormal directions of the answers, the one with the largest spread first.
+        spread_K: root mean square of the train rows' answers along each direction.
+        shift: added to the answer: the mean of the values; 0 for classes.
+    """
+
+    table_VK: Tensor
+    directions_KC: Tensor
+    spread_K: Tensor
+    shift: float
+
+
+def begin(model: XLNetClassifier, device: Device, data: Dataset, recipe: TrainingRecipe) -> None:
+    """Start the model from a linear one, if the recipe says so. Rank 0 fits it, so that all ranks have the same."""
+    if recipe.initialisation != "linear":
+        return
+    split, config = data.split("train"), model.config
+    weights_C = objective.class_weights(recipe, split.labels, data.classes)
+    most = min(config.d_head, config.d_model // 4)
+    found = fit(split, config.vocab_size, len(data.classes), weights_C, most) if device.ranks.rank == 0 else None
+    if linear := device.ranks.gather(found)[0]:
+        write(model, linear)
+
+
+def fit(
+    split: Rows, vocabulary: int, classes: int, class_weights: np.ndarray | None = None, most: int = 32
+) -> LinearModel | None:
+    """Fit a linear model to train rows: logistic regression for classes, ridge regression for values.
+
+    Args:
+        split: the train rows.
+        vocabulary: number of tokens, V.
+        classes: number of classes; 0 if the labels are values.
+        class_weights: weight of each class in the loss, [C]; None: 1 each.
+        most: most directions to keep, K.
+
+    Returns:
+        The model; None if all labels are equal.
+    """
+    if not len(split.labels) or np.ptp(split.labels) == 0:
+        return None
+    every = math.ceil(len(split.tokens) * max(1, classes) / MOST_COUNTS)
+    bags = _bags(split, np.arange(0, len(split.labels), every), vocabulary)
+    labels_S = split.labels[::every]
+    shift = 0.0 if classes else float(labels_S.mean())
+    spread = 1.0 if classes else float(labels_S.std()) or 1.0
+    if classes:
+        weights = None if class_weights is None else torch.from_numpy(class_weights)
+        targets_S = torch.from_numpy(labels_S.astype(np.int64))
+        loss = partial(F.cross_entropy, target=targets_S, weight=weights)
+    else:
+        targets_S1 = torch.from_numpy((labels_S.astype(np.float32) - shift) / spread)[:, None]
+        loss = partial(F.mse_loss, target=targets_S1)
+    table_VC = _minimise(bags, loss, max(1, classes)) * spread
+    if classes:
+        table_VC = table_VC - table_VC.mean(1, keepdim=True)  # the same for every class changes no answer
+    answers_SC = bags.answers(table_VC).double()
+    moments_C, directions_CC = torch.linalg.eigh(answers_SC.T @ answers_SC / len(answers_SC))
+    directions_KC = directions_CC.T.flip(0)[: min(most, max(1, classes - 1))].float()  # eigenvalues ascend
+    spread_K = moments_C.flip(0)[: len(directions_KC)].clamp(min=0).sqrt().float()
+    return LinearModel(bags.scale_V1 * table_VC @ directions_KC.T, directions_KC, spread_K, shift)
+
+
+@torch.no_grad()
+def write(model: XLNetClassifier, linear: LinearModel) -> None:
+    """Write a linear model into the weights of a new network, whose answers are then about those of the linear one."""
+    count, device = len(linear.spread_K), model.logits_proj.weight.device
+    dims, largest = torch.arange(count, device=device), float(linear.spread_K.max())
+    table_VD = model.transformer.word_embedding.weight
+    table_VD.mul_(DEVIATION / model.config.initializer_range)
+    table_VD[:, :count] = (linear.table_VK * (SIGNAL * DEVIATION / largest)).to(table_VD)
+    first = model.transformer.layers()[0].rel_attn
+    first.qkv[:, 2, 0, :count] = 0.0
+    first.qkv[dims, 2, 0, dims] = 1.0
+    first.o[:, 0, :count] = 0.0
+    first.o[:count] = 0.0
+    first.o[dims, 0, dims] = 1.0
+    summary, head = model.sequence_summary.summary, model.logits_proj
+    summary.weight[:count] = 0.0
+    summary.weight[dims, dims] = SLOPE
+    mean, deviation = model.config.value_mean, model.config.value_deviation  # in which the head counts values
+    spread = min(largest, CONFIDENCE) if model.config.task == "classification" else largest / deviation
+    head.weight[:, :count] = (linear.directions_KC.T * (spread / math.tanh(SLOPE * SIGNAL))).to(head.weight)
+    head.bias.fill_((linear.shift - mean) / deviation)
+
+
+@dataclass(frozen=True)
+class _Bags:
+    """Rows as bags of tokens, each token with a weight.
+
+    Attributes:
+        ids_T: the tokens of all rows.
+        offsets_S: each row's first token.
+        shares_T: one over the number of tokens in the token's row.
+        scale_V1: what each token's count is multiplied with.
+        cls: the token that every row has once more.
+    """
+
+    ids_T: Tensor
+    offsets_S: Tensor
+    shares_T: Tensor
+    scale_V1: Tensor
+    cls: int
+
+    def answers(self, table_VC: Tensor) -> Tensor:
+        """Return each row's answer, if these are the tokens' weights before scaling: [S, C]."""
+        scaled_VC = table_VC * self.scale_V1
+        return scaled_VC[self.cls] + F.embedding_bag(
+            self.ids_T, scaled_VC, self.offsets_S, mode="sum", per_sample_weights=self.shares_T
+        )
+
+
+def _bags(split: Rows, rows: np.ndarray, vocabulary: int) -> _Bags:
+    """Count the tokens of these rows. A token is scaled by its inverse document frequency, and 0 if no row has it."""
+    lengths_S = split.lengths[rows]
+    starts_S = np.cumsum(lengths_S) - lengths_S
+    place_T = np.repeat(split.offsets[rows] - starts_S, lengths_S) + np.arange(lengths_S.sum())
+    ids_T = split.tokens[place_T].astype(np.int64)
+    cls = int(ids_T[-1])
+    row_T = np.repeat(np.arange(len(rows)), lengths_S)
+    seen_V = np.bincount(np.unique(row_T * vocabulary + ids_T) % vocabulary, minlength=vocabulary)
+    scale_V = np.where(seen_V > 0, np.log((1 + len(rows)) / (1 + seen_V)) + 1, 0.0) * math.sqrt(lengths_S.mean())
+    scale_V[cls] = CLS_SCALE
+    return _Bags(
+        torch.from_numpy(ids_T),
+        torch.from_numpy(starts_S),
+        torch.from_numpy((1.0 / np.repeat(lengths_S, lengths_S)).astype(np.float32)),
+        torch.from_numpy(scale_V.astype(np.float32))[:, None],
+        cls,
+    )
+
+
+def _minimise(bags: _Bags, loss: Callable[[Tensor], Tensor], outputs: int) -> Tensor:
+    """Return the weights before scaling that minimise the mean loss of the answers plus the penalty: [V, C]."""
+    table_VC = torch.zeros(len(bags.scale_V1), outputs, requires_grad=True)
+    penalty = 1.0 / (2 * INVERSE_PENALTY * len(bags.offsets_S))
+    search = torch.optim.LBFGS([table_VC], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        value = loss(bags.answers(table_VC)) + penalty * table_VC.square().sum()
+        value.backward()
+        return value
+
+    search.step(closure)
+    return table_VC.detach()

@@ -1,0 +1,191 @@
+"""Weights that start from a linear model: the untrained network answers as it does, and training goes on from there."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from token_rows import RECIPE, write_dataset
+
+from xlnet import recipe as recipes
+from xlnet.errors import UserError
+from xlnet.model import config as configs
+from xlnet.model.xlnet import XLNetClassifier
+from xlnet.recipe import AUTO, budget
+from xlnet.recipe.budget import Size
+from xlnet.training import linear_start, loop
+from xlnet.training.device import Device
+from xlnet.training.train import train
+from xlnet.training.validation import validation_logits
+
+LINEAR = RECIPE.replace(training={"initialisation": "linear", "steps": 4})
+
+
+@dataclass
+class Rows:
+    """Rows in memory, as a split of a dataset has them."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def offsets(self):
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    @property
+    def boundaries(self):
+        return self.lengths - 1
+
+
+def made_up(classes, rows, seed=0):
+    """Rows that have token 10 + class among others; for values, as many tokens 10 as the value says."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes or 4, rows)
+    texts = []
+    for label in labels:
+        telling = [10 + label] if classes else [10] * label
+        texts.append([*telling, *generator.integers(20, 60, 9 - len(telling)).tolist(), 4, 3])
+    kept = labels.astype(np.int32) if classes else labels.astype(np.float32)
+    return Rows(np.concatenate(texts).astype(np.int32), np.array([len(text) for text in texts]), kept)
+
+
+def network(classes, scale=(0.0, 1.0)):
+    torch.manual_seed(0)
+    task, names = ("classification", [str(one) for one in range(classes)]) if classes else ("regression", [])
+    return XLNetClassifier(configs.from_recipe(recipes.tiny().model, 64, 5, task, names, scale)).eval()
+
+
+def answers(model, rows):
+    return validation_logits(model, rows, Device(), tick=lambda: None, stop=lambda: False)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_the_untrained_network_finds_the_classes(classes):
+    train_rows, others = made_up(classes, 600), made_up(classes, 200, seed=1)
+    model = network(classes)
+    before = (answers(model, others).argmax(1) == others.labels).mean()
+    linear_start.write(model, linear_start.fit(train_rows, 64, classes))
+    logits = answers(model, others)
+    assert before < 0.75 < 0.97 < (logits.argmax(1) == others.labels).mean()
+    assert logits.std() < 2, "it is not surer than a model that will be trained on may be"
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (1.5, 1.1)])
+def test_the_untrained_network_finds_values(scale):
+    model = network(0, scale)
+    linear_start.write(model, linear_start.fit(made_up(0, 600), 64, 0))
+    others = made_up(0, 200, seed=1)
+    found = answers(model, others)[:, 0]
+    assert np.corrcoef(found, others.labels)[0, 1] > 0.9
+    assert abs(found.mean() - others.labels.mean()) < 0.3
+    assert 0.5 < found.std() / others.labels.std() < 1.5
+
+
+def test_more_classes_than_a_head_is_wide_keep_the_main_directions():
+    rows = made_up(7, 600)
+    linear = linear_start.fit(rows, 64, 7, most=3)
+    assert linear.directions_KC.shape == (3, 7)
+    assert torch.allclose(linear.directions_KC @ linear.directions_KC.T, torch.eye(3), atol=1e-5)
+
+
+def test_few_of_many_rows_are_enough(monkeypatch):
+    monkeypatch.setattr(linear_start, "MOST_COUNTS", 2_000)
+    model, others = network(2), made_up(2, 200, seed=1)
+    linear_start.write(model, linear_start.fit(made_up(2, 900), 64, 2))
+    assert (answers(model, others).argmax(1) == others.labels).mean() > 0.9
+
+
+def test_class_weights_move_the_linear_model():
+    rows = made_up(2, 300)
+    rows.tokens[:] = np.where(rows.tokens == 11, 10, rows.tokens)  # nothing tells the classes apart
+    shares = []
+    for weights in (np.array([9.0, 1.0], np.float32), np.array([1.0, 9.0], np.float32)):
+        model = network(2)
+        linear_start.write(model, linear_start.fit(rows, 64, 2, weights))
+        shares.append(answers(model, rows).argmax(1).mean())
+    assert shares[0] < 0.2 < 0.8 < shares[1]
+
+
+@pytest.mark.parametrize("labels", [np.zeros(300, np.int32), np.full(300, 2.5, np.float32)])
+def test_labels_that_are_all_equal_teach_nothing(labels):
+    rows = made_up(2, 300)
+    rows.labels = labels
+    assert linear_start.fit(rows, 64, 2 if labels.dtype == np.int32 else 0) is None
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("linear") / "dataset")
+
+
+def test_the_start_is_validated_and_kept_if_training_makes_it_worse(dataset, tmp_path):
+    recipe = LINEAR.replace(training={"learning_rate": 3.0, "clip_norm": 0.0})
+    facts = train(recipe.part("model", "training"), dataset, str(tmp_path / "model"))
+    first = json.loads(Path(tmp_path, "model", "history.jsonl").read_text().splitlines()[0])
+    assert (first["step"], facts["best_step"], facts["global_step"]) == (0, 0, 4)
+    assert facts["validation_accuracy"] == pytest.approx(first["validation_accuracy"], abs=1e-6)
+    assert first["validation_accuracy"] > 0.9
+
+
+def test_the_same_bits_twice_and_after_a_kill(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLNET_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    recipe = LINEAR.replace(training={"checkpoint_every": 2}).part("model", "training")
+    digests = [train(recipe, dataset, str(tmp_path / name))["weights_digest"] for name in ("one", "two")]
+    assert digests[0] == digests[1]
+    update = loop.Training.update
+
+    def killed(training, share):
+        if training.state.step == 3:
+            raise RuntimeError("killed")
+        return update(training, share)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "update", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(recipe, dataset, str(tmp_path / "killed"))
+    resumed = train(recipe, dataset, str(tmp_path / "killed"))
+    assert (resumed["resumed_from"], resumed["weights_digest"]) == (2, digests[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        ({}, "linear"),
+        ({"model": {"preset": "small"}}, "linear"),
+        ({"data": {"task": "regression"}}, "linear"),
+        ({"data": {"text_pair": "other"}}, "random"),
+        ({"data": {"task": "pretrain"}}, "random"),
+        ({"model": {"pretrained": "weights"}}, "random"),
+        ({"model": {"preset": "base"}}, "random"),
+        ({"training": {"initialisation": "random"}}, "random"),
+        ({"model": {"preset": "base"}, "training": {"initialisation": AUTO}}, "linear"),
+    ],
+)
+def test_what_auto_chooses(changes, chosen):
+    recipe = recipes.from_changes(changes)
+    size = Size(2000, 40_000, 60)
+    decided = budget.decide(recipe, size)
+    assert decided.training.initialisation == chosen
+    said = budget.explain(recipe, decided, size)
+    assert ("linear model of the tokens" in said) == (chosen == "linear" and bool(said))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.pretrained=weights"], "is 'linear', but model.pretrained gives the weights; allowed: auto, random"),
+        (["data.text_pair=other"], "is 'linear', but data.text_pair makes the rows pairs; allowed: auto, random"),
+        (["data.task=pretrain"], "is 'linear', but data.task is 'pretrain'; allowed: auto, random"),
+    ],
+)
+def test_a_linear_start_where_it_cannot_be(settings, message):
+    with pytest.raises(UserError, match=message):
+        recipes.load(settings=["training.initialisation=linear", *settings])
+
+
+def test_a_misspelt_start_names_those_there_are():
+    with pytest.raises(UserError, match=r"training\.initialisation is 'liner'; allowed: .*linear"):
+        recipes.load(settings=["training.initialisation=liner"])
