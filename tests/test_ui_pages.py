@@ -257,6 +257,8 @@ def test_an_unreachable_target_leaves_the_others_shown(home: Path, monkeypatch: 
     from xlnet_pipeline.ui import catalogue
 
     monkeypatch.setattr(catalogue, "PATIENCE", 0.1)
+    monkeypatch.setattr("xlnet_pipeline.ui.application.LONGEST", 0.2)
+    monkeypatch.setattr(catalogue, "LONGEST", 0.2)
     with client(home) as opened:
         for path in ("/runs", "/schedules"):
             answer = opened.get(path)
@@ -264,6 +266,10 @@ def test_an_unreachable_target_leaves_the_others_shown(home: Path, monkeypatch: 
             assert "kfp" in answer.text
         assert RUN in opened.get("/runs").text
         assert opened.get(f"/runs/{RUN}?target=vertex").status_code == 422
+        for path in (f"/runs/{RUN}?target=kfp", f"/runs/{RUN}/log?target=kfp", f"/api/runs/{RUN}?target=kfp"):
+            answer = opened.get(path)
+            assert answer.status_code == 504, "long before a command would give up"
+            assert "does not answer" in answer.text
 
 
 @pytest.mark.parametrize("path", ["/models", "/data", "/lineage", "/schedules"])

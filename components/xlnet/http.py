@@ -3,10 +3,12 @@
 Before a call that creates something is repeated, ``recover`` checks whether the first attempt created it.
 """
 
+import contextlib
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,6 +19,8 @@ FIRST_PAUSE = 0.5  # seconds, doubled each time; the actual pause is a random on
 LONGEST_PAUSE = 20.0
 QUIET = 3.0  # seconds of failures after which each further pause is announced
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes of an answer
+
+_patience: ContextVar[float | None] = ContextVar("patience", default=None)
 
 AGAIN = (408, 429, 500, 502, 503, 504)
 Result = TypeVar("Result")
@@ -51,6 +55,22 @@ class Endpoint:
     permission: str  # which permission to ask for if access is denied
 
 
+@contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Repeat calls for ``seconds`` at most, where somebody waits for the answer; holds for this thread or task."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+def limits() -> tuple[float, float]:
+    """Return the seconds to connect, and between two bytes of an answer."""
+    connect, answer = TIMEOUT
+    return min(connect, _patience.get() or connect), answer
+
+
 def repeated(
     call: Callable[[], Result], server: Endpoint, recover: Callable[[], Result | None] | None = None
 ) -> Result:
@@ -66,7 +86,8 @@ def repeated(
         Unreachable: the server kept failing.
         HttpError: status 404 or 409, which only the caller can interpret.
     """
-    pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE
+    patience = PATIENCE if (chosen := _patience.get()) is None else chosen
+    pause, deadline = FIRST_PAUSE, time.monotonic() + patience
     while True:
         try:
             return call()
@@ -75,7 +96,7 @@ def repeated(
             left = deadline - time.monotonic()
             if not error.passing or wait > left:
                 _give_up(error, server)
-            if PATIENCE - left > QUIET or wait > QUIET:
+            if patience - left > QUIET or wait > QUIET:
                 warn(f"{_failing(error, server)}; trying again in {wait:.0f} s, and for {left:.0f} s in all")
             time.sleep(wait)
         if recover and (found := repeated(recover, server)) is not None:

@@ -108,7 +108,7 @@ class VertexApi:
         from requests.exceptions import ConnectionError, RequestException
 
         try:
-            answer = self.session.request(method, url, json=body, params=query, timeout=http.TIMEOUT)
+            answer = self.session.request(method, url, json=body, params=query, timeout=http.limits())
             content = answer.json() if answer.content else {}
         except GoogleAuthError as error:
             raise HttpError(401, " ".join(str(error).split())[:200]) from None

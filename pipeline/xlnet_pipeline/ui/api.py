@@ -223,6 +223,7 @@ def _described(one: Operation) -> dict[str, Any]:
             "404": {"description": "It does not exist", "content": wrong},
             "409": {"description": "It is damaged or gone", "content": wrong},
             "422": {"description": "It cannot be done; the error says why", "content": wrong},
+            "504": {"description": "The target does not answer", "content": wrong},
         },
     }
 

@@ -4,13 +4,18 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from xlnet import http
 from xlnet.errors import Missing, RunError, UserError
+from xlnet.http import Unreachable
 from xlnet_pipeline.ui import api, comparison, data, lineage, live, models, pages, run, runs, schedules
+from xlnet_pipeline.ui.catalogue import LONGEST
 from xlnet_pipeline.ui.safety import Guard, Refused
 from xlnet_pipeline.ui.site import Site
 
@@ -39,8 +44,10 @@ def application(site: Site, token: str = "") -> Guard:
     ]
     made = Starlette(
         routes=routes,
+        middleware=[Middleware(_Impatient)],
         exception_handlers={
             UserError: _mistake,
+            Unreachable: _silent,
             RunError: _failure,
             ModuleNotFoundError: _not_installed,
             HTTPException: _http,
@@ -49,6 +56,18 @@ def application(site: Site, token: str = "") -> Guard:
     )
     made.state.site = site
     return Guard(made, token, pages.problem)
+
+
+class _Impatient:
+    """Lets no page wait for a target as long as a command does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        with http.patience(LONGEST):
+            await self.app(scope, receive, send)
 
 
 class _Files(StaticFiles):
@@ -69,6 +88,10 @@ def _mistake(request: Request, error: Exception) -> Response:
 
 def _failure(request: Request, error: Exception) -> Response:
     return pages.problem(request, 409, "Not possible", str(error))
+
+
+def _silent(request: Request, error: Exception) -> Response:
+    return pages.problem(request, 504, "The target does not answer", str(error))
 
 
 def _not_installed(request: Request, error: Exception) -> Response:

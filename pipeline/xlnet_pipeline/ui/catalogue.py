@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from xlnet import http
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.local.target import LocalTarget
@@ -16,7 +17,8 @@ from xlnet_pipeline.ui.row import Row, row_of
 from xlnet_pipeline.ui.row_index import Stamp, stamp_of
 
 FRESH = 15.0  # seconds for which a remote target's list is shown without asking again
-PATIENCE = 2.0  # seconds that a page waits for a remote target's first list
+PATIENCE = 1.0  # seconds that a page waits for a remote target's first list
+LONGEST = 3.0  # seconds for which a call to a remote target is repeated
 NEWEST = 200  # runs to list of a remote target
 MANY = 50  # records newly read after which the index file is written: fewer are read quickly
 
@@ -94,7 +96,8 @@ class Remote(Generic[Item]):
 
     def _ask(self) -> None:
         try:
-            self._found = self._ask_target()
+            with http.patience(LONGEST):
+                self._found = self._ask_target()
             self.problem = ""
         except (UserError, RunError, OSError) as error:
             self.problem = str(error)

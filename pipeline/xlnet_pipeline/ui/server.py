@@ -15,7 +15,7 @@ from xlnet_pipeline.ui.site import Site
 
 __all__ = ["LOOPBACK", "address", "listen", "serve"]
 
-GRACE = 3  # seconds that open pages have when the server stops
+GRACE = 6  # seconds that open pages have when the server stops
 
 
 class PageServer(uvicorn.Server):

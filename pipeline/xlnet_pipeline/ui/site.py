@@ -8,6 +8,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from xlnet.errors import RunError, UserError
+from xlnet.http import Unreachable
 from xlnet_pipeline.targets import Run, Target, open_target
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.schedules import Schedule
@@ -86,6 +87,8 @@ class Site:
         """
         try:
             return self.target(target).status(name)
+        except Unreachable:
+            raise
         except RunError as error:
             path = self.home / "runs" / name / "run.json"
             raise RunError(unreadable(path, error)) from None

@@ -69,7 +69,7 @@ class KfpApi:
         """Call a function of the client; see :func:`xlnet.http.repeated`."""
 
         def once() -> Any:
-            with_limits = {**options, "_request_timeout": tuple(map(min, http.TIMEOUT, ANSWER))}
+            with_limits = {**options, "_request_timeout": tuple(map(min, http.limits(), ANSWER))}
             try:
                 return function(*arguments, **with_limits)
             except NotTheApi:
