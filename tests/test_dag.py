@@ -31,7 +31,51 @@ def test_five_steps_in_a_row_and_one_parameter(tmp_path: Path) -> None:
     assert set(tasks) == set(STEPS)
     assert list(spec["root"]["inputDefinitions"]["parameters"]) == ["recipe"]
     for before, after in itertools.pairwise(STEPS):
-        assert before in tasks[after]["dependentTasks"]
+        assert tasks[after]["dependentTasks"] == [before], "each edge more would be drawn"
+
+
+def edges(spec: dict[str, Any]) -> dict[str, set[tuple[str, str]]]:
+    """What the page of Kubeflow Pipelines draws: between tasks, one for each pair; and to and from each artifact."""
+    tasks = spec["root"]["dag"]["tasks"]
+    drawn: dict[str, set[tuple[str, str]]] = {"tasks": set(), "artifacts": set()}
+    for name, task in tasks.items():
+        drawn["tasks"] |= {(before, name) for before in task.get("dependentTasks", [])}
+        for one in task.get("inputs", {}).get("parameters", {}).values():
+            if "taskOutputParameter" in one:
+                drawn["tasks"].add((one["taskOutputParameter"]["producerTask"], name))
+        for one in task.get("inputs", {}).get("artifacts", {}).values():
+            drawn["artifacts"].add((one["taskOutputArtifact"]["outputArtifactKey"], name))
+        outputs = spec["components"][task["componentRef"]["name"]].get("outputDefinitions", {}).get("artifacts", {})
+        drawn["artifacts"] |= {(name, one) for one in outputs}
+    return drawn
+
+
+def test_the_page_of_kubeflow_pipelines_draws_no_tangle(tmp_path: Path) -> None:
+    """A row of steps, and beside it only what the snapshot tells the steps that a backend may take from its cache."""
+    drawn = edges(compiled(tmp_path / "pipeline.yaml"))
+    assert drawn["tasks"] == {*itertools.pairwise(STEPS), ("snapshot", "train"), ("snapshot", "evaluate")}
+    assert len(drawn["artifacts"]) == 8 + 6, "written and read"
+    drawn = edges(dag.documents(pretrains=True)[0])
+    row = itertools.pairwise([*STEPS[:2], "pretrain", *STEPS[2:]])
+    assert drawn["tasks"] == {*row, *(("snapshot", name) for name in ("pretrain", "train", "evaluate"))}
+
+
+@pytest.mark.parametrize(
+    ("needs", "left"),
+    [
+        ({"a": [], "b": ["a"], "c": ["a", "b"]}, {"a": [], "b": ["a"], "c": ["b"]}),
+        ({"a": [], "b": [], "c": ["a", "b"]}, {"a": [], "b": [], "c": ["a", "b"]}),
+        (
+            {"a": [], "b": ["a"], "c": ["a"], "d": ["a", "b", "c"], "e": ["a", "d"]},
+            {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["d"]},
+        ),
+        ({"a": None, "b": ["a"]}, {"a": None, "b": ["a"]}),
+    ],
+)
+def test_a_dependency_that_others_imply_is_dropped(needs: dict[str, Any], left: dict[str, Any]) -> None:
+    tasks = {name: {} if before is None else {"dependentTasks": before} for name, before in needs.items()}
+    dag.without_implied(tasks)
+    assert {name: task.get("dependentTasks") for name, task in tasks.items()} == left
 
 
 def test_what_lies_outside_of_a_backends_keys_is_never_cached(tmp_path: Path) -> None:
@@ -44,7 +88,10 @@ def test_a_step_is_given_its_own_part_of_the_recipe_and_its_code(tmp_path: Path)
     tasks = compiled(tmp_path / "pipeline.yaml")["root"]["dag"]["tasks"]
     for name in STEPS[1:]:
         parameters = tasks[name]["inputs"]["parameters"]
-        assert parameters["recipe"]["taskOutputParameter"]["outputParameterKey"] == name
+        if name == "register":  # a backend never takes it from its cache
+            assert parameters["recipe"] == {"componentInputParameter": "recipe"}
+        else:
+            assert parameters["recipe"]["taskOutputParameter"]["outputParameterKey"] == name
         assert parameters["code"]["runtimeValue"]["constant"].startswith("sha256:")
 
 

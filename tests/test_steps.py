@@ -13,6 +13,7 @@ from kfp import dsl
 from xlnet import recipe as recipes
 from xlnet.errors import UserError
 from xlnet.steps import KEPT, of_run
+from xlnet_pipeline.targets.local.cache import key_of, parts_of
 from xlnet_steps import display, pretraining, steps
 
 
@@ -30,11 +31,11 @@ def evaluation(folder: Path, **more: object) -> str:
     return str(folder)
 
 
-def test_the_snapshot_hands_each_step_its_part_of_the_recipe(small_csv: Path) -> None:
+def test_the_snapshot_hands_each_cached_step_its_part_of_the_recipe(small_csv: Path) -> None:
     recipe = recipes.tiny().replace(data={"train": str(small_csv)}, training={"seed": 7})
     found = steps.snapshot.python_func(recipe.to_json())
     names = list(steps.snapshot.component_spec.outputs)
-    assert names == ["digest", "pretrained", *recipe.steps[1:]]
+    assert names == ["digest", "pretrained", *(name for name in recipe.steps[1:] if KEPT[name].cached)]
     assert found[1] == ""
     for name, part in zip(names[2:], found[2:], strict=True):
         assert set(json.loads(part)) == set(KEPT[name].sections)
@@ -58,7 +59,28 @@ def test_a_margin_is_nothing_that_training_depends_on(small_csv: Path) -> None:
     strict = recipe.replace(evaluation={"margin": 0.02})
     before, after = (steps.snapshot.python_func(one.to_json()) for one in (recipe, strict))
     names = list(steps.snapshot.component_spec.outputs)
-    assert [name for name, old, new in zip(names, before, after, strict=True) if old != new] == ["evaluate", "register"]
+    assert [name for name, old, new in zip(names, before, after, strict=True) if old != new] == ["evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "again"),
+    [
+        ("data", {"train": "other.csv"}, False),
+        ("training", {"seed": 7}, False),
+        ("evaluation", {"margin": 0.02}, True),
+        ("registry", {"name": "other"}, True),
+    ],
+)
+def test_a_registration_depends_on_its_own_part_of_the_recipe(
+    section: str, change: dict[str, object], again: bool
+) -> None:
+    """It is given the whole recipe; what it reads beside its part are the artifacts."""
+    recipe = recipes.tiny().replace(data={"train": "rows.csv"})
+    keys = [
+        key_of(parts_of("register", {"recipe": one.to_json(), "code": "sha256:1", "model": {"digest": "sha256:2"}}))
+        for one in (recipe, recipe.replace(**{section: change}))
+    ]
+    assert (keys[0] != keys[1]) is again
 
 
 def test_pretrained_weights_are_nothing_that_preprocessing_depends_on(small_csv: Path, tmp_path: Path) -> None:

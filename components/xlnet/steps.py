@@ -22,6 +22,8 @@ class Step:
         heavy: whether it runs on the requested machine; other steps run on small CPU machines.
         trains: whether it trains a model: in a job of its own where several machines do, and with checkpoints.
         optional: whether only some runs have it: those whose recipe asks for it.
+        cached: whether a backend may take its result from its cache. If not, it gets the whole recipe, which saves an
+            edge from the snapshot step in the backends' drawings.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Step:
     heavy: bool = False
     trains: bool = False
     optional: bool = False
+    cached: bool = True
 
 
 SNAPSHOT = Step("snapshot", "Snapshot the input", "list and checksum the input", "xlnet.data.snapshot")
@@ -97,6 +100,7 @@ KEPT = {
             sections=("evaluation", "registry"),
             inputs=("dataset", "model", "evaluation"),
             output="registration",
+            cached=False,  # the result depends on the registry, which a backend's cache does not see
         ),
     )
 }

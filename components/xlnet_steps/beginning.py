@@ -7,7 +7,7 @@ from xlnet.registry.own_disk import refuse_own_disk
 
 
 def snapshot(recipe_json: str, pretrains: bool = False) -> tuple[str, ...]:
-    """Return the digests of input and pretrained weights, and the part of the recipe that each later step uses.
+    """Return the digests of input and pretrained weights, and the part of the recipe that each cached step uses.
 
     Args:
         recipe_json: JSON of the recipe.

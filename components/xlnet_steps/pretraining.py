@@ -20,10 +20,9 @@ def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
         ("pretrain", str),
         ("train", str),
         ("evaluate", str),
-        ("register", str),
     ],
 ):
-    """Compute digests of the input's content, and the part of the recipe that each later step uses."""
+    """Compute digests of the input's content, and the part of the recipe that each cached step uses."""
     from xlnet_steps.beginning import snapshot as step
 
     return step(recipe, pretrains=True)

@@ -1,8 +1,9 @@
 """The five steps as thin Kubeflow Pipelines components; the work is done in ``xlnet``.
 
 A lightweight component carries its own source, so each body imports what it needs. ``recipe`` is the step's part of
-the recipe, ``code`` identifies the code (a source fingerprint, or the image's digest), and ``pretrained`` identifies
-the pretrained weights. The backends' cache keys contain only parameters, so these values must be parameters.
+the recipe (the whole of it for ``snapshot`` and ``register``, which are never cached), ``code`` identifies the code (a
+source fingerprint, or the image's digest), and ``pretrained`` identifies the pretrained weights. The backends' cache
+keys contain only parameters, so these values must be parameters.
 """
 
 from typing import NamedTuple
@@ -15,9 +16,9 @@ IMAGE = "python:3.11"  # a placeholder: the local target uses no containers, the
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def snapshot(recipe: str) -> NamedTuple(  # type: ignore[valid-type]
     "Snapshot",
-    [("digest", str), ("pretrained", str), ("preprocess", str), ("train", str), ("evaluate", str), ("register", str)],
+    [("digest", str), ("pretrained", str), ("preprocess", str), ("train", str), ("evaluate", str)],
 ):
-    """Compute digests of the input's content, and the part of the recipe that each later step uses."""
+    """Compute digests of the input's content, and the part of the recipe that each cached step uses."""
     from xlnet_steps.beginning import snapshot as step
 
     return step(recipe)

@@ -52,10 +52,11 @@ def build(
         for step in kept:
             given = {name: snapshot.outputs[output] for name, output in step.given.items()}
             inputs = {name: artifacts[name] for name in (*step.inputs, step.base) if name in artifacts}
-            task = components[step.name](recipe=snapshot.outputs[step.name], code=code[step.name], **given, **inputs)
+            own = snapshot.outputs[step.name] if step.cached else recipe
+            task = components[step.name](recipe=own, code=code[step.name], **given, **inputs)
+            task.set_caching_options(step.cached)
             artifacts[step.output] = task.outputs[step.output]
             tasks.append(task)
-        tasks[-1].set_caching_options(False)  # the result depends on the registry, which a backend's cache does not see
         for task in tasks:
             task.set_display_name(STEPS[task.name].title)
             if image:
@@ -83,6 +84,7 @@ def documents(
 
     built = build(image, where=where, pretrains=pretrains)
     spec: dict[str, Any] = json_format.MessageToDict(built.pipeline_spec)
+    without_implied(spec["root"]["dag"]["tasks"])
     if where and where.target == "vertex":
         from xlnet_pipeline.placement import vertex
 
@@ -91,6 +93,22 @@ def documents(
         supervise(spec)
     platform = json_format.MessageToDict(built.platform_spec)
     return [spec, platform] if platform else [spec]
+
+
+def without_implied(tasks: dict[str, Any]) -> None:
+    """Drop each dependency that others imply: the backends' pages draw an edge for every one of them.
+
+    kfp's compiler lists every task whose output a task reads, however far above it.
+    """
+
+    def above(name: str) -> set[str]:
+        direct = tasks[name].get("dependentTasks", [])
+        return {*direct, *(far for near in direct for far in above(near))}
+
+    needed = {name: task["dependentTasks"] for name, task in tasks.items() if "dependentTasks" in task}
+    implied = {name: {far for near in direct for far in above(near)} for name, direct in needed.items()}
+    for name, direct in needed.items():
+        tasks[name]["dependentTasks"] = [near for near in direct if near not in implied[name]]
 
 
 def supervise(spec: dict[str, Any]) -> None:

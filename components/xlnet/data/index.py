@@ -34,7 +34,7 @@ def keys(taken: Mapping[str, str], code: str) -> dict[str, str]:
     """Map each step to the key of its work, in hexadecimal digits.
 
     Args:
-        taken: the snapshot step's outputs: ``digest``, ``pretrained``, and each later step's part of the recipe.
+        taken: the snapshot step's outputs: ``digest``, ``pretrained``, and each cached step's part of the recipe.
         code: identity of the code.
     """
     found: dict[str, str] = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 from xlnet.errors import UserError, nearest
 from xlnet.recipe.checks import check_section, check_together
-from xlnet.steps import SNAPSHOT, of_run
+from xlnet.steps import KEPT, of_run
 
 Column = str | int  # a column's name, or its index from 0
 Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
@@ -214,7 +214,7 @@ class Recipe:
 def parts(text: str) -> tuple[str, ...]:
     """Return JSON of the sections that each cached step depends on, in the steps' order, from a whole recipe's JSON."""
     whole = from_json(text)
-    kept = (step for name, step in of_run(whole.pretrains).items() if name != SNAPSHOT.name)
+    kept = (step for name, step in of_run(whole.pretrains).items() if name in KEPT and step.cached)
     return tuple(whole.part(*step.sections) for step in kept)
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from xlnet import provenance, state
+from xlnet import recipe as recipes
 from xlnet.errors import CorruptArtifact, UserError
+from xlnet.steps import KEPT
 
 SCHEMA = 1
 SHOWN_CHANGES = 3
@@ -32,6 +34,8 @@ def parts_of(step: str, arguments: dict[str, Any], **more: str) -> dict[str, Any
     """Return everything that a step's result depends on: code, parameters, digests of the inputs, and ``more``."""
     inputs = {name: value for name, value in arguments.items() if isinstance(value, dict)}
     parameters = {name: value for name, value in arguments.items() if name not in inputs}
+    if step in KEPT and "recipe" in parameters:  # of the whole recipe, the step's own part
+        parameters["recipe"] = recipes.from_json(parameters["recipe"]).part(*KEPT[step].sections)
     return {
         "step": step,
         "code": parameters.pop("code", ""),
