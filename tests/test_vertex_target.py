@@ -104,6 +104,7 @@ def test_a_run_from_submission_to_lineage(
     [
         ("classification", {"accuracy": 0.8, "macro_f1": 0.79, "mcc": 0.6}),
         ("regression", {"pearson": 0.7, "spearman": 0.69}),
+        ("general_text_generation", {"bits_per_byte": 1.9, "perplexity": 40.0}),
     ],
 )
 def test_an_evaluation_in_the_registry_names_the_schema_of_its_task(

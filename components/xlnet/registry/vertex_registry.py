@@ -20,7 +20,7 @@ from xlnet.registry.versions import CHAMPION, ModelVersion
 from xlnet.registry.vertex_api import VertexApi
 
 SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/{}_metrics_1.0.0.yaml"
-CLASSIFICATION = "accuracy"  # a metric that only classification has
+TASKS = {"accuracy": "classification", "bits_per_byte": "general_text_generation"}  # a metric → the only task with it
 LABELS = ("decision", "git_sha", "run")
 ROUTES = {"healthRoute": "/healthz", "predictRoute": "/predict"}  # routes of xlnet.serving
 DEFAULT = "default"  # alias of the version that Vertex AI serves by default
@@ -29,7 +29,7 @@ OURS = {"created-by": "xlnet-pipeline"}
 
 def schema(metrics: Mapping[str, float]) -> str:
     """Return the schema that Vertex AI needs to read an evaluation with these metrics."""
-    return SCHEMA.format("classification" if CLASSIFICATION in metrics else "regression")
+    return SCHEMA.format(next((task for metric, task in TASKS.items() if metric in metrics), "regression"))
 
 
 class VertexRegistry:
