@@ -122,6 +122,47 @@ def test_cancelling(
         assert "run 20261126-150102-eeba: CANCELLED" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("situation", "words", "status", "read"),
+    [
+        ("schedule-list", "list", 0, ["s1", "0 4 * * *", "UTC"]),
+        ("schedule-show-paused", "show s1", 0, ["state      PAUSED", "created", "cron: 0 3 * * * → 0 4 * * *"]),
+        ("schedule-resume", "resume s1", 0, ["s1"]),
+        ("schedule-list", "show s9", 2, ["schedule 's9' is unknown", "s1"]),
+        ("schedule-delete-unknown", "delete nowhere", 2, ["schedule 'nowhere' is unknown; there are s"]),
+    ],
+)
+def test_each_recorded_schedule_reads_as_what_it_was(
+    situation: str,
+    words: str,
+    status: int,
+    read: list[str],
+    recordings: Path,
+    root: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Replay(recordings, situation) as server:
+        monkeypatch.setenv("KFP_ENDPOINT", server.url)
+        assert main(["schedule", *words.split(), "--target", "kfp"]) == status
+        shown = capsys.readouterr()
+        for word in read:
+            assert word in shown.out + shown.err
+        assert not [one for one in server.requests if one.method == "DELETE"]
+        assert server.count("POST", ":enable") == words.startswith("resume")
+
+
+def test_a_submission_reads_as_a_run_that_waits(
+    recordings: Path, root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the server answers to a submission, asked for by the id that we had given the run."""
+    with Replay(recordings, "submit-to-cancel") as server:
+        monkeypatch.setenv("KFP_ENDPOINT", server.url)
+        assert main(["runs", "show", "20261126-150102-eeba", "--target", "kfp", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["status"], [step["status"] for step in record["steps"]]) == (R, [P] * 5)
+
+
 def test_a_list_reads_no_logs_and_no_more_than_is_shown(
     recordings: Path, root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -230,7 +230,19 @@ def exchanges(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["create", "create-zone-refused", "fri-sun", "max-concurrency-11", "step-weekday", "0-7", "pause", "delete"]
+    "name",
+    [
+        "create",
+        "create-zone-refused",
+        "fri-sun",
+        "max-concurrency-11",
+        "step-weekday",
+        "0-7",
+        "pause",
+        "resume",
+        "update",
+        "delete",
+    ],
 )
 def test_our_server_answers_as_the_real_one(table: Table, kfp: KfpServer, name: str) -> None:
     """Field by field, except ids, times, and the specification that was sent."""

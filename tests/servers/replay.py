@@ -56,10 +56,14 @@ class Replay(WebServer):
             ("GET", "/runs", self.find),
             ("GET", "/runs/(?P<id>[^/:]+)", self.show),
             ("POST", "/runs/(?P<id>[^/:]+):terminate", lambda request: {}),
-            ("GET", "/recurringruns", lambda request: {}),
-            ("GET", "/recurringruns/(?P<id>[^/:]+)", self.gone),
+            ("GET", "/recurringruns", lambda request: self.schedules),
+            ("GET", "/recurringruns/(?P<id>[^/:]+)", self.schedule),
+            ("POST", "/recurringruns/[^/:]+:(enable|disable)", lambda request: {}),
         ):
             self.route(method, PREFIX + path, work)
+        lists = [one["response"] for one in recorded if "recurringRuns" in (one["response"] or {})]
+        self.schedules = self._with_specifications(lists[0]) if lists else {}
+        self.last = self._with_specifications(lists[-1])["recurringRuns"] if lists else []
         self.route("GET", "/apis/v1alpha1/runs/[^/]+/nodes/[^/]+/log", self.log)
         self.route("GET", "/k8s/pod/logs", self.pod_log)
 
@@ -76,7 +80,18 @@ class Replay(WebServer):
         found = [known[0] for known in self.answers.values() if wanted[0] in known[0]["display_name"]]
         return {"runs": found, "total_size": len(found)} if found else {}
 
-    def gone(self, request: Request) -> Any:
+    def _with_specifications(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """A list of recurring runs, with the pipeline specifications that were recorded apart."""
+        for one in answer["recurringRuns"]:
+            if place := one["pipeline_spec"].get("$recorded"):
+                one["pipeline_spec"] = json.loads((self.folder / place).read_text())
+        return answer
+
+    def schedule(self, request: Request) -> Any:
+        """A recurring run as it was seen last; one of another situation is gone."""
+        for one in self.last:
+            if one["recurring_run_id"] == request.part("id"):
+                return one
         raise Refused(404, request.part("id"))
 
     def log(self, request: Request) -> Any:
