@@ -19,6 +19,7 @@ COMMANDS = [["runs", "list"], ["runs", "show", "4f2a"], ["schedule", "list"], ["
 
 ENDINGS = ["", "/", "/#/runs", "/#/experiments", "/apis/v2beta1", "/apis/v2beta1/runs", "/apis"]
 ROOTS = ["gcs://bucket/root", "bucket/root", "/mnt/root", "https://bucket/root", "oci://b/r", "gs:/b"]
+ROOTS += ["gs://", "s3:///root", "minio://"]  # without a bucket
 
 
 @pytest.fixture
@@ -49,12 +50,51 @@ def test_an_address_as_it_is_copied_from_a_browser_works(
     assert f"page {here.url}/#/runs/details/" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:8888", "http://", "http://:8888", "http://localhost:port", "ftp://h"])
 @pytest.mark.parametrize("words", COMMANDS)
-def test_an_address_without_a_scheme_says_what_to_type(
-    words: list[str], here: KfpServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_address_that_is_no_url_says_what_to_type(
+    words: list[str], address: str, here: KfpServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("KFP_ENDPOINT", here.url.removeprefix("http://"))
+    monkeypatch.setenv("KFP_ENDPOINT", address)
     assert "is not a URL; type http://HOST:PORT or https://HOST" in refused(words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "what"),
+    [
+        (200, "<!DOCTYPE html><html>log in</html>", "a web page"),
+        (302, "Found", "a redirect (to a login"),
+        (200, "pong", "content of type 'text/plain"),
+        (200, b"pong", "content of type 'application/octet-stream'"),
+        (200, {"status": "ok"}, "JSON of something else"),
+        (200, [1, 2], "JSON of something else"),
+    ],
+)
+@pytest.mark.parametrize("words", [COMMANDS[0], COMMANDS[-1]])
+def test_another_server_is_not_taken_for_the_api(
+    words: list[str],
+    status: int,
+    content: Any,
+    what: str,
+    here: KfpServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(here, "answer", lambda request: (status, content, {}))
+    said = refused(words, capsys)
+    assert f"answers with {what}" in said
+    assert "set KFP_ENDPOINT to" in said
+
+
+def test_tls_where_the_server_speaks_none_is_one_line(
+    here: KfpServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KFP_ENDPOINT", here.url.replace("http://", "https://"))
+    assert main(["runs", "list", "--target", "kfp"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(
+        f"error: Kubeflow Pipelines at https://{here.url.removeprefix('http://')} does not answer"
+    )
 
 
 @pytest.mark.parametrize("words", COMMANDS)

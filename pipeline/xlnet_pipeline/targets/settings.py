@@ -160,9 +160,11 @@ def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[s
             + (" (the image also with --image)" if "image" in missing else "")
         )
     refuse_password(found.tracking_uri, "MLFLOW_TRACKING_URI")
-    if found.pipeline_root and not found.pipeline_root.startswith(ROOTS[kind]):
+    root = found.pipeline_root
+    scheme = next((one for one in ROOTS[kind] if root.startswith(one)), "")
+    if root and not (scheme and root.removeprefix(scheme).partition("/")[0]):
         allowed = " or ".join(f"{scheme}BUCKET/FOLDER" for scheme in ROOTS[kind])
-        raise UserError(f"target '{name}': pipeline_root '{found.pipeline_root}' is not {allowed}")
+        raise UserError(f"target '{name}': pipeline_root '{root}' is not {allowed}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The Kubeflow Pipelines v2beta1 API through its own client, with time limits, retries and one-line errors."""
+"""Calls the Kubeflow Pipelines v2beta1 API through its own client, with time limits, retries and one-line errors."""
 
 import functools
 import json
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kfp_server_api as api
 import urllib3
@@ -20,13 +21,14 @@ PAGE = 200
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # kfp's own variable: a mounted service account token
 PERMISSION = "the role kubeflow-pipelines-edit"
 CREDENTIALS = "set KFP_TOKEN to a fresh token"
-ANSWER = (10.0, 18.0)  # seconds to connect, and between two bytes; whoever waits longer is told
-LOOK = (3.0, 5.0)  # seconds to connect, and between two bytes, for a page that can be done without
+ANSWER = (10.0, 18.0)  # seconds to connect, and between two bytes of an answer
+PAGE_OF_ANOTHER = "a web page (of a login, or of something else)"
+LOOK = (3.0, 5.0)  # the same for a page that is optional, such as a log
 
 
 @dataclass(frozen=True)
 class Page:
-    """An answer, whatever its status; 0 where there was none, and ``text`` says why."""
+    """An HTTP answer of any status. The status is 0 if there was no answer; ``text`` then says why."""
 
     status: int
     kind: str  # its Content-Type
@@ -34,27 +36,32 @@ class Page:
 
 
 class _Client(api.ApiClient):
-    """The API's client, which takes a web page for what it is: no answer of the API."""
+    """The API's client. It raises NotTheApi if the server answers with something other than JSON."""
 
     def request(self, *arguments: Any, **options: Any) -> Any:
-        answer = super().request(*arguments, **options)
-        if options.get("_preload_content", True) and "html" in (answer.getheader("Content-Type") or "").lower():
-            raise NotTheApi
+        try:
+            answer = super().request(*arguments, **options)
+        except api.ApiException as error:
+            error.body = error.body or b""  # the client decodes it, even if there was no answer at all
+            raise
+        kind = (answer.getheader("Content-Type") or "").lower()
+        if options.get("_preload_content", True) and "json" not in kind:
+            raise NotTheApi(PAGE_OF_ANOTHER if "html" in kind else f"content of type '{kind}'")
         return answer
 
 
 class NotTheApi(Exception):
-    """A web page where JSON was asked for."""
+    """The server answered with something other than JSON. The message says with what."""
 
 
 class KfpApi:
-    """One installation. Methods return the API's messages as the client's model objects."""
+    """One installation of Kubeflow Pipelines. Methods return the client's model objects."""
 
     def __init__(self, settings: KfpSettings) -> None:
-        if not settings.endpoint.startswith(("http://", "https://")):
+        if not _is_url(settings.endpoint):
             raise UserError(f"KFP endpoint '{settings.endpoint}' is not a URL; type http://HOST:PORT or https://HOST")
         configuration = api.Configuration(host=settings.address)
-        configuration.retries = False  # ours know what may be repeated
+        configuration.retries = False  # http.repeated knows which calls may be repeated
         if token := _token(settings):
             configuration.api_key["authorization"] = token
             configuration.api_key_prefix["authorization"] = "Bearer"
@@ -66,17 +73,19 @@ class KfpApi:
         self.server = Endpoint("Kubeflow Pipelines", settings.address, CREDENTIALS, self._namespaces())
 
     def call(self, function: Callable[..., Any], *arguments: Any, recover: Any = None, **options: Any) -> Any:
-        """Call a function of the client; see :func:`xlnet.http.repeated`."""
+        """Call a function of the client, and repeat it as :func:`xlnet.http.repeated` does."""
 
         def once() -> Any:
             with_limits = {**options, "_request_timeout": tuple(map(min, http.limits(), ANSWER))}
             try:
                 return function(*arguments, **with_limits)
-            except NotTheApi:
-                raise self._no_api() from None
+            except NotTheApi as other:
+                raise self._no_api(str(other)) from None
             except api.ApiException as error:
+                if error.status and 300 <= error.status < 400:
+                    raise self._no_api("a redirect (to a login, or to another address)") from None
                 if "html" in (error.headers or {}).get("Content-Type", "").lower() and error.status in (404, 405):
-                    raise self._no_api() from None
+                    raise self._no_api(PAGE_OF_ANOTHER) from None
                 found = _trouble(error)
                 if found.status == 400 and "namespace" in found.message.lower():
                     raise UserError(f"Kubeflow Pipelines refused: {found.message}; {self._namespaces()}") from None
@@ -87,12 +96,12 @@ class KfpApi:
         return http.repeated(once, self.server, recover)
 
     def page(self, path: str, query: dict[str, str], most: int | None = None) -> "Page":
-        """A page that is not part of the v2beta1 API, such as a pod's log: asked for once, with little patience.
+        """Get a page outside the v2beta1 API, such as a pod's log. Try once, with a short time limit.
 
         Args:
-            path: of the page, from the endpoint on.
-            query: what to ask.
-            most: how many bytes of it to read; None: all.
+            path: the page's path below the endpoint.
+            query: the query's parameters.
+            most: read only so many bytes of the answer; None reads all.
         """
         try:
             answer = self.client.call_api(
@@ -115,7 +124,7 @@ class KfpApi:
             return Page(0, "", http.short(error))
 
     def experiment(self) -> str:
-        """Id of the experiment that the settings name; made if there is none."""
+        """Return the id of the experiment that the settings name; create the experiment if it does not exist."""
         found = self._find_experiment()
         if found is None:
             body = api.V2beta1Experiment(
@@ -128,6 +137,8 @@ class KfpApi:
                 found = self._find_experiment()
                 if error.status != 409 or found is None:
                     raise self.unexpected(error) from None
+        if not found.experiment_id:
+            raise self._no_api("JSON of something else")
         return str(found.experiment_id)
 
     def _find_experiment(self) -> Any:
@@ -139,30 +150,29 @@ class KfpApi:
         return (found.experiments or [None])[0]
 
     def _namespaces(self) -> str:
-        """What to type where the server refuses the namespace that is set, or wants one."""
+        """Return what the user can type if the server refuses the namespace, or requires one."""
         given = self.settings.namespace
         if given:
             return f"KFP_NAMESPACE is '{given}': set it to a namespace of yours, or ask for {PERMISSION} in that one"
         return f"KFP_NAMESPACE is not set: set it where an installation has several users, or ask for {PERMISSION}"
 
-    def _no_api(self) -> UserError:
+    def _no_api(self, what: str) -> UserError:
         return UserError(
-            f"'{self.settings.endpoint}' answers with a web page (of a login, or of something else), not as Kubeflow "
-            "Pipelines' API; set KFP_ENDPOINT to the address before '/#/' in its pages or before '/apis/', and "
-            "KFP_TOKEN where callers must log in"
+            f"'{self.settings.endpoint}' answers with {what}, not as Kubeflow Pipelines' API; set KFP_ENDPOINT to the "
+            "address before '/#/' in its pages or before '/apis/', and KFP_TOKEN where callers must log in"
         )
 
     def unexpected(self, error: HttpError) -> UserError:
-        """A 404 or 409 where neither can be the answer of a Kubeflow Pipelines server."""
+        """Return the error for a 404 or 409 that a Kubeflow Pipelines server would not send here."""
         address = self.settings.endpoint
         return UserError(
-            f"'{address}' answers {error.status}, as no Kubeflow Pipelines v2 API does ({error.message}); "
-            "check KFP_ENDPOINT"
+            f"'{address}' answers {error.status} ({error.message}), which the v2 API of Kubeflow Pipelines never does "
+            "here; check KFP_ENDPOINT"
         )
 
     @functools.cache  # noqa: B019  # one installation lives as long as one command
     def schedule_names(self) -> dict[str, str]:
-        """Id of each recurring run of the experiment → its name."""
+        """Map the id of each recurring run of the experiment to its name."""
         listed = self.recurring.recurring_run_service_list_recurring_runs
         found = self.pages(listed, "recurring_runs", experiment_id=self.experiment())
         return {one.recurring_run_id: one.display_name for one in found}
@@ -170,7 +180,7 @@ class KfpApi:
     def pages(
         self, function: Callable[..., Any], items: str, limit: int | None = None, **options: Any
     ) -> Iterator[Any]:
-        """The items of a list call, the newest first: all, or at most ``limit``; no page more than it takes."""
+        """Yield the items of a list call, newest first. Request no more pages than ``limit`` items need; None: all."""
         token, left = "", limit
         while True:
             size = PAGE if left is None else min(PAGE, left)
@@ -189,13 +199,22 @@ class KfpApi:
         return {"namespace": self.settings.namespace} if self.settings.namespace else {}
 
 
+def _is_url(text: str) -> bool:
+    """Whether a text is http:// or https:// with a host and, if there is one, a number as its port."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number
+        return False
+
+
 def equals(name: str) -> str:
-    """A filter for that display name."""
+    """Return a filter for this display name."""
     return _filter("EQUALS", name)
 
 
 def contains(part: str) -> str:
-    """A filter for display names with that part."""
+    """Return a filter for display names that contain this text."""
     return _filter("IS_SUBSTRING", part)
 
 

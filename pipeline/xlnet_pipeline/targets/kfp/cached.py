@@ -1,4 +1,4 @@
-"""A run's artifacts: those that its own steps made, and those that its cached steps stand for."""
+"""Finds a run's artifacts: those of its own steps, and those of earlier runs that its cached steps reuse."""
 
 from collections.abc import Callable
 
@@ -6,17 +6,17 @@ from xlnet.data import index
 from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.record import Run
 
-NOT_INDEXED = "the same as in an earlier run, which left no entry in the index"
+NOT_INDEXED = "the same as in an earlier run, which the index does not list"
 
 
 def with_artifacts(run: Run, run_id: str, root: str, name: Callable[[str], str]) -> Run:
-    """Fill in what a run's steps have made or stand for.
+    """Fill in the artifacts of a run's steps. A cached step gets the artifact that it reuses, and says whose it is.
 
     Args:
-        run: its record, without artifacts.
-        run_id: the server's id of it.
-        root: its pipeline root.
-        name: how to call another run, by the server's id of it.
+        run: the run's record, without artifacts.
+        run_id: the server's id of the run.
+        root: the run's pipeline root.
+        name: maps the server's id of another run to the name that we show.
     """
     places = remote.artifact_places(root, run_id)
     cached = [step for step in run.steps if step.status == record.CACHED]

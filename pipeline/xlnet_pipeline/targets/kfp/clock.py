@@ -1,7 +1,8 @@
-"""The times of a schedule in UTC, the only zone of Kubeflow Pipelines (robfig/cron v1.2: six fields, seconds first).
+"""Translates a schedule's times to UTC, because Kubeflow Pipelines knows no time zones.
 
-A zone whose offset is fixed is translated. One that changes its clocks has a present offset alone; what is sent with
-it is right until the next change, and is set right by ``xlnet-pipeline schedule sync``.
+The server parses expressions with robfig/cron v1.2: six fields, seconds first. A zone with a fixed offset can be
+translated for good. For a zone with daylight saving, the UTC times are right until its clocks change; after that,
+``xlnet-pipeline schedule sync`` corrects them.
 """
 
 from dataclasses import dataclass
@@ -13,25 +14,25 @@ from xlnet_pipeline.targets import cron
 from xlnet_pipeline.targets.cron import Cron
 from xlnet_pipeline.targets.schedules import Timing
 
-YEAR = 400  # days in which a zone's next change of clocks is looked for
+YEAR = 400  # how many days ahead to look for a zone's next change of clocks
 SYNC = "xlnet-pipeline schedule sync --target kfp"
 
 
 @dataclass(frozen=True)
 class UtcTimes:
-    """A schedule's times as Kubeflow Pipelines gets them."""
+    """A schedule's times as they are sent to Kubeflow Pipelines."""
 
     cron: Cron  # in UTC
     until: date | None  # the day on which the zone's clocks change; None: its offset is fixed
-    change: int = 0  # minutes by which the clocks go forward that day (backward, where negative)
+    change: int = 0  # minutes by which the clocks go forward on that day; negative if they go back
 
     def six_fields(self) -> str:
-        """The expression as the server reads it."""
+        """Return the expression in the server's format."""
         return f"0 {self.cron}"
 
 
 def in_utc(timing: Timing, moment: datetime | None = None) -> UtcTimes:
-    """The UTC times of a schedule at the offset that its zone has at ``moment`` (now).
+    """Translate a schedule's times with the offset that its zone has at ``moment`` (default: now).
 
     Raises:
         UserError: no single UTC expression fires at those times.
@@ -50,13 +51,13 @@ def in_utc(timing: Timing, moment: datetime | None = None) -> UtcTimes:
     if until is None:
         return UtcTimes(moved, None)
     later = _offset(timing.timezone, now + timedelta(days=(until - now.date()).days + 1))
-    if cron.shifted(found, -later) == moved:  # every hour, say: the same in UTC before and after
+    if cron.shifted(found, -later) == moved:  # for example every hour, which is the same in UTC before and after
         return UtcTimes(moved, None)
     return UtcTimes(moved, until, later - offset)
 
 
 def refusal(timing: Timing, times: UtcTimes) -> UserError:
-    """Why a schedule in a zone with daylight saving is not sent unasked, and what works."""
+    """Return the error for a zone with daylight saving: why nothing is sent, and what the user can do instead."""
     return UserError(
         f"Kubeflow Pipelines fires in UTC only, and {timing.timezone} changes its clocks on {times.until}; type "
         f"--current-offset to send the UTC time of now ('{times.cron}'), which a daily '{SYNC}' sets right after a "
@@ -65,7 +66,7 @@ def refusal(timing: Timing, times: UtcTimes) -> UserError:
 
 
 def warning(timing: Timing, times: UtcTimes) -> str:
-    """What will happen to a schedule that was sent with its zone's present offset."""
+    """Return the warning for a schedule that is sent with its zone's current offset."""
     shift = f"{_hours(abs(times.change)).removeprefix('+')} {'late' if times.change > 0 else 'early'}"
     return (
         f"sent as '{times.cron}' UTC; from {times.until} on, when {timing.timezone} changes its clocks, it fires "
@@ -74,13 +75,13 @@ def warning(timing: Timing, times: UtcTimes) -> str:
 
 
 def _offset(zone: str, moment: datetime) -> int:
-    """Minutes by which a zone is ahead of UTC."""
+    """Return by how many minutes a zone is ahead of UTC."""
     offset = moment.astimezone(ZoneInfo(zone)).utcoffset() or timedelta()
     return round(offset.total_seconds() / 60)
 
 
 def _change(zone: str, now: datetime) -> date | None:
-    """The day, in the zone, on which its clocks change next; None: not within YEAR days."""
+    """Return the next day, in the zone, on which its clocks change; None if they do not within YEAR days."""
     present = _offset(zone, now)
     for day in range(1, YEAR):
         if _offset(zone, now + timedelta(days=day)) != present:
@@ -90,6 +91,6 @@ def _change(zone: str, now: datetime) -> date | None:
 
 
 def _hours(minutes: int) -> str:
-    """Minutes as hours: ``+9 h``, ``-3:30 h``."""
+    """Format minutes as hours: ``+9 h``, ``-3:30 h``."""
     sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
     return f"{sign}{hours}:{rest:02d} h" if rest else f"{sign}{hours} h"

@@ -1,8 +1,8 @@
-"""What a run's pods wrote: asked of the API server, of the UI's server, and read from the pipeline root.
+"""Reads the logs of a run's pods from three places: the API server, the UI's server, and the pipeline root.
 
-The API server has the logs of running, ended and (from its archive) deleted pods. The UI's server, whose address most
-users have, does not pass that path on; it reads pods that still exist, by their names. The launcher leaves each ended
-attempt's log below the pipeline root, where no server is needed. Nothing here is tried twice: who asks, waits.
+The API server has the logs of running and ended pods and, from its archive, of deleted ones. The UI's server, whose
+address most users have, does not forward those requests; it reads the logs of pods that still exist, by pod name. The
+launcher writes each ended attempt's log below the pipeline root. No request is repeated, because a user is waiting.
 """
 
 import json
@@ -22,20 +22,20 @@ GLIMPSE = 300  # bytes that tell a log from an error
 
 
 class PodLogs:
-    """The logs of one installation's pods."""
+    """Reads the logs of one installation's pods."""
 
     def __init__(self, api: KfpApi) -> None:
         self.api = api
         self._by_node = self._by_pod = True  # until the server says that it has no such path
 
     def read(self, run: str, node: ArgoNode, root: str = "", pipeline: str = "") -> str | None:
-        """A node's log from the first place that has it; None if none has (yet, or any more).
+        """Return a node's log from the first place that has it; None if no place has it.
 
         Args:
             run: the server's id of the run.
-            node: one of its nodes, of which an attempt runs in a pod.
-            root: the run's pipeline root; empty: unknown.
-            pipeline: the pipeline's name, if the run says it; one that was uploaded has its own.
+            node: a node of the run that stands for a pod.
+            root: the run's pipeline root; empty if it is unknown.
+            pipeline: the pipeline's name; empty if the run does not say it.
         """
         found = self._from_api(run, node)
         if found is None:
@@ -48,7 +48,7 @@ class PodLogs:
         return found
 
     def nowhere(self, run: str, node: ArgoNode) -> bool:
-        """Whether the API server has no log of a node, neither of its pod nor archived; False if it cannot say."""
+        """Whether the API server says that it has no log of a node; False if the server does not answer."""
         page = self._ask_node(run, node, GLIMPSE)
         return page is not None and _refused(page)
 
@@ -72,14 +72,14 @@ class PodLogs:
             page = self.api.page(BY_POD, {key: value for key, value in query.items() if value})
             if page.status == 200 and "html" not in page.kind:
                 return page.text
-            if page.status in (0, 404):  # 500 says that there is no such pod
+            if page.status in (0, 404):  # status 500 means that there is no such pod
                 self._by_pod = page.status == 0
                 break
         return None
 
 
 def _refused(page: Page) -> bool:
-    """Whether an answer of status 200 is an error, or the beginning of one: JSON with ``error_message``."""
+    """Whether an answer of status 200 is an error: JSON with ``error_message``, which may be cut off."""
     text = page.text.lstrip()
     if not text.startswith('{"error_message"'):
         return False
@@ -90,7 +90,7 @@ def _refused(page: Page) -> bool:
 
 
 def _from_root(folder: str, run: str, node: ArgoNode) -> str | None:
-    """What the launcher left below ROOT/PIPELINE when the attempt ended: RUN/TASK/UUID/executor-logs-ATTEMPT."""
+    """Return the log that the launcher wrote to ROOT/PIPELINE/RUN/TASK/UUID/executor-logs-ATTEMPT; None if none."""
     task = node.path.split(".")[-2].partition("(")[0]
     base = f"{folder}/{run}/{task}/"
     try:

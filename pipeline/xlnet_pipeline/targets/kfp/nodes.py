@@ -1,9 +1,10 @@
-"""The nodes of a run's Argo workflow, put together again from the API's flat list of tasks.
+"""Rebuilds the tree of a run's Argo workflow from the flat list of tasks that the API returns.
 
-The API lists a task for every node, in no order, several under the same display name, none with its own id. A node's id
-is ``WORKFLOW-HASH``, HASH the decimal 32-bit FNV-1a of its path, such as ``WORKFLOW(0).root(0).train(0).executor(0)``;
-``(0)``, ``(1)``, … number attempts and stand only where a template may be retried. A task names its children's ids:
-paths that hash to them are the nodes that there are, and a task belongs to the path that explains all its children.
+The API lists one task for each node of the workflow, in no order, and without the node's id; several tasks may have the
+same display name. A node's id is ``WORKFLOW-HASH``, where HASH is the decimal 32-bit FNV-1a hash of the node's path,
+such as ``WORKFLOW(0).root(0).train(0).executor(0)``. The numbers in brackets count attempts; they appear only where a
+template may be retried. Each task lists the ids of its children. So the nodes are those paths whose hash is some task's
+child, and a task belongs to the path under which all its children make sense.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ EXECUTOR = "executor"
 
 
 def fnv1a(text: str) -> int:
-    """The 32-bit FNV-1a hash of a text's UTF-8 bytes, by which Argo tells nodes apart."""
+    """Return the 32-bit FNV-1a hash of a text's UTF-8 bytes, which Argo uses in node ids."""
     found = 0x811C9DC5
     for byte in text.encode():
         found = (found ^ byte) * 0x01000193 & 0xFFFFFFFF
@@ -27,13 +28,13 @@ def fnv1a(text: str) -> int:
 
 
 def node_id(workflow: str, path: str) -> str:
-    """The id of the node at a path: the workflow's name is that of the node at its top."""
+    """Return the id of the node at a path. The top node's id is the workflow's name."""
     return workflow if path == workflow else f"{workflow}-{fnv1a(path)}"
 
 
 @dataclass(frozen=True)
 class ArgoNode:
-    """One node. ``state`` is the API's, empty for a node that never ran; times are the API's, None before they are."""
+    """One node, with the API's state (empty if the node never ran) and times (None if not reached yet)."""
 
     path: str
     id: str
@@ -44,7 +45,7 @@ class ArgoNode:
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 0 on; 0 also where its template is never retried."""
+        """Which attempt this is, counted from 0; also 0 if its template is never retried."""
         match = ATTEMPT.search(self.path)
         return int(match.group(1)) if match else 0
 
@@ -55,17 +56,17 @@ class ArgoNode:
 
     @property
     def waiting(self) -> bool:
-        """Whether its pod has not started yet."""
+        """Whether its pod exists but has not started yet."""
         return self.state == "PENDING"
 
     @property
     def live(self) -> bool:
-        """Whether it has begun and not ended."""
+        """Whether it has started and not ended."""
         return self.state in ("PENDING", "RUNNING") and self.ended is None
 
 
 class Nodes:
-    """The nodes of one run; empty before the workflow has been looked at."""
+    """The nodes of one run. There are none until the workflow controller has seen the workflow."""
 
     def __init__(self, details: list[Any]) -> None:
         children = {id(one): {child.pod_name for child in one.child_tasks or [] if child.pod_name} for one in details}
@@ -82,9 +83,9 @@ class Nodes:
         return iter(self._nodes.values())
 
     def last(self, *names: str) -> ArgoNode | None:
-        """The node reached from the workflow's top by these names, by each one's last attempt; None if there is none.
+        """Return the node at a path of names, following the last attempt of each; None if there is no such node.
 
-        With no names it is the workflow's own last attempt.
+        Without names, return the last attempt of the workflow itself.
         """
         path = self._last_attempt(self.workflow)
         for name in names:
@@ -92,7 +93,7 @@ class Nodes:
         return self._nodes.get(path)
 
     def attempts(self, *names: str) -> list[ArgoNode]:
-        """Every attempt at the node that :meth:`last` names, the first one first."""
+        """Return every attempt at the node that :meth:`last` finds, oldest first."""
         last = self.last(*names)
         if last is None or not last.retried:
             return [last] if last else []
@@ -106,7 +107,7 @@ class Nodes:
         return f"{path}({number - 1})" if number else path
 
     def _paths(self) -> list[str]:
-        """Every path whose id some task names as a child, parents before their children."""
+        """Return every path whose id is some task's child, parents before their children."""
         found, waiting = [self.workflow], [self.workflow]
         while waiting:
             path = waiting.pop(0)
@@ -119,7 +120,7 @@ class Nodes:
         return found
 
     def _described(self, path: str, left: list[Any], children: dict[int, set[str]]) -> ArgoNode:
-        """The node at a path, with what the task says that fits it best; that task is taken out of ``left``."""
+        """Return the node at a path, described by the task that fits best. Remove that task from ``left``."""
         bare = ArgoNode(path, node_id(self.workflow, path), self.workflow)
         parent = self._parent(path)
         name = path[len(self._above(path)) :]
@@ -138,11 +139,11 @@ class Nodes:
 
         best = min(fitting, key=strangeness)
         left.remove(best)
-        ended = best.end_time if best.end_time and best.end_time.year > 1970 else None  # 1970 stands for "not ended"
+        ended = best.end_time if best.end_time and best.end_time.year > 1970 else None  # 1970 means "not ended"
         return dataclasses.replace(bare, state=best.state or "", started=best.start_time, ended=ended)
 
     def _possible_children(self, path: str) -> set[str]:
-        """Ids of its attempts, of the nodes below it, and, as Argo chains them, of the nodes that follow it."""
+        """Return the ids that children may have: attempts, nodes below this one, and nodes that Argo runs after it."""
         before = self._above(ATTEMPT.sub("", path))
         below = [f"{path}({number})" for number in range(len(self._ids))]
         below += [f"{base}{name}" for base in (f"{path}.", before) for name in self._names]
@@ -154,13 +155,13 @@ class Nodes:
         return ATTEMPT.sub("", path) if ATTEMPT.search(path) else self._above(path)[:-1]
 
     def _above(self, path: str) -> str:
-        """The path up to and with its last dot; empty for the workflow itself, whose name may have dots."""
+        """Return the path up to its last dot, with it; empty for the workflow itself, whose name may contain dots."""
         rest = path[len(self.workflow) :]
         return path[: len(self.workflow) + rest.rindex(".") + 1] if "." in rest else ""
 
 
 def _inside(one: Any, parent: ArgoNode | None) -> bool:
-    """Whether a task's time lies within that of the node which would be its parent."""
+    """Whether a task started while the node that would be its parent was running."""
     if parent is None or parent.started is None or one.start_time is None:
         return True
     return one.start_time >= parent.started and (parent.ended is None or one.start_time <= parent.ended)

@@ -1,8 +1,9 @@
-"""Schedules on Kubeflow Pipelines: recurring runs.
+"""Keeps schedules on Kubeflow Pipelines as recurring runs.
 
-The API cannot change a recurring run, and deleting one takes the workflow of its run in progress away. So a schedule
-is the newest recurring run of its name, and an older one is retired: paused, and deleted once its runs have ended, by
-the next command that looks. A deleted schedule with a run in progress leaves a recurring run that says so, for as long.
+The API cannot change a recurring run, and deleting one also deletes the workflow of its run in progress. So a schedule
+is the newest recurring run of its name. An older one is retired: it is paused at once, and the next command that lists
+schedules deletes it if its runs have ended. If a schedule is deleted while its run is in progress, a paused recurring
+run marked as deleted stays until that run has ended.
 """
 
 import json
@@ -26,7 +27,7 @@ from xlnet_pipeline.targets.submission import Submission
 
 
 class Submitter(Protocol):
-    """What schedules need of the target."""
+    """The part of the target that schedules need."""
 
     name: str
 
@@ -35,20 +36,20 @@ class Submitter(Protocol):
         """The installation's API."""
 
     def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:
-        """What creates a run."""
+        """Return the fields that create a run."""
 
     def place(self, submission: Submission) -> Placement:
-        """Where the submission's steps are to run."""
+        """Return where the submission's steps will run."""
 
     def listed(self) -> Iterator[Any]:
-        """The experiment's runs, the newest first."""
+        """Yield the experiment's runs, newest first."""
 
     def status(self, run: str) -> Run:
-        """The record of a run as it is now."""
+        """Return the current record of a run."""
 
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")  # states of a run in the API
-SEARCHED = 200  # newest runs in which a schedule's last one is looked for
+SEARCHED = 200  # how many of the newest runs are searched for a schedule's last run
 
 
 class KfpSchedules:
@@ -59,7 +60,7 @@ class KfpSchedules:
         self.api = target.api
 
     def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
-        """Make the schedule, or the one of that name anew."""
+        """Create the schedule, or replace the one of that name."""
         recipe, where = submission.recipe, self.target.place(submission)
         schedules.check_name(name)
         remote.check_data(recipe, self.target.name)
@@ -81,7 +82,7 @@ class KfpSchedules:
         return _schedule(self._replace(namesakes, wanted, timing, changed or ["clock change"])), changed
 
     def all(self) -> list[Schedule]:
-        """Every schedule that holds a recipe, by name, with its last run."""
+        """Return every schedule that holds a recipe, sorted by name, with its last run."""
         newest = {name: found[0] for name, found in self._listed().items()}
         of = {one.recurring_run_id: name for name, found in self._kept.items() for one in found}
         last: dict[str, str] = {}
@@ -93,15 +94,15 @@ class KfpSchedules:
         return [_schedule(newest[name], last.get(name)) for name in sorted(newest)]
 
     def pause(self, name: str) -> Schedule:
-        """Let it fire no more until it is resumed."""
+        """Keep the schedule from firing until it is resumed."""
         return self._switch(name, self.api.recurring.recurring_run_service_disable_recurring_run)
 
     def resume(self, name: str) -> Schedule:
-        """Let it fire again, from now on."""
+        """Let the schedule fire again from now on."""
         return self._switch(name, self.api.recurring.recurring_run_service_enable_recurring_run)
 
     def delete(self, name: str) -> list[str]:
-        """Remove it; its runs stay, and one in progress goes on."""
+        """Remove the schedule. Its runs are kept, and a run in progress goes on."""
         self._find(name)
         namesakes = self._kept[name]
         running = self._running(namesakes)
@@ -116,7 +117,7 @@ class KfpSchedules:
         return [f"its run {runs} goes on; Kubeflow Pipelines forgets the schedule after that, when: schedule list"]
 
     def sync(self, name: str | None = None) -> list[str]:
-        """Give each schedule, or that one, the UTC time that its zone has now; a line for each that has a zone."""
+        """Correct the UTC times of one or all schedules after a change of clocks. Return one line for each schedule."""
         names = [name] if name else sorted(self._listed())
         lines = []
         for one in names:
@@ -137,7 +138,7 @@ class KfpSchedules:
         return lines
 
     def _replace(self, namesakes: list[Any], wanted: dict[str, Any], timing: Timing, changed: list[str]) -> Any:
-        """Make a recurring run and retire its namesakes; the new one keeps what became of them."""
+        """Create a recurring run that replaces its namesakes and continues their history; retire the namesakes."""
         note = f"{datetime.now(UTC):%Y-%m-%d %H:%M} {'; '.join(changed)}"
         old = namesakes[0] if namesakes else None
         kept = {"history": [*(_history(old) if old else ()), note], "cron": timing.cron, "timezone": timing.timezone}
@@ -148,7 +149,7 @@ class KfpSchedules:
             made = self._made({**wanted, "mode": "DISABLE"}, namesakes)
             self._sweep(namesakes)
             return made
-        # Paused first, so that no time fires twice; back to work if the new one cannot be made.
+        # Pause the old one first, so that no time fires twice; resume it if the new one cannot be created.
         self._call(self.api.recurring.recurring_run_service_disable_recurring_run, old.recurring_run_id)
         try:
             made = self._made(wanted, namesakes)
@@ -174,7 +175,7 @@ class KfpSchedules:
         return self.api.pages(function, "recurring_runs", experiment_id=self.api.experiment())
 
     def _listed(self) -> dict[str, list[Any]]:
-        """Name → its recurring runs, the newest first; what has been retired is deleted if its runs have ended."""
+        """Map each name to its recurring runs, newest first. Delete retired ones whose runs have ended."""
         found: dict[str, list[Any]] = defaultdict(list)
         for one in self._all():
             if _recipe(one):
@@ -188,7 +189,7 @@ class KfpSchedules:
         return self._kept
 
     def _sweep(self, retired: list[Any]) -> None:
-        """Delete those that no run in progress belongs to; the one that says that all are deleted goes last."""
+        """Delete recurring runs that have no run in progress; the one that is marked as deleted goes last."""
         running = self._running(retired)
         for one in reversed(retired):
             last = not (_deleted(one) and running)
@@ -196,7 +197,7 @@ class KfpSchedules:
                 self._delete(one)
 
     def _running(self, found: list[Any]) -> dict[str, list[str]]:
-        """Id of a recurring run → ids of its runs in progress."""
+        """Map the id of each recurring run to the ids of its runs in progress."""
         known = {one.recurring_run_id for one in found}
         oldest = min(one.created_at for one in found)
         running: dict[str, list[str]] = defaultdict(list)
@@ -208,7 +209,7 @@ class KfpSchedules:
         return running
 
     def _goes_on(self, run_id: str) -> bool:
-        """The list says RUNNING of a run whose workflow is gone, too."""
+        """Whether a run is in progress. The API also says RUNNING if the run's workflow is gone."""
         return self.target.status(run_id).status == record.RUNNING
 
     def _find(self, name: str) -> Any:
@@ -238,7 +239,7 @@ def _message(fields: dict[str, Any]) -> Any:
 
 
 def _fields(found: Any) -> dict[str, Any]:
-    """What makes another recurring run like this one."""
+    """Return the fields that create another recurring run like this one."""
     config = found.runtime_config
     fields = {
         "display_name": found.display_name,
@@ -259,7 +260,7 @@ def _recipe(found: Any) -> Any:
 
 
 def _described(found: Any) -> dict[str, Any]:
-    """What we wrote into a recurring run's description; empty if somebody wrote one of their own."""
+    """Return what we stored in a recurring run's description; empty if somebody else wrote it."""
     try:
         content = json.loads(found.description or "{}")
     except ValueError:
@@ -280,19 +281,19 @@ def _active(found: Any) -> bool:
 
 
 def _sent(found: Any) -> Timing:
-    """When the server fires it, in UTC."""
+    """Return the times at which the server fires it, in UTC."""
     return schedules.read_cron(found.trigger.cron_schedule.cron, int(found.max_concurrency or 1))
 
 
 def _asked(found: Any) -> Timing | None:
-    """When its user wants it, where that is in another zone than UTC."""
+    """Return the times that the user asked for; None if they are in UTC."""
     described = _described(found)
     zone = described.get("timezone", "UTC")
     return None if zone == "UTC" else Timing(described["cron"], zone, int(found.max_concurrency or 1), True)
 
 
 def _stale(found: Any) -> bool:
-    """Whether its zone's clocks have changed since it was sent."""
+    """Whether the clocks of its zone have changed since it was sent."""
     asked = _asked(found)
     return asked is not None and str(clock.in_utc(asked).cron) != _sent(found).cron
 

@@ -1,4 +1,4 @@
-"""What became of a run and of its steps, read from what the API says of the run and of its workflow's nodes."""
+"""Derives the state of a run and of its steps from the API's description of the run and of its workflow's nodes."""
 
 import re
 from datetime import datetime
@@ -21,7 +21,7 @@ WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 
 
 def run_of(found: Any, target: str, namespace: str = "kubeflow") -> tuple[Run, Nodes]:
-    """The record of a run, without reasons and artifacts, and the nodes it is read from."""
+    """Return the record of a run, without reasons and artifacts, and the nodes of its workflow."""
     text = (found.runtime_config.parameters or {}).get("recipe", "{}") if found.runtime_config else "{}"
     run = remote.new_run(text, target, run_id(found))
     run.created, run.ended = str(remote.moment(found.created_at)), _ended(found.finished_at)
@@ -42,13 +42,13 @@ def run_of(found: Any, target: str, namespace: str = "kubeflow") -> tuple[Run, N
 
 
 def run_id(found: Any) -> str:
-    """The id that we gave a run, else the server's."""
+    """Return the id that we gave a run; the server's id if another tool submitted it."""
     match = OURS.fullmatch(found.display_name or "")
     return match.group(1) if match else str(found.run_id)
 
 
 def cancel_asked(found: Any) -> datetime | None:
-    """When somebody asked for a run's end, unless it was started again after that."""
+    """Return when somebody cancelled a run; None if nobody did, or if the run was restarted after that."""
     asked = None
     for one in found.state_history or []:
         if one.state == "CANCELING":
@@ -59,7 +59,7 @@ def cancel_asked(found: Any) -> datetime | None:
 
 
 def failed_driver(nodes: Nodes) -> tuple[str | None, ArgoNode] | None:
-    """The last attempt at a driver that failed and the step it was to start; no step for that of the whole run."""
+    """Return the step whose driver failed (None for the whole run's driver) and the driver's last attempt."""
     for step in (None, *STEPS):
         node = nodes.last(*(("root-driver",) if step is None else (ROOT, f"{step}{DRIVER}")))
         if node and node.state in ("FAILED", "ERROR"):
@@ -68,13 +68,13 @@ def failed_driver(nodes: Nodes) -> tuple[str | None, ArgoNode] | None:
 
 
 def running_pods(nodes: Nodes) -> list[ArgoNode]:
-    """The nodes that are pods, as far as is known: live ones without a live node below."""
+    """Return the live nodes that have no live node below them: these should be pods."""
     live = [node for node in nodes if node.live]
     return [one for one in live if not any(other.path.startswith((f"{one.path}.", f"{one.path}(")) for other in live)]
 
 
 def lose(run: Run) -> None:
-    """Mark a run whose workflow is gone, and the steps that were under way."""
+    """Mark a run as LOST because its workflow is gone, together with the steps that were running."""
     run.status = record.LOST
     for step in run.steps:
         if step.status == record.RUNNING or (step.status == record.PENDING and step.started):
@@ -89,7 +89,7 @@ def _fill(step: StepRun, nodes: Nodes) -> None:
     if task is None or not task.state:
         if driver and driver.state in ("FAILED", "ERROR"):
             step.status = record.FAILED
-        elif task and task.ended:  # Argo lists what it leaves out with equal times and no state
+        elif task and task.ended:  # Argo lists a node that it leaves out with equal times and no state
             step.status = record.SKIPPED
         elif driver and driver.waiting:
             step.started = remote.moment(driver.started)
@@ -106,7 +106,7 @@ def _fill(step: StepRun, nodes: Nodes) -> None:
 
 
 def _close(step: StepRun, status: str, asked: datetime | None) -> None:
-    """What a step is once its run has ended."""
+    """Set the final state of a step whose run has ended."""
     if step.status == record.PENDING and step.started is None:
         step.status = record.SKIPPED
     elif step.status in (record.PENDING, record.RUNNING):
@@ -116,7 +116,7 @@ def _close(step: StepRun, status: str, asked: datetime | None) -> None:
 
 
 def _say_what_waits(run: Run, nodes: Nodes, found: Any, namespace: str) -> None:
-    """Give the step whose pod has not been started its beginning and the reason why the run stands still."""
+    """Set the waiting time and the reason of a step whose pod has not started."""
     see = f"kubectl -n {namespace} describe pods -l {WORKFLOW_LABEL}={nodes.workflow}"
     for step in run.steps:
         if step.status == record.PENDING and step.started:
@@ -145,5 +145,5 @@ def _at(moment: str) -> datetime:
 
 
 def _ended(moment: Any) -> str | None:
-    """The API writes 1970 where a run has not ended."""
+    """Return when a run ended; the API says 1970 if it has not."""
     return remote.moment(moment) if moment and moment.year > 1970 else None

@@ -1,7 +1,7 @@
 """The target for Kubeflow Pipelines: a kind cluster, GKE, or any other installation with the v2beta1 API.
 
-The server chooses a run's id. So that nothing is submitted twice, a run's display name holds an id of ours, by which
-a submission that broke off is looked for before it is tried again.
+The server chooses a run's id. A run's display name therefore contains an id of our own: if the answer to a submission
+is lost, we look for that name before we submit again.
 """
 
 import functools
@@ -28,39 +28,39 @@ from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import KfpSettings
 from xlnet_pipeline.targets.submission import Submission
 
-OURS = re.compile(r"xlnet-(\d{8}-\d{6}-[0-9a-f]{4})")  # a display name with an id of ours
-SERVERS_OWN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # an id that the server gave
+SERVERS_OWN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # an id that the server chose
 GO_LOG = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] (?P<text>.*)")
-AMBIGUOUS = 6  # runs that are looked at to say that a name fits several
+AMBIGUOUS = 6  # how many runs are listed to say that a name fits several
 LOST = (
-    "somebody deleted it, or changed or deleted the schedule that had started it; nothing of it goes on; run it again"
+    "somebody deleted it, or changed or deleted the schedule that had started it; none of its steps runs any more; run "
+    "it again"
 )
-GONE_AFTER = 60.0  # seconds after which a running pod without a log anywhere is no pod that is just starting
+GONE_AFTER = 60.0  # seconds; a running pod without a log may be starting for as long
 
 
 class KfpTarget:
-    """Runs on Kubeflow Pipelines. See :class:`xlnet_pipeline.targets.Target` for the methods."""
+    """Runs pipelines on Kubeflow Pipelines. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "kfp"
     cannot = remote.HERE_ONLY
 
     def __init__(self, settings: KfpSettings) -> None:
         self.settings = settings
-        self.namespace = settings.namespace or "kubeflow"  # the one of an installation for a single user
+        self.namespace = settings.namespace or "kubeflow"  # the namespace of an installation for a single user
 
     @functools.cached_property
     def api(self) -> KfpApi:
-        """The installation's API; a preview does without."""
+        """The installation's API, opened on first use: a preview does not need it."""
         return KfpApi(self.settings)
 
     @functools.cached_property
     def pod_logs(self) -> PodLogs:
-        """What steps write, read from their pods."""
+        """Reads the logs of the steps' pods."""
         return PodLogs(self.api)
 
     def place(self, submission: Submission) -> Placement:
-        """Where the submission's steps are to run, with the registry's address or the secret that holds it."""
-        uri = "" if self.settings.registry_secret else self.settings.tracking_uri  # the pods' address, not ours
+        """Return where the submission's steps will run, with the registry's address or the secret that holds it."""
+        uri = "" if self.settings.registry_secret else self.settings.tracking_uri  # for the pods, not for this machine
         variables, secret = self.settings.storage()
         return remote.place(
             self.name,
@@ -73,8 +73,8 @@ class KfpTarget:
         )
 
     def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:
-        """What creates a run, or is repeated by a schedule."""
-        from xlnet_pipeline import dag  # and kfp, which takes most of a second: reading runs does without
+        """Return the fields that create a run, or that a schedule repeats."""
+        from xlnet_pipeline import dag  # imports kfp, which takes most of a second; reading runs does not need it
 
         documents = dag.documents(where, pretrains=recipe.pretrains)
         if not cache:
@@ -92,7 +92,7 @@ class KfpTarget:
         return made | ({"service_account": self.settings.service_account} if self.settings.service_account else {})
 
     def preview(self, submission: Submission) -> list[dict[str, Any]]:
-        """The request that a submission would send; the experiment's id is not known without asking the server."""
+        """Return the request that a submission would send. A placeholder stands for the experiment's id."""
         where = remote.checked(self, submission)
         experiment = f"<id of experiment '{self.settings.experiment}'>"
         body = self.body(submission.recipe, where, "xlnet-RUN", experiment, submission.cache)
@@ -106,7 +106,7 @@ class KfpTarget:
         echo: Callable[[str], None] | None = None,
         live: Callable[[str], None] | None = None,
     ) -> Run:
-        """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
+        """Submit the recipe exactly once, and return the record of the new run."""
         where = remote.checked(self, submission)
         run = remote.new_run(submission.recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
@@ -126,36 +126,36 @@ class KfpTarget:
         return next(listed, None)
 
     def runs(self, limit: int | None = None) -> list[Run]:
-        """The experiment's runs, or the newest of them, as the API describes them: no log and no artifact is read."""
+        """Return the newest runs of the experiment, or all. Read no logs and no artifacts."""
         return [self._record(one) for one in self.listed(limit)]
 
     def listed(self, limit: int | None = None) -> Iterator[Any]:
-        """The experiment's runs as the API describes them, the newest first."""
+        """Yield the experiment's runs as the API's objects, newest first."""
         experiment = self.api.experiment()
         return self.api.pages(self.api.runs.run_service_list_runs, "runs", limit, experiment_id=experiment)
 
     def status(self, run: str) -> Run:
-        """The record of a run as it is now, with what its artifacts say of themselves."""
+        """Return the current record of a run, with the facts that its artifacts hold."""
         found = self._get(run)
         shown = self._explained(found)
         try:
             return cached.with_artifacts(shown, found.run_id, _root(found) or self.settings.pipeline_root, self._name)
-        except UserError as error:  # the pods wrote it, and we may not read it
+        except UserError as error:  # the pods may write the bucket, but this user may not read it
             shown.notes.append(f"its artifacts are not shown: {error}")
             return shown
 
     def progress(self, run: str) -> Run:
-        """The record of a run as it is now, without its artifacts."""
+        """Return the current record of a run, without its artifacts."""
         return self._explained(self._get(run))
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
-        """Lines of the logs of a run's pods."""
+        """Yield the lines of the logs of a run's pods."""
         found = self._get(run)
         shown, nodes = self._read(found)
         return remote.log_lines(shown, step, lambda one: self._log(found, nodes, one.name))
 
     def cancel(self, run: str) -> Run:
-        """Ask the server to end a run, and wait until it has."""
+        """Ask the server to end a run, and wait until it has ended."""
         found = self._get(run)
         shown = self._record(found)
         if shown.status != record.RUNNING:
@@ -164,23 +164,23 @@ class KfpTarget:
         return remote.until_ended(lambda: self._explained(self._by_id(found.run_id)))
 
     def artifacts(self, run: str) -> list[Artifact]:
-        """What a run's steps have made."""
+        """List the artifacts of a run."""
         return self.status(run).artifacts
 
     def schedules(self) -> Schedules:
-        """The recurring runs."""
+        """Return the experiment's schedules."""
         from xlnet_pipeline.targets.kfp.schedules import KfpSchedules
 
         return KfpSchedules(self)
 
     def models(self) -> Registry:
-        """The registry that the settings name."""
+        """Open the registry that the settings name."""
         if not self.settings.tracking_uri:
             raise UserError("the registry of target 'kfp' is not known here; type --uri or set MLFLOW_TRACKING_URI")
         return open_registry(self.settings.tracking_uri)
 
     def _get(self, run: str) -> Any:
-        """The run whose id, name, or a unique part of either is given; no other runs are listed."""
+        """Return the run with this id, or with an id of which this is a unique part. List no other runs."""
         if SERVERS_OWN.fullmatch(run):
             return self._by_id(run)
         found = self._named(f"{remote.PREFIX}{run}")
@@ -202,7 +202,7 @@ class KfpTarget:
             ) from None
 
     def _name(self, run_id: str) -> str:
-        """How we name another run; by the server's id if it is there no more."""
+        """Return the id under which we show a run; the server's id if the run was deleted."""
         try:
             return states.run_id(self.api.call(self.api.runs.run_service_get_run, run_id))
         except HttpError:
@@ -219,7 +219,7 @@ class KfpTarget:
         return run, nodes
 
     def _explained(self, found: Any) -> Run:
-        """The record of a run with the reason why it failed, or that its workflow is gone."""
+        """Return the record of a run. If it failed or its workflow is gone, say why."""
         run, nodes = self._read(found)
         if run.status == record.FAILED:
             run.error = self._failure(found, run, nodes)
@@ -239,17 +239,17 @@ class KfpTarget:
         return remote.failure(failed, lines, self.settings.pipeline_root)
 
     def _driver_failure(self, found: Any, step: str | None, node: ArgoNode) -> RunFailure:
-        """Why a driver failed, which starts a step, or at first the whole run: in its last words."""
+        """Return why a driver failed, from the end of its log. A driver starts a step, or the whole run."""
         what = f"step '{step}' could not be started" if step else "the run failed before its first step"
         log = self.pod_logs.read(found.run_id, node)
         if log is None:
             see = f"kubectl -n {self.namespace} describe workflow {node.workflow}"
-            return RunFailure(step, f"{what}: its driver {node.path} failed, and its log is nowhere; see: {see}", "run")
+            return RunFailure(step, f"{what}: its driver {node.path} failed and left no log; see: {see}", "run")
         words = [line for line in log.splitlines() if line.strip()]
         return RunFailure(step, f"{what}: {last_words(words)}", "run", words[-LAST_LINES:])
 
     def _log(self, found: Any, nodes: Nodes, step: str, last: bool = False) -> str:
-        """What every attempt at a step wrote, or the last one."""
+        """Return the logs of all attempts at a step, or the log of the last attempt."""
         root = _root(found) or self.settings.pipeline_root
         attempts = nodes.attempts(states.ROOT, step, EXECUTOR)
         texts = []
@@ -259,16 +259,16 @@ class KfpTarget:
                 text = (
                     f"(no log of {node.path} is there yet)"
                     if node.live
-                    else (f"(the log of {node.path} is gone: neither the server has it nor '{root}')")
+                    else (f"(the log of {node.path} is gone: neither the server nor '{root}' has it)")
                 )
             texts.append(text if len(attempts) == 1 or last else f"(attempt {node.attempt + 1})\n{text}")
         return "\n".join(texts)
 
     def _lost(self, found: Any, nodes: Nodes) -> bool:
-        """Whether a run that the API calls running has no workflow any more.
+        """Whether the workflow of a run is gone. The API goes on saying that such a run is running.
 
-        The API goes on calling it so for ever. A deleted schedule takes its runs' workflows along. Of any other run,
-        a pod that runs without a log anywhere tells; one that waits for a node has none either.
+        If the run's schedule was deleted, its workflow was deleted too. Any other run has lost its workflow if none of
+        its running pods has a log anywhere; a pod that waits for a node proves nothing, because it has no log yet.
         """
         now = datetime.now(UTC)
         pods = [
@@ -294,7 +294,7 @@ class KfpTarget:
 
 
 def last_words(lines: list[str]) -> str:
-    """The line of a Go program's log that says why it ended: the last fatal one, else the last error, else the last."""
+    """Return the line of a Go program's log that says why it ended: its last fatal line, last error, or last line."""
     for level in "FE":
         for line in reversed(lines):
             if (match := GO_LOG.fullmatch(line)) and match["level"] == level:
