@@ -241,6 +241,8 @@ def our_server(stack: contextlib.ExitStack, patch: pytest.MonkeyPatch, folder: P
     server = stack.enter_context(KfpServer(folder / "server"))
     server.cluster = stack.enter_context(KubernetesServer(folder / "cluster"))
     server.cluster.allowed |= {("list", "jobsets"), ("delete", "pods")}
+    server.cluster.environment = {"TEST_GUARD_SECONDS": "1"}
+    server.kills = True
     patch.setattr(remote, "FIRST_POLL", 0.1)
     patch.setattr(remote, "LONGEST_POLL", 0.3)
     patch.setattr(following, "POLL", 0.1)

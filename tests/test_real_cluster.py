@@ -17,6 +17,8 @@ from unittest import mock
 import pytest
 from installation import GIVEN, LONGEST, PAUSE, REAL, Installation, our_server, until
 
+from xlnet_cluster import guard
+
 pytestmark = pytest.mark.cluster
 
 
@@ -257,7 +259,7 @@ def test_cancelling_removes_the_jobset_and_its_pods(installation: Installation) 
     status, output, messages = installation.answer("runs", "cancel", run)
     assert (status, output) == (0, f"run {run}: CANCELLED\n"), messages
     cluster = installation.cluster
-    gone = 120.0
+    gone = guard.PATIENCE + 10 * guard.POLL  # its own guard may have to delete it
     until("the JobSet to go", lambda: not cluster.jobsets(identity), gone, lambda: str(cluster.jobsets(identity)))
     until("its pods to go", lambda: not cluster.running(identity), gone, lambda: str(cluster.running(identity)))
     states = installation.states(run)

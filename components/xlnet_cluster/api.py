@@ -60,9 +60,11 @@ class Api:
 
     def pods(self, jobset: str) -> list[dict[str, Any]]:
         """Return the pods of a JobSet, as :meth:`pod` does."""
-        selector = f"jobset.sigs.k8s.io/jobset-name={jobset}"
-        listed = self._found(lambda: _json(self._core.list_namespaced_pod, self.namespace, label_selector=selector))
-        return list((listed or {}).get("items", []))
+        return self._listed(f"jobset.sigs.k8s.io/jobset-name={jobset}")
+
+    def workflow_pods(self, workflow: str) -> list[dict[str, Any]]:
+        """Return the pods of an Argo workflow, as :meth:`pod` does; ended ones are among them."""
+        return self._listed(f"workflows.argoproj.io/workflow={workflow}")
 
     def jobset(self, name: str) -> dict[str, Any] | None:
         """Return a JobSet as the API's JSON; None if it does not exist. Raises the same errors as :meth:`pod`."""
@@ -112,6 +114,10 @@ class Api:
         raw = {"_preload_content": False, "_return_http_data_only": True, **_TIMEOUT}
         found = self._core.api_client.call_api(path, "GET", query_params=query, auth_settings=["BearerToken"], **raw)
         return bytes(found.data)
+
+    def _listed(self, selector: str) -> list[dict[str, Any]]:
+        listed = self._found(lambda: _json(self._core.list_namespaced_pod, self.namespace, label_selector=selector))
+        return list((listed or {}).get("items", []))
 
     def _place(self, *name: str) -> tuple[str, ...]:
         return (GROUP, VERSION, self.namespace, JOBSETS, *name)

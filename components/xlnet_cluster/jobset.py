@@ -18,6 +18,7 @@ from xlnet.training.preemption import grace
 GROUP, VERSION, JOBSETS = "jobset.x-k8s.io", "v1alpha2", "jobsets"
 JOB, CONTAINER = "node", "train"
 COMMAND = ("python", "-m", "xlnet", "train")
+GUARDED = ("python", "-m", "xlnet_cluster")  # starts the command, and xlnet_cluster.guard beside it
 RUN, OUT = "xlnet-pipeline/run", "xlnet-pipeline/out"
 STEP = "pipelines.kubeflow.org/v2_component"  # the label by which network policies recognise KFP's steps
 EXCLUSIVE = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
@@ -156,7 +157,7 @@ def _pod(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": math.ceil(grace()) + SPARE,
-        "automountServiceAccountToken": False,  # the trainer does not use the Kubernetes API
+        "automountServiceAccountToken": True,  # the first pod's guard looks at the workflow's pods
         "nodeSelector": dict(needs.node_selector),
         "tolerations": list(needs.tolerations),
         "containers": [_container(needs, work)],
@@ -170,6 +171,7 @@ def _pod(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
 
 
 def _container(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
+    about = (work.name, work.owner["kind"], work.owner["name"])
     words = ["--recipe-json", work.recipe_json, "--dataset", work.dataset, "--out", work.out]
     env = {
         "XLNET_RUN_ID": work.run,
@@ -182,7 +184,7 @@ def _container(needs: Requirements, work: TrainingJob) -> dict[str, Any]:
         "name": CONTAINER,
         "image": needs.image,
         # Kubernetes replaces $(NAME) by a variable and $$ by a dollar sign.
-        "args": [word.replace("$", "$$") for word in (*work.command, *words)],
+        "args": [word.replace("$", "$$") for word in (*GUARDED, *about, *work.command, *words)],
         "env": [*needs.env, *({"name": name, "value": value} for name, value in env.items())],
         "resources": needs.resources,
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -1,7 +1,7 @@
 """Put on PYTHONPATH, changes a process of the test's.
 
 ``FAULT=RANK:STEP:WHAT`` makes one rank misbehave at one step: hang, stop, die, raise. ``TEST_POD_IDENTITY=DIRECTORY``
-is where a pod of the test cluster finds its service account.
+is where a pod of the test cluster finds its service account. ``TEST_GUARD_SECONDS=SECONDS`` is the guard's patience.
 """
 
 import os
@@ -40,3 +40,8 @@ if os.environ.get("TEST_POD_IDENTITY"):
     from xlnet_cluster import api
 
     api.IDENTITY = Path(os.environ["TEST_POD_IDENTITY"])
+
+if os.environ.get("TEST_GUARD_SECONDS"):
+    from xlnet_cluster import guard
+
+    guard.PATIENCE, guard.POLL = float(os.environ["TEST_GUARD_SECONDS"]), 0.2

@@ -126,6 +126,7 @@ class Execution(threading.Thread):
         retries: bool = True,
         unschedulable: dict[str, threading.Event] | None = None,
         broken: str = "",
+        kills: bool = False,
     ) -> None:
         super().__init__(daemon=True)
         self.backend, self.spec, self.parameters, self.run_id, self.pipeline_root = backend, spec, parameters, run, root
@@ -134,6 +135,7 @@ class Execution(threading.Thread):
         self.retries = retries  # whether the backend heeds the specification's retry policy
         self.unschedulable = unschedulable or {}  # step → set once a node takes its pod
         self.broken = broken  # what the root driver says before it fails; empty: it does not
+        self.kills = kills  # whether a cancel kills the program at once
         self.state = "PENDING"
         self.began: datetime | None = None
         self.ended: datetime | None = None
@@ -163,7 +165,7 @@ class Execution(threading.Thread):
     def cancel(self) -> None:
         self.cancelled.set()
         if self.process and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
+            os.killpg(self.process.pid, signal.SIGKILL if self.kills else signal.SIGTERM)
 
     def _attempts(self, task: Task, given: specification.Task) -> None:
         task.started = now()

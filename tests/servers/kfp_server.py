@@ -87,6 +87,7 @@ class KfpServer(WebServer):
         self.always = False  # whether the installation lets programs that failed be started again by Argo
         self.pods_deleted = False
         self.unschedulable: dict[str, threading.Event] = {}  # step → set once a node takes its pod
+        self.kills = False  # whether a cancel kills a step's program, as a container's launcher does by ending first
         self.broken = ""  # what the root driver says before it fails
         for method, path, work in (
             ("GET", "/experiments", self.list_experiments),
@@ -182,6 +183,7 @@ class KfpServer(WebServer):
             retries=self.always,
             unschedulable=self.unschedulable,
             broken=self.broken,
+            kills=self.kills,
         )
         self.runs[run["run_id"]] = run
         self.executions[run["run_id"]] = execution
@@ -193,8 +195,9 @@ class KfpServer(WebServer):
 
     def fields(self, run: dict[str, Any], step: str) -> dict[str, str]:
         """The variables that a step takes from its pod."""
-        pod = self.cluster.step_pod(run["run_id"], step) if self.cluster else {}
         task, workflow = self.executions[run["run_id"]].tasks[step], self.workflows[run["run_id"]].name
+        alive = lambda: task.ended is None  # noqa: E731  # a pod's container ends with its task
+        pod = self.cluster.step_pod(run["run_id"], step, alive) if self.cluster else {}
         values = {
             "metadata.labels['pipeline/runid']": run["run_id"],
             "metadata.name": pod.get("XLNET_POD_NAME", step),

@@ -8,7 +8,7 @@ newer) and the JobSet controller (0.6 or newer) do.
 import copy
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class KubernetesServer(WebServer):
         self.jobsets: dict[str, dict[str, Any]] = {}
         self.sets: dict[str, PodSet] = {}
         self.steps: dict[str, dict[str, Any]] = {}
+        self.alive: dict[str, Callable[[], bool]] = {}  # step's pod → whether its container runs
         self.deleted: list[str] = []
         self.attempts: list[str] = []  # names of JobSets, each time that their pods are made
         self.identity = root / "serviceaccount"
@@ -118,8 +119,14 @@ class KubernetesServer(WebServer):
             return f"{message}\n"
         return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status}
 
-    def step_pod(self, run: str, step: str) -> dict[str, str]:
-        """Make the record of a step's pod, owned by its run, and return its environment."""
+    def step_pod(self, run: str, step: str, alive: Callable[[], bool] = lambda: True) -> dict[str, str]:
+        """Make the record of a step's pod, owned by its run, and return its environment.
+
+        Args:
+            run: the run's id.
+            step: the step.
+            alive: whether its container runs.
+        """
         name = f"{run[:8]}-{step}-{uuid.uuid4().hex[:5]}"
         owner = {
             "apiVersion": "argoproj.io/v1alpha1",
@@ -137,13 +144,13 @@ class KubernetesServer(WebServer):
                 "ownerReferences": [{**owner, "uid": f"uid-of-{run}", "controller": True, "blockOwnerDeletion": True}],
             },
             "spec": {"serviceAccountName": "xlnet-steps", "imagePullSecrets": [{"name": "pull"}]},
-            "status": {"phase": "Running"},
         }
+        self.alive[name] = alive
         return {**self.account(), "XLNET_POD_NAME": name, "XLNET_RUN_ID": run}
 
-    def end_step(self, name: str, phase: str = "Failed") -> None:
-        """Let a step's pod have ended; Argo keeps the pods of an ended workflow."""
-        self.steps[name]["status"]["phase"] = phase
+    def _step(self, name: str) -> dict[str, Any]:
+        """A step's pod as it is now; Argo keeps those of an ended workflow."""
+        return {**self.steps[name], "status": {"phase": "Running" if self.alive[name]() else "Failed"}}
 
     # --- the API ---
 
@@ -211,12 +218,12 @@ class KubernetesServer(WebServer):
                     self.remove(name)
 
     def list_pods(self, request: Request) -> Any:
-        pods = [*self.steps.values(), *(record for one in self.sets.values() for record in one.records())]
+        pods = [*map(self._step, self.steps), *(record for one in self.sets.values() for record in one.records())]
         return {"kind": "PodList", "apiVersion": "v1", "items": _labelled(pods, request)}
 
     def get_pod(self, request: Request) -> Any:
         if request.part("name") in self.steps:
-            return self.steps[request.part("name")]
+            return self._step(request.part("name"))
         return self._record(request.part("name"))
 
     def delete_pod(self, request: Request) -> Any:

@@ -155,6 +155,12 @@ class PodProcess:
             self.finished = now()
         return self.exit_code is not None
 
+    def log_ended(self) -> bool:
+        """Whether every process that could write its log has ended."""
+        if self._reader:
+            self._reader.join(30)
+        return self._reader is None or not self._reader.is_alive()
+
     def terminate(self) -> None:
         """What the kubelet does to a pod that is to go: SIGTERM to the container's first process, a grace, SIGKILL."""
         if self.ended():
