@@ -138,7 +138,7 @@ def test_bad_shapes_are_refused():
     q, k = torch.randn(1, 4, 2, 16), torch.randn(1, 3, 2, 16)
     sight = Sight.of(torch.tensor([[0, 1, 2]]).int(), torch.tensor([[1]]))
     positions = Positions(torch.randn(6, 2, 16), torch.randn(2, 16), torch.randn(2, 16))
-    with pytest.raises(UserError, match=r"'flash'; allowed: auto, reference, dense, native"):
+    with pytest.raises(UserError, match=r"'flash'; allowed: auto, reference, dense, native, triton"):
         stream_attention(q, k, k, positions, None, sight, None, "flash")
     narrow, q8, k8 = Positions(*(x[..., :8] for x in positions)), q[..., :8], k[..., :8]
     with pytest.raises(UserError, match=r"'native' cannot run here: heads must be a multiple of 16 wide"):

@@ -33,14 +33,28 @@ def test_the_kernels_are_right_under_the_interpreter():
 @pytest.mark.parametrize(("width", "mean_length"), [(64, 10), (64, 40), (64, 300), (128, 300)])
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_kernels_compile_and_stay_in_registers(name, width, mean_length, capability):
+    from xlnet.model.kernels import triton_attention, triton_passes
+
+    chosen = triton_passes.tile(name, width, False, mean_length, capability)
+    assert_compiles(getattr(triton_attention, name), width, chosen, capability)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=str)
+@pytest.mark.parametrize("name", KERNELS[1:])
+def test_the_kernels_of_both_streams_compile_and_stay_in_registers(name, capability):
+    from xlnet.model.kernels import triton_streams, triton_streams_passes
+
+    chosen = triton_streams_passes.stream_tile(name, 64, False, 896, capability)
+    assert_compiles(getattr(triton_streams, name), 64, chosen, capability)
+
+
+def assert_compiles(kernel, width, chosen, capability):
     """Ahead of time, for bfloat16: no GPU is needed to see what the compiler makes of them."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from xlnet.model.kernels import triton_attention, triton_passes
+    from xlnet.model.kernels import triton_passes
 
-    chosen = triton_passes.tile(name, width, False, mean_length, capability)
-    kernel = getattr(triton_attention, name)
     known = {"N": 12, "H": width, "M": chosen.queries, "K": chosen.keys, "P": triton_passes.PITCH}
     known |= {"SEGMENTS": True, "DROPOUT": True, "BACKWARD": True, "PRECISION": "tf32"}
     constants = {name: value for name, value in known.items() if name in kernel.arg_names}
@@ -69,7 +83,7 @@ def _type(argument, constants):
         "*bf16": ("q", "k", "v", "r", "q_content", "q_position", "dout", "out", "dq", "dk", "dv", "dscores"),
         "*fp16": ("scores",),
         "*fp32": ("change", "log_sums", "deltas", "partial", "by_segment"),
-        "*i32": ("ids", "offsets", "blocks", "starts"),
+        "*i32": ("ids", "offsets", "blocks", "starts", "query_ids", "key_ids", "places", "sees", "order"),
         "*i64": ("mask_key", "squares"),
         "fp32": ("scale", "drop_scale"),
     }
@@ -96,6 +110,29 @@ def test_on_the_device(width, lengths, probability, dtype):
 
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
     compare("triton", lengths, width, probability, True, dtype, tolerance, device="cuda", spare=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(2, 8, 3, 6), (3, 17, 1, 1), (2, 97, 60, 0), (2, 512, 85, 384)], ids=str)
+@pytest.mark.parametrize("width", [16, 64, 128])
+def test_both_streams_on_the_device(width, shape, probability, dtype):
+    from test_streams import compare
+
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    compare("triton", shape, width, probability, True, dtype, tolerance, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_both_streams_give_the_same_bits_twice_on_the_device():
+    from test_streams import run, tensors
+
+    given = tensors((3, 200, 33, 100), width=64, dtype=torch.bfloat16)
+    first, second = (run("triton", given, (3, 200, 33, 100), 0.1, device="cuda") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import test_attention
+import test_streams
 import torch
 from torch.nn import functional as F
 
@@ -55,6 +56,31 @@ def test_a_layout_with_room_for_more(monkeypatch):
     assert not got[1][-filler:].any()
     got[0], got[1] = got[0][:-filler], got[1][:-filler]
     test_attention.assert_close(got, expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("width", "shape", "probability", "with_segments"),
+    [
+        (16, (1, 1, 1, 0), 0.0, True),
+        (16, (2, 8, 3, 6), 0.3, True),
+        (32, (1, 33, 5, 0), 0.3, False),
+        (64, (2, 17, 2, 31), 0.3, True),
+        (128, (1, 5, 0, 2), 0.0, True),
+    ],
+)
+def test_both_streams_equal_the_reference(width, shape, probability, with_segments):
+    test_streams.compare("triton", shape, width, probability, with_segments, torch.float32, 1e-5)
+
+
+def test_both_streams_in_half_precision():
+    test_streams.compare("triton", (2, 9, 4, 5), 16, 0.3, True, torch.float16, 1e-2)
+
+
+def test_both_streams_with_tiles_of_64(monkeypatch):
+    from xlnet.model.kernels import triton_streams_passes
+
+    monkeypatch.setattr(triton_streams_passes, "stream_tile", lambda *_: triton_streams_passes.Tile(64, 64, 4, 1))
+    test_streams.compare("triton", (1, 65, 9, 20), 16, 0.3, True, torch.float32, 1e-5)
 
 
 def check(got, expected, *given):

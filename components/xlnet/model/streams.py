@@ -16,12 +16,17 @@ from torch import Tensor
 from xlnet.errors import RunError
 from xlnet.model.choice import Choice
 from xlnet.model.dropout import Dropout
-from xlnet.model.kernels import streams_dense, streams_native, streams_reference
+from xlnet.model.kernels import streams_dense, streams_native, streams_reference, streams_triton
 from xlnet.model.positions import Positions
 from xlnet.model.sight import Sight, StreamSegments
 
-MODULES: dict[str, ModuleType] = {"reference": streams_reference, "dense": streams_dense, "native": streams_native}
-FAST = {"cpu": ("native", "dense")}
+MODULES: dict[str, ModuleType] = {
+    "reference": streams_reference,
+    "dense": streams_dense,
+    "native": streams_native,
+    "triton": streams_triton,
+}
+FAST = {"cuda": ("triton", "dense"), "cpu": ("native", "dense")}
 CHOICE = Choice("two-stream attention", tuple(MODULES), MODULES.__getitem__, FAST, anywhere="dense")
 
 
