@@ -82,9 +82,9 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, out_TNH, log_sums_NT = ctx.saved_tensors
         passes = _Pass(_Given(*tensors), *ctx.rest)
-        dq, dk, dv, *others = passes.backward(grads[0].contiguous().view_as(out_TNH), out_TNH, log_sums_NT)
-        by_text = (x.unflatten(0, (passes.texts, -1)) for x in (dq, dk, dv))
-        return (*by_text, *others, None, None, None, None)
+        found = passes.backward(grads[0].contiguous().view_as(out_TNH), out_TNH, log_sums_NT)
+        by_text = (x.unflatten(0, (passes.texts, -1)) for x in found[:3] if x is not None)
+        return (*by_text, *found[3:], None, None, None, None)
 
 
 class _Pass:
