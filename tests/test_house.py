@@ -61,6 +61,8 @@ WRITTEN_IN = {
     "xlnet.model.kernels.triton_attention": {"triton"},
     "xlnet.model.kernels.triton_fused": {"triton"},
     "xlnet.model.kernels.triton_passes": {"triton"},
+    "xlnet.model.kernels.triton_streams": {"triton"},
+    "xlnet.model.kernels.triton_streams_passes": {"triton"},
     "xlnet.training.xla": {"torch_xla"},
     "xlnet.training.tpu": {"torch_tpu"},
     "xlnet.registry.mlflow_client": {"mlflow"},
