@@ -26,7 +26,7 @@ from xlnet.__main__ import main
 from xlnet.evaluation.predictor import Predictor
 from xlnet.serving import handler
 from xlnet.serving.batcher import Batcher
-from xlnet.serving.model import Model
+from xlnet.serving.model import ServedModel
 from xlnet.serving.server import listen
 
 SECONDS = float(os.environ.get("XLNET_FUZZ_SECONDS", "10"))
@@ -135,7 +135,7 @@ def test_predict(trained, tmp_path, monkeypatch, capsysbinary) -> None:
 @pytest.fixture
 def port(trained) -> Iterator[int]:
     server = listen("127.0.0.1", 0, {})
-    server.model = Model(trained.model, "reviews")
+    server.model = ServedModel(trained.model, "reviews")
     with Batcher(server.model.answers) as server.batcher:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
