@@ -1,6 +1,7 @@
 """Generation: transformers' tokens from the same weights, sampling, infilling from both sides, and bad input."""
 
 import io
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,9 @@ from xlnet.generation.decoder import Decoder, KeptLayer
 from xlnet.generation.request import request_of
 from xlnet.generation.sampling import Sampling
 from xlnet.generation.writer import Writer
+from xlnet.model.config import XLNetConfig
+from xlnet.model.kernels import native_decode
+from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.weights import load_language_model, save_model
 from xlnet_pipeline.cli import main
 
@@ -101,6 +105,7 @@ def test_our_own_files_give_transformers_the_same_text(toy, said):
 
 def test_a_token_costs_as_many_rows_late_as_early(random, monkeypatch):
     rows = []
+    monkeypatch.setattr(native_decode, "obstacle", lambda *widths: "not in this test")
     monkeypatch.setattr(KeptLayer, "rows", _counted(KeptLayer.rows, rows))
     list(Writer(random).write(request_of({"prompt": WORDS, "tokens": 50, "past_end": True})))
     assert set(rows[2:]) == {3}
@@ -112,6 +117,33 @@ def _counted(method, rows):
         return method(self, x_QD, view)
 
     return counted
+
+
+# Widths of all kinds, a vocabulary that is no multiple of four, heads of several vectors.
+KERNEL_SHAPES = [(32, 2, 16, 64, 61, 1), (48, 3, 48, 80, 40, 2), (64, 1, 64, 32, 33, 3)]
+
+
+@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize("shape", KERNEL_SHAPES, ids=str)
+def test_the_compiled_kernel_equals_torchs_operators(shape, gap, monkeypatch):
+    width, heads, head, inner, vocabulary, layers = shape
+    torch.manual_seed(sum(shape))
+    config = XLNetConfig(vocabulary, layers, width, heads, head, inner, initializer_range=0.3, task="pretrain")
+    model = XLNetLanguageModel(config).eval()
+    compiled = Decoder(model, 60, 40)
+    if compiled._compiled is None:
+        pytest.skip(native_decode.obstacle("cpu", "torch.float32", [width], head))
+    monkeypatch.setattr(native_decode, "obstacle", lambda *widths: "not in this test")
+    plain = Decoder(model, 60, 40)
+    assert plain._compiled is None
+    first, rest = ([0, 1, 2, 8, 9], [3, 7, 5, 4]) if gap else (range(9), range(9, 55))
+    passes = [([number % vocabulary for number in first], first, rest[0])]
+    for place, query in itertools.pairwise(rest):
+        read = [place] if gap else [place - 1, place]
+        passes.append(([7 * one % vocabulary for one in read], read, query))
+    for ids, places, query in passes:
+        found, expected = compiled.predict(ids, places, query), plain.predict(ids, places, query)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 # ---- choosing ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xlnet.model.kernels import native_decode
 from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.positions import distance_encoding
 from xlnet.model.xlnet import Layer
@@ -23,18 +24,23 @@ class View(NamedTuple):
     """What the rows of one pass see; all layers share it.
 
     Attributes:
-        slot_L: where the content's keys are kept: int64.
+        slots: where the content's keys are kept.
         keys: the slots that are seen.
         distances: the distances between rows and keys, as columns of all distances.
-        column_1QK: for each row and key, the column of their distance among those: int64.
-        hidden_K: True for slots whose token is not known; None if all are known.
+        shifts: how far each row is from the highest place, and so its first column among those.
+        hidden_K: True for keys whose token is not known; None if all are known.
     """
 
-    slot_L: Tensor
+    slots: list[int]
     keys: slice
     distances: slice
-    column_1QK: Tensor
+    shifts: list[int]
     hidden_K: Tensor | None
+
+    @property
+    def column_1QK(self) -> Tensor:
+        """For each row and key, the column of their distance: int64."""
+        return torch.tensor(self.shifts)[None, :, None] + torch.arange(self.keys.stop - self.keys.start)
 
 
 class Decoder:
@@ -44,7 +50,7 @@ class Decoder:
         """Begin an empty text.
 
         Args:
-            model: in evaluation mode, in float32.
+            model: in evaluation mode, in float32, on the CPU.
             longest: tokens that the text will have at most.
             memory: how many of the last tokens a row sees, at least 2.
         """
@@ -53,10 +59,10 @@ class Decoder:
         self._slots = min(longest, 2 * memory + 2)
         self._known: set[int] = set()  # places
         self._end = self._shift = 0  # one more than the last known place; the place of slot 0
-        device = model.lm_loss.bias.device
         with torch.inference_mode():
-            encoding_RD = distance_encoding(self._reach, model.config.d_model, model.config.clamp_len, device)
+            encoding_RD = distance_encoding(self._reach, model.config.d_model, model.config.clamp_len)
             self._layers = [KeptLayer(layer, encoding_RD, self._slots) for layer in model.transformer.layers()]
+        self._compiled = self._passes()
 
     @torch.inference_mode()
     def predict(self, ids: Sequence[int], places: Sequence[int], query: int) -> Tensor:
@@ -69,10 +75,12 @@ class Decoder:
             places: their places in the text.
             query: the place to predict.
         """
-        transformer = self._model.transformer
-        view = self._view(places, query)
-        content_LD = F.embedding(view.slot_L.new_tensor(ids), transformer.word_embedding.weight)
+        transformer, view = self._model.transformer, self._view(places, query)
+        content_LD = F.embedding(torch.tensor(ids), transformer.word_embedding.weight)
         x_QD = torch.cat([content_LD, transformer.mask_emb[0]])
+        if self._compiled and len(x_QD) <= native_decode.MOST_ROWS:
+            start = view.distances.start
+            return self._compiled.logits(x_QD, view.slots, view.shifts, view.keys, start, view.hidden_K)
         for layer in self._layers:
             x_QD = layer.rows(x_QD, view)
         return F.linear(x_QD[-1], transformer.word_embedding.weight, self._model.lm_loss.bias)
@@ -83,17 +91,24 @@ class Decoder:
         first = max(0, end - self._memory)
         if end - self._shift > self._slots:
             self._move(first)
-        device = self._model.lm_loss.bias.device
-        place_Q = torch.tensor([*places, query], device=device)
         lowest, highest = min(*places, query), max(*places, query)
         hidden = [place not in self._known for place in range(first, end)] if len(self._known) < end else []
         return View(
-            slot_L=place_Q[:-1] - self._shift,
+            slots=[place - self._shift for place in places],
             keys=slice(first - self._shift, end - self._shift),
             distances=slice(self._reach - highest + first, self._reach - lowest + end),
-            column_1QK=((highest - place_Q)[:, None] + torch.arange(end - first, device=device))[None],
-            hidden_K=torch.tensor(hidden, device=device) if any(hidden) else None,
+            shifts=[highest - place for place in (*places, query)],
+            hidden_K=torch.tensor(hidden) if any(hidden) else None,
         )
+
+    def _passes(self) -> native_decode.Passes | None:
+        """Return the compiled kernel for passes of few rows; None where it cannot run."""
+        config, weights = self._model.config, self._model.transformer.word_embedding.weight
+        widths = (config.d_model, config.n_head * config.d_head, config.d_inner)
+        if native_decode.obstacle(weights.device.type, str(weights.dtype), widths, config.d_head):
+            return None
+        layers = [layer.tensors() for layer in self._layers]
+        return native_decode.Passes(layers, weights, self._model.lm_loss.bias, config.layer_norm_eps)
 
     def _move(self, first: int) -> None:
         """Move what is still seen to the first slots."""
@@ -119,7 +134,7 @@ class KeptLayer:
         """Compute the layer's rows, the content's and last the query's: [Q, D] → [Q, D]."""
         attention, ff = self._layer
         qkv_3NQH = F.linear(x_QD, self._qkv).view(len(x_QD), 3, *self._kept_2NSH.shape[1::2]).permute(1, 2, 0, 3)
-        self._kept_2NSH.index_copy_(2, view.slot_L, qkv_3NQH[1:, :, :-1])
+        self._kept_2NSH.index_copy_(2, torch.tensor(view.slots), qkv_3NQH[1:, :, :-1])
         k_NKH, v_NKH = self._kept_2NSH[:, :, view.keys]
         content_NQH, position_NQH = qkv_3NQH[0] + self._biases_2N1H
         by_distance_NQR = position_NQH @ self._distance_NHR[:, :, view.distances]
@@ -136,6 +151,14 @@ class KeptLayer:
         return F.layer_norm(
             x_QD, ff.layer_norm.weight.shape, ff.layer_norm.weight, ff.layer_norm.bias, ff.layer_norm.eps
         )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return weights and kept keys as the compiled kernel takes them, see :data:`native_decode.LAYER`."""
+        attention, ff = self._layer
+        norms = [(norm.weight, norm.bias) for norm in (attention.layer_norm, ff.layer_norm)]
+        inner = (ff.layer_1.weight, ff.layer_1.bias, ff.layer_2.weight, ff.layer_2.bias)
+        own = (self._qkv, attention.o.flatten(1), self._distance_NHR, self._biases_2N1H)
+        return (*own, *norms[0], *inner, *norms[1], self._kept_2NSH)
 
     def move(self, seen: slice) -> None:
         """Move the kept keys and values of some slots to the first ones."""

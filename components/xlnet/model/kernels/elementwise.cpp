@@ -11,26 +11,6 @@
 
 namespace {
 
-// erf(x): an odd rational function on [-4, 4]; outside, erf(x) is +-1 in float32.
-// Coefficients: minimax, as in Eigen's and XNNPACK's float versions; absolute error below 3e-7.
-inline vec erf_of(vec x) {
-    x = where(x > 4.0f, all(4.0f), where(x < -4.0f, all(-4.0f), x));
-    const vec s = x * x;
-    vec p = all(-2.72614225801306e-10f);
-    p = p * s + 2.77068142495902e-08f;
-    p = p * s + -2.10102402082508e-06f;
-    p = p * s + -5.69250639462346e-05f;
-    p = p * s + -7.34990630326855e-04f;
-    p = p * s + -2.95459980854025e-03f;
-    p = p * s + -1.60960333262415e-02f;
-    vec q = all(-1.45660718464996e-05f);
-    q = q * s + -2.13374055278905e-04f;
-    q = q * s + -1.68282697438203e-03f;
-    q = q * s + -7.37332916720468e-03f;
-    q = q * s + -1.42647390514189e-02f;
-    return x * p / q;
-}
-
 inline vec normal_cdf(vec x) { return 0.5f + 0.5f * erf_of(x * 0.70710678f); }
 inline vec normal_pdf(vec x) { return 0.39894228f * exp2_nonpositive(x * x * -0.72134752f); }
 
