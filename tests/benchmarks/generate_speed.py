@@ -2,8 +2,8 @@
 
     python tests/benchmarks/generate_speed.py [tiny|small|base] [--tokens 200] [--prompt 32] [--rounds 3] [--threads 2]
 
-Prints the seconds of each side, by the clock and by the processor, which other work disturbs less; their ratios; whether
-the tokens are equal; and our processor time per token at several lengths.
+Prints the seconds of each side, by the clock and by the processor, which other work disturbs less; their ratios;
+whether the tokens are equal; and our processor time per token at several lengths.
 """
 
 import argparse

@@ -76,11 +76,11 @@ class Decoder:
             query: the place to predict.
         """
         transformer, view = self._model.transformer, self._view(places, query)
+        if self._compiled and len(ids) < native_decode.MOST_ROWS:
+            start = view.distances.start
+            return self._compiled.logits(ids, view.slots, view.shifts, view.keys, start, view.hidden_K)
         content_LD = F.embedding(torch.tensor(ids), transformer.word_embedding.weight)
         x_QD = torch.cat([content_LD, transformer.mask_emb[0]])
-        if self._compiled and len(x_QD) <= native_decode.MOST_ROWS:
-            start = view.distances.start
-            return self._compiled.logits(x_QD, view.slots, view.shifts, view.keys, start, view.hidden_K)
         for layer in self._layers:
             x_QD = layer.rows(x_QD, view)
         return F.linear(x_QD[-1], transformer.word_embedding.weight, self._model.lm_loss.bias)
@@ -108,7 +108,8 @@ class Decoder:
         if native_decode.obstacle(weights.device.type, str(weights.dtype), widths, config.d_head):
             return None
         layers = [layer.tensors() for layer in self._layers]
-        return native_decode.Passes(layers, weights, self._model.lm_loss.bias, config.layer_norm_eps)
+        mask = self._model.transformer.mask_emb
+        return native_decode.Passes(layers, weights, self._model.lm_loss.bias, mask, config.layer_norm_eps)
 
     def _move(self, first: int) -> None:
         """Move what is still seen to the first slots."""

@@ -14,6 +14,17 @@ namespace {
 constexpr int MOST_ROWS = 3, OUTPUTS = 4;
 constexpr long SMALL = 1 << 16;  // weights up to which one thread is fastest
 
+// The sum of a vector's elements, by halves: a chain of additions would take longer than a short product.
+inline float total_of(vec v) {
+    float parts[LANES];
+    store(parts, v);
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+    return parts[0];
+}
+
 struct Layer {
     const float *qkv, *o, *r, *biases;
     const float *norm, *norm_bias, *first, *first_bias, *second, *second_bias, *last_norm, *last_norm_bias;
@@ -22,9 +33,10 @@ struct Layer {
 
 struct Pass {
     float *x, *scratch, *logits;
-    const float *table, *table_bias;
+    const float *table, *table_bias, *mask;
     const unsigned char* hidden;  // for each key: its token is not known; null: all are known
-    const long *slots, *shifts;   // of each row: where its key is kept, and its distance from the highest place
+    const long *ids, *slots;      // of each token of the content: what it is, and where its key is kept
+    const long* shifts;           // of each row: its distance from the highest place
     long rows, layers, width, heads, head, inner, vocabulary;
     long kept_slots, distances, first, end, column;
     float eps;
@@ -56,7 +68,7 @@ void products(const float* x, const float* weight, const float* bias, float* out
         }
         for (int k = 0; k < here; ++k)
             for (int row = 0; row < ROWS; ++row)
-                out[row * outputs + o + k] = sum(sums[k][row]) + (bias ? bias[o + k] : 0.0f);
+                out[row * outputs + o + k] = total_of(sums[k][row]) + (bias ? bias[o + k] : 0.0f);
     }
 }
 
@@ -114,7 +126,7 @@ void attend(const Pass& p, const Layer& layer, long row, long n, const float* qu
     for (j = 0; j < keys; ++j) {
         vec total = {};
         for (long h = 0; h < head; h += LANES) total += load(content + h) * load(k + j * head + h);
-        scores[j] = p.hidden && p.hidden[j] ? -INFINITY : (scores[j] + sum(total)) * scale;
+        scores[j] = p.hidden && p.hidden[j] ? -INFINITY : (scores[j] + total_of(total)) * scale;
         best = std::max(best, scores[j]);
     }
     for (; j < up(keys, LANES); ++j) scores[j] = -INFINITY;
@@ -152,6 +164,9 @@ void decode(const Layer* layers, const Pass* pass) {
     float* added = attended + MOST_ROWS * all_heads;
     float* inner = added + MOST_ROWS * p.width;
     float* scores = inner + MOST_ROWS * p.inner;
+    for (long row = 0; row < p.rows; ++row)
+        std::memcpy(p.x + row * p.width, row + 1 < p.rows ? p.table + p.ids[row] * p.width : p.mask,
+                    p.width * sizeof(float));
     const int threads = (p.end - p.first) * all_heads * p.rows <= SMALL ? 1 : p.threads;
     for (long number = 0; number < p.layers; ++number) {
         const Layer& layer = layers[number];

@@ -31,7 +31,10 @@ class _Pass(ctypes.Structure):
     """``struct Pass`` of decode.cpp."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("x", "scratch", "logits", "table", "table_bias", "hidden", "slots", "shifts")),
+        *(
+            (name, c_void_p)
+            for name in ("x", "scratch", "logits", "table", "table_bias", "mask", "hidden", "ids", "slots", "shifts")
+        ),
         *((name, c_long) for name in ("rows", "layers", "width", "heads", "head", "inner", "vocabulary")),
         *((name, c_long) for name in ("kept_slots", "distances", "first", "end", "column")),
         ("eps", c_float),
@@ -51,7 +54,9 @@ def obstacle(device: str, dtype: str, widths: Sequence[int], head_width: int) ->
 class Passes:
     """The passes of one text."""
 
-    def __init__(self, layers: Sequence[Sequence[Tensor]], table_VD: Tensor, bias_V: Tensor, eps: float) -> None:
+    def __init__(
+        self, layers: Sequence[Sequence[Tensor]], table_VD: Tensor, bias_V: Tensor, mask: Tensor, eps: float
+    ) -> None:
         """Take the weights and kept keys of each layer, in the order of :data:`LAYER`, all contiguous."""
         self._tensors = [[one.detach().contiguous() for one in layer] for layer in layers]
         self._table_VD, self._bias_V = table_VD.detach().contiguous(), bias_V.detach().contiguous()
@@ -67,14 +72,15 @@ class Passes:
         size = library.decode_scratch(*map(c_long, (width, heads, head, inner, slots)))
         self._scratch = table_VD.new_empty(size)
         self._pass = _Pass(self._x_QD.data_ptr(), self._scratch.data_ptr(), None, self._table_VD.data_ptr())
-        self._pass.table_bias = self._bias_V.data_ptr()
+        self._mask = mask.detach().contiguous()
+        self._pass.table_bias, self._pass.mask = self._bias_V.data_ptr(), self._mask.data_ptr()
         self._pass.layers, self._pass.width, self._pass.heads, self._pass.head = len(layers), width, heads, head
         self._pass.inner, self._pass.vocabulary = inner, vocabulary
         self._pass.kept_slots, self._pass.distances, self._pass.eps = slots, distances, eps
 
     def logits(
         self,
-        x_QD: Tensor,
+        ids: Sequence[int],
         slots: Sequence[int],
         shifts: Sequence[int],
         keys: slice,
@@ -84,7 +90,7 @@ class Passes:
         """Compute all layers' rows and the logits of the last one: [V].
 
         Args:
-            x_QD: embeddings of the content, then the query's; at most :data:`MOST_ROWS`.
+            ids: the content's tokens, fewer than :data:`MOST_ROWS`.
             slots: where the content's keys are kept.
             shifts: each row's distance from the highest place.
             keys: the slots that are seen.
@@ -92,11 +98,9 @@ class Passes:
             hidden_K: True for keys whose token is not known; None if all are known.
         """
         logits_V = torch.empty_like(self._bias_V)
-        self._x_QD[: len(x_QD)] = x_QD
-        slot_array, shift_array = (c_long * MOST_ROWS)(*slots), (c_long * MOST_ROWS)(*shifts)
-        self._pass.logits, self._pass.rows = logits_V.data_ptr(), len(x_QD)
-        self._pass.slots = ctypes.cast(slot_array, c_void_p)
-        self._pass.shifts = ctypes.cast(shift_array, c_void_p)
+        arrays = [(c_long * MOST_ROWS)(*numbers) for numbers in (ids, slots, shifts)]
+        self._pass.ids, self._pass.slots, self._pass.shifts = map(ctypes.addressof, arrays)
+        self._pass.logits, self._pass.rows = logits_V.data_ptr(), len(shifts)
         self._pass.hidden = None if hidden_K is None else hidden_K.data_ptr()
         self._pass.first, self._pass.end, self._pass.column = keys.start, keys.stop, column
         self._pass.threads = torch.get_num_threads()
