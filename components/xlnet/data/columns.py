@@ -145,11 +145,11 @@ class Columns:
         fields, keys, line = record.fields, self.keys, record.line
         if record.reason:
             return Reject(line, record.reason)
-        if not fields and self.width is not None and not self.labelled:
-            return Reject(line, "empty text")
-        if self.width is not None and len(fields) != self.width:
-            return Reject(line, wrong_width(len(fields), self.width))
-        if self.header and fields[-1] == self.header[-1] and list(map(bare, fields)) == list(map(bare, self.header)):
+        width, header = self.width, self.header
+        if width is not None and len(fields) != width:
+            is_blank = not fields and not self.labelled
+            return Reject(line, "empty text" if is_blank else wrong_width(len(fields), width))
+        if header and fields[-1] == header[-1] and list(map(bare, fields)) == list(map(bare, header)):
             return Reject(line, "the header again")
         try:
             text = check_text(fields[keys["text"]])

@@ -6,7 +6,7 @@ What the recipe leaves open is guessed from the first lines. Each guess is repor
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice, product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 from xlnet.data.lines import Line
@@ -269,19 +269,23 @@ class _Quotes:
         )
 
 
-def late_quotes(lines: Iterator[Line], source: Source, tell: Callable[[str], None]) -> Iterator[Line]:
-    """Yield the lines of a file whose quotes are kept; at its end, report later lines that look quoted."""
-    yield from islice(lines, PROBED)
-    found = 0
-    for line in lines:
-        if '""' in line.text and _ESCAPED.search(line.text):
-            found += 1
-        yield line
-    if found:
-        tell(
-            f"'{source.uri}' has {found:,} fields in quotes below its first lines, whose quotes are kept; "
-            "data.quoting = 'doubled' takes them off"
-        )
+class LateQuotes:
+    """Counts the lines that look quoted below the first ones of a file whose quotes are kept."""
+
+    def __init__(self, source: Source, tell: Callable[[str], None]) -> None:
+        self._uri, self._tell, self._found = source.uri, tell, 0
+
+    def note(self, line: Line) -> None:
+        """Take a line that holds two quotes, one after the other."""
+        self._found += line.number > PROBED and _ESCAPED.search(line.text) is not None
+
+    def say(self) -> None:
+        """Report what was found, at the end of the file."""
+        if self._found:
+            self._tell(
+                f"'{self._uri}' has {self._found:,} fields in quotes below its first lines, whose quotes are kept; "
+                "data.quoting = 'doubled' takes them off"
+            )
 
 
 _ESCAPED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*[^"\t](?:"")+(?:[^"\t]|"")*"(?:\t|\r?\n?$)')

@@ -155,12 +155,13 @@ def _delimited_rows(
     found, lines = dialect.find(lines, source, recipe, form, columns.tell)
     if found.quote is not None:
         return columns.rows_of_fields(CsvRecords(lines, recipe.max_record_lines, recipe.max_record_bytes, found))
-    if recipe.quoting == "auto":
-        lines = dialect.late_quotes(lines, source, columns.tell)
-    return columns.rows_of_fields(_plain_records(lines, found.delimiter, columns.labelled))
+    quotes = dialect.LateQuotes(source, columns.tell if recipe.quoting == "auto" else silent)
+    return columns.rows_of_fields(_plain_records(lines, found.delimiter, columns.labelled, quotes))
 
 
-def _plain_records(lines: Iterator[Line], delimiter: str, labelled: bool) -> Iterator[Record]:
+def _plain_records(
+    lines: Iterator[Line], delimiter: str, labelled: bool, quotes: dialect.LateQuotes
+) -> Iterator[Record]:
     """Split lines in which quotes are part of the text."""
     begun = False
     for line in lines:
@@ -168,6 +169,9 @@ def _plain_records(lines: Iterator[Line], delimiter: str, labelled: bool) -> Ite
         if line.reason or text or (begun and not labelled):
             yield Record(line.number, text.split(delimiter) if text else [], line.reason)
             begun = True
+            if '""' in text:
+                quotes.note(line)
+    quotes.say()
 
 
 def _workbook_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
