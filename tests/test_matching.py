@@ -12,6 +12,7 @@ from transformers import XLNetForSequenceClassification
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import open_dataset, schema
+from xlnet.errors import UserError
 from xlnet.model.config import XLNetConfig
 from xlnet.model.matching import begin_matching, heads
 from xlnet.model.weights import load_classifier
@@ -57,7 +58,8 @@ def pairs(tmp_path_factory):
 
 def tiny(**training):
     shape = {"n_layer": 2, "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 128}
-    recipe = Recipe().replace(model=shape, training={"batch_tokens": 512, "learning_rate": 2e-3} | training)
+    start = {"batch_tokens": 512, "learning_rate": 2e-3, "initialisation": "matching"}
+    recipe = Recipe().replace(model=shape, training=start | training)
     return recipe.part("model", "training")
 
 
@@ -69,8 +71,7 @@ def test_a_few_updates_teach_what_two_texts_share(pairs, tmp_path):
 
 
 def test_equal_tokens_find_each_other(pairs):
-    recipe = recipes.from_json(tiny()).replace(data={"text_pair": "other"})
-    model = make_model(recipe, open_dataset(pairs))
+    model = make_model(recipes.from_json(tiny()), open_dataset(pairs))
     first, words = model.transformer.layers()[0].rel_attn, torch.arange(9, 209)
     x_TD = model.transformer.word_embedding.weight[words]
     queries, keys = (torch.einsum("td,dh->th", x_TD, first.qkv[:, part, 0]) for part in (0, 1))
@@ -85,14 +86,42 @@ def test_equal_tokens_find_each_other(pairs):
     assert last.std().item() == pytest.approx(64**-0.5, rel=0.1), "one head in four begins as usual"
 
 
-@pytest.mark.parametrize(
-    ("change", "matches"),
-    [({"data": {"text_pair": "other"}}, True), ({}, False)],
-)
-def test_only_pairs_from_scratch_begin_so(change, matches, pairs):
-    model = make_model(recipes.from_json(tiny()).replace(**change), open_dataset(pairs))
+@pytest.mark.parametrize(("start", "matches"), [("matching", True), ("random", False)])
+def test_random_weights_can_be_asked_for(start, matches, pairs):
+    model = make_model(recipes.from_json(tiny(initialisation=start)), open_dataset(pairs))
     query, key = model.transformer.layers()[0].rel_attn.qkv.unbind(1)[:2]
     assert torch.equal(query[:, 0], key[:, 0]) is matches
+
+
+PAIRS = {"train": ["a.csv"], "text_pair": "other"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        ({"data": PAIRS}, "matching"),
+        ({"data": {"train": ["a.csv"]}}, "linear"),
+        ({"data": PAIRS, "model": {"pretrained": "some/where"}}, "random"),
+        ({"data": PAIRS | {"task": "pretrain"}}, "random"),
+        ({"data": PAIRS, "training": {"initialisation": "random"}}, "random"),
+    ],
+)
+def test_only_pairs_from_scratch_begin_so(changes, start):
+    recipe = recipes.load(settings=["model.preset=tiny"]).replace(**changes)
+    assert budget.decide(recipe, budget.Size(1000, 20_000, 40)).training.initialisation == start
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data": {"train": ["a.csv"]}}, "but data.text_pair names no second text; allowed: auto, random"),
+        ({"data": PAIRS, "model": {"pretrained": "some/where"}}, "but model.pretrained gives the weights"),
+        ({"data": PAIRS | {"task": "pretrain"}}, "but data.task is 'pretrain'"),
+    ],
+)
+def test_what_cannot_begin_so_is_one_line(changes, says):
+    with pytest.raises(UserError, match=f"training.initialisation is 'matching', {says}"):
+        Recipe().replace(training={"initialisation": "matching"}, **changes)
 
 
 def test_pretrained_weights_of_pairs_stay_what_they_are(pairs, tmp_path):

@@ -50,10 +50,8 @@ def decide(recipe: Recipe, size: Size) -> Recipe:
     # What was pretrained here, for minutes and with a small network, is far from what was published: it moves freely.
     start = replace(recipe.model, pretrained="") if small else recipe.model
     training, model = _training(recipe, start, size, smallest), _model(recipe.model)
-    if recipe.data.text_pair is not None:
-        training["token_dropout"] = 0.0  # a hidden token no longer equals that of the other text
-    if pretrains:
-        training["token_dropout"] = 0.0
+    if pretrains or recipe.data.text_pair is not None:
+        training["token_dropout"] = 0.0  # a hidden token of a pair no longer equals that of the other text
     chosen = {
         "model": {name: value for name, value in model.items() if getattr(recipe.model, name) == AUTO},
         "training": {name: value for name, value in training.items() if getattr(recipe.training, name) == AUTO},
@@ -83,8 +81,8 @@ def _start(decided: Recipe) -> str:
         return "pretrained weights"
     if decided.training.initialisation == "linear":
         return "weights from a linear model of the tokens"
-    pairs = decided.data.text_pair is not None
-    return "weights from scratch" + " that look for equal tokens in both texts" * pairs
+    is_matching = decided.training.initialisation == "matching"
+    return "weights from scratch" + " that look for equal tokens in both texts" * is_matching
 
 
 def chosen(recipe: Recipe) -> list[tuple[str, str]]:
@@ -102,8 +100,9 @@ def _model(model: ModelRecipe) -> dict[str, float]:
 
 def _initialisation(recipe: Recipe) -> str:
     """Return how new weights start. A linear model of a pair's tokens cannot compare the two texts."""
-    has_labels = recipe.data.task != "pretrain" and recipe.data.text_pair is None
-    return "linear" if has_labels and not recipe.model.pretrained and not recipe.pretraining.corpus else "random"
+    if recipe.data.task == "pretrain" or recipe.model.pretrained or recipe.pretraining.corpus:
+        return "random"
+    return "linear" if recipe.data.text_pair is None else "matching"
 
 
 def _training(whole: Recipe, model: ModelRecipe, size: Size, smallest: int = 1) -> dict[str, Any]:

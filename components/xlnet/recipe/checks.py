@@ -82,8 +82,8 @@ def check_together(recipe: Any) -> None:
     if bool(given.mem_len) != bool(given.reuse_len):
         missing = "reuse_len" if given.mem_len else "mem_len"
         raise UserError(f"pretraining.{missing} is 0 and the other is not; memory needs both, or neither")
-    if recipe.training.initialisation == "linear":
-        _refuse_linear(recipe)
+    if recipe.training.initialisation in ("linear", "matching"):
+        _refuse_initialisation(recipe, recipe.training.initialisation)
     if recipe.data.task != "pretrain":
         if given.max_length:
             check_segment(given.max_length, given.reuse_len, given.one_in, "pretraining.max_length")
@@ -159,13 +159,17 @@ def check_segment(length: int, reuse: int, one_in: int, name: str = "data.max_le
         )
 
 
-def _refuse_linear(recipe: Any) -> None:
+def _refuse_initialisation(recipe: Any, given: str) -> None:
     what = "model.pretrained gives the weights" if recipe.model.pretrained else ""
     what = what or ("data.task is 'pretrain'" if recipe.data.task == "pretrain" else "")
-    what = what or ("data.text_pair makes the rows pairs" if recipe.data.text_pair is not None else "")
+    is_pairs = recipe.data.text_pair is not None
+    if given == "linear":
+        what = what or ("data.text_pair makes the rows pairs" if is_pairs else "")
+    elif recipe.data.train:  # a part of a recipe names no data
+        what = what or ("" if is_pairs else "data.text_pair names no second text")
     what = what or ("pretraining.corpus gives the weights" if recipe.pretraining.corpus else "")
     if what:
-        raise UserError(f"training.initialisation is 'linear', but {what}; allowed: auto, random")
+        raise UserError(f"training.initialisation is '{given}', but {what}; allowed: auto, random")
 
 
 def _check_dialect(data: Any) -> None:

@@ -120,7 +120,7 @@ class TrainingRecipe:
     patience: int = _auto(0, 0)  # early stopping after this many validations without improvement; 0: never
     checkpoint_every: int = _number(0, 0)  # steps between checkpoints; 0: at each validation
     seed: int = _number(0, 0, 2**63 - 1)
-    initialisation: str = _choice("random", "auto", "random", "linear")  # linear: new weights from a linear model
+    initialisation: str = _choice("random", "auto", "random", "linear", "matching")  # of new weights
 
 
 @dataclass(frozen=True)

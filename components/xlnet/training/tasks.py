@@ -68,7 +68,7 @@ class Supervised:
             return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", *about)
         shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, *about)
         model = XLNetClassifier(shape)
-        if recipe.data.text_pair is not None:
+        if recipe.training.initialisation == "matching":
             begin_matching(model)
         return model
 

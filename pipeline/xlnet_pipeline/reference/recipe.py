@@ -78,7 +78,7 @@ MEANINGS = {
     "training.patience": "early stopping: stop after this many validations without improvement; 0: never",
     "training.checkpoint_every": "steps between checkpoints, which let a killed run resume; 0: at each validation",
     "training.seed": "random seed of the initial weights, the order of rows and dropout",
-    "training.initialisation": "how new weights start: random, or from a linear model of the train rows' tokens",
+    "training.initialisation": "how new weights start: random, from a linear model, or (pairs) matching equal tokens",
     "evaluation.metric": "metric that decides; auto: accuracy, pearson (regression) or bits_per_byte (pretrain)",
     "evaluation.margin": "amount by which a challenger must beat the champion on the same rows",
     "evaluation.confidence": "confidence level of the bootstrap intervals",
