@@ -12,11 +12,12 @@ from conftest import PINNED_IMAGE
 from xlnet import http
 from xlnet.errors import RunError, UserError
 from xlnet.registry import ModelVersion, champions
+from xlnet.steps import STEPS
 from xlnet_pipeline import cli
 from xlnet_pipeline.targets import Run, StepRun, processes, record
 from xlnet_pipeline.targets.local import leftovers, prune
 from xlnet_pipeline.targets.local.cache import Cache
-from xlnet_pipeline.targets.local.target import STEPS, LocalTarget
+from xlnet_pipeline.targets.local.target import LocalTarget
 
 OLD = time.time() - 40 * 86400
 

@@ -120,9 +120,9 @@ def compressed(path):
 
 DAMAGE = {
     "a number": (lambda folder: flipped(folder / DATA, 40), CorruptArtifact, r"is damaged: the checksum of model/"),
-    "a name": (lambda folder: flipped(folder / INDEX, 100), CorruptArtifact, r"is no index .* or is damaged"),
-    "the index's end": (lambda folder: cut(folder / INDEX, 900), CorruptArtifact, r"is no index .* or is damaged"),
-    "an empty index": (lambda folder: cut(folder / INDEX, 0), CorruptArtifact, r"is no index .* or is damaged"),
+    "a name": (lambda folder: flipped(folder / INDEX, 100), CorruptArtifact, r"is not an index .* or is damaged"),
+    "the index's end": (lambda folder: cut(folder / INDEX, 900), CorruptArtifact, r"is not an index .* or is damaged"),
+    "an empty index": (lambda folder: cut(folder / INDEX, 0), CorruptArtifact, r"is not an index .* or is damaged"),
     "the data's end": (lambda folder: cut(folder / DATA, 9000), CorruptArtifact, r"ends within model/"),
     "no data": (lambda folder: (folder / DATA).unlink(), CorruptArtifact, r"cannot be read: No such file"),
     "two": (
@@ -176,7 +176,7 @@ def test_configurations_that_do_not_fit_say_so(archive):
 def test_a_checkpoint_of_another_model_is_refused(monkeypatch):
     checkpoint = tensorflow_files.Checkpoint(GOLDEN / "model.ckpt", 1, {"bert/x": tensorflow_files.Entry(1, (2,))})
     monkeypatch.setattr(released, "open_checkpoint", lambda index: checkpoint)
-    with pytest.raises(UserError, match=r"it is no checkpoint of XLNet's released code"):
+    with pytest.raises(UserError, match=r"it is not a checkpoint of XLNet's released code"):
         released.read(GOLDEN / INDEX)
 
 

@@ -124,7 +124,7 @@ def _failing(error: HttpError, server: Endpoint) -> str:
 
 
 def reason(body: str | bytes | None, fallback: str) -> str:
-    """The message in an answer's JSON body, on one line."""
+    """Return the message in an answer's JSON body, on one line."""
     try:
         content = json.loads(body or "")
         error = content.get("error")
@@ -135,7 +135,7 @@ def reason(body: str | bytes | None, fallback: str) -> str:
 
 
 def seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header's seconds; None where there is none, or a date."""
+    """Return the seconds of a Retry-After header; None if there is no header, or it holds a date."""
     return float(retry_after) if retry_after and retry_after.isdigit() else None
 
 

@@ -19,12 +19,12 @@ _WITHIN = re.compile(r".*/(runs/[^/]+/artifacts/.+)", re.DOTALL)
 
 
 def home(given: str | Path | None = None) -> Path:
-    """The state directory: ``given``, else ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline`` below where we are."""
+    """Return the state directory: ``given``, else ``XLNET_PIPELINE_HOME``, else ``./.xlnet-pipeline``."""
     return Path(given or os.environ.get(HOME) or DEFAULT).absolute()
 
 
 def relative(address: str, folder: Path) -> str:
-    """A path, or a sqlite file's address, relative to ``folder`` if it lies inside; anything else as it is."""
+    """Make a path, or a sqlite file's address, relative to ``folder`` if it lies inside; return others unchanged."""
     scheme = SQLITE if address.startswith(SQLITE) else ""
     path = Path(address.removeprefix(scheme))
     if not path.is_absolute():
@@ -36,7 +36,7 @@ def relative(address: str, folder: Path) -> str:
 
 
 def absolute(address: str, folder: Path) -> str:
-    """The path that :func:`relative` shortened; of an absolute one, its place in ``folder`` if it moved there."""
+    """Undo :func:`relative`. Return an absolute path's place in ``folder`` if the file was moved there."""
     if not address or "://" in address:
         return address
     if not address.startswith("/"):
@@ -47,12 +47,12 @@ def absolute(address: str, folder: Path) -> str:
 
 
 def stored(value: Any, folder: Path) -> Any:
-    """A value of JSON in which each ``uri`` and ``…_uri`` inside ``folder`` is relative to it."""
+    """Return a JSON value in which each ``uri`` and ``…_uri`` inside ``folder`` is relative to it."""
     return _changed(value, lambda address: relative(address, folder))
 
 
 def restored(value: Any, folder: Path) -> Any:
-    """What :func:`stored` was given."""
+    """Undo :func:`stored`."""
     return _changed(value, lambda address: absolute(address, folder))
 
 

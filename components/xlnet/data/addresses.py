@@ -44,10 +44,10 @@ def is_remote(path: str) -> bool:
 
 
 def scheme(uri: str) -> str:
-    """``gs://``, ``s3://`` or ``minio://``.
+    """Return the address's scheme: ``gs://``, ``s3://`` or ``minio://``.
 
     Raises:
-        UserError: the address has none of them, or names no bucket.
+        UserError: the address has another scheme, or names no bucket.
     """
     found = next((one for one in SCHEMES if uri.startswith(one)), "")
     if not found or not uri.removeprefix(found).partition("/")[0]:
@@ -56,18 +56,18 @@ def scheme(uri: str) -> str:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Bucket and object name of an address; UserError if it is none."""
+    """Return the bucket and the object name of an address. Raises UserError if it is not an address."""
     bucket, _, name = uri.removeprefix(scheme(uri)).partition("/")
     return bucket, name
 
 
 def mount(of: str = GCS) -> Path:
-    """Where buckets are mounted, if they are: ``/gcs``, ``/s3`` or ``/minio``, as Kubeflow Pipelines names them."""
+    """Return where buckets may be mounted: ``/gcs``, ``/s3`` or ``/minio``, as Kubeflow Pipelines names them."""
     return Path(os.environ.get(_MOUNTS[of], "/gcs" if of == GCS else f"/{of.removesuffix('://')}"))
 
 
 def address(path: str | Path) -> str:
-    """How to name a path from another machine: an object's address for one below a mount, else the absolute path."""
+    """Return a path's name for other machines: the object's address if it is below a mount, else the absolute path."""
     absolute = Path(path).absolute()
     for one in SCHEMES:
         if absolute.is_relative_to(mount(one)):
@@ -76,7 +76,7 @@ def address(path: str | Path) -> str:
 
 
 def mounted(uri: str) -> Path | None:
-    """The file or directory below the mount, if it is there."""
+    """Return the file or directory below the mount; None if it does not exist."""
     bucket, name = split(uri)
     try:
         path = inside(mount(scheme(uri)), f"{bucket}/{name}" if name else bucket)
@@ -86,10 +86,10 @@ def mounted(uri: str) -> Path | None:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file below a directory that an object's name stands for.
+    """Return the file below a directory that an object's name stands for.
 
     Raises:
-        UserError: the name leads elsewhere, or means another file on this machine than in the bucket.
+        UserError: the name leads out of the directory, or a file system would read it as another name.
     """
     parts = name.rstrip("/").split("/")
     if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):

@@ -20,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def schema(task: str, with_text: bool = True) -> pa.Schema:
-    """The Arrow schema of a split's shards.
+    """Return the Arrow schema of a split's shards.
 
     Args:
         task: ``"classification"`` (integer labels), ``"regression"`` (float labels) or ``"pretrain"`` (labels are 0).
@@ -51,7 +51,7 @@ class Split:
         return pa.concat_tables([pa.ipc.open_file(pa.memory_map(str(shard))).read_all() for shard in self.shards])
 
     def table(self) -> pa.Table:
-        """All columns of all rows."""
+        """Read all columns of all rows."""
         return self._table
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class Dataset:
         return int(self.card["special_ids"]["pad"])
 
     def split(self, name: str) -> Split:
-        """One split by name.
+        """Return one split by name.
 
         Raises:
             UserError: the dataset has no such split.

@@ -28,15 +28,15 @@ def read_lines(
     """Yield all lines of a file, in flat memory.
 
     Args:
-        file: open at its beginning, uncompressed.
-        source: what it is, for messages.
+        file: the file, uncompressed and at its beginning.
+        source: the file's name, for messages.
         recipe: the encoding, and how long a line may be; a longer one has a reason instead of a text.
         tell: called with each guess that was made from the first bytes.
         quoted: the lines are CSV's, where what stands in quotes does not tell how lines end. CR alone ends a line
             only in a file whose first line ends so; elsewhere it is a character like others.
 
     Raises:
-        UserError: the file is no text, or not in an encoding that can be read.
+        UserError: the file is not text, or its encoding cannot be read.
     """
     head, encoding = _look(file, source, recipe, tell)
     start = head.decode(encoding, "replace")

@@ -1,4 +1,4 @@
-"""An object of a bucket read from one end to the other as if it were a file, in ranges that grow as reading goes on."""
+"""Reads an object of a bucket like a file, from beginning to end, in ranges that grow."""
 
 import io
 from typing import Any
@@ -12,9 +12,9 @@ MOST = 16 << 20
 
 
 class ObjectStream(io.RawIOBase):
-    """One object as it was listed: another version of it is not read.
+    """The version of an object that was listed. Other versions are not read.
 
-    Read in sequence to its end, its bytes are compared with its checksum. A broken connection is made again.
+    If it is read in sequence to its end, its bytes are compared with its checksum. A broken connection is opened again.
 
     Raises while reading:
         UserError: it is gone, or no access.
@@ -31,11 +31,11 @@ class ObjectStream(io.RawIOBase):
         self._checker, self._summed = objects.checker(stored), 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is: what is at hand is not fetched again."""
+        """Return True. Bytes that were already fetched are not fetched again."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

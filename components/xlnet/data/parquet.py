@@ -74,6 +74,6 @@ def _value(cell: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """An error's first line, without characters that cannot be printed."""
+    """Return an error's first line without characters that cannot be printed."""
     first = (str(error).splitlines() or [""])[0]
     return "".join(one if one.isprintable() else "?" for one in first)[:200]

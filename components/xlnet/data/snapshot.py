@@ -1,4 +1,4 @@
-"""The snapshot: which bytes a run starts from.
+"""Takes the snapshot: identifies the bytes that a run starts from.
 
 Caches key on strings, so the bytes behind a path must become one: the digest of the snapshot is a
 parameter of every later step. It is taken anew in every run.
@@ -25,18 +25,18 @@ PRETRAINED, CORPUS = "pretrained", "corpus"
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input object and what it is for: a split, ``labels``, ``tokenizer``, ``pretrained`` or ``corpus``."""
+    """One input object and its use: a split, ``labels``, ``tokenizer``, ``pretrained`` or ``corpus``."""
 
     split: str
     source: Source
 
     @property
     def size(self) -> int:
-        """Bytes as stored."""
+        """The bytes of all objects, as stored."""
         return self.source.size
 
     def facts(self) -> dict[str, Any]:
-        """For the card, the lineage and the digest."""
+        """The facts for the dataset's card, the lineage and the digest."""
         facts = asdict(self.source)
         del facts["labels"]  # which are a file of their own here
         return {"split": self.split, **facts}
@@ -44,7 +44,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All input of a run."""
+    """All input objects of a run."""
 
     files: tuple[SourceFile, ...]
     remarks: tuple[str, ...] = ()  # what was found and left out, or is there twice
@@ -56,7 +56,7 @@ class Snapshot:
 
     @property
     def pretrained(self) -> str:
-        """``sha256:`` of what only training reads: local pretrained weights and a corpus; empty: there is neither."""
+        """``sha256:`` of what only training reads: local pretrained weights and a corpus. Empty if there are none."""
         weights = [file.facts() for file in self.files if file.split in (PRETRAINED, CORPUS)]
         return provenance.digest_json(weights) if weights else ""
 
@@ -66,7 +66,7 @@ class Snapshot:
         return f"{counted(len(self.files), 'file')}, {counted(size, 'byte')}, {self.digest}"
 
     def split(self, name: str) -> list[Source]:
-        """The objects of one split."""
+        """Return the objects of one split."""
         return [file.source for file in self.files if file.split == name]
 
 
@@ -86,7 +86,7 @@ def take(recipe_json: str) -> Snapshot:
 
 
 def of(recipe: Recipe) -> Snapshot:
-    """The snapshot of a recipe; see :func:`take`."""
+    """Take the snapshot of a recipe; see :func:`take`."""
     data = recipe.data
     if not data.train:
         raise UserError(

@@ -26,7 +26,7 @@ class Source:
     """One input object.
 
     Attributes:
-        uri: as a user would name it; absolute for local files.
+        uri: the name that a user would type; absolute for local files.
         size: bytes as stored.
         checksum: ``sha256:…`` of a local file, ``crc32c:…`` of a gs:// object and ``etag:…`` of an
             S3 one (known without downloading).
@@ -42,7 +42,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """File name without ``.gz``, in lower case: its ending tells the format."""
+        """The file name without ``.gz``, in lower case. Its extension tells the format."""
         return Path(self.uri).name.lower().removesuffix(".gz")
 
 
@@ -50,7 +50,7 @@ def list_sources(field: str, paths: tuple[str, ...], skipped: Skipped | None = N
     """List every object that the paths of a recipe field name, each once, in a stable order.
 
     Args:
-        field: the recipe's, for messages.
+        field: name of the recipe's field, for messages.
         paths: files, directories, globs, ``gs://`` URIs, ``demo:NAME``.
         skipped: what was found but left out is added here.
 
@@ -98,7 +98,7 @@ def _list_one(field: str, path: str, skipped: Skipped) -> Iterator[Source]:
 
 
 def local_source(uri: str, file: Path) -> Source:
-    """A local file, checksummed; UserError if it cannot be read."""
+    """Return a local file with its checksum; UserError if it cannot be read."""
     try:
         return Source(uri, file.stat().st_size, provenance.digest_file(file))
     except OSError as error:

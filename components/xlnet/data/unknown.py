@@ -1,4 +1,4 @@
-"""How much of the text the vocabulary does not know: a model learns nothing from ``<unk>``."""
+"""Measures how much of the text the vocabulary does not know, because a model learns nothing from ``<unk>``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ CHECKED_TOKENS = 4096  # of a text that is looked at before a run
 
 @dataclass
 class Unknown:
-    """What was seen of one split."""
+    """The counts of one split."""
 
     rows: int = 0
     tokens: int = 0  # without <sep> and <cls>
@@ -24,11 +24,11 @@ class Unknown:
 
     @property
     def share(self) -> float:
-        """Of the tokens."""
+        """The share of unknown tokens."""
         return self.unknown_tokens / max(1, self.tokens)
 
     def add(self, flat_ids: np.ndarray, lengths: np.ndarray, tokenizer: Tokenizer) -> None:
-        """Count a batch: its rows' token ids one behind the other, and how many each row has."""
+        """Count a batch, given its rows' concatenated token ids and the number of tokens per row."""
         is_unknown = flat_ids == tokenizer.special_ids["unk"]
         silent = is_unknown | np.isin(flat_ids, [*tokenizer.special_ids.values(), tokenizer.space_id])
         starts = np.cumsum(lengths) - lengths
@@ -41,7 +41,7 @@ class Unknown:
 
 
 def of_texts(texts: list[str], tokenizer: Tokenizer) -> Unknown:
-    """What the vocabulary does not know of some texts."""
+    """Count what the vocabulary does not know in some texts."""
     found = Unknown()
     if texts:
         ids = tokenizer.encode(texts, None, CHECKED_TOKENS).input_ids
@@ -51,10 +51,10 @@ def of_texts(texts: list[str], tokenizer: Tokenizer) -> Unknown:
 
 
 def remark(splits: Mapping[str, Unknown], recipe: DataRecipe) -> str:
-    """A warning of splits with much that the vocabulary does not know; empty if there are none.
+    """Return a warning about splits with much unknown text; empty if there are none.
 
     Raises:
-        UserError: so much of all the text is unknown that a training would be in vain.
+        UserError: so much of the text is unknown that a training would be useless.
     """
     whole = Unknown(*(sum(getattr(split, name) for split in splits.values()) for name in Unknown.__annotations__))
     if whole.share > REFUSE_SHARE:

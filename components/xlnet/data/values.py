@@ -1,4 +1,4 @@
-"""What a text, its pair, a label and an id may be: the one place that decides, for readers, predict and the server.
+"""Decides which texts, labels and ids are allowed, for the readers, ``predict`` and the server.
 
 A value comes in as a file format, a request or a command line gave it, and goes out clean, or as BadValue.
 
@@ -46,7 +46,7 @@ class BadValue(ValueError):
 
 
 def decode(line: bytes) -> str:
-    """The characters of a line or field; BadValue if it is not UTF-8."""
+    """Decode a line or field; BadValue if it is not UTF-8."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
@@ -54,20 +54,20 @@ def decode(line: bytes) -> str:
 
 
 def check_text(value: object) -> str:
-    """The text, unchanged; BadValue if it is none."""
+    """Return the text unchanged; BadValue if it is not a text."""
     return _text(value, "text")
 
 
 def check_pair(value: object) -> str:
-    """The second text of a pair, unchanged; BadValue if it is none."""
+    """Return the second text of a pair unchanged; BadValue if it is not a text."""
     return _text(value, "text_pair")
 
 
 def check_label(value: object, task: str) -> str:
-    """The class's name, or the number as a string that ``float`` reads.
+    """Return the class's name, or the number as a string that ``float`` reads.
 
     Args:
-        value: as given.
+        value: the label, as it was given.
         task: ``"classification"`` or ``"regression"``.
 
     Raises:
@@ -80,7 +80,7 @@ def check_label(value: object, task: str) -> str:
 
 
 def check_id(value: object) -> str | None:
-    """The id, or None where there is none; BadValue if it cannot be one."""
+    """Return the id, or None if the row has none; BadValue if the value cannot be an id."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, datetime.date | datetime.time | uuid.UUID):
@@ -89,13 +89,13 @@ def check_id(value: object) -> str | None:
 
 
 def shown(text: str) -> str:
-    """A string for a message: quoted, cut if it is long, with escapes for characters that cannot be seen."""
+    """Quote a string for a message. Cut it if it is long, and escape invisible characters."""
     text = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
     return "'" + "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text) + "'"
 
 
 def bare(name: str) -> str:
-    """A column's name without the spaces and invisible characters around it."""
+    """Return a column's name without the spaces and invisible characters around it."""
     return name.strip(_SPACES)
 
 
@@ -111,7 +111,7 @@ def _text(value: object, use: str) -> str:
 
 
 def _scalar(value: object, use: str) -> str:
-    """A string, number or boolean as a stripped string."""
+    """Convert a string, number or boolean to a stripped string."""
     if value is None:
         return ""
     if isinstance(value, str):

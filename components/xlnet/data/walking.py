@@ -24,7 +24,7 @@ class Skipped:
         self._paths: dict[str, list[str]] = {}
 
     def add(self, reason: str, path: str) -> None:
-        """Note one."""
+        """Count one file that was left out."""
         self._paths.setdefault(reason, []).append(path)
 
     def lines(self, field: str) -> list[str]:

@@ -46,7 +46,7 @@ def shapes(index: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read(index: Path) -> dict[str, np.ndarray]:
-    """Read all weights, by Hugging Face's names: float32. What is no weight, such as an optimizer's, is left out.
+    """Read all weights as float32, by Hugging Face's names. Other variables, such as an optimizer's, are left out.
 
     Raises:
         UserError: the checkpoint is none of XLNet, or it is written otherwise than the released ones.
@@ -77,12 +77,12 @@ def _origins(checkpoint: Checkpoint) -> dict[str, _Origin]:
         elif short != variable and (name := _name(short)):
             found[f"transformer.{name}"] = _Origin(variable, None, "/ff/layer_" in variable and "kernel" in variable)
     if not found:
-        raise UserError(f"'{checkpoint.prefix}' has no {TRANSFORMER}…: it is no checkpoint of XLNet's released code")
+        raise UserError(f"'{checkpoint.prefix}' has no {TRANSFORMER}…: it is not a checkpoint of XLNet's released code")
     return found
 
 
 def _name(short: str) -> str:
-    """Return Hugging Face's name of a variable; empty if it is no weight."""
+    """Return Hugging Face's name of a variable; empty if it is not a weight."""
     for pattern, name in NAMES.items():
         if match := re.fullmatch(pattern, short):
             return match.expand(name)

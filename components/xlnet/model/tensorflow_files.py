@@ -118,7 +118,7 @@ def open_checkpoint(index: Path) -> Checkpoint:
         raise
     except UNREADABLE:
         raise CorruptArtifact(
-            f"'{index}' is no index of a TensorFlow checkpoint, or is damaged; copy it again"
+            f"'{index}' is not an index of a TensorFlow checkpoint, or is damaged; copy it again"
         ) from None
     return Checkpoint(index.with_suffix(""), int(shards), entries)
 

@@ -143,7 +143,7 @@ class Heartbeats:
         return None
 
     def show(self, trace: str) -> None:
-        """Publish this rank's stack trace, for the rank that writes the verdict."""
+        """Publish this rank's stack trace, which the rank that reports the hang will read."""
         self._store.set(f"trace-{self._rank}", trace)
 
     def verdict(self, quiet: float) -> str:

@@ -62,7 +62,7 @@ class Toleration:
 
 @dataclass(frozen=True)
 class Machine:
-    """One row of the table: a kind of machine, and how to request it.
+    """A kind of machine, and how to request it from Vertex AI and GKE.
 
     A TPU slice of several hosts is one machine: ``hosts`` replicas of ``machine_type``, ``count`` chips in each.
     """
