@@ -7,6 +7,7 @@ import pytest
 from servers.kfp_server import KfpServer
 from servers.kubernetes_server import KubernetesServer
 from servers.storage import texts
+from test_ui import pages_show
 
 from xlnet import recipe as recipes
 from xlnet_pipeline.cli import main
@@ -57,6 +58,7 @@ def test_a_run_from_submission_to_lineage(kfp: KfpServer, tmp_path: Path, capsys
         assert word in tree
     (page,) = texts("/lineage")
     assert "Lineage of reviews:1" in page
+    pages_show(tmp_path / "home", run, "kfp")
     assert main(["models", "list"]) == 0
     assert "reviews:1" in capsys.readouterr().out
     assert main(["lineage", "reviews:1"]) == 0

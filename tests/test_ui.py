@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -32,6 +33,32 @@ EXECUTOR = "[KFP Executor 2026-11-26 INFO]: Got executor_input:\n{\n  a_secret_o
 def client(home: Path, token: str = "", **options: Any) -> TestClient:
     site = Site(home, worker=Worker(inline=True))
     return TestClient(application(site, token), base_url="http://127.0.0.1:8765", **options)
+
+
+def pages_show(home: Path, run: str, target: str) -> None:
+    """Open the pages of a run that has succeeded on another target."""
+    site = Site(home, worker=Worker(inline=True))
+    with TestClient(application(site), base_url="http://127.0.0.1:8765") as opened:
+        deadline = time.monotonic() + 60
+        while run not in (listed := opened.get(f"/runs?target={target}").text):
+            assert time.monotonic() < deadline, f"the list never showed run {run} of {target}"
+            time.sleep(0.1)
+        assert f"/runs/{run}?target={target}" in listed
+        tabs = {
+            "": "Train XLNet",
+            "/log": "step",
+            "/lineage": "rows.csv",
+            "/metrics": "<svg",
+            "/evaluation": "accuracy",
+            "/report": "<h1>",
+        }
+        for tab, words in tabs.items():
+            answer = opened.get(f"/runs/{run}{tab}?target={target}")
+            assert answer.status_code == 200, (tab, answer.text)
+            assert words in answer.text, tab
+        assert opened.get(f"/api/runs/{run}?target={target}").json()["status"] == "SUCCEEDED"
+        assert opened.get(f"/runs/{run}-not?target={target}").status_code == 404
+    site.close()
 
 
 def make_run(home: Path, trained: Trained, number: int = 1, **changes: Any) -> Run:

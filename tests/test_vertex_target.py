@@ -15,6 +15,7 @@ from google.cloud.aiplatform_v1.services.pipeline_service.transports import Pipe
 from servers.storage import bucket_server, texts
 from servers.vertex_server import VertexServer, checked
 from test_kfp_target import recipe_file
+from test_ui import pages_show
 
 from xlnet import http
 from xlnet.registry import open_registry, vertex_api
@@ -76,6 +77,7 @@ def test_a_run_from_submission_to_lineage(
     (page,) = texts("/lineage")
     assert "Lineage of reviews:1" in page
 
+    pages_show(tmp_path / "home", run, "vertex")
     registry = ["--target", "vertex"]
     assert main(["models", "list", *registry]) == 0
     listed = capsys.readouterr().out

@@ -68,7 +68,7 @@ def read(site: Site, run: Run) -> Curves:
     for step in run.steps:
         if step.name == "train" and isinstance(step.outputs.get("model"), dict):
             facts = step.outputs["model"].get("metadata") or {}
-            folder = site.inside(step.outputs["model"]["uri"])
+            folder = site.files(step.outputs["model"]["uri"], (HISTORY, SPEED))
     if folder is None and run.target in (LOCAL, "docker"):
         folder, live = partial(site, run), True
     if folder is None:

@@ -13,6 +13,7 @@ from xlnet_pipeline.targets import Run
 from xlnet_pipeline.ui.safety import REPORT_POLICY
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 
+FILES = ("metrics.json", "report.html", "predictions.parquet")
 MATRIX_CLASSES = 20  # a larger confusion matrix is left to the report
 
 
@@ -24,7 +25,7 @@ def folder(site: Site, run: Run) -> Path | None:
     """
     for step in run.steps:
         if step.name == "evaluate" and isinstance(step.outputs.get("evaluation"), dict):
-            return site.inside(step.outputs["evaluation"]["uri"])
+            return site.files(step.outputs["evaluation"]["uri"], FILES)
     return None
 
 

@@ -72,5 +72,5 @@ def serve(site: Site, opened: socket.socket, token: str = "") -> None:
         with contextlib.suppress(KeyboardInterrupt):
             PageServer(config, site).run(sockets=[opened])
     finally:
-        site.worker.stop()
+        site.close()
         opened.close()

@@ -2,7 +2,9 @@
 
 import argparse
 import functools
+import hashlib
 import secrets
+import tempfile
 from pathlib import Path
 
 from starlette.requests import Request
@@ -107,6 +109,29 @@ class Site:
         if not found.exists():
             raise UserError(f"'{path}' is gone; run the recipe again to make it anew, or restore it from a copy")
         return found
+
+    def files(self, uri: str, names: tuple[str, ...]) -> Path:
+        """Return a directory with those files of an artifact that exist: its own, or a copy of one in a bucket.
+
+        Raises:
+            UserError: the artifact is gone, or lies outside the state directory.
+        """
+        if "://" not in uri:
+            return self.inside(uri)
+        folder = Path(self._copies.name, hashlib.sha256(uri.encode()).hexdigest()[:16])
+        if not self.worker.call("copies.fetch", uri, names, str(folder)):
+            raise UserError(f"'{uri}' is gone; run the recipe again to make it anew")
+        return folder
+
+    @functools.cached_property
+    def _copies(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="xlnet-ui-")
+
+    def close(self) -> None:
+        """End the helper process, and remove what was copied from buckets."""
+        self.worker.stop()
+        if "_copies" in self.__dict__:
+            self._copies.cleanup()
 
     def options(self, **more: object) -> argparse.Namespace:
         """Return command-line options as the commands take them, for functions shared with them."""

@@ -22,7 +22,7 @@ _PARTIAL = (
     ".*.partial",
 )
 # Directories of our own; a number in a name is that of the process.
-_TEMPORARY = ("xlnet-run-*", "xlnet-workspace-*", "xlnet-tokenizer-*", "xlnet-artifact-*")
+_TEMPORARY = ("xlnet-run-*", "xlnet-workspace-*", "xlnet-tokenizer-*", "xlnet-artifact-*", "xlnet-ui-*")
 
 
 def leftovers(home: Path, running: Collection[str] = (), older_than: float = AGE) -> list[Item]:
