@@ -171,6 +171,7 @@ def test_a_list_reads_no_logs_and_no_more_than_is_shown(
         assert main(["runs", "list", "--target", "kfp"]) == 0
         shown = capsys.readouterr().out
         assert shown.count("CANCELLED") == 2
+        assert (shown.count("LOST"), shown.count("RUNNING")) == (1, 0), "its schedule was deleted while it ran"
         assert not [one.path for one in server.requests if "log" in one.path]
         sizes = [one.query["page_size"] for one in server.requests if one.path.endswith("/v2beta1/runs")]
         assert sizes == ["20"]

@@ -35,6 +35,7 @@ LOST = (
     "somebody deleted it, or changed or deleted the schedule that had started it; none of its steps runs any more; run "
     "it again"
 )
+DELETED = "(deleted)"  # instead of the name of a schedule that is gone
 GONE_AFTER = 60.0  # seconds; a running pod without a log may be starting for as long
 
 
@@ -127,7 +128,7 @@ class KfpTarget:
 
     def runs(self, limit: int | None = None) -> list[Run]:
         """Return the newest runs of the experiment, or all. Read no logs and no artifacts."""
-        return [self._record(one) for one in self.listed(limit)]
+        return [self._listed_record(one) for one in self.listed(limit)]
 
     def listed(self, limit: int | None = None) -> Iterator[Any]:
         """Yield the experiment's runs as the API's objects, newest first."""
@@ -211,10 +212,17 @@ class KfpTarget:
     def _record(self, found: Any) -> Run:
         return self._read(found)[0]
 
+    def _listed_record(self, found: Any) -> Run:
+        """Return the record of one of the experiment's runs, which is LOST if its schedule was deleted under it."""
+        run, nodes = self._read(found)
+        if run.status == record.RUNNING and run.schedule == DELETED and _long_running(nodes):
+            states.lose(run)
+        return run
+
     def _read(self, found: Any) -> tuple[Run, Nodes]:
         run, nodes = states.run_of(found, self.name, self.namespace)
         if found.recurring_run_id:
-            run.schedule = self.api.schedule_names().get(found.recurring_run_id, "(deleted)")
+            run.schedule = self.api.schedule_names().get(found.recurring_run_id, DELETED)
             run.due = remote.moment(found.scheduled_at)
         return run, nodes
 
@@ -270,12 +278,7 @@ class KfpTarget:
         If the run's schedule was deleted, its workflow was deleted too. Any other run has lost its workflow if none of
         its running pods has a log anywhere; a pod that waits for a node proves nothing, because it has no log yet.
         """
-        now = datetime.now(UTC)
-        pods = [
-            one
-            for one in states.running_pods(nodes)
-            if one.started and (now - one.started).total_seconds() > GONE_AFTER
-        ]
+        pods = _long_running(nodes)
         if not pods or found.state != "RUNNING":
             return False
         if self._schedule_gone(found.recurring_run_id):
@@ -291,6 +294,13 @@ class KfpTarget:
         except HttpError as error:
             return error.status == 404
         return False
+
+
+def _long_running(nodes: Nodes) -> list[ArgoNode]:
+    """Return the running pods that must have a log by now."""
+    now = datetime.now(UTC)
+    pods = states.running_pods(nodes)
+    return [one for one in pods if one.started and (now - one.started).total_seconds() > GONE_AFTER]
 
 
 def last_words(lines: list[str]) -> str:
