@@ -16,6 +16,7 @@ from xlnet.data.dataset import open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
 from xlnet_pipeline.cli import main as pipeline
+from xlnet_pipeline.commands.run import load
 
 TINY = """
 [data]
@@ -89,6 +90,10 @@ def test_one_recipe_pretrains_tunes_and_remembers(project, capsys):
     assert base["execution"]["step"] == "pretrain"
     (rows,) = base["inputs"]
     assert [one["artifact"]["digest"] for one in rows["inputs"]] == [dataset["artifact"]["digest"]]
+    tuned = load(None, ["data.train=rows.tsv", "model.pretrained=runs:/latest"])
+    assert tuned.model.pretrained == str(home / outputs["train"]["model"]["uri"])
+    with pytest.raises(UserError, match=r"run 'never' is unknown"):
+        load(None, ["data.train=rows.tsv", "model.pretrained=runs:/never"])
     assert pipeline(["plan", "recipe.toml"]) == 0
     assert "pretrain" in capsys.readouterr().out
 
@@ -176,6 +181,24 @@ def test_a_run_refuses_a_corpus_before_it_begins(corpus, message, project, capsy
         assert pipeline([command, "bad.toml"]) in (1, 2)
         said = capsys.readouterr()
         assert re.search(message, said.err + said.out), said
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (b"a\nb\n", [], r"corpus: pretraining\.corpus has 4 characters, fewer than the 24 tokens of one segment"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(500), [], r"is a picture"),
+        (b"a text of some words\n" * 9, ["--target", "vertex", "--machine", "v5e-1"], r"does not run on a TPU"),
+    ],
+    ids=["short", "binary", "tpu"],
+)
+def test_check_finds_a_corpus_that_a_run_would_refuse(content, options, message, project, capsys, monkeypatch):
+    monkeypatch.setenv("VERTEX_PROJECT", "project")
+    (project / "other.txt").write_bytes(content)
+    (project / "other.toml").write_text(TINY.format(corpus='"other.txt"', seed=0))
+    assert pipeline(["check", "other.toml", *options]) in (1, 2)
+    said = capsys.readouterr()
+    assert re.search(message, said.err + said.out), said
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The DAG as its compiled file: one document, content-keyed caching, pinned images."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ import pytest
 import yaml
 
 from xlnet.errors import UserError
+from xlnet.steps import of_run
 from xlnet_pipeline import dag
+from xlnet_pipeline.placement import placement
+from xlnet_pipeline.placement.machines import MACHINES
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"registry.example/team/xlnet@{DIGEST}"
@@ -93,6 +97,24 @@ def test_a_step_is_given_its_own_part_of_the_recipe_and_its_code(tmp_path: Path)
         else:
             assert parameters["recipe"]["taskOutputParameter"]["outputParameterKey"] == name
         assert parameters["code"]["runtimeValue"]["constant"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("target", ["kfp", "vertex"])
+def test_a_pipeline_with_the_step_that_pretrains(target: str) -> None:
+    """Its train step continues the base model; the pretrain step has the machine, and keeps checkpoints."""
+    place = dataclasses.replace(placement(target, IMAGE, MACHINES["l4"]), output_root="gs://bucket/root")
+    documents = dag.documents(place, pretrains=True)
+    assert len(documents) == (2 if target == "kfp" else 1)
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    assert list(of_run(pretrains=True)) == sorted(tasks, key=[*STEPS[:2], "pretrain", *STEPS[2:]].index)
+    made = tasks["train"]["inputs"]["artifacts"]["base"]["taskOutputArtifact"]
+    assert made == {"outputArtifactKey": "base", "producerTask": "pretrain"}
+    assert tasks["pretrain"]["cachingOptions"]["enableCache"]
+    assert tasks["pretrain"]["inputs"]["parameters"]["pretrained"]["taskOutputParameter"]
+    container = documents[0]["deploymentSpec"]["executors"]["exec-pretrain"]["container"]
+    assert {"name": "XLNET_CHECKPOINTS", "value": "gs://bucket/root/checkpoints"} in container["env"]
+    if target == "vertex":
+        assert container["resources"]["accelerator"]["resourceType"] == "NVIDIA_L4"
 
 
 def test_a_pinned_image_is_the_identity_of_the_code(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Documents are those of files of text, or the texts that the training learns from, never those of validation or test.
 """
 
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -24,6 +25,7 @@ from xlnet.data.preprocess import SplitWriter, WriteQueue
 from xlnet.data.readers import file_format
 from xlnet.data.remarks import counted, say, warn
 from xlnet.data.snapshot import PRETRAINED, SourceFile
+from xlnet.data.storage import Source
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import OWN_ROWS, DataRecipe, Recipe
@@ -112,14 +114,14 @@ def _record(
 ) -> None:
     """Write the dataset's card, recipe and lineage."""
     (directory / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    reading = Recipe(data=data).part("data")
-    (directory / "recipe.json").write_text(reading, encoding="utf-8")
+    part = Recipe(data=data).part("data")
+    (directory / "recipe.json").write_text(part, encoding="utf-8")
     provenance.record(
         directory,
         type="dataset",
         step="pretrain",
         started=started,
-        parameters=json.loads(reading),
+        parameters=json.loads(part),
         metadata=facts,
         inputs=inputs,
     )
@@ -132,9 +134,7 @@ def _documents(own: Dataset, given: Recipe, data: DataRecipe, files: list[Source
         for number, (text, pair) in enumerate(texts):
             yield Row(text, pair, "", None, number + 1), -1
     for number, file in enumerate(files):
-        is_text = file_format(file.source, data) == "text"
-        for row in rows_of(file.source, replace(data, text_pair=None) if is_text else data, warn):
-            yield row, number
+        yield from ((row, number) for row in first_documents(file.source, data))
 
 
 def _nodes(files: list[SourceFile], started: str) -> list[dict[str, Any]]:
@@ -177,6 +177,19 @@ def _refuse_short(tokens: list[int], length: int) -> None:
         )
 
 
+def reading(recipe: Recipe) -> DataRecipe:
+    """Return how the files of a run's corpus are read: as its data, but without labels."""
+    own = {name: getattr(recipe.data, name) for name in READING}
+    return Recipe().replace(data={**own, "task": "pretrain", "max_length": segment_length(recipe)}).data
+
+
+def first_documents(source: Source, data: DataRecipe, limit: int = 0) -> Iterator[Row | Reject]:
+    """Read a file of a corpus, or its first documents; a plain text has no pairs."""
+    is_text = file_format(source, data) == "text"
+    rows = rows_of(source, replace(data, text_pair=None) if is_text else data, warn)
+    return itertools.islice(rows, limit or None)
+
+
 def recipe_of(given: Recipe, dataset: str) -> Recipe:
     """Return the recipe of the step before a training: how its corpus is read, and its own budget.
 
@@ -187,9 +200,8 @@ def recipe_of(given: Recipe, dataset: str) -> Recipe:
     data = recipes.of_artifact(dataset).data
     own, step = Recipe(data=data, pretraining=given.pretraining), given.pretraining
     budget = {name: getattr(step, name) for name in ("epochs", "steps", "batch_tokens", "learning_rate", "max_minutes")}
-    reading = {name: getattr(data, name) for name in READING}
     return recipes.tiny().replace(
-        data={**reading, "task": "pretrain", "max_length": segment_length(own)},
+        data=vars(reading(own)),
         model=dict(vars(given.model)),
         training={**budget, "seed": step.seed},
         pretraining={name: getattr(step, name) for name in ("one_in", "reuse_len", "mem_len", "bidirectional")},

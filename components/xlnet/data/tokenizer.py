@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
-from xlnet.data import unigram
+from xlnet.data import objects, unigram
 from xlnet.data.tokenizer_settings import TokenizerSettings, read_settings
 from xlnet.errors import UserError
 
@@ -258,6 +258,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     Raises:
         UserError: the vocabulary does not exist, or is damaged.
     """
+    if objects.is_remote(str(name)):  # of a pretrained model
+        name = objects.local_directory(str(name))
     directory = SHIPPED / name if (SHIPPED / name / "tokenizer.json").is_file() else Path(name)
     if not directory.is_dir():
         shipped = ", ".join(sorted(folder.name for folder in SHIPPED.iterdir()))

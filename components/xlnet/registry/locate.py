@@ -9,7 +9,7 @@ from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe, Recipe
 from xlnet.registry import Registry, open_registry
 
-MLFLOW = "models:/"
+MLFLOW, RUNS = "models:/", "runs:/"
 FORMS = "a directory, gs:// URI, models:/NAME/VERSION, or registered NAME, NAME:VERSION, NAME@ALIAS"
 
 
@@ -41,24 +41,36 @@ def model_directory(reference: str, registry: Callable[[], Registry] = open_regi
     return directory
 
 
-def with_weights(recipe: Recipe, registry: Callable[[], Registry] = open_registry) -> Recipe:
-    """Replace a registered model in ``model.pretrained`` by the place of its files, so that a run names one version.
+def _no_runs(run: str) -> str:
+    raise UserError(f"model.pretrained is '{RUNS}{run}', and a step alone knows no runs; name the model's directory")
 
-    Its tokenizer takes the place of the default one.
+
+def with_weights(
+    recipe: Recipe, registry: Callable[[], Registry] = open_registry, run: Callable[[str], str] = _no_runs
+) -> Recipe:
+    """Replace the model of a registry or of a run in ``model.pretrained`` by the place of its files.
+
+    So a run names one version, and no alias that moves. The model's tokenizer takes the place of the default one.
 
     Args:
-        recipe: one that may name ``models:/NAME@champion`` or ``models:/NAME/VERSION``.
+        recipe: one that may name ``models:/NAME@champion``, ``models:/NAME/VERSION`` or ``runs:/RUN``.
         registry: opens the registry, if it is needed.
+        run: returns where a run's model lies, if it is needed.
 
     Raises:
         UserError: there is no such model.
     """
     name = recipe.model.pretrained
-    if not name.startswith(MLFLOW):
+    if name.startswith(RUNS):
+        place = run(name.removeprefix(RUNS))
+    elif name.startswith(MLFLOW):
+        place = registry().find(registered(name)).model_uri
+    else:
         return recipe
-    directory = str(model_directory(name, registry))
+    if not objects.is_remote(place):  # what lies in a bucket is downloaded by the steps that read it
+        place = str(model_directory(place) if place else model_directory(name, registry))
     has_own = recipe.data.tokenizer != DataRecipe().tokenizer
-    return recipe.replace(model={"pretrained": directory}, data={} if has_own else {"tokenizer": directory})
+    return recipe.replace(model={"pretrained": place}, data={} if has_own else {"tokenizer": place})
 
 
 def registered(reference: str) -> str:

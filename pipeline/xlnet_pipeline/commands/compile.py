@@ -48,7 +48,7 @@ def write(options: argparse.Namespace) -> None:
         needs = needed(options.target, image=bool(options.image), offline=True)
         target = open_target(options.target, options.home, options.recipe, needs)
         if options.machine == AUTO:
-            options.machine = cheapest(options, load(path, []))
+            options.machine = cheapest(options, load(path, [], options.home))
         any_recipe = Recipe()  # each run of a compiled pipeline passes its own recipe
         where = target.place(submission(options, any_recipe))
     elif options.machine or options.spot or options.flex_start or options.nodes != 1:

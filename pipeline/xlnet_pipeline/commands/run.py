@@ -14,7 +14,8 @@ from xlnet import state
 from xlnet.data.walking import DATA_SUFFIXES
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
-from xlnet.registry.locate import MLFLOW, with_weights
+from xlnet.registry import Registry
+from xlnet.registry.locate import MLFLOW, RUNS, with_weights
 from xlnet.training import DEVICES
 from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours, seconds
@@ -99,7 +100,7 @@ def submission(options: argparse.Namespace, recipe: Recipe) -> Submission:
 
 def run(options: argparse.Namespace) -> int:
     """Run the recipe, print its outcome and return its exit status."""
-    recipe = load(options.recipe, options.settings, options.home)
+    recipe = load(options.recipe, options.settings, options.home, options.target)
     if options.force:
         recipe = recipe.replace(registry={"force": True})
     asked = submission(options, recipe)
@@ -207,10 +208,10 @@ def run_here(options: argparse.Namespace, target: Target, asked: Submission) -> 
     return done.exit_status
 
 
-def load(path: str | None, settings: list[str], home: str | None = None) -> Recipe:
+def load(path: str | None, settings: list[str], home: str | None = None, target: str = "local") -> Recipe:
     """Return the recipe to run: from the file, the demo, or only from ``--set`` settings.
 
-    A registered model in ``model.pretrained`` becomes the place of its files.
+    The model of a registry or of a run in ``model.pretrained`` becomes the place of its files: those of ``target``.
 
     Raises:
         UserError: the recipe is invalid, or names no training data.
@@ -223,11 +224,38 @@ def load(path: str | None, settings: list[str], home: str | None = None) -> Reci
     if not recipe.data.train:
         where = f"recipe '{path}'" if path else "the recipe"
         raise UserError(f"{where} names no data: write data.train under [data], or type --set data.train=FILE.csv")
-    if not recipe.model.pretrained.startswith(MLFLOW):
+    return located(recipe, target, home, path)
+
+
+def located(recipe: Recipe, target: str, home: str | Path | None, file: str | Path | None) -> Recipe:
+    """Return a recipe whose pretrained model is named by its place; see :func:`load`.
+
+    Args:
+        recipe: the recipe.
+        target: the target in whose registry, or among whose runs, a model is looked up.
+        home: the state directory of the targets on this machine.
+        file: the recipe's file, which may hold the target's settings.
+
+    Raises:
+        UserError: there is no such model, or the run has none.
+    """
+    if not recipe.model.pretrained.startswith((MLFLOW, RUNS)):
         return recipe
     from xlnet.registry import open_registry
 
-    return with_weights(recipe, lambda: open_registry(recipe.registry.uri, home))
+    def registry() -> Registry:
+        if recipe.registry.uri or target in HERE:
+            return open_registry(recipe.registry.uri, home)
+        return open_target(target, home, file).models()
+
+    def model_of(run: str) -> str:
+        found = open_target(target, home, file).status(run)
+        made = found.step("train").outputs.get("model")
+        if not made:
+            raise UserError(f"run '{found.id}' is {found.status} and has no model; name another in model.pretrained")
+        return str(made["uri"])
+
+    return with_weights(recipe, registry, model_of)
 
 
 def home_option(home: str | None) -> str:

@@ -9,7 +9,7 @@ from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Recipe
 from xlnet.registry.locate import model_directory
-from xlnet_pipeline.commands.run import DEMO_RECIPE, HERE, check
+from xlnet_pipeline.commands.run import DEMO_RECIPE, HERE, check, located
 from xlnet_pipeline.notebook.views import Comparison, Model, Result, Results
 from xlnet_pipeline.targets import Submission, Target, open_target, remote
 from xlnet_pipeline.targets.submission import refuse
@@ -47,7 +47,7 @@ def run(
     """
     file = recipe if isinstance(recipe, str | Path) else None
     where = open_target(target, home, file)
-    asked = _submission(_recipe(recipe), options)
+    asked = _submission(located(_recipe(recipe), target, home, file), options)
     refuse(asked, where.cannot)
     if target not in HERE:
         check(where, asked)

@@ -20,6 +20,7 @@ from xlnet_pipeline.planning import estimate, workload
 from xlnet_pipeline.planning.data_checks import (
     class_weights,
     columns,
+    corpus_text,
     labels,
     lost_rows,
     metric,
@@ -111,6 +112,16 @@ def divisible(given: PlannedRun) -> str | None:
         length = given.recipe.data.max_length
         return f"{chips} accelerators get {tokens // chips:,} tokens each, less than data.max_length = {length:,}"
     return None
+
+
+def pretraining_device(given: PlannedRun) -> str | None:
+    """The two streams of a pretraining have no program for TPUs yet."""
+    pretrains = given.recipe.pretrains or given.recipe.data.task == "pretrain"
+    return (
+        f"pretraining does not run on a TPU ('{given.machine.name}')"
+        if pretrains and given.machine.kind == "tpu"
+        else None
+    )
 
 
 def offered(given: PlannedRun) -> str | None:
@@ -244,9 +255,22 @@ def timing(given: PlannedRun) -> str | None:
     return None
 
 
-ASKING = ("columns", "labels", "rows", "vocabulary", "weights", "reachable data", "truncation", "memory", "image")
+ASKING = (
+    "columns",
+    "corpus",
+    "labels",
+    "rows",
+    "vocabulary",
+    "weights",
+    "reachable data",
+    "truncation",
+    "memory",
+    "image",
+)
 CHECKS: tuple[Check, ...] = (
     Check("columns", columns, "set data.text, data.label, data.format and data.header to what the file holds"),
+    Check("corpus", corpus_text, "give more text, or lower pretraining.max_length"),
+    Check("pretraining", pretraining_device, "choose a CPU or a GPU, or pretrain first and start from that model"),
     Check("labels", labels, "set data.label to the column of classes, or data.task = 'regression'", fatal=False),
     Check("rows", lost_rows, "", fatal=False),
     Check("metric", metric, ""),

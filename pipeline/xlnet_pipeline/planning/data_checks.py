@@ -4,15 +4,17 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
+from xlnet.data import corpus as corpora
+from xlnet.data import objects, unknown
 from xlnet.data import survey as surveys
-from xlnet.data import unknown
 from xlnet.data.preprocess import make_tokenizer, rows_with_a_split
 from xlnet.data.readers import Reject, unused_settings
 from xlnet.data.remarks import share
+from xlnet.data.snapshot import CORPUS
 from xlnet.evaluation.comparison import primary_metric, refuse_selection
 from xlnet.model import pretrained
-from xlnet.recipe import DataRecipe
-from xlnet.recipe.checks import refuse_unknown_classes
+from xlnet.recipe import OWN_ROWS, DataRecipe
+from xlnet.recipe.checks import refuse_unknown_classes, segment_length
 from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, FIRST_ROWS, PlannedRun
 
 TRUNCATED = 0.2  # share of truncated texts above which to warn
@@ -28,6 +30,25 @@ def columns(given: PlannedRun) -> str | None:
         if len(rejects) > max(1, given.recipe.data.max_rejects * len(rows)):
             where = f"{len(rejects)} of the first {len(rows)} rows of '{source.uri}'"
             return f"{where} cannot be used (line {rejects[0].line}: {rejects[0].reason})"
+    return None
+
+
+def corpus_text(given: PlannedRun) -> str | None:
+    """A corpus before the training must be text that can be read, and more than one segment of it."""
+    recipe, least = given.recipe, segment_length(given.recipe)
+    if not recipe.pretrains:
+        return None
+    data, characters, whole = corpora.reading(recipe), 0, OWN_ROWS not in recipe.pretraining.corpus
+    for source in [file.source for file in given.snapshot.files if file.split == CORPUS]:
+        rows = list(corpora.first_documents(source, data, FIRST_ROWS))
+        rejects = [row for row in rows if isinstance(row, Reject)]
+        if len(rejects) > max(1, data.max_rejects * len(rows)):
+            where = f"{len(rejects)} of the first {len(rows)} documents of '{source.uri}'"
+            return f"{where} cannot be used (line {rejects[0].line}: {rejects[0].reason})"
+        whole = whole and len(rows) < FIRST_ROWS
+        characters += sum(len(row.text) + 1 for row in rows if not isinstance(row, Reject))
+    if whole and characters < least:
+        return f"pretraining.corpus has {characters:,} characters, fewer than the {least} tokens of one segment"
     return None
 
 
@@ -81,7 +102,7 @@ def vocabulary(given: PlannedRun) -> str | None:
 def weights(given: PlannedRun) -> str | None:
     """Pretrained weights must exist and fit the tokenizer."""
     name = given.recipe.model.pretrained
-    if not name or given.survey is None:
+    if not name or given.survey is None or objects.is_remote(name):
         return None
     if not Path(name).is_dir():
         if not given.remote:  # the train step fetches the rest; a remote machine may reach more than this one

@@ -21,7 +21,7 @@ from xlnet.data.addresses import GCS, SCHEMES
 from xlnet.data.storage import DEMO
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, nearest
 from xlnet.http import Unreachable
-from xlnet.recipe import Recipe
+from xlnet.recipe import OWN_ROWS, Recipe
 from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import Placement, placement
@@ -93,15 +93,17 @@ def check_data(recipe: Recipe, target: str) -> None:
     """
     refuse_password(recipe.registry.uri, "registry.uri")
     refuse_templates(recipe, target)
-    for field, paths in recipe.data.inputs.items():
+    corpus = tuple(path for path in recipe.pretraining.corpus if path != OWN_ROWS)
+    fields = {f"data.{name}": paths for name, paths in recipe.data.inputs.items()} | {"pretraining.corpus": corpus}
+    for field, paths in fields.items():
         for path in paths:
             if not path.startswith((*SCHEMES, DEMO)):
                 raise UserError(
-                    f"data.{field}: '{path}' lies on this machine, where target '{target}' does not reach; copy it: "
+                    f"{field}: '{path}' lies on this machine, where target '{target}' does not reach; copy it: "
                     "gcloud storage cp FILE gs://BUCKET/FOLDER/, or aws s3 cp FILE s3://BUCKET/FOLDER/"
                 )
             if target == "vertex" and not path.startswith((GCS, DEMO)):
-                raise UserError(f"data.{field}: '{path}' is not where Vertex AI's steps have rights; copy it to gs://")
+                raise UserError(f"{field}: '{path}' is not where Vertex AI's steps have rights; copy it to gs://")
     for name, place in (("data.tokenizer", recipe.data.tokenizer), ("model.pretrained", recipe.model.pretrained)):
         if place.startswith("/"):
             raise UserError(
