@@ -118,13 +118,9 @@ def test_a_fine_tuning_continues_the_champion(pretrained, tmp_path, monkeypatch)
     recipe = with_weights(given)
     assert recipe.model.pretrained == recipe.data.tokenizer == str(pretrained / "model")
     assert with_weights(given.replace(model={"pretrained": "models:/lm/1"})) == recipe
-    by_run = with_weights(
-        given.replace(model={"pretrained": "runs:/latest"}), run=lambda run: str(pretrained / "model")
-    )
-    assert by_run == recipe
-    in_bucket = with_weights(
-        given.replace(model={"pretrained": "runs:/one"}), run=lambda run: f"gs://bucket/{run}/model"
-    )
+    of_run = given.replace(model={"pretrained": "runs:/one"})
+    assert with_weights(of_run, run=lambda run: str(pretrained / "model")) == recipe
+    in_bucket = with_weights(of_run, run=lambda run: f"gs://bucket/{run}/model")
     assert in_bucket.model.pretrained == in_bucket.data.tokenizer == "gs://bucket/one/model"
     with pytest.raises(UserError, match=r"'runs:/one', and a step alone knows no runs; name the model's directory"):
         with_weights(of_run)
