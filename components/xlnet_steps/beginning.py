@@ -22,7 +22,7 @@ def snapshot(recipe_json: str, pretrains: bool = False) -> tuple[str, ...]:
         has, lacks = ("has", "names no pretraining.corpus") if pretrains else ("lacks", "names a pretraining.corpus")
         raise UserError(
             f"this pipeline {has} the step 'pretrain', and the recipe {lacks}; "
-            "compile it anew: xlnet-pipeline compile --recipe RECIPE.toml"
+            "compile it anew: xlnet-pipeline compile --recipe RECIPE.toml -o FILE.yaml"
         )
     refuse_own_disk(recipe.registry.uri)
     found = take(recipe_json)
