@@ -6,18 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from token_rows import RECIPE, write_dataset, write_vocabulary
+from token_rows import write_dataset, write_vocabulary
 from transformers import XLNetForSequenceClassification
 
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data.dataset import open_dataset, schema
-from xlnet.errors import UserError
+from xlnet.errors import Preempted, UserError
 from xlnet.model.config import XLNetConfig
 from xlnet.model.matching import begin_matching, heads
 from xlnet.model.weights import load_classifier
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe, budget
+from xlnet.training.loop import Training
 from xlnet.training.train import make_model, train
 
 VOCABULARY, WORDS = 400, np.arange(9, 400)
@@ -157,7 +158,19 @@ def test_the_budget_of_pairs_hides_no_tokens_and_says_how_they_begin():
     assert budget.decide(kept, size).training.token_dropout == 0.2
 
 
-def test_equal_runs_of_pairs_give_equal_bytes(pairs, tmp_path):
-    first, second = (train(tiny(steps=3), pairs, str(tmp_path / name)) for name in "ab")
-    assert first["weights_digest"] == second["weights_digest"]
-    assert RECIPE.data.text_pair is None
+def test_a_stopped_training_of_pairs_ends_with_equal_bytes(pairs, tmp_path, monkeypatch):
+    recipe = tiny(steps=4, checkpoint_every=2)
+    whole = train(recipe, pairs, str(tmp_path / "whole"))
+    true_update = Training.update
+
+    def stopped(self, share):
+        if self.state.step == 2:
+            self.leave()
+        return true_update(self, share)
+
+    monkeypatch.setattr(Training, "update", stopped)
+    with pytest.raises((Preempted, KeyboardInterrupt)):
+        train(recipe, pairs, str(tmp_path / "model"))
+    monkeypatch.setattr(Training, "update", true_update)
+    again = train(recipe, pairs, str(tmp_path / "model"))
+    assert (again["resumed_from"], again["weights_digest"]) == (2, whole["weights_digest"])
