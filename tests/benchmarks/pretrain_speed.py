@@ -204,6 +204,7 @@ def rounds(arguments: argparse.Namespace, config: XLNetConfig, device: Device) -
     for kind in arguments.contenders:
         running[kind], theirs = multiprocessing.Pipe()
         multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, kind, arguments), daemon=True).start()
+        theirs.close()  # so that the end of a contender is noticed
         running[kind].recv()
     tokens = sum(share.tokens for share in shares)
     speeds: dict[str, list[float]] = {kind: [] for kind in running}
