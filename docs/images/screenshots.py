@@ -17,7 +17,7 @@ from xlnet_pipeline.ui.application import application
 from xlnet_pipeline.ui.site import Site
 
 HERE = Path(__file__).parent
-WIDTH, HEIGHT = 1180, 560
+WIDTH, HEIGHT = 1280, 560
 
 
 def main(home: str) -> None:
