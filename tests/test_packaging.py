@@ -23,8 +23,10 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Bare
 """
 
 IMPORT_ALL = """
-import importlib, pkgutil, xlnet
-modules = sorted(one.name for one in pkgutil.walk_packages(xlnet.__path__, "xlnet."))
+import importlib, pathlib, xlnet
+root = pathlib.Path(xlnet.__path__[0])  # the files, because pkgutil imports every package to look into it
+parts = [path.relative_to(root).with_suffix("").parts for path in root.rglob("*.py")]
+modules = sorted({".".join(["xlnet", *(one[:-1] if one[-1] == "__init__" else one)]) for one in parts} - {"xlnet"})
 # Loaded only where their package is: torch for TPUs, MLflow.
 ONE_PACKAGE = {"xlnet.training.tpu", "xlnet.training.xla", "xlnet.registry.mlflow_client"}
 light = [name for name in modules if name.startswith(("xlnet.data", "xlnet.registry")) and name not in ONE_PACKAGE]
