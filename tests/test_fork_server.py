@@ -61,14 +61,14 @@ def command(source: str) -> list[str]:
 def run(server: ForkServer | None, source: str, environment: dict[str, str], live: bool = False) -> tuple[int, str]:
     """Exit status and log of a step that ``server`` starts; None: that is started as a program of its own."""
     log = BytesIO()
-    watch = processes.Watch(log, print, processes.Cancellation(30), print if live else None)
+    watch = processes.Watch(log, print, processes.Cancellation(120), print if live else None)
     start = server.spawn if server else processes.spawn
     status = processes.run(command(source), environment, watch, start=start)
     return status, log.getvalue().decode()
 
 
 def wait_until_gone(*pids: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     assert len(pids) == 3
     while any(map(processes.started, pids)):
         assert time.monotonic() < deadline, (
@@ -128,7 +128,7 @@ def test_a_step_ends_with_its_server_and_the_next_one_starts_without(tmp_path: P
             pids.extend(map(int, text.split()[1:]))
             os.kill(pids[2], signal.SIGKILL)
 
-    watch = processes.Watch(BytesIO(), line, processes.Cancellation(30))
+    watch = processes.Watch(BytesIO(), line, processes.Cancellation(120))
     with ForkServer() as server:
         assert processes.run(command(ENDLESS), environment, watch, start=server.spawn) == -signal.SIGKILL
         wait_until_gone(*pids)
@@ -167,7 +167,7 @@ def test_other_programs_are_started_as_ever(words: list[str], variables: dict[st
     log = BytesIO()
     with ForkServer() as server:
         run(server, "def preprocess(): pass", environment)
-        watch = processes.Watch(log, print, processes.Cancellation(30))
+        watch = processes.Watch(log, print, processes.Cancellation(120))
         assert processes.run(words, environment | variables, watch, start=server.spawn) == 0
     assert log.getvalue() == f"{os.getpid()}\n".encode()
 
