@@ -5,9 +5,10 @@ and download spend more processor time in Python than moving a megabyte takes, u
 sends small uploads as multipart messages.
 
 Measured beside its transfer manager with as many threads, on 100 objects of 1 MB in a server 20 ms away, on a busy
-machine with two cores: uploads are 2.1 times as fast (median of 5), downloads 1.5 times (median of 9), both with half
-the processor time. Objects of 64 MB are no faster. Their ranges are fetched here because finished ranges survive a
-broken connection and a new start, as the manager's do not (tests/benchmarks/transfer_speed.py).
+machine with two cores: uploads are 2.1 times as fast (median of 5). Downloads are not settled: 0.88 times in the
+benchmark (median of 5), 1.5 times when only the two downloads alternate (median of 9). Objects of 64 MB are no faster.
+Their ranges are fetched here because finished ranges survive a broken connection and a new start, as the manager's do
+not (tests/benchmarks/transfer_speed.py).
 """
 
 import base64
