@@ -5,6 +5,7 @@ The tests share one state directory: what one has made is there for the next, as
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 from conftest import write_sentences
 
 import xlnet
+from xlnet.registry import open_registry
 
 STEPS = ["snapshot", "preprocess", "train", "evaluate", "register"]
 SETTINGS = {
@@ -188,6 +190,19 @@ def test_a_damaged_artifact_is_made_again_and_the_user_told(project: Project) ->
 def test_a_registration_is_made_again_where_its_registry_is_gone(project: Project) -> None:
     (project.home / "mlflow.db").rename(project.home / "mlflow.db.gone")
     record = project.run()
+    assert ran(record) == ["snapshot", "register"]
+    changed = r"registry changed: mlflow.db with champion 1 .* → mlflow.db without a champion"
+    assert re.search(changed, reason(record, "register"))
+
+
+def test_a_registration_is_made_again_whose_version_was_deleted(project: Project) -> None:
+    project.run()
+    record = project.run(training__seed=2)  # not shown to be better, so that the champion stays the same
+    registry = open_registry(home=project.home)
+    newest = registry.versions(record["recipe"]["registry"]["name"])[0]
+    assert not newest.aliases
+    registry.delete(newest.name, newest.version)
+    record = project.run(training__seed=2)
     assert ran(record) == ["snapshot", "register"]
     assert "is not in the registry any more" in reason(record, "register")
 
