@@ -58,6 +58,22 @@ class Work:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
 
 
+def test_the_weights_at_the_start_can_be_the_best(root: str) -> None:
+    work = Work(root)
+    work.checkpoints.start()
+    best = work.weights()
+    work.state.best = {"validation_loss": 0.5}
+    for _ in range(2):
+        work.step()
+        work.checkpoints.save(work.state, best)
+    work.checkpoints.close()
+    again = Work(root)
+    state, restored = again.checkpoints.restore()
+    assert (state.step, state.best_step) == (2, 0)
+    assert restored.keys() == best.keys()
+    assert all(torch.equal(restored[name], best[name]) for name in best)
+
+
 def written(root: str, steps: int = 4) -> Work:
     """Checkpoints of every step; the second one is the best."""
     work = Work(root)

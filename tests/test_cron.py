@@ -227,7 +227,7 @@ def test_zones_without_daylight_saving_are_translated(typed: str, zone: str, sen
     ],
 )
 def test_times_that_are_no_one_expression_in_utc_are_refused(typed: str, zone: str) -> None:
-    with pytest.raises(UserError, match="no single expression in UTC.*--target vertex"):
+    with pytest.raises(UserError, match="not a single expression in UTC.*--target vertex"):
         clock.in_utc(schedules.timing(typed, zone))
 
 

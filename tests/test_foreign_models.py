@@ -296,8 +296,8 @@ def text_of(file: str, text: str | bytes) -> Callable[[Foreign], Any]:
         (config(id2label=None, num_labels=5), "num_labels is 5"),
         (config(id2label={"0": "a", "1": "a", "2": "b"}), "names 2 outputs 'a'"),
         (config(id2label={"a": "0", "b": "1", "c": "2"}), "keys are not whole numbers"),
-        (config(id2label=["a", "b", "c"]), "no table of numbers and names"),
-        (config(id2label={"0": "a", "1": None, "2": "c"}), "no table of numbers and names"),
+        (config(id2label=["a", "b", "c"]), "not a table of numbers and names"),
+        (config(id2label={"0": "a", "1": None, "2": "c"}), "not a table of numbers and names"),
         (config(problem_type="regression"), "regression with 3 values; allowed: one"),
         (one_output, "one output and problem_type 'single_label_classification', a certainty; allowed: regression"),
         (config(problem_type="ranking"), "problem_type 'ranking'; allowed: single_label"),
@@ -343,7 +343,7 @@ def test_another_kind_of_model_is_no_classifier(tmp_path, kind) -> None:
     shape = {"vocab_size": 32000, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32}
     getattr(transformers, f"XLNet{kind}")(transformers.XLNetConfig(**shape)).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(VOCABULARY).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no trained classifier; to fine-tune it name it as model.pretrained"):
+    with pytest.raises(UserError, match="not a trained classifier; to fine-tune it name it as model.pretrained"):
         next(predict(tmp_path, [("a", None)]))
 
 

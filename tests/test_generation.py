@@ -300,7 +300,7 @@ def test_standard_input_that_is_no_text(random, said):
 def test_models_that_cannot_write(random, trained, tmp_path, said, capsysbinary):
     assert "is a classifier, no language model" in said(trained.model, "x")[1]
     assert main(["predict", str(random), "x"]) == 2
-    assert "is a language model, no trained classifier" in capsysbinary.readouterr().err.decode()
+    assert "is a language model, not a trained classifier" in capsysbinary.readouterr().err.decode()
     model = load_language_model(random)
     save_model(model.state_dict(), model.config, tmp_path)
     assert "has no tokenizer" in said(tmp_path, "x")[1]

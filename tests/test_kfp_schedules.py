@@ -197,7 +197,7 @@ def test_sync_keeps_what_is_paused_and_what_is_utc(table: Table, monkeypatch: py
         (["--cron", "0 3 * * sat-mon"], "type sat,sun-mon"),
         (["--max-concurrent", "11"], "allowed: 1 to 10"),
         (["--max-concurrent", "0"], "allowed: 1 to 10"),
-        (["--cron", "0 3 1 * *", "--timezone", "Asia/Tokyo"], "no single expression in UTC"),
+        (["--cron", "0 3 1 * *", "--timezone", "Asia/Tokyo"], "not a single expression in UTC"),
     ],
 )
 def test_bad_times_are_refused_before_anything_is_sent(table: Table, words: list[str], message: str) -> None:

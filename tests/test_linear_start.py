@@ -156,7 +156,7 @@ def test_the_same_bits_twice_and_after_a_kill(dataset, tmp_path, monkeypatch):
         ({}, "linear"),
         ({"model": {"preset": "small"}}, "linear"),
         ({"data": {"task": "regression"}}, "linear"),
-        ({"data": {"text_pair": "other"}}, "random"),
+        ({"data": {"text_pair": "other"}}, "matching"),
         ({"data": {"task": "pretrain"}}, "random"),
         ({"model": {"pretrained": "weights"}}, "random"),
         ({"model": {"preset": "base"}}, "random"),

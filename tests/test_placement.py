@@ -72,11 +72,12 @@ def test_compiled_specifications_are_those_of_the_golden_files(name: str) -> Non
 
 @pytest.mark.parametrize(("target", "machine"), rows(), ids=lambda value: getattr(value, "name", value))
 def test_every_machine_compiles_and_passes_kfp_and_kubernetes(target: str, machine: Machine) -> None:
-    documents = dag.documents(placement(target, IMAGE, machine, spot=machine.spot_only))
+    wholly = machine.name in ("cpu", "l4", "v5e-4")
+    documents = dag.documents(placement(target, IMAGE, machine, spot=machine.spot_only), pretrains=wholly)
     assert len(documents) == (2 if target == "kfp" else 1), "the Vertex client refuses a second document"
     assert components.load_component_from_text(yaml.safe_dump_all(documents))
     if target == "kfp":
-        for step in STEPS if machine.name in ("cpu", "l4", "v5e-4") else ("train",):
+        for step in STEPS if wholly else ("train",):
             kubernetes_validate.validate(pod(step, *documents), "1.33", strict=True)
 
 

@@ -198,7 +198,7 @@ def test_pruning_never_touches_what_a_champion_or_an_alias_needs(
     tool = ("--home", str(home))
     everything = ("--older-than", "0", "--keep", "0")
     first, second = sorted(path.name for path in home.glob("runs/*"))
-    assert lines(capsys, *tool, "models", "promote", "small:1") == ["small:1 is now the champion"]
+    assert lines(capsys, *tool, "models", "promote", "small:1") == ["small:1 is the champion already"]
     before = sorted(home.rglob("*"))
     kept = lines(capsys, *tool, "runs", "prune", *everything, "--dry-run")
     assert [line.split()[0] for line in kept if "holds files" in line] == [second, first], "both are registered"

@@ -55,7 +55,7 @@ def _named(made: dict[str, Any], content: dict[str, Any], recipe: Recipe) -> str
     facts, run = made["artifact"]["metadata"], str(made["execution"].get("run") or "")
     files = [str(one).rstrip("/").rpartition("/")[2] for one in recipe.data.train]
     data = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-    steps = f"kept step {facts['best_step']:,} of {facts['global_step']:,}" if facts.get("best_step") else ""
+    steps = f"kept step {facts['best_step']:,} of {facts['global_step']:,}" if "best_step" in facts else ""
     rows = [
         ("Model", str(facts.get("base_model") or f"{recipe.model.preset}, from scratch")),
         ("Digest", str(content["model_digest"])[7:19]),
@@ -195,7 +195,7 @@ def _training(model: Path, facts: dict[str, Any]) -> str:
         return [(one["step"], one[name]) for one in records if name in one and _finite(one[name])]
 
     loss = charts.thinned(points("loss"), CURVE_POINTS)
-    kept = charts.Mark(facts["best_step"], f"kept: step {facts['best_step']:,}") if facts.get("best_step") else None
+    kept = charts.Mark(facts["best_step"], f"kept: step {facts['best_step']:,}") if "best_step" in facts else None
     series = [Series("training", loss), Series("validation", points("validation_loss"), "two", True)]
     drawn = [charts.chart("Loss", "step", "loss", series, mark=kept)]
     for name, word in (("validation_accuracy", "accuracy"), ("validation_pearson", "Pearson r")):

@@ -56,7 +56,7 @@ def load_classifier(directory: str | Path) -> XLNetClassifier:
     if head is None or head.dim() != 2 or not len(head):
         if LM_HEAD in tensors and head is None:
             raise UserError(
-                f"'{directory}' is a language model, no trained classifier; to fine-tune it name it as "
+                f"'{directory}' is a language model, not a trained classifier; to fine-tune it name it as "
                 "model.pretrained, to write text type 'generate'"
             )
         raise UserError(f"'{directory}' lacks {HEAD}{NO_CLASSIFIER}")

@@ -87,7 +87,8 @@ def whole(place: CheckpointStore, say: Callable[[str], None]) -> Iterator[Checkp
                     raise RunError(f"its manifest names a file elsewhere, {file!r}")
                 _verify(place.fetch(file) if file.startswith(BEST) else folder / file, expected)
             state = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-            best = load_file(place.fetch(_best_name(state.best_step))) if state.best_step else {}
+            name_of_best = _best_name(state.best_step)
+            best = load_file(place.fetch(name_of_best)) if name_of_best in sums else {}
         except (OSError, ValueError, TypeError, AttributeError, RunError, SafetensorError) as error:
             say(f"checkpoint {name} is damaged and not used: {_first_line(error)}")
             continue
@@ -108,7 +109,7 @@ class Checkpoints:
         self.place = place
         self._tensors, self._say = tensors, say
         self._about = dict(about)
-        self._best_sum: tuple[int, list[int]] = (0, [])  # checksum of the best weights written so far
+        self._best_sum: tuple[int, list[int]] = (-1, [])  # step and checksum of the best weights written so far
         self._writer = _Writer(say)
 
     def start(self) -> None:
@@ -175,7 +176,7 @@ class Checkpoints:
             sums = self._tensors.gather({file: checksum(folder / file) for file in own})
             if not self._tensors.leads:
                 return
-            if best_step and self._best_sum[0] != best_step:
+            if best and self._best_sum[0] != best_step:
                 path = folder / _best_name(best_step)
                 save_file(best, path)
                 self._best_sum = best_step, checksum(path)
@@ -184,7 +185,7 @@ class Checkpoints:
             self.place.put_files(name, folder, [STATE])
             manifest = {file: value for part in sums for file, value in part.items()}
             manifest[STATE] = checksum(folder / STATE)
-            manifest |= {_best_name(best_step): self._best_sum[1]} if best_step else {}
+            manifest |= {_best_name(best_step): self._best_sum[1]} if best else {}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             self.place.commit(name, folder)
         names = self.place.names()

@@ -77,7 +77,7 @@ def read(site: Site, run: Run) -> Curves:
     if not files and not live:
         raise UserError(f"'{folder / HISTORY}' is gone; the model's other files may be damaged too")
     kept = facts.get("best_step")
-    return _merged(files, tuple(map(_stamp, files)), kept if isinstance(kept, int) and kept else None, live)
+    return _merged(files, tuple(map(_stamp, files)), kept if isinstance(kept, int) else None, live)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
