@@ -43,6 +43,13 @@ def gradients(model, texts, parts, dtype=torch.float32):
     return total, {name: p.grad.double().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def assert_close(found, expected, path):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        error = (found[name] - value).norm() / max(value.norm().item(), 1e-3)
+        assert error < 2e-3, f"{path}: {name} is {error:.1e} off"
+
+
 def build(config):
     torch.manual_seed(0)
     model = XLNetClassifier(config).train()
@@ -71,10 +78,7 @@ def test_every_path_gives_the_readable_ones_gradients(probability, kind):
                 found_loss, found = gradients(model, texts, parts)
                 path = f"{impl}, recompute {recompute}, {parts} parts"
                 assert found_loss == pytest.approx(loss, rel=1e-4), path
-                assert found.keys() == expected.keys()
-                for name, value in expected.items():
-                    error = (found[name] - value).norm() / max(value.norm().item(), 1e-3)
-                    assert error < 2e-3, f"{path}: {name} is {error:.1e} off"
+                assert_close(found, expected, path)
 
 
 @pytest.mark.parametrize("impl", ["reference", "sdpa", "native"])
@@ -136,9 +140,6 @@ def test_every_path_of_both_streams_gives_the_readable_ones_gradients(probabilit
                 found_loss, found = language_gradients(model, text, parts)
                 path = f"{impl}, recompute {recompute}, {parts} parts"
                 assert found_loss == pytest.approx(loss, rel=1e-4), path
-                assert found.keys() == expected.keys()
-                for name, value in expected.items():
-                    error = (found[name] - value).norm() / max(value.norm().item(), 1e-3)
-                    assert error < 2e-3, f"{path}: {name} is {error:.1e} off"
+                assert_close(found, expected, path)
                 bits.append(found)
         assert all(torch.equal(bits[0][name], bits[2][name]) for name in expected), f"{impl}: recomputed bits differ"

@@ -29,7 +29,7 @@ from xlnet.data.storage import Source
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import OWN_ROWS, DataRecipe, Recipe
-from xlnet.recipe.checks import segment_length
+from xlnet.recipe.checks import BEFORE_TRAINING, segment_length
 
 VALIDATION_SHARE = 10  # one document in so many is held back
 SPLITS = ("train", "validation")
@@ -199,10 +199,10 @@ def recipe_of(given: Recipe, dataset: str) -> Recipe:
     """
     data = recipes.of_artifact(dataset).data
     own, step = Recipe(data=data, pretraining=given.pretraining), given.pretraining
-    budget = {name: getattr(step, name) for name in ("epochs", "steps", "batch_tokens", "learning_rate", "max_minutes")}
+    budget = {name: getattr(step, name) for name in BEFORE_TRAINING if name != "max_length"}
     return recipes.tiny().replace(
         data=vars(reading(own)),
         model=dict(vars(given.model)),
-        training={**budget, "seed": step.seed},
+        training=budget,
         pretraining={name: getattr(step, name) for name in ("one_in", "reuse_len", "mem_len", "bidirectional")},
     )

@@ -145,7 +145,7 @@ def corpus_files(recipe: Recipe, others: list[SourceFile], remarks: list[str]) -
     Raises:
         UserError: a path names nothing, or a file of data, whose rows are partly those of validation and test.
     """
-    paths = tuple(path for path in recipe.pretraining.corpus if path != OWN_ROWS)
+    paths = recipe.pretraining.files
     skipped = Skipped()
     found = [SourceFile(CORPUS, source) for source in list_sources("pretraining.corpus", paths, skipped)]
     remarks += skipped.lines("pretraining.corpus")

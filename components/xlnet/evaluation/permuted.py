@@ -18,19 +18,6 @@ from xlnet.model.token_loss import token_losses
 BATCH_TOKENS = 8192  # of a validation batch
 
 
-def permutation_loss(
-    model: XLNetLanguageModel,
-    split: Split,
-    shapes: Segments,
-    tensor: Callable[[np.ndarray], Tensor] = torch.from_numpy,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    goes_on: Callable[[], bool] = lambda: True,
-) -> float | None:
-    """Return the mean cross-entropy of the predicted tokens, the same targets each time; None if told to stop."""
-    found = segment_losses(model, split, shapes, tensor, autocast, goes_on)
-    return None if found is None else float(found[0].sum() / found[1].sum())
-
-
 def segment_losses(
     model: XLNetLanguageModel,
     split: Split,
@@ -40,6 +27,8 @@ def segment_losses(
     goes_on: Callable[[], bool] = lambda: True,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return each segment's summed cross-entropy in nats, and its predicted tokens: [segments]; None if told to stop.
+
+    The targets are the same each time.
 
     Args:
         model: any language model; its mode stays what it was.

@@ -141,6 +141,11 @@ class PretrainingRecipe:
     max_minutes: float = _number(0.0, 0.0)
     seed: int = _number(0, 0, 2**63 - 1)
 
+    @property
+    def files(self) -> Paths:
+        """The paths of the corpus's files, without the training's own rows."""
+        return tuple(path for path in self.corpus if path != OWN_ROWS)
+
 
 @dataclass(frozen=True)
 class EvaluationRecipe:

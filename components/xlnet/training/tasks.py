@@ -11,7 +11,7 @@ from torch import Tensor
 from xlnet.data.dataset import Dataset, Split
 from xlnet.data.segments import Segments, segments_of
 from xlnet.errors import UserError
-from xlnet.evaluation.permuted import moved, permutation_loss
+from xlnet.evaluation.permuted import moved, segment_losses
 from xlnet.model import config as configs
 from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.matching import begin_matching
@@ -165,8 +165,8 @@ class Pretraining:
             return not any(device.ranks.gather(stop()))
 
         assert isinstance(device.shapes, Segments)
-        loss = permutation_loss(model, split, device.shapes, device.tensor, device.autocast, goes_on)
-        return None if loss is None else {"validation_loss": loss}
+        found = segment_losses(model, split, device.shapes, device.tensor, device.autocast, goes_on)
+        return None if found is None else {"validation_loss": float(found[0].sum() / found[1].sum())}
 
 
 SUPERVISED, PRETRAINING = Supervised(), Pretraining()

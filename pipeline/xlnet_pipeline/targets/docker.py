@@ -21,7 +21,7 @@ from pathlib import Path
 
 from xlnet import provenance
 from xlnet.errors import RunError, UserError
-from xlnet.recipe import OWN_ROWS, Recipe
+from xlnet.recipe import Recipe
 from xlnet.steps import KEPT
 from xlnet_pipeline.images import build
 from xlnet_pipeline.targets import processes
@@ -189,7 +189,7 @@ def _data_folders(recipe: Recipe) -> set[Path]:
     data = recipe.data
     weights = [path for path in (data.tokenizer, recipe.model.pretrained) if path and Path(path).exists()]
     folders = set()
-    for path in [*itertools.chain(*data.inputs.values()), *_corpus(recipe), *weights]:
+    for path in [*itertools.chain(*data.inputs.values()), *recipe.pretraining.files, *weights]:
         if "://" in path or path.startswith("demo:"):
             continue
         found = Path(_GLOB.split(path)[0]).absolute()
@@ -199,16 +199,12 @@ def _data_folders(recipe: Recipe) -> set[Path]:
     return folders
 
 
-def _corpus(recipe: Recipe) -> list[str]:
-    return [path for path in recipe.pretraining.corpus if path != OWN_ROWS]
-
-
 def _leaves_this_machine(recipe: Recipe) -> bool:
     """Whether a step needs the network: for a bucket, a registry's server, or a model hub."""
     data = recipe.data
     uris = [
         *itertools.chain(*data.inputs.values()),
-        *_corpus(recipe),
+        *recipe.pretraining.files,
         recipe.registry.uri,
         os.environ.get("MLFLOW_TRACKING_URI", ""),
     ]

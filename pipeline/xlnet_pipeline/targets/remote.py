@@ -21,7 +21,7 @@ from xlnet.data.addresses import GCS, SCHEMES
 from xlnet.data.storage import DEMO
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, nearest
 from xlnet.http import Unreachable
-from xlnet.recipe import OWN_ROWS, Recipe
+from xlnet.recipe import Recipe
 from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import Placement, placement
@@ -93,8 +93,8 @@ def check_data(recipe: Recipe, target: str) -> None:
     """
     refuse_password(recipe.registry.uri, "registry.uri")
     refuse_templates(recipe, target)
-    corpus = tuple(path for path in recipe.pretraining.corpus if path != OWN_ROWS)
-    fields = {f"data.{name}": paths for name, paths in recipe.data.inputs.items()} | {"pretraining.corpus": corpus}
+    fields = {f"data.{name}": paths for name, paths in recipe.data.inputs.items()}
+    fields["pretraining.corpus"] = recipe.pretraining.files
     for field, paths in fields.items():
         for path in paths:
             if not path.startswith((*SCHEMES, DEMO)):

@@ -47,11 +47,12 @@ def attention(
 ) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`. It computes in float32 for every input type."""
     ids_T, bias_NH, embed_2NH = segments or (None, None, None)
-    tensors = (*_floats(q_TNH, k_TNH, v_TNH, *positions), *_floats(bias_NH, embed_2NH))
+    tensors = (*floats(q_TNH, k_TNH, v_TNH, *positions), *floats(bias_NH, embed_2NH))
     return _Attention.apply(*tensors, ids_T, layout, dropout).to(q_TNH.dtype)
 
 
-def _floats(*tensors: Tensor | None) -> list[Tensor | None]:
+def floats(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Return tensors in float32; None stays None."""
     return [None if x is None else x.float() for x in tensors]
 
 
@@ -96,7 +97,7 @@ class _Attention(torch.autograd.Function):
         r_panels, r_rows = q_TNH.new_empty(size), q_TNH.new_empty(size)
         out_TNH = q_TNH.new_empty(q_TNH.shape)
         log_sums_NT = q_TNH.new_empty(q_TNH.shape[1], q_TNH.shape[0])
-        library.attention_forward(ctypes.byref(problem), *_pointers(r_panels, r_rows, out_TNH, log_sums_NT))
+        library.attention_forward(ctypes.byref(problem), *pointers(r_panels, r_rows, out_TNH, log_sums_NT))
         ctx.save_for_backward(*tensors, r_panels, r_rows, log_sums_NT)
         ctx.layout, ctx.dropout = layout, dropout
         return out_TNH
@@ -114,15 +115,13 @@ class _Attention(torch.autograd.Function):
         partial_biases = q_TNH.new_zeros(groups, heads, 4, width)
         build.library().attention_backward(
             ctypes.byref(problem),
-            *_pointers(r_panels, r_rows, grads[0].contiguous(), log_sums_NT, grad_q, grad_k, grad_v, grad_r),
-            *_pointers(grad_biases_4NH),
+            *pointers(r_panels, r_rows, grads[0].contiguous(), log_sums_NT, grad_q, grad_k, grad_v, grad_r),
+            *pointers(grad_biases_4NH),
             c_long(groups),
-            *_pointers(partial_r, partial_biases),
+            *pointers(partial_r, partial_biases),
         )
-        content, position, segment, other = grad_biases_4NH
-        embed = None if segment_bias_NH is None else torch.stack([-other, other])
-        segment = None if segment_bias_NH is None else segment
-        return grad_q, grad_k, grad_v, grad_r, content, position, segment, embed, None, None, None
+        biases = bias_gradients(grad_biases_4NH, segment_bias_NH is not None)
+        return grad_q, grad_k, grad_v, grad_r, *biases, None, None, None
 
 
 def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | None) -> _Problem:
@@ -132,8 +131,8 @@ def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | No
     assert v_TNH is not None
     assert tensors[3] is not None
     problem = _Problem(
-        *_pointers(*tensors),
-        *_pointers(layout.offsets_S1),
+        *pointers(*tensors),
+        *pointers(layout.offsets_S1),
         q_TNH.stride(0),
         k_TNH.stride(0),
         v_TNH.stride(0),
@@ -141,14 +140,25 @@ def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | No
         *q_TNH.shape,
         len(tensors[3]) // 2,
     )
-    problem.threads = torch.get_num_threads()
-    if dropout is not None:
-        problem.key, problem.threshold = int(dropout.key), dropout.threshold
-        problem.dropout_scale = dropout.scale
-    else:
-        problem.dropout_scale = 1.0
+    set_threads_and_dropout(problem, dropout)
     return problem
 
 
-def _pointers(*tensors: Tensor | None) -> list[c_void_p]:
+def set_threads_and_dropout(problem: Any, dropout: Dropout | None) -> None:
+    """Set the fields that every attention's structure has: ``threads``, ``key``, ``threshold``, ``dropout_scale``."""
+    problem.threads = torch.get_num_threads()
+    problem.dropout_scale = 1.0
+    if dropout is not None:
+        problem.key, problem.threshold = int(dropout.key), dropout.threshold
+        problem.dropout_scale = dropout.scale
+
+
+def bias_gradients(grad_biases_4NH: Tensor, has_segments: bool) -> tuple[Tensor | None, ...]:
+    """Return the gradients of content, position and segment bias, [N, H], and of the segment embeddings, [2, N, H]."""
+    content, position, segment, other = grad_biases_4NH
+    return content, position, *((segment, torch.stack([-other, other])) if has_segments else (None, None))
+
+
+def pointers(*tensors: Tensor | None) -> list[c_void_p]:
+    """Return the addresses of tensors' data; null for None."""
     return [c_void_p(None if x is None else x.data_ptr()) for x in tensors]

@@ -5,7 +5,7 @@ All of them compute in float32 and return float32, also under autocast.
 Shapes: T rows, D columns.
 """
 
-from ctypes import c_float, c_int, c_long, c_uint32, c_void_p
+from ctypes import c_float, c_int, c_long, c_uint32
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
+from xlnet.model.kernels.native import pointers
 
 # Sums over rows are split into this many parts, independently of the number of threads.
 PARTS = 32
@@ -49,7 +50,7 @@ class _Dropout(torch.autograd.Function):
     def _apply(x_TD: Tensor, noise: Dropout) -> Tensor:
         x_TD = x_TD.contiguous()
         out_TD = torch.empty_like(x_TD)
-        build.library().dropout_rows(*_pointers(x_TD, out_TD), *_sizes(x_TD), *_noise(noise))
+        build.library().dropout_rows(*pointers(x_TD, out_TD), *_sizes(x_TD), *_noise(noise))
         return out_TD
 
 
@@ -58,7 +59,7 @@ class _GeluDropout(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, dropout: Dropout | None) -> Tensor:
         x_TD = x_TD.contiguous()
         out_TD = torch.empty_like(x_TD)
-        build.library().gelu_dropout_forward(*_pointers(x_TD, out_TD), *_sizes(x_TD), *_noise(dropout))
+        build.library().gelu_dropout_forward(*pointers(x_TD, out_TD), *_sizes(x_TD), *_noise(dropout))
         ctx.save_for_backward(x_TD)
         ctx.dropout = dropout
         return out_TD
@@ -68,7 +69,7 @@ class _GeluDropout(torch.autograd.Function):
         (x_TD,) = ctx.saved_tensors
         grad_TD = grads[0].contiguous()
         out_TD = torch.empty_like(x_TD)
-        arguments = (*_pointers(x_TD, grad_TD, out_TD), *_sizes(x_TD), *_noise(ctx.dropout))
+        arguments = (*pointers(x_TD, grad_TD, out_TD), *_sizes(x_TD), *_noise(ctx.dropout))
         build.library().gelu_dropout_backward(*arguments)
         return out_TD, None
 
@@ -87,7 +88,7 @@ class _DropoutAddNorm(torch.autograd.Function):
         x_TD, residual_TD = x_TD.contiguous(), residual_TD.contiguous()
         out_TD, moments_T2 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 2)
         build.library().dropout_add_norm_forward(
-            *_pointers(x_TD, residual_TD, weight_D, bias_D, out_TD, moments_T2),
+            *pointers(x_TD, residual_TD, weight_D, bias_D, out_TD, moments_T2),
             *_sizes(x_TD),
             c_float(eps),
             *_noise(dropout),
@@ -104,9 +105,9 @@ class _DropoutAddNorm(torch.autograd.Function):
         partial = x_TD.new_zeros(PARTS, 2, x_TD.shape[1])
         grad_2D = x_TD.new_empty(2, x_TD.shape[1])
         build.library().dropout_add_norm_backward(
-            *_pointers(x_TD, residual_TD, weight_D, moments_T2, grad_TD, grad_x_TD, grad_residual_TD, partial),
+            *pointers(x_TD, residual_TD, weight_D, moments_T2, grad_TD, grad_x_TD, grad_residual_TD, partial),
             c_long(PARTS),
-            *_pointers(grad_2D),
+            *pointers(grad_2D),
             *_sizes(x_TD),
             *_noise(ctx.dropout),
         )
@@ -119,7 +120,7 @@ def cross_entropy(logits_PV: Tensor, target_P: Tensor, factor_P: Tensor, smoothi
     """See :func:`xlnet.model.fused.cross_entropy`."""
     losses_P = torch.empty_like(factor_P)
     build.library().cross_entropy_rows(
-        *_pointers(logits_PV, target_P.contiguous(), factor_P.contiguous(), losses_P),
+        *pointers(logits_PV, target_P.contiguous(), factor_P.contiguous(), losses_P),
         *_sizes(logits_PV),
         c_float(smoothing),
         c_int(torch.get_num_threads()),
@@ -148,15 +149,11 @@ def adamw_rows(
     values_UD = gradient.values().contiguous()
     corrections = [1 - beta**step for beta in betas]
     build.library().adamw_rows(
-        *_pointers(table_VD, mean_VD, square_VD, seen_V, place_V, values_UD),
+        *pointers(table_VD, mean_VD, square_VD, seen_V, place_V, values_UD),
         *_sizes(table_VD),
         *(c_float(x) for x in (rate, decay, *betas, epsilon, *corrections, gradient_scale)),
         c_int(torch.get_num_threads()),
     )
-
-
-def _pointers(*tensors: Tensor) -> list[c_void_p]:
-    return [c_void_p(x.data_ptr()) for x in tensors]
 
 
 def _sizes(x_TD: Tensor) -> list[c_long]:

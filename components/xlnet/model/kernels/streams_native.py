@@ -12,7 +12,14 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
-from xlnet.model.kernels.native import GROUPS, obstacle
+from xlnet.model.kernels.native import (
+    GROUPS,
+    bias_gradients,
+    floats,
+    obstacle,
+    pointers,
+    set_threads_and_dropout,
+)
 from xlnet.model.positions import Positions, by_token, empty_gradients
 from xlnet.model.sight import Sight, StreamSegments
 
@@ -30,8 +37,8 @@ def attention(
 ) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`. It computes in float32 for every input type."""
     queries_BQ, keys_BK, bias_NH, embed_2NH = segments or (None, None, None, None)
-    floats = [None if x is None else x.float() for x in (q_BQNH, k_BKNH, v_BKNH, *positions, bias_NH, embed_2NH)]
-    return _Attention.apply(*floats, queries_BQ, keys_BK, sight, dropout).to(q_BQNH.dtype)
+    tensors = floats(q_BQNH, k_BKNH, v_BKNH, *positions, bias_NH, embed_2NH)
+    return _Attention.apply(*tensors, queries_BQ, keys_BK, sight, dropout).to(q_BQNH.dtype)
 
 
 class _Problem(ctypes.Structure):
@@ -80,7 +87,7 @@ class _Attention(torch.autograd.Function):
         r_panels, r_rows = q_BQNH.new_empty(size), q_BQNH.new_empty(size)
         out_BQNH = q_BQNH.new_empty(shape)
         log_sums_NBQ = q_BQNH.new_empty(shape[2], *shape[:2])
-        library.streams_forward(ctypes.byref(problem), *_pointers(r_panels, r_rows, out_BQNH, log_sums_NBQ))
+        library.streams_forward(ctypes.byref(problem), *pointers(r_panels, r_rows, out_BQNH, log_sums_NBQ))
         ctx.save_for_backward(*tensors, *numbers, r_panels, r_rows, log_sums_NBQ)
         ctx.length, ctx.dropout, ctx.texts = sight.length, dropout, shape[0]
         return out_BQNH
@@ -99,16 +106,14 @@ class _Attention(torch.autograd.Function):
         partial_biases = r_rows.new_zeros(groups, heads, 4, width)
         build.library().streams_backward(
             ctypes.byref(problem),
-            *_pointers(r_panels, r_rows, grads[0].contiguous(), log_sums_NBQ, grad_q, grad_k, grad_v, grad_r),
-            *_pointers(grad_biases_4NH),
+            *pointers(r_panels, r_rows, grads[0].contiguous(), log_sums_NBQ, grad_q, grad_k, grad_v, grad_r),
+            *pointers(grad_biases_4NH),
             c_long(groups),
-            *_pointers(partial_r, partial_biases),
+            *pointers(partial_r, partial_biases),
         )
-        content, position, segment, other = grad_biases_4NH
-        embed = None if segment_bias_NH is None else torch.stack([-other, other])
-        segment = None if segment_bias_NH is None else segment
         by_text = (x.unflatten(0, (ctx.texts, -1)) for x in (grad_q, grad_k, grad_v))
-        return (*by_text, grad_r, content, position, segment, embed, None, None, None, None)
+        biases = bias_gradients(grad_biases_4NH, segment_bias_NH is not None)
+        return (*by_text, grad_r, *biases, None, None, None, None)
 
 
 def _problem(
@@ -119,17 +124,9 @@ def _problem(
     assert place_BQ is not None
     texts, queries = place_BQ.shape
     problem = _Problem(
-        *_pointers(*tensors, *numbers),
+        *pointers(*tensors, *numbers),
         *(x.stride(0) for x in (q, k, v)),
         *(texts, length, queries, len(k) // texts, *q.shape[1:]),
     )
-    problem.threads = torch.get_num_threads()
-    problem.dropout_scale = 1.0
-    if dropout is not None:
-        problem.key, problem.threshold = int(dropout.key), dropout.threshold
-        problem.dropout_scale = dropout.scale
+    set_threads_and_dropout(problem, dropout)
     return problem
-
-
-def _pointers(*tensors: Tensor | None) -> list[c_void_p]:
-    return [c_void_p(None if x is None else x.data_ptr()) for x in tensors]
