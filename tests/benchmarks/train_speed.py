@@ -6,7 +6,8 @@
 Prints tokens/s of real tokens, the ratio ours / theirs with its spread over the rounds, the share of the
 device's own matrix rate (or on a GPU of the ceiling) in useful operations, losses side by side without
 dropout, and each one's peak memory from a process of its own. `contenders.py` says who runs.
-Useful operations per token and layer, forward: 24 d^2 linear and 6 L d attention, training three times that.
+Useful operations per token and layer, forward: 24 d^2 linear and 6 L d attention. In the last layer only keys and
+values, 4 d^2, are needed of every token; the rest is needed once per text. Training takes three times that.
 """
 
 import argparse
@@ -35,7 +36,9 @@ SHAPES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 
 def useful(lengths: list[int], layers: int, width: int) -> float:
     """Floating-point operations of forward and backward that any exact XLNet needs."""
-    return 3.0 * layers * sum(length * (24 * width**2 + 6 * length * width) for length in lengths)
+    inner = sum(length * (24 * width**2 + 6 * length * width) for length in lengths)
+    last = sum(length * (4 * width**2 + 6 * width) + 20 * width**2 for length in lengths)
+    return 3.0 * ((layers - 1) * inner + last)
 
 
 def matrix_rate(device: Device, clock: Callable[[], float] = time.perf_counter) -> float:

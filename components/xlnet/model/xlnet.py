@@ -26,12 +26,21 @@ from xlnet.model.positions import Positions, Segments, distance_encoding, split_
 
 
 class Shared(NamedTuple):
-    """Inputs that all layers of one forward pass share."""
+    """Inputs that all layers of one forward pass share.
+
+    Attributes:
+        layout: where each text is.
+        distances_RD: encodings of distances.
+        segment_ids_T: segment of each token, or None.
+        impl: the attention implementation.
+        outputs_S: the tokens whose hidden states are wanted; None means all of them.
+    """
 
     layout: Layout
     distances_RD: Tensor
     segment_ids_T: Tensor | None
     impl: str
+    outputs_S: Tensor | None = None
 
 
 class LayerNoise(NamedTuple):
@@ -56,7 +65,7 @@ class RelativeAttention(nn.Module):
         self.layer_norm = nn.LayerNorm(model, eps=config.layer_norm_eps)
 
     def forward(self, x_TD: Tensor, shared: Shared, noise: LayerNoise) -> Tensor:
-        """[T, D] → [T, D]."""
+        """[T, D] → [T, D], or [S, D] if only some tokens' hidden states are wanted."""
         q_TNH, k_TNH, v_TNH = split_heads(_heads(x_TD, self.qkv))
         ids_T = shared.segment_ids_T
         attended_TNH = relative_attention(
@@ -69,6 +78,8 @@ class RelativeAttention(nn.Module):
             noise.weights,
             shared.impl,
         )
+        if shared.outputs_S is not None:
+            attended_TNH, x_TD = attended_TNH[shared.outputs_S], x_TD[shared.outputs_S]
         out_TD = linear(attended_TNH.flatten(1), self.o.flatten(1))
         norm = self.layer_norm
         return dropout_add_norm(out_TD, x_TD, norm.weight, norm.bias, norm.eps, noise.attended)
@@ -104,7 +115,7 @@ class Layer(nn.Module):
         self.ff = FeedForward(config)
 
     def forward(self, x_TD: Tensor, shared: Shared, noise: LayerNoise) -> Tensor:
-        """[T, D] → [T, D]."""
+        """[T, D] → [T, D], or [S, D] if only some tokens' hidden states are wanted."""
         return self.ff(self.rel_attn(x_TD, shared, noise), noise)
 
 
@@ -139,7 +150,9 @@ class Transformer(nn.Module):
     def forward(
         self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None
     ) -> Tensor:
-        """Compute the hidden states of the last layer: [T, D].
+        """Compute the last layer's hidden state of each text's last token: [S, D].
+
+        The last layer computes queries, keys and values of all tokens, and everything else for these tokens only.
 
         Args:
             input_ids_T: token ids of all texts, concatenated.
@@ -157,14 +170,16 @@ class Transformer(nn.Module):
         distances_RD = distance_encoding(layout.longest, self.config.d_model, self.config.clamp_len, x_TD.device)
         # A distance's mask does not depend on the longest text, so all parts of a batch use the same mask.
         distances_RD = dropout(distances_RD.to(x_TD.dtype), dropouts.next(p, -layout.longest))
-        shared = Shared(layout, distances_RD, segment_ids_T, self.impl)
-        for layer in self.layer:
-            noise = LayerNoise(dropouts.next(p, first * heads), *(dropouts.next(p, first) for _ in range(3)))
+        shared, row = Shared(layout, distances_RD, segment_ids_T, self.impl), first
+        for number, layer in enumerate(self.layer, 1):
+            if number == len(self.layer):
+                shared, row = shared._replace(outputs_S=layout.last_S), layout.first_text
+            noise = LayerNoise(dropouts.next(p, first * heads), *(dropouts.next(p, row) for _ in range(3)))
             if self.recompute and self.training:
                 x_TD = checkpoint(layer, x_TD, shared, noise, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_TD = layer(x_TD, shared, noise)
-        return dropout(x_TD, dropouts.next(p, first))
+        return dropout(x_TD, dropouts.next(p, layout.first_text))
 
 
 class SequenceSummary(nn.Module):
@@ -196,8 +211,8 @@ class XLNetClassifier(nn.Module):
         self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout, hidden_T: Tensor | None = None
     ) -> Tensor:
         """Compute the logits of packed texts, [S, C]; for the arguments see :class:`Transformer`."""
-        x_TD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
-        logits_SC = self.logits_proj(self.sequence_summary(x_TD[layout.last_S], layout.first_text))
+        last_SD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
+        logits_SC = self.logits_proj(self.sequence_summary(last_SD, layout.first_text))
         mean, deviation = self.config.value_mean, self.config.value_deviation
         return logits_SC if (mean, deviation) == (0.0, 1.0) else logits_SC.float() * deviation + mean
 
