@@ -42,7 +42,7 @@ def test_luck_does_not_win():
     found = compare(RowPredictions(champion.labels, predictions, 2), champion, "accuracy", RECIPE)
     assert found.difference > 0
     assert not found.wins
-    assert "no more than luck allows" in found.reason
+    assert "no more than chance allows" in found.reason
 
 
 def test_the_margin_is_what_the_difference_must_exceed():

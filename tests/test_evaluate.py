@@ -117,7 +117,7 @@ def test_mismatches_are_refused(trained, tmp_path):
     data.write_text("text,label\n" + "".join(f"row {i},{'xyz'[i % 3]}\n" for i in range(90)))
     recipe = recipes.Recipe().replace(data={"train": [str(data)]})
     preprocess(recipe.part("data"), "", str(tmp_path / "dataset"))
-    with pytest.raises(UserError, match="the dataset's labels are x, y, z; evaluate it on its own"):
+    with pytest.raises(UserError, match="the dataset's labels are x, y, z; evaluate it on a dataset with its labels"):
         evaluate(RECIPE, str(tmp_path / "dataset"), str(trained.model), str(tmp_path / "out"))
     wrong = recipes.Recipe().replace(evaluation={"metric": "pearson"}).part("evaluation")
     with pytest.raises(UserError, match="evaluation.metric is 'pearson'; allowed for classification: auto, accuracy"):

@@ -81,7 +81,7 @@ def test_what_is_replaced_and_what_comes_meanwhile(tmp_path: Path) -> None:
             (folder / "weights").write_text("made for hours")
             thesis(tmp_path / "late")
 
-    with pytest.raises(UserError, match=r"no step wrote, such as 'thesis.tex'.*; what was made lies in") as caught:
+    with pytest.raises(UserError, match=r"no step wrote, such as 'thesis.tex'.*; this step's result is in") as caught:
         write_for_hours()
     kept = Path(str(caught.value).split("'")[-2])
     assert (kept / "weights").read_text() == "made for hours"

@@ -222,5 +222,5 @@ def test_a_model_that_a_linear_one_beats_is_no_champion(tmp_path, verdict, promo
     assert found.promote is promoted, found.reason
     if not promoted:
         assert "is worse than TF-IDF with logistic regression on the same rows: accuracy -0.0500" in found.reason
-        assert "run --force decides otherwise" in found.reason
+        assert "to promote it all the same: run --force" in found.reason
         assert gate(new, present, RECIPE, force=True).promote

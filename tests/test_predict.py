@@ -240,7 +240,7 @@ def test_what_is_no_file_is_one_line_and_no_wait(said, tmp_path, monkeypatch):
         "pipe.csv": "is a named pipe to which nobody writes (0 s); name a file",
         "socket.csv": "is a socket; name a file or a pipe",
         "zeros.csv": "is a device; name a file or a pipe",
-        "broken.csv": "is a link to 'nowhere', which is not there; if it is a text, put --text before it",
+        "broken.csv": "is a link to 'nowhere', which does not exist; if it is a text, put --text before it",
     }.items():
         found, shown, status = said(name)
         assert (found, shown.strip(), status) == ([], f"error: '{name}' {message}", 2)
@@ -265,7 +265,7 @@ def test_a_label_that_the_terminal_cannot_show(trained, tmp_path, monkeypatch):
         (["a film", "--format", "csv"], "--format csv goes with a file or with -, not with a text"),
         (["-", "--format", "xml"], "--format is 'xml'; allowed: csv, tsv, jsonl, parquet, xlsx, text"),
         (["-", "--pair", "b"], "--pair goes with a text, not with standard input"),
-        (["bare"], "the ending of 'bare' tells no format; add --format csv, tsv, jsonl, parquet, xlsx or text"),
+        (["bare"], "name 'bare' does not tell the file's format; add --format csv, tsv, jsonl, parquet, xlsx or text"),
         (["torn.parquet"], "is not a Parquet file"),
         (["utf16.csv"], "looks like UTF-16 without a mark; set data.encoding to 'utf-16-le'"),
         (["torn.txt"], "is damaged: "),

@@ -122,7 +122,7 @@ def test_a_fine_tuning_continues_the_champion(pretrained, tmp_path, monkeypatch)
     assert with_weights(of_run, run=lambda run: str(pretrained / "model")) == recipe
     in_bucket = with_weights(of_run, run=lambda run: f"gs://bucket/{run}/model")
     assert in_bucket.model.pretrained == in_bucket.data.tokenizer == "gs://bucket/one/model"
-    with pytest.raises(UserError, match=r"'runs:/one', and a step alone knows no runs; name the model's directory"):
+    with pytest.raises(UserError, match=r"'runs:/one', and python -m xlnet keeps no runs; name the model's directory"):
         with_weights(of_run)
     step("preprocess", recipe, tmp_path)
     model = step("train", recipe, tmp_path, "dataset")

@@ -18,7 +18,7 @@ from xlnet.training import DEVICES
 
 @dataclass(frozen=True)
 class Command:
-    """What runs a step, imported when it runs, and how that is typed."""
+    """A step's command: a function that imports and runs the step, and the options of an example."""
 
     run: Callable[[str, argparse.Namespace], dict[str, Any]]
     example: str
@@ -87,7 +87,7 @@ SERVE_EXAMPLE = "python -m xlnet serve reviews@champion --port 8080"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line's parser."""
     parser = argparse.ArgumentParser(prog="python -m xlnet", description=__doc__, epilog=f"example: {PREDICT_EXAMPLE}")
     subparsers = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     for name, step in STEPS.items():
@@ -153,13 +153,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given = options.recipe_json or with_weights(recipes.load(options.recipe, options.set)).to_json()
             print(json.dumps(COMMANDS[options.step].run(given, options), indent=1, ensure_ascii=False))
     except (UserError, RunError) as error:
-        if "XLNET_RANK_REPORT" not in os.environ:  # else who started this rank says it, once for all of them
+        if "XLNET_RANK_REPORT" not in os.environ:  # otherwise the launcher reports it, once for all ranks
             print(visible(f"error: {error}"), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads on: nothing to say
+        sys.stderr.close()  # the program that read our output has ended
         return 0
     except Exception:
         if "XLNET_RANK_REPORT" not in os.environ:

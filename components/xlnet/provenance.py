@@ -32,7 +32,7 @@ from xlnet.steps import STEPS
 SCHEMA = 1
 LINEAGE = "lineage.json"
 LOGS = "logs"
-LOG_NAMES = ("speed.jsonl", "events.out.tfevents")  # how their names begin
+LOG_NAMES = ("speed.jsonl", "events.out.tfevents")  # prefixes of the log files' names
 
 # Packages whose version can change a result.
 _RESULT_PACKAGES = (
@@ -48,19 +48,19 @@ _RESULT_PACKAGES = (
 
 
 def digest_file(path: str | Path) -> str:
-    """``sha256:`` of a file's bytes."""
+    """Return ``sha256:…`` of a file's bytes."""
     with open(path, "rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_json(value: Any) -> str:
-    """``sha256:`` of a value's canonical JSON."""
+    """Return ``sha256:…`` of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_directory(directory: str | Path) -> str:
-    """``sha256:`` over the relative names and bytes of an artifact's content files."""
+    """Return ``sha256:…`` over the relative names and bytes of an artifact's content files."""
     root = Path(directory)
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     content = [file for file in files if file.parts[0] not in (LINEAGE, LOGS)]
@@ -69,19 +69,18 @@ def digest_directory(directory: str | Path) -> str:
 
 @contextlib.contextmanager
 def writing(directory: str | Path, type: str = "") -> Iterator[Path]:
-    """Yield a directory beside ``directory``; rename it into place when the block ends well.
+    """Yield a directory beside ``directory``; rename it into place when the block ends without an error.
 
-    A killed process or a full disk therefore leaves no half-written artifact under the real name.
-    An artifact of the same type that is already there is replaced, and nothing else. A mounted bucket
-    (``XLNET_GCS_MOUNT``, else ``/gcs``) has no directories that could be renamed: there the files are copied,
-    ``lineage.json`` last.
+    A killed process or a full disk therefore leaves no half-written artifact under the real name. An existing artifact
+    is replaced if it has the same type. In a mounted bucket (``XLNET_GCS_MOUNT``, else ``/gcs``) directories cannot be
+    renamed, so the files are copied there, ``lineage.json`` last.
 
     Args:
-        directory: the artifact's.
-        type: see :func:`record`; empty: any.
+        directory: directory of the artifact to write.
+        type: type of the artifact, see :func:`record`; empty: any.
 
     Raises:
-        UserError: the directory holds something else.
+        UserError: the directory holds anything but an artifact of this type.
     """
     final = Path(directory).absolute()
     if final.is_relative_to(os.environ.get("XLNET_GCS_MOUNT", "/gcs")):
@@ -89,7 +88,7 @@ def writing(directory: str | Path, type: str = "") -> Iterator[Path]:
             yield Path(scratch)
             _copy_into_bucket(Path(scratch), final)
         return
-    final = final.resolve()  # a link stays, and its target is written
+    final = final.resolve()  # a link stays; its target is replaced
     refuse_foreign(directory, type)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +103,9 @@ def writing(directory: str | Path, type: str = "") -> Iterator[Path]:
                 sync(path)
         try:
             refuse_foreign(directory, type)
-        except UserError as error:  # it came while the step was at work
+        except UserError as error:  # somebody else wrote there in the meantime
             kept = aside.replace(final.with_name(f"{final.name}-{uuid.uuid4().hex[:8]}"))
-            raise UserError(f"{error}; what was made lies in '{kept}'") from None
+            raise UserError(f"{error}; this step's result is in '{kept}'") from None
         if final.exists():
             shutil.rmtree(final)
         os.replace(aside, final)
@@ -116,7 +115,7 @@ def writing(directory: str | Path, type: str = "") -> Iterator[Path]:
 
 
 def refuse_foreign(directory: str | Path, type: str = "") -> None:
-    """Raise UserError if a directory holds anything but a whole artifact of ours, of this type."""
+    """Raise UserError if a directory holds anything but one unchanged artifact of this type (empty: any type)."""
     final, shown = Path(directory).resolve(), directory
     remedy = "name a new directory"
     if final.is_dir() and Path.cwd().is_relative_to(final):
@@ -142,8 +141,8 @@ def refuse_foreign_file(path: Path, is_ours: Callable[[str], bool]) -> None:
     """Raise UserError if a file is there that this program did not write.
 
     Args:
-        path: what is about to be written.
-        is_ours: tells by a text whether an earlier call has written it.
+        path: the file to write.
+        is_ours: returns whether this program wrote a given text.
     """
     if path.is_dir():
         raise UserError(f"'{path}' is a directory; name a file")
@@ -173,7 +172,7 @@ def sync(path: Path) -> None:
 
 
 def now() -> str:
-    """The present time in UTC, ISO 8601."""
+    """Return the current time in UTC as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -222,7 +221,7 @@ def node(
     metadata: Mapping[str, Any],
     inputs: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """One node of the lineage graph: an artifact, the execution that made it, and its inputs' nodes."""
+    """Return one node of the lineage graph: an artifact, the execution that made it, and its inputs' nodes."""
     return {
         "schema": SCHEMA,
         "artifact": {"type": type, "digest": digest, "metadata": dict(metadata)},
@@ -276,9 +275,9 @@ def verify(directory: str | Path) -> str:
 
 
 def code_fingerprint(step: str) -> str:
-    """``sha256:`` of the sources that a step can reach by imports within ``xlnet``, and of library versions.
+    """Return ``sha256:…`` of all sources that a step can reach by imports within ``xlnet``, and of library versions.
 
-    A changed line in a module that the step never imports leaves its fingerprint alone.
+    A change in a module that the step never imports does not change its fingerprint.
     """
     return digest_json(code_parts(step))
 
@@ -294,7 +293,7 @@ def code_parts(step: str) -> dict[str, str]:
 
 
 def _reachable(module: str) -> list[str]:
-    """Names of ``module`` and of every xlnet module it imports, at any depth, late imports included."""
+    """Return the names of a module and of all xlnet modules that it imports, directly or not, at any time."""
     seen: set[str] = set()
     waiting = [module]
     while waiting:
@@ -311,12 +310,12 @@ def _reachable(module: str) -> list[str]:
 
 @functools.cache
 def _imported_by(module: str, modified: int, size: int) -> list[str]:
-    """Return what :func:`_imports` finds in a module's source, which is read again only after it changed."""
+    """Return what :func:`_imports` finds in a module's source; read the source again only after it has changed."""
     return list(_imports(compile(_source(module).read_bytes(), module, "exec", dont_inherit=True)))
 
 
 def _imports(code: types.CodeType) -> Iterator[str]:
-    """Yield the names of xlnet modules that ``code`` imports, and of what it takes from them.
+    """Yield the names of xlnet modules that ``code`` imports, and of the objects that it imports from them.
 
     This reads byte code, since ``ast.parse`` fails at random in Python 3.11 when a garbage collection in the middle of
     it runs code that parses too (python/cpython issue 106905).
@@ -347,12 +346,12 @@ def _library_versions() -> dict[str, str]:
 
 @functools.cache
 def git_sha() -> str:
-    """Commit of the source tree, ``-dirty`` when it has changes; empty outside a checkout."""
+    """Return the source tree's commit, with ``-dirty`` if it has changes; empty outside a checkout."""
     if sha := os.environ.get("XLNET_GIT_SHA"):
         return sha
     folder = Path(xlnet.__file__).resolve().parent
     if "site-packages" in folder.parts:
-        return ""  # an installed copy: the checkout around it, if any, is the user's own
+        return ""  # a checkout around an installed copy is the user's own
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -377,6 +376,6 @@ def machine() -> dict[str, Any]:
         "packages": _library_versions(),
     }
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():  # it was used
+    if torch is not None and torch.cuda.is_initialized():
         facts["accelerator"] = torch.cuda.get_device_name()
     return facts

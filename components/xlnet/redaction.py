@@ -1,12 +1,12 @@
-"""What must not go on into logs, records and terminals: passwords and tokens in addresses, and control characters."""
+"""Keeps passwords, tokens and control characters out of logs, records and terminals."""
 
 import re
 from typing import Any, TypeVar
 
-# Every repetition is bounded: a line of megabytes, which may be anything, takes no longer than its length asks.
+# Every repetition is bounded, so that the time to search a line grows only in proportion to its length.
 _PART = r"[\w.-]{0,64}"
 _SECRET_NAMES = rf"{_PART}(?:password|passwd|pwd|secret|token|api[_-]?key|signature|credential){_PART}|sig"
-# A password that was not encoded may hold what ends a host: "/", "?", "#" and quotes. Digits there are a port.
+# A password that was not URL-encoded may contain "/", "?", "#" and quotes. Digits after a colon are a port.
 _RAW_PASSWORD = r"[^:/?#\[\s'\"@]{0,256}:(?!\d+(?:[/?#]|$)|\d*['\",;)\]}])(?:[^\s'\"]|['\"](?![,:;)\]}\s])){0,4096}"
 _USER = re.compile(rf"(?P<scheme>[A-Za-z][\w+.-]{{0,64}})://(?P<user>[^/?#\s'\"]{{0,4096}}|{_RAW_PASSWORD})@")
 _QUERY = re.compile(rf"(?P<name>[?&;](?:{_SECRET_NAMES})=)(?P<value>[^&;#\s'\"]+)", re.IGNORECASE)
@@ -16,9 +16,9 @@ Value = TypeVar("Value")
 
 
 def redacted(value: Value) -> Value:
-    """Return a text, or a structure of dictionaries and lists, without what addresses in it hold of secrets.
+    """Remove secrets from addresses in a text, or in a structure of dictionaries and lists.
 
-    User names and passwords before a host are left out; values of parameters such as ``password`` become ``***``.
+    User names and passwords before a host are removed; values of parameters such as ``password`` become ``***``.
     """
     cleaned: Any = value
     if isinstance(value, str):
@@ -32,15 +32,15 @@ def redacted(value: Value) -> Value:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether an address in the text holds a password or a token."""
+    """Return whether an address in the text contains a password or a token."""
     users = [(found["scheme"], found["user"]) for found in _USER.finditer(text)]
     named = any(user.partition(":")[2] or (user and scheme.startswith("http")) for scheme, user in users)
     return named or ("://" in text and _QUERY.search(text) is not None)
 
 
 def visible(text: str) -> str:
-    """Return a text that steers no terminal: without colours and moves, other control characters as escapes.
+    """Remove colours and cursor movements from a text, and escape other control characters except tabs and line ends.
 
-    Tabs and line ends stay.
+    Such a text cannot control the terminal.
     """
     return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", _STYLE.sub("", text))

@@ -1,7 +1,7 @@
-"""The state directory: where it is, and the addresses of what lies inside it.
+"""Finds the state directory, and converts the addresses of files inside it.
 
-Files in the state directory name each other by paths relative to it, so that a directory that was moved or copied
-works where it is now. Programs use absolute paths: :func:`stored` and :func:`restored` turn one into the other.
+Files in the state directory refer to each other by paths relative to it, so that it can be moved or copied. Programs
+use absolute paths. :func:`stored` and :func:`restored` convert between the two.
 """
 
 import os
@@ -14,7 +14,7 @@ HOME = "XLNET_PIPELINE_HOME"
 DEFAULT = ".xlnet-pipeline"
 SQLITE = "sqlite:///"
 
-# Earlier versions stored absolute paths. Of those, this part tells where a file is in a directory that was moved.
+# Earlier versions stored absolute paths. In a moved directory, this part of such a path leads to the file.
 _WITHIN = re.compile(r".*/(runs/[^/]+/artifacts/.+)", re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The table of the pipeline's steps, from which all others read: the DAG, caches, placement, plans and pages."""
+"""The table of the pipeline's steps. The DAG, caches, placement, plans and pages are made from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ class Step:
         summary: what it does, in a few words.
         module: module of its function; the code fingerprint starts there.
         sections: the parts of the recipe that its result depends on.
-        given: what it is told beside these: parameter → the output of the snapshot step that it is.
+        given: its other parameters: name → the output of the snapshot step that it receives.
         inputs: artifacts that it reads, each named as the :attr:`output` of another step.
-        base: the artifact that it reads if an optional step makes it; empty: none.
+        base: an artifact that it reads only in runs where an optional step writes it; empty: none.
         output: the artifact that it writes; empty: none.
         heavy: whether it runs on the requested machine; other steps run on small CPU machines.
-        trains: whether it trains a model: in a job of its own where several machines do, and with checkpoints.
-        optional: whether only some runs have it: those whose recipe asks for it.
+        trains: whether it trains a model. Such a step writes checkpoints, and can run on several machines as one job.
+        optional: whether only runs whose recipe asks for it have this step.
         cached: whether a backend may take its result from its cache. If not, it gets the whole recipe, which saves an
             edge from the snapshot step in the backends' drawings.
     """
@@ -85,7 +85,7 @@ KEPT = {
         Step(
             "evaluate",
             "Evaluate",
-            "judge a model on the test split",
+            "evaluate a model on the test split",
             "xlnet.evaluation.evaluate",
             sections=("evaluation",),
             inputs=("dataset", "model"),
@@ -95,7 +95,7 @@ KEPT = {
         Step(
             "register",
             "Register",
-            "register a model, as champion if it beats the present one",
+            "register a model, and make it champion if it beats the current one",
             "xlnet.registry.register",
             sections=("evaluation", "registry"),
             inputs=("dataset", "model", "evaluation"),
@@ -108,16 +108,16 @@ STEPS = {SNAPSHOT.name: SNAPSHOT, **KEPT}
 
 
 def of_run(pretrains: bool) -> dict[str, Step]:
-    """Return the steps of a run by name, in order; ``pretrains``: whether its recipe asks for the optional step."""
+    """Return a run's steps by name, in order. ``pretrains`` says whether its recipe asks for the optional step."""
     return {name: step for name, step in STEPS.items() if pretrains or not step.optional}
 
 
 def titled(title: str) -> str | None:
-    """The name of the step that a backend calls by its title, or by its name; None: there is none."""
+    """Return the name of the step with this title or name; None if there is none."""
     return next((step.name for step in STEPS.values() if title in (step.title, step.name)), None)
 
 
 def before(name: str) -> tuple[str, ...]:
-    """Return the names of the steps whose artifacts a step reads, the optional one among them."""
+    """Return the names of the steps whose artifacts a step reads, including the optional step."""
     read = {*STEPS[name].inputs, STEPS[name].base}
     return tuple(step.name for step in STEPS.values() if step.output and step.output in read)

@@ -1,4 +1,4 @@
-"""The baseline: what a cheap model gets on the same train and test rows, and what its score says about ours."""
+"""Compares a model with a baseline: a cheap model that is trained and tested on the same rows."""
 
 import math
 from collections import Counter
@@ -15,10 +15,10 @@ from xlnet.evaluation.comparison import RowPredictions, compare
 from xlnet.evaluation.linear import Effort
 from xlnet.recipe import EvaluationRecipe, Recipe
 
-SHARE = 0.1  # of the training's seconds that the baseline may take, if its texts are many
-FREE = 15.0  # seconds that it may take in any case
-RATES = {True: 500_000, False: 1_500_000}  # characters of text a second, with n-grams of characters and without
-SMALL = 20_000  # rows to train on, below which more of them help most
+SHARE = 0.1  # the baseline may take this share of the training time,
+FREE = 15.0  # and always this many seconds
+RATES = {True: 500_000, False: 1_500_000}  # characters of text per second, with and without n-grams of characters
+SMALL = 20_000  # below so many training rows, more rows help most
 NAMES = {"tfidf": "TF-IDF with {} regression", "majority": "the commonest answer"}
 
 
@@ -26,12 +26,14 @@ def answers(recipe: EvaluationRecipe, data: Dataset, seconds: float) -> tuple[np
     """Answer the test rows with the recipe's baseline.
 
     Args:
-        recipe: which baseline.
+        recipe: names the baseline.
         data: the dataset.
-        seconds: how long the model was trained; a large set is read in part, so that the baseline takes a tenth of it.
+        seconds: how long the model was trained. The baseline reads only a part of a large dataset, so that it takes
+            about a tenth of this time.
 
     Returns:
-        Class indices or values [test rows], and how they were made; None if the recipe wants no baseline.
+        The answers (class indices or values, [test rows]) and a description of the baseline; None if the recipe wants
+        no baseline.
 
     Raises:
         UserError: scikit-learn is not installed.
@@ -65,7 +67,13 @@ def characters(split: Split) -> int:
 
 
 def effort_for(train: int, test: int, seconds: float) -> Effort:
-    """Choose how much of ``train`` characters to read beside ``test``, if the model was trained for ``seconds``."""
+    """Choose training rows and kinds of n-grams so that the baseline ends in time.
+
+    Args:
+        train: characters of all training texts.
+        test: characters of all test texts.
+        seconds: how long the model was trained.
+    """
     allowed = max(FREE, SHARE * seconds)
     if train + test <= allowed * RATES[True]:
         return Effort()
@@ -76,14 +84,14 @@ def effort_for(train: int, test: int, seconds: float) -> Effort:
 def judge(
     ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray, classes: int, primary: str, recipe: EvaluationRecipe
 ) -> dict[str, Any]:
-    """Compute the baseline's metrics, and the paired difference model − baseline of the metric that decides.
+    """Compute the baseline's metrics, and the paired difference model − baseline in the primary metric.
 
     Args:
         ours: the model's answers: class indices or values, [rows].
         theirs: the baseline's answers.
-        labels: the true ones.
-        classes: number of classes; 0 for values.
-        primary: the metric that decides.
+        labels: the true classes or values.
+        classes: number of classes; 0 for regression.
+        primary: the primary metric.
         recipe: the settings of the bootstrap.
     """
     drawing = (recipe.confidence, recipe.resamples, recipe.seed)
@@ -105,7 +113,7 @@ def judge(
 
 
 def remarks(content: dict[str, Any], recipe: Recipe) -> list[str]:
-    """Say what the figures mean for whoever wants to use the model: one sentence each, nothing if all is well.
+    """Return warnings about the model and advice, one sentence each; empty if there is nothing to say.
 
     Args:
         content: the content of metrics.json.
@@ -121,7 +129,7 @@ def remarks(content: dict[str, Any], recipe: Recipe) -> list[str]:
 
 
 def spell(difference: dict[str, Any]) -> str:
-    """Format as ``"accuracy -0.0200 [-0.0400, +0.0100]"``."""
+    """Format a difference as ``"difference in accuracy -0.0200 [-0.0400, +0.0100]"``."""
     value, low, high = (difference[name] for name in ("value", "low", "high"))
     if value is None or low is None:
         return f"{difference['metric']} of one of the two cannot be computed"

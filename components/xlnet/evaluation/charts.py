@@ -15,7 +15,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """Named points. ``kind`` is a style class: a colour (``one``, ``two``), with ``dots`` or ``faint`` for scatter."""
+    """A named series of points. ``kind`` holds its style classes, such as ``one`` and ``two``, the two colours."""
 
     name: str
     points: Points

@@ -110,7 +110,7 @@ def compare(
     elif difference <= recipe.margin:
         reason = f"does not beat the champion by more than the margin {recipe.margin:g}"
     else:
-        reason = "beats the champion by no more than luck allows"
+        reason = "is better than the champion by no more than chance allows"
     return replace(found, reason=f"{reason}: {found.figures}")
 
 

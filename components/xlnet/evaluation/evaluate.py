@@ -38,7 +38,7 @@ def evaluate(recipe_json: str, dataset: str, model: str, out: str) -> dict[str, 
     Raises:
         UserError: the model and the dataset do not match.
         CorruptArtifact: the model or the dataset was changed after it was written.
-        RunError: the model's weights or outputs are not finite, or the metric that decides cannot be computed.
+        RunError: the model's weights or outputs are not finite, or the primary metric cannot be computed.
     """
     started = provenance.now()
     given = recipes.from_json(recipe_json).evaluation
@@ -79,7 +79,7 @@ def evaluate(recipe_json: str, dataset: str, model: str, out: str) -> dict[str, 
 def _with_baseline(
     table: pa.Table, logits: np.ndarray, data: Dataset, primary: str, recipe: EvaluationRecipe, seconds: float
 ) -> tuple[dict[str, Any] | None, pa.Table]:
-    """Return the baseline's part of metrics.json, None if there is none, and the table with its answers."""
+    """Return the baseline's part of metrics.json (None without a baseline), and the table with its answers."""
     found = baseline.answers(recipe, data, seconds)
     if found is None:
         return None, table
@@ -113,7 +113,7 @@ def _say(content: dict[str, Any]) -> None:
 
 
 def _judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table, dict[str, Any]]:
-    """Return a classifier's predictions for the test split and their metrics, beside a baseline's."""
+    """Return a classifier's predictions for the test split, and its metrics and those of the baseline."""
     classifier, split = load_classifier(model), data.split("test")
     refuse_mismatch(classifier, data, model)
     logits = predict_logits(classifier, split)
@@ -129,12 +129,11 @@ def refuse_mismatch(model: XLNetClassifier, data: Dataset, name: str) -> None:
     if config.task != data.card["task"] or list(config.classes) != data.classes:
         ours = ", ".join(data.classes[:10]) or "a number"
         theirs = ", ".join(config.classes[:10]) or "a number"
-        raise UserError(f"model '{name}' predicts {theirs}, the dataset's labels are {ours}; evaluate it on its own")
-    if config.vocab_size != data.card["vocab_size"]:
         raise UserError(
-            f"model '{name}' knows {config.vocab_size} tokens, the dataset has {data.card['vocab_size']}; "
-            "evaluate it on a dataset made with its own tokenizer"
+            f"model '{name}' predicts {theirs}, the dataset's labels are {ours}; "
+            "evaluate it on a dataset with its labels"
         )
+    language.refuse_vocabulary(config.vocab_size, data, name)
 
 
 def refuse_not_finite(model: XLNetClassifier, logits: np.ndarray, name: str) -> None:

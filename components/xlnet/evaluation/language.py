@@ -1,6 +1,6 @@
-"""Judges a language model: permutation loss, left-to-right perplexity, and bits per byte.
+"""Evaluates a language model: permutation loss, left-to-right perplexity, and bits per byte.
 
-Perplexity depends on the vocabulary. Bits per byte do not, so that models with different tokenizers compare.
+Perplexity depends on the vocabulary. Bits per byte do not, so they also compare models with different tokenizers.
 """
 
 import math
@@ -29,7 +29,7 @@ AT_ONCE = 4_000_000  # drawn counts held at once
 
 
 def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table, dict[str, Any]]:
-    """Judge a language model on a corpus's test documents.
+    """Evaluate a language model on a corpus's test documents.
 
     Args:
         model: directory of the model artifact.
@@ -44,11 +44,7 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
         RunError: a loss is not finite.
     """
     language_model = load_language_model(model)
-    if language_model.config.vocab_size != data.card["vocab_size"]:
-        raise UserError(
-            f"model '{model}' knows {language_model.config.vocab_size} tokens, the dataset has "
-            f"{data.card['vocab_size']}; evaluate it on a dataset made with its own tokenizer"
-        )
+    refuse_vocabulary(language_model.config.vocab_size, data, model)
     primary = primary_metric(recipe, "pretrain")
     split, made_of = data.split("test"), recipes.of_artifact(model)
     tokens = np.split(split.tokens, split.offsets[1:-1])
@@ -82,8 +78,17 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
     return table, content
 
 
+def refuse_vocabulary(tokens: int, data: Dataset, name: str) -> None:
+    """Raise UserError if the vocabulary of a model with ``tokens`` tokens is not the dataset's."""
+    if tokens != data.card["vocab_size"]:
+        raise UserError(
+            f"model '{name}' knows {tokens} tokens, the dataset has {data.card['vocab_size']}; "
+            "evaluate it on a dataset made with its own tokenizer"
+        )
+
+
 def byte_count(text: str, pair: str | None) -> int:
-    """Return the bytes of a document in UTF-8, and one for its end."""
+    """Return a document's number of bytes in UTF-8, plus one for its end."""
     return len(text.encode()) + len((pair or "").encode()) + 1
 
 
@@ -106,7 +111,7 @@ def _perplexity(losses: np.ndarray, tokens: np.ndarray, recipe: EvaluationRecipe
 
 
 def _resampled(values: np.ndarray, recipe: EvaluationRecipe) -> np.ndarray:
-    """Return sums over documents that are drawn with replacement; the same documents for any values: [resamples]."""
+    """Draw documents with replacement and sum their values: [resamples]. Each call draws the same documents."""
     generator, count = np.random.default_rng(recipe.seed), len(values)
     size = max(1, AT_ONCE // count)
     sums = []
@@ -117,7 +122,7 @@ def _resampled(values: np.ndarray, recipe: EvaluationRecipe) -> np.ndarray:
 
 
 def render(content: dict[str, Any], table: pa.Table, worst: int) -> str:
-    """Write the report's page: the figures, and the documents that surprise the model most."""
+    """Make the report's page: the metrics, and the documents that the model predicts worst."""
     figures = content["metrics"]
     title = f"Bits per byte {figures['bits_per_byte']['value']:.4f}"
     level = f"{content['confidence']:.0%} interval"

@@ -1,10 +1,10 @@
-"""A linear model of word and character n-grams: what a model is compared with, fitted on the same train rows.
+"""The TF-IDF baseline: a linear model of word and character n-grams, fitted on the same training rows.
 
-TF-IDF with logistic regression for classes, with ridge regression for values. The texts of a pair get features of
-their own, what they share and in what they differ. scikit-learn does the work and is loaded only here.
+It is logistic regression for classes, and ridge regression for values. A pair of texts has features of each text, of
+what both share, and of their difference. Only this module loads scikit-learn.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 from xlnet.data.dataset import Split
 
 HASHED = 1 << 20  # columns that n-grams of one kind are hashed to, so that memory does not grow with the vocabulary
-CHUNK = 2048  # rows turned into counts at once
-MOST_WEIGHTS = 4_000_000  # of the linear model: columns × outputs, so that a fit takes at most about 700 MB
+CHUNK = 2048  # rows whose n-grams are counted at once
+MOST_WEIGHTS = 4_000_000  # maximum columns × outputs, so that a fit takes at most about 700 MB
 INVERSE_PENALTY = 10.0  # LogisticRegression's C: at least as good as 1 on held-out rows of SST-2 and IMDB
 RIDGE = 1.0
 ITERATIONS = 200
@@ -24,11 +24,11 @@ PASSES = 10  # of SGD over the rows
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of the train rows the linear model reads.
+    """How much of the training texts the linear model uses.
 
     Attributes:
-        characters: whether it counts n-grams of characters, beside those of words.
-        every: it reads every so-many-th train row.
+        characters: count n-grams of characters too, not only of words.
+        every: use one training row in this many.
     """
 
     characters: bool = True
@@ -39,17 +39,14 @@ class Effort:
         return kinds if self.every == 1 else f"{kinds}, one train row in {self.every}"
 
 
-def predict(
-    train: Split, test: Split, classes: int, effort: Effort, class_weights: Mapping[int, float] | None = None
-) -> np.ndarray:
-    """Fit the linear model on the train rows, and answer the test rows.
+def predict(train: Split, test: Split, classes: int, effort: Effort) -> np.ndarray:
+    """Fit the linear model on the training rows, and answer the test rows.
 
     Args:
         train: rows with their texts.
         test: rows with their texts.
-        classes: number of classes; 0: the labels are values.
-        effort: which rows and n-grams are used.
-        class_weights: weight of each class in the fit; None: 1 each.
+        classes: number of classes; 0 for regression.
+        effort: which training rows and n-grams to use.
 
     Returns:
         Class indices or values: [test rows].
@@ -60,22 +57,21 @@ def predict(
         return np.full(len(test), labels[0])
     features = Features(effort.characters, MOST_WEIGHTS // max(1, classes if classes > 2 else 1))
     rows = features.fit(_texts(train, chosen))
-    model = _fitted(rows, labels, classes, class_weights)
+    model = _fitted(rows, labels, classes)
     found = [model.predict(some) for some in features.of(_texts(test, np.arange(len(test))))]
     return np.concatenate(found)
 
 
-def _fitted(rows: Any, labels: np.ndarray, classes: int, class_weights: Mapping[int, float] | None) -> Any:
+def _fitted(rows: Any, labels: np.ndarray, classes: int) -> Any:
     from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 
     if not classes:
         return Ridge(RIDGE, solver="sag" if rows.nnz > LARGE_FIT else "auto", random_state=0).fit(rows, labels)
-    weights = dict(class_weights) if class_weights else None
     if rows.nnz * (classes if classes > 2 else 1) > LARGE_FIT:
         penalty = 1.0 / (INVERSE_PENALTY * rows.shape[0])
-        kind = SGDClassifier("log_loss", alpha=penalty, max_iter=PASSES, tol=None, average=True, random_state=0)
-        return kind.set_params(class_weight=weights).fit(rows, labels)
-    return LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS, class_weight=weights).fit(rows, labels)
+        model = SGDClassifier("log_loss", alpha=penalty, max_iter=PASSES, tol=None, average=True, random_state=0)
+        return model.fit(rows, labels)
+    return LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS).fit(rows, labels)
 
 
 class Features:
@@ -92,7 +88,7 @@ class Features:
         self.most = most // len(self.kinds)
 
     def fit(self, texts: Iterator[tuple[list[str], list[str] | None]]) -> Any:
-        """Learn columns and their weights from train rows, and return these rows."""
+        """Choose columns and their weights from the training rows, and return these rows."""
         from scipy import sparse
 
         chunks = [(self._counts(one), self._counts(two) if two is not None else None) for one, two in texts]
@@ -107,7 +103,7 @@ class Features:
         return sparse.vstack([self._joined(*pair) for pair in chunks], "csr")
 
     def of(self, texts: Iterator[tuple[list[str], list[str] | None]]) -> Iterator[Any]:
-        """Yield the rows of other texts, some at a time."""
+        """Yield the rows of other texts, chunk by chunk."""
         for one, two in texts:
             yield self._joined(self._counts(one), self._counts(two) if two is not None else None)
 
@@ -130,7 +126,7 @@ class Features:
         return sparse.hstack([*ours, *theirs, *shared, *apart, dense], "csr")
 
     def _weighted(self, counts: Sequence[Any]) -> list[Any]:
-        """TF-IDF with 1 + log(count), each row scaled to length 1."""
+        """Compute TF-IDF with 1 + log(count), and scale each row to length 1."""
         from sklearn.preprocessing import normalize
 
         found = []

@@ -9,9 +9,9 @@ LONGEST = 4000  # characters of a text that the page holds; predictions.parquet 
 
 CSS = """
 :root { color-scheme: light dark; --page:#f9f9f7; --card:#fcfcfb; --ink:#0b0b0b; --soft:#52514e; --line:#e1e0d9;
-  --one:#2a78d6; --two:#b8500f; --heat:#2a78d6; --bad:#b3261e; }
+  --one:#2a78d6; --two:#b8500f; --heat:#2a78d6; }
 @media (prefers-color-scheme: dark) { :root { --page:#0d0d0d; --card:#1a1a19; --ink:#fff; --soft:#c3c2b7;
-  --line:#3a3a38; --one:#5fa3f0; --two:#f0955a; --heat:#2f6fbd; --bad:#ff8a80; } }
+  --line:#3a3a38; --one:#5fa3f0; --two:#f0955a; --heat:#2f6fbd; } }
 * { box-sizing: border-box; }
 body { margin:0 auto; max-width:1100px; padding:1.5rem 1rem 4rem; background:var(--page); color:var(--ink);
   font:16px/1.5 system-ui, sans-serif; overflow-wrap:anywhere; }

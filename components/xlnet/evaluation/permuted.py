@@ -15,7 +15,7 @@ from xlnet.data.segments import Segments
 from xlnet.model.language_model import Text, XLNetLanguageModel
 from xlnet.model.token_loss import token_losses
 
-BATCH_TOKENS = 8192  # of a validation batch
+BATCH_TOKENS = 8192  # tokens of a validation batch
 
 
 def segment_losses(
@@ -28,15 +28,15 @@ def segment_losses(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return each segment's summed cross-entropy in nats, and its predicted tokens: [segments]; None if told to stop.
 
-    The targets are the same each time.
+    Each call predicts the same targets.
 
     Args:
-        model: any language model; its mode stays what it was.
+        model: a language model, in training or evaluation mode; its mode is restored.
         split: the documents.
         shapes: how documents become segments.
         tensor: puts an array on the model's device.
         autocast: the context of the forward pass.
-        goes_on: is asked before each batch.
+        goes_on: called before each batch; returns False to stop.
     """
     was_training = model.training
     memory: Tensor | None = None
@@ -60,7 +60,7 @@ def segment_losses(
 
 
 def moved(batch: SegmentBatch, tensor: Callable[[np.ndarray], Tensor]) -> tuple[Text, Tensor]:
-    """Return a batch as the model takes it, and the weight of each target: [B, P]."""
+    """Put a batch on the model's device; return the model's input, and the weight of each target: [B, P]."""
     text = Text(
         tensor(batch.input_ids_BL),
         tensor(batch.segment_ids_BL),

@@ -25,8 +25,8 @@ def predict(model: str | Path | Predictor, texts: Iterable[Text]) -> Iterator[di
 
     Args:
         model: a model directory, or an open model.
-        texts: checked (text, pair or None); or a question, whose line and id the answer repeats; or a row that cannot
-            be used.
+        texts: each is a checked (text, pair or None); or a question, whose line and id the record repeats; or a row
+            that cannot be used, which becomes an error.
 
     Yields:
         ``{"label", "probabilities": {class: p}}`` for classification, ``{"value"}`` for regression, or

@@ -96,7 +96,7 @@ def _names_file(source: str) -> bool:
     if is_there or not _looks_like_path(source):
         return is_there
     if path.is_symlink():
-        raise UserError(f"{shown(source)} is a link to {shown(os.readlink(source))}, which is not there; {ADVICE}")
+        raise UserError(f"{shown(source)} is a link to {shown(os.readlink(source))}, which does not exist; {ADVICE}")
     folder = path.parent
     near = nearest(path.name, [entry.name for entry in folder.iterdir()]) if folder.is_dir() else ""
     raise UserError(f"there is no file {shown(source)}{near}; {ADVICE}")
@@ -119,12 +119,14 @@ def _refuse_pairing(predictor: Predictor, has_pair: bool, if_missing: str, if_gi
 def _of_file(predictor: Predictor, source: str, form: str | None) -> Iterator[Asked]:
     sources = list_sources("predict", (source,))
     if len(sources) > 1:
-        raise UserError(f"'{source}' are {len(sources)} files; name one of them")
+        raise UserError(f"'{source}' stands for {len(sources)} files; name one of them")
     (file,) = sources
     kept = predictor.recipe.format
     if form is None and not file.name.endswith((*FORMATS, ".txt")):
         if kept == "auto":
-            raise UserError(f"the ending of '{source}' tells no format; add --format {', '.join(KINDS[:-1])} or text")
+            raise UserError(
+                f"the name '{source}' does not tell the file's format; add --format {', '.join(KINDS[:-1])} or text"
+            )
         form = kept
     form = file_format(file, dataclasses.replace(predictor.recipe, format=form or "auto"))
     if form == "text":

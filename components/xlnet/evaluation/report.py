@@ -111,7 +111,7 @@ def _classes(content: dict[str, Any]) -> list[str]:
     matrix = _matrix(classes, confusion) if len(classes) <= MATRIX_CLASSES else ""
     shown = [page.section("Confusion matrix", page.scrolling(matrix, "Confusion matrix"))] if matrix else []
     if pairs:
-        shown.append(page.section("What is taken for what", page.scrolling(pairs, "Most frequent confusions")))
+        shown.append(page.section("Confused classes", page.scrolling(pairs, "Most frequent confusions")))
     shown.append(page.section("Classes", page.scrolling(_per_class(classes, confusion), "Classes")))
     if roc := content["roc"]:
         keep = np.unique(np.linspace(0, len(roc["fpr"]) - 1, CURVE_POINTS).round().astype(int))
@@ -202,7 +202,7 @@ def _training(model: Path, facts: dict[str, Any]) -> str:
         series = [Series("validation", points(name), "two", True)]
         drawn.append(charts.chart(f"Validation {word}", "step", word, series, mark=kept))
     if not any(drawn):
-        return page.section("Training", "<p>The history holds no step.</p>")
+        return page.section("Training", "<p>The training history is empty.</p>")
     return page.section("Training", page.grid(*drawn))
 
 
@@ -216,7 +216,7 @@ def _mistakes(table: pa.Table, card: dict[str, Any], classification: bool, worst
     if not worst:
         return ""
     if not len(order):
-        return page.section(heading, "<p>Every test row is predicted rightly.</p>")
+        return page.section(heading, "<p>The model predicts every test row correctly.</p>")
     rows = [_mistake(row, card) for row in table.take(order[:worst]).to_pylist()]
     head = ("text", "true", "predicted", *(["probability"] if classification else []), "loss", "from")
     numbers = (3, 4) if classification else (1, 2, 3)
@@ -241,7 +241,7 @@ def _data(card: dict[str, Any]) -> str:
         (name, *(f"{part[key]:,}" for key in ("rows", "tokens", "truncated")), _tokens_each(part))
         for name, part in splits.items()
     ]
-    head = ("split", "rows", "tokens", "cut short", "tokens a row")
+    head = ("split", "rows", "tokens", "truncated", "tokens per row")
     parts = [page.table(f"Splits; texts are cut at {card['max_length']:,} tokens", head, facts, (1, 2, 3, 4))]
     rejects = card["rejects"]
     reasons = [(page.escape(reason), f"{count:,}") for reason, count in rejects["by_reason"].items()]
@@ -286,7 +286,7 @@ def _made_of(content: dict[str, Any], card: dict[str, Any], recipe: Recipe) -> s
     ]
     table = page.table("Recipe", ("field", "value"), settings)
     return page.section(
-        "Made of", page.card(names), f"<details><summary>The recipe</summary>{page.card(table)}</details>"
+        "Provenance", page.card(names), f"<details><summary>The recipe</summary>{page.card(table)}</details>"
     )
 
 

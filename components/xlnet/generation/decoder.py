@@ -1,6 +1,7 @@
-"""Predicts one token after another. Keys and values of the known tokens are kept, so a token costs a few rows.
+"""Predicts one token after another. A key-value cache holds the known tokens, so each new token needs only a few rows.
 
-Each pass computes the content stream of some tokens, whose keys and values it keeps, and the query stream of one place.
+Each pass computes the content stream of some tokens, caches their keys and values, and computes the query stream of one
+place.
 
 Shapes: L tokens of the content, Q = L + 1 rows of both streams, K keys that they see, S slots for keys, R distances,
 D model width, N heads, H head width, V vocabulary.
@@ -21,14 +22,14 @@ from xlnet.model.xlnet import Layer
 
 
 class View(NamedTuple):
-    """What the rows of one pass see; all layers share it.
+    """Says which keys the rows of one pass see; it is the same for all layers.
 
     Attributes:
-        slots: where the content's keys are kept.
-        keys: the slots that are seen.
-        distances: the distances between rows and keys, as columns of all distances.
-        shifts: how far each row is from the highest place, and so its first column among those.
-        hidden_K: True for keys whose token is not known; None if all are known.
+        slots: the cache slots for the content's keys and values.
+        keys: the cache slots that the rows see.
+        distances: the columns, among those of all distances, that this pass needs.
+        shifts: each row's distance from the highest place, which is its first column in ``distances``.
+        hidden_K: True for keys whose token is not known yet; None if all are known.
     """
 
     slots: list[int]
@@ -44,21 +45,21 @@ class View(NamedTuple):
 
 
 class Decoder:
-    """A text being written."""
+    """The state of one text while it is generated."""
 
     def __init__(self, model: XLNetLanguageModel, longest: int, memory: int) -> None:
         """Begin an empty text.
 
         Args:
             model: in evaluation mode, in float32, on the CPU.
-            longest: tokens that the text will have at most.
-            memory: how many of the last tokens a row sees, at least 2.
+            longest: maximum number of tokens of the text.
+            memory: how many of the last tokens each row sees, at least 2.
         """
         self._model, self._memory = model, memory
-        self._reach = min(longest, memory + 1)  # the greatest distance, and one more
+        self._reach = min(longest, memory + 1)  # the greatest distance plus one
         self._slots = min(longest, 2 * memory + 2)
         self._known: set[int] = set()  # places
-        self._end = self._shift = 0  # one more than the last known place; the place of slot 0
+        self._end = self._shift = 0  # the last known place plus one; the place of slot 0
         with torch.inference_mode():
             encoding_RD = distance_encoding(self._reach, model.config.d_model, model.config.clamp_len)
             self._layers = [KeptLayer(layer, encoding_RD, self._slots) for layer in model.transformer.layers()]
@@ -66,9 +67,9 @@ class Decoder:
 
     @torch.inference_mode()
     def predict(self, ids: Sequence[int], places: Sequence[int], query: int) -> Tensor:
-        """Read tokens, keep their keys and values, and compute the logits of a place that is not known yet: [V].
+        """Read tokens, cache their keys and values, and compute the logits of a place that is not known yet: [V].
 
-        The tokens see each other and all that is known. A known token may be read again, with more known.
+        The tokens see each other and all known tokens. A known token may be read again, and then sees more.
 
         Args:
             ids: token ids, at least one.
@@ -112,7 +113,7 @@ class Decoder:
         return native_decode.Passes(layers, weights, self._model.lm_loss.bias, mask, config.layer_norm_eps)
 
     def _move(self, first: int) -> None:
-        """Move what is still seen to the first slots."""
+        """Move the keys that rows still see to the first slots."""
         seen = slice(first - self._shift, self._slots)
         for layer in self._layers:
             layer.move(seen)
@@ -120,7 +121,7 @@ class Decoder:
 
 
 class KeptLayer:
-    """A layer with the keys and values of the known tokens."""
+    """A layer with its key-value cache."""
 
     def __init__(self, layer: Layer, encoding_RD: Tensor, slots: int) -> None:
         self._layer = attention, _ = layer.rel_attn, layer.ff
@@ -132,7 +133,7 @@ class KeptLayer:
         self._scale = 1 / math.sqrt(head)
 
     def rows(self, x_QD: Tensor, view: View) -> Tensor:
-        """Compute the layer's rows, the content's and last the query's: [Q, D] → [Q, D]."""
+        """Compute the layer's output for the content's rows and, last, the query's: [Q, D] → [Q, D]."""
         attention, ff = self._layer
         qkv_3NQH = F.linear(x_QD, self._qkv).view(len(x_QD), 3, *self._kept_2NSH.shape[1::2]).permute(1, 2, 0, 3)
         self._kept_2NSH.index_copy_(2, torch.tensor(view.slots), qkv_3NQH[1:, :, :-1])
@@ -154,7 +155,7 @@ class KeptLayer:
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return weights and kept keys as the compiled kernel takes them, see :data:`native_decode.LAYER`."""
+        """Return weights and cache in the order that the compiled kernel expects, see :data:`native_decode.LAYER`."""
         attention, ff = self._layer
         norms = [(norm.weight, norm.bias) for norm in (attention.layer_norm, ff.layer_norm)]
         inner = (ff.layer_1.weight, ff.layer_1.bias, ff.layer_2.weight, ff.layer_2.bias)
@@ -162,6 +163,6 @@ class KeptLayer:
         return (*own, *norms[0], *inner, *norms[1], self._kept_2NSH)
 
     def move(self, seen: slice) -> None:
-        """Move the kept keys and values of some slots to the first ones."""
+        """Move the cached keys and values of some slots to the first slots."""
         kept_2NSH = self._kept_2NSH[:, :, seen].clone()
         self._kept_2NSH[:, :, : kept_2NSH.shape[2]] = kept_2NSH

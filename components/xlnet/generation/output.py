@@ -1,4 +1,4 @@
-"""Prints what a language model writes while it is written, and describes it in JSON."""
+"""Prints generated text token by token, and describes it in JSON."""
 
 import argparse
 import json
@@ -11,13 +11,13 @@ from xlnet.generation.request import Request, request_of
 from xlnet.generation.writer import Token, Writer
 
 STDIN = "-"
-MOST_BYTES = 4 << 20  # of a prompt
+MOST_BYTES = 4 << 20  # maximum size of a prompt
 WHOLE = ("tokens", "top_k", "seed", "memory")  # options that are whole numbers
 NUMBERS = ("temperature", "top_p")
 
 
 def run(writer: Writer, options: argparse.Namespace) -> None:
-    """Do what the command line asks for.
+    """Generate the text that the command line asks for, and print it.
 
     Raises:
         UserError: an option or the prompt cannot be used.
@@ -52,7 +52,7 @@ def summary(writer: Writer, request: Request, tokens: list[Token]) -> dict[str, 
 
 
 def _show(writer: Writer, request: Request) -> None:
-    """Print the text as it grows; one that is filled in another order, at the end."""
+    """Print each token when it is generated. A text that is filled in another order is printed at the end."""
     before, after = request.around
     tokens = []
     stream = writer.write(request)  # checks the request before anything is printed
@@ -67,7 +67,7 @@ def _show(writer: Writer, request: Request) -> None:
 
 
 def _print(text: str) -> None:
-    """Print without a line's end, at once, in characters that standard output can encode."""
+    """Print at once, without a line end, in characters that standard output can encode."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
@@ -87,8 +87,8 @@ def _number(name: str, text: str | None, kind: type) -> Any:
     try:
         return kind(text)
     except ValueError:
-        what = "whole number" if kind is int else "number"
-        raise UserError(f"--{name.replace('_', '-')} is '{text}', no {what}") from None
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"--{name.replace('_', '-')} is '{text}', which is not {what}") from None
 
 
 def _stdin() -> str:

@@ -1,4 +1,4 @@
-"""What is asked of a language model: a prompt to continue, or a text with a gap to fill; checked in one place."""
+"""Checks a request to generate text: to continue a prompt, or to fill a gap."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from xlnet.generation.sampling import Sampling, new_seed
 
 MARKER = "___"
 TOKENS, MOST_TOKENS = 100, 100_000  # default and maximum of new tokens
-MEMORY, MOST_MEMORY = 2048, 16_384  # default and maximum of tokens that a token sees
-MOST_GAP = 512  # tokens of a gap
+MEMORY, MOST_MEMORY = 2048, 16_384  # default and maximum number of tokens that a new token sees
+MOST_GAP = 512  # maximum tokens of a gap
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Request:
     """A checked request.
 
     Attributes:
-        prompt: the text to continue; for infilling the whole text with its gap.
-        tokens: new tokens at most; for infilling the tokens of the gap.
-        sampling: how they are chosen.
-        memory: how many of the last tokens a new one sees.
-        past_end: write on where the model ends the text.
-        infill: fill the gap at the marker, seeing both sides.
-        marker: the gap's mark in the prompt.
-        order: in which order the gap's tokens are filled: place 0 is the first; empty means from left to right.
+        prompt: the text to continue; for infilling, the whole text with its gap.
+        tokens: maximum number of new tokens; for infilling, the number of tokens in the gap.
+        sampling: how each new token is chosen.
+        memory: how many of the last tokens a new token sees.
+        past_end: go on after the model has ended the text.
+        infill: fill the gap at the marker, seeing the text on both sides.
+        marker: marks the gap in the prompt.
+        order: the places of the gap, 0 first, in the order in which they are filled; empty: from left to right.
     """
 
     prompt: str
@@ -72,7 +72,7 @@ class Request:
             given = list(self.order)[:20]
             raise UserError(f"the order {given} is not a permutation of 0 to {last}; name each place once")
         if len(self.order) != self.tokens:
-            raise UserError(f"the order is of {len(self.order)} tokens, and tokens is {self.tokens}; make them equal")
+            raise UserError(f"the order names {len(self.order)} places, and tokens is {self.tokens}; make them equal")
 
     @property
     def around(self) -> tuple[str, str]:
@@ -87,7 +87,7 @@ class Request:
 
 
 def request_of(values: Mapping[str, Any]) -> Request:
-    """Make a request of named values, as a command line or a client gives them; None stands for a default.
+    """Make a request from named values, as a command line or a client gives them; None means the default.
 
     Raises:
         UserError: a value cannot be used, or its name is not known.

@@ -15,13 +15,13 @@ from xlnet.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Without any of the first three, and with temperature 0, it is always the likeliest.
+    """How each token is chosen. By default, and with temperature 0, it is always the likeliest one.
 
     Attributes:
-        temperature: divides the logits: below 1 likely tokens become likelier.
-        top_k: choose among so many of the likeliest tokens.
+        temperature: divides the logits; below 1, likely tokens become likelier.
+        top_k: choose among this many of the likeliest tokens.
         top_p: choose among the likeliest tokens that together have at least this probability (Holtzman et al. 2020).
-        seed: of the random numbers.
+        seed: random seed.
     """
 
     temperature: float | None = None
@@ -41,11 +41,11 @@ class Sampling:
         return self.temperature == 0 or (self.temperature, self.top_k, self.top_p) == (None, None, None)
 
     def generator(self) -> torch.Generator:
-        """Return the random numbers that belong to the seed; on the CPU, so that all devices draw the same."""
+        """Return a random number generator with the seed. It runs on the CPU, so that all devices draw the same."""
         return torch.Generator().manual_seed(self.seed)
 
     def choose(self, logits_V: Tensor, generator: torch.Generator) -> tuple[int, float]:
-        """Return a token and its probability under the model (temperature and cuts left aside)."""
+        """Choose a token; return it and its probability before temperature, top-k and top-p."""
         scores_V = logits_V.double().cpu()
         log_shares_V = scores_V.log_softmax(0)
         if self.greedy:
@@ -56,23 +56,23 @@ class Sampling:
         return token, float(log_shares_V[token].exp())
 
     def _cut(self, scores_V: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the probabilities of the tokens to choose from, and these."""
+        """Apply top-k and top-p; return the probabilities of the remaining tokens, and these tokens."""
         scores, tokens = scores_V.topk(min(self.top_k or len(scores_V), len(scores_V)))
         shares = scores.softmax(0)
         if self.top_p is not None:
             before = shares.cumsum(0) - shares
-            kept = int((before < self.top_p).sum())  # the first always is
+            kept = int((before < self.top_p).sum())  # at least 1
             shares, tokens = shares[:kept], tokens[:kept]
         return shares, tokens
 
 
 def new_seed() -> int:
-    """Draw a seed for somebody who gave none."""
+    """Draw a random seed."""
     return secrets.randbelow(2**32)
 
 
 def _refuse(name: str, value: object, kind: type, fits: object, allowed: str) -> None:
-    """Raise UserError unless a setting is None or such a number."""
+    """Raise UserError unless a setting is None, or a number of this kind that ``fits`` accepts."""
     if value is None:
         return
     kinds = (int,) if kind is int else (int, float)

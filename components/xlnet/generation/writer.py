@@ -1,4 +1,4 @@
-"""Opens a language model's directory, and writes texts with it: token by token, as they are chosen."""
+"""Opens a language model's directory and generates text with it, token by token."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from xlnet.generation.decoder import Decoder
 from xlnet.generation.request import Request
 from xlnet.model.language_model import XLNetLanguageModel
 
-RECENT = 2  # tokens that are read anew in each pass, as in transformers: the last one but one sees its successor
+RECENT = 2  # tokens that each pass reads again, as in transformers: so the second to last token sees the last
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Token:
     Attributes:
         id: the token.
         text: what it adds to the text; special tokens add nothing.
-        probability: the model's, before temperature and cuts.
+        probability: its probability before temperature, top-k and top-p.
         place: its place among the new tokens, from 0.
     """
 
@@ -42,7 +42,7 @@ class Writer:
         """The language model, in evaluation mode.
 
         Raises:
-            UserError: it is none, or its tokenizer does not fit.
+            UserError: the directory has no language model, or a tokenizer that does not fit it.
         """
         from xlnet.model.weights import load_language_model
 
@@ -77,7 +77,7 @@ class Writer:
         return self._continue(request, sides[0], Decoder(model, longest, request.memory))
 
     def check(self, request: Request) -> tuple[list[int], list[int]]:
-        """Check a request against the model; return the tokens before and after what is to be written.
+        """Check a request against the model; return the tokens before and after the new text.
 
         Raises:
             UserError: the prompt has no token, or more than the memory holds.
@@ -109,9 +109,9 @@ class Writer:
             unread = min(RECENT, len(text))
 
     def _fill(self, request: Request, sides: tuple[list[int], list[int]], decoder: Decoder) -> Iterator[Token]:
-        """Fill the gap in the order asked for. Every token sees both sides, and those that were filled before it."""
+        """Fill the gap in the requested order. Each new token sees both sides and the tokens filled before it."""
         random, (before, after) = request.sampling.generator(), sides
-        # A gap amid a text holds no end of a text.
+        # Special tokens, such as the end of the text, must not stand inside a text.
         spoken, special = self.tokenizer.spoken(before), sorted(self.tokenizer.all_special_ids)
         start = len(before)
         ids: Sequence[int] = before + after
@@ -124,7 +124,7 @@ class Writer:
             ids, places = [token], [start + gap]
 
     def text(self, request: Request, tokens: Sequence[Token]) -> str:
-        """Return the whole text: the prompt with what was written. Its spaces are those of the tokens."""
+        """Return the whole text: the prompt with the new tokens. The tokens decide on the spaces around them."""
         before, after = request.around
         spoken = self.tokenizer.spoken(self.tokenizer.encode_part(before))
         return before + "".join(spoken(token.id) for token in sorted(tokens, key=lambda one: one.place)) + after

@@ -1,1 +1,1 @@
-"""Lineage: what an artifact was made of, as a graph with facts, and as one small page."""
+"""Lineage: the graph of everything that an artifact was made from, with facts, and a small page that shows it."""

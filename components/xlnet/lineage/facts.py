@@ -1,4 +1,4 @@
-"""Tells the facts of an artifact in words, the most telling first."""
+"""Describes an artifact's facts in words, the most important first."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,7 +12,7 @@ KEY_FACTS = {
     "dataset": ("train_rows", "validation_rows", "test_rows", "tokens", "classes", "truncated", "rejects"),
     "snapshot": ("files", "size"),
 }
-_BORING = ("digest", "_uri", "git_sha", "name", "version", "task", "promoted", "primary_metric", "_low", "_high")
+_LEFT_OUT = ("digest", "_uri", "git_sha", "name", "version", "task", "promoted", "primary_metric", "_low", "_high")
 
 
 def facts_of(node: LineageNode) -> list[str]:
@@ -28,7 +28,7 @@ def facts_of(node: LineageNode) -> list[str]:
     if node.type == "registration":
         decision = facts.get("gate_decision") or ("promoted" if facts.get("promoted") == "true" else "")
         return [f"{decision}: {facts['reason']}" if facts.get("reason") else decision] if decision else []
-    names = KEY_FACTS.get(node.type) or [name for name in facts if not name.endswith(_BORING)]
+    names = KEY_FACTS.get(node.type) or [name for name in facts if not name.endswith(_LEFT_OUT)]
     names = sorted(names, key=lambda name: name != facts.get("primary_metric"))
     told = [
         f"{name.replace('_', ' ')} {_value(facts[name])}{_interval(name, facts)}" for name in names if name in facts
@@ -95,5 +95,5 @@ def _duration(started: Any, ended: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """Remove control characters, because a file's name must not control the terminal."""
+    """Escape characters that are not printable, so that a file's name cannot control the terminal."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

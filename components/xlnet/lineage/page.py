@@ -1,7 +1,6 @@
-"""Draws one artifact's lineage as a small page for the backends: whole in a frame of 480 × 520 px, without scripts.
+"""Draws one artifact's lineage as a small page without scripts that fits the backends' frames of 480 × 520 px.
 
-Each artifact is one row, results above what they were made of. The lines beside the rows lead from each artifact to its
-inputs.
+Each artifact is one row, above its inputs. Lines beside the rows lead from each artifact to its inputs.
 """
 
 import html
@@ -18,18 +17,15 @@ HEAD, LINE, GAP = 20, 17, 4  # pixels of a row's heading, of a line of facts, an
 TALLEST = HEAD + 4 * LINE + GAP  # pixels of one row
 LANE, FIRST = 9, 10  # pixels between lines beside the rows; from the edge to the dots
 MOST_ROWS = ROOM // HEAD
-LONGEST = 300  # characters of a fact: the frame shows about 60 a line
+LONGEST = 300  # maximum characters of a fact; the frame shows about 60 per line
 FILES = ("file", "files")
 
-# Characters that turn the direction of the text after them: shown as escapes, so that a name reads as it is written.
-_TURNING = re.compile("[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]")
-
 CSS = """
-:root { color-scheme: light dark; --page:#f9f9f7; --card:#fff; --ink:#17191c; --soft:#5a5f66; --line:#d9d9d2;
+:root { color-scheme: light dark; --page:#f9f9f7; --ink:#17191c; --soft:#5a5f66;
   --registration:#7b3fa0; --evaluation:#0f7173; --model:#1a5fb4; --dataset:#96600a; --snapshot:#5b6570;
   --file:#666c73; }
-@media (prefers-color-scheme: dark) { :root { --page:#131416; --card:#1b1d20; --ink:#e9eaec; --soft:#a4a9b0;
-  --line:#33373c; --registration:#c490e4; --evaluation:#5cc5c7; --model:#7db3f5; --dataset:#e3b04b; --snapshot:#a9b2bc;
+@media (prefers-color-scheme: dark) { :root { --page:#131416; --ink:#e9eaec; --soft:#a4a9b0;
+  --registration:#c490e4; --evaluation:#5cc5c7; --model:#7db3f5; --dataset:#e3b04b; --snapshot:#a9b2bc;
   --file:#9aa0a6; } }
 * { box-sizing:border-box; }
 body { margin:0 auto; max-width:1100px; padding:8px 10px; background:var(--page); color:var(--ink);
@@ -99,7 +95,7 @@ def _in_order(lineage: Lineage) -> list[LineageNode]:
 
 
 def _shortened(nodes: list[LineageNode]) -> tuple[list[LineageNode], int]:
-    """Leave out what has no room, the input files first; return the rest, and how many were left out."""
+    """Leave out nodes for which there is no room, input files first; return the rest, and how many were left out."""
     kept = list(nodes)
     for node in reversed(nodes):
         if len(kept) > MOST_ROWS and node.type in FILES:
@@ -108,7 +104,7 @@ def _shortened(nodes: list[LineageNode]) -> tuple[list[LineageNode], int]:
 
 
 def _heights(nodes: list[LineageNode]) -> list[int]:
-    """Share the room among the rows, in pixels: the fewer files there are, the more is told of each."""
+    """Choose each row's height in pixels: the fewer rows there are, the more facts each one shows."""
     files = sum(node.type in FILES for node in nodes)
     others = max(1, len(nodes) - files)
     line = HEAD + LINE + GAP
@@ -123,7 +119,7 @@ def _heights(nodes: list[LineageNode]) -> list[int]:
 def _lines(nodes: list[LineageNode], heights: list[int]) -> tuple[str, int]:
     """Draw a dot for each row, and lines to its inputs; return the drawing and its width in pixels.
 
-    An input in the next row is reached straight down. The others of one artifact share a lane beside the dots.
+    A straight line leads to an input in the next row. The lines to an artifact's other inputs share a lane.
     """
     tops = [sum(heights[:row]) for row in range(len(nodes))]
     y = {node.id: top + HEAD // 2 for node, top in zip(nodes, tops, strict=True)}
@@ -183,7 +179,7 @@ def _kind(node: LineageNode) -> str:
 
 
 def _text(value: Any) -> str:
-    """Escape a text for HTML, with control characters and those that turn the direction of text as escapes."""
+    """Escape a text for HTML, and characters that are not printable, such as those that change the text's direction."""
     text = clean(str(value))
     cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    return html.escape(_TURNING.sub(lambda found: f"\\u{ord(found.group()):04x}", cut))
+    return html.escape(cut)

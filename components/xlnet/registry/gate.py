@@ -69,9 +69,9 @@ def _judge(challenger: Challenger, champion: ModelVersion | None, recipe: Evalua
     ours = read_predictions(challenger.evaluation)
     if useless := _no_better_than_a_constant(challenger, ours, recipe):
         by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name) if champion else 'NAME'}:VERSION"
-        return Decision(False, f"{useless}; {TRY}; run --force, or {by_hand}, decides otherwise", number)
+        return Decision(False, f"{useless}; {TRY}; to promote it all the same: run --force, or {by_hand}", number)
     if worse := _worse_than_the_baseline(challenger):
-        return Decision(False, f"{worse}; run --force decides otherwise", number)
+        return Decision(False, f"{worse}; to promote it all the same: run --force", number)
     if champion is None:
         return Decision(True, "no champion yet")
     try:
@@ -83,8 +83,8 @@ def _judge(challenger: Challenger, champion: ModelVersion | None, recipe: Evalua
 def _by_hand(champion: ModelVersion | None, why: Incomparable) -> Decision:
     """Return the decision that two models cannot be compared."""
     assert champion is not None
-    by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name)}:VERSION decides by hand"
-    reason = f"cannot be compared with champion {champion.version}: {why}; {by_hand}"
+    by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name)}:VERSION"
+    reason = f"cannot be compared with champion {champion.version}: {why}; to decide by hand: {by_hand}"
     return Decision(False, reason, champion.version)
 
 
@@ -109,7 +109,7 @@ def _no_better_than_a_constant(challenger: Challenger, ours: NamedPredictions, r
 
 
 def _worse_than_the_baseline(challenger: Challenger) -> str:
-    """Return why the model is of no use beside a far cheaper one; empty if it is not significantly worse."""
+    """Return why the model does not replace its far cheaper baseline; empty if it is not significantly worse."""
     base = challenger.metrics.get("baseline")
     if not base or base["verdict"] != "worse":
         return ""

@@ -31,8 +31,8 @@ def judge(
         challenger: the model to judge.
         champion: the current champion; None if there is none.
         recipe: the margin, and the settings of the bootstrap.
-        unseen: returns which documents neither model was trained on; its last argument is whether the champion's own
-            evaluation has judged them.
+        unseen: returns which documents neither model was trained on. Its last argument says whether the losses are
+            from the champion's own evaluation.
 
     Raises:
         Incomparable: the two cannot be compared.
@@ -55,7 +55,7 @@ def judge(
     fewer = ratio(gain, sizes, recipe)
     difference, low, high = fewer.value, fewer.low, fewer.high
     wins = difference > recipe.margin and low > 0
-    verb = "beats the champion" if wins else "does not beat the champion by more than the margin and luck allow"
+    verb = "beats the champion" if wins else "does not beat the champion by more than the margin and chance allow"
     theirs = float(losses[rows].sum() / math.log(2) / sizes.sum())
     reason = (
         f"{verb}: bits per byte {theirs - difference:.4f} against {theirs:.4f}, {difference:+.4f} fewer "
@@ -65,7 +65,7 @@ def judge(
 
 
 def _champion_losses(challenger: Challenger, champion: ModelVersion) -> tuple[np.ndarray, bool]:
-    """Return the champion's losses of the challenger's test documents, and whether its own evaluation has them."""
+    """Return the champion's losses on the challenger's test documents, and whether its own evaluation stored them."""
     from xlnet.evaluation.language import document_losses
     from xlnet.model.weights import load_language_model
 

@@ -42,20 +42,20 @@ def model_directory(reference: str, registry: Callable[[], Registry] = open_regi
 
 
 def _no_runs(run: str) -> str:
-    raise UserError(f"model.pretrained is '{RUNS}{run}', and a step alone knows no runs; name the model's directory")
+    raise UserError(f"model.pretrained is '{RUNS}{run}', and python -m xlnet keeps no runs; name the model's directory")
 
 
 def with_weights(
     recipe: Recipe, registry: Callable[[], Registry] = open_registry, run: Callable[[str], str] = _no_runs
 ) -> Recipe:
-    """Replace the model of a registry or of a run in ``model.pretrained`` by the place of its files.
+    """If ``model.pretrained`` names a registered model or a run, replace it by the address of the model's files.
 
-    So a run names one version, and no alias that moves. The model's tokenizer takes the place of the default one.
+    So the recipe names one version, not an alias that may move. The model's tokenizer replaces the default one.
 
     Args:
-        recipe: one that may name ``models:/NAME@champion``, ``models:/NAME/VERSION`` or ``runs:/RUN``.
+        recipe: may name ``models:/NAME@champion``, ``models:/NAME/VERSION`` or ``runs:/RUN``.
         registry: opens the registry, if it is needed.
-        run: returns where a run's model lies, if it is needed.
+        run: returns the address of a run's model, if it is needed.
 
     Raises:
         UserError: there is no such model.

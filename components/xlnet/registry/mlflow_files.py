@@ -33,13 +33,11 @@ def source(address: str) -> str:
 
 
 def create(database: Path, make: Callable[[str], object]) -> None:
-    """Create MLflow's database as a whole: a process that is stopped meanwhile leaves no half of one.
-
-    MLflow could neither use half a database nor complete it.
+    """Create MLflow's database atomically, because MLflow can neither use nor complete a half-written one.
 
     Args:
-        database: the file; if it exists by then, because another process was quicker, it stays as it is.
-        make: makes MLflow create a database; gets its address.
+        database: the file to create. If another process was quicker, its file stays.
+        make: makes MLflow create a database at an address.
     """
     database.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=database.parent, prefix=f".{database.name}-", suffix=".partial") as folder:

@@ -31,7 +31,7 @@ class MlflowRegistry:
 
         Args:
             uri: URI of a server, or of a sqlite file; such a file stores addresses in its own folder as relative.
-            home: the state directory, in which the models of a server's versions are searched.
+            home: the state directory, where the files of a server's models are looked for.
         """
         self.uri = uri
         self._file = sqlite_file(uri)
@@ -229,7 +229,7 @@ def _log(client: Any, run: str, parameters: dict[str, str], metrics: dict[str, f
 
 
 def _refuse_unreadable(file: Path) -> None:
-    """Raise RunError for a sqlite file that MLflow could not open, which it finds out after minutes or not at all."""
+    """Raise RunError for a sqlite file that MLflow cannot open, because MLflow says so only after minutes, or never."""
     try:
         with file.open("rb"):
             pass
@@ -237,7 +237,7 @@ def _refuse_unreadable(file: Path) -> None:
             database.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except OSError as error:
         raise RunError(f"registry file '{file}' cannot be read: {error.strerror}") from None
-    except sqlite3.OperationalError:  # such as one that is locked for a moment: MLflow waits
+    except sqlite3.OperationalError:  # the file may be locked for a moment, and MLflow waits for that
         return
     except sqlite3.DatabaseError as error:
         raise RunError(f"registry file '{file}' is damaged ({error}); put back a copy, or move it away") from None

@@ -110,8 +110,8 @@ def _decide(registry: Registry, challenger: Challenger, recipe: Recipe) -> Decis
     decision = gate(challenger, champion, recipe.evaluation, recipe.registry.force)
     earlier = was_rolled_back(registry, name, challenger.model_digest) if decision.promote else None
     if earlier and not recipe.registry.force:
-        again = f"xlnet-pipeline models promote {shlex.quote(name)}:{earlier.version} decides otherwise"
-        reason = f"this very model, version {earlier.version}, was rolled back by hand; {again}"
+        again = f"xlnet-pipeline models promote {shlex.quote(name)}:{earlier.version}"
+        reason = f"this very model, version {earlier.version}, was rolled back by hand; to promote it again: {again}"
         return Decision(False, reason, champion.version if champion else None)
     return decision
 

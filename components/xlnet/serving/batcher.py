@@ -11,7 +11,7 @@ from xlnet.serving.requests import MAX_TEXTS, Refusal
 WAITING = 8 * MAX_TEXTS  # maximum texts in the request queue; more are refused, so that no client waits for long
 BATCH = MAX_TEXTS  # texts per batch
 
-Text = Any  # what the model answers: a text with its pair, or a language model's request
+Text = Any  # a text with its pair, or a request to generate text
 Answer = dict[str, Any]
 Waiting = tuple[list[Text], "Future[list[Answer]]"]
 
@@ -24,7 +24,7 @@ class Batcher:
     """
 
     def __init__(self, answer: Callable[[list[Text]], list[Answer]]) -> None:
-        """Answer with ``answer``, which only one thread calls."""
+        """Answer texts with ``answer``, which only the batcher's thread calls."""
         self._answer = answer
         self._queue: deque[Waiting] = deque()
         self._changed = threading.Condition()
@@ -70,7 +70,7 @@ class Batcher:
                 del answers[: len(texts)]
 
     def _each_alone(self, taken: list[Waiting], error: BaseException) -> None:
-        """Answer the requests of a failed batch one by one; a request that was alone in it has failed."""
+        """Answer the requests of a failed batch one by one. If the batch had only one request, this one has failed."""
         for texts, future in taken:
             try:
                 if len(taken) == 1:

@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         return {"predictions": self.server.batcher.predict(texts)}
 
     def _generate(self, model: LanguageModel) -> dict[str, Any] | None:
-        """Write a text, and return it whole; return None if it was streamed."""
+        """Generate a text and return it whole; return None if it was streamed."""
         request, is_streamed = model.asked(self._body())
         with model.started(request, lambda: self.server.stopping) as records:
             if is_streamed:
@@ -125,8 +125,8 @@ class Handler(BaseHTTPRequestHandler):
             return said
 
     def _stream(self, records: Iterator[dict[str, Any]]) -> None:
-        """Send each record as soon as it is made. If the client goes, no more are made."""
-        first = next(records)  # what goes wrong before it is answered with a status
+        """Send each record as soon as it is made, until the client disconnects."""
+        first = next(records)  # an error before the first record is still answered with an HTTP status
         chunked = self.request_version != "HTTP/1.0"
         self.close_connection |= not chunked
         self.connection.settimeout(IDLE)
@@ -137,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         chunks(map(event, itertools.chain([first], self._to_the_end(records))), self._send_now, chunked)
 
     def _to_the_end(self, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield records. If the model fails, the last one is the error, as the status is sent already."""
+        """Yield records. If the model fails, the last record is the error, because the status has been sent."""
         try:
             yield from records
         except Exception as error:
@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(200, said)
 
     def _failed(self, error: Exception) -> Refusal:
-        """Log why the model failed; return what the client is told."""
+        """Log why the model failed; return the answer for the client."""
         reason = " ".join(str(error).split()).encode("ascii", "backslashreplace").decode()
         print(f"error: {type(error).__name__}: {reason}", file=sys.stderr)
         return Refusal(500, "the model could not answer; the server's log says why")

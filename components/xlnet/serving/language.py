@@ -1,4 +1,4 @@
-"""The language model that a server serves: several texts at once, a token of each in turn."""
+"""Serves a language model: it generates several texts at once, one token of each in turn."""
 
 import contextlib
 import itertools
@@ -17,10 +17,10 @@ from xlnet.model.config import PRETRAIN
 from xlnet.serving.requests import Refusal, json_of
 
 EXAMPLE = '{"prompt": "the film was", "tokens": 50, "temperature": 0.8, "top_p": 0.95, "seed": 1, "stream": true}'
-MOST_TOKENS = 2000  # new tokens of one request
-MOST_MEMORY = 4096  # tokens that a token sees
-MOST_INSTANCES = 16  # of a prediction; their texts are written one after another
-AT_ONCE = 8  # texts that are written at the same time
+MOST_TOKENS = 2000  # maximum new tokens per request
+MOST_MEMORY = 4096  # maximum number of tokens that a new token sees
+MOST_INSTANCES = 16  # maximum texts per prediction request, which are generated one after another
+AT_ONCE = 8  # maximum texts that are generated at the same time
 CLOSING = "the server is closing"
 
 Record = dict[str, Any]
@@ -38,11 +38,11 @@ class LanguageModel:
         self._slots = threading.BoundedSemaphore(AT_ONCE)
 
     def warm_up(self) -> None:
-        """Write a token, so that the first client does not wait for what is done once."""
+        """Generate a token, so that the first client does not wait for one-time work."""
         self.answers([request_of({"prompt": "ready?", "tokens": 1})])
 
     def check_instance(self, instance: object) -> Request:
-        """Check an instance, a prompt or an object with a prompt; raise BadValue if it cannot be used."""
+        """Check an instance, which is a prompt or an object with a prompt; raise BadValue if it cannot be used."""
         try:
             return self._request({"prompt": instance} if isinstance(instance, str) else instance)
         except UserError as error:
@@ -74,19 +74,19 @@ class LanguageModel:
         return request
 
     def answers(self, requests: list[Any]) -> list[Record]:
-        """Return the whole text of each request, one after another."""
+        """Generate the text of each request, one after another; return the last record of each."""
         return [list(self._records(request, lambda: False))[-1] for request in requests]
 
     @contextlib.contextmanager
     def started(self, request: Request, is_over: Callable[[], bool]) -> Iterator[Iterator[Record]]:
-        """Write a text: give a record for each token, and a last one for the whole.
+        """Generate a text: yield an iterator over one record per token, and a last one for the whole text.
 
         Args:
-            request: a checked one.
-            is_over: whether the server is closing; then the text ends early.
+            request: a checked request.
+            is_over: returns True when the server is closing; then the text ends early.
 
         Raises:
-            Refusal: status 503: too many texts are being written.
+            Refusal: status 503: too many texts are being generated.
         """
         if not self._slots.acquire(blocking=False):
             raise Refusal(503, f"{AT_ONCE} texts are being written; try again in a second", (("Retry-After", "1"),))

@@ -18,20 +18,15 @@ class ServedModel:
         self.predictor = Predictor(directory)
         config = self.predictor.model.config
         self.facts: dict[str, Any] = {"name": name, "task": config.task, "classes": list(config.classes)}
-
         self.limits = {"instances": MAX_TEXTS}
 
     def warm_up(self) -> None:
-        """Answer a text, so that the first client does not wait for what is done once."""
+        """Predict a text, so that the first client does not wait for one-time work."""
         self.answers([("ready?", "yes?" if self.predictor.pairs else None)])
 
-    def check(self, text: object, pair: object) -> Text:
-        """Check a text and its pair as the client sent them; raise BadValue if this model cannot take them."""
-        return self.predictor.check(text, pair)
-
     def check_instance(self, instance: object) -> Text:
-        """Check an instance, a text or an object with a text and its pair; raise BadValue if it cannot be used."""
-        return self.check(*fields_of(instance))
+        """Check an instance, which is a text or an object with a text and its pair; BadValue if it cannot be used."""
+        return self.predictor.check(*fields_of(instance))
 
     def answers(self, texts: list[Any]) -> list[dict[str, Any]]:
         """Return one record per text, like ``predict``."""

@@ -12,7 +12,7 @@ MAX_TEXTS = 1024  # per request
 EXAMPLE = '{"instances": ["a text", {"text": "another", "text_pair": "its second text"}]}'
 
 Text = tuple[str, str | None]
-T = TypeVar("T")  # what the model answers: a text with its pair, or a request
+T = TypeVar("T")  # a checked instance: a text with its pair, or a request to generate text
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def texts_of(body: bytes, check: Callable[[Any], T], most: int = MAX_TEXTS) -> l
 
     Args:
         body: JSON.
-        check: checks an instance as given and returns what the model answers, or raises BadValue.
-        most: instances that are answered at once.
+        check: checks an instance and returns it as the model takes it, or raises BadValue.
+        most: maximum number of instances in a request.
 
     Raises:
         Refusal: the body is not a list of instances, or an instance cannot be used.
@@ -91,10 +91,10 @@ def texts_of(body: bytes, check: Callable[[Any], T], most: int = MAX_TEXTS) -> l
 
 
 def json_of(body: bytes, example: str) -> dict[str, Any]:
-    """Return the object that a request's body is.
+    """Parse a request's body, which must be a JSON object.
 
     Raises:
-        Refusal: status 400: it is none; the message shows the example.
+        Refusal: status 400: the body is not a JSON object; the message shows the example.
     """
     try:
         given = json.loads(body, object_pairs_hook=_once, parse_constant=_no_number)

@@ -1,4 +1,4 @@
-"""Sends records while they are made, as server-sent events, and notices that a client has gone."""
+"""Sends records as server-sent events while they are made, and notices when a client disconnects."""
 
 import json
 import select
@@ -15,10 +15,10 @@ def event(record: dict[str, Any]) -> bytes:
 
 
 def chunks(contents: Iterable[bytes], send: Send, chunked: bool) -> None:
-    """Send contents one by one, in HTTP/1.1's chunks or, for older clients, as they are.
+    """Send contents one by one, in HTTP/1.1's chunks or, for older clients, without chunks.
 
     Raises:
-        ConnectionError: the client has gone; nothing more is made.
+        ConnectionError: the client has disconnected.
     """
     for content in contents:
         send(b"%x\r\n%s\r\n" % (len(content), content) if chunked else content)
@@ -27,7 +27,7 @@ def chunks(contents: Iterable[bytes], send: Send, chunked: bool) -> None:
 
 
 def has_gone(connection: socket.socket) -> bool:
-    """Whether a client has closed its connection, on which it waits for an answer."""
+    """Whether the client has closed its connection while it waited for an answer."""
     try:
         readable, _, _ = select.select([connection], [], [], 0)
         return bool(readable) and not connection.recv(1, socket.MSG_PEEK)
