@@ -133,7 +133,7 @@ def test_runs_are_filtered_while_typing(watched: list[str], page: Any, address: 
     page.goto(f"{address}/runs")
     assert page.locator("table.runs tbody tr").count() == 2
     page.fill("input[name=search]", "nothing like it")
-    page.wait_for_selector("text=No run fits")
+    page.wait_for_selector("text=No run matches")
     assert "search=nothing" in page.url
     page.fill("input[name=search]", watched[1].rpartition("/")[2])
     api.expect(page.locator("table.runs tbody tr")).to_have_count(1)
@@ -194,7 +194,7 @@ def test_the_same_without_scripts(watched: list[str], chromium: Any, address: st
     page.goto(f"{address}/runs")
     page.fill("input[name=search]", "nothing like it")
     page.click("text=Filter")
-    assert "No run fits" in page.content()
+    assert "No run matches" in page.content()
     page.goto(f"{address}/runs")
     for box in page.locator("input[name=run]").all():
         box.check()

@@ -1,4 +1,4 @@
-"""What the pages show, as JSON below ``/api``, described by an OpenAPI document."""
+"""Serves everything that the pages show as JSON below ``/api``, with an OpenAPI document."""
 
 import dataclasses
 from collections.abc import Callable
@@ -41,7 +41,7 @@ _PART_NAMES = {
     "dataset": "a dataset's id",
 }
 _SEARCH = (
-    ("search", "words that the run's id, name, data or error holds"),
+    ("search", "words to find in a run's id, name, data or error"),
     ("status", "such as SUCCEEDED"),
     ("target", "local, kfp or vertex"),
     ("sort", "a column, with a minus for the largest first"),
@@ -50,7 +50,7 @@ _TARGET = (("target", "local (default), kfp or vertex"),)
 
 
 def row(one: Row) -> dict[str, Any]:
-    """Return a run of the list as JSON."""
+    """Return one run of the list as JSON."""
     found = {name: value for name, value in dataclasses.asdict(one).items() if name != "digests"}
     return found | {"steps": dict(one.steps), "seconds": one.lasted}
 
@@ -171,8 +171,8 @@ OPERATIONS = [
             ("only", "wrong (default), right or all"),
             ("label", "the true class"),
             ("prediction", "the predicted class"),
-            ("low", "least confidence"),
-            ("high", "largest confidence"),
+            ("low", "lowest confidence"),
+            ("high", "highest confidence"),
             ("search", "text to find"),
             ("sort", "loss, -loss, confidence or -confidence"),
             ("page", "number of the page, from 1"),
@@ -189,7 +189,7 @@ OPERATIONS = [
     Operation("/data", "The datasets", list_data),
     Operation("/data/{dataset}", "A dataset's card", show_data),
     Operation("/lineage", "The graph of all artifacts", show_lineage),
-    Operation("/lineage/{node}", "What an artifact was made of, and what came of it", show_node),
+    Operation("/lineage/{node}", "What an artifact was made from, and what was made from it", show_node),
     Operation("/schedules", "The schedules", list_schedules, "array"),
 ]
 
@@ -246,7 +246,7 @@ def routes(operations: list[Operation]) -> list[Route]:
 
 
 def _finite(value: Any) -> Any:
-    """Replace nan and infinity, which JSON has not, with null, and halves of characters with marks."""
+    """Replace nan and infinity by null, since JSON has no such numbers, and invalid characters by question marks."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, str):

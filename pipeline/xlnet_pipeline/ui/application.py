@@ -1,4 +1,4 @@
-"""The web application: its routes, its guard, and a page for whatever goes wrong."""
+"""The web application: its routes, its access control, and its error pages."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def application(site: Site, token: str = "") -> Guard:
     """Make the application.
 
     Args:
-        site: what it shows.
-        token: what a browser on another machine must show; empty: only this machine is answered.
+        site: the state directory and targets to show.
+        token: the access token that browsers on other machines need; empty: only this machine is answered.
     """
     routes: list[BaseRoute] = [
         Route("/", lambda request: pages.redirect("/runs")),
@@ -59,7 +59,7 @@ def application(site: Site, token: str = "") -> Guard:
 
 
 class _Impatient:
-    """Lets no page wait for a target as long as a command does."""
+    """Makes pages wait for a target for a shorter time than commands do."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -71,7 +71,7 @@ class _Impatient:
 
 
 class _Files(StaticFiles):
-    """Style sheet and scripts, which a browser keeps and asks about again."""
+    """Serves the style sheet and scripts. Browsers cache them, but ask each time whether they have changed."""
 
     def file_response(self, *arguments: object, **options: object) -> Response:
         answer = super().file_response(*arguments, **options)  # type: ignore[arg-type]
@@ -109,5 +109,5 @@ def _http(request: Request, error: Exception) -> Response:
 
 
 def _bug(request: Request, error: Exception) -> Response:
-    text = f"the server met an error of its own ({type(error).__name__}); its terminal shows where: please report it"
-    return pages.problem(request, 500, "An error of this program", text)
+    text = f"the server has a bug ({type(error).__name__}); please report it, with the traceback in its terminal"
+    return pages.problem(request, 500, "A bug in this program", text)

@@ -1,4 +1,4 @@
-"""The list of runs of every target, as one row each: read once, and again only when a record has changed."""
+"""Lists the runs of every target, one row each. A record is read again only when it has changed."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from xlnet_pipeline.ui import row_index
 from xlnet_pipeline.ui.row import Row, row_of
 from xlnet_pipeline.ui.row_index import Stamp, stamp_of
 
-FRESH = 15.0  # seconds for which a remote target's list is shown without asking again
+FRESH = 15.0  # seconds before a remote target is asked for its list again
 PATIENCE = 1.0  # seconds that a page waits for a remote target's first list
-LONGEST = 3.0  # seconds for which a call to a remote target is repeated
-NEWEST = 200  # runs to list of a remote target
-MANY = 50  # records newly read after which the index file is written: fewer are read quickly
+LONGEST = 3.0  # seconds for which a failing call to a remote target is repeated
+NEWEST = 200  # maximum number of runs to list from a remote target
+MANY = 50  # the index file is written after so many records were read; fewer are quickly read again
 
 Item = TypeVar("Item")
 
@@ -36,7 +36,7 @@ class LocalRuns:
         self._lock = threading.Lock()
 
     def rows(self) -> list[Row]:
-        """Every run, the newest first."""
+        """Return the rows of all runs, the newest first."""
         with self._lock:
             if self._known is None:
                 self._known = row_index.load(self.target.home)
@@ -69,14 +69,10 @@ class LocalRuns:
 
 
 class Remote(Generic[Item]):
-    """What a remote target lists, asked for in the background: a page never waits long for a target."""
+    """A remote target's list. It is fetched in the background, so that no page waits long for a target."""
 
     def __init__(self, ask: Callable[[], list[Item]]) -> None:
-        """Ask nothing yet.
-
-        Args:
-            ask: asks the target.
-        """
+        """Take the function that asks the target; do not call it yet."""
         self._ask_target = ask
         self._found: list[Item] = []
         self.problem = ""  # why the list is old or empty
@@ -84,7 +80,7 @@ class Remote(Generic[Item]):
         self._busy = threading.Lock()
 
     def found(self) -> list[Item]:
-        """The list as it was when the target was last asked."""
+        """Return the target's last list. If it is old, ask the target again in the background."""
         if time.monotonic() - self._asked > FRESH and self._busy.acquire(blocking=False):
             asking = threading.Thread(target=self._ask, daemon=True)
             asking.start()
@@ -113,7 +109,7 @@ def unreadable(path: Path, error: Exception) -> str:
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))["schema"]
         if isinstance(schema, int) and schema > record.SCHEMA:
-            return f"a newer version of xlnet-pipeline wrote this record (form {schema}); install that version"
+            return f"a newer version of xlnet-pipeline wrote this record (schema {schema}); install that version"
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return str(error)

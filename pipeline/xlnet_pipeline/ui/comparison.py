@@ -1,4 +1,4 @@
-"""Runs side by side: the fields that differ, metrics with the paired difference, curves, and changed examples."""
+"""Compares runs side by side: different fields, metrics with paired differences, curves, and changed predictions."""
 
 import json
 import math
@@ -25,10 +25,10 @@ def show(request: Request) -> Response:
 
 
 def found(request: Request) -> dict[str, Any]:
-    """Compare the runs in the address; differences are against the first of them.
+    """Compare the runs in the address. All differences are from the first run.
 
     Raises:
-        UserError: there are too few or too many, or one does not exist.
+        UserError: there are too few or too many runs, or one does not exist.
     """
     site = site_of(request)
     names = list(dict.fromkeys(request.query_params.getlist("run")))
@@ -76,7 +76,7 @@ def _flat(run: Run) -> dict[str, Any]:
 
 
 def _measured(site: Site, run: Run) -> tuple[dict[str, Any], Path | None]:
-    """Return a run's metrics, and the directory of its evaluation; empty where it has none at hand."""
+    """Return a run's metrics and the directory of its evaluation; ``({}, None)`` if there is no evaluation here."""
     try:
         place = evaluation.folder(site, run)
         return (evaluation.content(place), place) if place else ({}, None)
@@ -85,7 +85,7 @@ def _measured(site: Site, run: Run) -> tuple[dict[str, Any], Path | None]:
 
 
 def _table(measured: list[dict[str, Any]]) -> dict[str, list[Mapping[str, float] | None]]:
-    """Return metric → {value, low, high} in each run, None where a run has it not."""
+    """Return metric → {value, low, high} of each run; None for a run without this metric."""
     names = dict.fromkeys(name for one in measured for name in one.get("metrics", {}))
     return {name: [one.get("metrics", {}).get(name) for one in measured] for name in names}
 

@@ -7,18 +7,18 @@ from xlnet.errors import Missing
 
 
 def fetch(uri: str, names: tuple[str, ...], folder: str) -> int:
-    """Copy those files of an artifact in a bucket that exist, and return how many are in the folder.
+    """Copy files of an artifact from a bucket; return how many of them exist.
 
-    An artifact never changes, so a file that was copied is not asked for again.
+    An artifact never changes, so each file is copied only once.
 
     Args:
         uri: the artifact's address.
-        names: of files in it, such as ``metrics.json``.
-        folder: the local directory for them.
+        names: names of files in the artifact, such as ``metrics.json``.
+        folder: the local directory for the copies.
 
     Raises:
         UserError: the bucket denies access.
-        RunError: it does not answer.
+        RunError: the bucket does not answer.
     """
     count = 0
     for name in names:

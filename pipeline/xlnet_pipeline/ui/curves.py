@@ -1,4 +1,4 @@
-"""Reads the curves of a training: of a finished one from its model, of a running one from its files."""
+"""Reads a training's curves: from the model once the training has ended, before that from its unfinished files."""
 
 import csv
 import functools
@@ -29,10 +29,10 @@ CHARTS = (
 
 @dataclass(frozen=True)
 class Curves:
-    """Names and values over steps."""
+    """The values that a training recorded, over its steps."""
 
     steps: list[int]
-    series: dict[str, list[float | None]]  # None: no value at this step, or none that is a number
+    series: dict[str, list[float | None]]  # None: no value at this step, or one that is not finite
     kept: int | None = None  # the step whose weights were kept
     live: bool = False
     lost: int = 0  # values that were nan or infinite
@@ -58,10 +58,10 @@ class Curves:
 
 
 def read(site: Site, run: Run) -> Curves:
-    """Return the curves of a run; empty ones before it trains.
+    """Return the curves of a run; they are empty before the training begins.
 
     Raises:
-        UserError: its model is gone.
+        UserError: the run's model is gone.
     """
     facts: dict[str, Any] = {}
     folder, live = None, False
@@ -83,25 +83,14 @@ def read(site: Site, run: Run) -> Curves:
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         facts = path.stat()
-    except OSError:  # the training has just ended, and its directory has its name
+    except OSError:  # the training has just ended and renamed its directory
         return 0, 0
     return facts.st_mtime_ns, facts.st_size
 
 
 @functools.lru_cache(maxsize=4)
 def _merged(files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...], kept: int | None, live: bool) -> Curves:
-    """Merge the files once for all tabs that show them, and again when a stamp has changed."""
-    return merged(files, kept, live)
-
-
-def partial(site: Site, run: Run) -> Path | None:
-    """Return the directory that a running training writes its model into; None if there is none."""
-    found = (site.home / "runs" / run.id / "artifacts" / "train").glob(".model.*.partial")
-    return next(iter(sorted(found)), None)
-
-
-def merged(files: tuple[Path, ...], kept: int | None, live: bool) -> Curves:
-    """Merge the lines of files by their steps."""
+    """Merge the files' records by step. The cache serves all tabs until a file's stamp changes."""
     rows: dict[int, dict[str, float | None]] = {}
     lost = 0
     for path in files:
@@ -119,6 +108,12 @@ def merged(files: tuple[Path, ...], kept: int | None, live: bool) -> Curves:
     return Curves(steps, {name: [rows[step].get(name) for step in steps] for name in ordered}, kept, live, lost, files)
 
 
+def partial(site: Site, run: Run) -> Path | None:
+    """Return the directory into which a running training writes its model; None if there is none."""
+    found = (site.home / "runs" / run.id / "artifacts" / "train").glob(".model.*.partial")
+    return next(iter(sorted(found)), None)
+
+
 def drawn(curves: Curves) -> list[str]:
     """Draw the curves as SVG, for browsers without scripts and for print."""
     mark = charts.Mark(curves.kept, f"kept: step {curves.kept:,}") if curves.kept else None
@@ -130,16 +125,15 @@ def drawn(curves: Curves) -> list[str]:
             )
             for at, name in enumerate(names)
         ]
-        label = title.lower()
-        made.append(charts.chart(title, "step", label, series, mark=mark))
+        made.append(charts.chart(title, "step", title.lower(), series, mark=mark))
     return [one for one in made if one]
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the whole lines of a file: the last one may be half-written."""
+    """Yield the records of a file, except a last line that is half-written."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:  # the training has just ended, and its directory has its name
+    except FileNotFoundError:  # the training has just ended and renamed its directory
         return
     for line in lines:
         try:

@@ -1,4 +1,4 @@
-"""Data: the card of each dataset, its rejects, and what differs between two of them."""
+"""Pages about datasets: their cards, their rejected rows, and the differences between two datasets."""
 
 import json
 from itertools import islice
@@ -16,12 +16,12 @@ from xlnet_pipeline.ui import pages
 from xlnet_pipeline.ui.lineage import world
 from xlnet_pipeline.ui.site import Site, site_of
 
-REJECTS = 200  # rows that could not be used, of those that a page shows
+REJECTS = 200  # maximum number of rejected rows that a page shows
 Card = dict[str, Any]
 
 
 def datasets(site: Site) -> dict[str, tuple[str, str, str]]:
-    """Return node id → (directory, run, facts) of every dataset at hand, the newest first."""
+    """Return node id → (directory, run, facts) of every dataset with a known directory, the newest first."""
     return {
         node.id: (node.uri, node.run, node.facts[0] if node.facts else "")
         for node in world(site).nodes.values()
@@ -33,8 +33,8 @@ def read(site: Site, name: str) -> tuple[Card, Path]:
     """Return a dataset's card, and its directory.
 
     Raises:
-        Missing: it is unknown.
-        RunError: its card is damaged.
+        Missing: the dataset is unknown.
+        RunError: the card is damaged.
     """
     known = datasets(site)
     if name not in known:
@@ -55,7 +55,7 @@ def listing(request: Request) -> Response:
 
 
 def show(request: Request) -> Response:
-    """Show a dataset's card, and how another one differs from it."""
+    """Show a dataset's card, and how another dataset differs from it."""
     site, name = site_of(request), request.path_params["dataset"]
     card, folder = read(site, name)
     other = request.query_params.get("against", "")
@@ -94,8 +94,8 @@ def differ(card: Card, other: Card) -> dict[str, list[tuple[str, str, str]]]:
     """Compare two cards.
 
     Returns:
-        ``files``: (file, here, there) of files that only one has or whose bytes differ, and ``figures``: (what, here,
-        there) of the counts that differ.
+        ``files``: (file, here, there) for each file that only one dataset has or whose bytes differ; ``figures``:
+        (name, here, there) for each count that differs.
     """
     here, there = (
         {(file["split"], file["uri"]): str(file["checksum"]) for file in one.get("files", [])} for one in (card, other)

@@ -11,16 +11,16 @@ from xlnet_pipeline.ui.predictions import changed
 
 
 def between(first: str, other: str, primary: str) -> dict[str, Any]:
-    """Return the paired difference other − first on the same test rows, and the examples whose answer changed.
+    """Return the paired difference other − first on the same test rows, and the examples whose prediction changed.
 
     Args:
         first: directory of an evaluation.
-        other: directory of another one.
-        primary: the metric that decides.
+        other: directory of another evaluation.
+        primary: the primary metric.
 
     Returns:
-        ``same`` (whether both judged the same rows), ``difference``, ``low``, ``high`` (of the primary metric), and
-        ``examples`` as :func:`xlnet_pipeline.ui.predictions.changed` gives them.
+        ``same`` (whether both evaluations have the same rows), ``difference``, ``low``, ``high`` (of the primary
+        metric), and ``examples``, see :func:`xlnet_pipeline.ui.predictions.changed`.
 
     Raises:
         UserError: an evaluation has no recipe or no predictions.

@@ -1,4 +1,4 @@
-"""Draws an acyclic graph as SVG, from left to right in layers, each box a link."""
+"""Draws an acyclic graph as SVG, in layers from left to right. Each box can be a link."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-WIDTH, LINE, PAD = 188, 15, 9  # of a box: its width, the height of a line, the space around its text
-ACROSS, DOWN, MARGIN = 56, 14, 10  # space between layers, between boxes, around the drawing
-LETTERS = 23  # that fit in a box
-SWEEPS = 4  # passes that reduce crossings
+WIDTH, LINE, PAD = 188, 15, 9  # a box's width, the height of a line of text, and the padding around the text
+ACROSS, DOWN, MARGIN = 56, 14, 10  # space between layers, between boxes, and around the drawing
+LETTERS = 23  # characters that fit into a box
+SWEEPS = 4  # passes that reduce the number of crossing edges
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def draw(boxes: Sequence[Box], edges: Iterable[tuple[str, str]], label: str) -> 
 
     Args:
         boxes: the nodes.
-        edges: pairs (from, to) of ids; those that name other nodes are left out.
+        edges: pairs (from, to) of ids. Edges of nodes that are not in ``boxes`` are left out.
         label: the drawing's name for screen readers.
     """
     known = {box.id: box for box in boxes}
@@ -66,7 +66,7 @@ def draw(boxes: Sequence[Box], edges: Iterable[tuple[str, str]], label: str) -> 
 
 
 def _layered(known: dict[str, Box], pairs: list[tuple[str, str]]) -> tuple[dict[str, _Place], list[list[str]]]:
-    """Give each box its layer, the longest way from a source, and let edges pass the layers between."""
+    """Put each box into the layer of its longest path from a source, and route edges through the layers between."""
     layer = _longest(list(known), pairs)
     places = {name: _Place(layer[name], box) for name, box in known.items()}
     paths = []
@@ -98,7 +98,7 @@ def _longest(names: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
             waiting[other] -= 1
             if not waiting[other]:
                 ready.append(other)
-    for name in names:  # a source stands just before what it leads to
+    for name in names:  # place each source directly before its first successor
         if after[name] and layer[name] == 0:
             layer[name] = min(layer[other] for other in after[name]) - 1
     return layer
@@ -115,7 +115,6 @@ def _ordered(places: dict[str, _Place]) -> list[list[str]]:
         for index in range(1, count) if forward else range(count - 2, -1, -1):
             fixed = {name: at for at, name in enumerate(layers[index - 1 if forward else index + 1])}
             own = {name: at for at, name in enumerate(layers[index])}
-
             middles = {}
             for name in layers[index]:
                 near = [fixed[one] for one in (places[name].before if forward else places[name].after) if one in fixed]

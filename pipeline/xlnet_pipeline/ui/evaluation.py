@@ -1,4 +1,4 @@
-"""A run's evaluation: its metrics, what is taken for what, its report, and its predictions as a table to filter."""
+"""Pages about a run's evaluation: metrics, confusion matrix, report, and a table of predictions with filters."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def folder(site: Site, run: Run) -> Path | None:
     """Return the directory of a run's evaluation; None before it has ended.
 
     Raises:
-        UserError: it is gone, or lies elsewhere.
+        UserError: the directory is gone, or outside the state directory.
     """
     for step in run.steps:
         if step.name == "evaluate" and isinstance(step.outputs.get("evaluation"), dict):
@@ -33,7 +33,7 @@ def content(place: Path) -> dict[str, Any]:
     """Read ``metrics.json``.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the file is damaged.
     """
     try:
         found: dict[str, Any] = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def _matrix(measured: dict[str, Any]) -> list[tuple[str, list[tuple[str, int, in
 
 
 def report(request: Request) -> Response:
-    """Send the report; its own policy lets it run and load nothing."""
+    """Send the report, with a security policy under which it can neither run scripts nor load anything."""
     place = _place(request)
     file = place / "report.html"
     if not file.is_file():

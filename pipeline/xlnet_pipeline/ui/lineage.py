@@ -1,4 +1,4 @@
-"""Lineage across runs: the list of artifacts, and what one of them was made of and led to."""
+"""Pages about lineage across runs: a list of artifacts, and the graph around one artifact."""
 
 import json
 import re
@@ -19,9 +19,9 @@ from xlnet_pipeline.ui.run import found as found_run
 from xlnet_pipeline.ui.run import tab_page
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 
-LISTED = 200  # artifacts of one page
+LISTED = 200  # maximum number of artifacts on a page
 FILES = ("file", "files")
-_VIEWS = {"all": "both ways", "up": "what it was made of", "down": "what came of it"}
+_VIEWS = {"all": "both", "up": "what it was made from", "down": "what was made from it"}
 _lock = threading.Lock()
 _built: dict[int, tuple[object, World]] = {}
 
@@ -113,7 +113,7 @@ def _box(node: Known, chosen: str, request: Request | None, root: str) -> drawin
 
 
 def facts(known: World, node: Known) -> dict[str, Any]:
-    """Return what a page tells of one artifact: its facts, its neighbours, and all metadata at hand."""
+    """Return what the page shows about one artifact: its facts, its neighbours, and its metadata."""
     children = [one for one in known.nodes.values() if node.id in one.inputs]
     metadata: dict[str, Any] = {}
     if node.uri and node.type not in FILES and "://" not in node.uri:
@@ -127,7 +127,7 @@ def facts(known: World, node: Known) -> dict[str, Any]:
 
 
 def verify(site: Site, shown: World) -> list[tuple[Known, str]]:
-    """Check the bytes of artifacts against their digests: (artifact, what is wrong) each; empty: nothing is."""
+    """Check artifacts against their digests; return each with a description of the problem, which is empty if none."""
     found = []
     for node in shown.nodes.values():
         if not node.uri or node.type in FILES or "://" in node.uri:
@@ -166,7 +166,7 @@ def graph_json(request: Request) -> Response:
 
 
 def graph_svg(request: Request) -> Response:
-    """Send the drawing as one file that needs no other."""
+    """Send the drawing as a self-contained file."""
     root, part = _part(request)
     kept = {"content-disposition": f'attachment; filename="{root}.svg"'}
     return PlainTextResponse(
@@ -175,7 +175,7 @@ def graph_svg(request: Request) -> Response:
 
 
 def standalone(svg: str) -> str:
-    """Put the drawing's own style inside, and take the links to the server out."""
+    """Make a drawing self-contained: add its style, and remove the links to the server."""
     text = pages.environment().get_template("graph_style.css").render()
     head, _, rest = str(svg).partition(">")
     plain = re.sub(r"</?a\b[^>]*>", "", rest)
@@ -190,7 +190,7 @@ def page_file(request: Request) -> Response:
     known = world(site)
     node = known.nodes[known.find(request.path_params["node"])]
     if not node.uri or node.type in FILES:
-        raise UserError(f"'{node.id}' is not an artifact with a record of its own; choose one that came of it")
+        raise UserError(f"'{node.id}' is an input file; choose an artifact that was made from it")
     places = {one.digest: one.uri for one in known.nodes.values() if one.uri}
     found = graph.of_directory(str(site.inside(node.uri)), places)
     if found is None:
@@ -200,7 +200,7 @@ def page_file(request: Request) -> Response:
 
 
 def of_run(request: Request) -> Response:
-    """Show the lineage of a run's last artifact."""
+    """Show the lineage of the last artifact of a run."""
     site, run = site_of(request), found_run(request)
     known, problem = world(site), ""
     if run.target not in (LOCAL, "docker"):

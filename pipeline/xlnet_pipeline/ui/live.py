@@ -1,4 +1,4 @@
-"""Sends what changes while a run goes on, as server-sent events."""
+"""Sends the changes of a run to open pages, as server-sent events."""
 
 import asyncio
 import os
@@ -17,10 +17,10 @@ from xlnet_pipeline.ui import curves, logs, pages
 from xlnet_pipeline.ui.run import found, panel
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 
-POLL = 0.5  # seconds between two looks
+POLL = 0.5  # seconds between two checks for changes
 REMOTE_POLL = 10.0
-TICK = 5  # seconds after which a running run is drawn again, whatever has changed
-QUIET = 15.0  # seconds after which an empty comment keeps the connection open
+TICK = 5  # seconds after which a running run is drawn again even if no file has changed
+QUIET = 15.0  # seconds without an event after which an empty comment keeps the connection open
 
 Signature = tuple[object, ...]
 Found = TypeVar("Found")
@@ -28,7 +28,7 @@ _looks: dict[Signature, tuple[float, Any]] = {}
 
 
 def shared(key: Signature, look: Callable[..., Found], *given: Any) -> Found:
-    """Return ``look(*given)``, a look at the disk. Open tabs share it: it is taken again after half of POLL."""
+    """Return ``look(*given)``, which reads the disk. All open tabs share the result for half of POLL."""
     kept = _looks.get(key)
     if kept is None or not _is_fresh(key):
         kept = (time.monotonic(), look(*given))
@@ -40,7 +40,7 @@ def shared(key: Signature, look: Callable[..., Found], *given: Any) -> Found:
 
 
 async def shared_slow(key: Signature, look: Callable[..., Found], *given: Any) -> Found:
-    """Return what :func:`shared` does; a look that may take long is taken in a thread."""
+    """Do the same as :func:`shared`, but call ``look`` in a thread, because it may take long."""
     return shared(key, look, *given) if _is_fresh(key) else await run_in_threadpool(shared, key, look, *given)
 
 
@@ -50,7 +50,7 @@ def _is_fresh(key: Signature) -> bool:
 
 
 def event(name: str, data: str, number: str = "") -> str:
-    """Return one event; an unnamed one is put into the page."""
+    """Format one event. The browser puts the data of an event without a name into the page."""
     head = (f"event: {name}\n" if name else "") + (f"id: {number}\n" if number else "")
     return head + "".join(f"data: {line}\n" for line in data.split("\n")) + "\n"
 
@@ -75,7 +75,7 @@ async def steps(request: Request) -> Response:
 
 
 async def log(request: Request) -> Response:
-    """Send the lines that a step adds to its log, from the offset in the address on."""
+    """Send the lines that a step adds to its log after the offset in the address."""
     site, run = site_of(request), await run_in_threadpool(found, request)
     step = await run_in_threadpool(logs.chosen, run, request.query_params.get("step", ""))
     asked = request.query_params
@@ -97,23 +97,23 @@ async def log(request: Request) -> Response:
     return _streamed(events(run, int(start) if start.isdecimal() else 0))
 
 
-_read: dict[str, tuple[Signature, float, Run]] = {}  # what open tabs share of a run's record
+_read: dict[str, tuple[Signature, float, Run]] = {}  # run → signature, time and record of the last reading
 
 
 async def fresh(site: Site, run: Run) -> Run:
-    """Return a run's record, read again only if it has changed, or after a while: its process may have died."""
+    """Return a run's record. Read it again if it has changed, or after TICK, because its process may have died."""
     now = shared(("record", run.id), _signature, site, run)
     kept = _read.get(run.id)
     if kept is None or kept[0] != now or time.monotonic() - kept[1] > TICK:
         if len(_read) > 20:
             _read.clear()
-        _read[run.id] = (now, time.monotonic(), kept[2] if kept else run)  # other tabs take the one at hand meanwhile
+        _read[run.id] = (now, time.monotonic(), kept[2] if kept else run)  # other tabs use the old record meanwhile
         _read[run.id] = (now, time.monotonic(), await run_in_threadpool(site.run, run.id, run.target))
     return _read[run.id][2]
 
 
 async def metrics(request: Request) -> Response:
-    """Say when the curves have changed."""
+    """Send an event whenever the curves have changed."""
     site, run = site_of(request), await run_in_threadpool(found, request)
 
     async def events(run: Run) -> AsyncIterator[str]:
@@ -131,7 +131,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def runs(request: Request) -> Response:
-    """Say when the list of runs has changed."""
+    """Send an event whenever the list of runs has changed."""
     site = site_of(request)
 
     async def events() -> AsyncIterator[str]:
@@ -154,7 +154,7 @@ _listed: tuple[float, Signature] = (0.0, ())
 
 
 def _list(site: Site) -> Signature:
-    """Return what tells one state of the list from another; all tabs share one look."""
+    """Return a value that changes with the list of runs. All tabs share it for POLL seconds."""
     global _listed
     if time.monotonic() - _listed[0] > POLL:
         rows = site.rows()
@@ -174,7 +174,7 @@ def _log_file(site: Site, run: Run, step: StepRun) -> tuple[Path | None, int]:
 
 
 def _added(path: Path, offset: int) -> tuple[str, int]:
-    """Return the event with the lines after an offset, and where they end."""
+    """Return the event with the lines after an offset, and the offset of their end."""
     new = logs.added(path, offset)
     text = event("", pages.fragment("log_lines.html", lines=new.lines), str(new.end)) if new.lines else ""
     return text, new.end

@@ -1,6 +1,6 @@
-"""Reads step logs: their ends, what a search finds, and what was added, without loading a large file.
+"""Reads step logs: their ends, search results and new lines, without loading a whole large file.
 
-The lines of kfp's executor are left out, as by ``xlnet-pipeline runs logs``; the file to download has them.
+Lines of kfp's own executor are left out, as in ``xlnet-pipeline runs logs``. The downloaded file contains them.
 """
 
 from collections import deque
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 from xlnet_pipeline.targets import Run, StepRun
 from xlnet_pipeline.targets.output import shown
@@ -16,23 +17,22 @@ from xlnet_pipeline.ui.site import LOCAL, Site
 
 TAIL = 256 * 1024  # bytes of a log's end that a page shows
 SEARCHED = 64 * 1024 * 1024  # bytes of a log's end that a search reads
-FOUND = 1000  # lines that a search shows at most
-LONGEST = 4000  # characters of a line that are shown
+FOUND = 1000  # maximum number of lines that a search shows
+LONGEST = 4000  # maximum characters that a line shows
 REMOTE_LINES = 2000
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines of a log, and what was left out."""
+    """Lines of a log."""
 
     lines: list[str]
-    note: str = ""
-    end: int = 0  # the offset in bytes up to which it was read
-    size: int = 0
+    note: str = ""  # says which lines were left out
+    end: int = 0  # the offset in bytes up to which the log was read
 
 
 def chosen(run: Run, name: str) -> StepRun | None:
-    """Return the step whose log is shown: the named one, the running or failed one, else the last with a log."""
+    """Return the step whose log to show: the named one, else the running or failed one, else the last with a log."""
     with_log = [step for step in run.steps if step.log or run.target not in (LOCAL, "docker")]
     for step in run.steps:
         if step.name == name:
@@ -45,7 +45,7 @@ def chosen(run: Run, name: str) -> StepRun | None:
 
 
 def place(site: Site, run: Run, step: StepRun) -> Path | None:
-    """Return the file of a step's log; None if it has none (yet)."""
+    """Return the file of a step's log; None if there is no file, or not yet."""
     if not step.log or run.target not in (LOCAL, "docker"):
         return None
     path = site.home / "runs" / run.id / step.log
@@ -53,7 +53,7 @@ def place(site: Site, run: Run, step: StepRun) -> Path | None:
 
 
 def read(site: Site, run: Run, step: StepRun, search: str = "") -> Lines:
-    """Return the end of a step's log, or the lines of it that contain ``search``, whatever their case."""
+    """Return the end of a step's log, or its lines that contain ``search``; upper and lower case are equal."""
     path = place(site, run, step)
     if path:
         return find(path, search) if search else tail(path)
@@ -72,23 +72,21 @@ def tail(path: Path) -> Lines:
         content = file.read(TAIL)
     if size > TAIL:
         content = content[content.find(b"\n") + 1 :] if b"\n" in content[:-1] else content
-        return Lines(
-            _lines(content), f"the last {TAIL // 1024} kB of {size:,} bytes; download the file for the rest", size, size
-        )
-    return Lines(_lines(content), "", size, size)
+    note = f"the last {TAIL // 1024} kB of {size:,} bytes; download the file for the rest" if size > TAIL else ""
+    return Lines(_lines(content), note, size)
 
 
 def added(path: Path, offset: int) -> Lines:
     """Return the whole lines that were written after ``offset``."""
     size = path.stat().st_size
-    if size < offset:  # the step began anew
+    if size < offset:  # the step was started again
         offset = 0
     start = max(offset, size - TAIL)
     with path.open("rb") as file:
         file.seek(start)
         content = file.read(TAIL)
     whole = content.rfind(b"\n") + 1
-    return Lines(_lines(content[:whole]), "", start + whole, size)
+    return Lines(_lines(content[:whole]), "", start + whole)
 
 
 def find(path: Path, search: str) -> Lines:
@@ -101,13 +99,13 @@ def find(path: Path, search: str) -> Lines:
         found = list(islice(hits, FOUND + 1))
     notes = [f"the first {FOUND:,} lines"] if len(found) > FOUND else []
     notes += [f"of the last {SEARCHED // 2**20} MB"] if size > SEARCHED else []
-    return Lines(found[:FOUND], " ".join(notes), size, size)
+    return Lines(found[:FOUND], " ".join(notes), size)
 
 
-def _read(file: "object") -> Iterator[str]:
-    """Yield lines; of a longer one, its first LONGEST bytes."""
+def _read(file: IO[bytes]) -> Iterator[str]:
+    """Yield lines, each cut to its first LONGEST bytes."""
     rest = False
-    while piece := file.readline(LONGEST):  # type: ignore[attr-defined]
+    while piece := file.readline(LONGEST):
         ended = piece.endswith(b"\n")
         if not rest:
             yield piece.decode("utf-8", "replace").rstrip("\r\n").replace("\0", "")

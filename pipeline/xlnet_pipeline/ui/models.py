@@ -1,4 +1,4 @@
-"""Registered models: versions, the gate's decisions, promotion, rollback and removal, and trying a text."""
+"""Pages about registered models: versions, gate decisions, promotion, rollback, removal, and predicting a text."""
 
 import threading
 import time
@@ -17,22 +17,22 @@ from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.safety import Form, checked
 from xlnet_pipeline.ui.site import Site, site_of
 
-FRESH = 5.0  # seconds for which a remote registry's answer is shown again
-LONGEST = 20_000  # characters of a text to try
+FRESH = 5.0  # seconds before the registry is asked again
+LONGEST = 20_000  # maximum characters of a text to predict
 _lock = threading.Lock()
 _kept: dict[int, tuple[object, float, dict[str, list[ModelVersion]]]] = {}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A version with the figures of the run that made it."""
+    """A version, and the run that made it."""
 
     version: ModelVersion
     row: Row | None
 
     @property
     def reference(self) -> str:
-        """``NAME:VERSION``."""
+        """The version as ``NAME:VERSION``."""
         return f"{self.version.name}:{self.version.version}"
 
     @property
@@ -55,7 +55,7 @@ def known(site: Site) -> dict[str, list[ModelVersion]]:
 
 
 def entries(site: Site, name: str) -> list[Entry]:
-    """Return a model's versions, the newest first; Missing if there is none of that name."""
+    """Return a model's versions, the newest first; raise Missing if there is no such model."""
     models = known(site)
     if name not in models:
         raise Missing(f"model '{name}' is unknown{nearest(name, models)}; /models lists all")
@@ -64,7 +64,7 @@ def entries(site: Site, name: str) -> list[Entry]:
 
 
 def entry(site: Site, name: str, number: str) -> Entry:
-    """Return one version; Missing if there is none."""
+    """Return one version; raise Missing if there is no such version."""
     found = entries(site, name)
     for one in found:
         if str(one.version.version) == number or number in one.version.aliases:
@@ -93,21 +93,21 @@ def model(request: Request) -> Response:
 
 def version(request: Request) -> Response:
     """Show one version."""
-    return _version(request)
+    return _version_page(request)
 
 
-def _version(request: Request, **values: Any) -> Response:
+def _version_page(request: Request, **values: Any) -> Response:
     site = site_of(request)
     one = entry(site, request.path_params["name"], request.path_params["version"])
     base: dict[str, Any] = {"text": "", "pair": "", "tried": None, "problem": ""}
-    pairs = bool(_recipe(site, one).get("text_pair") is not None)
+    pairs = _recipe(site, one).get("text_pair") is not None
     return pages.page(
         request,
         "version.html",
         title=one.reference,
         entry=one,
         pairs=pairs,
-        loss=_loss(site, one),
+        consequences=_consequences(site, one),
         **{**base, **values},
     )
 
@@ -121,8 +121,8 @@ def _recipe(site: Site, one: Entry) -> dict[str, Any]:
         return {}
 
 
-def _loss(site: Site, one: Entry) -> list[str]:
-    """Say what deleting a version would break."""
+def _consequences(site: Site, one: Entry) -> list[str]:
+    """Say what deleting a version would change, one sentence each."""
     said = []
     if one.version.aliases:
         said.append(f"it is {', '.join(one.version.aliases)}: promote another version first")
@@ -130,7 +130,7 @@ def _loss(site: Site, one: Entry) -> list[str]:
         if other.tags.get("champion_before") == str(one.version.version):
             said.append(f"version {other.version} could no longer be rolled back to it")
     if len(known(site)[one.version.name]) == 1:
-        said.append("it is the only version: the name goes with it")
+        said.append("it is the only version: the model's name is deleted too")
     said.append("its files stay until 'xlnet-pipeline runs prune' removes them; its run stays in the list")
     return said
 
@@ -163,7 +163,7 @@ def _changed(request: Request, said: str) -> Response:
 
 
 def attempt(request: Request, form: Form) -> Response:
-    """Let a version answer a text."""
+    """Predict a text with a version."""
     site = site_of(request)
     one = entry(site, request.path_params["name"], request.path_params["version"])
     text, pair = form.get("text", [""])[0][:LONGEST], form.get("pair", [""])[0][:LONGEST]
@@ -174,11 +174,11 @@ def attempt(request: Request, form: Form) -> Response:
         values["tried"] = _shaded(site.worker.call("registered.attempt", directory, text, pair or None))
     except UserError as error:
         values["problem"] = str(error)
-    return _version(request, **values)
+    return _version_page(request, **values)
 
 
 def _shaded(tried: dict[str, Any]) -> dict[str, Any]:
-    """Turn what each word did into a shade from 0 to 5, and its direction."""
+    """Turn each word's effect into a shade from 0 to 5 and a direction."""
     if tried["words"] is None:
         return tried
     largest = max((abs(effect) for side in tried["words"] for _, effect in side), default=0.0) or 1.0

@@ -1,8 +1,7 @@
-"""Makes pages of templates: escaped everywhere, with the figures, times and links in one form."""
+"""Renders pages from templates: everything is escaped, and numbers, times and links have one format."""
 
 import math
 import re
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -17,24 +16,29 @@ from xlnet.lineage.facts import size
 from xlnet.redaction import visible
 from xlnet_pipeline.commands.tables import duration, local_time
 from xlnet_pipeline.ui import safety
-from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.site import LOCAL, site_of
 
-# Characters that turn the direction of the text after them: shown as escapes, so that a name reads as it is written.
+# Characters that change the direction of the text after them. They are escaped, so that nobody misreads a name.
 _TURNING = re.compile("[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]")
-NAVIGATION = (("/runs", "Runs"), ("/models", "Models"), ("/data", "Data"), ("/lineage", "Lineage"))
-MORE = (("/schedules", "Schedules"), ("/api", "API"))
+NAVIGATION = {
+    "/runs": "Runs",
+    "/models": "Models",
+    "/data": "Data",
+    "/lineage": "Lineage",
+    "/schedules": "Schedules",
+    "/api": "API",
+}
 
 
 def page(request: Request, template: str, *, title: str, status: int = 200, **values: Any) -> Response:
-    """Make a page.
+    """Render a page.
 
     Args:
-        request: the request that it answers.
+        request: the request to answer.
         template: file name in ``templates``.
-        title: the page's name in the browser.
-        status: of HTTP.
-        values: what the template uses.
+        title: the page's title in the browser.
+        status: HTTP status.
+        values: the template's variables.
     """
     site = site_of(request)
     text = environment().get_template(template).render(
@@ -51,12 +55,12 @@ def page(request: Request, template: str, *, title: str, status: int = 200, **va
 
 
 def fragment(template: str, **values: Any) -> str:
-    """Make a part of a page."""
+    """Render a part of a page."""
     return environment().get_template(template).render(**values)
 
 
 def problem(request: Request, status: int, title: str, text: str) -> Response:
-    """Say what is wrong and what to do; as JSON below ``/api``."""
+    """Answer with an error page, or below ``/api`` with JSON."""
     if request.url.path.startswith("/api/"):
         return JSONResponse({"error": text, "status": status}, status)
     values = {"title": title, "text": text, "path": request.url.path, "token": "", "home": "", "said": ""}
@@ -65,7 +69,7 @@ def problem(request: Request, status: int, title: str, text: str) -> Response:
 
 
 def redirect(path: str, said: str = "", **query: str) -> Response:
-    """Send the browser to another page of ours, which shows what was done."""
+    """Redirect the browser to another page, which shows ``said`` at its top."""
     words = {**query, **({"said": said} if said else {})}
     return RedirectResponse(path + (f"?{urlencode(words)}" if words else ""), 303)
 
@@ -83,7 +87,7 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.globals.update(
-        navigation=NAVIGATION + MORE, version=__version__, run_path=run_path, model_path=model_path, local=LOCAL
+        navigation=NAVIGATION, version=__version__, run_path=run_path, model_path=model_path, local=LOCAL
     )
     made.filters.update(
         moment=moment, duration=_duration, figure=figure, size=size, name=_plain, short=short, part=quoted,
@@ -93,14 +97,14 @@ def environment() -> Environment:
 
 
 def _plain(value: Any) -> Any:
-    """Escape control characters and those that turn the direction of text."""
+    """Escape control characters, and characters that change the direction of text."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return "" if value is None else value
     return _TURNING.sub(lambda found: f"\\u{ord(found.group()):04x}", visible(value))
 
 
 def moment(text: str | None) -> Markup:
-    """Show an ISO 8601 time in the server's zone; the exact time is a hint."""
+    """Show an ISO 8601 time in the server's time zone, with the exact time as a tooltip."""
     if not text:
         return Markup("–")
     try:
@@ -115,7 +119,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def figure(value: Any, digits: int = 4) -> str:
-    """Format a number for a table: four digits behind the point, or a dash."""
+    """Format a number for a table; a dash for None, nan and infinity."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, int):
@@ -149,7 +153,7 @@ def model_path(reference: str) -> str:
 
 
 def with_query(request: Request, **changes: Any) -> str:
-    """Return the present address with some query parameters changed; None removes one."""
+    """Return the request's address with changed query parameters; None removes a parameter."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in changes]
     kept = [pair for pair in kept if pair[0] != "said"]
     kept += [(name, str(value)) for name, value in changes.items() if value is not None]
@@ -159,11 +163,3 @@ def with_query(request: Request, **changes: Any) -> str:
 def words(text: str) -> str:
     """Turn a field's name into words."""
     return str(text).replace("_", " ")
-
-
-def counted(rows: Iterable[Row]) -> dict[str, int]:
-    """Count the rows of each status."""
-    found: dict[str, int] = {}
-    for row in rows:
-        found[row.status] = found.get(row.status, 0) + 1
-    return found

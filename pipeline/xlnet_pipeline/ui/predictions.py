@@ -1,4 +1,4 @@
-"""Answers questions about an evaluation's predictions. These functions run in the helper process."""
+"""Selects and compares rows of an evaluation's predictions. These functions run in the helper process."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,17 +8,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-PAGE = 50  # rows of one page
-LONGEST = 2000  # characters of a text that a page shows
+PAGE = 50  # rows per page
+LONGEST = 2000  # maximum characters that a page shows of a text
 
 
 def select(file: str, question: Mapping[str, str]) -> dict[str, Any]:
-    """Return one page of the rows that the question asks for.
+    """Return one page of the selected rows.
 
     Args:
         file: predictions.parquet.
         question: ``only`` (wrong, right, all), ``label``, ``prediction``, ``search``, ``low`` and ``high`` (bounds of
-            the probability of the given answer), ``sort`` (loss, -loss, confidence, -confidence), ``page``.
+            the predicted class's probability), ``sort`` (loss, -loss, confidence, -confidence), ``page``.
 
     Returns:
         ``rows`` (dictionaries), ``found`` and ``total`` (counts), ``page``, ``last``.
@@ -72,16 +72,17 @@ def _number(text: str) -> float | None:
 
 
 def changed(first: str, second: str, limit: int = 200) -> dict[str, Any]:
-    """Return the examples that one of two models answers rightly and the other wrongly.
+    """Return the examples that one of two models predicts correctly and the other does not.
 
     Args:
         first: predictions.parquet of one model.
-        second: of the other.
-        limit: most examples of each kind to return.
+        second: predictions.parquet of the other model.
+        limit: maximum number of examples of each kind.
 
     Returns:
-        ``better`` (only the second is right) and ``worse`` (only the first is), each a list of rows with ``text``,
-        ``label``, ``first`` and ``second``; ``better_count`` and ``worse_count``; empty lists where rows differ.
+        ``better`` (only the second is right) and ``worse`` (only the first is right), each a list of rows with
+        ``text``, ``label``, ``first`` and ``second``; ``better_count`` and ``worse_count``. Rows that only one file has
+        are left out.
     """
     one, other = (pq.read_table(Path(file)).to_pylist() for file in (first, second))
     there = {(row["source"], row["line"], row["text"]): row for row in other}

@@ -1,4 +1,4 @@
-"""Reads and changes the model registry, and tries models. These functions run in the helper process."""
+"""Reads and changes the model registry, and predicts texts. These functions run in the helper process."""
 
 import argparse
 import functools
@@ -13,7 +13,7 @@ from xlnet.evaluation.predictor import Predictor
 from xlnet.registry import ModelVersion, champions
 from xlnet_pipeline.commands import models
 
-MOST_WORDS = 120  # of a text whose parts are left out one by one
+MOST_WORDS = 120  # in longer texts, the effect of each word is not measured
 
 
 def versions(options: argparse.Namespace) -> dict[str, list[ModelVersion]]:
@@ -44,16 +44,16 @@ def previous(options: argparse.Namespace, name: str) -> int | None:
 
 
 def attempt(directory: str, text: str, pair: str | None) -> dict[str, Any]:
-    """Let a model answer a text, and see what each word did: the answer without it, against the answer with it.
+    """Predict a text, and measure the effect of each word by predicting the text without it.
 
     Args:
-        directory: the model's.
-        text: what to answer.
+        directory: directory of the model.
+        text: the text to predict.
         pair: the second text, for a model that reads pairs.
 
     Returns:
-        ``answer`` as ``predict`` gives it, ``score`` (the probability of the answer's class, or the value), and
-        ``words``: for each text a list of (word, score − score without the word); None where it has too many words.
+        ``answer`` as ``predict`` gives it, ``score`` (the predicted class's probability, or the value), and ``words``:
+        for each text a list of (word, score − score without the word); None for texts with too many words.
 
     Raises:
         UserError: the model cannot take this text.

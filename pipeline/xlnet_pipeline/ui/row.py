@@ -1,4 +1,4 @@
-"""One run as the list shows it: what is taken from its record, so that no artifact is opened."""
+"""One run as the list shows it. All values come from the run's record, so that no artifact has to be opened."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ class Row:
     target: str
     status: str
     created: str
-    name: str = ""  # of the model that it registers
+    name: str = ""  # name under which it registers its model
     data: str = ""
     ended: str | None = None
     seconds: float | None = None
@@ -35,25 +35,25 @@ class Row:
 
     @property
     def text(self) -> str:
-        """What a search looks at."""
+        """The text that a search looks through."""
         parts = (self.id, self.status, self.target, self.name, self.data, self.model, self.started_by, self.error)
         return " ".join(parts).casefold()
 
     @property
     def running(self) -> bool:
-        """Whether it may still change."""
+        """Whether the run may still change."""
         return self.status == record.RUNNING
 
     @property
     def lasted(self) -> float | None:
-        """Seconds from its start to its end, or to now."""
+        """Seconds from the run's start to its end, or until now."""
         if not self.running or not self.created:
             return self.seconds
         return (datetime.now(UTC) - datetime.fromisoformat(self.created)).total_seconds()
 
 
 def row_of(run: Run) -> Row:
-    """Take from a record what the list shows; no artifact is opened."""
+    """Make a row from a run's record."""
     facts = _outputs(run, "evaluate", "evaluation")
     metric = str(facts.get("primary_metric") or "")
     entry = _outputs(run, "register", "registration")
@@ -98,7 +98,7 @@ def _data(recipe: dict[str, Any]) -> str:
 
 
 def _baseline(facts: dict[str, Any], metric: str) -> float | None:
-    """Return what a linear model of n-grams reached; without one, always answering the commonest class."""
+    """Return the score of the TF-IDF baseline, or else the accuracy of always predicting the majority class."""
     found = _number(facts.get("baseline_score"))
     return _number(facts.get("majority_class_accuracy")) if found is None and metric == "accuracy" else found
 

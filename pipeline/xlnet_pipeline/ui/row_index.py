@@ -1,7 +1,6 @@
-"""Keeps the rows of ended runs in one file, so that the pages need not read a thousand records when they start.
+"""Caches the rows of ended runs in one file, so that the server need not read a thousand records when it starts.
 
-The file is a copy that may be removed at any time. A row counts only while its record has the same time, size and
-inode as when it was read.
+The file may be removed at any time. A row is used only if its record still has the same time, size and inode.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ Stamp = tuple[int, int, int]
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Return what changes whenever a record is replaced: its time in ns, its size, its inode.
+    """Return a file's time in ns, size and inode. Whenever a record is replaced, one of them changes.
 
     Raises:
         OSError: there is no such file.
@@ -32,7 +31,7 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def load(home: Path) -> dict[str, tuple[Stamp, Row]]:
-    """Read the rows, by the name of the run's directory. Empty if the file is absent, damaged or another version's."""
+    """Read the rows by run id. Empty if the file is missing, damaged, or from another version of this program."""
     try:
         content = json.loads((home / NAME).read_text(encoding="utf-8"))
         if content["about"] != _about(home) or content["digest"] != provenance.digest_json(content["rows"]):
@@ -43,7 +42,7 @@ def load(home: Path) -> dict[str, tuple[Stamp, Row]]:
 
 
 def save(home: Path, known: dict[str, tuple[Stamp, Row]]) -> None:
-    """Replace the file; in a directory that cannot be written, leave it as it is."""
+    """Replace the file. If the directory is not writable, do nothing."""
     ended = {name: [list(stamp), dataclasses.asdict(row)] for name, (stamp, row) in known.items() if not row.running}
     content = {"about": _about(home), "digest": provenance.digest_json(ended), "rows": ended}
     aside = home / f".{NAME}.{os.getpid()}.partial"
@@ -56,7 +55,7 @@ def save(home: Path, known: dict[str, tuple[Stamp, Row]]) -> None:
 
 
 def _about(home: Path) -> dict[str, Any]:
-    """Return what the rows depend on beside the records: the directory, which they name, and the code that reads."""
+    """Return what rows depend on besides records: the state directory's path, and the code that makes the rows."""
     code = [provenance.digest_file(str(module.__file__)) for module in (rows, record)]
     return {"home": str(home), "code": code}
 

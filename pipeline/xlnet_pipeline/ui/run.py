@@ -1,4 +1,4 @@
-"""One run: its steps as they happen, its logs, curves and evaluation, its recipe, and how to repeat or stop it."""
+"""Pages about one run: its steps while they run, logs, curves, evaluation, recipe, and how to repeat or stop it."""
 
 import json
 import shlex
@@ -57,7 +57,7 @@ def steps(request: Request) -> Response:
 
 
 def panel(site: Site, run: Run) -> str:
-    """Make the part of the page that changes while the run goes on."""
+    """Render the part of the page that changes while the run is running."""
     here = run.target in (LOCAL, "docker")
     far = ""
     training = [one.name for one in run.steps if one.status == record.RUNNING and STEPS[one.name].trains]
@@ -69,7 +69,7 @@ def panel(site: Site, run: Run) -> str:
 
 
 def dag(run: Run) -> Markup:
-    """Draw the steps, each with its state and time."""
+    """Draw the steps, each with its status and duration."""
     boxes, edges = [], []
     names = [step.name for step in run.steps]
     for number, step in enumerate(run.steps):
@@ -83,7 +83,7 @@ def dag(run: Run) -> Markup:
 
 
 def log(request: Request) -> Response:
-    """Show the end of a step's log, or what a search finds in it."""
+    """Show the end of a step's log, or its lines that a search finds."""
     site, run = site_of(request), found(request)
     search = request.query_params.get("search", "").strip()[:200]
     step = logs.chosen(run, request.query_params.get("step", ""))
@@ -144,7 +144,7 @@ def cancel(request: Request, form: Form) -> Response:
 
 
 def recipe_toml(recipe: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write a recipe as TOML. A field without a value is left out: that is what its absence means."""
+    """Format a recipe as TOML. Fields that are None are left out, because TOML has no null."""
     lines = []
     for section, fields in redacted(dict(recipe)).items():
         lines.append(f"[{section}]")
@@ -154,7 +154,7 @@ def recipe_toml(recipe: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _changed(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the fields that differ from the demo's recipe; None if it trains on other data."""
+    """Return the fields that differ from the demo's recipe; None if the recipe trains on other data."""
     from xlnet import recipe as recipes
     from xlnet_pipeline.commands.run import DEMO_RECIPE
 
@@ -180,7 +180,7 @@ def repeat(run: Run) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Return what else the record says: who started it, its recipe's digest, the code."""
+    """Return other facts of the record: target, who started the run, the recipe's digest, the code's commit."""
     code = ""
     for artifact in run.artifacts:
         code = str(artifact.metadata.get("git_sha") or code)

@@ -1,5 +1,6 @@
-"""The list of runs: searched, filtered and sorted by its address, so that a link or a bookmark shows the same list."""
+"""The list of runs. Its address holds search, filters and order, so that a bookmark shows the same list."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from xlnet_pipeline.ui import pages
 from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.site import Site, site_of
 
-PAGE = 100  # rows of one page
+PAGE = 100  # rows per page
 COLUMNS = {
     "metric": "Metric",
     "baseline": "Baseline",
@@ -46,7 +47,7 @@ _KEYS: dict[str, Callable[[Row], Any]] = {
 
 @dataclass(frozen=True)
 class Query:
-    """What the list shows."""
+    """Which runs the list shows, and how."""
 
     search: str = ""
     status: str = ""
@@ -57,7 +58,7 @@ class Query:
 
     @classmethod
     def of(cls, request: Request) -> "Query":
-        """Read the address; what it does not know is left at its default."""
+        """Read a query from the address; values that are not allowed become defaults."""
         given = request.query_params
         columns = tuple(name for name in COLUMNS if name in given.getlist("column")) or tuple(SHOWN)
         sort = given.get("sort", "-created")
@@ -100,7 +101,7 @@ def listing(request: Request) -> Response:
         rows=found[(number - 1) * PAGE : number * PAGE],
         found=len(found),
         total=len(rows),
-        counts=pages.counted(rows),
+        counts=Counter(row.status for row in rows),
         statuses=STATUSES,
         columns=COLUMNS,
         number=number,
@@ -118,7 +119,7 @@ def latest(request: Request) -> Response:
 
 
 def newest(site: Site) -> Row:
-    """Return the newest run; Missing if there is none."""
+    """Return the newest run; raise Missing if there are no runs."""
     rows = [row for row in site.rows() if row.status != record.DAMAGED]
     if not rows:
         raise Missing("there are no runs yet; start one in a terminal: xlnet-pipeline run")

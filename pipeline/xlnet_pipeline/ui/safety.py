@@ -8,6 +8,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +24,7 @@ REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SESSION, ACCESS = "xlnet_session", "xlnet_access"
 FIELD = "form_token"
-MOST_BYTES = 1_000_000  # of a form
+MOST_BYTES = 1_000_000  # maximum size of a form
 _HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -38,7 +39,7 @@ Form = dict[str, list[str]]
 
 
 class Refused(UserError):
-    """A request that is not answered, with the HTTP status that says so."""
+    """The server refuses a request with this HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -46,15 +47,15 @@ class Refused(UserError):
 
 
 class Guard:
-    """Wraps the application: answers a request only if it comes from this user's own browser or program."""
+    """Wraps the application, and answers only requests from this user's own browsers and programs."""
 
     def __init__(self, app: ASGIApp, token: str, refusal: Refusal) -> None:
         """Wrap ``app``.
 
         Args:
             app: the application.
-            token: what another machine must show; empty: the server listens to this machine alone.
-            refusal: makes the page for (request, status, title, text).
+            token: the access token that every client needs; empty: only clients on this machine are answered.
+            refusal: makes an error page from (request, status, title, text).
         """
         self.app, self.token, self.refusal = app, token, refusal
 
@@ -108,7 +109,7 @@ class Guard:
 
 
 def form_token(request: Request) -> str:
-    """Return the token that every form of this browser carries."""
+    """Return the token that every form must contain; each browser session has its own."""
     secret: bytes = request.app.state.site.secret
     return hmac.new(secret, request.scope["state"]["session"].encode(), hashlib.sha256).hexdigest()
 
@@ -117,7 +118,7 @@ async def read_form(request: Request) -> Form:
     """Read a form, and check its token.
 
     Raises:
-        Refused: the form is too large, is not text, or carries no token of this server.
+        Refused: the form is too large, is not text, or has a wrong token.
     """
     body = b""
     async for piece in request.stream():
@@ -134,7 +135,7 @@ async def read_form(request: Request) -> Form:
 
 
 def _foreign(request: Request, host: str) -> str:
-    """Return why a request that changes something is not from a page of ours; empty if it is."""
+    """Return why a request that changes something does not come from our own pages; empty if it does."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     if origin is not None and (origin == "null" or urlsplit(origin).netloc != host):
         return f"it came from '{origin}'; nothing was changed"
@@ -172,11 +173,9 @@ Handler = Callable[[Request, Form], Any]
 
 
 def checked(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Make an endpoint of a function that takes a form: it is called in a thread, once the form's token was checked."""
+    """Make an endpoint that checks the form's token, and then calls a function with the form in a thread."""
 
     async def endpoint(request: Request) -> Response:
-        from starlette.concurrency import run_in_threadpool
-
         answer: Response = await run_in_threadpool(handler, request, await read_form(request))
         return answer
 

@@ -1,5 +1,6 @@
-"""Schedules of every target: last and next runs on a line of time, drift, pause, resume, and run now."""
+"""Pages about the schedules of every target: past and next runs on a timeline, drift, pause, resume, and run now."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from xlnet_pipeline.ui.row import Row
 from xlnet_pipeline.ui.safety import Form, checked
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 
-BEFORE, AFTER = 3, 7  # days that the line of time shows
+BEFORE, AFTER = 3, 7  # days that the timeline shows
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A schedule with its runs, how it differs from the present recipe, and its times as places on a line."""
+    """A schedule with its runs, its differences from the current recipe, and its times as places on the timeline."""
 
     schedule: Schedule
     runs: list[Row]
@@ -82,30 +83,29 @@ def _find(request: Request) -> tuple[Site, Schedule, str]:
 
 
 def pause(request: Request, form: Form) -> Response:
-    """Let a schedule fire no more."""
+    """Pause a schedule."""
     site, one, target = _find(request)
     site.target(target).schedules().pause(one.name)
     return pages.redirect("/schedules", f"schedule {one.name}: PAUSED")
 
 
 def resume(request: Request, form: Form) -> Response:
-    """Let a paused schedule fire again."""
+    """Resume a paused schedule."""
     site, one, target = _find(request)
     again = site.target(target).schedules().resume(one.name)
     return pages.redirect("/schedules", f"schedule {one.name}: ACTIVE, next run {again.next_run}")
 
 
 def run_now(request: Request, form: Form) -> Response:
-    """Start a run of a schedule now; on this machine in a process of its own, which outlives the server."""
+    """Start a run of a schedule now. A local run gets a process of its own, which goes on when the server ends."""
     site, one, target = _find(request)
     if target == LOCAL:
         command = [sys.executable, "-m", "xlnet_pipeline.targets.local.scheduled", str(site.home), one.name]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.Popen(command, start_new_session=True, **quiet)  # type: ignore[call-overload]
         return pages.redirect("/runs", f"schedule {one.name}: a run has been started; it is listed in a moment")
-    from json import dumps
-
-    asked = Submission(recipes.from_json(dumps(dict(one.recipe))), image=one.image or "", machine=one.machine or "")
+    recipe = recipes.from_json(json.dumps(dict(one.recipe)))
+    asked = Submission(recipe, image=one.image or "", machine=one.machine or "")
     started = site.target(target).submit(asked)
     return pages.redirect("/runs", f"schedule {one.name}: run {started.id} has been started")
 

@@ -15,18 +15,18 @@ from xlnet_pipeline.ui.site import Site
 
 __all__ = ["LOOPBACK", "address", "listen", "serve"]
 
-GRACE = 6  # seconds that open pages have when the server stops
+GRACE = 6  # seconds for which a stopping server waits for open connections
 
 
 class PageServer(uvicorn.Server):
-    """Tells open event streams that the server ends, since it waits for them."""
+    """Ends open event streams when the server stops, because uvicorn waits for them."""
 
     def __init__(self, config: uvicorn.Config, site: Site) -> None:
         super().__init__(config)
         self.site = site
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End at SIGTERM and Ctrl-C."""
+        """End the server at SIGTERM and Ctrl-C."""
         self.site.stopping = True
         super().handle_exit(sig, frame)
 
@@ -51,7 +51,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(host: str, opened: socket.socket) -> str:
-    """Return the address of an open socket, as a browser takes it."""
+    """Return the URL of an open socket."""
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{opened.getsockname()[1]}"
 

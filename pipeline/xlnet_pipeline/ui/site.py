@@ -27,16 +27,16 @@ class Site:
     """The server's view of one state directory, and of the remote targets that are configured."""
 
     def __init__(self, home: str | Path | None = None, recipe: str | None = None, worker: Worker | None = None) -> None:
-        """Open the state directory; it may be empty, or not exist yet.
+        """Open the state directory. It may be empty, or not exist yet.
 
         Raises:
-            UserError: it is no directory.
+            UserError: the path is not a directory.
         """
         self.local = LocalTarget(home)
         self.home = self.local.home
         self.given_home = str(home) if home else None
         self.recipe = recipe
-        self.stopping = False  # set when the server ends: event streams then end too
+        self.stopping = False  # True makes event streams end
         self.secret = secrets.token_bytes(32)
         self.worker = worker or Worker()
         self.runs = LocalRuns(self.local)
@@ -70,14 +70,14 @@ class Site:
         return self.target(name).schedules().all()
 
     def rows(self) -> list[Row]:
-        """All runs of all targets, the newest first."""
+        """Return the runs of all targets, the newest first."""
         found = self.runs.rows()
         for one in self.remote.values():
             found += one.found()
         return sorted(found, key=lambda row: (row.created, row.id), reverse=True) if self.remote else found
 
     def problems(self) -> list[str]:
-        """One line for each target that does not answer."""
+        """Return one line for each target that does not answer."""
         return [f"target {name} does not answer: {one.problem}" for name, one in self.remote.items() if one.problem]
 
     def run(self, name: str, target: str = LOCAL) -> Run:
@@ -99,19 +99,23 @@ class Site:
         """Return the path if it lies in the state directory, links followed.
 
         Raises:
-            UserError: it does not; or it is not there.
+            UserError: the path is outside the state directory, or does not exist.
         """
         if "://" in str(path):
-            raise UserError(f"'{path}' lies in a bucket; its page on the target shows it")
+            raise UserError(f"'{path}' is in a bucket; this page shows only files of this machine")
         found = Path(path).resolve()
         if not found.is_relative_to(self.home.resolve()):
-            raise UserError(f"'{path}' lies outside the state directory '{self.home}'; this page shows what is inside")
+            raise UserError(f"'{path}' lies outside the state directory '{self.home}'; this page shows only its files")
         if not found.exists():
             raise UserError(f"'{path}' is gone; run the recipe again to make it anew, or restore it from a copy")
         return found
 
     def files(self, uri: str, names: tuple[str, ...]) -> Path:
-        """Return a directory with those files of an artifact that exist: its own, or a copy of one in a bucket.
+        """Return a directory with an artifact's files: its own, or for one in a bucket a directory of copies.
+
+        Args:
+            uri: the artifact's address.
+            names: the files to copy from a bucket, if they exist.
 
         Raises:
             UserError: the artifact is gone, or lies outside the state directory.
@@ -128,13 +132,13 @@ class Site:
         return tempfile.TemporaryDirectory(prefix="xlnet-ui-")
 
     def close(self) -> None:
-        """End the helper process, and remove what was copied from buckets."""
+        """End the helper process, and remove copies of files from buckets."""
         self.worker.stop()
         if "_copies" in self.__dict__:
             self._copies.cleanup()
 
     def options(self, **more: object) -> argparse.Namespace:
-        """Return command-line options as the commands take them, for functions shared with them."""
+        """Return options like those of the command line, for functions that commands use too."""
         return argparse.Namespace(home=self.given_home, recipe=self.recipe, target=LOCAL, uri=None, **more)
 
 

@@ -1,6 +1,6 @@
-"""Runs what needs large libraries (MLflow, PyArrow, PyTorch) in a second process, which ends when it is idle.
+"""Runs functions that need large libraries (MLflow, PyArrow, PyTorch) in a second process, which ends when it is idle.
 
-The server itself stays small, and a page that is open for days holds no memory that a training could use.
+So the server stays small, and a page that is open for days does not take memory from trainings.
 """
 
 import importlib
@@ -19,11 +19,7 @@ class Worker:
     """Calls functions in another process, one at a time."""
 
     def __init__(self, inline: bool = False) -> None:
-        """Start nothing yet.
-
-        Args:
-            inline: call the functions here, in the calling thread.
-        """
+        """Start no process yet. ``inline``: call functions in the calling thread instead."""
         self._inline = inline
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
@@ -31,11 +27,11 @@ class Worker:
         self._calls = 0
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Return what a function of this package returns.
+        """Call a function in the process, and return its result.
 
         Args:
-            name: ``MODULE.FUNCTION`` in ``xlnet_pipeline.ui``; only the process that calls it imports the module.
-            arguments: the function's.
+            name: ``MODULE.FUNCTION`` in ``xlnet_pipeline.ui``; only the process imports the module.
+            arguments: the function's arguments.
 
         Raises:
             RunError: the process died.
@@ -54,7 +50,7 @@ class Worker:
             return future.result()
         except BrokenExecutor:
             self.stop()
-            text = "the helper process ended, perhaps for want of memory; free some, and load the page again"
+            text = "the helper process ended, perhaps because memory ran out; free some, and load the page again"
             raise RunError(text) from None
         finally:
             with self._lock:
