@@ -132,6 +132,18 @@ def test_every_module_has_its_own_place_in_the_layers() -> None:
     assert not [name for name in bare if not any(_within(name, room) for room in rooms)]
 
 
+def test_a_class_name_means_one_thing() -> None:
+    """Two classes may share a name only if they are the same thing for two kinds of hardware."""
+    places: dict[str, list[str]] = {}
+    for module in modules():
+        for item in ast.walk(tree(module)):
+            if isinstance(item, ast.ClassDef):
+                places.setdefault(item.name, []).append(module)
+    doubled = {name: found for name, found in places.items() if len(found) > 1}
+    kernels = ["xlnet.model.kernels.native_fused", "xlnet.model.kernels.triton_fused"]
+    assert {name: found for name, found in doubled.items() if found != kernels} == {}
+
+
 @pytest.mark.parametrize("module", modules())
 def test_imports_flow_one_way(module: str) -> None:
     ours = [name for name in imports(module) if name.split(".")[0] in ROOTS]

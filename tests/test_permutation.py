@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from xlnet.data.permutation import choose, starts_word
-from xlnet.data.segments import NEVER, Segments
+from xlnet.data.segments import NEVER, CorpusSegments
 from xlnet.data.shapes import Budget
 from xlnet.errors import UserError
 from xlnet.model import token_loss as losses
@@ -26,7 +26,7 @@ class Corpus:
 
 
 def segments(length=32, reuse=0, one_in=6, seed=0, both=False):
-    return Segments(length, reuse, one_in, seed, SPECIAL, np.arange(100) % 3 != 0, both)
+    return CorpusSegments(length, reuse, one_in, seed, SPECIAL, np.arange(100) % 3 != 0, both)
 
 
 def whole(rank=0, ranks=1, micro=0):

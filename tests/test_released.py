@@ -174,7 +174,8 @@ def test_configurations_that_do_not_fit_say_so(archive):
 
 
 def test_a_checkpoint_of_another_model_is_refused(monkeypatch):
-    checkpoint = tensorflow_files.Checkpoint(GOLDEN / "model.ckpt", 1, {"bert/x": tensorflow_files.Entry(1, (2,))})
+    entries = {"bert/x": tensorflow_files.TensorEntry(1, (2,))}
+    checkpoint = tensorflow_files.TensorFlowCheckpoint(GOLDEN / "model.ckpt", 1, entries)
     monkeypatch.setattr(released, "open_checkpoint", lambda index: checkpoint)
     with pytest.raises(UserError, match=r"it is not a checkpoint of XLNet's released code"):
         released.read(GOLDEN / INDEX)

@@ -14,7 +14,7 @@ from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import Run, StepRun
 from xlnet_pipeline.ui import catalogue, row_index
 from xlnet_pipeline.ui.catalogue import LocalRuns
-from xlnet_pipeline.ui.row import Row
+from xlnet_pipeline.ui.row import RunRow
 
 COUNT = 6
 
@@ -47,7 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def rows(home: Path) -> list[Row]:
+def rows(home: Path) -> list[RunRow]:
     """What a server that has just been started lists."""
     return LocalRuns(LocalTarget(home)).rows()
 

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from train_speed import SHAPES, figures, matrix_rate, peak_of_this_process, plot, table, timed
 
 from xlnet.data.permutation import SegmentBatch, starts_word
-from xlnet.data.segments import Segments
+from xlnet.data.segments import CorpusSegments
 from xlnet.data.shapes import Budget, Share
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.evaluation.permuted import moved
@@ -69,7 +69,7 @@ def updates(arguments: argparse.Namespace, count: int) -> list[Share]:
     split: Any = Corpus(tokens, np.array([len(tokens)]))
     starts_V = np.array([starts_word(piece) for piece in tokenizer.pieces])
     special = {"pad": 5, "sep": 4, "cls": 3}
-    segments = Segments(arguments.length, arguments.reuse, ONE_IN, 0, special, starts_V)
+    segments = CorpusSegments(arguments.length, arguments.reuse, ONE_IN, 0, special, starts_V)
     size = arguments.rows * arguments.length
     plan = segments.plan(split.lengths, size, 0, 0)[:count]
     return [segments.share(split, rows, Budget(0, 1, size, 0)) for rows in plan]

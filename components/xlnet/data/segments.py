@@ -33,7 +33,7 @@ EVALUATION = 2**31  # in place of an epoch: targets that are the same at every e
 
 
 @dataclass(frozen=True)
-class Segments:
+class CorpusSegments:
     """How a corpus becomes updates; see :class:`xlnet.data.shapes.Shapes`.
 
     Attributes:
@@ -254,7 +254,7 @@ def _cut(whole: SegmentBatch, part: slice) -> SegmentBatch:
     )
 
 
-def segments_of(data: Dataset, recipe: Recipe) -> Segments:
+def segments_of(data: Dataset, recipe: Recipe) -> CorpusSegments:
     """Return the segments that a recipe makes of a corpus.
 
     Raises:
@@ -263,7 +263,7 @@ def segments_of(data: Dataset, recipe: Recipe) -> Segments:
     tokenizer = load_tokenizer(data.path / "tokenizer")
     starts_V = np.array([starts_word(piece) for piece in tokenizer.pieces])
     given = recipe.pretraining
-    return Segments(
+    return CorpusSegments(
         recipe.data.max_length,
         given.reuse_len,
         given.one_in,

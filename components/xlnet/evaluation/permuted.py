@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xlnet.data.dataset import Split
 from xlnet.data.permutation import SegmentBatch
-from xlnet.data.segments import Segments
+from xlnet.data.segments import CorpusSegments
 from xlnet.model.language_model import Text, XLNetLanguageModel
 from xlnet.model.token_loss import token_losses
 
@@ -21,7 +21,7 @@ BATCH_TOKENS = 8192  # tokens of a validation batch
 def segment_losses(
     model: XLNetLanguageModel,
     split: Split,
-    shapes: Segments,
+    shapes: CorpusSegments,
     tensor: Callable[[np.ndarray], Tensor] = torch.from_numpy,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     goes_on: Callable[[], bool] = lambda: True,

@@ -58,7 +58,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Shared:
+class StreamInputs:
     """Inputs that all layers of one forward pass share."""
 
     sight: Sight
@@ -155,7 +155,7 @@ class XLNetLanguageModel(nn.Module):
     def _mask(self, place_BP: Tensor) -> Tensor:
         return self.transformer.mask_emb.expand(*place_BP.shape, -1)
 
-    def _shared(self, text: Text, sight: Sight, dropouts: Dropouts) -> Shared:
+    def _shared(self, text: Text, sight: Sight, dropouts: Dropouts) -> StreamInputs:
         config, length = self.config, sight.length
         distances_RD = distance_encoding(
             length, config.d_model, config.clamp_len, text.input_ids_BL.device, text.remembered, text.backward
@@ -163,10 +163,10 @@ class XLNetLanguageModel(nn.Module):
         # A distance's mask does not depend on the length, so all parts of a batch use the same mask.
         distances_RD = dropout(distances_RD, dropouts.next(config.dropout, -length - text.remembered))
         if (ids_BL := text.segment_ids_BL) is None:
-            return Shared(sight, distances_RD, None, None, self.transformer.impl)
+            return StreamInputs(sight, distances_RD, None, None, self.transformer.impl)
         queries_BQ = torch.cat([ids_BL, ids_BL.gather(1, text.place_BP)], 1)
         keys_BK = F.pad(ids_BL, (text.remembered, 0))
-        return Shared(sight, distances_RD, queries_BQ, keys_BK, self.transformer.impl)
+        return StreamInputs(sight, distances_RD, queries_BQ, keys_BK, self.transformer.impl)
 
 
 def _drop(x_BQD: Tensor, dropouts: Dropouts, rate: float, first_row: int) -> Tensor:
@@ -178,14 +178,16 @@ def _remember(x_BLD: Tensor, old_BMD: Tensor | None, keep: int) -> Tensor:
     return (x_BLD if old_BMD is None else torch.cat([old_BMD, x_BLD], 1))[:, -keep:]
 
 
-def layer_streams(layer: Layer, x_BQD: Tensor, memory_BMD: Tensor | None, shared: Shared, noise: LayerNoise) -> Tensor:
+def layer_streams(
+    layer: Layer, x_BQD: Tensor, memory_BMD: Tensor | None, shared: StreamInputs, noise: LayerNoise
+) -> Tensor:
     """Compute one layer for both streams: [B, Q, D] → [B, Q, D]."""
     attended_BQD = attend(layer.rel_attn, x_BQD, memory_BMD, shared, noise)
     return layer.ff(attended_BQD.flatten(0, 1), noise).view_as(x_BQD)
 
 
 def attend(
-    attention: RelativeAttention, x_BQD: Tensor, memory_BMD: Tensor | None, shared: Shared, noise: LayerNoise
+    attention: RelativeAttention, x_BQD: Tensor, memory_BMD: Tensor | None, shared: StreamInputs, noise: LayerNoise
 ) -> Tensor:
     """Compute a layer's attention of both streams, with projections, residual connection and layer norm."""
     texts, queries, _ = x_BQD.shape

@@ -16,7 +16,6 @@ from xlnet.model.config import XLNetConfig
 SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 RELEASED = "xlnet_model.ckpt.index with its data"
 BODY = "transformer."  # begins the names of all weights but the head's
-HEADS = ("sequence_summary.", "logits_proj.")  # a pretrained language model lacks these
 Shapes = Mapping[str, tuple[int, ...]]
 
 

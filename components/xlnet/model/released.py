@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from xlnet.errors import UserError
-from xlnet.model.tensorflow_files import Checkpoint, open_checkpoint
+from xlnet.model.tensorflow_files import TensorFlowCheckpoint, open_checkpoint
 
 TRANSFORMER, HEAD_BIAS, HEAD_WEIGHT = "model/transformer/", "model/lm_loss/bias", "model/lm_loss/weight"
 NAMES = {
@@ -61,7 +61,7 @@ def read(index: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def _origins(checkpoint: Checkpoint) -> dict[str, _Origin]:
+def _origins(checkpoint: TensorFlowCheckpoint) -> dict[str, _Origin]:
     if HEAD_WEIGHT in checkpoint.entries:
         raise UserError(
             f"'{checkpoint.prefix}' has {HEAD_WEIGHT}; allowed: an output that shares the embedding's weights"

@@ -24,7 +24,7 @@ UNREADABLE = (IndexError, ValueError, KeyError, struct.error, UnicodeDecodeError
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """Where a tensor is.
 
     Attributes:
@@ -47,12 +47,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TensorFlowCheckpoint:
     """An open checkpoint: its index, whose tensors are read one by one."""
 
     prefix: Path
     shards: int
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
 
     def read(self, name: str) -> np.ndarray:
         """Read a tensor of floating-point numbers, and check its checksum.
@@ -96,7 +96,7 @@ def find(directory: Path) -> Path | None:
     return found[0] if found else None
 
 
-def open_checkpoint(index: Path) -> Checkpoint:
+def open_checkpoint(index: Path) -> TensorFlowCheckpoint:
     """Read a checkpoint's index.
 
     Raises:
@@ -120,7 +120,7 @@ def open_checkpoint(index: Path) -> Checkpoint:
         raise CorruptArtifact(
             f"'{index}' is not an index of a TensorFlow checkpoint, or is damaged; copy it again"
         ) from None
-    return Checkpoint(index.with_suffix(""), int(shards), entries)
+    return TensorFlowCheckpoint(index.with_suffix(""), int(shards), entries)
 
 
 def checksum() -> Callable[[bytes], int]:
@@ -172,14 +172,14 @@ def _block(content: bytes, place: tuple[int, int], index: Path) -> list[tuple[by
     return found
 
 
-def _entry(message: bytes) -> Entry:
+def _entry(message: bytes) -> TensorEntry:
     values = dict(fields(message))
     numbers = {
         name: int(values.get(field, 0)) for name, field in (("dtype", 1), ("shard", 3), ("offset", 4), ("size", 5))
     }
     shape = tuple(_size(one) for number, one in fields(bytes(values.get(2, b""))) if number == 2)
     crc = bytes(values.get(6, bytes(4)))
-    return Entry(shape=shape, crc=struct.unpack("<I", crc)[0], sliced=7 in values, **numbers)
+    return TensorEntry(shape=shape, crc=struct.unpack("<I", crc)[0], sliced=7 in values, **numbers)
 
 
 def _size(dimension: int | bytes) -> int:

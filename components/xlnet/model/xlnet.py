@@ -25,7 +25,7 @@ from xlnet.model.linear import linear, project
 from xlnet.model.positions import Positions, Segments, distance_encoding, split_heads
 
 
-class Shared(NamedTuple):
+class LayerInputs(NamedTuple):
     """Inputs that all layers of one forward pass share.
 
     Attributes:
@@ -64,7 +64,7 @@ class RelativeAttention(nn.Module):
         self.seg_embed = nn.Parameter(torch.empty(2, heads, width))
         self.layer_norm = nn.LayerNorm(model, eps=config.layer_norm_eps)
 
-    def forward(self, x_TD: Tensor, shared: Shared, noise: LayerNoise) -> Tensor:
+    def forward(self, x_TD: Tensor, shared: LayerInputs, noise: LayerNoise) -> Tensor:
         """[T, D] → [T, D], or [S, D] if only some tokens' hidden states are wanted."""
         q_TNH, k_TNH, v_TNH = split_heads(_heads(x_TD, self.qkv))
         ids_T = shared.segment_ids_T
@@ -114,7 +114,7 @@ class Layer(nn.Module):
         self.rel_attn = RelativeAttention(config)
         self.ff = FeedForward(config)
 
-    def forward(self, x_TD: Tensor, shared: Shared, noise: LayerNoise) -> Tensor:
+    def forward(self, x_TD: Tensor, shared: LayerInputs, noise: LayerNoise) -> Tensor:
         """[T, D] → [T, D], or [S, D] if only some tokens' hidden states are wanted."""
         return self.ff(self.rel_attn(x_TD, shared, noise), noise)
 
@@ -170,7 +170,7 @@ class Transformer(nn.Module):
         distances_RD = distance_encoding(layout.longest, self.config.d_model, self.config.clamp_len, x_TD.device)
         # A distance's mask does not depend on the longest text, so all parts of a batch use the same mask.
         distances_RD = dropout(distances_RD.to(x_TD.dtype), dropouts.next(p, -layout.longest))
-        shared, row = Shared(layout, distances_RD, segment_ids_T, self.impl), first
+        shared, row = LayerInputs(layout, distances_RD, segment_ids_T, self.impl), first
         for number, layer in enumerate(self.layer, 1):
             if number == len(self.layer):
                 shared, row = shared._replace(outputs_S=layout.last_S), layout.first_text

@@ -1,7 +1,6 @@
 """Writes the model artifact: weights in Hugging Face's layout, tokenizer, recipe, and lineage."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,6 @@ from xlnet.model.config import XLNetConfig
 from xlnet.model.pretrained import fetch
 from xlnet.model.weights import save_model
 from xlnet.recipe import Recipe
-
-STEP = "XLNET_STEP"  # the pipeline's step that trains, if it is not train
 
 
 def write(
@@ -43,6 +40,7 @@ def write(
         The artifact's lineage.
     """
     save_model(weights, config, directory)
+    made = provenance.read(dataset)
     for file in Path(dataset, "tokenizer").iterdir():
         shutil.copyfile(file, directory / file.name)
     _name_longest_row(directory / "tokenizer_config.json", recipe.data.max_length)
@@ -52,11 +50,12 @@ def write(
     return provenance.record(
         directory,
         type="model",
-        step=os.environ.get(STEP) or "train",
+        # The pretrain step writes its own dataset, the corpus; the train step's dataset comes from preprocess.
+        step="pretrain" if made["execution"]["step"] == "pretrain" else "train",
         started=started,
         parameters=json.loads(recipe.part("model", "training", "pretraining")),
         metadata={**metadata, "weights_digest": provenance.digest_file(directory / "model.safetensors")},
-        inputs=[provenance.read(dataset), *pretrained_lineage(recipe.model.pretrained, started)],
+        inputs=[made, *pretrained_lineage(recipe.model.pretrained, started)],
     )
 
 

@@ -23,7 +23,6 @@ from xlnet import recipe as recipes
 from xlnet.data import objects
 from xlnet.errors import LostPeer, Preempted, RunError, UserError
 from xlnet.training import buckets
-from xlnet.training.artifact import STEP
 from xlnet.training.preemption import SIGNALS, grace, leaving_when_asked
 
 POLL = 0.1  # seconds between two checks of the ranks
@@ -52,14 +51,13 @@ class Node:
     source: str = "nothing"
 
 
-def train(recipe_json: str, dataset: str, out: str, step: str = "train") -> dict[str, Any]:
+def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
     """Train with the number of ranks that the environment asks for; see :func:`xlnet.training.train.train`.
 
     Args:
         recipe_json: JSON of a recipe, or of its ``model`` and ``training`` sections.
         dataset: directory or ``gs://`` address of the dataset artifact.
         out: directory or ``gs://`` address of the model artifact to write.
-        step: the pipeline's step that the model's lineage names.
 
     Returns:
         Facts for the artifact's metadata; an empty dict on nodes other than the first.
@@ -70,12 +68,8 @@ def train(recipe_json: str, dataset: str, out: str, step: str = "train") -> dict
         RunError: a rank failed, died or hung; the message says which one, and why.
         Preempted: all ranks were asked to stop, and saved a checkpoint.
     """
-    os.environ[STEP] = step  # for the ranks, which may be other processes
-    try:
-        with leaving_when_asked():
-            return _train(_with_local_weights(recipe_json), dataset, out)
-    finally:
-        del os.environ[STEP]
+    with leaving_when_asked():
+        return _train(_with_local_weights(recipe_json), dataset, out)
 
 
 def _with_local_weights(recipe_json: str) -> str:

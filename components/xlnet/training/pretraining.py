@@ -31,7 +31,7 @@ def pretrain(recipe_json: str, pretrained: str, dataset: str, out: str) -> dict[
     recipe = corpus.recipe_of(given, dataset)
     with tempfile.TemporaryDirectory(prefix="xlnet-corpus-") as folder:
         corpus.write(dataset, given, recipe.data, pretrained, Path(folder))
-        return launch.train(recipe.to_json(), folder, out, step="pretrain")
+        return launch.train(recipe.to_json(), folder, out)
 
 
 def continuing(recipe_json: str, base: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from xlnet.data.dataset import Dataset, Split
-from xlnet.data.segments import Segments, segments_of
+from xlnet.data.segments import CorpusSegments, segments_of
 from xlnet.errors import UserError
 from xlnet.evaluation.permuted import moved, segment_losses
 from xlnet.model import config as configs
@@ -26,7 +26,7 @@ from xlnet.training.validation import validation_logits
 Model = Any  # XLNetClassifier or XLNetLanguageModel
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """A task: its model, its batches, its loss, and how its model is validated."""
 
     def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
@@ -57,11 +57,11 @@ class Supervised:
     """Classification and regression."""
 
     def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
         device.fit(data, recipe.training)
 
     def make(self, recipe: Recipe, data: Dataset) -> Model:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
         card = data.card
         about = card["task"], data.classes, objective.scale(data.split("train").labels, card["task"])
         if recipe.model.pretrained:
@@ -73,11 +73,11 @@ class Supervised:
         return model
 
     def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
         linear_start.begin(model, device, data, recipe.training)
 
     def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
         return step.forward(model, device.move(batch), total, recipe, device)
 
     def validate(
@@ -89,7 +89,7 @@ class Supervised:
         tick: Callable[[], None],
         stop: Callable[[], bool],
     ) -> dict[str, float] | None:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
         logits = validation_logits(model, split, device, tick, stop)
         if logits is None:
             return None
@@ -103,7 +103,7 @@ class Pretraining:
     """Permutation language modelling."""
 
     def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
-        """See :class:`Task`.
+        """See :class:`TrainingTask`.
 
         Raises:
             UserError: the device, or several of them, cannot pretrain as the recipe asks.
@@ -118,22 +118,22 @@ class Pretraining:
         device.shapes = segments_of(data, recipe)
 
     def make(self, recipe: Recipe, data: Dataset) -> Model:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
         if recipe.model.pretrained:
             return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", configs.PRETRAIN, [])
         shape = configs.from_recipe(recipe.model, data.card["vocab_size"], data.pad_id, configs.PRETRAIN, [])
         return XLNetLanguageModel(shape)
 
     def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
         model.transformer.sparse_gradient = False  # the output layer gives every row of the table a gradient
         if recipe.pretraining.mem_len:
-            assert isinstance(device.shapes, Segments)
+            assert isinstance(device.shapes, CorpusSegments)
             texts = device.shapes.at_once(data.split("train").lengths, recipe.training.batch_tokens)
             model.remember(texts, recipe.pretraining.mem_len, recipe.pretraining.reuse_len)
 
     def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
         text, weights_BP = moved(batch, device.tensor)
         kept = model.memory_of(batch.first_text, len(batch.index_B), batch.is_first)
         text = replace(text, memory=kept)
@@ -158,16 +158,16 @@ class Pretraining:
         tick: Callable[[], None],
         stop: Callable[[], bool],
     ) -> dict[str, float] | None:
-        """See :class:`Task`."""
+        """See :class:`TrainingTask`."""
 
         def goes_on() -> bool:
             tick()
             return not any(device.ranks.gather(stop()))
 
-        assert isinstance(device.shapes, Segments)
+        assert isinstance(device.shapes, CorpusSegments)
         found = segment_losses(model, split, device.shapes, device.tensor, device.autocast, goes_on)
         return None if found is None else {"validation_loss": float(found[0].sum() / found[1].sum())}
 
 
 SUPERVISED, PRETRAINING = Supervised(), Pretraining()
-TASKS: dict[str, Task] = {"classification": SUPERVISED, "regression": SUPERVISED, "pretrain": PRETRAINING}
+TASKS: dict[str, TrainingTask] = {"classification": SUPERVISED, "regression": SUPERVISED, "pretrain": PRETRAINING}

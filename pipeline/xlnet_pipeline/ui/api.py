@@ -15,7 +15,7 @@ from xlnet.redaction import redacted
 from xlnet.registry import ModelVersion
 from xlnet_pipeline.targets import Run
 from xlnet_pipeline.ui import comparison, curves, data, evaluation, lineage, logs, models, pages, schedules
-from xlnet_pipeline.ui.row import Row
+from xlnet_pipeline.ui.row import RunRow
 from xlnet_pipeline.ui.runs import Query
 from xlnet_pipeline.ui.site import LOCAL, site_of
 
@@ -49,7 +49,7 @@ _SEARCH = (
 _TARGET = (("target", "local (default), kfp or vertex"),)
 
 
-def row(one: Row) -> dict[str, Any]:
+def row(one: RunRow) -> dict[str, Any]:
     """Return one run of the list as JSON."""
     found = {name: value for name, value in dataclasses.asdict(one).items() if name != "digests"}
     return found | {"steps": dict(one.steps), "seconds": one.lasted}

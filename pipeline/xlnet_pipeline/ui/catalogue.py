@@ -13,7 +13,7 @@ from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.ui import row_index
-from xlnet_pipeline.ui.row import Row, row_of
+from xlnet_pipeline.ui.row import RunRow, row_of
 from xlnet_pipeline.ui.row_index import Stamp, stamp_of
 
 FRESH = 15.0  # seconds before a remote target is asked for its list again
@@ -31,16 +31,16 @@ class LocalRuns:
     def __init__(self, target: LocalTarget) -> None:
         self.target = target
         self.folder = target.home / "runs"
-        self._known: dict[str, tuple[Stamp, Row]] | None = None
+        self._known: dict[str, tuple[Stamp, RunRow]] | None = None
         self._unsaved = 0  # rows that the index file lacks
         self._lock = threading.Lock()
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RunRow]:
         """Return the rows of all runs, the newest first."""
         with self._lock:
             if self._known is None:
                 self._known = row_index.load(self.target.home)
-            found: dict[str, tuple[Stamp, Row]] = {}
+            found: dict[str, tuple[Stamp, RunRow]] = {}
             for name in _names(self.folder):
                 try:
                     stamp = stamp_of(self.folder / name / "run.json")
@@ -59,7 +59,7 @@ class LocalRuns:
             rows = [row for _, row in found.values()]
         return sorted(rows, key=lambda row: (row.created, row.id), reverse=True)
 
-    def _row(self, name: str) -> Row:
+    def _row(self, name: str) -> RunRow:
         path = self.folder / name / "run.json"
         try:
             run = record.read(path)

@@ -13,7 +13,7 @@ from xlnet.errors import Missing, UserError, nearest
 from xlnet.registry import CHAMPION, ModelVersion
 from xlnet_pipeline.ui import pages
 from xlnet_pipeline.ui.pages import quoted
-from xlnet_pipeline.ui.row import Row
+from xlnet_pipeline.ui.row import RunRow
 from xlnet_pipeline.ui.safety import Form, checked
 from xlnet_pipeline.ui.site import Site, site_of
 
@@ -28,7 +28,7 @@ class Entry:
     """A version, and the run that made it."""
 
     version: ModelVersion
-    row: Row | None
+    row: RunRow | None
 
     @property
     def reference(self) -> str:

@@ -9,7 +9,7 @@ from xlnet_pipeline.targets.record import Run
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """One run in the list, or the reason why its record cannot be read."""
 
     id: str
@@ -52,14 +52,14 @@ class Row:
         return (datetime.now(UTC) - datetime.fromisoformat(self.created)).total_seconds()
 
 
-def row_of(run: Run) -> Row:
+def row_of(run: Run) -> RunRow:
     """Make a row from a run's record."""
     facts = _outputs(run, "evaluate", "evaluation")
     metric = str(facts.get("primary_metric") or "")
     entry = _outputs(run, "register", "registration")
     model = f"{entry['name']}:{entry['version']}" if {"name", "version"} <= entry.keys() else ""
     train = _outputs(run, "train", "model")
-    return Row(
+    return RunRow(
         run.id,
         run.target,
         run.status,

@@ -13,7 +13,7 @@ from typing import Any
 from xlnet import provenance
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.ui import row as rows
-from xlnet_pipeline.ui.row import Row
+from xlnet_pipeline.ui.row import RunRow
 
 NAME = "runs.index.json"  # in the state directory
 
@@ -30,7 +30,7 @@ def stamp_of(path: Path) -> Stamp:
     return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
-def load(home: Path) -> dict[str, tuple[Stamp, Row]]:
+def load(home: Path) -> dict[str, tuple[Stamp, RunRow]]:
     """Read the rows by run id. Empty if the file is missing, damaged, or from another version of this program."""
     try:
         content = json.loads((home / NAME).read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def load(home: Path) -> dict[str, tuple[Stamp, Row]]:
         return {}
 
 
-def save(home: Path, known: dict[str, tuple[Stamp, Row]]) -> None:
+def save(home: Path, known: dict[str, tuple[Stamp, RunRow]]) -> None:
     """Replace the file. If the directory is not writable, do nothing."""
     ended = {name: [list(stamp), dataclasses.asdict(row)] for name, (stamp, row) in known.items() if not row.running}
     content = {"about": _about(home), "digest": provenance.digest_json(ended), "rows": ended}
@@ -65,6 +65,6 @@ def _stamp(stamp: list[int]) -> Stamp:
     return time, size, inode
 
 
-def _row(fields: dict[str, Any]) -> Row:
+def _row(fields: dict[str, Any]) -> RunRow:
     pairs = {name: tuple((one, other) for one, other in fields[name]) for name in ("steps", "digests")}
-    return Row(**{**fields, **pairs})
+    return RunRow(**{**fields, **pairs})

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from xlnet.errors import Missing
 from xlnet_pipeline.targets import record
 from xlnet_pipeline.ui import pages
-from xlnet_pipeline.ui.row import Row
+from xlnet_pipeline.ui.row import RunRow
 from xlnet_pipeline.ui.site import Site, site_of
 
 PAGE = 100  # rows per page
@@ -30,7 +30,7 @@ COLUMNS = {
 }
 SHOWN = [name for name in COLUMNS if name not in ("machine", "target")]
 STATUSES = (record.RUNNING, record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST, record.DAMAGED)
-_KEYS: dict[str, Callable[[Row], Any]] = {
+_KEYS: dict[str, Callable[[RunRow], Any]] = {
     "created": lambda row: (row.created, row.id),
     "duration": lambda row: row.lasted or 0.0,
     "metric": lambda row: row.value if row.value is not None else float("-inf"),
@@ -72,7 +72,7 @@ class Query:
             max(1, int(number)) if number.isdecimal() and len(number) < 6 else 1,
         )
 
-    def of_rows(self, rows: list[Row]) -> list[Row]:
+    def of_rows(self, rows: list[RunRow]) -> list[RunRow]:
         """Return the rows that the query asks for, sorted."""
         wanted = self.search.casefold().split()
         found = [
@@ -118,7 +118,7 @@ def latest(request: Request) -> Response:
     return pages.redirect(pages.run_path(row, tab))
 
 
-def newest(site: Site) -> Row:
+def newest(site: Site) -> RunRow:
     """Return the newest run; raise Missing if there are no runs."""
     rows = [row for row in site.rows() if row.status != record.DAMAGED]
     if not rows:

@@ -17,7 +17,7 @@ from xlnet_pipeline.commands.schedule import drift_of
 from xlnet_pipeline.targets import Submission, schedules
 from xlnet_pipeline.targets.schedules import Schedule
 from xlnet_pipeline.ui import pages
-from xlnet_pipeline.ui.row import Row
+from xlnet_pipeline.ui.row import RunRow
 from xlnet_pipeline.ui.safety import Form, checked
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 
@@ -29,7 +29,7 @@ class Shown:
     """A schedule with its runs, its differences from the current recipe, and its times as places on the timeline."""
 
     schedule: Schedule
-    runs: list[Row]
+    runs: list[RunRow]
     drift: list[str] | None
     past: list[tuple[float, str]]  # (place from 0 to 1000, time)
     coming: list[tuple[float, str]]

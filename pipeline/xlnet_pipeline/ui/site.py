@@ -16,7 +16,7 @@ from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.schedules import Schedule
 from xlnet_pipeline.targets.settings import KfpSettings, VertexSettings, read
 from xlnet_pipeline.ui.catalogue import NEWEST, LocalRuns, Remote, unreadable
-from xlnet_pipeline.ui.row import Row, row_of
+from xlnet_pipeline.ui.row import RunRow, row_of
 from xlnet_pipeline.ui.worker import Worker
 
 LOCAL = "local"
@@ -41,7 +41,9 @@ class Site:
         self.worker = worker or Worker()
         self.runs = LocalRuns(self.local)
         names = [name for name in _REACHED_BY if _configured(name, recipe)]
-        self.remote: dict[str, Remote[Row]] = {name: Remote(functools.partial(self._runs_of, name)) for name in names}
+        self.remote: dict[str, Remote[RunRow]] = {
+            name: Remote(functools.partial(self._runs_of, name)) for name in names
+        }
         self.remote_schedules: dict[str, Remote[Schedule]] = {
             name: Remote(functools.partial(self._schedules_of, name)) for name in names
         }
@@ -63,13 +65,13 @@ class Site:
     def _opened(self, name: str) -> Target:
         return open_target(name, self.home, self.recipe)
 
-    def _runs_of(self, name: str) -> list[Row]:
+    def _runs_of(self, name: str) -> list[RunRow]:
         return [row_of(run) for run in self.target(name).runs(NEWEST)]
 
     def _schedules_of(self, name: str) -> list[Schedule]:
         return self.target(name).schedules().all()
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RunRow]:
         """Return the runs of all targets, the newest first."""
         found = self.runs.rows()
         for one in self.remote.values():

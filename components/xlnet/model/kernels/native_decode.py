@@ -27,7 +27,7 @@ class _Layer(ctypes.Structure):
     _fields_ = [(name, c_void_p) for name in LAYER]
 
 
-class _Pass(ctypes.Structure):
+class _DecodePass(ctypes.Structure):
     """``struct Pass`` of decode.cpp."""
 
     _fields_ = [
@@ -71,7 +71,7 @@ class Passes:
         library.decode_scratch.restype = c_long
         size = library.decode_scratch(*map(c_long, (width, heads, head, inner, slots)))
         self._scratch = table_VD.new_empty(size)
-        self._pass = _Pass(self._x_QD.data_ptr(), self._scratch.data_ptr(), None, self._table_VD.data_ptr())
+        self._pass = _DecodePass(self._x_QD.data_ptr(), self._scratch.data_ptr(), None, self._table_VD.data_ptr())
         self._mask = mask.detach().contiguous()
         self._pass.table_bias, self._pass.mask = self._bias_V.data_ptr(), self._mask.data_ptr()
         self._pass.layers, self._pass.width, self._pass.heads, self._pass.head = len(layers), width, heads, head

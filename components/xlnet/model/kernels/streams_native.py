@@ -38,10 +38,10 @@ def attention(
     """See :func:`xlnet.model.streams.stream_attention`. It computes in float32 for every input type."""
     queries_BQ, keys_BK, bias_NH, embed_2NH = segments or (None, None, None, None)
     tensors = floats(q_BQNH, k_BKNH, v_BKNH, *positions, bias_NH, embed_2NH)
-    return _Attention.apply(*tensors, queries_BQ, keys_BK, sight, dropout).to(q_BQNH.dtype)
+    return _StreamAttention.apply(*tensors, queries_BQ, keys_BK, sight, dropout).to(q_BQNH.dtype)
 
 
-class _Problem(ctypes.Structure):
+class _Streams(ctypes.Structure):
     """``struct Streams`` of streams.cpp."""
 
     _fields_ = [
@@ -56,7 +56,7 @@ class _Problem(ctypes.Structure):
     ]
 
 
-class _Attention(torch.autograd.Function):
+class _StreamAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -118,12 +118,12 @@ class _Attention(torch.autograd.Function):
 
 def _problem(
     tensors: list[Tensor | None], numbers: list[Tensor | None], length: int, dropout: Dropout | None
-) -> _Problem:
+) -> _Streams:
     q, k, v = (x for x in tensors[:3] if x is not None)
     place_BQ = numbers[2]
     assert place_BQ is not None
     texts, queries = place_BQ.shape
-    problem = _Problem(
+    problem = _Streams(
         *pointers(*tensors, *numbers),
         *(x.stride(0) for x in (q, k, v)),
         *(texts, length, queries, len(k) // texts, *q.shape[1:]),

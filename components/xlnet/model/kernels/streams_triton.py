@@ -23,8 +23,8 @@ def attention(
     dropout: Dropout | None,
 ) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
-    from xlnet.model.kernels.triton_streams_passes import Attention
+    from xlnet.model.kernels.triton_streams_passes import StreamAttention
 
     queries_BQ, keys_BK, bias_NH, embed_2NH = segments or (None, None, None, None)
     numbers = (queries_BQ, keys_BK, sight, dropout)
-    return Attention.apply(q_BQNH, k_BKNH, v_BKNH, *positions, bias_NH, embed_2NH, *numbers)
+    return StreamAttention.apply(q_BQNH, k_BKNH, v_BKNH, *positions, bias_NH, embed_2NH, *numbers)

@@ -45,7 +45,7 @@ class _Given(NamedTuple):
     order: Tensor
 
 
-class Attention(torch.autograd.Function):
+class StreamAttention(torch.autograd.Function):
     """The autograd function of :func:`xlnet.model.streams.stream_attention`; it takes the tensors one by one."""
 
     @staticmethod

@@ -26,7 +26,7 @@ from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
 from xlnet_pipeline.targets.submission import Submission
 
 
-class Submitter(Protocol):
+class KfpSubmitter(Protocol):
     """The part of the target that schedules need."""
 
     name: str
@@ -55,7 +55,7 @@ SEARCHED = 200  # how many of the newest runs are searched for a schedule's last
 class KfpSchedules:
     """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
 
-    def __init__(self, target: Submitter) -> None:
+    def __init__(self, target: KfpSubmitter) -> None:
         self.target = target
         self.api = target.api
 

@@ -16,7 +16,7 @@ from xlnet_pipeline.targets.submission import Submission
 CHANGED = "cron,maxConcurrentRunCount,createPipelineJobRequest"
 
 
-class Submitter(Protocol):
+class VertexSubmitter(Protocol):
     """The part of the target that schedules need."""
 
     name: str
@@ -33,7 +33,7 @@ class Submitter(Protocol):
 class VertexSchedules:
     """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
 
-    def __init__(self, target: Submitter) -> None:
+    def __init__(self, target: VertexSubmitter) -> None:
         self.target = target
         self.api = target.api
         self.path = f"{target.settings.parent}/schedules"
