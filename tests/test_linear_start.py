@@ -59,7 +59,7 @@ def network(classes, scale=(0.0, 1.0)):
 
 
 def answers(model, rows):
-    return validation_logits(model, rows, Device(), tick=lambda: None, stop=lambda: False)
+    return validation_logits(model, rows, Device(), goes_on=lambda: True)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])

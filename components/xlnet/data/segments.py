@@ -25,7 +25,6 @@ from xlnet.data.shapes import Budget, Share
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
-from xlnet.recipe.checks import check_segment
 
 SPECIAL = 3  # <sep>, <sep>, <cls>
 NEVER = 2**30  # the order of padding, see xlnet.model.streams
@@ -53,9 +52,6 @@ class CorpusSegments:
     special: dict[str, int]
     starts_V: np.ndarray
     bidirectional: bool = False
-
-    def __post_init__(self) -> None:
-        check_segment(self.length, self.reuse, self.one_in)
 
     def __str__(self) -> str:
         return f"segments of {self.length}"
@@ -255,11 +251,7 @@ def _cut(whole: SegmentBatch, part: slice) -> SegmentBatch:
 
 
 def segments_of(data: Dataset, recipe: Recipe) -> CorpusSegments:
-    """Return the segments that a recipe makes of a corpus.
-
-    Raises:
-        UserError: the recipe's numbers do not fit together.
-    """
+    """Return the segments that a recipe makes of a corpus."""
     tokenizer = load_tokenizer(data.path / "tokenizer")
     starts_V = np.array([starts_word(piece) for piece in tokenizer.pieces])
     given = recipe.pretraining

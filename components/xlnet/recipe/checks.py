@@ -86,19 +86,14 @@ def check_together(recipe: Any) -> None:
         _refuse_initialisation(recipe, recipe.training.initialisation)
     if recipe.data.task != "pretrain":
         if given.max_length:
-            check_segment(given.max_length, given.reuse_len, given.one_in, "pretraining.max_length")
+            _check_segment(given, given.max_length, "pretraining.max_length")
         return
     if given.corpus:
         raise UserError(
             'pretraining.corpus is of a step before a classification or regression, but data.task is "pretrain"; '
             "name its corpus in data.train"
         )
-    if given.mem_len > longest:
-        raise UserError(
-            f"pretraining.mem_len is {given.mem_len}, longer than a segment; "
-            f"allowed: data.max_length = {longest} at most"
-        )
-    check_segment(longest, given.reuse_len, given.one_in)
+    _check_segment(given, longest, "data.max_length")
     if recipe.training.token_dropout not in ("auto", 0):
         raise UserError(
             f"training.token_dropout is {recipe.training.token_dropout:g}, but pretraining never hides its input; "
@@ -121,13 +116,7 @@ def check_whole(recipe: Any) -> None:
         section = "data" if odd == "max_length" else "training"
         raise UserError(f'pretraining.{odd} is not read with data.task = "pretrain"; set {section}.{odd} instead')
     if given.corpus:
-        name = "pretraining.max_length"
-        check_segment(segment_length(recipe), given.reuse_len, given.one_in, name)
-        if given.mem_len > segment_length(recipe):
-            raise UserError(
-                f"pretraining.mem_len is {given.mem_len}, longer than a segment; "
-                f"allowed: {name} = {segment_length(recipe)} at most"
-            )
+        _check_segment(given, segment_length(recipe), "pretraining.max_length")
         if not given.epochs and not given.steps:
             raise UserError("pretraining.epochs and pretraining.steps are both 0; set one of them")
 
@@ -137,15 +126,13 @@ def segment_length(recipe: Any) -> int:
     return int(recipe.pretraining.max_length or min(SEGMENT, recipe.data.max_length))
 
 
-def check_segment(length: int, reuse: int, one_in: int, name: str = "data.max_length") -> None:
-    """Raise UserError unless a segment for pretraining has room for its parts, and something to predict in each.
-
-    Args:
-        length: tokens of a segment.
-        reuse: tokens of it that become memory; 0: none.
-        one_in: one token in so many is predicted.
-        name: the field that says how long a segment is.
-    """
+def _check_segment(given: Any, length: int, name: str) -> None:
+    """Raise UserError if segments of ``length`` tokens do not fit ``pretraining``; field ``name`` sets the length."""
+    reuse, one_in = given.reuse_len, given.one_in
+    if given.mem_len > length:
+        raise UserError(
+            f"pretraining.mem_len is {given.mem_len}, longer than a segment; allowed: {name} = {length} at most"
+        )
     if length < reuse + SMALLEST_REST:
         raise UserError(
             f"{name} is {length}, too few for pretraining.reuse_len = {reuse} and the rest of a "

@@ -220,14 +220,7 @@ class Training:
         if not (last or state.step in self.schedule.validations) or state.validated == state.step:
             return bool(patience) and state.evaluations_waited >= patience
         select_by = self.recipe.select_by
-        scores = self.task.validate(
-            self.model,
-            self.validation,
-            self.device,
-            select_by,
-            tick=lambda: self.watchdog.at(state.step, "validate"),
-            stop=lambda: bool(self.stop),
-        )
+        scores = self.task.validate(self.model, self.validation, self.device, select_by, self.may_validate)
         if scores is None:
             self.leave()
         self.collect()
@@ -249,6 +242,11 @@ class Training:
             self.progress.say(f"stopping early: no better validation in {patience} evaluations")
             return True
         return False
+
+    def may_validate(self) -> bool:
+        """Report progress to the watchdog; return whether no rank was asked to stop, the same on every rank."""
+        self.watchdog.at(self.state.step, "validate")
+        return not any(self.device.ranks.gather(bool(self.stop)))
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint, after checking that losses and weights are finite."""

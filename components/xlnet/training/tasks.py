@@ -42,15 +42,9 @@ class TrainingTask(Protocol):
         """Return a batch's share of the mean loss over the update's ``total`` texts or tokens: a scalar."""
 
     def validate(
-        self,
-        model: Model,
-        split: Split,
-        device: Device,
-        select_by: str,
-        tick: Callable[[], None],
-        stop: Callable[[], bool],
+        self, model: Model, split: Split, device: Device, select_by: str, goes_on: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """Return the scores of the validation rows, nan if not finite; None if a rank was asked to stop."""
+        """Return the scores of the validation rows, nan if not finite; None as soon as ``goes_on()`` is False."""
 
 
 class Supervised:
@@ -81,16 +75,10 @@ class Supervised:
         return step.forward(model, device.move(batch), total, recipe, device)
 
     def validate(
-        self,
-        model: Model,
-        split: Split,
-        device: Device,
-        select_by: str,
-        tick: Callable[[], None],
-        stop: Callable[[], bool],
+        self, model: Model, split: Split, device: Device, select_by: str, goes_on: Callable[[], bool]
     ) -> dict[str, float] | None:
         """See :class:`TrainingTask`."""
-        logits = validation_logits(model, split, device, tick, stop)
+        logits = validation_logits(model, split, device, goes_on)
         if logits is None:
             return None
         if not np.isfinite(logits).all():
@@ -150,20 +138,9 @@ class Pretraining:
             )
 
     def validate(
-        self,
-        model: Model,
-        split: Split,
-        device: Device,
-        select_by: str,
-        tick: Callable[[], None],
-        stop: Callable[[], bool],
+        self, model: Model, split: Split, device: Device, select_by: str, goes_on: Callable[[], bool]
     ) -> dict[str, float] | None:
         """See :class:`TrainingTask`."""
-
-        def goes_on() -> bool:
-            tick()
-            return not any(device.ranks.gather(stop()))
-
         assert isinstance(device.shapes, CorpusSegments)
         found = segment_losses(model, split, device.shapes, device.tensor, device.autocast, goes_on)
         return None if found is None else {"validation_loss": float(found[0].sum() / found[1].sum())}

@@ -14,7 +14,7 @@ BATCH_TOKENS = 8192
 
 
 def validation_logits(
-    model: XLNetClassifier, split: Rows, device: Device, tick: Callable[[], None], stop: Callable[[], bool]
+    model: XLNetClassifier, split: Rows, device: Device, goes_on: Callable[[], bool]
 ) -> np.ndarray | None:
     """Return the logits of every row, in row order, on every rank: float32 [rows, C].
 
@@ -22,11 +22,10 @@ def validation_logits(
         model: a model in training mode, which is restored afterwards.
         split: the rows of the validation split.
         device: its ranks take turns, one batch each.
-        tick: called before each batch.
-        stop: whether this rank was asked to stop.
+        goes_on: called before each turn; False ends the validation, and must be so on every rank.
 
     Returns:
-        The logits; None if a rank was asked to stop.
+        The logits; None if the validation ended early.
     """
     ranks = device.ranks
     logits = np.zeros((len(split.lengths), model.config.outputs), np.float32)
@@ -34,8 +33,7 @@ def validation_logits(
     try:
         batches = device.shapes.evaluation(split, BATCH_TOKENS)
         while turn := list(islice(batches, ranks.parts)):
-            tick()
-            if any(ranks.gather(stop())):
+            if not goes_on():
                 return None
             # In the last turn a rank may have no batch. If weights are sharded, it must still join collective calls.
             batch = turn[min(ranks.part, len(turn) - 1)]

@@ -21,7 +21,7 @@ from xlnet.model.positions import by_token, empty_gradients
 GROUPS = 8  # number of buffers for the gradients of distances; texts share them, and they are summed in order
 LOG2E = 1.4426950408889634
 PITCH = 64  # a row of scores begins at a multiple of this many elements
-SQUARES = 256 << 20  # maximum bytes of scores in memory at once, unless one head needs more
+SCORES = 256 << 20  # maximum bytes of scores in memory at once, unless one head needs more
 
 
 class Tile(NamedTuple):
@@ -82,12 +82,9 @@ class Attention(torch.autograd.Function):
         dropout: Dropout | None,
     ) -> Tensor:
         q_TNH, k_TNH, v_TNH = (by_token(x) for x in (q_TNH, k_TNH, v_TNH))
-        # Without segments, placeholders that no kernel reads replace their tensors.
-        change_NH = content_bias_NH if embed_2NH is None else embed_2NH[1] - embed_2NH[0]
-        segment_bias_NH = content_bias_NH if segment_bias_NH is None else segment_bias_NH
-        ids_T = layout.offsets_S1 if ids_T is None else ids_T
-        rest = (r_RNH, content_bias_NH, position_bias_NH, segment_bias_NH, change_NH, ids_T)
-        given = _Given(q_TNH, k_TNH, v_TNH, *(x.contiguous() for x in rest))
+        biases = (content_bias_NH, position_bias_NH, *segment_inputs(content_bias_NH, segment_bias_NH, embed_2NH))
+        rest = (r_RNH, *biases, layout.offsets_S1 if ids_T is None else ids_T)
+        given = _Tensors(q_TNH, k_TNH, v_TNH, *(x.contiguous() for x in rest))
         passes = _Pass(given, layout, dropout, segments=embed_2NH is not None)
         out_TNH, log_sums_NT = passes.forward()
         ctx.save_for_backward(*given, out_TNH, log_sums_NT)
@@ -97,11 +94,20 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, out_TNH, log_sums_NT = ctx.saved_tensors
-        passes = _Pass(_Given(*tensors), ctx.layout, ctx.dropout, ctx.segments)
+        passes = _Pass(_Tensors(*tensors), ctx.layout, ctx.dropout, ctx.segments)
         return (*passes.backward(grads[0].contiguous(), out_TNH, log_sums_NT), None, None, None)
 
 
-class _Given(NamedTuple):
+def segment_inputs(
+    content_bias_NH: Tensor, segment_bias_NH: Tensor | None, embed_2NH: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the segment bias, and what another segment changes; without segments, tensors that no kernel reads."""
+    if segment_bias_NH is None or embed_2NH is None:
+        return content_bias_NH, content_bias_NH
+    return segment_bias_NH, embed_2NH[1] - embed_2NH[0]
+
+
+class _Tensors(NamedTuple):
     """The tensors that the kernels read."""
 
     q: Tensor
@@ -115,29 +121,104 @@ class _Given(NamedTuple):
     ids: Tensor
 
 
-class _Pass:
-    """One forward or backward pass: launches the kernels in order."""
+class KernelPass:
+    """One forward or backward pass of attention: launches the kernels in order. Subclasses say which kernels.
 
-    def __init__(self, given: _Given, layout: Layout, dropout: Dropout | None, segments: bool) -> None:
-        self.given, self.layout, self.segments = given, layout, segments
+    Attributes:
+        given: the tensors that the kernels read: queries, keys and values by token, distances, the three biases,
+            what another segment changes, and more.
+        texts: number of texts.
+        area: elements of one head's scores.
+    """
+
+    def __init__(
+        self, given: Any, texts: int, area: int, dropout: Dropout | None, segments: bool, unread: Tensor
+    ) -> None:
+        """Take the inputs; ``unread`` replaces the key of the dropout mask if there is none."""
+        self.given, self.texts, self.area, self.segments = given, texts, area, segments
         self.tokens, self.heads, self.width = given.q.shape
-        self.longest = len(given.r) // 2
         self.scale = LOG2E / self.width**0.5
-        self.squares_S, self.area = layout.squares(PITCH)
-        self.mask_key = layout.offsets_S1 if dropout is None else dropout.key
+        self.mask_key = unread if dropout is None else dropout.key
         self.dropping = (dropout.threshold, dropout.scale) if dropout else (0, 1.0)
         self.wide = given.q.dtype == torch.float32
-        self.texts = layout.texts
         self.capability = torch.cuda.get_device_capability(given.q.device) if given.q.is_cuda else (0, 0)
+
+    def tile(self, kernel: Any) -> Tile:
+        """Return a kernel's tile."""
+        raise NotImplementedError
+
+    def score_positions(self, position_TNH: Tensor, scores: Tensor, head: int, heads: int) -> None:
+        """Launch the kernel that writes the scores by distance of ``heads`` heads, from ``head`` on."""
+        raise NotImplementedError
+
+    def position_scores(self, position_TNH: Tensor) -> Iterator[tuple[Tensor, int, int]]:
+        """Yield the position scores of a few heads at a time: the scores, the first head, and the number of heads."""
+        kind = torch.float32 if self.wide else torch.float16
+        at_once = min(self.heads, max(1, SCORES // (self.area * kind.itemsize)))
+        scores = position_TNH.new_empty(at_once * self.area, dtype=kind)
+        for head in range(0, self.heads, at_once):
+            heads = min(at_once, self.heads - head)
+            self.score_positions(position_TNH, scores, head, heads)
+            yield scores, head, heads
+
+    def prepare(self, *backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries with content bias, queries with position bias, and the scores for another segment [N, T]."""
+        given = self.given
+        content, position = given.q.new_empty(given.q.shape), given.q.new_empty(given.q.shape)
+        by_segment = self.numbers(self.heads, self.tokens)
+        rows = 64 if self.width <= 64 else 32
+        kernels.prepare[(-(-self.tokens // rows), self.heads)](
+            given.q, *given[4:8], content, position, by_segment, *(backward or (content, content, by_segment)),
+            given.q.stride(0), self.tokens, self.scale,
+            N=self.heads, H=self.width, M=rows, SEGMENTS=self.segments, BACKWARD=bool(backward),
+        )  # fmt: skip
+        return content, position, by_segment
+
+    def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        """Launch a kernel with the sizes that all kernels take."""
+        chosen = self.tile(kernel)
+        constants |= {"N": self.heads, "H": self.width, "M": chosen.queries, "K": chosen.keys, "P": PITCH}
+        constants |= {"PRECISION": "ieee" if self.wide else "tf32"}
+        kernel[grid](*arguments, **constants, num_warps=chosen.warps, num_stages=chosen.stages)
+
+    def numbers(self, *shape: int) -> Tensor:
+        """Make an uninitialised float32 tensor."""
+        return self.given.q.new_empty(shape, dtype=torch.float32)
+
+    def parameter_gradients(self, partial_r: Tensor, partial_biases: Tensor) -> tuple[Tensor | None, ...]:
+        """Sum the parts of the gradients of distances, of the three biases, and of the segment embeddings."""
+        content_bias, position_bias, segment_bias, other = partial_biases.sum(0).unbind(1)
+        of_segments = (segment_bias, torch.stack([-other, other])) if self.segments else (None, None)
+        return partial_r.sum(0).to(self.given.q.dtype), content_bias, position_bias, *of_segments
+
+
+class _Pass(KernelPass):
+    """A pass of :class:`Attention`."""
+
+    def __init__(self, given: _Tensors, layout: Layout, dropout: Dropout | None, segments: bool) -> None:
+        self.layout, self.longest = layout, len(given.r) // 2
+        self.squares_S, area = layout.squares(PITCH)
+        super().__init__(given, layout.texts, area, dropout, segments, layout.offsets_S1)
+
+    def tile(self, kernel: Any) -> Tile:
+        """See :class:`KernelPass`."""
+        return tile(kernel.__name__, self.width, self.wide, self.tokens / self.texts, self.capability)
+
+    def score_positions(self, position_TNH: Tensor, scores: Tensor, head: int, heads: int) -> None:
+        """See :class:`KernelPass`."""
+        self._over_blocks(
+            kernels.position_scores, "queries", heads, (position_TNH, self.given.r), (scores,),
+            (self.area, self.longest, head, self.scale),
+        )  # fmt: skip
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Return the attention output [T, N, H], and log₂ of the sums of unnormalised weights [N, T]."""
         given, like = self.given, self.given.q
         # No kernel writes tokens that belong to no text, but later operators read them.
         out_TNH = like.new_zeros(like.shape) if self.layout.capacity else like.new_empty(like.shape)
-        log_sums_NT = self._numbers(self.heads, self.tokens)
-        content, position, by_segment = self._prepare()
-        for scores, head, heads in self._position_scores(position):
+        log_sums_NT = self.numbers(self.heads, self.tokens)
+        content, position, by_segment = self.prepare()
+        for scores, head, heads in self.position_scores(position):
             self._over_blocks(
                 kernels.forward, "queries", heads,
                 (content, given.k, given.v, by_segment, given.ids), (self.mask_key, scores, out_TNH, log_sums_NT),
@@ -152,12 +233,12 @@ class _Pass:
         dq, dk, dv = empty_gradients(*given[:3])
         for gradient in (dq, dk, dv) if self.layout.capacity else ():
             gradient.zero_()
-        deltas_NT = self._numbers(self.heads, self.tokens)
-        content, position, by_segment = self._prepare(out_TNH, grad_TNH, deltas_NT)
-        blocks = len(self.layout.blocks(self._tile(kernels.backward_queries).queries)[0])
+        deltas_NT = self.numbers(self.heads, self.tokens)
+        content, position, by_segment = self.prepare(out_TNH, grad_TNH, deltas_NT)
+        blocks = len(self.layout.blocks(self.tile(kernels.backward_queries).queries)[0])
         partial_biases = given.q.new_zeros(blocks, self.heads, 4, self.width, dtype=torch.float32)
-        partial_r = self._numbers(min(GROUPS, self.texts), *given.r.shape)
-        for scores, head, heads in self._position_scores(position):
+        partial_r = self.numbers(min(GROUPS, self.texts), *given.r.shape)
+        for scores, head, heads in self.position_scores(position):
             gradients = scores.view(given.q.dtype)
             self._over_blocks(
                 kernels.backward_keys, "keys", heads,
@@ -173,60 +254,19 @@ class _Pass:
                 (given.q.stride(0), given.k.stride(0), self.area, self.longest, head, self.scale),
                 SEGMENTS=self.segments,
             )  # fmt: skip
-            grid = (-(-2 * self.longest // self._tile(kernels.backward_distances).keys), heads, len(partial_r))
-            self._start(
+            grid = (-(-2 * self.longest // self.tile(kernels.backward_distances).keys), heads, len(partial_r))
+            self.launch(
                 kernels.backward_distances, grid,
                 position, self.layout.offsets_S1, self.squares_S, gradients, partial_r,
                 self.area, self.texts, self.longest, head, self.scale,
             )  # fmt: skip
-        content_bias, position_bias, segment_bias, other = partial_biases.sum(0).unbind(1)
-        embed = torch.stack([-other, other]) if self.segments else None
-        biases = (content_bias, position_bias, segment_bias if self.segments else None)
-        return dq, dk, dv, partial_r.sum(0).to(given.q.dtype), *biases, embed
-
-    def _prepare(self, *backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries with content bias, queries with position bias, and the scores for another segment [N, T]."""
-        given = self.given
-        content, position = given.q.new_empty(given.q.shape), given.q.new_empty(given.q.shape)
-        by_segment = self._numbers(self.heads, self.tokens)
-        rows = 64 if self.width <= 64 else 32
-        kernels.prepare[(-(-self.tokens // rows), self.heads)](
-            given.q, *given[4:8], content, position, by_segment, *(backward or (content, content, by_segment)),
-            given.q.stride(0), self.tokens, self.scale,
-            N=self.heads, H=self.width, M=rows, SEGMENTS=self.segments, BACKWARD=bool(backward),
-        )  # fmt: skip
-        return content, position, by_segment
-
-    def _position_scores(self, position_TNH: Tensor) -> Iterator[tuple[Tensor, int, int]]:
-        """Yield the position scores of a few heads at a time: the squares, the first head, and the number of heads."""
-        kind = torch.float32 if self.wide else torch.float16
-        at_once = min(self.heads, max(1, SQUARES // (self.area * kind.itemsize)))
-        scores = position_TNH.new_empty(at_once * self.area, dtype=kind)
-        for head in range(0, self.heads, at_once):
-            heads = min(at_once, self.heads - head)
-            self._over_blocks(
-                kernels.position_scores, "queries", heads, (position_TNH, self.given.r), (scores,),
-                (self.area, self.longest, head, self.scale),
-            )  # fmt: skip
-            yield scores, head, heads
+        return dq, dk, dv, *self.parameter_gradients(partial_r, partial_biases)
 
     def _over_blocks(
         self, kernel: Any, of: str, heads: int, given: tuple[Tensor, ...], rest: tuple[Tensor, ...],
         scalars: tuple[Any, ...], **constants: Any,
     ) -> None:  # fmt: skip
         """Launch a kernel with one program per head and per block of a text's queries or keys."""
-        texts, starts = self.layout.blocks(getattr(self._tile(kernel), of))
+        texts, starts = self.layout.blocks(getattr(self.tile(kernel), of))
         tables = (self.layout.offsets_S1, self.squares_S, texts, starts)
-        self._start(kernel, (len(texts), heads), *given, *tables, *rest, *scalars, **constants)
-
-    def _start(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-        chosen = self._tile(kernel)
-        constants |= {"N": self.heads, "H": self.width, "M": chosen.queries, "K": chosen.keys, "P": PITCH}
-        constants |= {"PRECISION": "ieee" if self.wide else "tf32"}
-        kernel[grid](*arguments, **constants, num_warps=chosen.warps, num_stages=chosen.stages)
-
-    def _tile(self, kernel: Any) -> Tile:
-        return tile(kernel.__name__, self.width, self.wide, self.tokens / self.texts, self.capability)
-
-    def _numbers(self, *shape: int) -> Tensor:
-        return self.given.q.new_empty(shape, dtype=torch.float32)
+        self.launch(kernel, (len(texts), heads), *given, *tables, *rest, *scalars, **constants)

@@ -5,7 +5,6 @@ The scores of a few heads are kept at a time, in a fixed amount of memory, and o
 Shapes: see :mod:`xlnet.model.streams`; T = B · Q queries of all texts together.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +12,7 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_streams as kernels
-from xlnet.model.kernels.triton_attention import prepare
-from xlnet.model.kernels.triton_passes import GROUPS, LOG2E, PITCH, SQUARES, Tile, tile
+from xlnet.model.kernels.triton_passes import GROUPS, PITCH, KernelPass, Tile, segment_inputs, tile
 from xlnet.model.positions import by_token, empty_gradients
 from xlnet.model.sight import Sight
 
@@ -27,7 +25,7 @@ def stream_tile(kernel: str, width: int, wide: bool, keys: int, capability: tupl
     return chosen
 
 
-class _Given(NamedTuple):
+class _StreamTensors(NamedTuple):
     """The tensors that the kernels read; queries, keys and values by token."""
 
     q: Tensor
@@ -65,14 +63,12 @@ class StreamAttention(torch.autograd.Function):
         dropout: Dropout | None,
     ) -> Tensor:
         tokens = [by_token(x.flatten(0, 1)) for x in (q_BQNH, k_BKNH, v_BKNH)]
-        # Without segments, placeholders that no kernel reads replace their tensors.
-        change_NH = content_bias_NH if embed_2NH is None else embed_2NH[1] - embed_2NH[0]
-        segment_bias_NH = content_bias_NH if segment_bias_NH is None else segment_bias_NH
+        biases = (content_bias_NH, position_bias_NH, *segment_inputs(content_bias_NH, segment_bias_NH, embed_2NH))
         numbers = [sight.sees_BQ if queries_BQ is None else queries_BQ, sight.order_BK if keys_BK is None else keys_BK]
         numbers += [sight.place_BQ, sight.sees_BQ, sight.order_BK]
-        rest = (r_RNH.to(q_BQNH.dtype), content_bias_NH, position_bias_NH, segment_bias_NH, change_NH)
-        given = _Given(*tokens, *(x.contiguous() for x in rest), *(x.to(torch.int32).contiguous() for x in numbers))
-        passes = _Pass(given, sight.length, len(q_BQNH), dropout, segments=embed_2NH is not None)
+        rest = (r_RNH.to(q_BQNH.dtype), *biases, *(x.to(torch.int32) for x in numbers))
+        given = _StreamTensors(*tokens, *(x.contiguous() for x in rest))
+        passes = _StreamPass(given, sight.length, len(q_BQNH), dropout, segments=embed_2NH is not None)
         out_TNH, log_sums_NT = passes.forward()
         ctx.save_for_backward(*given, out_TNH, log_sums_NT)
         ctx.rest = sight.length, len(q_BQNH), dropout, passes.segments
@@ -81,33 +77,38 @@ class StreamAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, out_TNH, log_sums_NT = ctx.saved_tensors
-        passes = _Pass(_Given(*tensors), *ctx.rest)
+        passes = _StreamPass(_StreamTensors(*tensors), *ctx.rest)
         found = passes.backward(grads[0].contiguous().view_as(out_TNH), out_TNH, log_sums_NT)
         by_text = (x.unflatten(0, (passes.texts, -1)) for x in found[:3] if x is not None)
         return (*by_text, *found[3:], None, None, None, None)
 
 
-class _Pass:
-    """One forward or backward pass: launches the kernels in order."""
+class _StreamPass(KernelPass):
+    """A pass of :class:`StreamAttention`."""
 
-    def __init__(self, given: _Given, length: int, texts: int, dropout: Dropout | None, segments: bool) -> None:
-        self.given, self.length, self.texts, self.segments = given, length, texts, segments
-        self.tokens, self.heads, self.width = given.q.shape
-        self.queries, self.keys = self.tokens // texts, len(given.k) // texts
-        self.scale = LOG2E / self.width**0.5
+    def __init__(self, given: _StreamTensors, length: int, texts: int, dropout: Dropout | None, segments: bool) -> None:
+        self.length, self.queries, self.keys = length, len(given.q) // texts, len(given.k) // texts
         self.pitch = -(-self.keys // PITCH) * PITCH
-        self.area = self.tokens * self.pitch
-        self.mask_key = given.sees if dropout is None else dropout.key
-        self.dropping = (dropout.threshold, dropout.scale) if dropout else (0, 1.0)
-        self.wide = given.q.dtype == torch.float32
-        self.capability = torch.cuda.get_device_capability(given.q.device) if given.q.is_cuda else (0, 0)
+        super().__init__(given, texts, len(given.q) * self.pitch, dropout, segments, given.sees)
+
+    def tile(self, kernel: Any) -> Tile:
+        """See :class:`KernelPass`."""
+        return stream_tile(kernel.__name__, self.width, self.wide, self.keys, self.capability)
+
+    def score_positions(self, position_TNH: Tensor, scores: Tensor, head: int, heads: int) -> None:
+        """See :class:`KernelPass`."""
+        self.launch(
+            kernels.position_scores, (self._blocks(kernels.position_scores), heads),
+            position_TNH, self.given.r, self.given.place, scores,
+            self.area, self.length, self.queries, self.keys, self.pitch, head, self.scale,
+        )  # fmt: skip
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Return the attention output [T, N, H], and log₂ of the sums of unnormalised weights [N, T]."""
-        out_TNH, log_sums_NT = torch.empty_like(self.given.q).contiguous(), self._numbers(self.heads, self.tokens)
-        content, position, by_segment = self._prepare()
-        for scores, head, heads in self._position_scores(position):
-            self._start(
+        out_TNH, log_sums_NT = torch.empty_like(self.given.q).contiguous(), self.numbers(self.heads, self.tokens)
+        content, position, by_segment = self.prepare()
+        for scores, head, heads in self.position_scores(position):
+            self.launch(
                 kernels.forward, (self._blocks(kernels.forward), heads), *self._seen(content, by_segment),
                 self.mask_key, scores, out_TNH, log_sums_NT, *self._sizes(head), *self.dropping,
                 SEGMENTS=self.segments, DROPOUT=self.dropping[0] > 0,
@@ -118,35 +119,32 @@ class _Pass:
         """Return the gradients of queries, keys, values, distances, the three biases and the segment embeddings."""
         given = self.given
         (dq,), (dk, dv) = empty_gradients(given.q), empty_gradients(given.k, given.v)
-        deltas_NT = self._numbers(self.heads, self.tokens)
-        content, position, by_segment = self._prepare(out_TNH, grad_TNH, deltas_NT)
+        deltas_NT = self.numbers(self.heads, self.tokens)
+        content, position, by_segment = self.prepare(out_TNH, grad_TNH, deltas_NT)
         blocks = self._blocks(kernels.backward_queries)
         partial_biases = given.q.new_zeros(blocks, self.heads, 4, self.width, dtype=torch.float32)
-        partial_r = self._numbers(min(GROUPS, self.texts), *given.r.shape)
+        partial_r = self.numbers(min(GROUPS, self.texts), *given.r.shape)
         lengths = (self.length, self.queries, self.keys, self.pitch)
-        for scores, head, heads in self._position_scores(position):
+        for scores, head, heads in self.position_scores(position):
             gradients = scores.view(given.q.dtype)
-            key_blocks = self.texts * -(-self.keys // self._tile(kernels.backward_keys).keys)
-            self._start(
+            key_blocks = self.texts * -(-self.keys // self.tile(kernels.backward_keys).keys)
+            self.launch(
                 kernels.backward_keys, (key_blocks, heads), *self._seen(content, by_segment),
                 self.mask_key, grad_TNH, log_sums_NT, deltas_NT, scores, gradients, dk, dv,
                 *self._sizes(head), *self.dropping, SEGMENTS=self.segments, DROPOUT=self.dropping[0] > 0,
             )  # fmt: skip
-            self._start(
+            self.launch(
                 kernels.backward_queries, (blocks, heads),
                 given.q, given.k, given.r, given.segment_bias, given.change, given.query_ids, given.key_ids,
                 given.place, gradients, dq, partial_biases,
                 given.q.stride(0), given.k.stride(0), self.area, *lengths, head, self.scale, SEGMENTS=self.segments,
             )  # fmt: skip
-            columns = -(-len(given.r) // self._tile(kernels.backward_distances).keys)
-            self._start(
+            columns = -(-len(given.r) // self.tile(kernels.backward_distances).keys)
+            self.launch(
                 kernels.backward_distances, (columns, heads, len(partial_r)),
                 position, given.place, gradients, partial_r, self.area, self.texts, *lengths, head, self.scale,
             )  # fmt: skip
-        content_bias, position_bias, segment_bias, other = partial_biases.sum(0).unbind(1)
-        embed = torch.stack([-other, other]) if self.segments else None
-        biases = (content_bias, position_bias, segment_bias if self.segments else None)
-        return dq, dk, dv, partial_r.sum(0).to(given.q.dtype), *biases, embed
+        return dq, dk, dv, *self.parameter_gradients(partial_r, partial_biases)
 
     def _seen(self, content_TNH: Tensor, by_segment_NT: Tensor) -> tuple[Tensor, ...]:
         given = self.given
@@ -156,44 +154,5 @@ class _Pass:
         rows = (self.given.k.stride(0), self.given.v.stride(0), self.area)
         return (*rows, self.queries, self.keys, self.tokens, self.pitch, head, self.scale)
 
-    def _prepare(self, *backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries with content bias, queries with position bias, and the scores for another segment [N, T]."""
-        given = self.given
-        content, position = given.q.new_empty(given.q.shape), given.q.new_empty(given.q.shape)
-        by_segment = self._numbers(self.heads, self.tokens)
-        rows = 64 if self.width <= 64 else 32
-        prepare[(-(-self.tokens // rows), self.heads)](
-            given.q, *given[4:8], content, position, by_segment, *(backward or (content, content, by_segment)),
-            given.q.stride(0), self.tokens, self.scale,
-            N=self.heads, H=self.width, M=rows, SEGMENTS=self.segments, BACKWARD=bool(backward),
-        )  # fmt: skip
-        return content, position, by_segment
-
-    def _position_scores(self, position_TNH: Tensor) -> Iterator[tuple[Tensor, int, int]]:
-        """Yield the position scores of a few heads at a time: the scores, the first head, and the number of heads."""
-        kind = torch.float32 if self.wide else torch.float16
-        at_once = min(self.heads, max(1, SQUARES // (self.area * kind.itemsize)))
-        scores = position_TNH.new_empty(at_once * self.area, dtype=kind)
-        for head in range(0, self.heads, at_once):
-            heads = min(at_once, self.heads - head)
-            self._start(
-                kernels.position_scores, (self._blocks(kernels.position_scores), heads),
-                position_TNH, self.given.r, self.given.place, scores,
-                self.area, self.length, self.queries, self.keys, self.pitch, head, self.scale,
-            )  # fmt: skip
-            yield scores, head, heads
-
     def _blocks(self, kernel: Any) -> int:
-        return self.texts * -(-self.queries // self._tile(kernel).queries)
-
-    def _start(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-        chosen = self._tile(kernel)
-        constants |= {"N": self.heads, "H": self.width, "M": chosen.queries, "K": chosen.keys, "P": PITCH}
-        constants |= {"PRECISION": "ieee" if self.wide else "tf32"}
-        kernel[grid](*arguments, **constants, num_warps=chosen.warps, num_stages=chosen.stages)
-
-    def _tile(self, kernel: Any) -> Tile:
-        return stream_tile(kernel.__name__, self.width, self.wide, self.keys, self.capability)
-
-    def _numbers(self, *shape: int) -> Tensor:
-        return self.given.q.new_empty(shape, dtype=torch.float32)
+        return self.texts * -(-self.queries // self.tile(kernel).queries)
