@@ -424,12 +424,19 @@ def test_headers_tell_what_loading_tells(foreign, damage, message) -> None:
 
 def test_weights_that_were_not_found_are_a_warning(foreign, capsys) -> None:
     model = foreign(num_labels=2)
+    capsys.readouterr()  # what transformers says while it writes the model
     load_pretrained(str(model.path), VOCABULARY, "classification", ["a", "b"])
     assert capsys.readouterr().err == ""
     load_pretrained(str(model.path), VOCABULARY, "classification", ["a", "b", "c"])
     said = capsys.readouterr().err
     assert said.startswith("warning: ")
     assert "logits_proj.bias, logits_proj.weight: training starts these from random values" in said
+    tensors = load_file(model.path / "model.safetensors")
+    body = {name: value for name, value in tensors.items() if name.startswith("transformer.")}
+    bias = torch.zeros(len(body["transformer.word_embedding.weight"]))
+    save_file({**body, "lm_loss.bias": bias}, model.path / "model.safetensors", metadata={"format": "pt"})
+    load_pretrained(str(model.path), VOCABULARY, "classification", ["a", "b"])
+    assert capsys.readouterr().err == "", "a language model never has a classifier's head"
     (model.path / "tokenizer.json").unlink()
     load_pretrained(str(model.path), VOCABULARY, "classification", ["a", "b"])
     assert "comes without a tokenizer" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +85,31 @@ def test_the_untrained_network_finds_values(scale):
     assert 0.5 < found.std() / others.labels.std() < 1.5
 
 
+@pytest.mark.parametrize("classes", [0, 2, 7])
+def test_a_pretrained_network_takes_the_linear_model_in(classes, tmp_path):
+    split = made_up(classes, 600)
+    model = network(classes)
+    for name, weights in model.transformer.named_parameters():  # as far from new weights as a training leads
+        weights.data.normal_(1.0 if name.endswith("norm.weight") else 0.0, 0.15)
+    before = {name: value.clone() for name, value in model.transformer.state_dict().items()}
+    recipe = recipes.load(settings=["model.pretrained=weights", "training.initialisation=linear"])
+    data = SimpleNamespace(split=lambda _: split, classes=[str(one) for one in range(classes)])
+    linear_start.begin(model, Device(), data, recipe)
+    others = made_up(classes, 200, seed=1)
+    found = answers(model, others)
+    if classes:
+        assert (found.argmax(1) == others.labels).mean() > 0.97
+        assert found.std() < 2, "it is not surer than a model that will be trained on may be"
+    else:
+        assert np.corrcoef(found[:, 0], others.labels)[0, 1] > 0.9
+    kept = [
+        (value[max(1, classes - 1) :] == before[name][max(1, classes - 1) :]).float().mean()
+        for name, value in model.transformer.state_dict().items()
+        if name.endswith(("ff.layer_2.weight", "rel_attn.o"))
+    ]
+    assert min(kept) > 0.8, "what was learnt stays, but for one head and the dimensions of the answers"
+
+
 def test_more_classes_than_a_head_is_wide_keep_the_main_directions():
     rows = made_up(7, 600)
     linear = linear_start.fit(rows, 64, 7, most=3)
@@ -159,6 +185,8 @@ def test_the_same_bits_twice_and_after_a_kill(dataset, tmp_path, monkeypatch):
         ({"data": {"text_pair": "other"}}, "matching"),
         ({"data": {"task": "pretrain"}}, "random"),
         ({"model": {"pretrained": "weights"}}, "random"),
+        ({"data": {"text_pair": "other"}, "pretraining": {"corpus": ["train"]}}, "random"),
+        ({"pretraining": {"corpus": ["train"]}}, "linear"),
         ({"model": {"preset": "base"}}, "random"),
         ({"training": {"initialisation": "random"}}, "random"),
         ({"model": {"preset": "base"}, "training": {"initialisation": AUTO}}, "linear"),
@@ -174,9 +202,16 @@ def test_what_auto_chooses(changes, chosen):
 
 
 @pytest.mark.parametrize(
+    ("width", "text_pair", "chosen"), [(128, None, "linear"), (128, "other", "random"), (768, None, "random")]
+)
+def test_pretrained_weights_of_a_small_network_take_a_linear_model_in(width, text_pair, chosen):
+    recipe = recipes.from_changes({"model": {"pretrained": "weights"}, "data": {"text_pair": text_pair}})
+    assert budget.decide(recipe, Size(2000, 40_000, 60, width)).training.initialisation == chosen
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.pretrained=weights"], "is 'linear', but model.pretrained gives the weights; allowed: auto, random"),
         (["data.text_pair=other"], "is 'linear', but data.text_pair makes the rows pairs; allowed: auto, random"),
         (["data.task=pretrain"], "is 'linear', but data.task is 'pretrain'; allowed: auto, random"),
     ],

@@ -24,6 +24,7 @@ from xlnet.model.xlnet import XLNetClassifier
 
 FUSED = ".rel_attn.qkv"
 HEAD, HEAD_BIAS = "logits_proj.weight", "logits_proj.bias"
+HEADS = ("sequence_summary.", "logits_proj.")  # a pretrained language model lacks these
 LM_HEAD = "lm_loss.bias"
 NO_CLASSIFIER = ": it is not a trained classifier; to fine-tune it name it as model.pretrained"
 MEMORY = "memory"  # what a training remembers of the last segments is not a part of a model
@@ -149,7 +150,10 @@ def load_pretrained(
     refuse_misfit(name, {key: tuple(value.shape) for key, value in found.items()}, config)
     tensors, own = _standardised(join_qkv(found), config), model.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
+    is_language_model = LM_HEAD in tensors and HEAD not in tensors
     missing = sorted(own.keys() - fitting.keys())
+    if is_language_model and all(key.startswith(HEADS) for key in missing):
+        missing = []  # as expected: that it has no classifier's head needs no warning
     model.load_state_dict(fitting, strict=False)
     if broken := next((key for key, value in model.named_parameters() if not value.isfinite().all()), None):
         raise CorruptArtifact(f"the weights of model.pretrained '{name}' are not all finite: {broken}")

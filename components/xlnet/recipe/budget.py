@@ -78,7 +78,8 @@ def explain(given: Recipe, decided: Recipe, size: Size) -> str:
 
 def _start(decided: Recipe) -> str:
     if decided.model.pretrained:
-        return "pretrained weights"
+        is_linear = decided.training.initialisation == "linear"
+        return "pretrained weights" + " and a linear model of the tokens" * is_linear
     if decided.training.initialisation == "linear":
         return "weights from a linear model of the tokens"
     is_matching = decided.training.initialisation == "matching"
@@ -98,16 +99,18 @@ def _model(model: ModelRecipe) -> dict[str, float]:
     return {"dropout": rate, "summary_dropout": rate}
 
 
-def _initialisation(recipe: Recipe) -> str:
+def _initialisation(whole: Recipe, model: ModelRecipe) -> str:
     """Return how new weights start. A linear model of a pair's tokens cannot compare the two texts."""
-    if recipe.data.task == "pretrain" or recipe.model.pretrained or recipe.pretraining.corpus:
+    if whole.data.task == "pretrain" or model.pretrained:
         return "random"
-    return "linear" if recipe.data.text_pair is None else "matching"
+    if whole.data.text_pair is None:
+        return "linear"
+    return "random" if whole.model.pretrained or whole.pretrains else "matching"
 
 
 def _training(whole: Recipe, model: ModelRecipe, size: Size, smallest: int = 1) -> dict[str, Any]:
     recipe, tokens = whole.training, max(1, size.tokens)
-    start = recipe.initialisation if recipe.initialisation != AUTO else _initialisation(whole)
+    start = recipe.initialisation if recipe.initialisation != AUTO else _initialisation(whole, model)
     is_linear = start == "linear"
     epochs = recipe.epochs if recipe.epochs != AUTO else _epochs(tokens, bool(model.pretrained), is_linear)
     batch = recipe.batch_tokens

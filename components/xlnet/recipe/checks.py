@@ -147,14 +147,15 @@ def _check_segment(given: Any, length: int, name: str) -> None:
 
 
 def _refuse_initialisation(recipe: Any, given: str) -> None:
-    what = "model.pretrained gives the weights" if recipe.model.pretrained else ""
-    what = what or ("data.task is 'pretrain'" if recipe.data.task == "pretrain" else "")
+    what = "data.task is 'pretrain'" if recipe.data.task == "pretrain" else ""
     is_pairs = recipe.data.text_pair is not None
     if given == "linear":
         what = what or ("data.text_pair makes the rows pairs" if is_pairs else "")
-    elif recipe.data.train:  # a part of a recipe names no data
-        what = what or ("" if is_pairs else "data.text_pair names no second text")
-    what = what or ("pretraining.corpus gives the weights" if recipe.pretraining.corpus else "")
+    else:
+        if recipe.data.train:  # a part of a recipe names no data
+            what = what or ("" if is_pairs else "data.text_pair names no second text")
+        what = what or ("model.pretrained gives the weights" if recipe.model.pretrained else "")
+        what = what or ("pretraining.corpus gives the weights" if recipe.pretraining.corpus else "")
     if what:
         raise UserError(f"training.initialisation is '{given}', but {what}; allowed: auto, random")
 

@@ -7,7 +7,8 @@ goes on from there.
 
 Dimensions 0 to K - 1 of the token embeddings hold each token's weights. Attention starts almost uniform, so the first
 head of the first layer, which copies these dimensions, averages them into the final ``<cls>`` token. Layer norms scale
-them by a positive number; the summary and the head read them.
+them by a positive number; the summary and the head read them. In a pretrained network these dimensions and that head
+are cleared first, and the rest stays as it was learnt.
 
 Shapes: S rows, T tokens of all rows, V tokens of the vocabulary, C outputs, K directions of the outputs (at most C - 1
 for classes, 1 for values), D model width.
@@ -17,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from torch.nn import functional as F
 from xlnet.data.batches import Rows
 from xlnet.data.dataset import Dataset
 from xlnet.model.xlnet import XLNetClassifier
-from xlnet.recipe import TrainingRecipe
+from xlnet.recipe import Recipe
 from xlnet.training import objective
 from xlnet.training.device import Device
 
@@ -38,6 +40,7 @@ DEVIATION = 0.2  # of the embeddings: ten times the usual one, so that an update
 SIGNAL = 2.0  # root mean square of the linear answers within the network, where layer norm makes the whole 1
 SLOPE = 0.25  # before the summary's tanh, which is nearly linear up to SLOPE * SIGNAL
 CONFIDENCE = 1.0  # root mean square of the logits at the start; the linear model's own are too sure of its own rows
+BATCH_TOKENS, CALIBRATION_BATCHES = 8192, 4  # of train rows, on which a pretrained network is calibrated
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,20 @@ class LinearModel:
     shift: float
 
 
-def begin(model: XLNetClassifier, device: Device, data: Dataset, recipe: TrainingRecipe) -> None:
+def begin(model: XLNetClassifier, device: Device, data: Dataset, recipe: Recipe) -> None:
     """Start the model from a linear one, if the recipe says so. Rank 0 fits it, so that all ranks have the same."""
-    if recipe.initialisation != "linear":
+    if recipe.training.initialisation != "linear":
         return
     split, config = data.split("train"), model.config
-    weights_C = objective.class_weights(recipe, split.labels, data.classes)
-    most = min(config.d_head, config.d_model // 4)
+    weights_C = objective.class_weights(recipe.training, split.labels, data.classes)
+    is_pretrained = bool(recipe.model.pretrained)
+    most = min(config.d_head, config.d_model // 4) // (1 + is_pretrained)
     found = fit(split, config.vocab_size, len(data.classes), weights_C, most) if device.ranks.rank == 0 else None
-    if linear := device.ranks.gather(found)[0]:
+    linear: LinearModel | None = device.ranks.gather(found)[0]
+    if linear and is_pretrained:
+        write_beside(model, linear)
+        _calibrate(model, split, device, 2 * len(linear.spread_K))
+    elif linear:
         write(model, linear)
 
 
@@ -109,13 +117,70 @@ def fit(
 
 
 @torch.no_grad()
+def write_beside(model: XLNetClassifier, linear: LinearModel) -> None:
+    """Write a linear model into a pretrained network, in place of some dimensions and one head of it.
+
+    Each answer is written once more with the other sign, and the head reads the difference: the layer norms of a
+    pretrained network subtract a mean that is not 0, which would disturb a single one.
+    """
+    table_VK, directions_KC, spread_K = linear.table_VK, linear.directions_KC, linear.spread_K
+    twice = LinearModel(
+        torch.cat([table_VK, -table_VK], 1),
+        torch.cat([directions_KC, -directions_KC]) / 2,
+        spread_K.repeat(2),
+        linear.shift,
+    )
+    _make_room(model, len(twice.spread_K))
+    _write(model, twice, float(model.transformer.word_embedding.weight.std()))
+
+
+def _make_room(model: XLNetClassifier, count: int) -> None:
+    """Clear so many dimensions of a network, and let the first head of the first layer attend uniformly."""
+    for layer in model.transformer.layers():
+        attention, ff = layer.rel_attn, layer.ff
+        attention.qkv[:count] = 0.0
+        ff.layer_1.weight[:, :count] = 0.0
+        for written in (attention.o, ff.layer_2.weight, ff.layer_2.bias):
+            written[:count] = 0.0
+        for norm in (attention.layer_norm, ff.layer_norm):
+            norm.weight[:count] = norm.weight[count:].mean()
+            norm.bias[:count] = 0.0
+    first = model.transformer.layers()[0].rel_attn
+    first.qkv[:, 0, 0] = 0.0
+    for bias in (first.r_w_bias, first.r_r_bias, first.r_s_bias):
+        bias[0] = 0.0
+
+
+@torch.no_grad()
+def _calibrate(model: XLNetClassifier, split: Rows, device: Device, count: int) -> None:
+    """Let the summary read the linear answers at the size that :data:`SIGNAL` says, however large they arrive."""
+    arrived: list[Tensor] = []
+    hook = model.sequence_summary.register_forward_pre_hook(lambda _, given: arrived.append(given[0][:, :count]))
+    model.eval()
+    try:
+        for batch in islice(device.shapes.evaluation(split, BATCH_TOKENS), CALIBRATION_BATCHES):
+            inputs = device.move(batch)
+            model(inputs.input_ids_T, inputs.segment_ids_T, inputs.layout)
+    finally:
+        hook.remove()
+        model.train()
+    size = float(torch.cat(arrived).float().square().mean(0).sqrt().max())
+    model.sequence_summary.summary.weight[:count] *= SIGNAL / size
+
+
+@torch.no_grad()
 def write(model: XLNetClassifier, linear: LinearModel) -> None:
     """Write a linear model into the weights of a new network, whose answers are then about those of the linear one."""
+    model.transformer.word_embedding.weight.mul_(DEVIATION / model.config.initializer_range)
+    _write(model, linear, DEVIATION)
+
+
+def _write(model: XLNetClassifier, linear: LinearModel, deviation: float) -> None:
+    """Write a linear model into a network that leaves the first K dimensions alone, with embeddings of a deviation."""
     count, device = len(linear.spread_K), model.logits_proj.weight.device
     dims, largest = torch.arange(count, device=device), float(linear.spread_K.max())
     table_VD = model.transformer.word_embedding.weight
-    table_VD.mul_(DEVIATION / model.config.initializer_range)
-    table_VD[:, :count] = (linear.table_VK * (SIGNAL * DEVIATION / largest)).to(table_VD)
+    table_VD[:, :count] = (linear.table_VK * (SIGNAL * deviation / largest)).to(table_VD)
     first = model.transformer.layers()[0].rel_attn
     first.qkv[:, 2, 0, :count] = 0.0
     first.qkv[dims, 2, 0, dims] = 1.0
@@ -125,10 +190,10 @@ def write(model: XLNetClassifier, linear: LinearModel) -> None:
     summary, head = model.sequence_summary.summary, model.logits_proj
     summary.weight[:count] = 0.0
     summary.weight[dims, dims] = SLOPE
-    mean, deviation = model.config.value_mean, model.config.value_deviation  # in which the head counts values
-    spread = min(largest, CONFIDENCE) if model.config.task == "classification" else largest / deviation
+    mean, unit = model.config.value_mean, model.config.value_deviation  # in which the head counts values
+    spread = min(largest, CONFIDENCE) if model.config.task == "classification" else largest / unit
     head.weight[:, :count] = (linear.directions_KC.T * (spread / math.tanh(SLOPE * SIGNAL))).to(head.weight)
-    head.bias.fill_((linear.shift - mean) / deviation)
+    head.bias.fill_((linear.shift - mean) / unit)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Supervised:
 
     def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
         """See :class:`TrainingTask`."""
-        linear_start.begin(model, device, data, recipe.training)
+        linear_start.begin(model, device, data, recipe)
 
     def loss(self, model: Model, batch: Any, total: int, recipe: TrainingRecipe, device: Device) -> Tensor:
         """See :class:`TrainingTask`."""
