@@ -222,7 +222,7 @@ def test_a_changed_machine_of_a_jobset_is_seen(table: Table) -> None:
 
 def exchanges(name: str) -> list[dict[str, Any]]:
     """The requests that changed something, with their answers, as recorded from the real server."""
-    path = RECORDINGS / f"schedule-{name}.jsonl"
+    path = RECORDINGS / f"{name}.jsonl"
     if not path.is_file():
         pytest.skip("the recordings are not beside this checkout")
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -232,16 +232,16 @@ def exchanges(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "name",
     [
-        "create",
-        "create-zone-refused",
-        "fri-sun",
-        "max-concurrency-11",
-        "step-weekday",
-        "0-7",
-        "pause",
-        "resume",
-        "update",
-        "delete",
+        "schedule-create",
+        "schedule-create-zone-refused",
+        "schedule-fri-sun",
+        "schedule-max-concurrency-11",
+        "schedule-step-weekday",
+        "schedule-0-7",
+        "schedule-pause",
+        "schedule-resume",
+        "schedule-update",
+        "schedule-delete",
     ],
 )
 def test_our_server_answers_as_the_real_one(table: Table, kfp: KfpServer, name: str) -> None:

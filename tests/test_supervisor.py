@@ -34,32 +34,37 @@ def program(folder: Path, ends: list[int], monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.mark.parametrize(
     ("ends", "node", "status", "starts"),
     [
-        ([0], "(0)", 0, 1),
-        ([1, 0], "(0)", 0, 2),
-        ([1, 1, 0], "(0)", 1, 2),
-        ([2, 0], "(0)", 2, 1),
-        ([75, 0], "(0)", 75, 1),
-        ([143, 0], "(0)", 143, 1),
-        ([137, 0], "(0)", 0, 2),
-        ([1, 0], "(1)", 1, 1),
+        ([0], "(0).root(0).train(0).executor(0)", 0, 1),
+        ([1, 0], "(0).root(0).train(0).executor(0)", 0, 2),
+        ([1, 1, 0], "(0).root(0).train(0).executor(0)", 1, 2),
+        ([2, 0], "(0).root(0).train(0).executor(0)", 2, 1),
+        ([75, 0], "(0).root(0).train(0).executor(0)", 75, 1),
+        ([143, 0], "(0).root(0).train(0).executor(0)", 143, 1),
+        ([137, 0], "(0).root(0).train(0).executor(0)", 0, 2),
+        ([1, 0], "(0).root(0).train(0).executor(1)", 1, 1),
+        ([1, 0], "(0).root(0).train(1).executor(0)", 1, 1),  # Always holds for every template
+        ([1, 0], "(2).root(0).train(0).executor(0)", 1, 1),
+        ([1, 0], "(0).root(0).train(0).executor(10)", 1, 1),
+        ([1, 0], ".root.train.executor", 0, 2),  # an installation without retries numbers nothing
     ],
 )
 def test_how_often_a_program_is_started(
     ends: list[int], node: str, status: int, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(supervisor.NODE, f"xlnet-abcde(0).root(0).train(0).executor{node}")
+    monkeypatch.setenv(supervisor.NODE, f"xlnet-abcde{node}")
     monkeypatch.delenv(supervisor.INDEX, raising=False)
     count = program(tmp_path, ends, monkeypatch)
     assert supervisor.main(ARGUMENTS) == status
     assert int(count.read_text()) == starts
 
 
+@pytest.mark.parametrize("node", ["(0).root(0).train(0).executor(1)", "(0).root(1).train(0).executor(0)"])
 def test_a_later_pod_of_a_step_that_has_failed_does_not_begin_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from xlnet.data import index
 
-    monkeypatch.setenv(supervisor.NODE, "xlnet-abcde(0).root(0).train(0).executor(1)")
+    monkeypatch.setenv(supervisor.NODE, f"xlnet-abcde{node}")
     monkeypatch.setenv(supervisor.INDEX, "gs://bucket/root/index")
     monkeypatch.setenv(supervisor.RUN, "a-run")
     why = {"status": 2, "words": "xlnet.errors.UserError: no such column"}

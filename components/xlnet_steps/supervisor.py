@@ -7,6 +7,7 @@ the earlier pod's record and does not retry again. After SIGTERM, or after a use
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from xlnet.steps import KEPT
 TRIES = 2
 NO_RETRY = (UserError.exit_status, Preempted.exit_status, 128 + signal.SIGTERM)
 RUN, NODE, INDEX = "XLNET_RUN_ID", "XLNET_NODE", "XLNET_INDEX"
+LATER = re.compile(r"\([1-9]\d*\)")  # in a node's path: a template was tried before, the pod's own or one around it
 LAST_WORDS = "XLNET_LAST_WORDS"  # variable with the file for a program's final error
 TRACEBACK = "Traceback (most recent call last):"  # marks the error in the log for its readers
 MODULE = "kfp.dsl.executor_main"
@@ -35,8 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     """Supervise kfp's executor with these arguments; return the exit status of its last try."""
     step, given = _option(arguments, "--function_to_execute"), json.loads(_option(arguments, "--executor_input"))
     tries = TRIES
-    if not os.environ.get(NODE, "").endswith("(0)"):
-        tries = 1  # a later pod of the same task: the first pod has used the retry, or was deleted
+    node = os.environ.get(NODE, "")
+    if not node or LATER.search(node):
+        tries = 1  # a later pod of the same step: the first pod has used the retry, or was deleted
         if why := _try_index(lambda place, run: index.failed(place, run, step)):
             print(f"step '{step}' failed in an earlier pod, and is not tried again:\n{TRACEBACK}\n{why['words']}")
             return int(why["status"])

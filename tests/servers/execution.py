@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -199,7 +200,7 @@ class Execution(threading.Thread):
             task.artifacts, task.parameters = cached
             task.state = "CACHED"
             return
-        salt = hashlib.sha256(f"{self.run_id}{task.name}{next(_ids)}".encode()).hexdigest()[:8]
+        salt = uuid.uuid4()
         root = f"{self.pipeline_root.rstrip('/')}/{self.spec['pipelineInfo']['name']}/{self.run_id}/{task.name}/{salt}"
         scratch = self.backend.root / "scratch" / self.run_id / f"{task.name}-{salt}"
         scratch.mkdir(parents=True)

@@ -26,6 +26,7 @@ from servers.web import Refused, Request, WebServer
 PREFIX = "/apis/v2beta1"
 NOT_ENDED = "1970-01-01T00:00:00Z"
 CODES = {400: 3, 404: 5, 409: 6}  # gRPC's numbers for HTTP's
+NO_PATH = "404 page not found\n"
 NO_PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -65,6 +66,30 @@ def checked_spec(spec: dict[str, Any]) -> dict[str, Any]:
     return dict(inner)
 
 
+# What the launcher writes before a program, and after one that succeeded or failed.
+BEFORE = "I1126 14:35:55.237630      35 main.go:67] Setting log level to: '1'\n"
+AFTER = """I1126 15:25:42.806619      35 launcher_v2.go:1230] ExecutorOutput: {
+  "artifacts": {
+    "executor-logs": {
+      "artifacts": [
+        {
+          "name": "executor-logs",
+          "metadata": {}
+        }
+      ]
+    }
+  }
+}
+I1126 15:25:42.806836      35 launcher_v2.go:867] Executing uploadOutputArtifacts attempt: 1
+I1126 14:35:55.918848      35 launcher_v2.go:206] publish success.
+"""
+FAILED = """E1126 14:35:55.908994      35 launcher_v2.go:449] Component failed to execute successfully: exit status 1
+I1126 14:35:55.909140      35 launcher_v2.go:867] Executing uploadOutputArtifacts attempt: 1
+I1126 14:35:55.918848      35 launcher_v2.go:206] publish success.
+F1126 14:35:55.920542      35 main.go:59] failed to execute component: exit status 1
+"""
+
+
 class KfpServer(WebServer):
     """State: experiments, runs, recurring runs."""
 
@@ -97,7 +122,7 @@ class KfpServer(WebServer):
             ("GET", "/runs/(?P<id>[^/:]+)", lambda request: self.show(self.run(request))),
             ("DELETE", "/runs/(?P<id>[^/:]+)", self.delete_run),
             ("POST", "/runs/(?P<id>[^/:]+):terminate", self.terminate),
-            ("GET", "/healthz", lambda request: {"multi_user": False}),
+            ("GET", "/healthz", self.health),
         ):
             self.route(method, PREFIX + path, work)
         self.route("GET", "/apis/v1alpha1/runs/(?P<id>[^/]+)/nodes/(?P<node>[^/]+)/log", self.node_log)
@@ -135,6 +160,23 @@ class KfpServer(WebServer):
         start = int(request.query.get("page_token") or 0)
         more = {"next_page_token": str(start + size)} if start + size < len(items) else {}
         return {key: items[start : start + size], "total_size": len(items), **more} if items else {}
+
+    def answer(self, request: Request) -> tuple[int, Any, dict[str, str]]:
+        """See :class:`WebServer`; a path that does not exist is told in three ways."""
+        status, body, headers = super().answer(request)
+        if not isinstance(body, dict) or "no such path" not in json.dumps(body.get("error", "")):
+            return status, body, headers
+        if self.ui:
+            return 404, NO_PAGE.format(f"{request.method} {request.path}"), headers
+        return 404, {"code": 5, "message": "Not Found"} if request.path.startswith("/apis/") else NO_PATH, headers
+
+    def health(self, request: Request) -> Any:
+        if not self.ui:
+            return {"commit_sha": "unknown", "tag_name": "unknown", "multi_user": False, "pipeline_store": "database"}
+        unknown = dict.fromkeys(("apiServerCommitHash", "apiServerTagName"), "unknown")
+        built = dict.fromkeys(("buildDate", "frontendCommitHash", "frontendTagName"), "")
+        users = {"apiServerMultiUser": False, "multi_user": False}
+        return {**built, "apiServerReady": True, **unknown, **users, "pipelineStore": "database"}
 
     def list_experiments(self, request: Request) -> Any:
         return self.page(request, "experiments", list(self.experiments.values()))
@@ -271,7 +313,7 @@ class KfpServer(WebServer):
                 f'for {key}: blob (key "{key}") (code=NotFound): operation error S3: GetObject, https response error '
                 "StatusCode: 404, NoSuchKey: The specified key does not exist."
             )
-        return _as_written(node)
+        return _as_written(node, argo=False)
 
     def _pods(self, run: str) -> list[Node]:
         """The pods that have written something."""
@@ -280,13 +322,13 @@ class KfpServer(WebServer):
 
     def pod_log(self, request: Request) -> Any:
         if not self.ui:
-            raise Refused(404, "404 page not found\n")
+            raise Refused(404, NO_PATH)
         wanted = request.query["podname"]
         for node in self._pods(request.query["runid"]):
             name, _, number = node_id(node.path).rpartition("-")
             kind = "system-container-driver" if "-driver" in node.path else "retry-system-container-impl"
             if wanted == f"{name}-{kind}-{number}" and not self.pods_deleted:
-                return _as_written(node)
+                return _as_written(node, argo=True)
         raise Refused(500, "Could not get main container logs: S3Error: The specified key does not exist.")
 
     def refusal(self, status: int, message: str, details: str = "") -> Any:
@@ -324,13 +366,14 @@ def _error(message: str) -> str:
     return json.dumps({"error_message": message, "error_details": message})
 
 
-def _as_written(node: Node) -> str:
-    """A pod's log: the program's own lines between those of the launcher."""
+def _as_written(node: Node, argo: bool) -> str:
+    """A pod's log: the program's own lines between those of the launcher and, where asked for, of Argo."""
     if "-driver" in node.path:
         text = node.log or "driver ended"
         return f"I1126 14:35:14.626938      21 main.go:119] Setting log level to: '1'\n{text}\n"
-    before = "I1126 14:35:55.237630      35 main.go:67] Setting log level to: '1'\n"
-    failed = "F1126 14:35:55.920542      35 main.go:59] failed to execute component: exit status 1\n"
-    after = "I1126 14:35:55.918848      35 launcher_v2.go:206] publish success.\n"
+    before, after, failed = BEFORE, AFTER, FAILED
+    if argo:
+        before = f'time=2026-11-26T15:25:40.257Z level=INFO msg="capturing logs" argo=true\n{before}'
+        after = f'{after}time=2026-11-26T15:25:43.259Z level=INFO msg="sub-process exited" argo=true error=<nil>\n'
     ended = "" if node.ended is None else failed if node.state == "FAILED" else after
     return before + (node.log or "") + ended

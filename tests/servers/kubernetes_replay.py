@@ -7,13 +7,14 @@ from typing import Any
 from servers.kubernetes_server import KubernetesServer
 from servers.web import Refused, Request
 
-RECORDED = "jobset-preempted-then-cancelled"
+JOBSETS = "jobset-preempted-then-cancelled.jobset-events.json"
+PODS = "jobset-preempted-then-cancelled.pod-events.json"
 JOBSET = "jobset.sigs.k8s.io/jobset-name"
 
 
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """The recorded watch events of ``jobset``, ``job`` or ``pod``."""
-    text, found = (folder / f"{RECORDED}.{kind}-events.json").read_text(encoding="utf-8").lstrip(), []
+def events(folder: Path, recording: str) -> list[dict[str, Any]]:
+    """The watch events of a recording, in order."""
+    text, found = (folder / recording).read_text(encoding="utf-8").lstrip(), []
     while text:
         event, end = json.JSONDecoder().raw_decode(text)
         found.append(event)
@@ -23,8 +24,8 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 def history(folder: Path, jobset: str) -> list[dict[str, Any]]:
     """What became of a JobSet and its pods, in the order of the cluster's resource versions."""
-    mine = [one for one in events(folder, "jobset") if one["object"]["metadata"]["name"] == jobset]
-    mine += [one for one in events(folder, "pod") if one["object"]["metadata"]["labels"][JOBSET] == jobset]
+    mine = [one for one in events(folder, JOBSETS) if one["object"]["metadata"]["name"] == jobset]
+    mine += [one for one in events(folder, PODS) if one["object"]["metadata"]["labels"][JOBSET] == jobset]
     return sorted(mine, key=lambda one: int(one["object"]["metadata"]["resourceVersion"]))
 
 

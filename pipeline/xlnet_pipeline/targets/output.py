@@ -37,7 +37,7 @@ class Output:
     def __init__(self, echo: Callable[[str], None]) -> None:
         self.echo = echo
         self.last: list[str] = []
-        self._block = False  # inside the executor's printed input
+        self._block = False  # inside JSON that the executor or the launcher prints
         self._held: list[str] = []  # a traceback; the last one is the step's end
 
     def line(self, text: str) -> None:
@@ -86,9 +86,9 @@ class Output:
         if self._block:
             self._block = text != "}"
             return True
-        ours = _EXECUTOR.match(text)
-        self._block = bool(ours) and text.endswith("Got executor_input:")
-        return bool(ours or _LAUNCHER.match(text))
+        noise = bool(_EXECUTOR.match(text) or _LAUNCHER.match(text))
+        self._block = noise and text.endswith(("Got executor_input:", "{"))
+        return noise
 
     def _continues(self, text: str) -> bool:
         ended = not self._held[-1].startswith((" ", _TRACEBACK, *_CHAINED)) and self._held[-1] != ""
