@@ -1,16 +1,21 @@
-"""gs:// directories moved by us against google-cloud-storage: one object at a time, and its own transfer manager.
+"""gs:// directories copied by us, by google-cloud-storage's transfer manager, and one object at a time.
 
     python tests/benchmarks/transfer_speed.py [--objects 1000] [--megabytes 1] [--repeats 3] [--json FILE]
 
-Interleaved, on two servers: gcp-storage-emulator, which answers one request at a time in one Python process, and a
-server of our own that answers many at once, each after a delay as on the way to a real bucket (``--latency``). One by
-one means one client, one connection, ``upload_from_filename`` and ``download_to_filename`` in a loop. The transfer
-manager gets as many threads as ours has, and, for comparison, its default of processes (``--processes``). Every
-download is into an empty directory, which is removed at once: the disk is not still writing one copy while the next is
-timed.
+Two servers: gcp-storage-emulator, which answers one request at a time in one Python process, and a server of our own
+that answers many at once, each after a delay as on the way to a real bucket (``--latency``). One by one means one
+client, one connection, ``upload_from_filename`` and ``download_to_filename`` in a loop. The transfer manager gets as
+many threads as ours has, or its default of processes (``--processes``).
 
-Prints medians, the processor time of both sides for each object, and how many times faster ours is with the least and
-most of repeats. Files of 64 MB (``--objects 4 --megabytes 64``) are what the manager moves in ranges.
+What makes it fair: each contender does the same work (list the directory, copy it, check each checksum). All files are
+in memory where there is ``/dev/shm``, because a disk still writes the last contender's files while the next one is
+timed. Each round begins with another contender, and the first round, which opens connections, does not count. Objects
+that were uploaded are deleted, so that no listing grows. Clocks of a busy machine say little, so the processor time of
+the client is compared too: Python's lock lets only one thread of the client compute, so where the network is fast
+enough, that time decides.
+
+Prints medians for each way, and how many times more time the others need than ours, with the least and most of the
+repeats. Files of 64 MB (``--objects 4 --megabytes 64``) are what the manager moves in ranges.
 """
 
 import argparse
@@ -76,81 +81,95 @@ def timed(work: Callable[[], object], server: int) -> dict[str, float]:
     }
 
 
-def copies(source: Path, names: list[str], worker: str) -> dict[str, Callable[[Path], object]]:
-    """The six ways, by what is moved and by whom; each is given an empty directory."""
+def copies(source: Path, names: list[str], worker: str, alone: bool) -> dict[str, Callable[[Path], object]]:
+    """The ways, by what is moved and by whom; each is given an empty directory, whose name is its prefix."""
     from google.cloud.storage import transfer_manager
 
     from xlnet.data import gcs, objects
 
-    bucket: Any = gcs.storage_client().bucket("bucket")
-
-    def up(empty: Path) -> None:
-        for name in names:
-            bucket.blob(f"one/{name}").upload_from_filename(str(source / name))
-
-    def down(empty: Path) -> None:
-        for name in names:
-            bucket.blob(f"one/{name}").download_to_filename(str(empty / name))
-
-    crowd = {"worker_type": worker, "max_workers": gcs.WORKERS, "raise_exception": True}
+    client = gcs.storage_client()
+    bucket: Any = client.bucket("bucket")
+    workers = {"worker_type": worker, "max_workers": gcs.WORKERS}
     large = (source / names[0]).stat().st_size > gcs.CHUNK
 
-    def up_managed(empty: Path) -> None:
-        prefix = f"{empty.name}/managed/"
-        if not large:
-            transfer_manager.upload_many_from_filenames(
-                bucket, names, source_directory=str(source), blob_name_prefix=prefix, **crowd
-            )
-            return
+    def listed(prefix: str) -> list[Any]:
+        return list(client.list_blobs("bucket", prefix=f"{prefix}/"))
+
+    def up(empty: Path) -> None:
+        listed(empty.name)
         for name in names:
-            blob = bucket.blob(prefix + name)
-            blob.upload_from_filename(str(source / name))
+            bucket.blob(f"{empty.name}/{name}").upload_from_filename(str(source / name))
+
+    def down(empty: Path) -> None:
+        for blob in listed("given"):
+            blob.download_to_filename(str(empty / Path(blob.name).name))
+
+    def up_managed(empty: Path) -> None:
+        listed(empty.name)
+        transfer_manager.upload_many_from_filenames(
+            bucket,
+            names,
+            source_directory=str(source),
+            blob_name_prefix=f"{empty.name}/",
+            raise_exception=True,
+            **workers,
+        )
 
     def down_managed(empty: Path) -> None:
+        found = listed("given")
         if not large:
-            transfer_manager.download_many_to_path(
-                bucket, names, destination_directory=str(empty), blob_name_prefix="one/", **crowd
-            )
+            pairs = [(blob, str(empty / Path(blob.name).name)) for blob in found]
+            transfer_manager.download_many(pairs, raise_exception=True, **workers)
             return
-        for name in names:
-            some = {key: value for key, value in crowd.items() if key != "raise_exception"}
-            blob = bucket.blob(f"one/{name}")
-            blob.reload()
-            transfer_manager.download_chunks_concurrently(blob, str(empty / name), chunk_size=gcs.CHUNK, **some)
+        for blob in found:
+            path = str(empty / Path(blob.name).name)
+            transfer_manager.download_chunks_concurrently(blob, path, chunk_size=gcs.CHUNK, **workers)
 
-    return {
-        "upload, one by one": up,
-        "upload, manager": up_managed,
-        "download, manager": down_managed,
+    objects.upload(source, "gs://bucket/given")
+    ways: dict[str, Callable[[Path], object]] = {
         "upload, ours": lambda empty: objects.upload(source, f"gs://bucket/{empty.name}"),
-        "download, one by one": down,
-        "download, ours": lambda empty: objects.download("gs://bucket/one", empty),
+        "upload, manager": up_managed,
+        "download, ours": lambda empty: objects.download("gs://bucket/given", empty),
+        "download, manager": down_managed,
     }
+    return ways | ({"upload, one by one": up, "download, one by one": down} if alone else {})
 
 
-def measure(count: int, size: int, repeats: int, server: int, worker: str) -> dict[str, Any]:
-    """Medians of each way, and how many times faster ours is."""
-    with tempfile.TemporaryDirectory() as scratch:
+def measure(count: int, size: int, repeats: int, server: int, worker: str, alone: bool) -> dict[str, Any]:
+    """Medians of each way, and how many times more time than ours it needs."""
+    from xlnet.data import gcs, objects
+
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as scratch:
         source = Path(scratch)
         names = [f"{number:05d}.bin" for number in range(count)]
         for name in names:
             (source / name).write_bytes(os.urandom(size))
-        ways = copies(source, names, worker)
+        ways = copies(source, names, worker, alone)
         seen: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-        for _ in range(repeats):
-            for name, work in ways.items():
-                with tempfile.TemporaryDirectory() as empty:
-                    seen[name].append(timed(functools.partial(work, Path(empty)), server))
+        for number in range(repeats + 1):
+            turn = number % len(ways)
+            for name in [*ways][turn:] + [*ways][:turn]:
+                with tempfile.TemporaryDirectory(dir=memory) as empty:
+                    took = timed(functools.partial(ways[name], Path(empty)), server)
+                    gcs.parallel(
+                        objects.delete, [one.uri for one in objects.listing(f"gs://bucket/{Path(empty).name}/")]
+                    )
+                if number:
+                    seen[name].append(took)
     found: dict[str, Any] = {
         name: {key: round(statistics.median(one[key] for one in many), 3) for key in many[0]}
         for name, many in seen.items()
     }
-    for what in ("upload", "download"):
-        for other in ("one by one", "manager"):
-            pairs = zip(seen[f"{what}, {other}"], seen[f"{what}, ours"], strict=True)
-            ratios = sorted(slow["seconds"] / fast["seconds"] for slow, fast in pairs)
+    for name in ways:
+        what, _, who = name.partition(", ")
+        if who == "ours":
+            continue
+        for key in ("seconds", "client"):
+            pairs = zip(seen[name], seen[f"{what}, ours"], strict=True)
+            ratios = sorted(slow[key] / fast[key] for slow, fast in pairs)
             spread = [round(x, 2) for x in (statistics.median(ratios), ratios[0], ratios[-1])]
-            found[f"{what}, × {other}"] = spread
+            found[f"{name}: {key} ÷ ours"] = spread
     return found
 
 
@@ -163,6 +182,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.02, help="seconds before each answer of our own server")
     parser.add_argument("--processes", action="store_true", help="the transfer manager's default of workers")
     parser.add_argument("--without-emulator", action="store_true", help="only our own server")
+    parser.add_argument("--manager-only", action="store_true", help="leave out the loops over single objects")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     worker = "process" if options.processes else "thread"
@@ -174,15 +194,16 @@ def main() -> None:
         with server as (url, pid):
             os.environ["STORAGE_EMULATOR_HOST"] = url
             size = int(options.megabytes * 2**20)
-            found = results[title] = measure(options.objects, size, options.repeats, pid, worker)
+            alone = not options.manager_only
+            found = results[title] = measure(options.objects, size, options.repeats, pid, worker, alone)
         print(f"{title}: {options.objects} objects of {options.megabytes:g} MB, median of {options.repeats}")
         for name, one in found.items():
             if isinstance(one, list):
-                print(f"  {name:22} {one[0]:8.2f}   ({one[1]} to {one[2]})")
+                print(f"  {name:38} {one[0]:8.2f}   ({one[1]} to {one[2]})")
                 continue
             each = {key: 1000 * one[key] / options.objects for key in ("client", "server")}
             shown = f"client {each['client']:.1f} ms, server {each['server']:.1f} ms of processor time an object"
-            print(f"  {name:22} {one['seconds']:8.2f} s  {shown}")
+            print(f"  {name:38} {one['seconds']:8.2f} s  {shown}")
     if options.json:
         Path(options.json).write_text(json.dumps({"cores": os.cpu_count(), **results}, indent=2))
 

@@ -4,11 +4,13 @@ We use google-cloud-storage's client for credentials, listing and its retry poli
 and download spend more processor time in Python than moving a megabyte takes, under a lock that threads share, and it
 sends small uploads as multipart messages.
 
-Measured beside its transfer manager with as many threads, on 100 objects of 1 MB in a server 20 ms away, on a busy
-machine with two cores: uploads are 2.1 times as fast (median of 5). Downloads are not settled: 0.88 times in the
-benchmark (median of 5), 1.5 times when only the two downloads alternate (median of 9). Objects of 64 MB are no faster.
-Their ranges are fetched here because finished ranges survive a broken connection and a new start, as the manager's do
-not (tests/benchmarks/transfer_speed.py).
+Measured beside its transfer manager with as many threads, on a server 20 ms away, files in memory, at load 14 to 20 on
+two cores (tests/benchmarks/transfer_speed.py, medians of interleaved rounds). With 100 objects of 1 MB the manager
+needs 2.4 times our time and 2.1 times our processor time for uploads, 1.7 and 1.8 times for downloads. Files on a disk
+hide part of this, because writing them costs both the same: downloads then take 1.2 times our time. With 4 objects of
+64 MB it needs 1.4 to 2.1 times our time for downloads (two runs of 5 rounds); their ranges are fetched here in any case,
+because finished ranges survive a broken connection and a new start, as the manager's do not. Google's client uploads
+objects of this size.
 """
 
 import base64
