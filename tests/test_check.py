@@ -94,7 +94,7 @@ def test_of_a_large_input_the_first_rows_are_read(tmp_path: Path) -> None:
             {"machine": machine("h200")},
             "machine: machine 'h200' is not offered on target 'vertex'; .* 'h200-8'",
         ),
-        ({"machine": machine("h100")}, "machine: machine 'h100' is sold on spot and flex-start alone"),
+        ({"machine": machine("h100")}, "machine: machine 'h100' is sold on spot and flex-start only"),
         ({"nodes": 0}, "machine: --nodes is 0"),
         (
             {"machine": machine("v5e-4"), "nodes": 4},

@@ -208,7 +208,7 @@ def test_a_custom_job_says_spot_and_restarts_with_its_workers() -> None:
         (("kfp", "v5e-8", 4), "TPUs train together within one slice: take a larger one, such as --machine v5e-32"),
         (("kfp", "v6e-256", 2), "such as --machine v6e-256"),
         (("vertex", "l4", 0), "--nodes is 0; allowed: 1 or more"),
-        (("vertex", "h100", 1), "on spot and flex-start alone; add --spot"),
+        (("vertex", "h100", 1), "on spot and flex-start only; add --spot"),
     ],
 )
 def test_what_a_target_cannot_do_is_refused_with_what_it_can(arguments: tuple[Any, ...], message: str) -> None:

@@ -255,7 +255,7 @@ def test_what_does_not_fit_says_what_would(tmp_path: Path) -> None:
         ({"machine": "a100", "target": "vertex"}, "machine 'a100' is unknown; there are a100-40g"),
         ({"machine": "h200", "target": "vertex"}, "not offered on target 'vertex'; the nearest is 'h200-8'"),
         ({"machine": "v5e-16", "target": "kfp", "nodes": 2}, "within one slice: .* --machine v5e-32"),
-        ({"machine": "h100", "target": "vertex"}, "machine 'h100' is sold on spot and flex-start alone; add --spot"),
+        ({"machine": "h100", "target": "vertex"}, "machine 'h100' is sold on spot and flex-start only; add --spot"),
         ({"target": "vertx"}, "target 'vertx' is unknown"),
         ({"nodes": 0}, "--nodes is 0"),
     ],

@@ -51,7 +51,7 @@ BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 
 def parser() -> Parser:
-    """The whole command line."""
+    """Build the parser of the whole command line."""
     top = Parser(
         prog="xlnet-pipeline",
         description="Train XLNet on your own text: snapshot → preprocess → train → evaluate → register.",

@@ -1,6 +1,6 @@
 """The pipeline, from top to bottom: snapshot → preprocess → train → evaluate → register.
 
-A recipe may ask for a step before the training, pretrain; its pipeline is another one, so that the others do without.
+If a recipe asks for pretraining, its pipeline has one more step, pretrain. Other pipelines do not contain that step.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def build(
         code: step → identity of its code, a part of every cache key; None: the image's digest, or without an image
             the fingerprints of the installed sources.
         where: target and machine to build for; None: no target in particular, as the local target needs it.
-        pretrains: whether it has the step that pretrains.
+        pretrains: whether the pipeline has the step pretrain.
 
     Raises:
         UserError: the image is not pinned by its digest, so a cache could not notice that it changed.
@@ -96,7 +96,7 @@ def documents(
 
 
 def without_implied(tasks: dict[str, Any]) -> None:
-    """Drop each dependency that others imply: the backends' pages draw an edge for every one of them.
+    """Drop each dependency that others imply, because the backends' pages draw an edge for each.
 
     kfp's compiler lists every task whose output a task reads, however far above it.
     """

@@ -16,8 +16,8 @@ def add(subparsers: Subparsers) -> None:
         "build",
         build,
         summary="build the image that steps run in",
-        details="From a checkout, with Docker or Podman. The tag is a fingerprint of what goes in: with nothing\n"
-        "changed nothing is done. The last line is the digest to give to compile.",
+        details="This needs a checkout, and Docker or Podman. The tag is a fingerprint of everything in the image, so\n"
+        "an unchanged image is not built again. The last line is the digest to give to compile.",
         examples=[
             "xlnet-pipeline build",
             "xlnet-pipeline build --accelerator gpu --push --registry us-docker.pkg.dev/my-project/xlnet",
@@ -28,12 +28,12 @@ def add(subparsers: Subparsers) -> None:
         "--accelerator",
         default="cpu",
         metavar="NAME",
-        help="cpu (the default), gpu, tpu (torch_xla) or tpu-native; or serve, which answers with a model",
+        help="cpu (the default), gpu, tpu (torch_xla) or tpu-native; or serve, which serves a model over HTTP",
     )
     parser.add_argument(
         "--registry", metavar="HOST/PATH", help="where the image belongs (default: $CONTAINER_IMAGE_REGISTRY)"
     )
-    parser.add_argument("--push", action="store_true", help="push it there")
+    parser.add_argument("--push", action="store_true", help="push it to that registry")
     parser.add_argument(
         "--load-kind", metavar="NAME", help="push it to the registry of the kind cluster that make kind-up made"
     )
@@ -46,9 +46,9 @@ def add(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="as docker build has it",
+        help="a build argument, as in docker build",
     )
-    parser.add_argument("--network", metavar="NAME", help="the build's network, as docker build has it")
+    parser.add_argument("--network", metavar="NAME", help="the build's network, as in docker build")
 
 
 def build(options: argparse.Namespace) -> None:

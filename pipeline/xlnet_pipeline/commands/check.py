@@ -32,7 +32,7 @@ def add(subparsers: Subparsers) -> None:
             "xlnet-pipeline check recipe.toml --cron '0 3 * * 1' --timezone Europe/Berlin",
         ],
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what would run (default: the demo)")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="the recipe to check (default: the demo)")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
     )
@@ -42,10 +42,10 @@ def add(subparsers: Subparsers) -> None:
     add_machine(parser)
     parser.add_argument("--flex-start", action="store_true", help="on vertex: wait for a machine, for less money")
     parser.add_argument(
-        "--image", metavar="IMAGE", help="what the steps run in: REGISTRY/NAME@sha256:… or :TAG ($XLNET_IMAGE)"
+        "--image", metavar="IMAGE", help="image of the steps: REGISTRY/NAME@sha256:… or :TAG (default: $XLNET_IMAGE)"
     )
     parser.add_argument("--cron", metavar="EXPRESSION", help="a schedule of five fields")
-    parser.add_argument("--timezone", metavar="NAME", help="the schedule's, such as Europe/Berlin")
+    parser.add_argument("--timezone", metavar="NAME", help="the schedule's time zone, such as Europe/Berlin")
 
 
 def check(options: argparse.Namespace) -> int:
@@ -85,7 +85,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _first_rows(planned: "PlannedRun") -> list[str]:
-    """The first rows as the recipe reads them, where a wrong column, delimiter or encoding is seen."""
+    """Format the first rows as the recipe reads them; they show a wrong column, delimiter or encoding."""
     from xlnet.data.values import shown  # late: numpy
 
     try:

@@ -24,7 +24,7 @@ def add(subparsers: Subparsers) -> None:
         "list",
         list_checkpoints,
         summary="list the checkpoints of every training, the newest first",
-        details="They lie in the state directory, or where XLNET_CHECKPOINTS says; a training that ends removes them.",
+        details="They are in the state directory, or where XLNET_CHECKPOINTS says. A training removes them at its end.",
         examples=["xlnet-pipeline checkpoints list"],
     )
     listing.add_argument("--json", action="store_true", help="as JSON")
@@ -32,15 +32,15 @@ def add(subparsers: Subparsers) -> None:
         inner,
         "remove",
         remove,
-        summary="remove checkpoints; an equal run then begins anew",
+        summary="remove checkpoints; an equal run then starts from the beginning",
         examples=[
             "xlnet-pipeline checkpoints remove 4f2a90",
             "xlnet-pipeline checkpoints remove --older-than 7d --dry-run",
         ],
     )
     removing.add_argument("names", nargs="*", metavar="NAME", help="a name that 'checkpoints list' shows")
-    removing.add_argument("--older-than", type=age, metavar="AGE", help="all that are older, such as 7d, 12h or 0")
-    removing.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    removing.add_argument("--older-than", type=age, metavar="AGE", help="all that are older than this: 7d, 12h or 0")
+    removing.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
 
 def list_checkpoints(options: argparse.Namespace) -> None:

@@ -19,10 +19,10 @@ def add(subparsers: Subparsers) -> None:
         "compile",
         write,
         summary="write the pipeline as a KFP YAML file",
-        details="Without --image the steps name a placeholder image, good enough to read and to run locally."
-        "\nWith --target the file says where the steps run; it needs an image. Nothing is sent, and no account needed."
-        "\n--machine auto chooses for the recipe: that of --recipe, else recipe.toml, else the demo's. A recipe with"
-        "\npretraining.corpus gets a pipeline with the step 'pretrain'.",
+        details="Without --image the file names a placeholder image; it can be read, and run locally."
+        "\nWith --target the file says where the steps run, and needs an image. Nothing is sent; no account is needed."
+        "\n--machine auto chooses a machine for the recipe of --recipe, else for recipe.toml, else for the demo. A"
+        "\nrecipe with pretraining.corpus gets a pipeline with the step 'pretrain'.",
         examples=[
             "xlnet-pipeline compile -o pipeline.yaml",
             "xlnet-pipeline compile -o pipeline.yaml --image registry.example/xlnet@sha256:…",

@@ -15,8 +15,8 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "doctor",
         diagnose,
-        summary="tell what is reachable from here, and how to repair what is not",
-        details="One line for each thing: ok, bad, or - for what is not set up. Exit status 1 if something is bad.",
+        summary="test what can be reached from here, and say how to repair what cannot",
+        details="Prints one line for each test: ok, bad, or - if it is not set up. Exit status 1 if something is bad.",
         examples=[
             "xlnet-pipeline doctor",
             "xlnet-pipeline doctor recipe.toml --machine v5e-8",
@@ -24,11 +24,14 @@ def add(subparsers: Subparsers) -> None:
         ],
     )
     parser.add_argument(
-        "recipe", nargs="?", metavar="RECIPE.toml", help="whose [target] tables name services (default: recipe.toml)"
+        "recipe",
+        nargs="?",
+        metavar="RECIPE.toml",
+        help="recipe with [target] tables that name services (default: recipe.toml)",
     )
-    parser.add_argument("--machine", metavar="NAME", help="look at the project's quota for this machine")
+    parser.add_argument("--machine", metavar="NAME", help="test the project's quota for this machine")
     parser.add_argument(
-        "--from-terraform", metavar="FILE", help="what terraform output -json printed; -: read it from standard input"
+        "--from-terraform", metavar="FILE", help="what terraform output -json printed; -: standard input"
     )
 
 

@@ -55,8 +55,8 @@ def add(subparsers: Subparsers) -> None:
         inner,
         "rollback",
         rollback,
-        summary="make the champion before the present one champion again",
-        details="The gate does not make the version that was rolled back champion again; 'models promote' does.",
+        summary="make the previous champion the champion again",
+        details="After that, the gate does not promote the version that was rolled back; only 'models promote' does.",
         examples=["xlnet-pipeline models rollback uci-sentences"],
     )
     returning.add_argument("model", metavar="NAME", help="a registered model")
@@ -70,7 +70,7 @@ def add(subparsers: Subparsers) -> None:
     )
     deleting.add_argument("models", nargs="+", metavar="NAME:VERSION", help="the versions to delete")
     for parser in (returning, deleting):
-        parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+        parser.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
     for parser in (listing, showing, promoting, returning, deleting):
         add_uri(parser)
         add_target(parser)

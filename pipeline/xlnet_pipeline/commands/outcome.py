@@ -12,7 +12,7 @@ from xlnet.errors import CorruptArtifact, Missing
 from xlnet_pipeline.commands.tables import paint
 from xlnet_pipeline.targets.record import Run
 
-DAMAGED = "damaged"  # stands in a table for what cannot be read
+DAMAGED = "damaged"  # what a table shows if a file cannot be read
 VERDICTS = {
     "better": "the model is better",
     "level": "the model is not shown to be better",
@@ -39,7 +39,7 @@ def registration(run: Run) -> dict[str, Any]:
 
 
 def primary(run: Run) -> str | None:
-    """Return the metric that decides, such as ``accuracy 0.812``. None before the evaluation has ended."""
+    """Return the primary metric's value, such as ``accuracy 0.812``. None before the evaluation has ended."""
     try:
         found = evaluation(run)
     except CorruptArtifact:
@@ -128,7 +128,7 @@ def _next_commands(run: Run, model: str, home: str) -> list[str]:
         ]
     tool = f"xlnet-pipeline {home}".rstrip()
     first = f"{tool} predict {shlex.quote(model)} 'what a lovely film'"
-    if run.recipe["data"]["task"] == "pretrain":  # what a language model is for: a fine-tuning that continues it
+    if run.recipe["data"]["task"] == "pretrain":  # the usual next step is a fine-tuning
         name, _, number = model.partition(":")
         weights = str(Path(model).absolute()) if run.recipe["registry"]["uri"] else f"models:/{name}/{number}"
         first = f"{tool} run --set data.train=rows.csv --set {shlex.quote(f'model.pretrained={weights}')}"

@@ -14,30 +14,30 @@ def add(subparsers: Subparsers) -> None:
         "plan",
         show,
         summary="show what a run would reuse, need, take and cost",
-        details="Nothing is started and nothing is spent. Without --target it compares this machine with all of Vertex"
-        "\nAI's; --machine auto takes the cheapest that fits.",
+        details="Nothing is started and nothing is spent. Without --target, this machine is compared with all machines"
+        "\nof Vertex AI; --machine auto takes the cheapest that fits.",
         examples=[
             "xlnet-pipeline plan recipe.toml",
             "xlnet-pipeline plan recipe.toml --target vertex --machine auto --deadline 2h",
             "xlnet-pipeline plan recipe.toml --target vertex --machine l4-8 --nodes 2 --spot",
         ],
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what would run (default: the demo)")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="the recipe to plan (default: the demo)")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
     )
     parser.add_argument("--target", choices=["local", "kfp", "vertex"], metavar="TARGET", help="local, kfp or vertex")
     add_machine(parser)
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="how long training may take, such as 90m or 2h")
-    parser.add_argument("--prices", metavar="FILE", help="your own prices, TOML or JSON: machine = USD an hour")
+    parser.add_argument("--prices", metavar="FILE", help="your own prices, TOML or JSON: machine = USD per hour")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def add_machine(parser: Parser) -> None:
     """Declare ``--machine``, ``--nodes`` and ``--spot``."""
     parser.add_argument("--machine", metavar="NAME", help="such as l4, h100-8 or v5e-4; auto: the cheapest that fits")
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="how many of them (default: 1)")
-    parser.add_argument("--spot", action="store_true", help="spot machines: cheaper, and may be taken away")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="number of machines (default: 1)")
+    parser.add_argument("--spot", action="store_true", help="spot machines: cheaper, but they can be preempted")
 
 
 def show(options: argparse.Namespace) -> int:

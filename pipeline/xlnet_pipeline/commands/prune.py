@@ -17,10 +17,10 @@ def add(subparsers: Subparsers) -> None:
         "prune",
         prune,
         summary="remove old runs that nobody needs, and what killed processes left behind",
-        details="A run stays while it is running, while a registered model has files in it, and while a run that stays"
-        "\nuses a result of it. With --versions, registered versions without an alias go with their runs; those with"
-        "\nan alias, and the champion before the present one, never do. Half-written files go after a day; checkpoints"
-        "\nof a training that was not taken up again, and results in the cache whose files are gone, go too.",
+        details="A run is kept while it is running, while a registered model has files in it, and while a kept run uses"
+        "\none of its results. --versions also removes registered versions without an alias, with their runs; versions"
+        "\nwith an alias and the previous champion are always kept. Half-written files are removed after a day."
+        "\nCheckpoints of trainings that were not continued, and cache entries without files, are removed too.",
         examples=[
             "xlnet-pipeline runs prune --dry-run",
             "xlnet-pipeline runs prune --older-than 7d --keep 3 --versions",
@@ -35,7 +35,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--versions", action="store_true", help="also registered versions that have no alias, with their runs"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
 
 def prune(options: argparse.Namespace) -> None:

@@ -58,11 +58,11 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--nproc", type=int, metavar="N", help="on local and docker: processes that train together (one per GPU, or 1)"
     )
-    parser.add_argument("--device", choices=DEVICES, help="on local: where to train; default: what is there")
-    parser.add_argument("--memory", metavar="SIZE", help="with --target docker: the most a step may use, such as 4g")
+    parser.add_argument("--device", choices=DEVICES, help="on local: device to train on (default: the best one)")
+    parser.add_argument("--memory", metavar="SIZE", help="with --target docker: memory limit of a step, such as 4g")
     parser.add_argument("--wait", action="store_true", help="on kfp and vertex: wait until the run has ended")
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
-    parser.add_argument("--no-check", action="store_true", help="run it whatever the checks find")
+    parser.add_argument("--no-check", action="store_true", help="run even if the checks find an error")
     parser.add_argument("--dry-run", action="store_true", help="print the exact requests as JSON, and send nothing")
 
 
@@ -73,7 +73,7 @@ def add_placement(parser: Parser, targets: Sequence[str] = ("local", "kfp", "ver
         "--target", choices=targets, default="local", metavar="TARGET", help=f"local (default), {names}"
     )
     parser.add_argument(
-        "--machine", metavar="NAME", help="what to train on, such as l4, v5e-4 or auto, the cheapest (default: cpu)"
+        "--machine", metavar="NAME", help="machine to train on, such as l4, v5e-4, or auto: the cheapest (default: cpu)"
     )
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines that train together (default: 1)")
     parser.add_argument("--spot", action="store_true", help="machines that can be preempted, for less money")
@@ -83,7 +83,7 @@ def add_placement(parser: Parser, targets: Sequence[str] = ("local", "kfp", "ver
     parser.add_argument(
         "--image",
         metavar="IMAGE",
-        help="what the steps run in: REGISTRY/NAME@sha256:…, or :TAG, which is looked up ($XLNET_IMAGE)",
+        help="image of the steps: REGISTRY/NAME@sha256:…, or :TAG, whose digest is looked up (default: $XLNET_IMAGE)",
     )
 
 
@@ -211,7 +211,7 @@ def run_here(options: argparse.Namespace, target: Target, asked: Submission) -> 
 def load(path: str | None, settings: list[str], home: str | None = None, target: str = "local") -> Recipe:
     """Return the recipe to run: from the file, the demo, or only from ``--set`` settings.
 
-    The model of a registry or of a run in ``model.pretrained`` becomes the place of its files: those of ``target``.
+    If ``model.pretrained`` names a registered model or a run on ``target``, the address of its files replaces the name.
 
     Raises:
         UserError: the recipe is invalid, or names no training data.
@@ -228,11 +228,11 @@ def load(path: str | None, settings: list[str], home: str | None = None, target:
 
 
 def located(recipe: Recipe, target: str, home: str | Path | None, file: str | Path | None) -> Recipe:
-    """Return a recipe whose pretrained model is named by its place; see :func:`load`.
+    """Replace a registered model or a run in ``model.pretrained`` by the address of its files; see :func:`load`.
 
     Args:
         recipe: the recipe.
-        target: the target in whose registry, or among whose runs, a model is looked up.
+        target: the target whose registry and runs are searched for the model.
         home: the state directory of the targets on this machine.
         file: the recipe's file, which may hold the target's settings.
 

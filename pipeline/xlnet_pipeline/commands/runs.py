@@ -48,7 +48,9 @@ def add(subparsers: Subparsers) -> None:
     )
     reading.add_argument("run", metavar="RUN", help=HELP_RUN)
     reading.add_argument("step", nargs="?", metavar="STEP", help=f"{', '.join(STEPS)} (default: all)")
-    reading.add_argument("-f", "--follow", action="store_true", help="go on until the run or the step has ended")
+    reading.add_argument(
+        "-f", "--follow", action="store_true", help="keep printing until the run or the step has ended"
+    )
     stopping = command(
         inner,
         "cancel",

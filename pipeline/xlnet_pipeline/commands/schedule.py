@@ -40,16 +40,16 @@ def add(subparsers: Subparsers) -> None:
         inner,
         "list",
         list_schedules,
-        summary="list schedules: next and last run, state, drift from the present recipe and image",
+        summary="list schedules: next and last run, state, drift from the current recipe and image",
         examples=["xlnet-pipeline schedule list --target vertex"],
     )
     listing.add_argument("--json", action="store_true", help="as JSON")
-    listing.add_argument("--image", metavar="IMAGE", help="the present image, to compare with ($XLNET_IMAGE)")
+    listing.add_argument("--image", metavar="IMAGE", help="the current image, to compare with (default: $XLNET_IMAGE)")
     add_target(listing)
     for name, handler, summary in (
         ("show", show, "show a schedule: its times, what it runs, and what changed"),
-        ("pause", pause, "let a schedule fire no more until it is resumed"),
-        ("resume", resume, "let a paused schedule fire again, from now on"),
+        ("pause", pause, "pause a schedule until it is resumed"),
+        ("resume", resume, "resume a paused schedule, from now on"),
         ("delete", delete, "remove a schedule; its runs stay"),
     ):
         parser = command(
@@ -61,10 +61,10 @@ def add(subparsers: Subparsers) -> None:
         inner,
         "sync",
         sync,
-        summary="set schedules right after a change of clocks",
-        details="Kubeflow Pipelines fires in UTC alone: a schedule in a zone with daylight saving is sent with the UTC"
-        "\ntime of that day (schedule create --current-offset). Run this daily, by cron or CI: it changes what has"
-        "\nmoved and leaves the rest alone. On the other targets nothing moves.",
+        summary="correct schedules after daylight saving time begins or ends",
+        details="Kubeflow Pipelines fires in UTC only. A schedule in a zone with daylight saving is sent with the"
+        "\nzone's current UTC offset (schedule create --current-offset). Run this command daily, by cron or CI: it"
+        "\nchanges only schedules whose offset has changed. On other targets there is nothing to correct.",
         examples=["xlnet-pipeline schedule sync --target kfp"],
     )
     syncing.add_argument("name", nargs="?", metavar="NAME", help="one schedule (default: all)")
@@ -73,8 +73,8 @@ def add(subparsers: Subparsers) -> None:
         inner,
         "serve",
         serve,
-        summary="fire the schedules of the local target, until it is stopped",
-        details="A time that comes while nothing serves is skipped.",
+        summary="start the runs of local schedules until you stop this command",
+        details="Times that pass while this command does not run are skipped.",
         examples=["xlnet-pipeline schedule serve"],
     )
 
@@ -84,9 +84,9 @@ def _add_create(inner: Subparsers) -> None:
         inner,
         "create",
         create,
-        summary="make a schedule, or change the one of that name",
-        details="What has changed is shown; where nothing has, nothing is done. A run over unchanged data, settings and"
-        "\ncode takes all its steps from the cache.",
+        summary="create a schedule, or change the one with that name",
+        details="Prints what changed; if nothing did, nothing is sent. A run with unchanged data, settings and code"
+        "\ntakes all its steps from the cache.",
         examples=[
             "xlnet-pipeline schedule create nightly recipe.toml --cron '0 3 * * *' --timezone Europe/Berlin",
             "xlnet-pipeline schedule create weekly recipe.toml --cron '0 3 * * mon' --target vertex --machine v5e-8",
@@ -97,7 +97,9 @@ def _add_create(inner: Subparsers) -> None:
     parser.add_argument("--cron", required=True, metavar="CRON", help="minute, hour, day, month, day of the week")
     parser.add_argument("--timezone", default="UTC", metavar="ZONE", help="such as Europe/Berlin (default: UTC)")
     parser.add_argument(
-        "--current-offset", action="store_true", help="on kfp, with daylight saving: send the UTC time of now; see sync"
+        "--current-offset",
+        action="store_true",
+        help="on kfp, with daylight saving: use the zone's current UTC offset; see sync",
     )
     parser.add_argument(
         "--max-concurrent", type=int, default=1, metavar="N", help="runs at the same time, 1 to 10 (default: 1)"

@@ -17,8 +17,8 @@ def add(subparsers: Subparsers) -> None:
         "serve",
         serve,
         summary="answer over HTTP with a model",
-        details="Routes, limits and answers are those of docs/serving.md. Only this machine can connect unless --host\n"
-        "says otherwise: there is no authentication. Ctrl-C answers what was asked and ends.",
+        details="docs/serving.md describes routes, limits and answers. There is no authentication, so only this\n"
+        "machine can connect unless --host says otherwise. Ctrl-C answers the requests in progress and ends.",
         examples=[
             "xlnet-pipeline serve uci-sentences",
             "xlnet-pipeline serve models:/uci-sentences@champion --port 9000",

@@ -23,7 +23,9 @@ def add(subparsers: Subparsers) -> None:
         f"that is printed, or the one in ${TOKEN}. Ctrl-C ends it; runs go on.",
         examples=["xlnet-pipeline ui", "xlnet-pipeline ui --port 9000 --no-open", "xlnet-pipeline ui --host 0.0.0.0"],
     )
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="listen there (default: 127.0.0.1)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)"
+    )
     parser.add_argument("--port", type=port, default=PORT, metavar="N", help=f"default: {PORT}; 0: any that is free")
     parser.add_argument("--no-open", action="store_true", help="print the address, and open no browser")
     parser.add_argument("--recipe", metavar="FILE", help="recipe file with [target.…] settings (default: recipe.toml)")

@@ -1,6 +1,6 @@
-"""The lineage of many runs as one graph: which models came of a file, as well as which files made a model.
+"""Merges the lineage of many runs into one graph: from each file to the models made from it, and back.
 
-It keeps of each artifact what a drawing shows; the artifact's own ``lineage.json`` has the rest.
+A node holds only what drawings show. The artifact's own ``lineage.json`` has the rest.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,28 +11,28 @@ from xlnet.lineage.facts import execution_of, facts_of
 from xlnet.lineage.nodes import LineageNode
 from xlnet_pipeline.lineage import graph
 
-MANY = 8  # equal neighbours beyond which they are drawn as one
+MANY = 8  # if a node has more similar neighbours, they are drawn as one
 KINDS = ("registration", "evaluation", "model", "dataset", "snapshot", "file", "files")
 
 
 @dataclass(frozen=True)
 class Known:
-    """An artifact or input file, and what is told about it."""
+    """An artifact or input file, with the facts that pages show."""
 
     id: str
     type: str
     title: str
     digest: str
-    facts: tuple[str, ...]  # most telling first
+    facts: tuple[str, ...]  # the most important first
     inputs: tuple[str, ...]
     uri: str = ""
     run: str = ""
-    count: int = 1  # of artifacts that this one stands for
+    count: int = 1  # number of artifacts that this node stands for
 
 
 @dataclass(frozen=True)
 class World:
-    """Every artifact that the runs at hand tell of. ``problems`` names those whose record cannot be read."""
+    """All artifacts of the local runs. ``problems`` has a line for each artifact whose lineage cannot be read."""
 
     nodes: dict[str, Known] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class World:
         return [(one, node.id) for node in self.nodes.values() for one in node.inputs if one in self.nodes]
 
     def around(self, name: str, up: bool = True, down: bool = True) -> "World":
-        """Keep what an artifact was made of (``up``), and what was made of it (``down``)."""
+        """Keep an artifact, what it was made from (``up``), and what was made from it (``down``)."""
         kept = {name}
         after: dict[str, list[str]] = {}
         for start, end in self.edges():
@@ -61,7 +61,7 @@ class World:
         """Return the id of the node that a text names: an id, a digest or its beginning, a model's ``NAME:VERSION``.
 
         Raises:
-            UserError: there is none, or there are several.
+            UserError: no node matches, or several do.
         """
         if subject in self.nodes:
             return subject
@@ -77,7 +77,7 @@ class World:
         raise UserError(f"artifact '{subject}' {what}; /lineage lists all artifacts")
 
     def collapsed(self, kept: Iterable[str] = ()) -> "World":
-        """Draw many artifacts of one type with the same neighbours as one, over and over, except those in ``kept``."""
+        """Merge many artifacts of one type with equal neighbours into one node, except those in ``kept``."""
         nodes, stay = dict(self.nodes), set(kept)
         while True:
             children: dict[str, set[str]] = {}
@@ -129,7 +129,7 @@ def build(runs: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> World:
 
 
 def known(node: LineageNode) -> Known:
-    """Take from a node what a drawing shows."""
+    """Convert a lineage node to one of this graph."""
     run = str(node.execution.get("run") or "")
     facts = (*facts_of(node), *execution_of(node))
     return Known(node.id, node.type, node.title, node.digest, facts, node.inputs, node.uri, run)

@@ -30,7 +30,7 @@ class Figure:
 
 
 class Metrics(Mapping[str, Figure]):
-    """Maps metrics to their :class:`Figure`. ``primary`` is the one that decides. Empty before the evaluation."""
+    """Maps metrics to their :class:`Figure`; empty before the evaluation. The gate compares the ``primary`` one."""
 
     def __init__(self, found: Mapping[str, Any]) -> None:
         self.primary: str | None = found.get("primary")

@@ -104,7 +104,7 @@ def placement(
     if machine.spot_only and not (spot or flex_start):
         how = "--spot or --flex-start" if target == "vertex" else "--spot"
         raise UserError(
-            f"machine '{machine.name}' is sold on spot and flex-start alone; add {how}, or take '{machine.family}-8'"
+            f"machine '{machine.name}' is sold on spot and flex-start only; add {how}, or take '{machine.family}-8'"
         )
     return place
 

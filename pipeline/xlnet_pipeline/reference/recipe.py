@@ -1,4 +1,4 @@
-"""The meaning of each field of a recipe. ``init`` writes it into ``recipe.toml``; ``docs/recipe.md`` is made of it."""
+"""The meaning of each recipe field. ``init`` writes it into ``recipe.toml``; ``docs/recipe.md`` is made from it."""
 
 import dataclasses
 import json

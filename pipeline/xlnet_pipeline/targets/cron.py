@@ -1,12 +1,13 @@
 """Parses cron expressions into the minutes, hours, days, months and weekdays on which they fire.
 
-Standard five-field cron: numbers, three-letter names, lists, ranges, steps over ``*`` or a range, Sunday as 0 and 7,
-and ``@daily`` and its kin. Where both the day of the month and the day of the week are restricted, either is enough.
-What crontabs read in two ways is refused with what to type instead, so that every target fires alike.
+This is standard five-field cron: numbers, three-letter names, lists, ranges, steps over ``*`` or a range, Sunday as 0
+and 7, and names such as ``@daily``. If both the day of the month and the day of the week are restricted, one of them is
+enough. Expressions that cron programs read differently are refused with what to type instead, so that all targets fire
+at the same times.
 
-When the clocks change, an expression of every hour goes on by elapsed time: every ten minutes stays every ten minutes.
-Any other one fires as often as on other days: a time that spring leaves out fires right after the gap, and a time that
-autumn has twice fires at the first of the two.
+When the clocks change, an expression that fires in every hour counts elapsed time: every ten minutes stays every ten
+minutes. Any other expression fires as often as on other days: a time that spring skips fires right after the gap, and a
+time that autumn repeats fires at its first occurrence.
 """
 
 import re

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-FILE = "progress"  # in the folder of a local run's logs: a bar is drawn over and over, and stands in no log
+FILE = "progress"  # file beside a local run's logs, which do not contain the progress bar
 SECONDS = 1.0  # between two writes
 
 _LINE = re.compile(r"step \d+/\d+ .*\bleft\b")

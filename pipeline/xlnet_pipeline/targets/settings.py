@@ -83,10 +83,10 @@ class KfpSettings:
         return self.tracking_uri
 
     def storage(self) -> tuple[dict[str, str], str]:
-        """What steps need to reach an S3 pipeline root: variables, and the secret with the keys ('' if none is needed).
+        """Return what steps need to reach an S3 pipeline root: variables, and the secret with the keys ('' if none).
 
-        The S3 of a minio:// root is the installation's own, at the address and with the secret that it has by default;
-        a compiled file that names no root is run with such a one.
+        A minio:// root, which Kubeflow Pipelines also uses if a compiled file names no root, is in the S3 store of the
+        installation; its address and secret have defaults.
         """
         own = not self.pipeline_root or self.pipeline_root.startswith(MINIO)
         endpoint = self.s3_endpoint or (f"http://seaweedfs.{self.namespace or 'kubeflow'}:9000" if own else "")
@@ -132,10 +132,10 @@ def read(kind: type[Remote], file: str | Path | None = None, needs: Collection[s
     Args:
         kind: the class of the settings.
         file: a recipe file; None: ``recipe.toml`` in the working directory, if there is one.
-        needs: settings that must be there; None: those that it takes to reach the target.
+        needs: required settings; None: the ones needed to reach the target.
 
     Raises:
-        UserError: an unknown setting; missing ones, all of them setting; a secret in a file.
+        UserError: a setting is unknown or missing, or the file holds a secret.
     """
     name = TABLES[kind]
     table = _table(name, file)
@@ -190,9 +190,9 @@ def needed(name: str, *, image: bool = False, offline: bool = False) -> tuple[st
     """Return the settings that submitting to a target, or compiling for it, requires.
 
     Args:
-        name: the target's.
-        image: whether the image is told otherwise.
-        offline: nothing is sent, so that no endpoint is needed.
+        name: name of the target.
+        image: whether the submission names an image, so that the settings need none.
+        offline: whether nothing is sent, so that no endpoint is needed.
     """
     kinds = [kind for kind, table in TABLES.items() if table == name]
     keys = [key for kind in kinds for key in REQUIRED[kind] if not (offline and key == "endpoint")]
@@ -207,7 +207,7 @@ def variables(file: str | Path | None = None) -> dict[str, str]:
     """Return the settings in a recipe file's ``[target]`` tables, named like the environment variables.
 
     Raises:
-        UserError: the file cannot be read or its tables are none.
+        UserError: the file cannot be read, or ``target`` in it is not a table of tables.
     """
     found: dict[str, str] = {}
     for kind, name in TABLES.items():

@@ -56,7 +56,7 @@ def refuse(submission: Submission, cannot: Mapping[str, str]) -> None:
         cannot: the target's :attr:`~xlnet_pipeline.targets.target.Target.cannot`.
 
     Raises:
-        UserError: it cannot do one of these things; why, and what to do instead.
+        UserError: the target cannot do one of them; the message says why and what to do instead.
     """
     for field in dataclasses.fields(submission):
         if field.name in cannot and getattr(submission, field.name) != field.default:

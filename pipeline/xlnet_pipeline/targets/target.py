@@ -56,7 +56,7 @@ class Target(Protocol):
         """
 
     def preview(self, submission: Submission) -> list[dict[str, Any]]:
-        """The exact requests that :meth:`submit` would send, as JSON; UserError on a target that sends none."""
+        """Return the exact requests that :meth:`submit` would send, as JSON; UserError on a target that sends none."""
 
     def runs(self, limit: int | None = None) -> list[Run]:
         """List all runs, or the newest ``limit`` runs, the newest first."""
@@ -77,7 +77,7 @@ class Target(Protocol):
         """List the artifacts of a run, the first step's first."""
 
     def schedules(self) -> Schedules:
-        """The target's schedules; UserError if it has none."""
+        """Return the target's schedules; UserError if it has none."""
 
     def models(self) -> Registry:
-        """The registry in which its runs register models; UserError if its address is not known here."""
+        """Open the registry in which its runs register models; UserError if its address is not known here."""

@@ -23,7 +23,7 @@ PERMISSION = "the role kubeflow-pipelines-edit"
 CREDENTIALS = "set KFP_TOKEN to a fresh token"
 ANSWER = (10.0, 18.0)  # seconds to connect, and between two bytes of an answer
 PAGE_OF_ANOTHER = "a web page (of a login, or of something else)"
-LOOK = (3.0, 5.0)  # the same for a page that is optional, such as a log
+LOOK = (3.0, 5.0)  # the same limits for an optional page, such as a log
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is no number
+    except ValueError:  # the port is not a number
         return False
 
 

@@ -43,8 +43,8 @@ def in_utc(timing: Timing, moment: datetime | None = None) -> UtcTimes:
     moved = cron.shifted(found, -offset)
     if moved is None:
         raise UserError(
-            f"cron '{timing.cron}' in {timing.timezone} is not a single expression in UTC, all that Kubeflow Pipelines "
-            f"fires in: the zone is {_hours(offset)} from UTC, where some of its times fall on another day; choose "
+            f"cron '{timing.cron}' in {timing.timezone} is not a single expression in UTC, and Kubeflow Pipelines "
+            f"fires in UTC only: the zone is {_hours(offset)} from UTC, where some times fall on another day; choose "
             "other hours, make two schedules, type --timezone UTC, or use --target vertex, which knows zones"
         )
     until = _change(timing.timezone, now)

@@ -142,7 +142,7 @@ def _read(content: bytes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold the place's lock if it is free; whether it was."""
+    """Hold the place's lock if it is free; yield whether it was free."""
     try:
         lock = (path / _LOCK).open("a+")
     except OSError:

@@ -133,7 +133,7 @@ class Execution:
                     reason = str(damaged)
             made = self._made(task, step, reason, given)
             if made is not None:
-                if task.name == "register":  # it may have changed the champion, under whom it is looked for next time
+                if task.name == "register":  # it may have changed the champion, which the key holds
                     step.cache_key = key = key_of(parts := self._parts(task, arguments))
                 self.cache.put(key, parts, step.inputs, made, self.run_record.id, self.warnings)
             return made

@@ -194,7 +194,7 @@ def _send(to: socket.socket, request: bytes, descriptors: list[int]) -> None:
 
 
 def _received(source: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """The next request with its file descriptors; None: the client has ended."""
+    """Return the next request with its file descriptors; None if the client has ended."""
     head, descriptors, _, _ = socket.recv_fds(source, _LENGTH, 2)
     if len(head) < _LENGTH:
         return None
@@ -243,7 +243,7 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
 
 
 def _load(module: str) -> None:
-    """Import a module. One that is missing or broken is left to the step that needs it, which will say so."""
+    """Import a module. If it is missing or broken, do nothing: the step that needs it reports that."""
     with contextlib.suppress(Exception):
         importlib.import_module(module)
         gc.freeze()  # a garbage collection of a fork then copies no memory of ours

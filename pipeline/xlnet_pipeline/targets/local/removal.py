@@ -41,9 +41,10 @@ def age_of(path: Path) -> float:
 
 
 def remove(path: Path, home: Path) -> str:
-    """Remove a file, or a directory as one act for all who look; what went wrong, if something did.
+    """Remove a file or a directory. Return the error, empty if there was none.
 
-    A directory in ``home`` gets another name first: whoever is killed meanwhile leaves nothing that looks whole.
+    A directory in ``home`` is renamed first, so that a process that is killed meanwhile leaves nothing that looks
+    complete.
     """
     try:
         if path.is_symlink() or not path.is_dir():

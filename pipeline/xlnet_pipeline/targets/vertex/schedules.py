@@ -24,10 +24,10 @@ class VertexSubmitter(Protocol):
     settings: VertexSettings
 
     def body(self, recipe: Recipe, where: Placement, name: str, cache: bool = True) -> dict[str, Any]:
-        """The PipelineJob that is repeated."""
+        """Return the PipelineJob that a schedule repeats."""
 
     def place(self, submission: Submission) -> Placement:
-        """Where the submission's steps are to run."""
+        """Return where the submission's steps will run."""
 
 
 class VertexSchedules:
@@ -39,7 +39,7 @@ class VertexSchedules:
         self.path = f"{target.settings.parent}/schedules"
 
     def body(self, name: str, timing: Timing, recipe: Recipe, where: Placement) -> dict[str, Any]:
-        """The Schedule resource."""
+        """Return the Schedule resource."""
         return {
             "displayName": name,
             "cron": f"TZ={timing.timezone} {timing.cron}",
@@ -51,7 +51,7 @@ class VertexSchedules:
         }
 
     def create(self, name: str, timing: Timing, submission: Submission) -> tuple[Schedule, list[str]]:
-        """Make the schedule, or change the one of that name."""
+        """Create the schedule, or change the one with that name."""
         recipe, where = submission.recipe, self.target.place(submission)
         schedules.check_name(name)
         remote.check_data(recipe, self.target.name)
@@ -66,7 +66,7 @@ class VertexSchedules:
         return _schedule(self._call("PATCH", old["name"], wanted, query={"updateMask": CHANGED})), changed
 
     def all(self) -> list[Schedule]:
-        """Every schedule that holds a recipe, by name."""
+        """Return every schedule that holds a recipe, sorted by name."""
         found = self.api.pages(self.path, "schedules", {"pageSize": remote.PAGE})
         return sorted((_schedule(one) for one in found if _parameters(one)), key=lambda one: one.name)
 

@@ -66,8 +66,8 @@ class VertexTarget:
         )
 
     def body(self, recipe: Recipe, where: Placement, name: str, cache: bool = True) -> dict[str, Any]:
-        """The PipelineJob that is created, or repeated by a schedule."""
-        from xlnet_pipeline import dag  # and kfp, which takes most of a second: reading runs does without
+        """Return the PipelineJob that a submission creates, or a schedule repeats."""
+        from xlnet_pipeline import dag  # imports kfp, which takes most of a second; reading runs does not need it
 
         (spec,) = dag.documents(where, pretrains=recipe.pretrains)
         if not cache:
@@ -84,7 +84,7 @@ class VertexTarget:
         return job | ({"serviceAccount": self.settings.service_account} if self.settings.service_account else {})
 
     def preview(self, submission: Submission) -> list[dict[str, Any]]:
-        """The request that a submission would send."""
+        """Return the request that a submission would send."""
         where = remote.checked(self, submission)
         url = f"{self.api.base}/v1/{self.jobs}?pipelineJobId={remote.PREFIX}RUN"
         body = self.body(submission.recipe, where, f"{remote.PREFIX}RUN", submission.cache)
@@ -118,7 +118,7 @@ class VertexTarget:
         return run
 
     def runs(self, limit: int | None = None) -> list[Run]:
-        """The runs that this tool submitted, or the newest of them: no log and no artifact is read."""
+        """Return the runs that this tool submitted, or the newest of them. Read no logs and no artifacts."""
         return [self._record(job) for job in itertools.islice(self._listed(), limit)]
 
     def _listed(self) -> Iterator[dict[str, Any]]:
@@ -151,7 +151,7 @@ class VertexTarget:
         return self._record(self._get(run))
 
     def logs(self, run: str, step: str | None = None) -> Iterator[str]:
-        """Lines of the logs of a run's jobs, from Cloud Logging."""
+        """Yield the log lines of a run's jobs, from Cloud Logging."""
         job = self._get(run)
         return remote.log_lines(self._record(job), step, lambda one: self._log(job, one))
 
@@ -169,13 +169,13 @@ class VertexTarget:
         return self.status(run).artifacts
 
     def schedules(self) -> Schedules:
-        """The project's schedules."""
+        """Return the project's schedules."""
         from xlnet_pipeline.targets.vertex.schedules import VertexSchedules
 
         return VertexSchedules(self)
 
     def models(self) -> Registry:
-        """The registry that the settings name, else Vertex AI's own."""
+        """Open the registry that the settings name, else Vertex AI's own."""
         return open_registry(self.settings.registry)
 
     def _get(self, run: str) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class VertexTarget:
         return remote.failure(failed.name, lines, self.settings.pipeline_root)
 
     def _log(self, job: dict[str, Any], step: StepRun) -> str:
-        """What the step's jobs wrote: its pipeline container, and for training the custom job behind it."""
+        """Return what a step's jobs wrote: the pipeline's container and, for a training, its custom job."""
         detail = next(one for one in _details(job) if _step(one) == step.name)
         ids = [name.rpartition("/")[2] for name in _jobs(detail)]
         if not ids:
@@ -260,13 +260,13 @@ def _step(detail: dict[str, Any]) -> str:
 
 
 def _maker(place: str) -> str:
-    """The job in whose folder an artifact lies: ROOT/PROJECT_NUMBER/JOB/TASK/ARTIFACT."""
+    """Return the job in whose folder an artifact lies: ROOT/PROJECT_NUMBER/JOB/TASK/ARTIFACT."""
     job = next((part for part in place.split("/") if part.startswith(remote.PREFIX)), "")
     return f"run {job.removeprefix(remote.PREFIX)}" if job else f"'{place}'"
 
 
 def _jobs(detail: dict[str, Any]) -> list[str]:
-    """Resource names of the jobs in which a task ran, the newest attempt's last."""
+    """Return the resource names of the jobs in which a task ran, the newest attempt last."""
     container = detail.get("executorDetail", {}).get("containerDetail", {})
     found = [*container.get("failedMainJobs", []), container.get("mainJob", "")]
     metadata = detail.get("execution", {}).get("metadata", {})
