@@ -8,7 +8,7 @@ Measured beside its transfer manager with as many threads, on a server 20 ms awa
 two cores (tests/benchmarks/transfer_speed.py, medians of interleaved rounds). With 100 objects of 1 MB the manager
 needs 2.4 times our time and 2.1 times our processor time for uploads, 1.7 and 1.8 times for downloads. Files on a disk
 hide part of this, because writing them costs both the same: downloads then take 1.2 times our time. With 4 objects of
-64 MB it needs 1.4 to 2.1 times our time for downloads (two runs of 5 rounds); their ranges are fetched here in any case,
+64 MB it needs 1.4 to 2.1 times our time for downloads (two runs of 5 rounds); their ranges are fetched here anyway,
 because finished ranges survive a broken connection and a new start, as the manager's do not. Google's client uploads
 objects of this size.
 """

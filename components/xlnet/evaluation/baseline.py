@@ -19,7 +19,7 @@ SHARE = 0.1  # the baseline may take this share of the training time,
 FREE = 15.0  # and always this many seconds
 RATES = {True: 500_000, False: 1_500_000}  # characters of text per second, with and without n-grams of characters
 SMALL = 20_000  # below so many training rows, more rows help most
-NAMES = {"tfidf": "TF-IDF with {} regression", "majority": "the commonest answer"}
+NAMES = {"tfidf": "TF-IDF with {} regression", "majority": "the majority class"}
 
 
 def answers(recipe: EvaluationRecipe, data: Dataset, seconds: float) -> tuple[np.ndarray, dict[str, Any]] | None:

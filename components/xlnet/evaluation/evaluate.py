@@ -54,7 +54,8 @@ def evaluate(recipe_json: str, dataset: str, model: str, out: str) -> dict[str, 
     content["remarks"] = [] if is_language_model else baseline.remarks(content, whole)
     with provenance.writing(out, "evaluation") as directory:
         pq.write_table(table, directory / "predictions.parquet")
-        _write_json(directory / "metrics.json", content)
+        metrics_json = json.dumps(content, indent=1, ensure_ascii=False)
+        (directory / "metrics.json").write_text(metrics_json + "\n", encoding="utf-8")
         if is_language_model:
             page = language.render(content, table, given.worst)
         else:
@@ -215,10 +216,6 @@ def predictions_table(logits: np.ndarray, split: Split, classes: list[str]) -> p
         columns["loss"] = (columns["label"] - columns["prediction"]) ** 2
     columns |= {name: rows[name] for name in ("text", "text_pair")}
     return pa.table(columns)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _facts(content: dict[str, Any]) -> dict[str, Any]:

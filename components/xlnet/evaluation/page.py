@@ -45,7 +45,7 @@ details summary { cursor:pointer; } .notes { margin-top:1.25rem; }
   background:color-mix(in srgb, var(--heat) calc(var(--share, 0) * 100%), var(--card)); }
 .confusion td.deep { color:#fff; } .confusion td.right { font-weight:700; }
 svg { display:block; width:100%; height:auto; max-width:560px; } svg text { fill:var(--soft); font-size:12px; }
-.axis { stroke:var(--line); } .one { stroke:var(--one); } .two { stroke:var(--two); } .thin { opacity:.55; }
+.axis { stroke:var(--line); } .one { stroke:var(--one); } .two { stroke:var(--two); }
 .curve { fill:none; stroke-width:2; } .dash { fill:none; stroke:var(--soft); stroke-dasharray:4 4; }
 .dot.one, .bar { fill:var(--one); } .dot.two { fill:var(--two); } .dot { stroke:none; } .dot.faint { opacity:.45; }
 .legend { display:flex; flex-wrap:wrap; gap:0 1.25rem; font-size:.85rem; color:var(--soft); margin:0 0 .25rem; }

@@ -238,7 +238,11 @@ def _mistake(row: dict[str, Any], card: dict[str, Any]) -> tuple[str, ...]:
 def _data(card: dict[str, Any]) -> str:
     splits = card["splits"]
     facts = [
-        (name, *(f"{part[key]:,}" for key in ("rows", "tokens", "truncated")), _tokens_each(part))
+        (
+            name,
+            *(f"{part[key]:,}" for key in ("rows", "tokens", "truncated")),
+            f"{part['tokens'] / part['rows']:.1f}" if part["rows"] else "–",
+        )
         for name, part in splits.items()
     ]
     head = ("split", "rows", "tokens", "truncated", "tokens per row")
@@ -265,10 +269,6 @@ def _data(card: dict[str, Any]) -> str:
         counts = page.table("Rows of each class", ("class", *splits), shares, columns)
         parts.append(f'<div class="scroll" tabindex="0" role="region" aria-label="Rows of each class">{counts}</div>')
     return page.section("Data", page.grid(*parts))
-
-
-def _tokens_each(part: dict[str, Any]) -> str:
-    return f"{part['tokens'] / part['rows']:.1f}" if part["rows"] else "–"
 
 
 def _made_of(content: dict[str, Any], card: dict[str, Any], recipe: Recipe) -> str:
