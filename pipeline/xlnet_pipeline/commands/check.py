@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.commands.parser import Subparsers, command
 from xlnet_pipeline.commands.plan import add_machine
-from xlnet_pipeline.commands.run import load
+from xlnet_pipeline.commands.run import add_recipe, load
 from xlnet_pipeline.commands.tables import table
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ def add(subparsers: Subparsers) -> None:
             "xlnet-pipeline check recipe.toml --cron '0 3 * * 1' --timezone Europe/Berlin",
         ],
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="the recipe to check (default: the demo)")
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
-    )
+    add_recipe(parser, "the recipe to check (default: the demo)")
     parser.add_argument(
         "--target", choices=["local", "kfp", "vertex"], default="local", metavar="TARGET", help="default: local"
     )

@@ -3,7 +3,7 @@
 import argparse
 
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours
-from xlnet_pipeline.commands.run import load
+from xlnet_pipeline.commands.run import add_recipe, load
 from xlnet_pipeline.commands.tables import print_json
 
 
@@ -22,10 +22,7 @@ def add(subparsers: Subparsers) -> None:
             "xlnet-pipeline plan recipe.toml --target vertex --machine l4-8 --nodes 2 --spot",
         ],
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="the recipe to plan (default: the demo)")
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
-    )
+    add_recipe(parser, "the recipe to plan (default: the demo)")
     parser.add_argument("--target", choices=["local", "kfp", "vertex"], metavar="TARGET", help="local, kfp or vertex")
     add_machine(parser)
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="how long training may take, such as 90m or 2h")

@@ -47,10 +47,7 @@ def add(subparsers: Subparsers) -> None:
             "xlnet-pipeline run recipe.toml --target vertex --machine v5e-8 --dry-run",
         ],
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what to run; 'init' writes one")
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
-    )
+    add_recipe(parser, "what to run; 'init' writes one")
     parser.add_argument("--no-cache", action="store_true", help="run every step again")
     parser.add_argument("--force", action="store_true", help="make the model champion, whatever the gate says")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop the run after that long")
@@ -64,6 +61,14 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
     parser.add_argument("--no-check", action="store_true", help="run even if the checks find an error")
     parser.add_argument("--dry-run", action="store_true", help="print the exact requests as JSON, and send nothing")
+
+
+def add_recipe(parser: Parser, text: str) -> None:
+    """Declare the recipe and ``--set``."""
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help=text)
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
+    )
 
 
 def add_placement(parser: Parser, targets: Sequence[str] = ("local", "kfp", "vertex")) -> None:

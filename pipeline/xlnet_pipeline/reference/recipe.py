@@ -83,7 +83,7 @@ MEANINGS = {
     "evaluation.margin": "amount by which a challenger must beat the champion on the same rows",
     "evaluation.confidence": "confidence level of the bootstrap intervals",
     "evaluation.resamples": "number of bootstrap resamples",
-    "evaluation.baseline": "what the model is compared with: TF-IDF and a linear model, the commonest answer, nothing",
+    "evaluation.baseline": "what the model is compared with: TF-IDF and a linear model, the majority class, nothing",
     "evaluation.worst": "number of mistakes shown in the report",
     "evaluation.seed": "random seed of the bootstrap",
     "registry.name": "name of the registered model; its versions are numbered",
