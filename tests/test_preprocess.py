@@ -272,8 +272,8 @@ def test_ids_may_start_anew_in_each_split_and_may_be_missing(tmp_path):
 
 
 def test_many_batches_and_shards_keep_every_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("xlnet.data.preprocess.BATCH_ROWS", 16)
-    monkeypatch.setattr("xlnet.data.preprocess.SHARD_ROWS", 64)
+    monkeypatch.setattr("xlnet.data.split_files.BATCH_ROWS", 16)
+    monkeypatch.setattr("xlnet.data.split_files.FILE_ROWS", 64)
     facts, data = run(tmp_path / "out", train=[write(tmp_path / "a.csv", rows_of(1000))])
     assert len(list((tmp_path / "out" / "train").iterdir())) == facts["train_rows"] // 64 + 1
     assert data.split("train").rows.tolist() == list(range(800))

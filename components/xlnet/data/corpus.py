@@ -16,21 +16,25 @@ import numpy as np
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data import seen
+from xlnet.data import processes, seen
 from xlnet.data import snapshot as snapshots
 from xlnet.data.columns import Reject, Row
 from xlnet.data.dataset import Dataset, open_dataset
 from xlnet.data.documents import rows_of
-from xlnet.data.preprocess import SplitWriter, WriteQueue
+from xlnet.data.preprocess import CHARACTERS_PER_SECOND
+from xlnet.data.processes import Processes
 from xlnet.data.readers import file_format
 from xlnet.data.remarks import counted, say, warn
 from xlnet.data.snapshot import PRETRAINED, SourceFile
+from xlnet.data.split_files import SplitWriter
 from xlnet.data.storage import Source
+from xlnet.data.tokenise import Tokenise
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import OWN_ROWS, DataRecipe, Recipe
 from xlnet.recipe.checks import BEFORE_TRAINING, segment_length
 
+CHARACTERS_PER_TOKEN = 4
 VALIDATION_SHARE = 10  # one document in so many is held back
 SPLITS = ("train", "validation")
 READING = (  # fields of data that say how a corpus is read, too
@@ -73,8 +77,12 @@ def write(dataset: str, given: Recipe, data: DataRecipe, pretrained: str, direct
     tokenizer = load_tokenizer(directory / "tokenizer")
     rejects: Counter[str] = Counter()
     keys: list[int] = []
-    with WriteQueue() as queue:
-        writers = [SplitWriter(directory / name, name, data, tokenizer, [], queue) for name in SPLITS]
+    tokenise = Tokenise(tokenizer.directory, data.task, data.max_length, data.text_pair is not None)
+    characters = sum(file.size for file in files)
+    if OWN_ROWS in given.pretraining.corpus:
+        characters += CHARACTERS_PER_TOKEN * own.card["splits"]["train"]["tokens"]
+    with Processes(tokenise, processes.number(characters / CHARACTERS_PER_SECOND)) as pool:
+        writers = [SplitWriter(directory / name, data.task, [], pool) for name in SPLITS]
         for row, number in _documents(own, given, data, files):
             if isinstance(row, Reject):
                 rejects[row.reason.partition(": ")[0]] += 1
@@ -85,7 +93,7 @@ def write(dataset: str, given: Recipe, data: DataRecipe, pretrained: str, direct
         for writer in writers:
             writer.close()
     _refuse_rejects(rejects, len(keys), data)
-    _refuse_short([writer.tokens for writer in writers], data.max_length)
+    _refuse_short([writer.counts.tokens for writer in writers], data.max_length)
     seen.write(directory / seen.FILE, np.array(keys, np.int64))
     card = {
         "task": "pretrain",
@@ -98,8 +106,8 @@ def write(dataset: str, given: Recipe, data: DataRecipe, pretrained: str, direct
         "rejects": {"total": rejects.total(), "by_reason": dict(rejects.most_common())},
         "snapshot": own.card["snapshot"],
     }
-    facts = {f"{writer.name}_rows": writer.written for writer in writers}
-    facts |= {"tokens": sum(writer.tokens for writer in writers), "rejects": rejects.total()}
+    facts = {f"{writer.name}_rows": writer.counts.rows for writer in writers}
+    facts |= {"tokens": sum(writer.counts.tokens for writer in writers), "rejects": rejects.total()}
     say(f"corpus of {counted(len(keys), 'document')}, {facts['tokens']:,} tokens, {rejects.total():,} rejected")
     _record(directory, card, facts, data, [provenance.read(dataset), *_nodes(files, started)], started)
 

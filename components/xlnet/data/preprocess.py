@@ -3,40 +3,34 @@
 import contextlib
 import errno
 import gc
-import hashlib
 import itertools
 import json
 import shutil
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data import objects, remarks, seen, unknown
+from xlnet.data import objects, processes, remarks, seen, unknown
 from xlnet.data import survey as surveys
-from xlnet.data.dataset import schema
+from xlnet.data.processes import Processes
 from xlnet.data.readers import Row
 from xlnet.data.remarks import counted, say, warn
 from xlnet.data.snapshot import SPLITS, Snapshot, of
+from xlnet.data.split_files import SplitWriter
 from xlnet.data.survey import Survey
-from xlnet.data.tokenizer import Encoded, Tokenizer, load_tokenizer, train_tokenizer
+from xlnet.data.tokenise import Tokenise
+from xlnet.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from xlnet.data.unigram import TRAINING_SENTENCES
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import DataRecipe, Recipe
 
-BATCH_ROWS = 2048  # rows tokenised and written at once
-BATCH_CHARACTERS = 8_000_000  # or fewer, where texts are long
-SHARD_ROWS = 131_072
 SECONDS_BETWEEN_LINES = 5.0
-HISTOGRAM = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 1 << 20)
+CHARACTERS_PER_SECOND = 1_000_000  # that one process tokenises
 
 
 def preprocess(recipe_json: str, snapshot: str, out: str) -> dict[str, Any]:
@@ -113,8 +107,9 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
     classes = survey.classes if recipe.task == "classification" else []
     progress = time.perf_counter()
     done = 0
-    with WriteQueue() as queue:
-        writers = [SplitWriter(directory / name, name, recipe, tokenizer, classes, queue) for name in SPLITS]
+    tokenise = Tokenise(tokenizer.directory, recipe.task, recipe.max_length, recipe.text_pair is not None)
+    with Processes(tokenise, processes.number(survey.characters / CHARACTERS_PER_SECOND)) as pool:
+        writers = [SplitWriter(directory / name, recipe.task, classes, pool) for name in SPLITS]
         for row, source, split in rows_with_a_split(survey, splits):
             writers[split].add(row, source)
             done += 1
@@ -123,7 +118,7 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
                 say(f"tokenised {done:,} of {len(splits):,} rows, {done / (progress - begun):,.0f} rows/s")
         for writer in writers:
             writer.close()
-    if remark := unknown.remark({writer.name: writer.unknown for writer in writers}, recipe):
+    if remark := unknown.remark({writer.name: writer.counts.unknown for writer in writers}, recipe):
         warn(remark)
     trained = (splits == surveys.TRAIN) | (splits == surveys.VALIDATION)
     seen.write(directory / seen.FILE, np.array(survey.hashes, np.int64)[trained])
@@ -182,150 +177,6 @@ def rows_with_a_split(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row,
     for (row, number), split in zip(survey.rows(), splits.tolist(), strict=True):
         if split >= 0:
             yield row, number, split
-
-
-class WriteQueue:
-    """Tokenises and writes batches in two threads, in order, while the reader goes on."""
-
-    def __init__(self) -> None:
-        self.tokenising, self.writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self.waiting: deque[Future[None]] = deque()
-
-    def __enter__(self) -> "WriteQueue":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.tokenising.shutdown(cancel_futures=True)
-        self.writing.shutdown(cancel_futures=True)
-
-    def do(self, tokenise: Callable[[], Encoded], write: Callable[[Encoded], None]) -> None:
-        """Queue a batch, of which at most three wait; raises what an earlier one raised."""
-        while len(self.waiting) >= 3:
-            self.waiting.popleft().result()
-        encoded = self.tokenising.submit(tokenise)
-        self.waiting.append(self.writing.submit(lambda: write(encoded.result())))
-
-    def finish(self) -> None:
-        """Wait for all of them."""
-        while self.waiting:
-            self.waiting.popleft().result()
-
-
-@dataclass
-class SplitWriter:
-    """One split: tokenises in batches and writes Arrow shards."""
-
-    directory: Path
-    name: str
-    recipe: DataRecipe
-    tokenizer: Tokenizer
-    classes: list[str]
-    queue: WriteQueue
-    rows: list[tuple[Row, int]] = field(default_factory=list)
-    characters: int = 0
-    written: int = 0
-    tokens: int = 0
-    truncated: int = 0
-    shard: int = 0
-
-    def __post_init__(self) -> None:
-        self.directory.mkdir()
-        self.schema = schema(self.recipe.task)
-        self.index = {name: i for i, name in enumerate(self.classes)}
-        self.counts: Counter[str] = Counter()
-        self.histogram = np.zeros(len(HISTOGRAM), np.int64)
-        self.unknown = unknown.Unknown()
-        self.content = hashlib.sha256()
-        self.file: pa.ipc.RecordBatchFileWriter | None = None
-
-    def add(self, row: Row, source: int) -> None:
-        """Take one row; memory holds at most a batch of them."""
-        self.rows.append((row, source))
-        self.characters += len(row.text) + len(row.text_pair or "")
-        if len(self.rows) >= BATCH_ROWS or self.characters >= BATCH_CHARACTERS:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._flush()
-        self.queue.finish()
-        if self.file is not None:
-            self.file.close()
-
-    def _flush(self) -> None:
-        if self.rows:
-            batch, self.rows, self.characters = self.rows, [], 0
-            self.queue.do(lambda: self._tokenise(batch), lambda encoded: self._write(batch, encoded))
-
-    def _tokenise(self, batch: list[tuple[Row, int]]) -> Encoded:
-        pairs = [row.text_pair for row, _ in batch] if self.recipe.text_pair is not None else None
-        texts = [row.text for row, _ in batch]
-        if self.recipe.task == "pretrain":
-            return self.tokenizer.encode_documents(texts, pairs)
-        return self.tokenizer.encode(texts, pairs, self.recipe.max_length)
-
-    def _write(self, batch: list[tuple[Row, int]], encoded: Encoded) -> None:
-        rows = [row for row, _ in batch]
-        lengths = np.fromiter(map(len, encoded.input_ids), np.int64, len(rows))
-        flat = np.fromiter(itertools.chain.from_iterable(encoded.input_ids), np.int32, int(lengths.sum()))
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        columns: dict[str, Any] = {
-            "input_ids": pa.ListArray.from_arrays(offsets, flat),
-            "boundary": encoded.boundaries,
-            "label": self._labels(rows),
-            "row": range(self.written, self.written + len(rows)),
-            "source": [source for _, source in batch],
-            "line": [row.line for row in rows],
-        }
-        columns |= {"text": [row.text for row in rows], "text_pair": [row.text_pair for row in rows]}
-        columns["id"] = [row.id for row in rows]
-        arrays = [
-            value if isinstance(value, pa.Array) else pa.array(value, self.schema.field(name).type)
-            for name, value in columns.items()
-        ]
-        self._shard().write_batch(pa.record_batch(arrays, schema=self.schema))
-        self.unknown.add(flat, lengths, self.tokenizer)
-        self._count(rows, lengths, encoded.truncated)
-
-    def _labels(self, rows: list[Row]) -> list[Any]:
-        if self.recipe.task == "regression":
-            return [float(row.label) for row in rows]
-        if self.recipe.task == "pretrain":
-            return [0] * len(rows)
-        return [self.index[row.label] for row in rows]
-
-    def _shard(self) -> pa.ipc.RecordBatchFileWriter:
-        number = self.written // SHARD_ROWS
-        if self.file is None or number != self.shard:
-            if self.file is not None:
-                self.file.close()
-            self.shard = number
-            self.file = pa.ipc.new_file(str(self.directory / f"{number:05}.arrow"), self.schema)
-        return self.file
-
-    def _count(self, rows: list[Row], lengths: np.ndarray, truncated: list[bool]) -> None:
-        self.written += len(rows)
-        self.tokens += int(lengths.sum())
-        self.truncated += sum(truncated)
-        self.histogram += np.bincount(np.searchsorted(HISTOGRAM, lengths), minlength=len(HISTOGRAM))
-        if self.recipe.task == "classification":
-            self.counts.update(row.label for row in rows)
-        # No text holds a NUL: the reader rejects it.
-        fields = (f"{row.text}\0{row.text_pair or ''}\0{row.label}\0" for row in rows)
-        self.content.update("".join(fields).encode())
-
-    def facts(self) -> dict[str, Any]:
-        """The split's part of the card."""
-        used = int(np.flatnonzero(self.histogram).max()) + 1 if self.written else 0
-        return {
-            "rows": self.written,
-            "tokens": self.tokens,
-            "classes": {name: self.counts[name] for name in self.classes},
-            "length_histogram": [[HISTOGRAM[i], int(self.histogram[i])] for i in range(used)],
-            "truncated": self.truncated,
-            "unknown_tokens": self.unknown.unknown_tokens,
-            "digest": "sha256:" + self.content.hexdigest(),
-        }
 
 
 def _card(

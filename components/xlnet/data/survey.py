@@ -145,9 +145,9 @@ def _note(survey: Survey, row: Row, split: int, number: int) -> None:
     survey.labels.append(label)
     survey.given.append(split)
     survey.hashes.append(seen.key(row.text, row.text_pair))
+    survey.characters += len(row.text) + len(row.text_pair or "")
     if survey.kept is not None:
         survey.kept.append((row, number))
-        survey.characters += len(row.text) + len(row.text_pair or "")
         if survey.characters > KEPT_CHARACTERS:
             survey.kept = None
 

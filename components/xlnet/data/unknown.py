@@ -39,6 +39,11 @@ class Unknown:
         self.unknown_tokens += int(unknown_tokens.sum())
         self.unknown_rows += int((np.logical_and.reduceat(silent, starts) & (unknown_tokens > 0)).sum())
 
+    def merge(self, other: "Unknown") -> None:
+        """Add the counts of other rows."""
+        for name in Unknown.__annotations__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
 
 def of_texts(texts: list[str], tokenizer: Tokenizer) -> Unknown:
     """Count what the vocabulary does not know in some texts."""
@@ -56,7 +61,9 @@ def remark(splits: Mapping[str, Unknown], recipe: DataRecipe) -> str:
     Raises:
         UserError: so much of the text is unknown that a training would be useless.
     """
-    whole = Unknown(*(sum(getattr(split, name) for split in splits.values()) for name in Unknown.__annotations__))
+    whole = Unknown()
+    for split in splits.values():
+        whole.merge(split)
     if whole.share > REFUSE_SHARE:
         raise UserError(f"{_spell(whole)}: {_remedy(recipe)}")
     high = [f"{name}: {_spell(split)}" for name, split in splits.items() if split.share > WARN_SHARE]

@@ -1,0 +1,91 @@
+"""Tokenises a batch of rows: the one function that a process, a pipeline's shard and a Beam worker run."""
+
+import itertools
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from xlnet.data.dataset import schema
+from xlnet.data.tokenizer import Encoded, Tokenizer, load_tokenizer
+from xlnet.data.unknown import Unknown
+
+HISTOGRAM = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 1 << 20)
+TOKENS = ("input_ids", "boundary")  # the columns that tokenising adds
+
+
+@dataclass
+class TokenCounts:
+    """What is counted of tokenised rows."""
+
+    rows: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(len(HISTOGRAM), np.int64))
+    unknown: Unknown = field(default_factory=Unknown)
+
+    def add(self, other: "TokenCounts") -> None:
+        """Add what was counted of other rows."""
+        self.rows += other.rows
+        self.tokens += other.tokens
+        self.truncated += other.truncated
+        self.histogram = self.histogram + other.histogram
+        self.unknown.merge(other.unknown)
+
+
+class Tokenised(NamedTuple):
+    """A batch in the schema of the dataset, and what was counted of it."""
+
+    rows: pa.RecordBatch
+    counts: TokenCounts
+
+
+def rows_schema(task: str) -> pa.Schema:
+    """Return the schema of a batch that is not tokenised yet: the dataset's, without the columns of tokens."""
+    return pa.schema([one for one in schema(task) if one.name not in TOKENS])
+
+
+@dataclass(frozen=True)
+class Tokenise:
+    """Tokenises batches. It depends on nothing but its fields, so that any process of any machine does the same.
+
+    Attributes:
+        tokenizer: directory of the vocabulary.
+        task: the recipe's.
+        max_length: tokens of a row, at most; a document of a corpus keeps all.
+        has_pairs: whether rows may have a second text.
+    """
+
+    tokenizer: Path
+    task: str
+    max_length: int
+    has_pairs: bool
+
+    @cached_property
+    def _loaded(self) -> Tokenizer:
+        return load_tokenizer(self.tokenizer)
+
+    def __call__(self, rows: pa.RecordBatch) -> Tokenised:
+        """Add the columns of tokens to a batch in :func:`rows_schema`."""
+        encoded = self._encode(rows)
+        lengths = np.fromiter(map(len, encoded.input_ids), np.int64, len(rows))
+        flat = np.fromiter(itertools.chain.from_iterable(encoded.input_ids), np.int32, int(lengths.sum()))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        columns = {name: rows.column(name) for name in rows.schema.names}
+        columns["input_ids"] = pa.ListArray.from_arrays(offsets, flat)
+        columns["boundary"] = pa.array(encoded.boundaries, pa.int32())
+        whole = schema(self.task)
+        counts = TokenCounts(len(rows), len(flat), sum(encoded.truncated))
+        counts.histogram += np.bincount(np.searchsorted(HISTOGRAM, lengths), minlength=len(HISTOGRAM))
+        counts.unknown.add(flat, lengths, self._loaded)
+        return Tokenised(pa.record_batch([columns[name] for name in whole.names], schema=whole), counts)
+
+    def _encode(self, rows: pa.RecordBatch) -> Encoded:
+        texts = rows.column("text").to_pylist()
+        pairs = rows.column("text_pair").to_pylist() if self.has_pairs else None
+        if self.task == "pretrain":
+            return self._loaded.encode_documents(texts, pairs)
+        return self._loaded.encode(texts, pairs, self.max_length)
