@@ -209,7 +209,7 @@ def test_check_finds_a_corpus_that_a_run_would_refuse(content, options, message,
             r'one_in is set, but nothing is pretrained; set pretraining\.corpus = "train"',
         ),
         ({"data": {"task": "pretrain"}, "pretraining": {"steps": 9}}, r"steps is not read .*; set training\.steps"),
-        ({"data": {"task": "pretrain"}, "pretraining": {"corpus": "train"}}, r"name its corpus in data\.train"),
+        ({"data": {"task": "pretrain"}, "pretraining": {"corpus": "train"}}, r"name the corpus in data\.train"),
         (
             {"pretraining": {"corpus": "train", "mem_len": 300, "reuse_len": 9}},
             r"max_length = 128 at most",

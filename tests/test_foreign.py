@@ -17,7 +17,7 @@ from xlnet.data import objects
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe, from_json
 from xlnet.redaction import holds_secret, redacted
-from xlnet.training.checkpoint import whole
+from xlnet.training.checkpoint import complete
 from xlnet.training.checkpoint_store import CheckpointStore
 from xlnet_pipeline import cli
 from xlnet_pipeline.targets import processes
@@ -199,7 +199,7 @@ def test_a_manifest_names_files_beside_it(tmp_path: Path, manifest: str) -> None
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(manifest)
     said: list[str] = []
-    assert list(whole(CheckpointStore(str(tmp_path / "place")), said.append)) == []
+    assert list(complete(CheckpointStore(str(tmp_path / "place")), said.append)) == []
     assert "is damaged and not used" in said[0]
 
 

@@ -318,7 +318,7 @@ def text_of(file: str, text: str | bytes) -> Callable[[Foreign], Any]:
         (lambda model: pickled(model, {"weight": Bomb()}), "holds Python objects or is damaged, and is not opened"),
         (lambda model: pickled(model, [1]), "something else than a model's tensors"),
         (text_of("model.safetensors", b"torn"), "cannot be read"),
-        (without_head, "it is not a trained classifier; to fine-tune it name it as model.pretrained"),
+        (without_head, "it is not a trained classifier; to fine-tune it, name it in model.pretrained"),
         (not_finite, "are not all finite: transformer.mask_emb"),
         (shard_elsewhere, "names the file '../model-00001-of-00002.safetensors'; allowed: files of its own"),
         (shard_gone, "cannot be read"),
@@ -343,7 +343,7 @@ def test_another_kind_of_model_is_no_classifier(tmp_path, kind) -> None:
     shape = {"vocab_size": 32000, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32}
     getattr(transformers, f"XLNet{kind}")(transformers.XLNetConfig(**shape)).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(VOCABULARY).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="not a trained classifier; to fine-tune it name it as model.pretrained"):
+    with pytest.raises(UserError, match="not a trained classifier; to fine-tune it, name it in model.pretrained"):
         next(predict(tmp_path, [("a", None)]))
 
 

@@ -156,7 +156,7 @@ def test_loading_and_predicting_load_no_compiler(pair, tmp_path):
 def test_a_language_model_is_no_classifier(pair, tmp_path):
     theirs, _ = pair
     theirs.transformer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"not a trained classifier; to fine-tune it name it as model\.pretrained"):
+    with pytest.raises(UserError, match=r"not a trained classifier; to fine-tune it, name it in model\.pretrained"):
         load_classifier(tmp_path)
 
 

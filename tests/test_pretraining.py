@@ -214,8 +214,8 @@ def test_a_corpus_that_cannot_be_used_says_why(kind, tmp_path, capsys, monkeypat
         ({"mem_len": 8, "reuse_len": 0}, r"reuse_len is 0 and the other is not"),
         ({"mem_len": 64, "reuse_len": 8}, r"mem_len is 64, longer than a segment; allowed: data\.max_length = 32"),
         ({"one_in": 0}, r"one_in is 0; allowed: 1 to 1000"),
-        ({"one_in": 17}, r"one token in 17 is predicted .*, which is none of a segment's 16; lower it"),
-        ({"mem_len": 0, "reuse_len": 0, "one_in": 33}, r"which is none of a segment's 32; lower it"),
+        ({"one_in": 17}, r"one_in = 17 predicts none of a segment's 16 tokens; lower it"),
+        ({"mem_len": 0, "reuse_len": 0, "one_in": 33}, r"predicts none of a segment's 32 tokens; lower it"),
         ({"reuse_len": 28}, r"max_length is 32, too few for pretraining\.reuse_len = 28 .*; allowed: 33 or more"),
     ],
 )

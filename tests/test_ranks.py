@@ -172,7 +172,7 @@ def test_a_node_knows_its_place(environment, node):
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"XLNET_NPROC": "two"}, "no numbers"),
+        ({"XLNET_NPROC": "two"}, "not a number"),
         ({"XLNET_NPROC": "0"}, "0 ranks per node"),
         ({"XLNET_NODES": "2", "JOB_COMPLETION_INDEX": "2", "XLNET_MASTER": "a"}, "this is node 2 of 2"),
         ({"XLNET_NODES": "2"}, "XLNET_MASTER"),

@@ -84,7 +84,7 @@ def main(dataset: str, steps: str, *settings: str) -> None:
     data = open_dataset(dataset)
     lengths = data.split("train").lengths
     recipe = budget.decide(recipe, budget.Size(len(lengths), int(lengths.sum()), int(lengths.max())))
-    xla.fit(data, recipe.training)
+    xla.choose_shapes(data, recipe.training)
     with tempfile.TemporaryDirectory() as programs:
         CACHING.add("CPU")  # what was written could not be read again
         xla.keep_programs(Path(programs))

@@ -15,10 +15,11 @@ class Choice:
 
     Attributes:
         formula: what they compute, for messages.
-        names: of all implementations.
-        load: returns an implementation's module.
-        fast: for each kind of device, the fast implementations, best first.
-        anywhere: for other devices.
+        names: the implementations' names.
+        load: returns the module of an implementation.
+        fast: the fast implementations for each kind of device, best first.
+        anywhere: the implementation for other devices.
+        known: what ``auto`` has chosen so far.
     """
 
     formula: str

@@ -21,7 +21,7 @@ PUBLISHED: dict[str, Any] = {
     "summary_use_proj": True,
     "summary_activation": "tanh",
 }
-SIZES = {"vocab_size": 2**31, "n_layer": 1000, "d_model": 2**20, "n_head": 2**16, "d_inner": 2**24}  # maximum
+MOST = {"vocab_size": 2**31, "n_layer": 1000, "d_model": 2**20, "n_head": 2**16, "d_inner": 2**24}
 SYNONYMS = {
     "n_token": "vocab_size",
     "hidden_size": "d_model",
@@ -31,6 +31,7 @@ SYNONYMS = {
 RELEASED = "xlnet_config.json"  # beside the released TensorFlow checkpoints
 CLASSIFIER = "XLNetForSequenceClassification"
 LANGUAGE_MODEL = "XLNetLMHeadModel"
+NOT_A_CLASSIFIER = "it is not a trained classifier; to fine-tune it, name it in model.pretrained"
 PRETRAIN = "pretrain"  # the task of language models
 MULTI_LABEL = "multi_label"  # a task of models trained elsewhere: each output is an independent probability
 PROBLEMS = {
@@ -59,7 +60,7 @@ class XLNetConfig:
     pad_token_id: int = 5
     task: str = "classification"
     classes: tuple[str, ...] = ()
-    value_mean: float = 0.0  # of a regression's train labels: the head works in standardised values while it trains
+    value_mean: float = 0.0  # mean of a regression's train labels; in training the head has standardised values
     value_deviation: float = 1.0
 
     @property
@@ -99,8 +100,8 @@ def read(path: str | Path, outputs: int | None = None) -> XLNetConfig:
 
     Args:
         path: the file.
-        outputs: width of the head in the weights beside it; None if no head is wanted, and then the returned
-            config has no classes.
+        outputs: width of the head in the weights beside it; None reads no head, and the returned config then has
+            no classes.
 
     Raises:
         UserError: the file is missing, is not JSON, is not an XLNet config, describes an unsupported variant of XLNet,
@@ -111,13 +112,13 @@ def read(path: str | Path, outputs: int | None = None) -> XLNetConfig:
         raise UserError(f"'{path}' describes a {values.get('model_type')!r} model; allowed: 'xlnet'")
     _refuse_variants(path, values)
     number = functools.partial(_number, path, values)
-    sizes: dict[str, int] = {name: number(name, None, 1, most) for name, most in SIZES.items()}
+    sizes: dict[str, int] = {name: number(name, None, 1, most) for name, most in MOST.items()}
     if sizes["d_model"] % 2:
         raise UserError(f"'{path}' has d_model = {sizes['d_model']}; allowed: even numbers")
     task, classes = ("classification", ()) if outputs is None else _head(path, values, outputs)
     return XLNetConfig(
         **sizes,
-        d_head=number("d_head", max(1, sizes["d_model"] // sizes["n_head"]), 1, SIZES["d_model"]),
+        d_head=number("d_head", max(1, sizes["d_model"] // sizes["n_head"]), 1, MOST["d_model"]),
         dropout=number("dropout", 0.1, 0.0, 1.0),
         summary_last_dropout=number("summary_last_dropout", 0.1, 0.0, 1.0),
         layer_norm_eps=number("layer_norm_eps", 1e-12, 0.0, 1.0),
@@ -130,7 +131,7 @@ def read(path: str | Path, outputs: int | None = None) -> XLNetConfig:
 
 
 def is_language_model(directory: Path) -> bool:
-    """Whether a directory's configuration is of a language model, as far as it says; released archives are."""
+    """Whether a directory's configuration names a language model. A released TensorFlow archive always is one."""
     path = directory / "config.json"
     if not path.is_file():
         return (directory / RELEASED).is_file()
@@ -174,9 +175,7 @@ def _head(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str, 
     """Return a head's task and the names of its outputs. One output without a problem type means regression."""
     kinds = values.get("architectures") or [CLASSIFIER]
     if CLASSIFIER not in kinds:
-        raise UserError(
-            f"'{path}' is of a {kinds[0]}: it is not a trained classifier; to fine-tune it name it as model.pretrained"
-        )
+        raise UserError(f"'{path}' describes a {kinds[0]}: {NOT_A_CLASSIFIER}")
     problem = values.get("problem_type")
     if problem not in PROBLEMS:
         allowed = ", ".join(str(one) for one in PROBLEMS if one)
@@ -184,7 +183,7 @@ def _head(path: str | Path, values: dict[str, Any], outputs: int) -> tuple[str, 
     names = _names(path, values, outputs)
     if problem == "regression" or (problem is None and outputs == 1):
         if outputs > 1:
-            raise UserError(f"'{path}' is of a regression with {outputs} values; allowed: one value")
+            raise UserError(f"'{path}' describes a regression with {outputs} values; allowed: one value")
         return "regression", ()
     if problem == "single_label_classification" and outputs == 1:
         raise UserError(

@@ -33,9 +33,9 @@ class Text:
         segment_ids_BL: segment of each token: int32; None for a model without segments.
         order_BL: place of each token in the factorisation order, see :meth:`Sight.of`: int32.
         place_BP: places to predict: int64.
-        memory: each layer's hidden states of earlier segments, [layers, B, M, D]; None: there are none.
+        memory: each layer's hidden states of earlier segments, [layers, B, M, D]; None without memory.
         first_text: this part's first text within the whole batch; it selects this part's rows of the dropout masks.
-        backward: whether all of the texts stand in reverse, last token first.
+        backward: whether the texts are reversed, last token first.
     """
 
     input_ids_BL: Tensor
@@ -84,12 +84,15 @@ class XLNetLanguageModel(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.lm_loss = Bias(config)
-        self.recurrence = (0, 0)  # hidden states kept for each text and layer, and tokens of a segment that are reused
+        self.recurrence = (0, 0)  # ``keep`` and ``reuse`` of :meth:`forward`
         self.memory: Tensor | None = None
         initialise(self, config.initializer_range)
 
     def remember(self, texts: int, keep: int, reuse: int) -> None:
-        """Make memory for so many texts, a part of the model's state: :meth:`forward` takes its last two numbers."""
+        """Add memory to the model's state: ``keep`` hidden states of each of ``texts`` texts, in every layer.
+
+        Of each segment the first ``reuse`` tokens go into memory; :meth:`forward` takes both numbers.
+        """
         layers, width = len(self.transformer.layer), self.config.d_model
         zeros = torch.zeros(layers, texts, keep, width, device=self.lm_loss.bias.device)
         del self.memory
@@ -97,14 +100,14 @@ class XLNetLanguageModel(nn.Module):
         self.recurrence = (keep, reuse)
 
     def memory_of(self, first: int, count: int, is_first: bool) -> Tensor | None:
-        """Return the memory of some texts, which starts from zeros as in the released code; None without memory."""
+        """Return the memory of ``count`` texts, zeros before the first segment; None if the model has no memory."""
         if self.memory is None:
             return None
         part = self.memory[:, first : first + count]
         return torch.zeros_like(part) if is_first else part.clone()
 
     def keep(self, memory: Tensor | None, first: int) -> None:
-        """Replace the memory of some texts."""
+        """Replace the memory of the texts from number ``first`` on."""
         if self.memory is not None and memory is not None:
             self.memory[:, first : first + memory.shape[1]] = memory
 
@@ -114,7 +117,7 @@ class XLNetLanguageModel(nn.Module):
         Args:
             text: the texts.
             keep: how many hidden states to remember for each layer and text; 0 remembers nothing.
-            reuse: how many of the first tokens go into memory; 0: all of them.
+            reuse: how many of a segment's first tokens go into memory; 0 means all of them.
 
         Returns:
             Hidden states, [B, P, D], and memory, [layers, B, at most ``keep``, D], without gradients.
@@ -143,7 +146,7 @@ class XLNetLanguageModel(nn.Module):
         return x_BQD[:, length:], torch.stack(memory) if keep else None
 
     def logits(self, hidden_PD: Tensor) -> Tensor:
-        """[…, D] → [..., V]."""
+        """Compute the logits of hidden states: [..., D] → [..., V]."""
         return F.linear(hidden_PD, self.transformer.word_embedding.weight, self.lm_loss.bias)
 
     def _dropouts(self, text: Text) -> Dropouts:

@@ -83,7 +83,7 @@ class Layout:
         return cls(np.zeros(capacity.texts, np.int64), offsets_S1, capacity=capacity)
 
     def replace(self, lengths_S: np.ndarray) -> None:
-        """Replace the texts of a layout made by :meth:`with_capacity` by texts of these lengths."""
+        """Give a layout that :meth:`with_capacity` made texts of these lengths."""
         self.lengths_S[:] = 0
         self.lengths_S[: len(lengths_S)] = lengths_S
         _refill((self.offsets_S1,), (_offsets(self.lengths_S),))

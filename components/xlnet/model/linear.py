@@ -26,7 +26,7 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
 
 def project(x_TI: Tensor, weight_IO: Tensor) -> Tensor:
     """Compute ``x · weight``: [T, O]."""
-    if _is_for_onednn(x_TI):  # takes a hundred times as long for strided weights
+    if _is_for_onednn(x_TI):  # oneDNN takes a hundred times as long for strided weights
         return _Project.apply(x_TI, weight_IO.contiguous())
     return x_TI @ weight_IO
 

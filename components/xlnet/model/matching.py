@@ -1,12 +1,13 @@
-"""How a training of pairs from scratch begins: with attention that finds each token in the other text.
+"""Starts a training of pairs from scratch with attention that finds each token in the other text.
 
-Whether two texts mean the same depends on the tokens that they share. From the usual small random weights every token
+Whether two texts mean the same depends on the tokens that they share. With the usual small random weights every token
 attends to all others alike, and a few thousand labels do not teach it to find its equal. Here most heads of the first
-layer begin by doing so. Each has its own slice of the hidden coordinates. Its queries and keys both are that slice, so
-that equal tokens attract each other, the other text more than the own; its output is minus what it finds there. A
-token that the other text has as well thus loses these coordinates, any other keeps them, and the layers above read the
-difference. All other matrices begin with a deviation of 1/√(inputs), so that the difference is not lost on the way.
-All of this is weights: the architecture, and every token's chance to be learnt otherwise, stay the same.
+layer do so from the start. Each of them reads its own slice of the hidden coordinates. Its queries and its keys equal
+that slice, so equal tokens attract each other, more strongly across the texts than within one. Its output subtracts
+what it finds. So a token that the other text also has loses these coordinates, any other token keeps them, and the
+layers above read the difference. All other matrices start with a deviation of 1/√(inputs), so that the difference is
+not lost on the way. Only the weights' first values change: the architecture stays the same, and training may change
+every weight.
 """
 
 import math
@@ -16,17 +17,17 @@ import torch
 from xlnet.model.xlnet import RelativeAttention, XLNetClassifier
 
 EMBEDDING = 0.1  # deviation of an embedding's coordinates
-EQUAL = 6.0  # score of a token and its equal in the same text, above that of two different ones; 6 is e⁶ = 400 : 1
-OTHER_TEXT = 8.0  # score of a token of the other text, above that of one of the same text
-SHARE = 0.75  # of heads, and of the hidden coordinates at most, that match
+EQUAL = 6.0  # how much higher two equal tokens score than two different ones in the same text; e⁶ is 400 : 1
+OTHER_TEXT = 8.0  # how much higher a token of the other text scores than one of the same text
+SHARE = 0.75  # share of the heads that match, and the largest share of the hidden coordinates that they read
 SEGMENT_BIAS = 8.0  # length of r_s_bias: the longer, the less a token's own query changes OTHER_TEXT
 
 
 @torch.no_grad()
 def begin_matching(model: XLNetClassifier) -> None:
-    """Change a new model's random weights as described above; draws no random number.
+    """Change a new model's random weights as described above, without drawing a random number.
 
-    A network whose heads are too wide for their slices of the coordinates only gets the deviations.
+    If a head is too wide for its slice of the coordinates, only the deviations change.
     """
     config, transformer = model.config, model.transformer
     usual = config.initializer_range
@@ -44,7 +45,7 @@ def begin_matching(model: XLNetClassifier) -> None:
 
 
 def heads(width: int, count: int, head_width: int) -> int:
-    """Return how many of ``count`` heads match: at least one, unless a head's slice is too large."""
+    """Return how many of ``count`` heads match: at least one, unless a head is wider than all slices together."""
     return min(max(1, int(SHARE * count)), int(SHARE * width / head_width))
 
 

@@ -1,4 +1,4 @@
-"""Finds a pretrained model, and checks from the headers of its files that it fits: without torch, without weights."""
+"""Finds a pretrained model, and checks from the headers of its files that it fits, without torch or its weights."""
 
 import itertools
 import json
@@ -15,21 +15,21 @@ from xlnet.model.config import XLNetConfig
 
 SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 RELEASED = "xlnet_model.ckpt.index with its data"
-BODY = "transformer."  # begins the names of all weights but the head's
+BODY = "transformer."  # prefix of the names of all weights below the head
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def check(name: str, tokenizer: str | Path) -> None:
     """Check a pretrained model in a directory without loading it.
 
-    Not found in this way are damaged weights, weights that are not finite, and any fault in a ``pytorch_model.bin``.
+    The check does not find damaged weights, weights that are not finite, or faults in a ``pytorch_model.bin``.
 
     Args:
         name: a directory in Hugging Face's layout.
         tokenizer: directory of the dataset's tokenizer.
 
     Raises:
-        UserError: it is not XLNet, it has another vocabulary, or a weight is missing or of another shape.
+        UserError: it is not XLNet, has another vocabulary, or lacks a weight of the right shape.
         CorruptArtifact: the header of a file is damaged.
     """
     config = configs.read(Path(name, "config.json"))
@@ -44,7 +44,7 @@ def refuse_misfit(name: str, shapes: Shapes, config: XLNetConfig) -> None:
 
     Args:
         name: the model, as the user named it.
-        shapes: Hugging Face's name of each weight → its shape; those of a bare ``XLNetModel`` have no prefix.
+        shapes: each weight's name in Hugging Face's files → its shape; a bare ``XLNetModel``'s have no prefix.
         config: the model's own config.
     """
     prefix = "" if any(one.startswith(BODY) for one in shapes) else BODY
@@ -103,7 +103,7 @@ def shards(index: Path) -> dict[str, str]:
 
     Raises:
         CorruptArtifact: the index is damaged.
-        UserError: a file is not named as one beside the index.
+        UserError: it names a file that is not beside the index.
     """
     try:
         places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -122,10 +122,10 @@ def refuse_other_tokens(name: str, directory: Path, ours: Tokenizer, vocab_size:
 
     Args:
         name: the model, as the user named it.
-        directory: the model's.
+        directory: the model's directory.
         ours: the dataset's tokenizer.
-        vocab_size: the model's number of tokens.
-        say: warn of a model without a tokenizer.
+        vocab_size: number of tokens that the model knows.
+        say: whether to warn if the model comes without a tokenizer.
     """
     remedy = "set data.tokenizer to the directory of the pretrained model"
     if vocab_size != ours.vocab_size:

@@ -1,4 +1,4 @@
-"""Gives the weights of a released TensorFlow checkpoint the names and shapes of Hugging Face's files.
+"""Converts the weights of a released TensorFlow checkpoint to the names and shapes of Hugging Face's files.
 
 Source of the names: github.com/zihangdai/xlnet, ``modeling.py``, which makes these variables.
 """
@@ -27,7 +27,7 @@ FOR_ALL_LAYERS = ("r_w_bias", "r_r_bias", "r_s_bias", "seg_embed")  # variables 
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a weight comes from: a variable, one layer of it or all, and whether it is transposed."""
+    """The variable that a weight comes from, its layer there if it holds all layers, and whether it is transposed."""
 
     variable: str
     layer: int | None = None
@@ -49,7 +49,7 @@ def read(index: Path) -> dict[str, np.ndarray]:
     """Read all weights as float32, by Hugging Face's names. Other variables, such as an optimizer's, are left out.
 
     Raises:
-        UserError: the checkpoint is none of XLNet, or it is written otherwise than the released ones.
+        UserError: the checkpoint is not XLNet's, or its format differs from that of the released ones.
         CorruptArtifact: a file is damaged.
     """
     checkpoint = open_checkpoint(index)

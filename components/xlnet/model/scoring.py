@@ -1,4 +1,4 @@
-"""How likely a language model finds texts, read from left to right or in any other order.
+"""Computes how likely texts are under a language model, from left to right or in any other order.
 
 Shapes: B windows of L tokens, P predicted places.
 """
@@ -20,13 +20,13 @@ Window = tuple[int, np.ndarray, int]  # the text's number, tokens, and the first
 def left_to_right(model: XLNetLanguageModel, texts: Sequence[np.ndarray], length: int, start_id: int) -> np.ndarray:
     """Return each text's negative log-likelihood in nats: float64 [texts].
 
-    A token's probability is that given the tokens before it, at least half a window of them where there are as many.
+    Each token is predicted from the tokens before it: at least half a window of them, or all if there are fewer.
 
     Args:
         model: in evaluation mode.
         texts: token ids of each text, at least one.
-        length: most tokens of a window, 2 or more.
-        start_id: the token before a text's first one, such as the end of another document.
+        length: maximum number of tokens in a window, at least 2.
+        start_id: the token that stands before each text, such as the end of a document.
     """
     losses = np.zeros(len(texts))
     windows = [window for number, text in enumerate(texts) for window in _windows(number, text, length, start_id)]
@@ -42,11 +42,11 @@ def in_orders(model: XLNetLanguageModel, text: Sequence[int], orders: Sequence[S
 
     Args:
         model: in evaluation mode.
-        text: token ids, L of them.
-        orders: place in the order for each token: a permutation of 0 to L - 1.
+        text: the token ids of L tokens.
+        orders: each token's place in the order: permutations of 0 to L - 1.
 
     Raises:
-        UserError: one is not a permutation.
+        UserError: an order is not a permutation.
     """
     for order in orders:
         if sorted(order) != list(range(len(text))):

@@ -1,4 +1,4 @@
-"""Which keys a query of the two streams sees, and which segments they are of.
+"""Says which keys each query of the two streams sees, and which segments queries and keys belong to.
 
 Shapes: see :mod:`xlnet.model.streams`.
 """
@@ -12,11 +12,11 @@ NEVER = 2**30  # the order of padding: no token of a text sees it
 
 
 class Sight(NamedTuple):
-    """Where each query is, and what it sees.
+    """Each query's place, and the keys that it sees: those whose order is not above its own limit.
 
     Attributes:
         place_BQ: each query's place in its text: int64, from 0; the first L queries are the content, in order.
-        sees_BQ: the highest order that each query sees: int32.
+        sees_BQ: the highest order that each query sees, its limit: int32.
         order_BK: each key's order: int32; memory first.
         length: L.
     """
@@ -31,9 +31,9 @@ class Sight(NamedTuple):
         """Make the sight of both streams.
 
         Args:
-            order_BL: each content token's place in the factorisation order: int32; equal numbers see each other, -1
-                is seen by all, and padding is :data:`NEVER`.
-            place_BP: places to predict: int64. A query sees only what comes before its own token in the order.
+            order_BL: each content token's place in the factorisation order: int32. Tokens of equal order see each
+                other, all tokens see those of order -1, and padding has the order :data:`NEVER`.
+            place_BP: places to predict: int64. Their queries see only tokens that come before their own in the order.
             memory: M; every token sees all memory.
         """
         texts, length = order_BL.shape

@@ -1,9 +1,10 @@
 """Two-stream attention over a factorisation order, with memory: one formula, several implementations.
 
-Source: Yang et al. 2019 (XLNet), sections 2.2 to 2.4. A text's content tokens know what they are; its query tokens
-know only where they are, and predict. Both attend to the same keys: the memory of earlier segments, then the content.
-The score of a query and a key is that of :mod:`xlnet.model.attention`; which keys a query sees follows from two small
-integers: query i sees key j if ``order[j] <= sees[i]``. So no [L, L] mask is stored.
+Source: Yang et al. 2019 (XLNet), sections 2.2 to 2.4. A text's content stream knows each token; its query stream
+knows only the token's place, and predicts the token. Both attend to the same keys: the memory of earlier segments,
+then the content.
+The score of a query and a key is that of :mod:`xlnet.model.attention`. Two integers decide which keys a query sees:
+query i sees key j if ``order[j] <= sees[i]``. So no [L, L] mask is stored.
 
 Shapes: B texts of L content tokens and P predicted positions, Q = L + P queries, M memory tokens, K = M + L keys,
 R = L + K distances, N heads, H head width.

@@ -1,4 +1,4 @@
-"""Reads a model's tensors: from the files that ``transformers`` writes, without unpickling objects, or TensorFlow's."""
+"""Reads a model's tensors from files of ``transformers`` or TensorFlow, without unpickling other objects."""
 
 import pickle
 import zipfile
@@ -45,7 +45,7 @@ def _shards(index: Path) -> dict[str, Tensor]:
 
 def _file(path: Path) -> dict[str, Tensor]:
     try:
-        with path.open("rb"):  # says why it cannot be read, which safetensors does not
+        with path.open("rb"):  # unlike safetensors, this says why a file cannot be read
             pass
         if path.suffix == ".safetensors":
             return load_file(str(path))
@@ -58,7 +58,7 @@ def _file(path: Path) -> dict[str, Tensor]:
     except UNREADABLE as error:
         raise CorruptArtifact(f"the weights in '{path}' cannot be read: {_line(error)}") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"'{path}' holds something else than a model's tensors; save the model again as {SAFE}")
+        raise UserError(f"'{path}' does not hold a model's tensors; save the model again as {SAFE}")
     return dict(found)
 
 

@@ -1,7 +1,7 @@
 """Reads TensorFlow's checkpoints (``NAME.index`` and ``NAME.data-00000-of-00001``) without TensorFlow.
 
-The index is a sorted string table, as in LevelDB: blocks of keys and values, of which the last lists the others. A
-key is a tensor's name, and its value says where the tensor's bytes are. Blocks and tensors have a CRC-32C.
+The index is a sorted string table, as in LevelDB: blocks of keys and values, the last of which lists the others. A
+key is a tensor's name; its value says where the tensor's bytes are. Every block and every tensor has a CRC-32C.
 Source: tensorflow/core/util/tensor_bundle and tensorflow/core/lib/io/format.
 """
 
@@ -17,7 +17,7 @@ from xlnet.errors import CorruptArtifact, UserError
 
 FOOTER, TRAILER = 48, 5  # bytes
 MAGIC = 0xDB4775248B80FB57
-DTYPES = {1: "<f4", 2: "<f8", 19: "<f2"}  # TensorFlow's numbers of types: those that weights may have
+DTYPES = {1: "<f4", 2: "<f8", 19: "<f2"}  # TensorFlow's numbers of the types that weights may have
 BFLOAT16 = 14
 CRC_DELTA = 0xA282EAD8  # stored checksums are rotated, and this is added
 UNREADABLE = (IndexError, ValueError, KeyError, struct.error, UnicodeDecodeError, OverflowError, TypeError)
@@ -28,13 +28,13 @@ class TensorEntry:
     """Where a tensor is.
 
     Attributes:
-        dtype: TensorFlow's number of its type.
+        dtype: TensorFlow's number of the tensor's type.
         shape: its dimensions.
         shard: the number of its data file.
         offset: its first byte there.
         size: in bytes.
         crc: the stored checksum of its bytes.
-        sliced: its parts are stored as other entries.
+        sliced: whether its parts are stored as other entries.
     """
 
     dtype: int
@@ -58,7 +58,7 @@ class TensorFlowCheckpoint:
         """Read a tensor of floating-point numbers, and check its checksum.
 
         Raises:
-            UserError: it is of another type, or in slices.
+            UserError: the tensor has another type, or is stored in slices.
             CorruptArtifact: the data file is missing, too short, or damaged.
         """
         entry = self.entries[name]
@@ -100,7 +100,7 @@ def open_checkpoint(index: Path) -> TensorFlowCheckpoint:
     """Read a checkpoint's index.
 
     Raises:
-        UserError: it is written in a way that the released checkpoints are not.
+        UserError: its format differs from that of the released checkpoints.
         CorruptArtifact: it is damaged.
     """
     try:
@@ -151,7 +151,7 @@ def _handle(message: bytes, at: int) -> tuple[tuple[int, int], int]:
 
 
 def _block(content: bytes, place: tuple[int, int], index: Path) -> list[tuple[bytes, bytes]]:
-    """Read a block. Each key repeats so many first bytes of the key before it."""
+    """Read a block. A key is stored as the number of bytes that it shares with the key before it, and the rest."""
     offset, size = place
     block, trailer = content[offset : offset + size], content[offset + size : offset + size + TRAILER]
     kind, crc = struct.unpack("<BI", trailer)
@@ -187,5 +187,5 @@ def _size(dimension: int | bytes) -> int:
 
 
 def _masked(crc: int) -> int:
-    """Change a checksum as it is stored."""
+    """Convert a CRC-32C to the form that TensorFlow stores."""
     return ((crc >> 15 | crc << 17) + CRC_DELTA) & 0xFFFFFFFF

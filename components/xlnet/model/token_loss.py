@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary, in chunks: the logits of all positions are never held at once.
+"""Cross-entropy over a large vocabulary, in chunks, so that the logits of all positions are never in memory at once.
 
 Shapes: P positions, D model width, V vocabulary.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xlnet.model.fused import cross_entropy
 
-CHUNK = 1 << 24  # logits held at once: the fewer chunks, the faster the weight's gradient
+CHUNK = 1 << 24  # logits in memory at once; the fewer chunks, the faster the weight's gradient
 
 
 def token_losses(hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor, target_P: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def token_loss(
 ) -> Tensor:
     """Return the sum of the positions' cross-entropies, each times its factor: a scalar.
 
-    The gradients are computed on the way, chunk by chunk, as the logits are there only then.
+    The forward pass also computes the gradients, because each chunk's logits exist only then.
     """
     return _TokenLoss.apply(hidden_PD, weight_VD, bias_V, target_P, factor_P, smoothing)
 
@@ -75,7 +75,7 @@ class _TokenLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_PD, grad_weight_VD, grad_bias_V = ctx.saved_tensors
         factor = grads[0]
-        if factor.device.type == "cpu" and factor == 1:  # the usual case, for which no pass over memory is needed
+        if factor.device.type == "cpu" and factor == 1:  # the usual case needs no pass over memory
             return grad_hidden_PD, grad_weight_VD, grad_bias_V, None, None, None
         scaled = (x * factor.to(x.dtype) for x in (grad_hidden_PD, grad_weight_VD, grad_bias_V))
         return (*scaled, None, None, None)

@@ -26,14 +26,13 @@ FUSED = ".rel_attn.qkv"
 HEAD, HEAD_BIAS = "logits_proj.weight", "logits_proj.bias"
 HEADS = ("sequence_summary.", "logits_proj.")  # a pretrained language model lacks these
 LM_HEAD = "lm_loss.bias"
-NO_CLASSIFIER = ": it is not a trained classifier; to fine-tune it name it as model.pretrained"
-MEMORY = "memory"  # what a training remembers of the last segments is not a part of a model
+MEMORY = "memory"  # hidden states of a training's last segments; saved models do not contain them
 
 
 def save_model(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes.
 
-    The head of a regression is written so that it answers in the scale of the labels, for ``transformers`` as for us.
+    A regression's head is converted to the scale of the labels, which ``transformers`` expects.
     """
     Path(directory, "config.json").write_text(configs.to_json(config), encoding="utf-8")
     kept = {name: value for name, value in weights.items() if name != MEMORY}
@@ -57,10 +56,10 @@ def load_classifier(directory: str | Path) -> XLNetClassifier:
     if head is None or head.dim() != 2 or not len(head):
         if LM_HEAD in tensors and head is None:
             raise UserError(
-                f"'{directory}' is a language model, not a trained classifier; to fine-tune it name it as "
-                "model.pretrained, to write text type 'generate'"
+                f"'{directory}' is a language model, not a trained classifier; to fine-tune it, name it in "
+                "model.pretrained; to write text with it, type 'generate'"
             )
-        raise UserError(f"'{directory}' lacks {HEAD}{NO_CLASSIFIER}")
+        raise UserError(f"'{directory}' lacks {HEAD}: {configs.NOT_A_CLASSIFIER}")
     config = configs.read(config_file, outputs=len(head))
     with torch.device("meta"), _Uninitialised():
         model = XLNetClassifier(config)
@@ -93,7 +92,7 @@ def load_language_model(directory: str | Path) -> XLNetLanguageModel:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Skips ``torch.nn.init``: weights are loaded anyway, and on the meta device it imports torch's compiler, 1.4 s."""
+    """Skips ``torch.nn.init``, which would import torch's compiler in 1.4 s: the weights are loaded anyway."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", "") == "torch.nn.init":
@@ -110,7 +109,9 @@ def _refuse_misfit(directory: Path, model: torch.nn.Module, tensors: Mapping[str
     """Raise UserError if a weight is missing or does not have the shape that the config gives."""
     own = model.state_dict()
     if missing := [name for name in own if name not in tensors]:
-        raise UserError(f"'{directory}' lacks {missing[0]} ({len(missing)} weights missing){NO_CLASSIFIER}")
+        raise UserError(
+            f"'{directory}' lacks {missing[0]} ({len(missing)} weights missing): {configs.NOT_A_CLASSIFIER}"
+        )
     for name, value in own.items():
         if tensors[name].shape != value.shape:
             raise UserError(
@@ -163,7 +164,7 @@ def load_pretrained(
 
 
 def in_scale_of_labels(weights: Mapping[str, Tensor], config: XLNetConfig) -> dict[str, Tensor]:
-    """Return weights whose head answers in the scale of a regression's labels, not in standardised values."""
+    """Convert a regression's head from standardised values to the scale of the labels."""
     scaled, deviation = dict(weights), config.value_deviation
     if config.task == "regression":
         scaled[HEAD] = (weights[HEAD].double() * deviation).float()
@@ -172,7 +173,7 @@ def in_scale_of_labels(weights: Mapping[str, Tensor], config: XLNetConfig) -> di
 
 
 def _standardised(tensors: Mapping[str, Tensor], config: XLNetConfig) -> dict[str, Tensor]:
-    """Undo :func:`in_scale_of_labels` for a head that goes on training, if the tensors have one."""
+    """Undo :func:`in_scale_of_labels` for a head that will be trained further, if the tensors have a head."""
     given = dict(tensors)
     if config.task == "regression" and {HEAD, HEAD_BIAS} <= given.keys():
         given[HEAD] = (given[HEAD].double() / config.value_deviation).float()

@@ -90,8 +90,8 @@ def check_together(recipe: Any) -> None:
         return
     if given.corpus:
         raise UserError(
-            'pretraining.corpus is of a step before a classification or regression, but data.task is "pretrain"; '
-            "name its corpus in data.train"
+            'pretraining.corpus is for a classification or regression that follows, but data.task is "pretrain"; '
+            "name the corpus in data.train"
         )
     _check_segment(given, longest, "data.max_length")
     if recipe.training.token_dropout not in ("auto", 0):
@@ -141,8 +141,7 @@ def _check_segment(given: Any, length: int, name: str) -> None:
     fewest = min(reuse or length, length - reuse)
     if fewest < one_in:
         raise UserError(
-            f"one token in {one_in} is predicted (pretraining.one_in), which is none of a segment's {fewest}; "
-            f"lower it, or raise {name}"
+            f"pretraining.one_in = {one_in} predicts none of a segment's {fewest} tokens; lower it, or raise {name}"
         )
 
 

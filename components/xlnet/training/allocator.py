@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Keep freed memory for the next update instead of returning it to the system; return whether that was possible.
 
     An update frees what it allocates, hundreds of MiB. By default glibc returns most of it, and the kernel clears every
-    page again when the next update touches it: a tenth of an update's processor time. The peak of memory stays the
-    same within a few percent. Environment variables of glibc's allocator have priority.
+    page again when the next update touches it, which takes a tenth of an update's processor time. Peak memory stays the
+    same within a few percent. If the user has set one of glibc's allocator variables, nothing is changed.
     """
     if sys.platform != "linux" or any(name in os.environ for name in CHOSEN_BY_USER):
         return False

@@ -43,7 +43,7 @@ def write(
     made = provenance.read(dataset)
     for file in Path(dataset, "tokenizer").iterdir():
         shutil.copyfile(file, directory / file.name)
-    _name_longest_row(directory / "tokenizer_config.json", recipe.data.max_length)
+    _store_max_length(directory / "tokenizer_config.json", recipe.data.max_length)
     pretrained = [fetch(recipe.model.pretrained)] if recipe.model.pretrained else []
     seen.merge(directory / seen.FILE, [dataset, *pretrained])
     (directory / "recipe.json").write_text(recipe.part("data", "model", "training", "pretraining"), encoding="utf-8")
@@ -59,7 +59,7 @@ def write(
     )
 
 
-def _name_longest_row(settings: Path, max_length: int) -> None:
+def _store_max_length(settings: Path, max_length: int) -> None:
     """Store the maximum length in the tokenizer's settings, so that ``truncation=True`` cuts rows as training did."""
     if not settings.is_file():
         return  # the dataset came without a tokenizer

@@ -29,7 +29,7 @@ from xlnet.training.checkpoint_store import MANIFEST, CheckpointStore, open_chec
 from xlnet.training.tensors import Replicated
 
 KEEP = 2  # how many of the newest checkpoints are kept
-LOCK_SECONDS = 30.0  # how long to wait for a killed previous_champion to release the lock
+LOCK_SECONDS = 30.0  # how long to wait until a killed process of the same training has released the lock
 STATE, ABOUT, BEST = "state.json", "about.json", "best-"
 
 
@@ -40,7 +40,7 @@ class State:
     step: int = 0
     tokens: int = 0
     validated: int = -1  # step of the last validation; -1: none yet
-    evaluations_waited: int = 0
+    evaluations_waited: int = 0  # validations since the best one
     best_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)  # one per step since the last line of history
@@ -59,9 +59,9 @@ class State:
         }
 
 
-def about(place: CheckpointStore) -> dict[str, Any] | None:
+def training_of(store: CheckpointStore) -> dict[str, Any] | None:
     """Identify the training that these checkpoints belong to (recipe, dataset, classes); None if there are none."""
-    text = place.read(ABOUT)
+    text = store.read(ABOUT)
     found: dict[str, Any] | None = None if text is None else json.loads(text)
     return found
 
@@ -76,19 +76,19 @@ class Checkpoint:
     best_weights: dict[str, Tensor]
 
 
-def whole(place: CheckpointStore, say: Callable[[str], None]) -> Iterator[Checkpoint]:
+def complete(store: CheckpointStore, say: Callable[[str], None]) -> Iterator[Checkpoint]:
     """Yield the complete checkpoints of a store, newest first; report each damaged one through ``say``."""
-    for name in reversed(place.names()):
+    for name in reversed(store.names()):
         try:
-            folder = place.fetch(name)
+            folder = store.fetch(name)
             sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             for file, expected in sums.items():
                 if Path(file).name != file:
-                    raise RunError(f"its manifest names a file elsewhere, {file!r}")
-                _verify(place.fetch(file) if file.startswith(BEST) else folder / file, expected)
+                    raise RunError(f"its manifest names a file outside its folder, {file!r}")
+                _verify(store.fetch(file) if file.startswith(BEST) else folder / file, expected)
             state = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
             name_of_best = _best_name(state.best_step)
-            best = load_file(place.fetch(name_of_best)) if name_of_best in sums else {}
+            best = load_file(store.fetch(name_of_best)) if name_of_best in sums else {}
         except (OSError, ValueError, TypeError, AttributeError, RunError, SafetensorError) as error:
             say(f"checkpoint {name} is damaged and not used: {_first_line(error)}")
             continue
@@ -103,10 +103,10 @@ class Checkpoints:
     """
 
     def __init__(
-        self, place: CheckpointStore, tensors: Replicated, about: Mapping[str, Any], say: Callable[[str], None]
+        self, store: CheckpointStore, tensors: Replicated, about: Mapping[str, Any], say: Callable[[str], None]
     ):
         self.seconds = 0.0
-        self.place = place
+        self.store = store
         self._tensors, self._say = tensors, say
         self._about = dict(about)
         self._best_sum: tuple[int, list[int]] = (-1, [])  # step and checksum of the best weights written so far
@@ -118,39 +118,39 @@ class Checkpoints:
         Raises:
             UserError: the store cannot be written, is full, or belongs to another training.
         """
-        earlier = about(self.place)
+        earlier = training_of(self.store)
         if earlier is not None and (differing := _differences(earlier, self._about)):
             raise UserError(
-                f"'{self.place}' holds checkpoints of another training: {'; '.join(differing)}; "
+                f"'{self.store}' holds checkpoints of another training: {'; '.join(differing)}; "
                 "name another place in XLNET_CHECKPOINTS, or remove it"
             )
         if self._tensors.leads:
-            self.place.prepare(self._tensors.size())
-            self.place.lock(LOCK_SECONDS)
-            self.place.clean()
-            self.place.write(ABOUT, json.dumps(self._about, indent=1).encode())
+            self.store.prepare(self._tensors.size())
+            self.store.lock(LOCK_SECONDS)
+            self.store.clean()
+            self.store.write(ABOUT, json.dumps(self._about, indent=1).encode())
 
     def restore(self) -> tuple[State, dict[str, Tensor]]:
         """Load the newest complete checkpoint into model and optimizer.
 
         Returns:
-            The state to resume from, and the best weights so far; both start fresh if there is no checkpoint.
+            The state to resume from, and the best weights so far; a new state and no weights without a checkpoint.
 
         Raises:
             UserError: the checkpoint's model has another shape.
         """
-        for checkpoint in whole(self.place, self._say):
+        for checkpoint in complete(self.store, self._say):
             self._tensors.load(checkpoint.folder)
             checkpoint.state.resumed.append(checkpoint.state.step)
             return checkpoint.state, checkpoint.best_weights
         return State(), {}
 
     def save(self, state: State, best_weights: dict[str, Tensor], wait: bool = False) -> None:
-        """Copy the tensors now, and write them in the background.
+        """Copy the tensors now, and write them in a background thread.
 
         Args:
             state: the current state.
-            best_weights: full weights on the host; nobody may change them in place.
+            best_weights: full weights on the host; the caller must not change them afterwards.
             wait: block until everything is written.
 
         Raises:
@@ -169,10 +169,10 @@ class Checkpoints:
         self, step: int, state: bytes, copied: dict[str, Tensor], best_step: int, best: dict[str, Tensor]
     ) -> None:
         name = f"step-{step:08d}-best-{best_step:08d}"
-        with self.place.folder(name) as folder:
+        with self.store.folder(name) as folder:
             own = self._tensors.write(copied, folder)
             copied.clear()
-            self.place.put_files(name, folder, own)
+            self.store.put_files(name, folder, own)
             sums = self._tensors.gather({file: checksum(folder / file) for file in own})
             if not self._tensors.leads:
                 return
@@ -180,35 +180,35 @@ class Checkpoints:
                 path = folder / _best_name(best_step)
                 save_file(best, path)
                 self._best_sum = best_step, checksum(path)
-                self.place.add(path, path.name)
+                self.store.add(path, path.name)
             (folder / STATE).write_bytes(state)
-            self.place.put_files(name, folder, [STATE])
+            self.store.put_files(name, folder, [STATE])
             manifest = {file: value for part in sums for file, value in part.items()}
             manifest[STATE] = checksum(folder / STATE)
             manifest |= {_best_name(best_step): self._best_sum[1]} if best else {}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            self.place.commit(name, folder)
-        names = self.place.names()
+            self.store.commit(name, folder)
+        names = self.store.names()
         for old in names[:-KEEP]:
-            self.place.remove(old)
+            self.store.remove(old)
         needed = {_best_name(int(name.rpartition("-")[2])) for name in names[-KEEP:]}
-        for old in self.place.files(BEST):
+        for old in self.store.files(BEST):
             if old not in needed:
-                self.place.remove(old)
+                self.store.remove(old)
 
     def close(self) -> None:
         """Wait for the last write, then release the store's lock."""
         self._writer.close()
-        self.place.unlock()
+        self.store.unlock()
 
     def directory(self) -> Path:
         """Return a local directory for files that help to diagnose a failure."""
-        return self.place.local()
+        return self.store.local()
 
     def clear(self) -> None:
         """Delete the checkpoints of a finished training."""
         if self._tensors.leads:
-            self.place.remove()
+            self.store.remove()
 
 
 class _Writer:
@@ -251,7 +251,7 @@ class _Writer:
         self._work.task_done()
 
 
-def place(out: str | Path, recipe_json: str, dataset_digest: str, batches: str = "packed") -> CheckpointStore:
+def store_of(out: str | Path, recipe_json: str, dataset_digest: str, batches: str = "packed") -> CheckpointStore:
     """Return the checkpoint store of a training.
 
     It is below ``XLNET_CHECKPOINTS`` (a directory or ``gs://`` prefix), in the state directory, or beside the output.
@@ -260,7 +260,7 @@ def place(out: str | Path, recipe_json: str, dataset_digest: str, batches: str =
         out: the model artifact's directory or ``gs://`` address.
         recipe_json: JSON of every setting that shapes the training.
         dataset_digest: digest of the dataset artifact.
-        batches: the kind of batch shapes, which decides which rows an update sees.
+        batches: the kind of batch shapes; it decides which rows an update sees.
     """
     key = provenance.digest_json([recipe_json, dataset_digest, batches, provenance.code_fingerprint("train")])[7:39]
     home = os.environ.get("XLNET_PIPELINE_HOME")

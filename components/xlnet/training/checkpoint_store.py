@@ -21,7 +21,7 @@ from xlnet.errors import RunError, UserError
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-\d{8,}-best-\d{8,}")  # a checkpoint's name
-CHECKPOINTS_AT_ONCE = 2.5  # as many must fit: two are kept, and the next is written before the oldest is removed
+CHECKPOINTS_AT_ONCE = 2.5  # disk space to ask for: two are kept, and the next is written before one is removed
 
 
 class CheckpointStore:
@@ -140,7 +140,7 @@ class CheckpointStore:
         provenance.sync(folder / MANIFEST)
         provenance.sync(folder)
         old = self._path / f".{name}.old.partial"
-        if (self._path / name).exists():  # a damaged checkpoint, otherwise this step would not be saved again
+        if (self._path / name).exists():  # a damaged checkpoint: the step is saved again
             os.replace(self._path / name, old)
         os.replace(folder, self._path / name)
         shutil.rmtree(old, ignore_errors=True)

@@ -68,7 +68,7 @@ def choose(kind: str = "") -> str:
     return kind
 
 
-def count(kind: str) -> int:
+def rank_count(kind: str) -> int:
     """Return how many ranks to start on this machine: one per device, or one for all devices."""
     return {"cuda": torch.cuda.device_count(), "tpu": len(_tpu_chips())}.get(kind, 1)
 

@@ -45,27 +45,27 @@ class Device:
 
     def __init__(self, precision: str = "auto", ranks: SingleRank | None = None, shapes: Shapes | None = None) -> None:
         self.ranks = ranks or SingleRank()
-        self.torch = self._place()
+        self.torch = self._torch_device()
         self.shapes = shapes or Packed()
-        self.precision = self._faster() if precision == "auto" else getattr(torch, precision)
+        self.precision = self._auto_precision() if precision == "auto" else getattr(torch, precision)
         self.workers = 0
-        self.name = self._name()
+        self.name = self._device_name()
 
-    def _place(self) -> torch.device:
+    def _torch_device(self) -> torch.device:
         return torch.device("cpu")
 
-    def _name(self) -> str:
+    def _device_name(self) -> str:
         return f"cpu ({torch.get_num_threads()} threads)"
 
-    def _faster(self) -> torch.dtype:
-        """Choose the type of matrix products for precision ``auto``: bfloat16 only where it is known to be faster."""
+    def _auto_precision(self) -> torch.dtype:
+        """Choose the data type for precision ``auto``: bfloat16 only where it is known to be faster."""
         return torch.float32
 
-    def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
-        """Adapt to the data, before batches are planned."""
+    def choose_shapes(self, data: Dataset, recipe: TrainingRecipe) -> None:
+        """Choose the batch shapes for this data, before batches are planned."""
 
     def keep_programs(self, directory: Path) -> None:
-        """Keep compiled programs in this directory, so that a restart need not compile again. Call before computing."""
+        """Cache compiled programs in this directory, for the next start. Call before the first computation."""
 
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """Move the model to the device, and choose the settings that depend on the device."""
@@ -75,11 +75,11 @@ class Device:
         model.transformer.sparse_gradient = not native.obstacle("cpu", str(torch.float32), native.LANES)
         return model
 
-    def settle(self, model: XLNetClassifier, optimizer: AdamW) -> None:
-        """Create the tensors that a compiled step needs. Call before the first step."""
+    def prepare_optimizer(self, model: XLNetClassifier, optimizer: AdamW) -> None:
+        """Create the optimizer state that a compiled step needs. Call before the first step."""
 
-    def ahead(self, shares: Iterable[Share]) -> Iterator[Share]:
-        """Yield the same shares; where that pays, copy the next share to the device while the current one computes."""
+    def prefetch(self, shares: Iterable[Share]) -> Iterator[Share]:
+        """Yield the same shares. Some devices copy the next share to the device while the current one computes."""
         return iter(shares)
 
     def seed(self, seed: int, step: int) -> None:
@@ -149,16 +149,16 @@ class Cuda(Device):
         self.capacity: Capacity | None = None  # size of the CUDA graphs; None if updates are not recorded
         self._graph: Any = None
 
-    def _place(self) -> torch.device:
+    def _torch_device(self) -> torch.device:
         return torch.device("cuda", self.ranks.local_rank)
 
-    def _name(self) -> str:
+    def _device_name(self) -> str:
         return torch.cuda.get_device_name(self.torch)
 
-    def _faster(self) -> torch.dtype:
+    def _auto_precision(self) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
 
-    def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
+    def choose_shapes(self, data: Dataset, recipe: TrainingRecipe) -> None:
         """See :class:`Device`. Decides whether updates are recorded as CUDA graphs, and of what size."""
         lengths = data.split("train").lengths
         whole = self.ranks.size == 1 and not recipe.micro_batch_tokens and not recipe.recompute

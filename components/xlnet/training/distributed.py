@@ -67,7 +67,7 @@ class SingleRank:
 
     def another_store(self) -> Any:
         """Open a separate connection to the ranks' shared store, for use in another thread."""
-        raise NotImplementedError("there is nobody to share a store with")
+        raise NotImplementedError("a single rank shares no store")
 
     def leave(self) -> None:
         """Leave the process group."""
@@ -144,7 +144,7 @@ class TorchRanks(SingleRank):
             dist.destroy_process_group()
 
 
-class OneProgram(TorchRanks):
+class SpmdRanks(TorchRanks):
     """Machines that run one program over all their devices (SPMD): each machine plans the whole of every update.
 
     The compiler divides the computation and inserts the communication (:mod:`xlnet.training.xla`).
@@ -311,16 +311,16 @@ def join(kind: str) -> SingleRank:
         )
     if size == 1:
         return SingleRank()
-    return (OneProgram if kind == "xla" else TorchRanks)(kind, rank, size, local_rank)
+    return (SpmdRanks if kind == "xla" else TorchRanks)(kind, rank, size, local_rank)
 
 
-def lost(error: BaseException) -> bool:
+def is_lost_peer(error: BaseException) -> bool:
     """Whether a communication error means that another rank is gone."""
     broken = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
     return isinstance(error, dist.DistBackendError) or any(words in str(error) for words in broken)
 
 
-def compare(ranks: SingleRank, about: dict[str, str]) -> None:
+def check_same_work(ranks: SingleRank, about: dict[str, str]) -> None:
     """Check that all ranks do the same work.
 
     Args:

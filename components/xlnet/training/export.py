@@ -9,7 +9,7 @@ from xlnet import recipe as recipes
 from xlnet.data.dataset import open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.training import artifact
-from xlnet.training.checkpoint import about, whole
+from xlnet.training.checkpoint import complete, training_of
 from xlnet.training.checkpoint_store import open_checkpoint_store
 from xlnet.training.tensors import read
 from xlnet.training.train import make_model
@@ -28,19 +28,19 @@ def export(checkpoints: str, dataset: str, out: str, weights: str = "best") -> d
         Facts about the model.
 
     Raises:
-        UserError: the place holds no checkpoints of one training, or the training used another dataset.
+        UserError: the store holds no checkpoints of one training, or the training used another dataset.
         RunError: all checkpoints are damaged.
     """
     started = provenance.now()
-    place = open_checkpoint_store(checkpoints)
-    if (described := about(place)) is None:
+    store = open_checkpoint_store(checkpoints)
+    if (described := training_of(store)) is None:
         raise UserError(f"'{checkpoints}' holds no training's checkpoints; allowed: {_allowed(checkpoints)}")
     digest = provenance.verify(dataset)
     if digest != described["dataset"]:
-        raise UserError(f"'{dataset}' is {digest}, but the training was of {described['dataset']}; name that dataset")
+        raise UserError(f"'{dataset}' is {digest}, but the training used {described['dataset']}; name that dataset")
     recipe = recipes.from_json(json.dumps(described["recipe"]))
     complaints: list[str] = []
-    for checkpoint in whole(place, complaints.append):
+    for checkpoint in complete(store, complaints.append):
         best = weights == "best" and checkpoint.best_weights
         chosen = best or {
             name.removeprefix("model/"): value
@@ -50,7 +50,7 @@ def export(checkpoints: str, dataset: str, out: str, weights: str = "best") -> d
         config = make_model(recipe, open_dataset(dataset)).config
         facts = checkpoint.state.facts()
         step = facts["best_step"] if best else facts["global_step"]
-        facts |= {"exported_from": f"{place}/{checkpoint.name}", "exported_step": step, "dataset_digest": digest}
+        facts |= {"exported_from": f"{store}/{checkpoint.name}", "exported_step": step, "dataset_digest": digest}
         with provenance.writing(out, "model") as folder:
             history = "".join(line + "\n" for line in checkpoint.state.history)
             Path(folder, "history.jsonl").write_text(history, encoding="utf-8")

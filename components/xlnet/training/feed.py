@@ -35,7 +35,7 @@ class Feed:
         device: Device,
         class_weights: np.ndarray | None = None,
     ) -> None:
-        """Prepare shares of ``split``; ``class_weights``: weight of each class in the loss [C], None: 1 each."""
+        """Prepare shares of ``split``; ``class_weights`` holds each class's weight in the loss, [C]; None: 1 each."""
         self.waited = 0.0
         ranks = device.ranks
         budget = Budget(ranks.part, ranks.parts, recipe.batch_tokens, recipe.micro_batch_tokens)
@@ -44,8 +44,8 @@ class Feed:
             sampler=_Order(split.lengths, recipe, device.shapes, first, steps),
             batch_size=None,
             num_workers=device.workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_outlive_signals,
+            collate_fn=_unchanged,
+            worker_init_fn=_ignore_signals,
         )
 
     def __iter__(self) -> Iterator[Share]:
@@ -97,11 +97,11 @@ def _weighted(batch: Batch | PaddedBatch, class_weights: np.ndarray) -> Batch | 
     return replace(batch, weights_S=batch.weights_S * class_weights[batch.labels_S])
 
 
-def _as_it_is(share: Any) -> Any:
+def _unchanged(share: Any) -> Any:
     return share
 
 
-def _outlive_signals(worker: int) -> None:
-    """Ignore signals in workers: the training process handles them and needs batches until its last checkpoint."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore signals: the training process handles them, and it needs batches until its last checkpoint."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

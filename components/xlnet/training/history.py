@@ -21,7 +21,7 @@ class History:
     """
 
     def __init__(self, directory: Path, earlier: Sequence[str] = ()) -> None:
-        """Start a history with the lines that an interrupted training has written, if any."""
+        """Start a history; ``earlier`` holds the lines that an interrupted training has written."""
         logs = directory / LOGS
         logs.mkdir()
         self.lines = list(earlier)
@@ -88,7 +88,7 @@ class Progress:
         return self.tokens / max(1e-9, self.seconds())
 
     def due(self) -> bool:
-        """Whether it is time to print. Reading losses from a GPU only then keeps the GPU busy."""
+        """Whether it is time to print. Only then are losses read from a device, because reading makes it wait."""
         return time.perf_counter() - self.printed >= (0.2 if self.terminal else SECONDS_BETWEEN_LINES)
 
     def update(self, step: int, losses: Sequence[float]) -> None:

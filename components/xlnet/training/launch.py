@@ -26,7 +26,7 @@ from xlnet.training import buckets
 from xlnet.training.preemption import SIGNALS, grace, leaving_when_asked
 
 POLL = 0.1  # seconds between two checks of the ranks
-PATIENCE = 5.0  # seconds that the other ranks have to report why they end, after one has failed
+PATIENCE = 5.0  # seconds that the other ranks get to report why they end, after one has failed
 PORT = 29400
 
 
@@ -84,7 +84,7 @@ def _with_local_weights(recipe_json: str) -> str:
 def _train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
     node = node_from(os.environ)
     dataset = buckets.local_dataset(dataset)
-    ranks = node.ranks or _devices()
+    ranks = node.ranks or _default_ranks()
     if "RANK" in os.environ or node.nodes * ranks == 1:
         from xlnet.training.train import train as one_rank
 
@@ -107,7 +107,9 @@ def node_from(environment: Mapping[str, str]) -> Node:
     try:
         node = _node_from(environment)
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"the variables that describe this node are incomplete or no numbers: {error!r}") from None
+        raise UserError(
+            f"the variables that describe this node are incomplete, or one is not a number: {error!r}"
+        ) from None
     if not 0 <= node.node < node.nodes:
         raise UserError(f"{node.source} says this is node {node.node} of {node.nodes}; nodes are counted from 0")
     return node
@@ -142,7 +144,7 @@ def _vertex(spec: Mapping[str, Any], ranks: int) -> Node:
 
 
 def _count(text: str | None) -> int:
-    """Parse a number of ranks; torchrun's words for "one per device" give 0."""
+    """Parse a number of ranks; 0 for torchrun's words that mean one per device."""
     if text in (None, "", "auto", "gpu", "cpu"):
         return 0
     number = int(text or 0)
@@ -151,27 +153,27 @@ def _count(text: str | None) -> int:
     return number
 
 
-def _devices() -> int:
+def _default_ranks() -> int:
     """Return the default number of ranks on this node."""
-    from xlnet.training.detect import choose, count
+    from xlnet.training.detect import choose, rank_count
 
-    return count(choose())
+    return rank_count(choose())
 
 
 def _prepare(nodes: int, ranks: int) -> None:
     """Check that each rank will have a device, and set the environment variables that all ranks inherit."""
-    from xlnet.training.detect import choose, count
+    from xlnet.training.detect import choose, rank_count
 
     kind = choose()
-    there = (os.cpu_count() or 1) if kind == "cpu" else count(kind)
+    there = (os.cpu_count() or 1) if kind == "cpu" else rank_count(kind)
     if ranks > there:
         what = {"cpu": "cores", "cuda": "GPUs, one for each", "tpu": "chips, one for each"}.get(kind)
         reason = f"this node has {there} {what}" if what else "one process drives all chips of a TPU machine"
         raise UserError(f"{ranks} ranks were asked for, but {reason}; ask for at most {there}")
     if kind == "tpu":
-        from xlnet.training.tpu import tell_ranks
+        from xlnet.training.tpu import set_rank_variables
 
-        tell_ranks(nodes, ranks)
+        set_rank_variables(nodes, ranks)
 
 
 def _free_port() -> int:
@@ -195,7 +197,7 @@ def _run(node: Node, command: list[str]) -> None:
             for rank in ranks:
                 rank.kill()
                 rank.wait()
-        _judge(node, ends, report, forwarding)
+        _raise_failure(node, ends, report, forwarding)
 
 
 class _Forwarding:
@@ -252,7 +254,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]], forwarding: _Forwarding) -> None
             return
 
 
-def _judge(node: Node, ends: list[int | None], report: Path, forwarding: _Forwarding) -> None:
+def _raise_failure(node: Node, ends: list[int | None], report: Path, forwarding: _Forwarding) -> None:
     """Raise the exception that matches the ranks' exit statuses; None stands for a rank that had to be killed."""
     if not any(end != 0 for end in ends):
         return

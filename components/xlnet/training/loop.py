@@ -114,7 +114,7 @@ class Training:
         rows = f"{len(self.training):,} rows, {steps:,} steps"
         self.progress.say(f"training on {self.device.describe()}: {rows}" + f", from step {first:,} on" * bool(first))
         self.progress.start(steps, first)
-        self.device.settle(self.model, self.optimizer)
+        self.device.prepare_optimizer(self.model, self.optimizer)
         self.model.train()
         feed = Feed(self.training, self.recipe, first, steps, self.device, self.class_weights)
         with History(directory, state.history) if self.tensors.leads else contextlib.nullcontext() as history:
@@ -143,7 +143,8 @@ class Training:
         self.progress.say(
             f"trained {state.step - first:,} steps in {clock(seconds)}, "
             f"{self.progress.tokens_per_second():,.0f} tokens/s, {feed.waited:.1f} s of it waiting for batches, "
-            f"{self.checkpoints.seconds:.1f} s for checkpoints; kept step {state.best_step}: {spell(state.best)}"
+            f"{self.checkpoints.seconds:.1f} s for checkpoints; "
+            f"kept the weights of step {state.best_step}: {format_scores(state.best)}"
         )
         return TrainingResult(state, self.best_weights, self.progress.tokens_per_second(), stopped_early)
 
@@ -236,10 +237,10 @@ class Training:
             self.best_weights = self.tensors.full_weights()
         is_best = state.best_step == state.step
         self.progress.say(
-            f"step {state.step}/{self.schedule.steps}  {spell(scores)}{'  best so far' if is_best else ''}"
+            f"step {state.step}/{self.schedule.steps}  {format_scores(scores)}{'  best so far' if is_best else ''}"
         )
         if patience and state.evaluations_waited >= patience:
-            self.progress.say(f"stopping early: no better validation in {patience} evaluations")
+            self.progress.say(f"stopping early: {patience} validations without improvement")
             return True
         return False
 
@@ -286,7 +287,7 @@ class Training:
         return not_finite(problem, self.training, rows, self.recipe.seed, self.checkpoints.directory())
 
     def _watched(self, feed: Feed) -> Iterator[Share]:
-        shares = self.device.ahead(feed)
+        shares = self.device.prefetch(feed)
         while True:
             self.watchdog.at(self.state.step + 1, "wait for data")
             if (share := next(shares, None)) is None:
@@ -294,6 +295,6 @@ class Training:
             yield share
 
 
-def spell(scores: dict[str, float]) -> str:
+def format_scores(scores: dict[str, float]) -> str:
     """Format scores: ``{"validation_loss": 0.5}`` → ``"validation loss 0.5000"``."""
     return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())

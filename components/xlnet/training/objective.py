@@ -19,17 +19,18 @@ def losses(
 ) -> Tensor:
     """Return each row's loss, [B]: cross-entropy for classes, squared error for values.
 
-    The squared error is in units of the train labels' variance, ``deviation ** 2``: always answering their mean gets 1.
+    The squared error is divided by the train labels' variance, ``deviation ** 2``, so always answering
+    their mean gives 1.
     """
     if task == "regression":
         return ((logits_BC[:, 0].float() - labels_B) / deviation).square()
     return F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=label_smoothing)
 
 
-def scale(labels: np.ndarray, task: str) -> tuple[float, float]:
-    """Return mean and deviation of a regression's train labels, with which the head's values are standardised.
+def label_scale(labels: np.ndarray, task: str) -> tuple[float, float]:
+    """Return mean and deviation of a regression's train labels, by which the head's values are standardised.
 
-    (0, 1), which changes nothing, for classes; deviation 1 for labels that are all the same.
+    For classes they are 0 and 1, which change nothing. If all labels are equal, the deviation is 1.
     """
     if task != "regression" or not len(labels):
         return 0.0, 1.0
@@ -77,7 +78,7 @@ def validation_metrics(
         labels: class indices or values, [rows].
         task: ``"classification"`` or ``"regression"``.
         select_by: ``training.select_by``.
-        deviation: of the train labels, see :func:`losses`.
+        deviation: deviation of the train labels, see :func:`losses`.
     """
     value = losses(torch.from_numpy(logits).double(), _targets(labels, task), task, 0.0, deviation).mean().item()
     if task == "regression":
@@ -92,7 +93,7 @@ def validation_metrics(
 
 
 def better(new: dict[str, float], old: dict[str, float], select_by: str = "auto") -> bool:
-    """Whether ``new`` is better: it has a higher metric that decides, or on a tie a lower loss.
+    """Whether ``new`` is better: its metric ``select_by`` is higher, or equal with a lower loss.
 
     A metric that cannot be computed, such as a correlation with a constant, is worse than any that can.
     """

@@ -21,7 +21,7 @@ class AdamW(torch.optim.AdamW):
     only weight decay, so the result equals that of the dense update.
     """
 
-    # step() divides all gradients by this scale, as torch's gradient scaler does; here it clips them.
+    # step() divides all gradients by this number. It is how torch undoes loss scaling; here it clips gradients.
     grad_scale: Tensor | None = None
 
     @torch.no_grad()
@@ -39,7 +39,7 @@ class AdamW(torch.optim.AdamW):
         return super().step(closure)
 
     def start(self) -> None:
-        """Create the missing optimizer state of parameters, as their first update would."""
+        """Create the optimizer state that parameters lack, as their first update would."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if not self.state[parameter]:
@@ -53,7 +53,7 @@ class AdamW(torch.optim.AdamW):
             state["step"] = torch.tensor(0.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_VD), torch.zeros_like(table_VD)
             state["seen"] = torch.zeros(len(table_VD), dtype=torch.uint8)
-        # Restoring an optimizer casts ``seen``. If it is missing, all rows were updated so far: any may have moments.
+        # Restoring an optimizer changes the type of ``seen``. If it is missing, any row may have moments.
         state["seen"] = state.get("seen", torch.ones(len(table_VD))).to(torch.uint8)
         state["step"] += 1
         native_fused.adamw_rows(
@@ -104,16 +104,15 @@ def _depth(name: str, n_layer: int) -> int:
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Return the share of the peak learning rate at a step, from 0: linear warm-up, then linear decay to 0."""
+    """Return a step's share of the peak learning rate: linear warm-up, then linear decay to 0. Steps count from 0."""
     warmup_steps = round(steps * warmup)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return max(0.0, (steps - step) / max(1, steps - warmup_steps))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, recipe: TrainingRecipe) -> float:
-    """Set every group's learning rate for a step, from 0; return the head's learning rate."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, recipe: TrainingRecipe) -> None:
+    """Set every group's learning rate for a step, counted from 0."""
     rate = recipe.learning_rate * learning_rate_factor(step, steps, recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["depth_factor"]
-    return rate

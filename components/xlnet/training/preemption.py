@@ -19,7 +19,7 @@ from xlnet.errors import Preempted
 
 GRACE = 25.0  # seconds from SIGTERM to SIGKILL that Kubernetes and Vertex AI give spot machines
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-AGAIN = 1.0  # seconds within which a second SIGINT counts as the first one forwarded, not as a second Ctrl-C
+AGAIN = 1.0  # a second SIGINT within so many seconds is the first one, forwarded, and not a second Ctrl-C
 # Google's metadata server answers when this changes: https://cloud.google.com/compute/docs/instances/create-use-spot
 METADATA = "http://{host}/computeMetadata/v1/instance/{what}?wait_for_change=true&timeout_sec=60"
 NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}

@@ -10,11 +10,11 @@ from xlnet.training import buckets, launch
 
 
 def pretrain(recipe_json: str, pretrained: str, dataset: str, out: str) -> dict[str, Any]:
-    """Write the corpus as a dataset for as long as it is needed, and train a language model on it.
+    """Write the corpus as a temporary dataset, and train a language model on it.
 
     Args:
         recipe_json: JSON of a recipe, or of its ``model`` and ``pretraining`` sections.
-        pretrained: digest that corpus and pretrained weights must have; empty: whatever they have.
+        pretrained: digest that corpus and pretrained weights must have; empty accepts any.
         dataset: directory of the dataset artifact of the training that follows.
         out: directory of the model artifact to write.
 
@@ -35,5 +35,5 @@ def pretrain(recipe_json: str, pretrained: str, dataset: str, out: str) -> dict[
 
 
 def continuing(recipe_json: str, base: str) -> str:
-    """Return a train step's recipe that begins from the model of a pretrain step."""
+    """Return the recipe of a train step that continues the model of a pretrain step."""
     return recipes.from_json(recipe_json).replace(model={"pretrained": base}).part("model", "training", "pretraining")

@@ -48,7 +48,7 @@ def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> Trainin
     every = recipe.evaluate_every
     validations = {*range(every, steps, every), steps} if every else {min(end, steps) for end in ends}
     if recipe.initialisation == "linear":
-        validations |= {0}  # the start is a model already, and the best one if training makes it worse
+        validations |= {0}  # the start already is a model, and it is kept if training only makes it worse
     every = recipe.checkpoint_every
     checkpoints = {*range(every, steps, every)} if every else validations - {0, steps}
     return TrainingSchedule(steps, frozenset(validations), frozenset(checkpoints), max(1, steps // LOGS))
@@ -57,8 +57,8 @@ def plan(lengths: np.ndarray, recipe: TrainingRecipe, shapes: Shapes) -> Trainin
 class CheckpointClock:
     """Decides when a checkpoint is due by time, so that a sudden failure of the machine loses little work.
 
-    If training waits t seconds for a checkpoint, no other follows for SHARE * t seconds, so checkpoints cost at most
-    1 / SHARE of the training time.
+    After a checkpoint that training waited t seconds for, the next one is due after SHARE * t seconds at the earliest,
+    so checkpoints take at most 1 / SHARE of the training time.
     """
 
     SHARE = 100

@@ -29,7 +29,7 @@ Model = Any  # XLNetClassifier or XLNetLanguageModel
 class TrainingTask(Protocol):
     """A task: its model, its batches, its loss, and how its model is validated."""
 
-    def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
+    def choose_shapes(self, device: Device, data: Dataset, recipe: Recipe) -> None:
         """Choose the device's batch shapes, before batches are planned."""
 
     def make(self, recipe: Recipe, data: Dataset) -> Model:
@@ -50,14 +50,14 @@ class TrainingTask(Protocol):
 class Supervised:
     """Classification and regression."""
 
-    def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
+    def choose_shapes(self, device: Device, data: Dataset, recipe: Recipe) -> None:
         """See :class:`TrainingTask`."""
-        device.fit(data, recipe.training)
+        device.choose_shapes(data, recipe.training)
 
     def make(self, recipe: Recipe, data: Dataset) -> Model:
         """See :class:`TrainingTask`."""
         card = data.card
-        about = card["task"], data.classes, objective.scale(data.split("train").labels, card["task"])
+        about = card["task"], data.classes, objective.label_scale(data.split("train").labels, card["task"])
         if recipe.model.pretrained:
             return load_pretrained(recipe.model.pretrained, data.path / "tokenizer", *about)
         shape = configs.from_recipe(recipe.model, card["vocab_size"], data.pad_id, *about)
@@ -90,7 +90,7 @@ class Supervised:
 class Pretraining:
     """Permutation language modelling."""
 
-    def fit(self, device: Device, data: Dataset, recipe: Recipe) -> None:
+    def choose_shapes(self, device: Device, data: Dataset, recipe: Recipe) -> None:
         """See :class:`TrainingTask`.
 
         Raises:

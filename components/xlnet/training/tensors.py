@@ -20,7 +20,11 @@ Named = dict[str, Tensor]
 
 
 class Replicated:
-    """Tensors that are complete on every rank; rank 0 writes them to one safetensors file."""
+    """Tensors that are complete on every rank; rank 0 writes them to one safetensors file.
+
+    Attributes:
+        leads: whether this is rank 0.
+    """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: SingleRank) -> None:
         self._model, self._optimizer, self._ranks = model, optimizer, ranks
@@ -59,13 +63,13 @@ class Replicated:
         Raises:
             UserError: the checkpoint's model has another shape.
         """
-        self._place(read(folder))
+        self._assign(read(folder))
 
     def full_weights(self) -> Named:
         """Copy the full model's weights to the host; only rank 0's result is defined."""
         return {name: value.detach().to("cpu", copy=True) for name, value in self._model.state_dict().items()}
 
-    def _place(self, tensors: Named) -> None:
+    def _assign(self, tensors: Named) -> None:
         weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
         _refuse_other_shapes(self._model.state_dict(), tensors)
         self._model.load_state_dict(weights)

@@ -17,7 +17,7 @@ from xlnet.training.device import Device
 from xlnet.training.optim import AdamW
 
 
-def tell_ranks(machines: int, chips: int) -> None:
+def set_rank_variables(machines: int, chips: int) -> None:
     """Set the environment variables by which ranks find each other's chips.
 
     Raises:
@@ -34,7 +34,7 @@ class Tpu(Device):
 
     kind = "tpu"
 
-    def _place(self) -> torch.device:
+    def _torch_device(self) -> torch.device:
         try:
             device = torch.device("tpu", self.ranks.local_rank)
         except RuntimeError:
@@ -42,13 +42,13 @@ class Tpu(Device):
         torch.tpu.set_device(device)  # type: ignore[attr-defined]
         return device
 
-    def _name(self) -> str:
+    def _device_name(self) -> str:
         return str(torch.tpu.get_device_name())  # type: ignore[attr-defined]
 
-    def _faster(self) -> torch.dtype:
+    def _auto_precision(self) -> torch.dtype:
         return torch.bfloat16
 
-    def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
+    def choose_shapes(self, data: Dataset, recipe: TrainingRecipe) -> None:
         """See :class:`Device`."""
         self.workers = 2
         self.shapes = Padded.fitting(data)
@@ -60,7 +60,7 @@ class Tpu(Device):
         model.compile(backend="tpu", dynamic=False)
         return model
 
-    def settle(self, model: XLNetClassifier, optimizer: AdamW) -> None:
+    def prepare_optimizer(self, model: XLNetClassifier, optimizer: AdamW) -> None:
         """See :class:`Device`."""
         optimizer.start()
 

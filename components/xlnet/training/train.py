@@ -18,10 +18,10 @@ from xlnet.model import config as configs
 from xlnet.model.pretrained import find
 from xlnet.recipe import Recipe, TrainingRecipe, budget
 from xlnet.training import artifact, buckets
-from xlnet.training.checkpoint import Checkpoints, place
+from xlnet.training.checkpoint import Checkpoints, store_of
 from xlnet.training.detect import detect
 from xlnet.training.device import Device
-from xlnet.training.distributed import compare, lost
+from xlnet.training.distributed import check_same_work, is_lost_peer
 from xlnet.training.failures import explaining_memory
 from xlnet.training.history import Progress
 from xlnet.training.loop import Training
@@ -32,7 +32,7 @@ from xlnet.training.tasks import TASKS, Model
 from xlnet.training.tensors import Replicated, Sharded
 from xlnet.training.watchdog import Watchdog, end_with_parent
 
-LINGER = 3.0  # seconds that a rank waits for the rank that failed first to report why
+LINGER = 3.0  # seconds that a rank leaves the rank that failed first to report why
 
 
 def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
@@ -66,9 +66,9 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
         device = detect(precision=training.precision)
         about = {"recipe": json.loads(shaping), "dataset": dataset_digest, "classes": data.classes}
         with _together(device, about, stop) as watchdog:
-            TASKS[data.card["task"]].fit(device, data, whole)
-            checkpoints_place = place(out, shaping, dataset_digest, str(device.shapes))
-            device.keep_programs(checkpoints_place.programs())
+            TASKS[data.card["task"]].choose_shapes(device, data, whole)
+            store = store_of(out, shaping, dataset_digest, str(device.shapes))
+            device.keep_programs(store.programs())
             model = _model_on(device, whole, data)
             facts = {**_facts(whole, model, device), "dataset_digest": dataset_digest, **provenance.code_facts()}
             leads = device.ranks.rank == 0
@@ -78,7 +78,7 @@ def train(recipe_json: str, dataset: str, out: str) -> dict[str, Any]:
                 progress.say(chosen)
             with explaining_memory(device):
                 optimizer, tensors = _tensors(model, training, device)
-            checkpoints = Checkpoints(checkpoints_place, tensors, about, progress.say)
+            checkpoints = Checkpoints(store, tensors, about, progress.say)
             with (
                 contextlib.closing(checkpoints),
                 buckets.writing(out) if leads else tempfile.TemporaryDirectory() as folder,
@@ -148,16 +148,16 @@ def _together(device: Device, about: dict[str, Any], stop: StopRequest) -> Itera
     }
     with contextlib.ExitStack() as stack:
         stack.callback(ranks.leave)  # a process that exits with open connections may be aborted
-        compare(ranks, same)
+        check_same_work(ranks, same)
         watchdog = stack.enter_context(contextlib.closing(Watchdog(ranks)))
         try:
             yield watchdog
         except Exception as error:
-            if ranks.size > 1 and lost(error):
+            if ranks.size > 1 and is_lost_peer(error):
                 time.sleep(LINGER)
-                if stop:  # all ranks were asked to stop, and the other was quicker
+                if stop:  # all ranks were asked to stop, and the other one has left first
                     raise Preempted from None
-                error = LostPeer(f"rank {ranks.rank} lost the connection to another rank, whose own words say why")
+                error = LostPeer(f"rank {ranks.rank} lost the connection to another rank, whose own message says why")
             watchdog.failed(error)
             raise error from None
 

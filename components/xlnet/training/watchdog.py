@@ -26,7 +26,7 @@ HANG = 40.0  # seconds without progress that count as a hang; at least SLOWER ti
 SLOWER = 4.0
 FIRST = 600.0  # the same limit before the first update, which compiles programs and fills caches
 # The order of places within a step: ranks at a later place wait for ranks at an earlier one.
-PLACES = ("start", "wait for data", "move", "forward", "backward", "synchronise", "optimise", "validate", "checkpoint")
+PLACES = ("start", "wait for data", "forward", "backward", "synchronise", "optimise", "validate", "checkpoint")
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -116,7 +116,7 @@ class Heartbeats:
         store.compare_set("failed", "", "")
 
     def tell(self, about: dict[str, Any]) -> None:
-        """Send a heartbeat."""
+        """Send this rank's heartbeat."""
         self._count += 1
         self._store.set(f"life-{self._rank}", json.dumps({**about, "count": self._count}))
 
@@ -136,8 +136,6 @@ class Heartbeats:
         for rank, about in self.others().items():
             count, since = self._seen.get(rank, (-1, now))
             self._seen[rank] = (about["count"], now if about["count"] != count else since)
-            if about.get("done"):
-                continue
             if now - self._seen[rank][1] > SILENCE:
                 return about
         return None
@@ -176,7 +174,7 @@ def trace_of(thread: int) -> str:
 
 
 def stop(reason: str, status: int = RunError.exit_status) -> None:
-    """End this process at once, because its main thread may wait for ever and cannot be interrupted."""
+    """End this process at once. Its main thread may wait for ever, and cannot be interrupted."""
     if not report(reason):
         print(f"error: {reason}", file=sys.stderr, flush=True)
     os._exit(status)

@@ -49,30 +49,30 @@ class Xla(Device):
         if self.chips > 1:
             xr.use_spmd()
             self._mesh = spmd.Mesh(np.arange(self.chips), (self.chips,), (AXIS,))
-        self._spread = False
-        self._sent: dict[int, Inputs] = {}  # batches that were moved to the device ahead of time
+        self._shards = False
+        self._sent: dict[int, Inputs] = {}  # prefetched batches
         super().__init__(precision, ranks, shapes)
         self.workers = 2
         if self.precision == torch.float32 and xr.device_type() == "TPU":  # otherwise a TPU multiplies in bfloat16
             torch_xla.backends.set_mat_mul_precision("highest")
 
-    def _place(self) -> torch.device:
+    def _torch_device(self) -> torch.device:
         return torch_xla.device()
 
-    def _name(self) -> str:
+    def _device_name(self) -> str:
         return f"{self.chips} × {xr.device_type()} (torch_xla {torch_xla.__version__})"
 
-    def _faster(self) -> torch.dtype:
+    def _auto_precision(self) -> torch.dtype:
         return torch.bfloat16 if xr.device_type() == "TPU" else torch.float32
 
-    def fit(self, data: Dataset, recipe: TrainingRecipe) -> None:
+    def choose_shapes(self, data: Dataset, recipe: TrainingRecipe) -> None:
         """See :class:`Device`."""
         if recipe.shard_weights and self.ranks.size > 1:
             raise UserError(
                 f"training.shard_weights=true is for the chips of one machine here, and these are {self.ranks.size} "
                 "machines; a chip holds the largest preset with its optimizer: leave it out"
             )
-        self._spread = recipe.shard_weights and self.chips > 1
+        self._shards = recipe.shard_weights and self.chips > 1
         self.shapes = Padded.fitting(data, self.chips)
 
     def keep_programs(self, directory: Path) -> None:
@@ -86,13 +86,13 @@ class Xla(Device):
         model.transformer.recompute = recompute
         return model
 
-    def settle(self, model: XLNetClassifier, optimizer: AdamW) -> None:
+    def prepare_optimizer(self, model: XLNetClassifier, optimizer: AdamW) -> None:
         """See :class:`Device`."""
         optimizer.start()
         for parameter in model.parameters():
             state = optimizer.state[parameter]
             for tensor in (parameter, state["exp_avg"], state["exp_avg_sq"]):
-                self._cut(tensor.data, self._longest_side(tensor) if self._spread else None)
+                self._shard(tensor.data, self._longest_side(tensor) if self._shards else None)
         torch_xla.sync(wait=True)
 
     def _longest_side(self, tensor: Tensor) -> int | None:
@@ -100,12 +100,12 @@ class Xla(Device):
         sides = [(size, -side) for side, size in enumerate(tensor.shape) if size % self.chips == 0]
         return -max(sides)[1] if sides else None
 
-    def _cut(self, tensor: Tensor, side: int | None) -> None:
+    def _shard(self, tensor: Tensor, side: int | None) -> None:
         if self._mesh is not None:
             places = tuple(AXIS if dimension == side else None for dimension in range(tensor.dim()))
             spmd.mark_sharding(tensor, self._mesh, places)
 
-    def ahead(self, shares: Iterable[Share]) -> Iterator[Share]:
+    def prefetch(self, shares: Iterable[Share]) -> Iterator[Share]:
         """See :class:`Device`."""
         with ThreadPoolExecutor(1, "sender") as sender:
             earlier = None
@@ -129,7 +129,7 @@ class Xla(Device):
     def tensor(self, array: np.ndarray) -> Tensor:
         """See :class:`Device`. Each chip gets its own rows."""
         tensor = torch.from_numpy(array).to(self.torch)
-        self._cut(tensor, 0)
+        self._shard(tensor, 0)
         return tensor
 
     def fetch(self, scalars: list[Tensor]) -> Tensor:
