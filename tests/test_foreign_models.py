@@ -316,7 +316,7 @@ def text_of(file: str, text: str | bytes) -> Callable[[Foreign], Any]:
         (lambda model: (model.path / "tokenizer.json").unlink(), "neither tokenizer.json nor spiece.model"),
         (lambda model: (model.path / "model.safetensors").unlink(), "has no weights; allowed: model.safetensors or py"),
         (lambda model: pickled(model, {"weight": Bomb()}), "holds Python objects or is damaged, and is not opened"),
-        (lambda model: pickled(model, [1]), "something else than a model's tensors"),
+        (lambda model: pickled(model, [1]), "does not hold a model's tensors"),
         (text_of("model.safetensors", b"torn"), "cannot be read"),
         (without_head, "it is not a trained classifier; to fine-tune it, name it in model.pretrained"),
         (not_finite, "are not all finite: transformer.mask_emb"),
