@@ -12,7 +12,7 @@ from language_models import FIRST, SECOND, WORDS, sentences, write_random, write
 from transformers import XLNetLMHeadModel
 
 from xlnet.errors import UserError
-from xlnet.generation.decoder import Decoder, KeptLayer
+from xlnet.generation.decoder import Decoder, DecoderWeights, KeptLayer
 from xlnet.generation.request import request_of
 from xlnet.generation.sampling import Sampling
 from xlnet.generation.writer import Writer
@@ -74,7 +74,7 @@ def test_greedy_equals_transformers(changes, prompt, memory, tmp_path):
     ids = torch.randint(9, theirs.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(prompt))
     settings = {"do_sample": False, "eos_token_id": None, "output_logits": True, "return_dict_in_generate": True}
     found = theirs.generate(ids, max_new_tokens=NEW, **settings)
-    decoder = Decoder(load_language_model(tmp_path), prompt + NEW, memory)
+    decoder = Decoder(DecoderWeights(load_language_model(tmp_path)), prompt + NEW, memory)
     text = ids[0].tolist()
     for number in range(NEW):
         unread = 2 if number else prompt
@@ -130,11 +130,12 @@ def test_the_compiled_kernel_equals_torchs_operators(shape, gap, monkeypatch):
     torch.manual_seed(sum(shape))
     config = XLNetConfig(vocabulary, layers, width, heads, head, inner, initializer_range=0.3, task="pretrain")
     model = XLNetLanguageModel(config).eval()
-    compiled = Decoder(model, 60, 40)
+    weights = DecoderWeights(model)
+    compiled = Decoder(weights, 60, 40)
     if compiled._compiled is None:
         pytest.skip(native_decode.obstacle("cpu", "torch.float32", [width], head))
     monkeypatch.setattr(native_decode, "obstacle", lambda *widths: "not in this test")
-    plain = Decoder(model, 60, 40)
+    plain = Decoder(weights, 60, 40)
     assert plain._compiled is None
     first, rest = ([0, 1, 2, 8, 9], [3, 7, 5, 4]) if gap else (range(9), range(9, 55))
     passes = [([number % vocabulary for number in first], first, rest[0])]

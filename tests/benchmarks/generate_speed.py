@@ -15,7 +15,7 @@ import torch
 from transformers import XLNetConfig, XLNetLMHeadModel
 from transformers.utils import logging
 
-from xlnet.generation.decoder import Decoder
+from xlnet.generation.decoder import Decoder, DecoderWeights
 from xlnet.model.config import PRETRAIN
 from xlnet.model.config import XLNetConfig as OurConfig
 from xlnet.model.language_model import XLNetLanguageModel
@@ -43,7 +43,7 @@ def models(shape):
 def generate(model, ids, tokens):
     """Our greedy text, and the processor's seconds for each token."""
     text, times, unread = list(ids), [], len(ids)
-    decoder = Decoder(model, len(ids) + tokens, 4096)
+    decoder = Decoder(DecoderWeights(model), len(ids) + tokens, 4096)
     for _ in range(tokens):
         begun, known = time.process_time(), len(text)
         text.append(int(decoder.predict(text[-unread:], range(known - unread, known), known).argmax()))

@@ -44,25 +44,53 @@ class View(NamedTuple):
         return torch.tensor(self.shifts)[None, :, None] + torch.arange(self.keys.stop - self.keys.start)
 
 
+class DecoderWeights:
+    """A language model's weights in the form that passes read; all texts share them."""
+
+    def __init__(self, model: XLNetLanguageModel) -> None:
+        """Copy what passes read in another order than the model holds it.
+
+        Args:
+            model: in evaluation mode, in float32, on the CPU. Its weights must not change later.
+        """
+        self.model = model
+        attentions = [layer.rel_attn for layer in model.transformer.layers()]
+        with torch.inference_mode():
+            self.qkv = [attention.qkv.flatten(1).T.contiguous() for attention in attentions]
+            self.biases_2N1H = [torch.stack([one.r_w_bias, one.r_r_bias])[:, :, None] for one in attentions]
+        self._distances: tuple[int, list[Tensor]] = (0, [])
+
+    @torch.inference_mode()
+    def distances(self, reach: int) -> tuple[int, list[Tensor]]:
+        """Return the greatest distance plus one, at least ``reach``, and each layer's projected distances, [N, H, R]."""
+        if self._distances[0] < reach:
+            reach, config = 1 << max(8, (reach - 1).bit_length()), self.model.config
+            encoding_RD = distance_encoding(reach, config.d_model, config.clamp_len)
+            found = [encoding_RD @ layer.rel_attn.r.flatten(1) for layer in self.model.transformer.layers()]
+            shape = (-1, config.n_head, config.d_head)
+            self._distances = reach, [one.view(shape).permute(1, 2, 0).contiguous() for one in found]
+        return self._distances
+
+
 class Decoder:
     """The state of one text while it is generated."""
 
-    def __init__(self, model: XLNetLanguageModel, longest: int, memory: int) -> None:
+    def __init__(self, weights: DecoderWeights, longest: int, memory: int) -> None:
         """Begin an empty text.
 
         Args:
-            model: in evaluation mode, in float32, on the CPU.
+            weights: of the language model.
             longest: maximum number of tokens of the text.
             memory: how many of the last tokens each row sees, at least 2.
         """
-        self._model, self._memory = model, memory
-        self._reach = min(longest, memory + 1)  # the greatest distance plus one
+        self._model, self._memory = weights.model, memory
         self._slots = min(longest, 2 * memory + 2)
         self._known: set[int] = set()  # places
         self._end = self._shift = 0  # the last known place plus one; the place of slot 0
+        self._reach, distances = weights.distances(min(longest, memory + 1))
+        parts = zip(weights.model.transformer.layers(), weights.qkv, weights.biases_2N1H, distances, strict=True)
         with torch.inference_mode():
-            encoding_RD = distance_encoding(self._reach, model.config.d_model, model.config.clamp_len)
-            self._layers = [KeptLayer(layer, encoding_RD, self._slots) for layer in model.transformer.layers()]
+            self._layers = [KeptLayer(*part, self._slots) for part in parts]
         self._compiled = self._passes()
 
     @torch.inference_mode()
@@ -123,25 +151,25 @@ class Decoder:
 class KeptLayer:
     """A layer with its key-value cache."""
 
-    def __init__(self, layer: Layer, encoding_RD: Tensor, slots: int) -> None:
+    def __init__(self, layer: Layer, qkv: Tensor, biases_2N1H: Tensor, distance_NHR: Tensor, slots: int) -> None:
         self._layer = attention, _ = layer.rel_attn, layer.ff
         _, _, heads, head = attention.qkv.shape
-        self._qkv = attention.qkv.flatten(1).T.contiguous()
-        self._distance_NHR = (encoding_RD @ attention.r.flatten(1)).view(-1, heads, head).permute(1, 2, 0).contiguous()
-        self._kept_2NSH = encoding_RD.new_zeros(2, heads, slots, head)
-        self._biases_2N1H = torch.stack([attention.r_w_bias, attention.r_r_bias])[:, :, None]
+        self._qkv, self._biases_2N1H, self._distance_NHR = qkv, biases_2N1H, distance_NHR
+        self._key_NHS, self._value_NSH = qkv.new_zeros(heads, head, slots), qkv.new_zeros(heads, slots, head)
         self._scale = 1 / math.sqrt(head)
 
     def rows(self, x_QD: Tensor, view: View) -> Tensor:
         """Compute the layer's output for the content's rows and, last, the query's: [Q, D] → [Q, D]."""
         attention, ff = self._layer
-        qkv_3NQH = F.linear(x_QD, self._qkv).view(len(x_QD), 3, *self._kept_2NSH.shape[1::2]).permute(1, 2, 0, 3)
-        self._kept_2NSH.index_copy_(2, torch.tensor(view.slots), qkv_3NQH[1:, :, :-1])
-        k_NKH, v_NKH = self._kept_2NSH[:, :, view.keys]
+        qkv_3NQH = F.linear(x_QD, self._qkv).view(len(x_QD), 3, *self._key_NHS.shape[:2]).permute(1, 2, 0, 3)
+        slots = torch.tensor(view.slots)
+        self._key_NHS.index_copy_(2, slots, qkv_3NQH[1, :, :-1].mT)
+        self._value_NSH.index_copy_(1, slots, qkv_3NQH[2, :, :-1])
+        k_NHK, v_NKH = self._key_NHS[:, :, view.keys], self._value_NSH[:, view.keys]
         content_NQH, position_NQH = qkv_3NQH[0] + self._biases_2N1H
         by_distance_NQR = position_NQH @ self._distance_NHR[:, :, view.distances]
-        position_NQK = by_distance_NQR.gather(2, view.column_1QK.expand(len(k_NKH), -1, -1))
-        scores_NQK = torch.baddbmm(position_NQK, content_NQH, k_NKH.mT) * self._scale
+        position_NQK = by_distance_NQR.gather(2, view.column_1QK.expand(len(k_NHK), -1, -1))
+        scores_NQK = torch.baddbmm(position_NQK, content_NQH, k_NHK) * self._scale
         if view.hidden_K is not None:
             scores_NQK = scores_NQK.masked_fill(view.hidden_K, -math.inf)
         attended_QNH = (scores_NQK.softmax(-1) @ v_NKH).transpose(0, 1)
@@ -160,9 +188,10 @@ class KeptLayer:
         norms = [(norm.weight, norm.bias) for norm in (attention.layer_norm, ff.layer_norm)]
         inner = (ff.layer_1.weight, ff.layer_1.bias, ff.layer_2.weight, ff.layer_2.bias)
         own = (self._qkv, attention.o.flatten(1), self._distance_NHR, self._biases_2N1H)
-        return (*own, *norms[0], *inner, *norms[1], self._kept_2NSH)
+        return (*own, *norms[0], *inner, *norms[1], self._key_NHS, self._value_NSH)
 
     def move(self, seen: slice) -> None:
         """Move the cached keys and values of some slots to the first slots."""
-        kept_2NSH = self._kept_2NSH[:, :, seen].clone()
-        self._kept_2NSH[:, :, : kept_2NSH.shape[2]] = kept_2NSH
+        for kept, dim in ((self._key_NHS, 2), (self._value_NSH, 1)):
+            part = kept.narrow(dim, seen.start, seen.stop - seen.start).clone()
+            kept.narrow(dim, 0, part.shape[dim]).copy_(part)

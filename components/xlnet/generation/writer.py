@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from xlnet.errors import UserError
-from xlnet.generation.decoder import Decoder
+from xlnet.generation.decoder import Decoder, DecoderWeights
 from xlnet.generation.request import Request
 from xlnet.model.language_model import XLNetLanguageModel
 
@@ -60,6 +60,10 @@ class Writer:
         return model
 
     @cached_property
+    def _weights(self) -> DecoderWeights:
+        return DecoderWeights(self.model)
+
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the model was trained with."""
         return load_tokenizer(self.directory)
@@ -70,11 +74,11 @@ class Writer:
         Raises:
             UserError: the prompt has no token, or more than the memory holds.
         """
-        model, sides = self.model, self.check(request)
+        weights, sides = self._weights, self.check(request)
         longest = sum(map(len, sides)) + request.tokens
         if request.infill:
-            return self._fill(request, sides, Decoder(model, longest, longest + 1))
-        return self._continue(request, sides[0], Decoder(model, longest, request.memory))
+            return self._fill(request, sides, Decoder(weights, longest, longest + 1))
+        return self._continue(request, sides[0], Decoder(weights, longest, request.memory))
 
     def check(self, request: Request) -> tuple[list[int], list[int]]:
         """Check a request against the model; return the tokens before and after the new text.

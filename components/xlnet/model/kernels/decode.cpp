@@ -28,7 +28,7 @@ inline float total_of(vec v) {
 struct Layer {
     const float *qkv, *o, *r, *biases;
     const float *norm, *norm_bias, *first, *first_bias, *second, *second_bias, *last_norm, *last_norm_bias;
-    float* kept;
+    float *keys, *values;
 };
 
 struct Pass {
@@ -102,36 +102,49 @@ void add_norm(float* x, const float* added, const float* weight, const float* bi
     }
 }
 
+// Scores of LANES keys. Keys and distances lie along rows, so that no vector has to be summed up.
+inline vec scores_of(const float* content, const float* position, const float* k, const float* r, long slots,
+                     long distances, long head) {
+    vec by_content = {}, by_position = {};
+    for (long h = 0; h < head; ++h) {
+        by_content += content[h] * load(k + h * slots);
+        by_position += position[h] * load(r + h * distances);
+    }
+    return by_content + by_position;
+}
+
 // One head of one row: out[head width] = softmax of its scores, times the values.
 void attend(const Pass& p, const Layer& layer, long row, long n, const float* query, float* scores, float* out) {
     const long keys = p.end - p.first, head = p.head;
+    const float scale = 1.44269504f / std::sqrt(float(head));  // log2(e): the powers below are of 2
     float content[1024], position[1024];
     const float *content_bias = layer.biases + n * head, *position_bias = layer.biases + (p.heads + n) * head;
-    for (long h = 0; h < head; ++h) content[h] = query[h] + content_bias[h], position[h] = query[h] + position_bias[h];
-    const float* k = layer.kept + (n * p.kept_slots + p.first) * head;
-    const float* v = layer.kept + ((p.heads + n) * p.kept_slots + p.first) * head;
+    for (long h = 0; h < head; ++h) {
+        content[h] = (query[h] + content_bias[h]) * scale;
+        position[h] = (query[h] + position_bias[h]) * scale;
+    }
+    const float* k = layer.keys + n * head * p.kept_slots + p.first;
+    const float* v = layer.values + (n * p.kept_slots + p.first) * head;
     const float* r = layer.r + n * head * p.distances + p.column + p.shifts[row];
-    long j = 0;
-    for (; j + LANES <= keys; j += LANES) {
-        vec total = {};
-        for (long h = 0; h < head; ++h) total += position[h] * load(r + h * p.distances + j);
-        store(scores + j, total);
+    if (keys < LANES) {
+        for (long j = 0; j < keys; ++j) {
+            scores[j] = 0;
+            for (long h = 0; h < head; ++h)
+                scores[j] += content[h] * k[h * p.kept_slots + j] + position[h] * r[h * p.distances + j];
+        }
+    } else {
+        for (long j = 0; j < keys; j += LANES) {
+            const long at = std::min(j, keys - LANES);  // the last vector may overlap the one before
+            store(scores + at, scores_of(content, position, k + at, r + at, p.kept_slots, p.distances, head));
+        }
     }
-    for (; j < keys; ++j) {
-        scores[j] = 0;
-        for (long h = 0; h < head; ++h) scores[j] += position[h] * r[h * p.distances + j];
-    }
-    const float scale = 1.44269504f / std::sqrt(float(head));  // log2(e): the powers below are of 2
-    float best = -INFINITY;
-    for (j = 0; j < keys; ++j) {
-        vec total = {};
-        for (long h = 0; h < head; h += LANES) total += load(content + h) * load(k + j * head + h);
-        scores[j] = p.hidden && p.hidden[j] ? -INFINITY : (scores[j] + total_of(total)) * scale;
-        best = std::max(best, scores[j]);
-    }
-    for (; j < up(keys, LANES); ++j) scores[j] = -INFINITY;
+    for (long j = 0; p.hidden && j < keys; ++j) scores[j] = p.hidden[j] ? -INFINITY : scores[j];
+    for (long j = keys; j < up(keys, LANES); ++j) scores[j] = -INFINITY;
+    vec greatest = all(-INFINITY);
+    for (long j = 0; j < keys; j += LANES) greatest = where(load(scores + j) > greatest, load(scores + j), greatest);
+    const float best = largest(greatest);
     vec whole = {};
-    for (j = 0; j < keys; j += LANES) {
+    for (long j = 0; j < keys; j += LANES) {
         const vec difference = load(scores + j) - best;
         const vec share = exp2_nonpositive(where(difference < -200.0f, all(-200.0f), difference));
         store(scores + j, share);
@@ -139,9 +152,12 @@ void attend(const Pass& p, const Layer& layer, long row, long n, const float* qu
     }
     const float inverse = 1.0f / sum(whole);
     for (long h = 0; h < head; h += LANES) {
-        vec total = {};
-        for (j = 0; j < keys; ++j) total += scores[j] * load(v + j * head + h);
-        store(out + h, total * inverse);
+        vec totals[4] = {};  // several, as each addition waits for the one before
+        long j = 0;
+        for (; j + 4 <= keys; j += 4)
+            for (int one = 0; one < 4; ++one) totals[one] += scores[j + one] * load(v + (j + one) * head + h);
+        for (; j < keys; ++j) totals[0] += scores[j] * load(v + j * head + h);
+        store(out + h, (totals[0] + totals[1] + totals[2] + totals[3]) * inverse);
     }
 }
 
@@ -172,9 +188,11 @@ void decode(const Layer* layers, const Pass* pass) {
         const Layer& layer = layers[number];
         project(p.rows, p.x, layer.qkv, nullptr, qkv, p.width, 3 * all_heads, p.threads);
         for (long row = 0; row + 1 < p.rows; ++row)
-            for (long n = 0; n < 2 * p.heads; ++n)
-                std::memcpy(layer.kept + (n * p.kept_slots + p.slots[row]) * p.head,
-                            qkv + (row * 3 + 1) * all_heads + n * p.head, p.head * sizeof(float));
+            for (long n = 0; n < p.heads; ++n) {
+                const float *k = qkv + (row * 3 + 1) * all_heads + n * p.head, *v = k + all_heads;
+                for (long h = 0; h < p.head; ++h) layer.keys[(n * p.head + h) * p.kept_slots + p.slots[row]] = k[h];
+                std::memcpy(layer.values + (n * p.kept_slots + p.slots[row]) * p.head, v, p.head * sizeof(float));
+            }
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (long one = 0; one < p.rows * p.heads; ++one) {
             const long row = one / p.heads, n = one % p.heads;

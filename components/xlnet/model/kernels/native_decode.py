@@ -17,7 +17,7 @@ WIDEST_HEAD = 1024
 MOST_ROWS = 3
 LAYER = (
     *("qkv", "o", "r", "biases", "norm", "norm_bias"),
-    *("first", "first_bias", "second", "second_bias", "last_norm", "last_norm_bias", "kept"),
+    *("first", "first_bias", "second", "second_bias", "last_norm", "last_norm_bias", "keys", "values"),
 )
 
 
@@ -61,7 +61,7 @@ class Passes:
         self._tensors = [[one.detach().contiguous() for one in layer] for layer in layers]
         self._table_VD, self._bias_V = table_VD.detach().contiguous(), bias_V.detach().contiguous()
         first = self._tensors[0]
-        _, heads, slots, head = first[-1].shape
+        heads, slots, head = first[-1].shape
         vocabulary, width = table_VD.shape
         inner, distances = len(first[6]), first[2].shape[-1]
         structures = [_Layer(*(one.data_ptr() for one in layer)) for layer in self._tensors]
