@@ -10,7 +10,7 @@ from xlnet.errors import UserError
 
 GCS = "gs://"
 S3 = "s3://"
-MINIO = "minio://"  # S3 inside a Kubeflow Pipelines installation, as that writes its own addresses
+MINIO = "minio://"  # S3 inside a Kubeflow Pipelines installation, which writes its addresses so
 SCHEMES = (GCS, S3, MINIO)
 EXAMPLES = "gs://BUCKET/OBJECT, s3://BUCKET/OBJECT or minio://BUCKET/OBJECT"
 _MOUNTS = {GCS: "XLNET_GCS_MOUNT", S3: "XLNET_S3_MOUNT", MINIO: "XLNET_MINIO_MOUNT"}
@@ -67,7 +67,7 @@ def mount(of: str = GCS) -> Path:
 
 
 def address(path: str | Path) -> str:
-    """Return a path's name for other machines: the object's address if it is below a mount, else the absolute path."""
+    """Return the address of the object that a path below a mount stands for; for other paths, the absolute path."""
     absolute = Path(path).absolute()
     for one in SCHEMES:
         if absolute.is_relative_to(mount(one)):
@@ -80,13 +80,13 @@ def mounted(uri: str) -> Path | None:
     bucket, name = split(uri)
     try:
         path = inside(mount(scheme(uri)), f"{bucket}/{name}" if name else bucket)
-    except UserError:  # no file's name: it can be read as an object alone
+    except UserError:  # no file can have this name; only the bucket can be read
         return None
     return path if path.exists() else None
 
 
 def inside(root: Path, name: str) -> Path:
-    """Return the file below a directory that an object's name stands for.
+    """Return the path of the file for an object's name, below a directory.
 
     Raises:
         UserError: the name leads out of the directory, or a file system would read it as another name.

@@ -1,4 +1,4 @@
-"""Divides rows into batches, and packs a batch's texts.
+"""Divides rows into batches, and packs each batch's texts.
 
 A packed batch has no padding: the tokens of its texts follow each other. The plan of an epoch depends only on the
 lengths, the token budget, the seed and the epoch. It holds every row exactly once and is known before the first step,
@@ -87,8 +87,8 @@ class Batch:
     lengths_S: np.ndarray  # int64: tokens per text
     labels_S: np.ndarray  # int64 or float32
     index_S: np.ndarray  # int64: positions within the split
-    weights_S: np.ndarray  # float32: 1 for texts that count, 0 for one that only keeps a device busy
-    first_token: int = 0  # of the update's tokens, where this is a part of them
+    weights_S: np.ndarray  # float32: 1 for texts that count, 0 for one that only fills an empty part
+    first_token: int = 0  # number of this part's first token within the update
     first_text: int = 0
 
     @property
@@ -124,7 +124,7 @@ def epoch_plan(lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) ->
 
 
 def spread(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Order a batch's rows so that both halves have about equally many tokens, and so have the halves of each half.
+    """Order a batch's rows so that both halves have about equally many tokens, and the same holds within each half.
 
     So each of several devices can take a contiguous part, and the order does not depend on the number of devices.
     """
@@ -137,7 +137,7 @@ def spread(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def cut_evenly(lengths: np.ndarray, parts: int) -> list[slice]:
-    """Cut texts, in this order, into parts with about equally many tokens; of few texts, some parts are empty."""
+    """Cut texts, in this order, into parts with about equally many tokens; parts may be empty."""
     ends = np.cumsum(lengths)
     total = int(ends[-1])
     middles = ends - lengths / 2  # a text belongs to the run that holds its middle
@@ -271,7 +271,7 @@ def collate(split: Rows, rows: np.ndarray, part: slice = slice(None)) -> Batch:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Texts left-padded to one length: B rows of L tokens, of which the last ones may be no texts at all."""
+    """Texts left-padded to one length: B rows of L tokens. The last rows may only fill the shape."""
 
     input_ids_BL: np.ndarray  # int64
     segment_ids_BL: np.ndarray  # int32: as in Batch; 3 padding
@@ -279,8 +279,8 @@ class PaddedBatch:
     labels_B: np.ndarray  # int64 or float32
     index_B: np.ndarray  # int64: positions within the split, of texts only
     weights_B: np.ndarray  # float32: 1 for texts, 0 for rows that only fill the shape
-    tokens: int  # of texts
-    first_text: int = 0  # of the update's, where this is a part of them
+    tokens: int  # without padding
+    first_text: int = 0  # number of this part's first text within the update
 
 
 def collate_padded(split: Rows, rows: np.ndarray, part: slice, length: int, pad_id: int) -> PaddedBatch:
@@ -306,7 +306,7 @@ def collate_padded(split: Rows, rows: np.ndarray, part: slice, length: int, pad_
 
 
 def evaluation_batches(split: Rows, batch_tokens: int) -> Iterator[Batch]:
-    """Every row once, sorted by length."""
+    """Yield batches that hold every row once, sorted by length."""
     order = np.argsort(split.lengths, kind="stable")
     for rows in cut_by_tokens(order, split.lengths, batch_tokens):
         yield collate(split, rows)

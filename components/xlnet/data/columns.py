@@ -13,8 +13,8 @@ from xlnet.errors import UserError
 from xlnet.recipe import Column, DataRecipe
 
 UNKNOWN = "?"  # label of a text to predict
-PROBED = 200  # rows looked at to tell a header
-MOST_LABELS = 1000  # kept to tell rows glued together by a quotation
+PROBED = 200  # rows that are read to recognise a header
+MOST_LABELS = 1000  # labels that are kept to recognise rows that a quotation glued together
 LABEL_NAMES = {"label", "labels", "class", "sentiment", "target", "score", "y", "category", "stars", "rating"}
 TEXT_NAMES = {"text", "sentence", "sentence1", "review", "comment", "content", "message", "question", "tweet", "body"}
 _NAME = re.compile(r"[^\W\d][\w .-]*")
@@ -65,7 +65,7 @@ class Columns:
         self.keys: dict[str, Any] = {use: key for use, key in keys.items() if key is not None}
         self.optional: dict[str, Any] = dict(optional or {})
         self.width: int | None = None  # columns that each record has to have; None: names, not positions
-        self.header: list[str] | None = None  # of rows with labels; where it stands again, files were joined
+        self.header: list[str] | None = None  # if the file has labels; a repeated header means that files were joined
         self.seen: set[str] = set()
 
     def named(self, names: Sequence[str]) -> list[str]:
@@ -141,7 +141,7 @@ class Columns:
         return headers.completed(first, ahead, self.source, self.tell), ahead, records
 
     def row(self, record: Any) -> Row | Reject:
-        """Turn a record into an example, or into a reject that says why it is none."""
+        """Turn a record into an example, or into a reject that says why it cannot be used."""
         fields, keys, line = record.fields, self.keys, record.line
         if record.reason:
             return Reject(line, record.reason)

@@ -1,6 +1,6 @@
-"""The corpus of the step before a training: a dataset of documents beside the training's own, with its tokenizer.
+"""The corpus of the pretrain step: a dataset of documents, with the tokenizer of the dataset to train on.
 
-Documents are those of files of text, or the texts that the training learns from, never those of validation or test.
+Its documents are files of text or the train rows' texts, never those of validation or test rows.
 """
 
 import itertools
@@ -35,7 +35,7 @@ from xlnet.recipe import OWN_ROWS, DataRecipe, Recipe
 from xlnet.recipe.checks import BEFORE_TRAINING, segment_length
 
 CHARACTERS_PER_TOKEN = 4
-VALIDATION_SHARE = 10  # one document in so many is held back
+VALIDATION_SHARE = 10  # one document in so many goes to the validation split
 SPLITS = ("train", "validation")
 READING = (  # fields of data that say how a corpus is read, too
     "text",
@@ -53,13 +53,13 @@ Documents = Iterator[tuple[Row | Reject, int]]  # each with the index of its fil
 
 
 def write(dataset: str, given: Recipe, data: DataRecipe, pretrained: str, directory: Path) -> None:
-    """Write the dataset that a corpus becomes.
+    """Write a corpus as a dataset.
 
     Args:
-        dataset: directory of the training's dataset artifact.
-        given: its ``pretraining.corpus`` says what the corpus is.
+        dataset: directory of the dataset artifact to train on.
+        given: the recipe; ``pretraining.corpus`` names the corpus.
         data: how the corpus is read.
-        pretrained: digest of what the snapshot found beside the dataset's input; empty: whatever there is.
+        pretrained: digest of corpus and pretrained weights in the snapshot; empty accepts any.
         directory: an empty directory.
 
     Raises:
@@ -146,7 +146,7 @@ def _documents(own: Dataset, given: Recipe, data: DataRecipe, files: list[Source
 
 
 def _nodes(files: list[SourceFile], started: str) -> list[dict[str, Any]]:
-    """Return the lineage of the corpus's files: their snapshot; nothing if there are none."""
+    """Return the lineage of the corpus's files as one snapshot; an empty list if there are no files."""
     if not files:
         return []
     facts = [file.facts() for file in files]
@@ -186,20 +186,20 @@ def _refuse_short(tokens: list[int], length: int) -> None:
 
 
 def reading(recipe: Recipe) -> DataRecipe:
-    """Return how the files of a run's corpus are read: as its data, but without labels."""
+    """Return the settings that read the files of a run's corpus: those of its data, but without labels."""
     own = {name: getattr(recipe.data, name) for name in READING}
     return Recipe().replace(data={**own, "task": "pretrain", "max_length": segment_length(recipe)}).data
 
 
 def first_documents(source: Source, data: DataRecipe, limit: int = 0) -> Iterator[Row | Reject]:
-    """Read a file of a corpus, or its first documents; a plain text has no pairs."""
+    """Read a file of a corpus, or its first ``limit`` documents; plain text has no pairs."""
     is_text = file_format(source, data) == "text"
     rows = rows_of(source, replace(data, text_pair=None) if is_text else data, warn)
     return itertools.islice(rows, limit or None)
 
 
 def recipe_of(given: Recipe, dataset: str) -> Recipe:
-    """Return the recipe of the step before a training: how its corpus is read, and its own budget.
+    """Return the recipe of a pretrain step: how its corpus is read, and how long it trains.
 
     Args:
         given: with the sections ``model`` and ``pretraining`` of the run's recipe.

@@ -1,4 +1,4 @@
-"""Splits CSV lines into records of bounded size: a wrong quotation costs the line that opens it, and no other.
+"""Splits CSV lines into records of bounded size. A wrong quotation rejects only the line that opens it.
 
 A quotation that is never closed would swallow the rest of a file, and one that closes in a later row the rows between.
 So where the parser fails, only the first line is rejected, and reading goes on with the line below it. A record that

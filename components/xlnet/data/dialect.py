@@ -16,8 +16,8 @@ from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe
 
 PROBED, PROBED_CHARACTERS = 200, 1 << 20  # lines that a guess is made from
-MOST_TITLES = 5  # lines above the rows, such as the title of a table, that need not hold the delimiter
-CUT_SHORT = 20  # lines of a last record that may go on below the lines probed
+MOST_TITLES = 5  # lines above the rows, such as a table's title, that may lack the delimiter
+CUT_SHORT = 20  # the last record may go on below the probed lines if it has at most so many lines
 COMMON = ",;\t|"
 NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 

@@ -17,8 +17,8 @@ UTF_8 = "utf-8-sig"  # with or without a mark
 MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
 MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 FEWEST = 5  # lines that a guess is made from
-UNSURE = 0.1  # the detector's coherence, 0 to 1, up to which it took Japanese for Chinese in trials
-# What files are saved in, the commonest first: of two that read a file equally well, that one is taken.
+UNSURE = 0.1  # up to this coherence, of 0 to 1, the detector mistook Japanese for Chinese in trials
+# Candidates, the most common first: of two that fit a file equally well, the first is taken.
 USUAL = ["cp1252", "cp1251", "koi8_r", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1250", "cp1253", "cp1254"]
 EAST_ASIAN = ["gb18030", "big5", "cp932", "euc_jp", "cp949"]
 USUAL += ["cp1255", "cp1256", "iso8859_2"]

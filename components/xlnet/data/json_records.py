@@ -13,7 +13,7 @@ from xlnet.data.values import BadValue, check_text, shown
 from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe
 
-MOST_DIGITS = 4300  # of a whole number that int() reads
+MOST_DIGITS = 4300  # int() reads no longer number
 CHUNK = 1 << 16  # characters
 RECORDS = "write one object a line, in pandas with to_json('rows.jsonl', orient='records', lines=True)"
 _SPACES = " \t\r\n"
@@ -43,7 +43,7 @@ def of_lines(lines: Iterator[Line], wanted: set[Any], blank: bool) -> Iterator[O
     Args:
         lines: of the file.
         wanted: fields that an object may name once only.
-        blank: whether a blank line is a reject; otherwise it is nothing.
+        blank: whether a blank line is a reject; otherwise it is skipped.
     """
     for line in lines:
         if line.reason:

@@ -7,7 +7,7 @@ from xlnet.data import objects
 from xlnet.data.addresses import Stored
 from xlnet.errors import CorruptArtifact
 
-FIRST = 256 << 10  # bytes of the first range: enough for the first rows, which is all that some want
+FIRST = 256 << 10  # bytes of the first range: enough for the first rows, and some readers need no more
 MOST = 16 << 20
 
 
@@ -17,9 +17,9 @@ class ObjectStream(io.RawIOBase):
     If it is read in sequence to its end, its bytes are compared with its checksum. A broken connection is opened again.
 
     Raises while reading:
-        UserError: it is gone, or no access.
+        UserError: the object is gone, or access is denied.
         RunError: the bucket goes on failing.
-        CorruptArtifact: its bytes arrived other than the bucket says.
+        CorruptArtifact: the bytes that arrived do not have the bucket's checksum.
     """
 
     def __init__(self, stored: Stored) -> None:

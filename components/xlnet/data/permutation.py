@@ -1,8 +1,8 @@
 """The permutation objective: which tokens of a segment are predicted, and in which order.
 
 Source: Yang et al. 2019 (XLNet), sections 2.2 and 2.3 and the released code. Only one token in K is predicted. Targets
-are spans of one to five whole words, each amid K times as much context. A segment has two parts, of which the first
-becomes memory: each is permuted on its own, and the first sees nothing of the second.
+are spans of one to five whole words, each within K times as much context. A segment has two parts, and the first
+becomes memory. Each part is permuted on its own, and the first part sees nothing of the second.
 
 Shapes: L tokens of a segment, P predicted places.
 """
@@ -25,7 +25,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class SegmentBatch:
-    """Segments with their targets: missing tokens and targets at the end are padding."""
+    """Segments with their targets, padded at the end to equally many tokens and targets."""
 
     input_ids_BL: np.ndarray  # int64
     segment_ids_BL: np.ndarray  # int32: 0 reused and A, 1 B, 2 <cls>
@@ -36,11 +36,11 @@ class SegmentBatch:
     is_first: bool  # nothing comes before these segments: memory is empty
     tokens: int
     first_text: int = 0
-    backward: bool = False  # the tokens stand in reverse, and distances change their sign
+    backward: bool = False  # the tokens are reversed, and distances change their sign
 
 
 def starts_word(piece: str) -> bool:
-    """Whether a piece begins a word: it has the sign for a space, is punctuation, or has a meaning of its own."""
+    """Whether a piece begins a word: it begins with the mark of a space, or it is punctuation or a special token."""
     return piece.startswith(("▁", "<")) or piece in PUNCTUATION
 
 
@@ -60,7 +60,7 @@ def choose(
         parts: tokens of each part; they add up to L.
         one_in: K.
         generator: where the random numbers come from.
-        backward: whether the tokens stand in reverse, so that words end where they otherwise begin.
+        backward: whether the tokens are reversed, so that words end where they otherwise begin.
 
     Returns:
         The targets. Tokens that are not predicted see each other, whatever the order, and no target.

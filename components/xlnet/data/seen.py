@@ -1,7 +1,7 @@
 """Records which rows a model has seen, as hashes of its train and validation rows, stored beside the model.
 
-The file is Parquet and holds sorted hashes as differences. So many bits are kept that one unseen row in 16 million is
-taken for a seen one. Ten million rows take about 34 MB.
+The file is Parquet and holds the differences of sorted hashes. Hashes are so long that one unseen row in 16 million is
+mistaken for a seen one. Ten million rows take about 34 MB.
 """
 
 import hashlib
@@ -73,7 +73,7 @@ class Seen:
 
 
 def read(artifact: str | Path) -> Seen | None:
-    """Read the rows seen from an artifact at a path or ``gs://`` address; None if it has none or is out of reach."""
+    """Read the seen rows of an artifact at a path or address; None if it records none or cannot be reached."""
     address = str(artifact)
     try:
         if address.startswith(objects.GCS):
@@ -84,7 +84,7 @@ def read(artifact: str | Path) -> Seen | None:
 
 
 def merge(path: Path, artifacts: Iterable[str | Path]) -> None:
-    """Write the rows that any of these artifacts has seen: of a dataset, and of a model that training began from."""
+    """Write the union of the rows that these artifacts have seen, such as a dataset and pretrained weights."""
     found = [one for artifact in artifacts if (one := read(artifact)) is not None]
     if found:
         bits = min(one.bits for one in found)

@@ -1,9 +1,9 @@
-"""Segments of a corpus for pretraining: what an update sees, as a function of (seed, epoch, place) alone.
+"""Divides a corpus into segments for pretraining. Each depends only on the seed, the epoch and its place.
 
-A split's documents are one row of tokens, which is cut into stretches of ``step`` tokens. A segment is
-``reused A <sep> B <sep> <cls>``: a stretch, and a look ahead at the ones after it. Without memory nothing is reused,
-and stretches are in another order in each epoch. With memory, an update continues the segments of the update before,
-and half of its texts read the row from its end, with all tokens in reverse: what they remember comes after them.
+The documents of a split form one row of tokens, which is cut into stretches of ``step`` tokens. A segment is
+``reused A <sep> B <sep> <cls>``: a stretch, and tokens of the ones after it. Without memory no token is reused, and
+each epoch shuffles the stretches. With memory, an update continues the segments of the update before. Half of its
+texts then read the row from its end, with all tokens reversed, so their memory holds what comes later in the text.
 
 Source: Yang et al. 2019 (XLNet), sections 2.4, 2.5 and 3.1, and the released code: A ends where a document does, if
 one ends there; B follows A, or comes from elsewhere in the split, each with probability one half.
@@ -28,7 +28,7 @@ from xlnet.recipe import Recipe
 
 SPECIAL = 3  # <sep>, <sep>, <cls>
 NEVER = 2**30  # the order of padding, see xlnet.model.streams
-EVALUATION = 2**31  # in place of an epoch: targets that are the same at every evaluation
+EVALUATION = 2**31  # replaces the epoch, so that targets are the same at every evaluation
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CorpusSegments:
         length: L.
         reuse: tokens of each segment that become memory; 0: there is no memory.
         one_in: one token in so many is predicted.
-        seed: of targets, orders and shuffling.
+        seed: seed of targets, orders and shuffling.
         special: token ids of ``sep``, ``cls`` and ``pad``.
         starts_V: for each token, whether it begins a word.
         bidirectional: whether half of an update with memory reads backwards.
@@ -109,7 +109,7 @@ class CorpusSegments:
         return _Runs(backward, count, run), _Runs(count - backward, count, run)
 
     def share(self, split: Rows, rows: np.ndarray, budget: Budget) -> Share:
-        """One rank's share of an update's segments; its ``texts`` are predicted tokens."""
+        """Return one rank's share of an update's segments; its ``texts`` counts predicted tokens."""
         count = self.stretches(split.lengths)
         epoch, stretches, backward = int(rows[0] // (2 * count)), rows % count, rows // count % 2 == 1
         ahead, _ = self._runs(count, self.at_once(split.lengths, budget.batch_tokens), epoch)
@@ -126,7 +126,7 @@ class CorpusSegments:
         return Share(tuple(batches), predicted, tokens)
 
     def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[SegmentBatch]:
-        """Every stretch once, forward, with targets that are the same each time."""
+        """Yield every stretch once, forward, with the same targets at every evaluation."""
         count = self.stretches(split.lengths)
         if self.reuse:
             texts = self.at_once(split.lengths, batch_tokens)
@@ -184,7 +184,7 @@ class CorpusSegments:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Neighbouring stretches that are read together: ``first`` to ``end - 1`` in runs of so many."""
+    """The stretches ``first`` to ``end - 1``, in runs of ``run`` neighbours; each text of an update reads one run."""
 
     first: int
     end: int
@@ -217,7 +217,7 @@ def _divided(whole: SegmentBatch, budget: Budget, length: int) -> list[SegmentBa
 
 
 def _cut_point(ends: np.ndarray, begin: int, length: int, generator: np.random.Generator) -> int:
-    """Draw where A ends in so many tokens: at a document's end if there is one, else anywhere."""
+    """Draw where A ends within ``length`` tokens: at a document's end if there is one, else anywhere."""
     if length < 2:
         return length
     inside = ends[np.searchsorted(ends, begin, "right") : np.searchsorted(ends, begin + length)] - begin
@@ -232,7 +232,7 @@ def _rectangle(rows: tuple[np.ndarray, ...], width: int, fill: int, kind: type) 
 
 
 def _cut(whole: SegmentBatch, part: slice) -> SegmentBatch:
-    """Return some of a batch's segments; none become the first one with weight 0."""
+    """Return some of a batch's segments. An empty part becomes the first segment with weight 0."""
     count = len(whole.index_B)
     weight = 1.0 if part.start < count else 0.0
     part = part if weight else slice(0, 1)

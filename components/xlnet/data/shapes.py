@@ -26,8 +26,8 @@ from xlnet.data.batches import (
 )
 from xlnet.data.dataset import Dataset
 
-BUCKETS = 4  # shapes that are compiled, each once for training and once for evaluation
-GRAIN = 16  # their lengths are multiples of it
+BUCKETS = 4  # number of shapes; each is compiled for training and for evaluation
+GRAIN = 16  # lengths are multiples of this
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Padded:
         return Share(tuple(batches), len(rows), int(lengths.sum()))
 
     def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[Batch | PaddedBatch]:
-        """By bucket: one shape for each."""
+        """Yield the batches of one bucket after the other; a bucket's batches have one shape."""
         bucket = np.searchsorted(self.buckets, split.lengths)
         for number, length in enumerate(self.buckets):
             rows, count = np.flatnonzero(bucket == number), self._filled(bucket_rows(length, batch_tokens))

@@ -1,7 +1,7 @@
 """Takes the snapshot: identifies the bytes that a run starts from.
 
-Caches key on strings, so the bytes behind a path must become one: the digest of the snapshot is a
-parameter of every later step. It is taken anew in every run.
+Cache keys are made of strings, so a string must stand for the bytes behind a path: the snapshot's digest, a parameter
+of every later step. Every run takes a new snapshot.
 """
 
 import itertools
@@ -47,7 +47,7 @@ class Snapshot:
     """All input objects of a run."""
 
     files: tuple[SourceFile, ...]
-    remarks: tuple[str, ...] = ()  # what was found and left out, or is there twice
+    remarks: tuple[str, ...] = ()  # files that were left out or that occur twice
 
     @property
     def digest(self) -> str:

@@ -24,9 +24,9 @@ from xlnet.errors import UserError
 from xlnet.recipe import DataRecipe
 
 MAX_CLASSES = 1000
-MANY_CLASSES = 0.5  # classes per row beyond which a label column holds something else
+MANY_CLASSES = 0.5  # with more classes per row, the label column holds something else
 SHOWN_REJECTS = 3
-# What may be wrong with the recipe where rows are rejected for such a reason.
+# What may be wrong with the recipe if rows are rejected for this reason.
 REMEDIES = {
     "not UTF-8": "set data.encoding (such as cp1252), ",
     "not a JSON object": 'write each row as an object, such as {"text": "a film", "label": "good"}, ',

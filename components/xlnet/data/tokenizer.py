@@ -78,7 +78,7 @@ class Tokenizer:
         return ids
 
     def difference(self, other: "Tokenizer") -> str:
-        """Describe in one clause for what another tokenizer gives other ids; empty if no difference was found."""
+        """Describe in one clause where another tokenizer's ids differ; empty if no difference was found."""
         ours, theirs = self._rust.get_vocab(), other._rust.get_vocab()
         for piece, token in sorted(ours.items(), key=lambda one: one[1]):
             if theirs.get(piece) != token:
@@ -126,7 +126,7 @@ class Tokenizer:
         return Encoded(rows, [len(row) for row in rows], [False] * len(rows))
 
     def encode_part(self, text: str, mid_word: bool = False) -> list[int]:
-        """All token ids of a part of a text, without special tokens.
+        """Return all token ids of a part of a text, without special tokens.
 
         Args:
             text: the part.
@@ -146,13 +146,13 @@ class Tokenizer:
 
     @cached_property
     def all_special_ids(self) -> frozenset[int]:
-        """Of every token that stands for no text, ``<unk>`` included."""
+        """The ids of all tokens that stand for no text, including ``<unk>``."""
         known = {token for token, one in self._rust.get_added_tokens_decoder().items() if one.special}
         return frozenset(known | set(self.special_ids.values()))
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """Of the tokens that end a text: ``<eod>`` and ``</s>``."""
+        """The ids of the tokens that end a text: ``<eod>`` and ``</s>``."""
         found = {self._rust.token_to_id(name) for name in ("<eod>", "</s>")}
         return frozenset({self.end_id, *(one for one in found if one is not None)})
 

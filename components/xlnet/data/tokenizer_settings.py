@@ -1,4 +1,4 @@
-"""What a model's directory says about its tokenizer beside the vocabulary: ``tokenizer_config.json``, read as meant."""
+"""Reads ``tokenizer_config.json``: what a model's directory says about its tokenizer beside the vocabulary."""
 
 import json
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class TokenizerSettings:
 
 
 def read_settings(directory: Path) -> TokenizerSettings:
-    """The settings of a directory in Hugging Face's layout; the usual ones where it says nothing.
+    """Return the settings of a directory in Hugging Face's layout, with defaults for what it does not set.
 
     Raises:
         UserError: a file is there and cannot be read.

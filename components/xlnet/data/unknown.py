@@ -1,4 +1,4 @@
-"""Measures how much of the text the vocabulary does not know, because a model learns nothing from ``<unk>``."""
+"""Measures the share of text that the vocabulary does not know: a model learns nothing from ``<unk>``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,9 +8,9 @@ A value comes in as a file format, a request or a command line gave it, and goes
   seen (spaces, zero-width characters, a byte order mark).
 - A class is a string without its surrounding spaces, zero-width characters and byte order marks; a whole number,
   digit by digit, however long; a finite fraction as Python writes it; ``true`` or ``false``. Bytes, lists, objects,
-  dates, NaN and infinity are none. Strings stay as written: ``nan`` is a language to some, and `xlnet.data.classes`
+  dates, NaN and infinity are refused. Strings stay as written: ``nan`` is a language to some, and `xlnet.data.classes`
   warns of what looks alike.
-- The value of a regression is a number, or a string of one, that float32 holds; a boolean is none.
+- The value of a regression is a number that float32 holds, or a string of one; a boolean is refused.
 - An id is a string, number, boolean, date, time or UUID; null, NaN and a blank string are no id, which is allowed.
 
 Reasons read ``kind`` or ``kind: what was given``, in one line of characters that every terminal and file can take.

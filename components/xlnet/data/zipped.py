@@ -9,7 +9,7 @@ from xlnet.errors import RunError, UserError
 
 SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # the second one of an empty archive
 NAMED = 5  # files that a message names
-MOST_TIMES, FREE = 200, 1 << 30  # how far a file may unpack, and bytes up to which it may in any case
+MOST_TIMES, FREE = 200, 1 << 30  # a file may unpack to so many times its size, and to so many bytes in any case
 
 
 def member(raw: IO[bytes], uri: str) -> tuple[str, IO[bytes]]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe
 
-ENOUGH = 1_000_000  # tokens to see in all; fewer left validation climbing on every small set that was tried
+ENOUGH = 1_000_000  # tokens to train on in all; with fewer, validation still improved on every small set tried
 FEWEST, MOST = 5.0, 10.0  # epochs over a small set
 FEWEST_LINEAR = 3.0  # if the weights start from a linear model; a large set then gets FEWEST_LARGE
-LARGE, LARGE_ENOUGH, FEWEST_LARGE = 2_000_000, 10_000_000, 2.0  # tokens of a large set, and what to see of it
+LARGE, LARGE_ENOUGH, FEWEST_LARGE = 2_000_000, 10_000_000, 2.0  # tokens of a large set, to train on, and epochs
 BATCH, SMALLEST_BATCH, LARGEST_BATCH = 1024, 256, 8192  # tokens of an update
 FEWEST_UPDATES, MOST_UPDATES = 300, 12_000
 WARMUP, LONGEST_WARMUP = 0.1, 500  # share of the updates, and updates
@@ -47,11 +47,11 @@ def decide(recipe: Recipe, size: Size) -> Recipe:
     pretrains = recipe.data.task == "pretrain"
     smallest = BATCH if pretrains else 1  # only one token in six is predicted: fewer would be too noisy
     small = bool(recipe.model.pretrained) and 0 < size.width < PUBLISHED_WIDTH
-    # What was pretrained here, for minutes and with a small network, is far from what was published: it moves freely.
+    # Small networks that were pretrained for minutes may change more than published ones.
     start = replace(recipe.model, pretrained="") if small else recipe.model
     training, model = _training(recipe, start, size, smallest), _model(recipe.model)
     if pretrains or recipe.data.text_pair is not None:
-        training["token_dropout"] = 0.0  # a hidden token of a pair no longer equals that of the other text
+        training["token_dropout"] = 0.0  # a hidden token would no longer equal its like in the other text
     chosen = {
         "model": {name: value for name, value in model.items() if getattr(recipe.model, name) == AUTO},
         "training": {name: value for name, value in training.items() if getattr(recipe.training, name) == AUTO},

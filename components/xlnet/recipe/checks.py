@@ -11,7 +11,7 @@ from xlnet.errors import UserError, nearest
 from xlnet.redaction import holds_secret, redacted
 
 NAME_LENGTH = 200
-SEGMENT = 128  # tokens of a segment before a training, unless the recipe says a number
+SEGMENT = 128  # tokens of a segment in the pretrain step, unless the recipe sets a number
 BEFORE_TRAINING = ("max_length", "epochs", "steps", "batch_tokens", "learning_rate", "max_minutes", "seed")
 SMALLEST_VOCABULARY = 64
 SMALLEST_REST = 5  # of a segment, beside what becomes memory: <sep>, <sep>, <cls>, and a token on each side
@@ -102,7 +102,7 @@ def check_together(recipe: Any) -> None:
 
 
 def check_whole(recipe: Any) -> None:
-    """Raise UserError if fields of a whole recipe, not of a step's part of one, mean nothing together."""
+    """Raise UserError if fields of a whole recipe contradict each other; a step's part of a recipe is not checked."""
     given = recipe.pretraining
     if recipe.data.task != "pretrain" and not given.corpus:
         odd = next((one.name for one in dataclasses.fields(given) if getattr(given, one.name) != one.default), "")
@@ -122,7 +122,7 @@ def check_whole(recipe: Any) -> None:
 
 
 def segment_length(recipe: Any) -> int:
-    """Return the tokens of a segment of the step before a training."""
+    """Return the number of tokens in a segment of the pretrain step."""
     return int(recipe.pretraining.max_length or min(SEGMENT, recipe.data.max_length))
 
 
@@ -179,7 +179,7 @@ def _check_dialect(data: Any) -> None:
 
 
 def _check_name(name: str) -> None:
-    """Refuse a registry's name that could not be typed as NAME:VERSION, or that some registry would take for a path."""
+    """Refuse a name that cannot be typed as NAME:VERSION, or that a registry would take for a path."""
     if not name or name in (".", "..") or any(c in "/:@" or c.isspace() or not c.isprintable() for c in name):
         raise UserError(f"registry.name is {name!r}; allowed: a name without spaces, '/', ':' and '@'")
     if len(name) > NAME_LENGTH:

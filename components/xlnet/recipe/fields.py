@@ -125,14 +125,14 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class PretrainingRecipe:
-    """The permutation objective, for ``data.task = "pretrain"``, or for a corpus to pretrain on before a training."""
+    """The permutation objective, for ``data.task = "pretrain"`` or for a pretrain step before the training."""
 
-    corpus: Paths = ()  # of a step before the training, "train": the training's own rows; empty: there is no such step
+    corpus: Paths = ()  # for a pretrain step before the training; "train": its train rows; empty: no such step
     one_in: int = _number(6, 1, 1000)  # one token in so many is predicted: K of the paper
     reuse_len: int = _number(0, 0, 65_536)  # tokens of each segment that become memory; 0: no memory
     mem_len: int = _number(0, 0, 65_536)  # most tokens that memory holds; 0: no memory
     bidirectional: bool = True  # with memory, half of each update reads the corpus backwards
-    # The others are of the step before a training; data.task = "pretrain" takes those of data and training.
+    # The next fields are for the pretrain step. With data.task = "pretrain", those of data and training count.
     max_length: int = _number(0, 0, 131_072)  # tokens of a segment; 0: 128, or data.max_length if that is less
     epochs: float = _auto(AUTO, 0.0)
     steps: int = _number(0, 0)  # updates; 0: as many as ``epochs`` needs
@@ -190,7 +190,7 @@ class Recipe:
 
     @property
     def pretrains(self) -> bool:
-        """Whether a step before the training pretrains its model."""
+        """Whether a pretrain step comes before the training."""
         return bool(self.pretraining.corpus)
 
     @property
