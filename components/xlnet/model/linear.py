@@ -4,6 +4,10 @@ On a CPU that is not Intel's, float32 products use oneDNN, which torch uses only
 AVX-512, oneDNN was measured to be 10 to 30 % faster than MKL, torch's default library. On an Intel Xeon with AVX-512,
 MKL was 11 to 38 % faster.
 
+Under bfloat16 autocast on a CPU, the weights are cast once per forward pass, for the backward pass too. A weight's
+gradient is a product whose left factor is transposed. oneDNN multiplies 1.6 to 2.5 times as fast if that factor is
+written out transposed first (measured on a Xeon with AMX).
+
 Shapes: T tokens, I inputs, O outputs.
 """
 
@@ -16,9 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xlnet.model.kernels import native, native_fused
+
 
 def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Compute ``x · weightᵀ + bias``: [T, O]."""
+    if _is_bfloat16_on_cpu(x_TI):
+        return _BFloat16.apply(x_TI, weight_OI, bias_O, True)
     if _is_for_onednn(x_TI):
         return _Linear.apply(x_TI, weight_OI, bias_O)
     return F.linear(x_TI, weight_OI, bias_O)
@@ -26,9 +34,44 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
 
 def project(x_TI: Tensor, weight_IO: Tensor) -> Tensor:
     """Compute ``x · weight``: [T, O]."""
+    if _is_bfloat16_on_cpu(x_TI):
+        return _BFloat16.apply(x_TI, weight_IO, None, False)
     if _is_for_onednn(x_TI):  # oneDNN takes a hundred times as long for strided weights
         return _Project.apply(x_TI, weight_IO.contiguous())
     return x_TI @ weight_IO
+
+
+def _is_bfloat16_on_cpu(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not native.obstacle("cpu", str(torch.bfloat16), native.LANES)
+    )
+
+
+class _BFloat16(torch.autograd.Function):
+    """A product in bfloat16; sums are float32 in the processor, and gradients of weights are float32 in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight: Tensor, bias_O: Tensor | None, outputs_first: bool) -> Tensor:
+        x_TI, weight = x_TI.bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(x_TI, weight)
+        ctx.has_bias, ctx.outputs_first = bias_O is not None, outputs_first
+        weight_IO = weight.t() if outputs_first else weight
+        return x_TI @ weight_IO if bias_O is None else torch.addmm(bias_O.bfloat16(), x_TI, weight_IO)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, weight = ctx.saved_tensors
+        grad_TO = grads[0].bfloat16().contiguous()
+        weight_OI = weight if ctx.outputs_first else weight.t()
+        grad_x_TI = grad_TO @ weight_OI if ctx.needs_input_grad[0] else None
+        if ctx.outputs_first:
+            grad_OT, grad_bias_O = native_fused.transpose(grad_TO, with_sums=ctx.has_bias)
+            return grad_x_TI, (grad_OT @ x_TI).float(), grad_bias_O, None
+        x_IT, _ = native_fused.transpose(x_TI)
+        return grad_x_TI, (x_IT @ grad_TO).float(), None, None
 
 
 def _is_for_onednn(x: Tensor) -> bool:

@@ -5,7 +5,8 @@
 // backward pass recomputes what it needs (after Dao 2023, FlashAttention-2). Scores by distance are the
 // product of the queries with the encodings of all distances; each query row reads it one column later.
 //
-// Everything is float32. All results are independent of the number of threads.
+// Everything is computed in float32; queries, keys, values, outputs and their gradients may be bfloat16 in memory (T).
+// All results are independent of the number of threads.
 //
 // Names: T tokens, N heads, H head width, R = 2 * longest distances. Sizes are in floats.
 
@@ -15,8 +16,10 @@
 
 namespace {
 
+template <class T>
 struct Problem {
-    const float *q, *k, *v, *r;                                  // [T, N, H] with token strides; r [R, N, H]
+    const T *q, *k, *v;                                          // [T, N, H] with token strides
+    const float* r;                                                                              // [R, N, H]
     const float *content_bias, *position_bias, *segment_bias;    // [N, H]; segment_bias may be null
     const float* segment_embed;                                  // [2, N, H]
     const int32_t* segments;                                     // [T]
@@ -34,7 +37,8 @@ struct Problem {
 };
 
 // The encodings of all distances for every head, as panels (for scores) and as rows (for gradients).
-void arrange_distances(const Problem& p, float* panels, float* rows) {
+template <class T>
+void arrange_distances(const Problem<T>& p, float* panels, float* rows) {
     const long columns = p.columns(), origin = p.origin();
 #pragma omp parallel for num_threads(p.threads)
     for (long n = 0; n < p.heads; ++n) {
@@ -51,19 +55,20 @@ void arrange_distances(const Problem& p, float* panels, float* rows) {
 }
 
 // What is computed once for one text and head, and used by all its blocks of queries.
+template <class T>
 struct Text {
-    const Problem& p;
+    const Problem<T>& p;
     const float *r_panels, *r_rows;
     long n, first, length;
     long padded, rows, band, band_row;    // length in whole vectors; rows of a block; scores by distance per row, and stride
     float factor;                         // 1 / sqrt(H), times log2(e): scores are powers of two
     float *k_panels, *by_key, *by_distance, *q_content, *q_position, *by_segment;
 
-    static long floats(const Problem& p) {
+    static long floats(const Problem<T>& p) {
         const long keys = up(p.longest, PANEL);
         return keys * p.width + ROWS * (2 * keys + ROWS + LANES) + 2 * ROWS * p.width + ROWS + 256;
     }
-    Text(const Problem& p, const float* r_panels, const float* r_rows, Scratch& scratch)
+    Text(const Problem<T>& p, const float* r_panels, const float* r_rows, Scratch& scratch)
         : p(p), r_panels(r_panels), r_rows(r_rows), factor(1.44269504f / std::sqrt(float(p.width))) {
         const long keys = up(p.longest, PANEL);
         k_panels = scratch.take(keys * p.width);
@@ -80,7 +85,7 @@ struct Text {
         rows = padded < ROWS ? padded : ROWS, band = padded + rows, band_row = band + LANES;
         to_panels(p.k + first * p.k_row + n * p.width, p.k_row, length, p.width, k_panels);
     }
-    const float* query(long i) const { return p.q + (first + i) * p.q_row + n * p.width; }
+    const T* query(long i) const { return p.q + (first + i) * p.q_row + n * p.width; }
     uint32_t noise_row(long i) const { return uint32_t((first + i) * p.heads + n); }
     // The column where row i of a block begins to read its scores by distance: one before that of row i - 1.
     float* distances(long i) const { return by_distance + i * band_row + rows - 1 - i; }
@@ -96,10 +101,11 @@ struct Text {
                 std::memset(content, 0, p.width * 4), std::memset(position, 0, p.width * 4);
                 continue;
             }
-            const float* q = query(block + i);
-            for (long h = 0; h < p.width; ++h) {
-                content[h] = (q[h] + p.content_bias[n * p.width + h]) * factor;
-                position[h] = (q[h] + p.position_bias[n * p.width + h]) * factor;
+            const T* q = query(block + i);
+            for (long h = 0; h < p.width; h += LANES) {
+                const vec v = load(q + h);
+                store(content + h, (v + load(p.content_bias + n * p.width + h)) * factor);
+                store(position + h, (v + load(p.position_bias + n * p.width + h)) * factor);
             }
             by_segment[i] = p.segment_bias ? segment_score(q) : 0.0f;
         }
@@ -111,12 +117,13 @@ struct Text {
         for (long i = 0; i < count; ++i) add_up(block + i, by_key + i * padded, distances(i), by_segment[i]);
     }
 
-    float segment_score(const float* q) const {
+    float segment_score(const T* q) const {
         const float* same = p.segment_embed + n * p.width;
         const float* other = same + p.heads * p.width;
-        float score = 0;
-        for (long h = 0; h < p.width; ++h) score += (q[h] + p.segment_bias[n * p.width + h]) * (other[h] - same[h]);
-        return score * factor;
+        vec scores{};
+        for (long h = 0; h < p.width; h += LANES)
+            scores += (load(q + h) + load(p.segment_bias + n * p.width + h)) * (load(other + h) - load(same + h));
+        return sum(scores) * factor;
     }
     // Segments of LANES keys differ from the query's; softmax ignores what is constant along a row, so
     // "same segment" is the zero of this term.
@@ -138,30 +145,23 @@ struct Text {
     }
 };
 
-}  // namespace
-
-extern "C" {
-
-// Lengths of the two arrays that attention_forward and attention_backward share, in floats, both the same.
-long distances_floats(const Problem* p) { return p->heads * p->columns() * p->width; }
-
 // out [T, N, H] and the logarithm (base 2) of each row's sum, log_sums [N, T].
-void attention_forward(const Problem* problem, float* r_panels, float* r_rows, float* out, float* log_sums) {
-    const Problem& p = *problem;
+template <class T>
+void forward(const Problem<T>& p, float* r_panels, float* r_rows, T* out, float* log_sums) {
     arrange_distances(p, r_panels, r_rows);
     const Noise noise = p.noise();
 #pragma omp parallel num_threads(p.threads)
     {
         const long keys = up(p.longest, PANEL);
-        Scratch scratch(Text::floats(p) + (keys + ROWS) * p.width + 64);
-        Text text(p, r_panels, r_rows, scratch);
+        Scratch scratch(Text<T>::floats(p) + (keys + ROWS) * p.width + 64);
+        Text<T> text(p, r_panels, r_rows, scratch);
         float* values = scratch.take(keys * p.width);
         float* attended = scratch.take(ROWS * p.width);
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p.texts * p.heads; ++task) {
             text.enter(task / p.heads, task % p.heads);
             for (long j = 0; j < text.length; ++j)
-                std::memcpy(values + j * p.width, p.v + (text.first + j) * p.v_row + text.n * p.width, p.width * 4);
+                copy_values(p.v + (text.first + j) * p.v_row + text.n * p.width, values + j * p.width, p.width);
             for (long block = 0; block < text.length; block += text.rows) {
                 const long count = text.length - block < text.rows ? text.length - block : text.rows;
                 text.scores(block, count);
@@ -190,8 +190,9 @@ void attention_forward(const Problem* problem, float* r_panels, float* r_rows, f
                 std::memset(attended, 0, rows * p.width * 4);
                 multiply_add(rows, text.length, p.width, text.by_key, text.padded, 1, values, attended);
                 for (long i = 0; i < count; ++i) {
-                    float* to = out + ((text.first + block + i) * p.heads + text.n) * p.width;
-                    for (long h = 0; h < p.width; ++h) to[h] = attended[i * p.width + h] * inverse[i];
+                    T* to = out + ((text.first + block + i) * p.heads + text.n) * p.width;
+                    for (long h = 0; h < p.width; h += LANES)
+                        store(to + h, load(attended + i * p.width + h) * inverse[i]);
                 }
             }
         }
@@ -202,18 +203,18 @@ void attention_forward(const Problem* problem, float* r_panels, float* r_rows, f
 // content, position, segment bias, and "another segment" (minus that is "same segment").
 // partial_r: [groups, N, columns, H] and partial_biases: [groups, N, 4, H], zeroed by the caller: texts are
 // divided among groups. Each group adds its texts in order, and then the groups are added in order.
-void attention_backward(const Problem* problem, const float* r_panels, const float* r_rows, const float* grad_out,
-                        const float* log_sums, float* grad_q, float* grad_k, float* grad_v, float* grad_r,
-                        float* grad_biases, long groups, float* partial_r, float* partial_biases) {
-    const Problem& p = *problem;
+template <class T>
+void backward(const Problem<T>& p, const float* r_panels, const float* r_rows, const T* grad_out, const float* log_sums,
+              T* grad_q, T* grad_k, T* grad_v, float* grad_r, float* grad_biases, long groups, float* partial_r,
+              float* partial_biases) {
     const Noise noise = p.noise();
     const long columns = p.columns(), model = p.heads * p.width, H = p.width;
     const float score_scale = 1.0f / std::sqrt(float(H)), ln2 = 0.69314718f;
 #pragma omp parallel num_threads(p.threads)
     {
         const long keys = up(p.longest, PANEL), key_rows = keys + TILE_ROWS;
-        Scratch scratch(Text::floats(p) + keys * H * 2 + 2 * key_rows * H + ROWS * keys + 3 * ROWS * H + 256);
-        Text text(p, r_panels, r_rows, scratch);
+        Scratch scratch(Text<T>::floats(p) + keys * H * 2 + 2 * key_rows * H + ROWS * keys + 3 * ROWS * H + 256);
+        Text<T> text(p, r_panels, r_rows, scratch);
         float* k_rows = scratch.take(keys * H);
         float* v_panels = scratch.take(keys * H);
         float* dk = scratch.take(key_rows * H);
@@ -231,7 +232,7 @@ void attention_backward(const Problem* problem, const float* r_panels, const flo
                 text.enter(s, n);
                 const long length = text.length, padded = text.padded, band = text.band, band_row = text.band_row;
                 for (long j = 0; j < length; ++j)
-                    std::memcpy(k_rows + j * H, p.k + (text.first + j) * p.k_row + n * H, H * 4);
+                    copy_values(p.k + (text.first + j) * p.k_row + n * H, k_rows + j * H, H);
                 to_panels(p.v + text.first * p.v_row + n * H, p.v_row, length, H, v_panels);
                 std::memset(dk, 0, key_rows * H * 4), std::memset(dv, 0, key_rows * H * 4);
                 for (long block = 0; block < length; block += text.rows) {
@@ -240,7 +241,7 @@ void attention_backward(const Problem* problem, const float* r_panels, const flo
                     text.scores(block, count);
                     std::memset(dout, 0, rows * H * 4);
                     for (long i = 0; i < count; ++i)
-                        std::memcpy(dout + i * H, grad_out + (text.first + block + i) * model + n * H, H * 4);
+                        copy_values(grad_out + (text.first + block + i) * model + n * H, dout + i * H, H);
                     multiply_panels(rows, H, dout, v_panels, 0, padded, dweights, padded);
                     for (long i = count; i < rows; ++i) {
                         std::memset(text.by_distance + i * band_row, 0, band_row * 4);
@@ -297,24 +298,29 @@ void attention_backward(const Problem* problem, const float* r_panels, const flo
                                  r_rows + (n * columns + near) * H, dq_position);
                     const float* same = p.segment_embed + n * H;
                     for (long i = 0; i < count; ++i) {
-                        const float *a = dq_content + i * H, *b = dq_position + i * H, *q = text.query(block + i);
-                        float* to = grad_q + (text.first + block + i) * p.q_row + n * H;
-                        for (long h = 0; h < H; ++h) {
-                            dbias[h] += a[h] * score_scale, dbias[H + h] += b[h] * score_scale;
-                            to[h] = (a[h] + b[h]) * score_scale;
-                        }
-                        if (!p.segment_bias) continue;
-                        for (long h = 0; h < H; ++h) {
-                            const float change = by_segment[i] * (same[model + h] - same[h]);
-                            to[h] += change, dbias[2 * H + h] += change;
-                            dbias[3 * H + h] += by_segment[i] * (q[h] + p.segment_bias[n * H + h]);
+                        const float *a = dq_content + i * H, *b = dq_position + i * H;
+                        const T* q = text.query(block + i);
+                        T* to = grad_q + (text.first + block + i) * p.q_row + n * H;
+                        for (long h = 0; h < H; h += LANES) {
+                            const vec content = load(a + h) * score_scale, position = load(b + h) * score_scale;
+                            store(dbias + h, load(dbias + h) + content);
+                            store(dbias + H + h, load(dbias + H + h) + position);
+                            vec whole = content + position;
+                            if (p.segment_bias) {
+                                const vec change = by_segment[i] * (load(same + model + h) - load(same + h));
+                                const vec asked = load(q + h) + load(p.segment_bias + n * H + h);
+                                whole += change;
+                                store(dbias + 2 * H + h, load(dbias + 2 * H + h) + change);
+                                store(dbias + 3 * H + h, load(dbias + 3 * H + h) + by_segment[i] * asked);
+                            }
+                            store(to + h, whole);
                         }
                     }
                 }
                 for (long j = 0; j < length; ++j) {
-                    float* to_k = grad_k + (text.first + j) * p.k_row + n * H;
-                    float* to_v = grad_v + (text.first + j) * p.v_row + n * H;
-                    for (long h = 0; h < H; ++h) to_k[h] = dk[j * H + h] * ln2, to_v[h] = dv[j * H + h];
+                    T* to_k = grad_k + (text.first + j) * p.k_row + n * H;
+                    for (long h = 0; h < H; h += LANES) store(to_k + h, load(dk + j * H + h) * ln2);
+                    copy_values(dv + j * H, grad_v + (text.first + j) * p.v_row + n * H, H);
                 }
             }
         }
@@ -338,6 +344,32 @@ void attention_backward(const Problem* problem, const float* r_panels, const flo
                     grad_biases[(kind * p.heads + n) * H + h] = total;
                 }
     }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Lengths of the two arrays that attention_forward and attention_backward share, in floats, both the same.
+long distances_floats(const Problem<float>* p) { return p->heads * p->columns() * p->width; }
+
+// Queries, keys, values, out and their gradients are bfloat16 if `halves`, else float32.
+void attention_forward(const void* problem, float* r_panels, float* r_rows, void* out, float* log_sums, int halves) {
+    if (halves)
+        forward(*(const Problem<bf16>*)problem, r_panels, r_rows, (bf16*)out, log_sums);
+    else
+        forward(*(const Problem<float>*)problem, r_panels, r_rows, (float*)out, log_sums);
+}
+
+void attention_backward(const void* problem, const float* r_panels, const float* r_rows, const void* grad_out,
+                        const float* log_sums, void* grad_q, void* grad_k, void* grad_v, float* grad_r,
+                        float* grad_biases, long groups, float* partial_r, float* partial_biases, int halves) {
+    if (halves)
+        backward(*(const Problem<bf16>*)problem, r_panels, r_rows, (const bf16*)grad_out, log_sums, (bf16*)grad_q,
+                 (bf16*)grad_k, (bf16*)grad_v, grad_r, grad_biases, groups, partial_r, partial_biases);
+    else
+        backward(*(const Problem<float>*)problem, r_panels, r_rows, (const float*)grad_out, log_sums, (float*)grad_q,
+                 (float*)grad_k, (float*)grad_v, grad_r, grad_biases, groups, partial_r, partial_biases);
 }
 
 }  // extern "C"

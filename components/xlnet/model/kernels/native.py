@@ -47,8 +47,15 @@ def attention(
 ) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`. It computes in float32 for every input type."""
     ids_T, bias_NH, embed_2NH = segments or (None, None, None)
-    tensors = (*floats(q_TNH, k_TNH, v_TNH, *positions), *floats(bias_NH, embed_2NH))
+    given = q_TNH, k_TNH, v_TNH
+    tokens = given if is_bfloat16(q_TNH) else floats(*given)
+    tensors = (*tokens, *floats(*positions, bias_NH, embed_2NH))
     return _Attention.apply(*tensors, ids_T, layout, dropout).to(q_TNH.dtype)
+
+
+def is_bfloat16(x: Tensor) -> bool:
+    """Whether the kernels read this tensor as bfloat16; they read all other types as float32."""
+    return x.dtype == torch.bfloat16
 
 
 def floats(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -94,10 +101,11 @@ class _Attention(torch.autograd.Function):
         library = build.library()
         library.distances_floats.restype = c_long
         size = library.distances_floats(ctypes.byref(problem))
-        r_panels, r_rows = q_TNH.new_empty(size), q_TNH.new_empty(size)
+        r_panels, r_rows = r_RNH.new_empty(size), r_RNH.new_empty(size)
         out_TNH = q_TNH.new_empty(q_TNH.shape)
-        log_sums_NT = q_TNH.new_empty(q_TNH.shape[1], q_TNH.shape[0])
-        library.attention_forward(ctypes.byref(problem), *pointers(r_panels, r_rows, out_TNH, log_sums_NT))
+        log_sums_NT = r_RNH.new_empty(q_TNH.shape[1], q_TNH.shape[0])
+        arguments = pointers(r_panels, r_rows, out_TNH, log_sums_NT)
+        library.attention_forward(ctypes.byref(problem), *arguments, c_int(is_bfloat16(q_TNH)))
         ctx.save_for_backward(*tensors, r_panels, r_rows, log_sums_NT)
         ctx.layout, ctx.dropout = layout, dropout
         return out_TNH
@@ -111,14 +119,15 @@ class _Attention(torch.autograd.Function):
         groups = min(GROUPS, problem.texts)
         grad_q, grad_k, grad_v = empty_gradients(q_TNH, k_TNH, v_TNH)
         grad_r, grad_biases_4NH = torch.empty_like(r_RNH), content_bias_NH.new_empty(4, heads, width)
-        partial_r = q_TNH.new_zeros(groups * r_rows.numel())
-        partial_biases = q_TNH.new_zeros(groups, heads, 4, width)
+        partial_r = r_RNH.new_zeros(groups * r_rows.numel())
+        partial_biases = r_RNH.new_zeros(groups, heads, 4, width)
         build.library().attention_backward(
             ctypes.byref(problem),
             *pointers(r_panels, r_rows, grads[0].contiguous(), log_sums_NT, grad_q, grad_k, grad_v, grad_r),
             *pointers(grad_biases_4NH),
             c_long(groups),
             *pointers(partial_r, partial_biases),
+            c_int(is_bfloat16(q_TNH)),
         )
         biases = bias_gradients(grad_biases_4NH, segment_bias_NH is not None)
         return grad_q, grad_k, grad_v, grad_r, *biases, None, None, None

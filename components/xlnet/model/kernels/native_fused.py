@@ -1,6 +1,7 @@
 """Dropout, GELU with dropout, and layer norm of a residual plus dropout, with the CPU kernels of ``elementwise.cpp``.
 
-All of them compute in float32 and return float32, also under autocast.
+All of them compute in float32. What comes from a matrix product and goes to the next one may be bfloat16 in memory; the
+hidden states between layers are float32, also under autocast.
 
 Shapes: T rows, D columns.
 """
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
-from xlnet.model.kernels.native import pointers
+from xlnet.model.kernels.native import floats, is_bfloat16, pointers
 
 # Sums over rows are split into this many parts, independently of the number of threads.
 PARTS = 32
@@ -21,14 +22,14 @@ PARTS = 32
 
 def gelu_dropout(x_TD: Tensor, dropout: Dropout | None) -> Tensor:
     """See :func:`xlnet.model.fused.gelu_dropout`."""
-    return _GeluDropout.apply(x_TD.float(), dropout)
+    return _GeluDropout.apply(_loadable(x_TD), dropout)
 
 
 def dropout_add_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, dropout: Dropout | None
 ) -> Tensor:
     """See :func:`xlnet.model.fused.dropout_add_norm`."""
-    return _DropoutAddNorm.apply(x_TD.float(), residual_TD.float(), weight_D, bias_D, eps, dropout)
+    return _DropoutAddNorm.apply(_loadable(x_TD), *floats(residual_TD, weight_D, bias_D), eps, dropout)
 
 
 def dropout(x_TD: Tensor, noise: Dropout) -> Tensor:
@@ -59,7 +60,7 @@ class _GeluDropout(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, dropout: Dropout | None) -> Tensor:
         x_TD = x_TD.contiguous()
         out_TD = torch.empty_like(x_TD)
-        build.library().gelu_dropout_forward(*pointers(x_TD, out_TD), *_sizes(x_TD), *_noise(dropout))
+        build.library().gelu_dropout_forward(*pointers(x_TD, out_TD), *_sizes(x_TD), *_noise(dropout), _halves(x_TD))
         ctx.save_for_backward(x_TD)
         ctx.dropout = dropout
         return out_TD
@@ -69,7 +70,7 @@ class _GeluDropout(torch.autograd.Function):
         (x_TD,) = ctx.saved_tensors
         grad_TD = grads[0].contiguous()
         out_TD = torch.empty_like(x_TD)
-        arguments = (*pointers(x_TD, grad_TD, out_TD), *_sizes(x_TD), *_noise(ctx.dropout))
+        arguments = (*pointers(x_TD, grad_TD, out_TD), *_sizes(x_TD), *_noise(ctx.dropout), _halves(x_TD))
         build.library().gelu_dropout_backward(*arguments)
         return out_TD, None
 
@@ -86,12 +87,13 @@ class _DropoutAddNorm(torch.autograd.Function):
         dropout: Dropout | None,
     ) -> Tensor:
         x_TD, residual_TD = x_TD.contiguous(), residual_TD.contiguous()
-        out_TD, moments_T2 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 2)
+        out_TD, moments_T2 = torch.empty_like(residual_TD), residual_TD.new_empty(len(x_TD), 2)
         build.library().dropout_add_norm_forward(
             *pointers(x_TD, residual_TD, weight_D, bias_D, out_TD, moments_T2),
             *_sizes(x_TD),
             c_float(eps),
             *_noise(dropout),
+            _halves(x_TD),
         )
         ctx.save_for_backward(x_TD, residual_TD, weight_D, moments_T2)
         ctx.dropout = dropout
@@ -101,18 +103,17 @@ class _DropoutAddNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, residual_TD, weight_D, moments_T2 = ctx.saved_tensors
         grad_TD = grads[0].contiguous()
-        grad_x_TD, grad_residual_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
-        partial = x_TD.new_zeros(PARTS, 2, x_TD.shape[1])
-        grad_2D = x_TD.new_empty(2, x_TD.shape[1])
+        grad_x_TD, grad_residual_TD = torch.empty_like(x_TD), torch.empty_like(residual_TD)
+        partial = residual_TD.new_zeros(PARTS, 2, x_TD.shape[1])
+        grad_2D = residual_TD.new_empty(2, x_TD.shape[1])
         build.library().dropout_add_norm_backward(
             *pointers(x_TD, residual_TD, weight_D, moments_T2, grad_TD, grad_x_TD, grad_residual_TD, partial),
             c_long(PARTS),
             *pointers(grad_2D),
             *_sizes(x_TD),
             *_noise(ctx.dropout),
+            _halves(x_TD),
         )
-        if ctx.dropout is None:
-            grad_x_TD = grad_residual_TD
         return grad_x_TD, grad_residual_TD, *grad_2D, None, None
 
 
@@ -156,8 +157,25 @@ def adamw_rows(
     )
 
 
+def transpose(x_TD: Tensor, with_sums: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Return a bfloat16 matrix transposed, [D, T], and if asked for each column's sum: float32 [D]."""
+    x_TD = x_TD.contiguous()
+    out_DT = x_TD.new_empty(x_TD.shape[::-1])
+    sums_D = torch.empty(x_TD.shape[1]) if with_sums else None
+    build.library().transpose(*pointers(x_TD, out_DT, sums_D), *_sizes(x_TD), c_int(torch.get_num_threads()))
+    return out_DT, sums_D
+
+
+def _loadable(x: Tensor) -> Tensor:
+    return x if is_bfloat16(x) else x.float()
+
+
 def _sizes(x_TD: Tensor) -> list[c_long]:
     return [c_long(size) for size in x_TD.shape]
+
+
+def _halves(x_TD: Tensor) -> c_int:
+    return c_int(is_bfloat16(x_TD))
 
 
 def _noise(dropout: Dropout | None) -> list[Any]:

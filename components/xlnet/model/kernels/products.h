@@ -82,10 +82,14 @@ void multiply_panels(long rows, long depth, const float* a, const float* panels,
 }
 
 // Copies the rows of x [count, width] to columns of panels. The columns after `count` become zero.
-void to_panels(const float* x, long x_row, long count, long width, float* panels) {
+template <class T>
+void to_panels(const T* x, long x_row, long count, long width, float* panels) {
     for (long column = 0; column < up(count, PANEL); ++column) {
         float* out = panels + column / PANEL * width * PANEL + column % PANEL;
-        for (long h = 0; h < width; ++h) out[h * PANEL] = column < count ? x[column * x_row + h] : 0.0f;
+        for (long h = 0; h < width; h += LANES) {
+            const vec v = column < count ? load(x + column * x_row + h) : vec{};
+            for (int lane = 0; lane < LANES; ++lane) out[(h + lane) * PANEL] = v[lane];
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 // Vectors of the processor at hand, and the random numbers of model/dropout.py on them.
 //
-// Vectors are the compiler's (GCC and Clang), so one source serves AVX-512, AVX2 and NEON.
+// Vectors are the compiler's (GCC and Clang), so one source serves AVX-512, AVX2 and NEON. Values in memory are float32
+// or bfloat16, and are computed with as float32.
 #pragma once
 
 #include <cmath>
@@ -22,8 +23,32 @@ typedef uint32_t words __attribute__((vector_size(LANES * 4)));
 typedef int32_t ints __attribute__((vector_size(LANES * 4)));
 typedef int32_t loose_ints __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
+typedef uint16_t loose_halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+
+struct bf16 {
+    uint16_t bits;  // the upper half of a float32
+};
+
 inline vec load(const float* p) { return *reinterpret_cast<const loose*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<loose*>(p) = v; }
+inline vec load(const bf16* p) {
+    const words bits = __builtin_convertvector(*reinterpret_cast<const loose_halves*>(p), words) << 16;
+    vec v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+}
+// Rounds to the nearest value; to the even one of two.
+inline void store(bf16* p, vec v) {
+    words bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    const words rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    const words kept = v == v ? rounded : (bits >> 16) | 0x40u;  // rounding may not turn nan into a number
+    *reinterpret_cast<loose_halves*>(p) = __builtin_convertvector(kept, loose_halves);
+}
+template <class From, class To>
+inline void copy_values(const From* from, To* to, long count) {
+    for (long j = 0; j < count; j += LANES) store(to + j, load(from + j));
+}
 inline vec all(float x) { return x - vec{}; }
 inline words all_words(uint32_t x) { return x - words{}; }
 inline vec where(ints condition, vec a, vec b) { return condition ? a : b; }
