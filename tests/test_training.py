@@ -117,9 +117,11 @@ def test_signals_to_the_whole_job_leave_those_who_make_batches_alive(dataset):
     assert len(list(feed)) == steps - 2
 
 
-def test_killed_training_continues_to_the_same_bits(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_killed_training_continues_to_the_same_bits(dataset, tmp_path, monkeypatch, precision):
     monkeypatch.setenv("XLNET_PIPELINE_HOME", str(tmp_path / "home"))
-    recipe = RECIPE.replace(training={"steps": 400, "checkpoint_every": 3, "evaluate_every": 50})
+    steps = {"steps": 400, "checkpoint_every": 3, "evaluate_every": 50}
+    recipe = RECIPE.replace(training={**steps, "precision": precision})
     whole = train(part(recipe), dataset, str(tmp_path / "whole"))
     code = "import sys; from xlnet.training.launch import train; train(*sys.argv[1:])"
     command = [sys.executable, "-c", code, part(recipe), dataset, str(tmp_path / "killed")]

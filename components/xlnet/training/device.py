@@ -27,6 +27,7 @@ from xlnet.training.allocator import keep_freed_memory
 from xlnet.training.distributed import SingleRank
 from xlnet.training.inputs import Inputs
 from xlnet.training.optim import AdamW
+from xlnet.training.precision import on_cpu
 
 
 class Device:
@@ -37,6 +38,7 @@ class Device:
         ranks: the processes that train together, including this one.
         shapes: the kind of batch shapes.
         precision: data type of matrix products.
+        is_automatic: whether the device chose the precision, and may choose again for a model.
         workers: number of processes that prepare batches while the device computes.
         name: the device's name, for display.
     """
@@ -47,7 +49,8 @@ class Device:
         self.ranks = ranks or SingleRank()
         self.torch = self._torch_device()
         self.shapes = shapes or Packed()
-        self.precision = self._auto_precision() if precision == "auto" else getattr(torch, precision)
+        self.is_automatic = precision == "auto"
+        self.precision = self._auto_precision() if self.is_automatic else getattr(torch, precision)
         self.workers = 0
         self.name = self._device_name()
 
@@ -58,7 +61,7 @@ class Device:
         return f"cpu ({torch.get_num_threads()} threads)"
 
     def _auto_precision(self) -> torch.dtype:
-        """Choose the data type for precision ``auto``: bfloat16 only where it is known to be faster."""
+        """Choose the data type for precision ``auto``, before the model is known."""
         return torch.float32
 
     def choose_shapes(self, data: Dataset, recipe: TrainingRecipe) -> None:
@@ -72,7 +75,10 @@ class Device:
         keep_freed_memory()
         model = model.to(self.torch)
         model.transformer.recompute = recompute
-        model.transformer.sparse_gradient = not native.obstacle("cpu", str(torch.float32), native.LANES)
+        has_kernels = not native.obstacle("cpu", str(torch.float32), native.LANES)
+        model.transformer.sparse_gradient = has_kernels
+        if self.is_automatic and has_kernels:
+            self.precision = getattr(torch, on_cpu("auto", model.config.task, model.config.d_model))
         return model
 
     def prepare_optimizer(self, model: XLNetClassifier, optimizer: AdamW) -> None:

@@ -111,8 +111,9 @@ class Training:
             RunError: a loss is nan or inf, or memory does not suffice.
         """
         state, steps, first = self.state, self.schedule.steps, self.state.step
-        rows = f"{len(self.training):,} rows, {steps:,} steps"
-        self.progress.say(f"training on {self.device.describe()}: {rows}" + f", from step {first:,} on" * bool(first))
+        rows = f"{len(self.training):,} rows, {steps:,} steps" + f", from step {first:,} on" * bool(first)
+        precision = str(self.device.precision).removeprefix("torch.")
+        self.progress.say(f"training on {self.device.describe()} in {precision}: {rows}")
         self.progress.start(steps, first)
         self.device.prepare_optimizer(self.model, self.optimizer)
         self.model.train()

@@ -11,6 +11,7 @@ from typing import Any
 
 from xlnet.errors import UserError
 from xlnet.recipe import ModelRecipe, Recipe
+from xlnet.training import precision
 from xlnet_pipeline.placement import machines, placement
 from xlnet_pipeline.placement.machines import Machine, Price
 from xlnet_pipeline.planning import estimate, preview, this_machine, workload
@@ -116,7 +117,9 @@ def plan(
     work = workload.measure(recipe)
     model = workload.shape(recipe.model)
     speeds = _past_speeds(recipe, home)
-    found = tuple(_candidate(model, work, place, where, nodes, spot, speeds) for place, where in places)
+    chosen_type = precision.on_cpu(recipe.training.precision, recipe.data.task, model.d_model)
+    halves = chosen_type == "bfloat16" and precision.has_amx()
+    found = tuple(_candidate(model, work, place, where, nodes, spot, speeds, halves) for place, where in places)
     chosen, why = _choose(found, machine, spot, deadline)
     return Plan(
         model=model,
@@ -173,12 +176,15 @@ def _candidate(
     nodes: int,
     spot: bool,
     speeds: Mapping[str, tuple[float, str]],
+    halves: bool,
 ) -> Candidate:
     cheap = spot or machine.spot_only
     seconds = estimate.step_seconds(model, work, machine, machine.peak, nodes)
     basis = "modelled"
     if target == HERE and machine.kind == "cpu":
         basis = f"modelled on {1000 * machine.peak:.0f} GFLOP/s measured here"
+        if halves:
+            seconds, basis = seconds / precision.GAIN, f"{basis} and bfloat16's gain of {precision.GAIN}"
         if "cpu" in speeds:
             rate, run = speeds["cpu"]
             seconds, basis = work.batch_tokens / rate, f"measured in run {run}"

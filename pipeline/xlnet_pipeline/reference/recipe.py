@@ -71,7 +71,7 @@ MEANINGS = {
     "training.class_weights": "weight of each class in the loss; balanced: all classes together count alike",
     "training.select_by": "validation metric that chooses the weights to keep; auto: evaluation.metric",
     "training.max_minutes": "most minutes of training, of one attempt; 0: no limit; results then depend on the machine",
-    "training.precision": "type of matrix products; weights and optimizer stay float32; `auto`: bfloat16 on a GPU",
+    "training.precision": "type of matrix products; weights stay float32; `auto`: bfloat16 on GPUs and CPUs with AMX",
     "training.shard_weights": "spread weights, gradients and optimizer over all devices (FSDP): each needs less memory",
     "training.recompute": "activation checkpointing: less memory, but a step takes a third longer",
     "training.evaluate_every": "steps between validations; 0: validate after each epoch",
