@@ -6,6 +6,7 @@ Before a call that creates something is repeated, ``recover`` checks whether the
 import contextlib
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes of an answer
 _patience: ContextVar[float | None] = ContextVar("patience", default=None)
 
 AGAIN = (408, 429, 500, 502, 503, 504)
+OBJECT = re.compile(r"^(?:<[^>]*>|\w+\([^)]*\)): ")  # that a message begins with, such as a connection
 Result = TypeVar("Result")
 
 
@@ -140,6 +142,10 @@ def seconds(retry_after: str | None) -> float | None:
 
 
 def short(error: BaseException) -> str:
-    """Describe a connection error without Python's object addresses."""
+    """Describe a connection error by its innermost cause, without Python's object addresses."""
     cause = getattr(error, "reason", None) or error
-    return " ".join(str(cause).split()).rpartition(": ")[2].rstrip("'\")")[:200] or type(cause).__name__
+    for inner in getattr(cause, "args", ()):
+        if isinstance(inner, BaseException):
+            return short(inner)
+    text = OBJECT.sub("", " ".join(str(cause).split()))
+    return text[:200] or type(cause).__name__

@@ -22,6 +22,8 @@ TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # kfp's own variable: a mounted servi
 PERMISSION = "the role kubeflow-pipelines-edit"
 CREDENTIALS = "set KFP_TOKEN to a fresh token"
 ANSWER = (10.0, 18.0)  # seconds to connect, and between two bytes of an answer
+HEALTH = "/apis/v2beta1/healthz"
+SOMETHING_ELSE = "JSON of something else"
 PAGE_OF_ANOTHER = "a web page (of a login, or of something else)"
 LOOK = (3.0, 5.0)  # the same limits for an optional page, such as a log
 
@@ -138,8 +140,17 @@ class KfpApi:
                 if error.status != 409 or found is None:
                     raise self.unexpected(error) from None
         if not found.experiment_id:
-            raise self._no_api("JSON of something else")
+            raise self._no_api(SOMETHING_ELSE)
         return str(found.experiment_id)
+
+    def known_experiment(self) -> str | None:
+        """Return the id of the experiment that the settings name; None if it does not exist."""
+        found = self._find_experiment()
+        if found is not None and found.experiment_id:
+            return str(found.experiment_id)
+        if found is not None or '"multi_user"' not in self.page(HEALTH, {}).text:  # an empty list proves nothing
+            raise self._no_api(SOMETHING_ELSE)
+        return None
 
     def _find_experiment(self) -> Any:
         options = {"filter": equals(self.settings.experiment), **self._namespace()}
@@ -174,8 +185,19 @@ class KfpApi:
     def schedule_names(self) -> dict[str, str]:
         """Map the id of each recurring run of the experiment to its name."""
         listed = self.recurring.recurring_run_service_list_recurring_runs
-        found = self.pages(listed, "recurring_runs", experiment_id=self.experiment())
+        found = self.pages(listed, "recurring_runs", experiment_id=self.known_experiment())
         return {one.recurring_run_id: one.display_name for one in found}
+
+    def schedule_name(self, identity: str) -> str | None:
+        """Return the name of a recurring run; its id if this user may not look; None if it was deleted."""
+        try:
+            return str(self.call(self.recurring.recurring_run_service_get_recurring_run, identity).display_name)
+        except HttpError as error:
+            if names_nothing(error, identity):
+                return None
+            raise self.unexpected(error) from None
+        except UserError:
+            return identity
 
     def pages(
         self, function: Callable[..., Any], items: str, limit: int | None = None, **options: Any
@@ -206,6 +228,11 @@ def _is_url(text: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # the port is not a number
         return False
+
+
+def names_nothing(error: HttpError, identity: str) -> bool:
+    """Whether an error says that nothing has this id. A 404 that does not name it comes from elsewhere."""
+    return error.status == 404 and identity in error.message
 
 
 def equals(name: str) -> str:

@@ -171,8 +171,11 @@ class KfpSchedules:
         return self._call(create, _message(wanted), recover=recover)
 
     def _all(self) -> Iterable[Any]:
+        experiment = self.api.known_experiment()
+        if experiment is None:
+            return ()
         function = self.api.recurring.recurring_run_service_list_recurring_runs
-        return self.api.pages(function, "recurring_runs", experiment_id=self.api.experiment())
+        return self.api.pages(function, "recurring_runs", experiment_id=experiment)
 
     def _listed(self) -> dict[str, list[Any]]:
         """Map each name to its recurring runs, newest first. Delete retired ones whose runs have ended."""

@@ -19,7 +19,7 @@ from xlnet.registry import Registry, open_registry
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.kfp import cached, states
-from xlnet_pipeline.targets.kfp.api import KfpApi, contains, equals
+from xlnet_pipeline.targets.kfp.api import KfpApi, contains, equals, names_nothing
 from xlnet_pipeline.targets.kfp.logs import PodLogs
 from xlnet_pipeline.targets.kfp.nodes import EXECUTOR, ArgoNode, Nodes
 from xlnet_pipeline.targets.output import LAST_LINES
@@ -132,7 +132,9 @@ class KfpTarget:
 
     def listed(self, limit: int | None = None) -> Iterator[Any]:
         """Yield the experiment's runs as the API's objects, newest first."""
-        experiment = self.api.experiment()
+        experiment = self.api.known_experiment()
+        if experiment is None:
+            return iter(())
         return self.api.pages(self.api.runs.run_service_list_runs, "runs", limit, experiment_id=experiment)
 
     def status(self, run: str) -> Run:
@@ -161,7 +163,10 @@ class KfpTarget:
         shown = self._record(found)
         if shown.status != record.RUNNING:
             raise UserError(f"run '{shown.id}' is {shown.status}; only a running one can be cancelled")
-        self.api.call(self.api.runs.run_service_terminate_run, found.run_id)
+        try:
+            self.api.call(self.api.runs.run_service_terminate_run, found.run_id)
+        except HttpError as error:
+            raise self._not_found(error, found.run_id) from None
         return remote.until_ended(lambda: self._explained(self._by_id(found.run_id)))
 
     def artifacts(self, run: str) -> list[Artifact]:
@@ -196,17 +201,19 @@ class KfpTarget:
         try:
             return self.api.call(self.api.runs.run_service_get_run, run_id)
         except HttpError as error:
-            if error.status != 404:
-                raise self.api.unexpected(error) from None
-            raise UserError(
-                f"run '{run_id}' is unknown on target 'kfp'; see: xlnet-pipeline runs list --target kfp"
-            ) from None
+            raise self._not_found(error, run_id) from None
+
+    def _not_found(self, error: HttpError, run_id: str) -> UserError:
+        """Return the error for a run that does not exist, or for a 404 or 409 that says something else."""
+        if not names_nothing(error, run_id):
+            return self.api.unexpected(error)
+        return UserError(f"run '{run_id}' is unknown on target 'kfp'; see: xlnet-pipeline runs list --target kfp")
 
     def _name(self, run_id: str) -> str:
         """Return the id under which we show a run; the server's id if the run was deleted."""
         try:
             return states.run_id(self.api.call(self.api.runs.run_service_get_run, run_id))
-        except HttpError:
+        except (HttpError, UserError):  # deleted, or not for this user
             return run_id
 
     def _record(self, found: Any) -> Run:
@@ -214,15 +221,21 @@ class KfpTarget:
 
     def _listed_record(self, found: Any) -> Run:
         """Return the record of one of the experiment's runs, which is LOST if its schedule was deleted under it."""
-        run, nodes = self._read(found)
+        run, nodes = self._read(found, lambda identity: self.api.schedule_names().get(identity))
         if run.status == record.RUNNING and run.schedule == DELETED and _long_running(nodes):
             states.lose(run)
         return run
 
-    def _read(self, found: Any) -> tuple[Run, Nodes]:
+    def _read(self, found: Any, schedule: Callable[[str], str | None] | None = None) -> tuple[Run, Nodes]:
+        """Return the record of a run, without reasons and artifacts, and the nodes of its workflow.
+
+        Args:
+            found: the run as the API's object.
+            schedule: maps the id of a recurring run to its name; None if it was deleted. By default, asks for each.
+        """
         run, nodes = states.run_of(found, self.name, self.namespace)
         if found.recurring_run_id:
-            run.schedule = self.api.schedule_names().get(found.recurring_run_id, DELETED)
+            run.schedule = (schedule or self.api.schedule_name)(found.recurring_run_id) or DELETED
             run.due = remote.moment(found.scheduled_at)
         return run, nodes
 
@@ -231,7 +244,7 @@ class KfpTarget:
         run, nodes = self._read(found)
         if run.status == record.FAILED:
             run.error = self._failure(found, run, nodes)
-        elif run.status == record.RUNNING and self._lost(found, nodes):
+        elif run.status == record.RUNNING and self._lost(found, run, nodes):
             states.lose(run)
             run.error = RunFailure(None, f"its workflow '{nodes.workflow}' is gone from the cluster: {LOST}", "run")
         return run
@@ -250,6 +263,8 @@ class KfpTarget:
         """Return why a driver failed, from the end of its log. A driver starts a step, or the whole run."""
         what = f"step '{step}' could not be started" if step else "the run failed before its first step"
         log = self.pod_logs.read(found.run_id, node)
+        if log is None and self.pod_logs.trouble:
+            return RunFailure(step, f"{what}, and {self._no_log(node, '')[1:-1]}", "run")
         if log is None:
             see = f"kubectl -n {self.namespace} describe workflow {node.workflow}"
             return RunFailure(step, f"{what}: its driver {node.path} failed and left no log; see: {see}", "run")
@@ -264,15 +279,19 @@ class KfpTarget:
         for node in attempts[-1:] if last else attempts:
             text = self.pod_logs.read(found.run_id, node, root, _pipeline(found))
             if text is None:
-                text = (
-                    f"(no log of {node.path} is there yet)"
-                    if node.live
-                    else (f"(the log of {node.path} is gone: neither the server nor '{root}' has it)")
-                )
+                text = self._no_log(node, root)
             texts.append(text if len(attempts) == 1 or last else f"(attempt {node.attempt + 1})\n{text}")
         return "\n".join(texts)
 
-    def _lost(self, found: Any, nodes: Nodes) -> bool:
+    def _no_log(self, node: ArgoNode, root: str) -> str:
+        """Return the words that stand for a log which was not found."""
+        if self.pod_logs.trouble:
+            return f"(the log of {node.path} cannot be read: {self.pod_logs.trouble})"
+        if node.live:
+            return f"(no log of {node.path} is there yet)"
+        return f"(the log of {node.path} is gone: neither the server nor '{root}' has it)"
+
+    def _lost(self, found: Any, run: Run, nodes: Nodes) -> bool:
         """Whether the workflow of a run is gone. The API goes on saying that such a run is running.
 
         If the run's schedule was deleted, its workflow was deleted too. Any other run has lost its workflow if none of
@@ -281,19 +300,10 @@ class KfpTarget:
         pods = _long_running(nodes)
         if not pods or found.state != "RUNNING":
             return False
-        if self._schedule_gone(found.recurring_run_id):
+        if run.schedule == DELETED:
             return True
         running = [one for one in pods if not one.waiting]
         return bool(running) and all(self.pod_logs.nowhere(found.run_id, one) for one in running)
-
-    def _schedule_gone(self, identity: str | None) -> bool:
-        if not identity:
-            return False
-        try:
-            self.api.call(self.api.recurring.recurring_run_service_get_recurring_run, identity)
-        except HttpError as error:
-            return error.status == 404
-        return False
 
 
 def _long_running(nodes: Nodes) -> list[ArgoNode]:
