@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from xlnet.recipe import ModelRecipe
 from xlnet_pipeline.placement.machines import Machine
+from xlnet_pipeline.planning import network
 from xlnet_pipeline.planning.workload import Workload
 
 GIB = float(1 << 30)
@@ -40,9 +41,7 @@ STEP, LAUNCH = 2e-3, {"cpu": 1e-4, "gpu": 4e-4, "tpu": 1e-4}
 HOST = 2.5e-3
 # Seconds before the first step: loading, compiling; on a remote target also the wait for machine and image (modelled).
 START, AWAY = {"cpu": 5.0, "gpu": 60.0, "tpu": 180.0}, 120.0
-# GB/s at which a chip sums gradients: with others in its machine (modelled from data sheets), and between machines.
-LINK = {"t4": 8, "l4": 12, "a100-40g": 230, "a100-80g": 230, "h100": 350, "h200": 350, "v5e": 150, "v6e": 300}
-NETWORK = 10.0
+BACKWARD = 2 / 3  # share of the operations; on a GPU, gradients are exchanged while it computes
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,8 @@ def step_seconds(model: ModelRecipe, work: Workload, machine: Machine, peak: flo
 
     Args:
         model: the network.
-                work: its batches.
-                machine: machine to train on.
+        work: its batches.
+        machine: machine to train on.
         peak: TFLOP/s of one chip.
         nodes: number of such machines.
     """
@@ -127,15 +126,12 @@ def step_seconds(model: ModelRecipe, work: Workload, machine: Machine, peak: flo
     step = computing + STEP + model.n_layer * LAUNCH[machine.kind]
     if machine.kind == "gpu" and machine.chips * nodes > 1:
         step = max(step, model.n_layer * HOST)
-    return step + _exchange(model, work, machine, nodes)
-
-
-def _exchange(model: ModelRecipe, work: Workload, machine: Machine, nodes: int) -> float:
-    """Return the seconds of the gradients' ring all-reduce: each chip sends and receives nearly twice their size."""
-    size = GRADIENTS * parameters(model, work.vocabulary, work.outputs) / 1e9
-    inside = 2 * size * (1 - 1 / machine.chips) / LINK.get(machine.family, NETWORK)
-    between = 2 * size * (1 - 1 / nodes) / NETWORK
-    return inside + between
+    numbers = parameters(model, work.vocabulary, work.outputs)
+    table = work.vocabulary * model.d_model
+    sparse = min(work.vocabulary, math.ceil(tokens)) if machine.kind == "cpu" else 0
+    gradients = network.Gradients(numbers - table, table, sparse, model.d_model)
+    hidden = BACKWARD * step if machine.kind == "gpu" else 0.0
+    return step + network.waited(gradients, network.links(machine, nodes), hidden)
 
 
 def most_tokens(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1) -> int:
