@@ -43,6 +43,7 @@ LAYERS = [
 # function that needs it, by the modules named here.
 ALWAYS_THERE = {"numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
 LATE = {
+    "apache_beam": {"xlnet.data.beam"},
     "google": {"xlnet.data.gcs", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
     "google_crc32c": {"xlnet.data.transfer", "xlnet.model.tensorflow_files"},
     "charset_normalizer": {"xlnet.data.encoding"},

@@ -34,6 +34,13 @@ def _snapshot(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
 def _preprocess(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
     from xlnet.data.preprocess import preprocess
 
+    if options.runner == "beam":
+        from xlnet.data import beam
+
+        return preprocess(recipe_json, options.snapshot, options.out, options.work, beam.runner(options.beam_options))
+    for name in ("work", "beam_options"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} goes with --runner beam; add that, or leave it out")
     return preprocess(recipe_json, options.snapshot, options.out)
 
 
@@ -97,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change one field")
         one.add_argument("--recipe-json", metavar="JSON", help="the whole recipe, or the sections that the step needs")
         if name == "preprocess":
-            one.add_argument("--snapshot", default="", metavar="DIGEST", help="refuse input with another digest")
+            _add_preprocess(one)
         if step.trains:
             one.add_argument(
                 "--device", choices=DEVICES, help="where to train; default: $XLNET_DEVICE, else what is there"
@@ -130,6 +137,16 @@ def build_parser() -> argparse.ArgumentParser:
     one = subparsers.add_parser("serve", help=summary, description=summary, epilog=f"example: {SERVE_EXAMPLE}")
     add_serving(one)
     return parser
+
+
+def _add_preprocess(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--snapshot", default="", metavar="DIGEST", help="refuse input with another digest")
+    what = "what tokenises: processes of this machine, or Apache Beam on others; default: processes"
+    one.add_argument("--runner", choices=("processes", "beam"), default="processes", help=what)
+    what = "directory, or address in a bucket, that all machines reach; default: beside --out"
+    one.add_argument("--work", default="", metavar="FOLDER", help=what)
+    what = "Beam's own options in one word, such as '--runner DataflowRunner --project …'; default: this machine"
+    one.add_argument("--beam-options", default="", metavar="OPTIONS", help=what)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

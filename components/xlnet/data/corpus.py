@@ -16,7 +16,7 @@ import numpy as np
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data import processes, seen
+from xlnet.data import processes, seen, split_files
 from xlnet.data import snapshot as snapshots
 from xlnet.data.columns import Reject, Row
 from xlnet.data.dataset import Dataset, open_dataset
@@ -77,7 +77,7 @@ def write(dataset: str, given: Recipe, data: DataRecipe, pretrained: str, direct
     tokenizer = load_tokenizer(directory / "tokenizer")
     rejects: Counter[str] = Counter()
     keys: list[int] = []
-    tokenise = Tokenise(tokenizer.directory, data.task, data.max_length, data.text_pair is not None)
+    tokenise = Tokenise(str(tokenizer.directory), data.task, data.max_length, data.text_pair is not None)
     characters = sum(file.size for file in files)
     if OWN_ROWS in given.pretraining.corpus:
         characters += CHARACTERS_PER_TOKEN * own.card["splits"]["train"]["tokens"]
@@ -90,8 +90,7 @@ def write(dataset: str, given: Recipe, data: DataRecipe, pretrained: str, direct
             key = seen.key(row.text, row.text_pair)
             keys.append(key)
             writers[key % VALIDATION_SHARE == 0].add(row, number)
-        for writer in writers:
-            writer.close()
+        split_files.close(writers, pool)
     _refuse_rejects(rejects, len(keys), data)
     _refuse_short([writer.counts.tokens for writer in writers], data.max_length)
     seen.write(directory / seen.FILE, np.array(keys, np.int64))

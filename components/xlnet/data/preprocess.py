@@ -7,7 +7,8 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import numpy as np
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data import objects, processes, remarks, seen, unknown
+from xlnet.data import objects, processes, remarks, seen, split_files, unknown
 from xlnet.data import survey as surveys
 from xlnet.data.processes import Processes
 from xlnet.data.readers import Row
 from xlnet.data.remarks import counted, say, warn
+from xlnet.data.shards import Runner, Shards, refuse_unusable
 from xlnet.data.snapshot import SPLITS, Snapshot, of
-from xlnet.data.split_files import SplitWriter
+from xlnet.data.split_files import Pool, SplitWriter
 from xlnet.data.survey import Survey
 from xlnet.data.tokenise import Tokenise
 from xlnet.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -33,13 +35,15 @@ SECONDS_BETWEEN_LINES = 5.0
 CHARACTERS_PER_SECOND = 1_000_000  # that one process tokenises
 
 
-def preprocess(recipe_json: str, snapshot: str, out: str) -> dict[str, Any]:
+def preprocess(recipe_json: str, snapshot: str, out: str, work: str = "", run: Runner | None = None) -> dict[str, Any]:
     """Turn the input into a dataset artifact.
 
     Args:
         recipe_json: JSON of a recipe, or of its ``data`` section.
         snapshot: digest that the input must have, as the snapshot step found it; empty: whatever it has.
         out: directory of the artifact to be written.
+        work: directory, or address in a bucket, for the shards that other machines tokenise; empty: beside ``out``.
+        run: what has them tokenised there; None: processes of this machine tokenise. The bytes are equal.
 
     Returns:
         Facts for the artifact's metadata.
@@ -55,7 +59,7 @@ def preprocess(recipe_json: str, snapshot: str, out: str) -> dict[str, Any]:
         raise RunError("the input changed after the snapshot was taken; run again")
     try:
         with provenance.writing(out, "dataset") as directory, _no_cycle_search():
-            facts = _write(directory, found, whole.data, out)
+            facts = _write(directory, found, whole.data, out, spread(work or f"{out.rstrip('/')}.shards", run))
             (directory / "recipe.json").write_text(whole.part("data"), encoding="utf-8")
             facts["snapshot_digest"] = found.digest
             lineage = provenance.record(
@@ -97,7 +101,21 @@ def _snapshot_node(snapshot: Snapshot, started: str) -> dict[str, Any]:
     )
 
 
-def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) -> dict[str, Any]:
+def spread(work: str, run: Runner | None) -> Callable[[Tokenise, int], AbstractContextManager[Pool]]:
+    """Return what makes a pool for so many characters of text: processes of this machine, or shards for others."""
+    if run:
+        refuse_unusable(work)
+        return lambda tokenise, characters: Shards(tokenise, work, run)
+    return lambda tokenise, characters: Processes(tokenise, processes.number(characters / CHARACTERS_PER_SECOND))
+
+
+def _write(
+    directory: Path,
+    snapshot: Snapshot,
+    recipe: DataRecipe,
+    out: str,
+    pool_for: Callable[[Tokenise, int], AbstractContextManager[Pool]],
+) -> dict[str, Any]:
     begun = time.perf_counter()
     with _rejects_kept(directory / "rejects.jsonl", out):
         survey, splits = surveys.look(snapshot, recipe, directory / "rejects.jsonl")
@@ -107,8 +125,8 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
     classes = survey.classes if recipe.task == "classification" else []
     progress = time.perf_counter()
     done = 0
-    tokenise = Tokenise(tokenizer.directory, recipe.task, recipe.max_length, recipe.text_pair is not None)
-    with Processes(tokenise, processes.number(survey.characters / CHARACTERS_PER_SECOND)) as pool:
+    tokenise = Tokenise(str(tokenizer.directory), recipe.task, recipe.max_length, recipe.text_pair is not None)
+    with pool_for(tokenise, survey.characters) as pool:
         writers = [SplitWriter(directory / name, recipe.task, classes, pool) for name in SPLITS]
         for row, source, split in rows_with_a_split(survey, splits):
             writers[split].add(row, source)
@@ -116,8 +134,7 @@ def _write(directory: Path, snapshot: Snapshot, recipe: DataRecipe, out: str) ->
             if done % 1024 == 0 and time.perf_counter() - progress > SECONDS_BETWEEN_LINES:
                 progress = time.perf_counter()
                 say(f"tokenised {done:,} of {len(splits):,} rows, {done / (progress - begun):,.0f} rows/s")
-        for writer in writers:
-            writer.close()
+        split_files.close(writers, pool)
     if remark := unknown.remark({writer.name: writer.counts.unknown for writer in writers}, recipe):
         warn(remark)
     trained = (splits == surveys.TRAIN) | (splits == surveys.VALIDATION)

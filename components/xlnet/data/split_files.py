@@ -2,20 +2,30 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from xlnet.data.columns import Row
 from xlnet.data.dataset import schema
-from xlnet.data.processes import Processes
 from xlnet.data.tokenise import HISTOGRAM, TokenCounts, Tokenised, rows_schema
 
 BATCH_ROWS = 2048  # rows tokenised and written at once
 BATCH_CHARACTERS = 8_000_000  # or fewer, where texts are long
 FILE_ROWS = 131_072
+
+
+class Pool(Protocol):
+    """What tokenises batches: processes of this machine, or shards on others."""
+
+    def do(self, item: pa.RecordBatch, then: Callable[[Tokenised], None], /) -> None:
+        """Tokenise a batch, and call ``then`` with the result, in the order of the batches."""
+
+    def finish(self) -> None:
+        """Return when every batch is done."""
 
 
 class SplitWriter:
@@ -25,15 +35,13 @@ class SplitWriter:
         directory: the split's, to be made.
         task: the recipe's.
         classes: names in index order; empty for other tasks.
-        processes: what tokenises the batches.
+        pool: what tokenises the batches.
     """
 
-    def __init__(
-        self, directory: Path, task: str, classes: list[str], processes: Processes[pa.RecordBatch, Tokenised]
-    ) -> None:
+    def __init__(self, directory: Path, task: str, classes: list[str], pool: Pool) -> None:
         directory.mkdir()
         self.name, self.counts = directory.name, TokenCounts()
-        self._directory, self._task, self._classes, self._processes = directory, task, classes, processes
+        self._directory, self._task, self._classes, self._pool = directory, task, classes, pool
         self._index = {name: number for number, name in enumerate(classes)}
         self._of_class: Counter[str] = Counter()
         self._rows: list[Row] = []
@@ -48,18 +56,17 @@ class SplitWriter:
         self._sources.append(source)
         self._characters += len(row.text) + len(row.text_pair or "")
         if len(self._rows) >= BATCH_ROWS or self._characters >= BATCH_CHARACTERS:
-            self._flush()
+            self.flush()
 
     def close(self) -> None:
-        """Write what is left."""
-        self._flush()
-        self._processes.finish()
+        """Close the file at hand, once the pool has finished."""
         if self._file is not None:
             self._file.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send the rows at hand to be tokenised."""
         if self._rows:
-            self._processes.do(self._batch(), self._write)
+            self._pool.do(self._batch(), self._write)
             self._rows, self._sources, self._characters = [], [], 0
 
     def _batch(self) -> pa.RecordBatch:
@@ -113,3 +120,12 @@ class SplitWriter:
             "unknown_tokens": counts.unknown.unknown_tokens,
             "digest": "sha256:" + self._content.hexdigest(),
         }
+
+
+def close(writers: Sequence[SplitWriter], pool: Pool) -> None:
+    """Write the rows that are left, and close all files."""
+    for writer in writers:
+        writer.flush()
+    pool.finish()
+    for writer in writers:
+        writer.close()

@@ -1,10 +1,9 @@
 """Tokenises a batch of rows: the one function that a process, a pipeline's shard and a Beam worker run."""
 
+import functools
 import itertools
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +34,16 @@ class TokenCounts:
         self.histogram = self.histogram + other.histogram
         self.unknown.merge(other.unknown)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {**vars(self), "histogram": self.histogram.tolist(), "unknown": vars(self.unknown)}
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> "TokenCounts":
+        """Return what :meth:`to_dict` was called for."""
+        histogram = np.array(given["histogram"], np.int64)
+        return cls(**{**given, "histogram": histogram, "unknown": Unknown(**given["unknown"])})
+
 
 class Tokenised(NamedTuple):
     """A batch in the schema of the dataset, and what was counted of it."""
@@ -53,20 +62,16 @@ class Tokenise:
     """Tokenises batches. It depends on nothing but its fields, so that any process of any machine does the same.
 
     Attributes:
-        tokenizer: directory of the vocabulary.
+        tokenizer: directory of the vocabulary, or its address in a bucket.
         task: the recipe's.
         max_length: tokens of a row, at most; a document of a corpus keeps all.
         has_pairs: whether rows may have a second text.
     """
 
-    tokenizer: Path
+    tokenizer: str
     task: str
     max_length: int
     has_pairs: bool
-
-    @cached_property
-    def _loaded(self) -> Tokenizer:
-        return load_tokenizer(self.tokenizer)
 
     def __call__(self, rows: pa.RecordBatch) -> Tokenised:
         """Add the columns of tokens to a batch in :func:`rows_schema`."""
@@ -80,12 +85,17 @@ class Tokenise:
         whole = schema(self.task)
         counts = TokenCounts(len(rows), len(flat), sum(encoded.truncated))
         counts.histogram += np.bincount(np.searchsorted(HISTOGRAM, lengths), minlength=len(HISTOGRAM))
-        counts.unknown.add(flat, lengths, self._loaded)
+        counts.unknown.add(flat, lengths, _loaded(self.tokenizer))
         return Tokenised(pa.record_batch([columns[name] for name in whole.names], schema=whole), counts)
 
     def _encode(self, rows: pa.RecordBatch) -> Encoded:
         texts = rows.column("text").to_pylist()
         pairs = rows.column("text_pair").to_pylist() if self.has_pairs else None
         if self.task == "pretrain":
-            return self._loaded.encode_documents(texts, pairs)
-        return self._loaded.encode(texts, pairs, self.max_length)
+            return _loaded(self.tokenizer).encode_documents(texts, pairs)
+        return _loaded(self.tokenizer).encode(texts, pairs, self.max_length)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(directory: str) -> Tokenizer:
+    return load_tokenizer(directory)
