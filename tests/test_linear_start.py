@@ -74,6 +74,26 @@ def test_the_untrained_network_finds_the_classes(classes):
     assert logits.std() < 2, "it is not surer than a model that will be trained on may be"
 
 
+def test_the_untrained_network_answers_as_the_linear_model_does():
+    model, others = network(2), made_up(2, 200, seed=1)
+    linear = linear_start.fit(made_up(2, 600), 64, 2)
+    linear_start.write(model, linear)
+    texts = np.split(others.tokens, others.offsets[1:-1])
+    weights_V, cls = linear.table_VK[:, 0].numpy(), others.tokens[-1]
+    expected = [weights_V[text].mean() + weights_V[cls] for text in texts] * linear.directions_KC[0, 1].sign().numpy()
+    found = answers(model, others)
+    assert np.corrcoef(found[:, 1] - found[:, 0], expected)[0, 1] > 0.9999
+
+
+def test_a_token_that_one_class_has_more_often_speaks_for_it():
+    rows = made_up(3, 300)
+    bags = linear_start._Bags.of(rows, np.arange(300), 64)
+    ratios_VC = bags.by_class(torch.from_numpy(rows.labels).long(), 3)
+    assert ratios_VC[10:13].argmax(1).tolist() == [0, 1, 2]
+    assert (ratios_VC[10:13].diagonal() > 0).all()
+    assert (ratios_VC[13:20] == 0).all(), "no row has these"
+
+
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (1.5, 1.1)])
 def test_the_untrained_network_finds_values(scale):
     model = network(0, scale)

@@ -5,27 +5,24 @@ from typing import Any
 
 from xlnet.errors import UserError, nearest
 from xlnet.recipe.checks import check_whole
-from xlnet.recipe.fields import AUTO, ModelRecipe, Recipe, TrainingRecipe, merge, section_table
+from xlnet.recipe.fields import AUTO, DataRecipe, ModelRecipe, Recipe, TrainingRecipe, merge, section_table
+
+LENGTH = 1024  # tokens of a text: the ends of long reviews help, and small networks can afford them
 
 
 def tiny() -> Recipe:
     """Return the demo's recipe, which trains on a few thousand sentences in a minute on two cores."""
-    return Recipe(
-        model=ModelRecipe(dropout=AUTO, summary_dropout=AUTO),
-        training=_fitting(),
-    )
+    return _from_scratch(ModelRecipe(dropout=AUTO, summary_dropout=AUTO))
 
 
 def small() -> Recipe:
     """Return a recipe to train from scratch on tens of thousands of texts on a CPU."""
-    return Recipe(
-        model=ModelRecipe("small", "", 4, 256, 4, 64, 1024, dropout=AUTO, summary_dropout=AUTO), training=_fitting()
-    )
+    return _from_scratch(ModelRecipe("small", "", 4, 256, 4, 64, 1024, dropout=AUTO, summary_dropout=AUTO))
 
 
-def _fitting() -> TrainingRecipe:
-    """Return training fields that :mod:`xlnet.recipe.budget` replaces by numbers that fit the data."""
-    return TrainingRecipe(
+def _from_scratch(model: ModelRecipe) -> Recipe:
+    """Return a recipe whose training fields :mod:`xlnet.recipe.budget` replaces by numbers that fit the data."""
+    training = TrainingRecipe(
         epochs=AUTO,
         batch_tokens=AUTO,
         learning_rate=AUTO,
@@ -35,6 +32,7 @@ def _fitting() -> TrainingRecipe:
         patience=AUTO,
         initialisation=AUTO,
     )
+    return Recipe(DataRecipe(max_length=LENGTH), model, training)
 
 
 def base() -> Recipe:
