@@ -16,7 +16,7 @@ from xlnet.model import config as configs
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import AUTO, budget
 from xlnet.recipe.budget import Size
-from xlnet.training import linear_start, loop
+from xlnet.training import linear_start, loop, objective
 from xlnet.training.device import Device
 from xlnet.training.train import train
 from xlnet.training.validation import validation_logits
@@ -174,6 +174,28 @@ def test_the_start_is_validated_and_kept_if_training_makes_it_worse(dataset, tmp
     assert (first["step"], facts["best_step"], facts["global_step"]) == (0, 0, 4)
     assert facts["validation_accuracy"] == pytest.approx(first["validation_accuracy"], abs=1e-6)
     assert first["validation_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "select_by", "start", "other", "wins"),
+    [
+        ("accuracy", "auto", 0.80, 0.83, False),  # one standard error of 100 rows is 0.04
+        ("accuracy", "accuracy", 0.80, 0.85, True),
+        ("macro_f1", "macro_f1", 0.80, 0.83, False),
+        ("mcc", "mcc", 0.5, 0.6, True),
+        ("pearson", "auto", 0.5, 0.57, False),
+        ("pearson", "spearman", 0.5, 0.57, False),  # neither has it
+    ],
+)
+def test_the_start_is_kept_unless_another_is_better_by_a_standard_error(name, select_by, start, other, wins):
+    old, new = ({"validation_loss": 0.5, f"validation_{name}": value} for value in (start, other))
+    margin = objective.standard_error(old, 100, select_by)
+    assert objective.better(new, old, select_by, margin) is wins
+
+
+def test_a_lower_loss_is_better_however_small_the_difference():
+    old, new = {"validation_loss": 0.5, "validation_accuracy": 0.9}, {"validation_loss": 0.49}
+    assert objective.better(new, old, "loss", objective.standard_error(old, 100, "loss"))
 
 
 def test_the_same_bits_twice_and_after_a_kill(dataset, tmp_path, monkeypatch):

@@ -92,16 +92,32 @@ def validation_metrics(
     return {"validation_loss": value} | scores
 
 
-def better(new: dict[str, float], old: dict[str, float], select_by: str = "auto") -> bool:
-    """Whether ``new`` is better: its metric ``select_by`` is higher, or equal with a lower loss.
+def better(new: dict[str, float], old: dict[str, float], select_by: str = "auto", margin: float = 0.0) -> bool:
+    """Whether ``new`` is better: its metric ``select_by`` is higher by ``margin``, or equal with a lower loss.
 
     A metric that cannot be computed, such as a correlation with a constant, is worse than any that can.
     """
     if not old:
         return True
-    name = ("accuracy" if "validation_accuracy" in new else "pearson") if select_by == "auto" else select_by
+    name = _deciding(new, select_by)
     ours, theirs = (-math.inf if name == "loss" else x.get(f"validation_{name}", -math.inf) for x in (new, old))
+    if margin:
+        return ours > theirs + margin
     return ours > theirs or (ours == theirs and new["validation_loss"] < old["validation_loss"])
+
+
+def standard_error(scores: dict[str, float], rows: int, select_by: str = "auto") -> float:
+    """Return about the standard error of the metric that decides, on so many validation rows; 0 for a loss."""
+    name = _deciding(scores, select_by)
+    value = scores.get(f"validation_{name}", 0.0)
+    if name == "loss":
+        return 0.0
+    spread = math.sqrt(value * (1 - value)) if name in ("accuracy", "macro_f1") else 1 - value * value
+    return spread / math.sqrt(rows)
+
+
+def _deciding(scores: dict[str, float], select_by: str) -> str:
+    return select_by if select_by != "auto" else "accuracy" if "validation_accuracy" in scores else "pearson"
 
 
 def _targets(labels: np.ndarray, task: str) -> Tensor:
