@@ -1,4 +1,4 @@
-"""The gate for language models: fewer bits per byte on the same documents, whatever the tokenizers."""
+"""The gate for language models: the challenger must need fewer bits per byte. The tokenizers may differ."""
 
 import math
 from collections.abc import Callable

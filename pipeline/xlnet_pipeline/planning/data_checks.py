@@ -60,7 +60,7 @@ def labels(given: PlannedRun) -> str | None:
         return None  # the reader checks numbers, a corpus has no labels, and the survey checks small inputs
     if len(rows) > 20 and len(names) > surveys.MANY_CLASSES * len(rows):
         return f"data.label = {data.label!r} has {len(names)} different values in the first {len(rows)} rows"
-    if len(names) == 1 and not _sorted_by_class(data, given):
+    if len(names) == 1 and not _has_unread_rows(data, given):
         return f"data.label = {data.label!r} is '{next(iter(names))}' in all of the first {len(rows)} rows"
     return None
 
@@ -137,8 +137,8 @@ def metric(given: PlannedRun) -> None:
     refuse_selection(given.recipe.training.select_by, given.recipe.data.task)
 
 
-def _sorted_by_class(data: DataRecipe, given: PlannedRun) -> bool:
-    """Whether rows that were not read may belong to other classes."""
+def _has_unread_rows(data: DataRecipe, given: PlannedRun) -> bool:
+    """Return whether some rows were not read; they may belong to other classes."""
     return any(len(rows) == FIRST_ROWS for _, rows in given.first) or len(given.sources) > len(given.first)
 
 

@@ -119,14 +119,14 @@ class Watch:
     """Where the output of a step's command goes, and what stops the command.
 
     Attributes:
-        log: gets the output as bytes, without the passwords of addresses in it; where ``live`` is given, without
-            what a progress bar wrote over.
-        line: called with each whole line, likewise, and without control characters.
-        stop: read all the time. Once it says so, the command and all that it has started get SIGTERM, and
+        log: file that gets the output as bytes, without passwords in addresses; if ``live`` is given, also without text
+            that a progress bar has overwritten.
+        line: called with each whole line of the log, without control characters.
+        stop: checked all the time. When it asks to stop, the command and all that it has started get SIGTERM, and
             :func:`patience` seconds to end.
-        live: if given, the command writes to a terminal of its own, and this is called with the unfinished last
-            line whenever a progress bar has drawn it anew.
-        stopping: called once the command has been asked to end.
+        live: if given, the command writes to a terminal of its own, and this is called with the unfinished last line
+            whenever a progress bar has drawn it again.
+        stopping: called after the command has been asked to end.
     """
 
     log: BinaryIO
@@ -177,8 +177,8 @@ def run(
         command: the program and its arguments.
         environment: variables added to ours.
         watch: where its output goes, and what stops it.
-        directory: where the command runs; None: where we are.
-        after: a command that ends what the command has others run for it, should we be killed.
+        directory: working directory of the command; None: ours.
+        after: a command to run if we are killed; it ends what other programs, such as Docker, run for the command.
         start: starts the process.
 
     Returns:
@@ -186,7 +186,7 @@ def run(
         0, has done its work.
 
     Raises:
-        Stopped: it was stopped; every process it had started is gone.
+        Stopped: the command was stopped; every process that it had started is gone.
     """
     ours, theirs = pty.openpty() if watch.live else os.pipe()
     with os.fdopen(ours, "rb", buffering=0) as output:

@@ -1,6 +1,6 @@
 """Code that the remote targets share: submitting once, waiting, and reading a run's artifacts from its bucket.
 
-A backend tells how its tasks went. Where an artifact came from is read from the ``lineage.json`` inside it.
+The backend knows the status of its tasks. The lineage of an artifact is read from the ``lineage.json`` inside it.
 """
 
 import dataclasses

@@ -26,7 +26,7 @@ class Timing:
     cron: str  # five fields, as :class:`xlnet_pipeline.targets.cron.Cron` writes them
     timezone: str = "UTC"
     max_concurrent: int = 1
-    current_offset: bool = field(default=False, compare=False)  # send the zone's present UTC offset to a target in UTC
+    current_offset: bool = field(default=False, compare=False)  # translate to UTC with the zone's current offset
 
     def coming(self, count: int = SHOWN, moment: datetime | None = None) -> list[str]:
         """Return the next times after ``moment`` (now), ISO 8601 in the schedule's zone; [] if cron is foreign."""

@@ -15,7 +15,7 @@ class Submission:
     Attributes:
         recipe: what to run.
         cache: reuse results of equal work; False runs every step again.
-        timeout: seconds after which the run is stopped and fails; on a remote target whoever waits for it stops it.
+        timeout: seconds after which the run is stopped and fails; on a remote target the command that waits stops it.
         machine: name of the machine to train on; empty: a CPU machine.
         nodes: how many such machines train together.
         spot: take machines that can be preempted, for less money.

@@ -150,7 +150,7 @@ class Execution:
 
     def _kept(self, key: str, step: StepRun) -> dict[str, Any] | None:
         entry = self.cache.get(key)
-        if entry and step.name == "register":  # what a registration points to lies outside of it
+        if entry and step.name == "register":  # its model is in the registry, not in the artifact
             registration.check(entry["outputs"], step.inputs["recipe"], self.home)
             if entry["inputs"] != step.inputs:  # equal inputs in another place: those it names may be gone
                 check(entry["inputs"])

@@ -32,7 +32,7 @@ from xlnet_steps import supervisor
 
 EXECUTOR = "kfp.dsl.executor"  # what supervisor.MODULE imports
 
-# What each step imports that takes long, in the order in which a run needs it.
+# The slow imports of each step, in the order in which a run needs them.
 TRAINING = (
     EXECUTOR,
     "torch",
@@ -93,10 +93,10 @@ class ForkServer:
             command: a component's command, as kfp compiles it.
             environment: all variables of the new process.
             output: file descriptor for standard output and standard error.
-            directory: where it runs; None: where we are.
+            directory: its working directory; None: ours.
             check: called while the server imports the step's libraries; raises to give up.
         """
-        with contextlib.suppress(OSError):  # the server has died: a program of its own does as well
+        with contextlib.suppress(OSError):  # if the server has died, start a program instead
             if _can_fork(command) and self._serves(dict(environment)):
                 request = {"component": command[3], "arguments": command[4:], "directory": str(directory or Path.cwd())}
                 return self._forked(json.dumps(request).encode(), output, check)
@@ -162,7 +162,7 @@ class _Forked:
         if self._status is None:
             try:
                 self._status = _answer(self._answers, "status")
-            except ConnectionError:  # the server was killed: its child must not go on unseen
+            except ConnectionError:  # the server was killed, and nobody else would stop its child
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._status = -signal.SIGKILL

@@ -25,7 +25,7 @@ def told(step: StepRun, ended: str, recipe: dict[str, Any], home: Path) -> str:
 
     Args:
         step: the step that ran.
-        ended: how it ended: the attribute of :class:`processes.Stopped`.
+        ended: how it ended, see :attr:`processes.Stopped.ended`.
         recipe: the run's recipe.
         home: the state directory.
     """
