@@ -51,7 +51,7 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
     losses = document_losses(language_model, tokens, Path(model))
     rows = split.table()
     texts = zip(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), strict=True)
-    sizes = np.array([byte_count(text, pair) for text, pair in texts], np.int64)
+    sizes = np.array([len((text + (pair or "")).encode()) + 1 for text, pair in texts], np.int64)  # one for the end
     shapes = segments_of(data, made_of)
     permuted = segment_losses(language_model, split, shapes)
     if permuted is None or not np.isfinite([*losses, *permuted[0]]).all():
@@ -85,11 +85,6 @@ def refuse_vocabulary(tokens: int, data: Dataset, name: str) -> None:
             f"model '{name}' knows {tokens} tokens, the dataset has {data.card['vocab_size']}; "
             "evaluate it on a dataset made with its own tokenizer"
         )
-
-
-def byte_count(text: str, pair: str | None) -> int:
-    """Return a document's number of bytes in UTF-8, plus one for its end."""
-    return len(text.encode()) + len((pair or "").encode()) + 1
 
 
 def document_losses(model: XLNetLanguageModel, documents: list[np.ndarray], directory: Path) -> np.ndarray:

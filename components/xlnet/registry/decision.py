@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xlnet import provenance
 from xlnet.data import objects
+from xlnet.errors import RunError, UserError
 from xlnet.registry.versions import ModelVersion
 
 
@@ -22,6 +23,18 @@ class Decision:
 
 class Incomparable(Exception):
     """Two models cannot be compared; the message says why."""
+
+
+def kept_evaluation(champion: ModelVersion, test_digest: str) -> Path | None:
+    """Return the directory of the champion's own evaluation if it has these test rows and can be read, else None."""
+    if champion.tags.get("test_digest") != test_digest or not champion.evaluation_uri:
+        return None
+    try:
+        kept = objects.local_directory(champion.evaluation_uri)
+        provenance.verify(kept)
+    except (UserError, RunError):
+        return None
+    return kept
 
 
 def champion_files(champion: ModelVersion) -> Path:

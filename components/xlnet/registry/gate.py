@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from xlnet import provenance
-from xlnet.data import objects, seen
+from xlnet.data import seen
 from xlnet.data.dataset import open_dataset
 from xlnet.errors import RunError, UserError
 from xlnet.evaluation.comparison import RowPredictions, compare
@@ -25,7 +24,7 @@ from xlnet.model.config import PRETRAIN
 from xlnet.recipe import EvaluationRecipe
 from xlnet.registry import language_gate
 from xlnet.registry.challenger import Challenger
-from xlnet.registry.decision import Decision, Incomparable, champion_files
+from xlnet.registry.decision import Decision, Incomparable, champion_files, kept_evaluation
 from xlnet.registry.versions import ModelVersion
 
 FEWEST_ROWS = 30  # minimum number of rows for a comparison, after removing rows that a model was trained on
@@ -147,13 +146,8 @@ def _against(
 
 def _champion_answers(challenger: Challenger, champion: ModelVersion) -> tuple[NamedPredictions, bool]:
     """Return the champion's predictions for the challenger's test rows, and whether its own evaluation made them."""
-    if champion.tags.get("test_digest") == challenger.metrics["test_digest"] and champion.evaluation_uri:
-        try:
-            kept = objects.local_directory(champion.evaluation_uri)
-            provenance.verify(kept)
-            return read_predictions(kept), True
-        except (UserError, RunError):
-            pass  # the evaluation is missing, damaged or out of reach: predict again
+    if kept := kept_evaluation(champion, challenger.metrics["test_digest"]):
+        return read_predictions(kept), True
     try:
         predictor = Predictor(champion_files(champion))
         known = list(predictor.model.config.classes)

@@ -6,14 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow.parquet as pq
 
-from xlnet import provenance
-from xlnet.data import objects
 from xlnet.data.dataset import open_dataset
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import EvaluationRecipe
 from xlnet.registry.challenger import Challenger
-from xlnet.registry.decision import Decision, Incomparable, champion_files
+from xlnet.registry.decision import Decision, Incomparable, champion_files, kept_evaluation
 from xlnet.registry.versions import ModelVersion
 
 UNIFORM = 8.0  # bits per byte of a model that knows nothing
@@ -69,13 +67,8 @@ def _champion_losses(challenger: Challenger, champion: ModelVersion) -> tuple[np
     from xlnet.evaluation.language import document_losses
     from xlnet.model.weights import load_language_model
 
-    if champion.tags.get("test_digest") == challenger.metrics["test_digest"] and champion.evaluation_uri:
-        try:
-            kept = objects.local_directory(champion.evaluation_uri)
-            provenance.verify(kept)
-            return pq.read_table(kept / "predictions.parquet", columns=["loss"])["loss"].to_numpy(), True
-        except (UserError, RunError, KeyError):
-            pass  # the evaluation is missing, damaged or out of reach: judge again
+    if kept := kept_evaluation(champion, challenger.metrics["test_digest"]):
+        return pq.read_table(kept / "predictions.parquet", columns=["loss"])["loss"].to_numpy(), True
     try:
         model = champion_files(champion)
         language_model, tokenizer = load_language_model(model), load_tokenizer(model)

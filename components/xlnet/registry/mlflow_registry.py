@@ -16,7 +16,7 @@ from xlnet.errors import RunError, UserError, nearest
 from xlnet.redaction import redacted
 from xlnet.registry import mlflow_files
 from xlnet.registry.address import sqlite_file
-from xlnet.registry.versions import CHAMPION, ModelVersion
+from xlnet.registry.versions import CHAMPION, ModelVersion, choose
 
 MODEL = "model"  # folder of a run's artifacts on a server
 BATCH = 100  # parameters in one request, which is MLflow's limit
@@ -78,18 +78,7 @@ class MlflowRegistry:
 
     def find(self, reference: str) -> ModelVersion:
         """Find one version by reference."""
-        name, colon, number = reference.partition(":")
-        name, at, alias = (name, "", "") if colon else reference.partition("@")
-        versions = self.versions(name)
-        by_number = {str(version.version): version for version in versions}
-        by_alias = {alias: version for version in versions for alias in version.aliases}
-        if colon and number not in by_number:
-            raise UserError(f"model '{name}' has no version '{number}'; it has: {', '.join(reversed(by_number))}")
-        if at and alias not in by_alias:
-            raise UserError(f"model '{name}' has no alias '{alias}'; it has: {', '.join(by_alias) or 'none'}")
-        if colon:
-            return by_number[number]
-        return by_alias[alias] if at else by_alias.get(CHAMPION, versions[0])
+        return choose(reference, self.versions)
 
     def champion(self, name: str) -> ModelVersion | None:
         """Return the champion; None if there is none."""

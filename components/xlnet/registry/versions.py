@@ -1,6 +1,9 @@
-"""A registered version, as every registry describes it."""
+"""A registered version, and how commands name one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from xlnet.errors import UserError
 
 CHAMPION = "champion"
 
@@ -34,3 +37,27 @@ class ModelVersion:
     def registration_uri(self) -> str:
         """Address of the registration's directory, which has the whole lineage."""
         return self.tags.get("registration_uri", "")
+
+
+def choose(reference: str, versions_of: Callable[[str], list[ModelVersion]]) -> ModelVersion:
+    """Find ``NAME:3``, ``NAME@alias`` or ``NAME`` (champion, else latest version).
+
+    Args:
+        reference: names the version.
+        versions_of: returns a model's versions, newest first, or raises UserError.
+
+    Raises:
+        UserError: there is no such model or version.
+    """
+    name, colon, number = reference.partition(":")
+    name, at, alias = (name, "", "") if colon else reference.partition("@")
+    versions = versions_of(name)
+    by_number = {str(version.version): version for version in versions}
+    by_alias = {alias: version for version in versions for alias in version.aliases}
+    if colon and number not in by_number:
+        raise UserError(f"model '{name}' has no version '{number}'; it has: {', '.join(reversed(by_number))}")
+    if at and alias not in by_alias:
+        raise UserError(f"model '{name}' has no alias '{alias}'; it has: {', '.join(by_alias) or 'none'}")
+    if colon:
+        return by_number[number]
+    return by_alias[alias] if at else by_alias.get(CHAMPION, versions[0])

@@ -16,7 +16,7 @@ from xlnet.errors import UserError, nearest
 from xlnet.http import HttpError
 from xlnet.redaction import redacted
 from xlnet.registry.address import check_name
-from xlnet.registry.versions import CHAMPION, ModelVersion
+from xlnet.registry.versions import CHAMPION, ModelVersion, choose
 from xlnet.registry.vertex_api import VertexApi
 
 SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/{}_metrics_1.0.0.yaml"
@@ -66,19 +66,7 @@ class VertexRegistry:
 
     def find(self, reference: str) -> ModelVersion:
         """Find ``NAME:3``, ``NAME@alias`` or ``NAME`` (champion, else latest version); UserError if there is none."""
-        match = re.fullmatch(r"([^:@]+)(?::(\d+)|@(.+))?", reference)
-        if not match:
-            raise UserError(f"'{reference}' names no model; type NAME, NAME:VERSION or NAME@ALIAS")
-        name, number, alias = match.groups()
-        versions = self.versions(name)
-        if number:
-            chosen = [one for one in versions if one.version == int(number)]
-        else:
-            chosen = [one for one in versions if (alias or CHAMPION) in one.aliases] or ([] if alias else versions)
-        if not chosen:
-            there = ", ".join(f"{name}:{one.version}" for one in versions[:5])
-            raise UserError(f"'{reference}' is unknown in '{self.shown_uri}'; there are {there}")
-        return chosen[0]
+        return choose(reference, self.versions)
 
     def champion(self, name: str) -> ModelVersion | None:
         """Return the version with the alias ``champion``; None if there is none."""

@@ -102,11 +102,6 @@ def _of_recipe(file: str | None) -> str:
         return ""  # the working directory has no usable recipe, which is fine if nobody named one
 
 
-def find(options: argparse.Namespace) -> ModelVersion:
-    """Return the version that ``options.model`` names. Raises UserError if it does not exist."""
-    return open_registry(options).find(options.model)
-
-
 def list_models(options: argparse.Namespace) -> None:
     """Print one row for each version."""
     registry = open_registry(options)
@@ -123,7 +118,7 @@ def list_models(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Print one version: the gate's decision, the metric, the digests and the location."""
-    version = find(options)
+    version = open_registry(options).find(options.model)
     if options.json:
         print_json(dataclasses.asdict(version))
         return

@@ -1,5 +1,6 @@
 """Renders a lineage graph as a tree for the terminal, as JSON, and as one self-contained page."""
 
+import html
 import json
 import textwrap
 from dataclasses import asdict
@@ -42,13 +43,9 @@ def to_html(lineage: Lineage) -> str:
     )
     # In JSON "<" occurs only in strings, where "\u003c" means the same. So no text can close the script element.
     data = json.dumps(_plain(lineage)).replace("<", "\\u003c").replace("&", "\\u0026")
-    parts = {"style": style, "script": script, "data": data, "text": _escape(to_text(lineage, width=100))}
+    parts = {"style": style, "script": script, "data": data, "text": html.escape(to_text(lineage), quote=False)}
     pieces = page.split("{{")
     return pieces[0] + "".join(parts[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:]))
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:

@@ -47,8 +47,8 @@ def application(site: Site, token: str = "") -> Guard:
         middleware=[Middleware(_Impatient)],
         exception_handlers={
             UserError: _mistake,
-            Unreachable: _silent,
-            RunError: _failure,
+            Unreachable: lambda request, error: pages.problem(request, 504, "The target does not answer", str(error)),
+            RunError: lambda request, error: pages.problem(request, 409, "Not possible", str(error)),
             ModuleNotFoundError: _not_installed,
             HTTPException: _http,
             Exception: _bug,
@@ -84,14 +84,6 @@ def _mistake(request: Request, error: Exception) -> Response:
         return pages.problem(request, error.status, "Not done", str(error))
     unknown = isinstance(error, Missing) or " unknown" in str(error)
     return pages.problem(request, 404 if unknown else 422, "Not found" if unknown else "Not possible", str(error))
-
-
-def _failure(request: Request, error: Exception) -> Response:
-    return pages.problem(request, 409, "Not possible", str(error))
-
-
-def _silent(request: Request, error: Exception) -> Response:
-    return pages.problem(request, 504, "The target does not answer", str(error))
 
 
 def _not_installed(request: Request, error: Exception) -> Response:

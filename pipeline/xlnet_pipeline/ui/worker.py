@@ -44,7 +44,8 @@ class Worker:
                 self._timer.cancel()
             if self._pool is None:
                 spawning = multiprocessing.get_context("spawn")  # a fork would inherit the server's threads and sockets
-                self._pool = ProcessPoolExecutor(1, mp_context=spawning, initializer=_quiet)
+                ignored = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends the process
+                self._pool = ProcessPoolExecutor(1, spawning, signal.signal, ignored)
             future = self._pool.submit(_called, name, *arguments)
         try:
             return future.result()
@@ -77,8 +78,3 @@ class Worker:
 def _called(name: str, *arguments: Any) -> Any:
     module, _, function = name.partition(".")
     return getattr(importlib.import_module(f"xlnet_pipeline.ui.{module}"), function)(*arguments)
-
-
-def _quiet() -> None:
-    """Leave Ctrl-C to the server, which then ends this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
