@@ -24,6 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if not CHROMIUM:
     pytest.skip("no chromium here: apt-get install chromium", allow_module_level=True)
 api = pytest.importorskip("playwright.sync_api")
+api.expect.set_options(timeout=20_000)
 
 SETTINGS = ("model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.d_head=16", "model.d_inner=64")
 RUN = ("training.batch_tokens=512", "training.learning_rate=0.003", "evaluation.resamples=100", "data.max_length=32")
@@ -153,9 +154,9 @@ def test_from_a_model_to_a_file_and_back(watched: list[str], page: Any, address:
     page.goto(f"{address}/models/reviews/1")
     page.click("dd a[href^='/lineage/model-']")
     page.click("svg.graph .node.file")
-    assert "sentences.csv" in page.locator("#facts").inner_text()
+    api.expect(page.locator("#facts")).to_contain_text("sentences.csv")
     page.click("text=The graph around this file")
-    assert page.locator("svg.graph .node.model").count() == 2
+    api.expect(page.locator("svg.graph .node.model")).to_have_count(2)
 
 
 def test_promote_and_roll_back(watched: list[str], page: Any, address: str) -> None:
@@ -163,9 +164,9 @@ def test_promote_and_roll_back(watched: list[str], page: Any, address: str) -> N
     other = page.locator("tr", has=page.locator("button:text('Promote')"))
     number = other.locator("th").inner_text()
     other.locator("button").click()
-    assert f"reviews:{number} is now the champion" in page.locator(".said").inner_text()
+    api.expect(page.locator(".said")).to_contain_text(f"reviews:{number} is now the champion")
     page.click("button:has-text('Roll back')")
-    assert "is the champion again" in page.locator(".said").inner_text()
+    api.expect(page.locator(".said")).to_contain_text("is the champion again")
 
 
 def test_a_text_is_tried(watched: list[str], page: Any, address: str) -> None:
