@@ -48,10 +48,10 @@ def _store(uri: str) -> ModuleType:
     return s3
 
 
-def listing(uri: str, pattern: str | None = None) -> list[Stored]:
-    """List the objects whose names begin with the address's name and match ``pattern``, a glob over whole names."""
+def listing(uri: str) -> list[Stored]:
+    """List the objects whose names begin with the address's name."""
     found: list[Stored] = _store(uri).listing(uri)
-    return [one for one in found if pattern is None or matches(one.name, pattern)]
+    return found
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -247,6 +247,19 @@ def _longest_first(a: int, b: int, room: int) -> tuple[int, int]:
     return (short, long) if a <= b else (long, short)
 
 
+def refuse_other_size(directory: Path, tokenizer: Tokenizer, rows: int, may_have_more: bool) -> None:
+    """Raise UserError if a model's embedding table of ``rows`` rows does not fit the tokenizer beside it.
+
+    A classifier reads only the tokenizer's tokens, so its table ``may_have_more`` rows, as padded ones have. A language
+    model could choose such a row, for which there is no text.
+    """
+    tokens = tokenizer.vocab_size
+    if tokens > rows or (tokens < rows and not may_have_more):
+        raise UserError(
+            f"'{directory}' has a tokenizer of {tokens} tokens and weights for {rows}; take both from the same model"
+        )
+
+
 def has_tokenizer(directory: Path) -> bool:
     """Whether a directory holds a vocabulary."""
     return any((directory / name).is_file() for name in ("tokenizer.json", "spiece.model"))

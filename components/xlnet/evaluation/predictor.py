@@ -9,9 +9,8 @@ import numpy as np
 
 from xlnet import recipe as recipes
 from xlnet.data.batches import Unlabelled
-from xlnet.data.tokenizer import Tokenizer, load_tokenizer
+from xlnet.data.tokenizer import Tokenizer, load_tokenizer, refuse_other_size
 from xlnet.data.values import BadValue, check_pair, check_text
-from xlnet.errors import UserError
 
 LONGEST = 8192  # maximum tokens of a row if neither recipe nor directory names one: the tokens of one batch
 
@@ -28,12 +27,7 @@ class Predictor:
         from xlnet.model.weights import load_classifier
 
         model = load_classifier(self.directory)
-        known, tokens = model.config.vocab_size, self.tokenizer.vocab_size
-        if tokens > known:
-            raise UserError(
-                f"'{self.directory}' has a tokenizer of {tokens} tokens and weights for {known}; "
-                "take both from the same model"
-            )
+        refuse_other_size(self.directory, self.tokenizer, model.config.vocab_size, may_have_more=True)
         return model
 
     @cached_property

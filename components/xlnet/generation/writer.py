@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, refuse_other_size
 from xlnet.errors import UserError
 from xlnet.generation.decoder import Decoder, DecoderWeights
 from xlnet.generation.request import Request
@@ -51,12 +51,7 @@ class Writer:
             raise UserError(
                 f"'{self.directory}' has no tokenizer; put tokenizer.json or spiece.model beside the weights"
             )
-        known, tokens = model.config.vocab_size, self.tokenizer.vocab_size
-        if tokens != known:
-            raise UserError(
-                f"'{self.directory}' has a tokenizer of {tokens} tokens and weights for {known}; "
-                "take both from the same model"
-            )
+        refuse_other_size(self.directory, self.tokenizer, model.config.vocab_size, may_have_more=False)
         return model
 
     @cached_property

@@ -11,7 +11,9 @@ Situation = tuple[str, str, int]  # device, data type, head width
 
 @dataclass(frozen=True)
 class Choice:
-    """The implementations of a formula: modules with a function ``obstacle(device, dtype, head_width)``.
+    """The implementations of a formula, each a module.
+
+    A function ``obstacle(device, dtype, head_width)`` of the module says why it cannot run; without it, it always can.
 
     Attributes:
         formula: what they compute, for messages.
@@ -42,15 +44,19 @@ class Choice:
             if situation not in self.known:
                 self.known[situation] = self._best(situation)
             return self.known[situation]
-        if reason := self.load(impl).obstacle(*situation):
+        if reason := self._obstacle(impl, situation):
             raise UserError(f"{self.formula} implementation {impl!r} cannot run here: {reason}; take 'auto'")
         return impl
+
+    def _obstacle(self, impl: str, situation: Situation) -> str:
+        obstacle: Callable[[str, str, int], str] | None = getattr(self.load(impl), "obstacle", None)
+        return obstacle(*situation) if obstacle else ""
 
     def _best(self, situation: Situation) -> str:
         """Return the first fast implementation that can run; warn if only a slower one can."""
         obstacles, impl = [], self.anywhere
         for impl in self.fast.get(situation[0], (self.anywhere,)):
-            if not (reason := self.load(impl).obstacle(*situation)):
+            if not (reason := self._obstacle(impl, situation)):
                 break
             obstacles.append(f"{impl}: {reason}")
         if obstacles:

@@ -124,9 +124,11 @@ class XLNetLanguageModel(nn.Module):
         """
         length = text.input_ids_BL.shape[1]
         sight = Sight.of(text.order_BL, text.place_BP, text.remembered)
-        dropouts, rate = self._dropouts(text), self.config.dropout
+        dropouts = Dropouts(3 + 4 * len(self.transformer.layer), text.input_ids_BL.device, self.training)
+        rate, table_VD = self.config.dropout, self.transformer.word_embedding.weight
         first = text.first_text * sight.place_BQ.shape[1]
-        x_BQD = torch.cat([self._embed(text.input_ids_BL), self._mask(text.place_BP)], 1)
+        masks_BPD = self.transformer.mask_emb.expand(*text.place_BP.shape, -1)
+        x_BQD = torch.cat([F.embedding(text.input_ids_BL, table_VD), masks_BPD], 1)
         x_BQD = _drop(x_BQD, dropouts, rate, first)
         shared = self._shared(text, sight, dropouts)
         memory = []
@@ -148,15 +150,6 @@ class XLNetLanguageModel(nn.Module):
     def logits(self, hidden_PD: Tensor) -> Tensor:
         """Compute the logits of hidden states: [..., D] → [..., V]."""
         return F.linear(hidden_PD, self.transformer.word_embedding.weight, self.lm_loss.bias)
-
-    def _dropouts(self, text: Text) -> Dropouts:
-        return Dropouts(3 + 4 * len(self.transformer.layer), text.input_ids_BL.device, self.training)
-
-    def _embed(self, ids_BL: Tensor) -> Tensor:
-        return F.embedding(ids_BL, self.transformer.word_embedding.weight)
-
-    def _mask(self, place_BP: Tensor) -> Tensor:
-        return self.transformer.mask_emb.expand(*place_BP.shape, -1)
 
     def _shared(self, text: Text, sight: Sight, dropouts: Dropouts) -> StreamInputs:
         config, length = self.config, sight.length

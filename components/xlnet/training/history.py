@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from xlnet.provenance import LOGS
 
@@ -66,8 +66,8 @@ def _tensorboard(logs: Path) -> Any:
 class Progress:
     """Shows loss, tokens/s and time left: as a bar on a terminal, elsewhere as a line from time to time."""
 
-    def __init__(self, out: TextIO | None = None, silent: bool = False) -> None:
-        self.out = out or sys.stderr
+    def __init__(self, silent: bool) -> None:
+        self.out = sys.stderr
         self.silent = silent  # True on every rank but one
         self.terminal = self.out.isatty()
         self.tokens = 0

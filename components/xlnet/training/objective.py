@@ -80,7 +80,8 @@ def validation_metrics(
         select_by: ``training.select_by``.
         deviation: deviation of the train labels, see :func:`losses`.
     """
-    value = losses(torch.from_numpy(logits).double(), _targets(labels, task), task, 0.0, deviation).mean().item()
+    targets = torch.from_numpy(labels.astype(np.float32 if task == "regression" else np.int64))
+    value = losses(torch.from_numpy(logits).double(), targets, task, 0.0, deviation).mean().item()
     if task == "regression":
         given, truth = logits[:, 0].astype(np.float64), labels.astype(np.float64)
         names = {"pearson", *({select_by} & set(metrics.OF_VALUES))}
@@ -118,7 +119,3 @@ def standard_error(scores: dict[str, float], rows: int, select_by: str = "auto")
 
 def _deciding(scores: dict[str, float], select_by: str) -> str:
     return select_by if select_by != "auto" else "accuracy" if "validation_accuracy" in scores else "pearson"
-
-
-def _targets(labels: np.ndarray, task: str) -> Tensor:
-    return torch.from_numpy(labels.astype(np.float32 if task == "regression" else np.int64))

@@ -33,9 +33,9 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 class Watchdog:
     """One rank's heartbeat thread. It does nothing if there are no other ranks."""
 
-    def __init__(self, ranks: SingleRank, hang: float | None = None) -> None:
+    def __init__(self, ranks: SingleRank) -> None:
         self._ranks = ranks
-        self._hang = hang or float(os.environ.get("XLNET_HANG_SECONDS", HANG))
+        self._hang = float(os.environ.get("XLNET_HANG_SECONDS", HANG))
         self._main = threading.get_ident()
         self._position = (0, 0)
         self._moved = time.monotonic()

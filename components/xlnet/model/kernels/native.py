@@ -4,6 +4,7 @@ Shapes: see :mod:`xlnet.model.attention`; G groups of texts, X distances with ro
 """
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import c_float, c_int, c_long, c_uint32, c_void_p
 from typing import Any
 
@@ -19,6 +20,9 @@ LANES = 16  # the head width must be a multiple of the widest vector
 # Each group of texts sums its gradients of distances in a separate buffer, so that the order of summation does not
 # depend on the number of threads.
 GROUPS = 4
+# Fields that the structures of all attentions begin and end with.
+TENSORS = ("q", "k", "v", "r", "content_bias", "position_bias", "segment_bias", "segment_embed")
+SETTINGS = (("key", c_uint32), ("threshold", c_uint32), ("dropout_scale", c_float), ("threads", c_int))
 
 
 def obstacle(device: str, dtype: str, head_width: int) -> str:
@@ -67,13 +71,9 @@ class _Problem(ctypes.Structure):
     """``struct Problem`` of attention.cpp."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("q", "k", "v", "r", "content_bias", "position_bias", "segment_bias")),
-        *((name, c_void_p) for name in ("segment_embed", "segments", "offsets")),
+        *((name, c_void_p) for name in (*TENSORS, "segments", "offsets")),
         *((name, c_long) for name in ("q_row", "k_row", "v_row", "texts", "tokens", "heads", "width", "longest")),
-        ("key", c_uint32),
-        ("threshold", c_uint32),
-        ("dropout_scale", c_float),
-        ("threads", c_int),
+        *SETTINGS,
     ]
 
 
@@ -99,38 +99,21 @@ class _Attention(torch.autograd.Function):
         tensors.append(None if ids_T is None else ids_T.to(torch.int32).contiguous())
         problem = _problem(tensors, layout, dropout)
         library = build.library()
-        library.distances_floats.restype = c_long
-        size = library.distances_floats(ctypes.byref(problem))
-        r_panels, r_rows = r_RNH.new_empty(size), r_RNH.new_empty(size)
-        out_TNH = q_TNH.new_empty(q_TNH.shape)
-        log_sums_NT = r_RNH.new_empty(q_TNH.shape[1], q_TNH.shape[0])
-        arguments = pointers(r_panels, r_rows, out_TNH, log_sums_NT)
-        library.attention_forward(ctypes.byref(problem), *arguments, c_int(is_bfloat16(q_TNH)))
-        ctx.save_for_backward(*tensors, r_panels, r_rows, log_sums_NT)
+        functions, more = (library.distances_floats, library.attention_forward), c_int(is_bfloat16(q_TNH))
+        out_TNH, *kept = run_forward(*functions, problem, tensors, q_TNH.shape, more)
+        ctx.save_for_backward(*tensors, *kept)
         ctx.layout, ctx.dropout = layout, dropout
         return out_TNH
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, r_panels, r_rows, log_sums_NT = ctx.saved_tensors
-        q_TNH, k_TNH, v_TNH, r_RNH, content_bias_NH, _, segment_bias_NH, *_ = tensors
         problem = _problem(tensors, ctx.layout, ctx.dropout)
-        heads, width = q_TNH.shape[1:]
-        groups = min(GROUPS, problem.texts)
-        grad_q, grad_k, grad_v = empty_gradients(q_TNH, k_TNH, v_TNH)
-        grad_r, grad_biases_4NH = torch.empty_like(r_RNH), content_bias_NH.new_empty(4, heads, width)
-        partial_r = r_RNH.new_zeros(groups * r_rows.numel())
-        partial_biases = r_RNH.new_zeros(groups, heads, 4, width)
-        build.library().attention_backward(
-            ctypes.byref(problem),
-            *pointers(r_panels, r_rows, grads[0].contiguous(), log_sums_NT, grad_q, grad_k, grad_v, grad_r),
-            *pointers(grad_biases_4NH),
-            c_long(groups),
-            *pointers(partial_r, partial_biases),
-            c_int(is_bfloat16(q_TNH)),
-        )
-        biases = bias_gradients(grad_biases_4NH, segment_bias_NH is not None)
-        return grad_q, grad_k, grad_v, grad_r, *biases, None, None, None
+        gradients = empty_gradients(*tensors[:3])
+        kept = (r_panels, r_rows, log_sums_NT)
+        backward, more = build.library().attention_backward, c_int(is_bfloat16(tensors[0]))
+        rest = run_backward(backward, problem, tensors, kept, grads[0], gradients, more)
+        return *gradients, *rest, None, None, None
 
 
 def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | None) -> _Problem:
@@ -162,10 +145,73 @@ def set_threads_and_dropout(problem: Any, dropout: Dropout | None) -> None:
         problem.dropout_scale = dropout.scale
 
 
-def bias_gradients(grad_biases_4NH: Tensor, has_segments: bool) -> tuple[Tensor | None, ...]:
-    """Return the gradients of content, position and segment bias, [N, H], and of the segment embeddings, [2, N, H]."""
+def run_forward(
+    floats_of: Any, forward: Any, problem: Any, tensors: Sequence[Tensor | None], shape: torch.Size, *more: Any
+) -> tuple[Tensor, ...]:
+    """Run an attention's forward pass.
+
+    Args:
+        floats_of: the library's function that returns the size of a copy of the distances.
+        forward: the library's function for the pass.
+        problem: the structure that both take.
+        tensors: those of :data:`TENSORS`, and more.
+        shape: the output's shape, [..., N, H].
+        more: further arguments of ``forward``.
+
+    Returns:
+        The output, two copies of the distances, and the logarithms of the sums of unnormalised weights, [N, ...].
+    """
+    q, r_RNH = tensors[0], tensors[3]
+    assert q is not None
+    assert r_RNH is not None
+    floats_of.restype = c_long
+    size = floats_of(ctypes.byref(problem))
+    r_panels, r_rows = r_RNH.new_empty(size), r_RNH.new_empty(size)
+    out, log_sums = q.new_empty(shape), r_RNH.new_empty(shape[-2], *shape[:-2])
+    forward(ctypes.byref(problem), *pointers(r_panels, r_rows, out, log_sums), *more)
+    return out, r_panels, r_rows, log_sums
+
+
+def run_backward(
+    backward: Any,
+    problem: Any,
+    tensors: Sequence[Tensor | None],
+    kept: tuple[Tensor, Tensor, Tensor],
+    grad: Tensor,
+    gradients: tuple[Tensor, ...],
+    *more: Any,
+) -> tuple[Tensor | None, ...]:
+    """Run an attention's backward pass, which writes the gradients of queries, keys and values to ``gradients``.
+
+    Args:
+        backward: the library's function for the pass.
+        problem: the structure that it takes.
+        tensors: those of :data:`TENSORS`, and more.
+        kept: what :func:`run_forward` returned beside the output.
+        grad: the output's gradient.
+        gradients: tensors to write to.
+        more: further arguments of ``backward``.
+
+    Returns:
+        The gradients of distances, [R, N, H], of content, position and segment bias, [N, H], and of the segment
+        embeddings, [2, N, H]; None without segments.
+    """
+    r_RNH, content_bias_NH, _, segment_bias_NH = tensors[3:7]
+    assert r_RNH is not None
+    assert content_bias_NH is not None
+    (heads, width), r_rows, groups = content_bias_NH.shape, kept[1], min(GROUPS, problem.texts)
+    grad_r, grad_biases_4NH = torch.empty_like(r_RNH), content_bias_NH.new_empty(4, heads, width)
+    partial_r, partial_biases = r_rows.new_zeros(groups * len(r_rows)), r_rows.new_zeros(groups, heads, 4, width)
+    backward(
+        ctypes.byref(problem),
+        *pointers(*kept[:2], grad.contiguous(), kept[2], *gradients, grad_r, grad_biases_4NH),
+        c_long(groups),
+        *pointers(partial_r, partial_biases),
+        *more,
+    )
     content, position, segment, other = grad_biases_4NH
-    return content, position, *((segment, torch.stack([-other, other])) if has_segments else (None, None))
+    of_segments = (None, None) if segment_bias_NH is None else (segment, torch.stack([-other, other]))
+    return grad_r, content, position, *of_segments
 
 
 def pointers(*tensors: Tensor | None) -> list[c_void_p]:

@@ -13,11 +13,6 @@ from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments, by_key
 
 
-def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Return an empty string, because this implementation runs everywhere."""
-    return ""
-
-
 def attention(
     q_TNH: Tensor,
     k_TNH: Tensor,

@@ -22,11 +22,6 @@ from xlnet.model.positions import Positions, Segments, by_key
 MIN_REAL = 0.7
 
 
-def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Return an empty string, because this implementation runs everywhere."""
-    return ""
-
-
 def attention(
     q_TNH: Tensor,
     k_TNH: Tensor,

@@ -17,11 +17,6 @@ from xlnet.model.sight import Sight, StreamSegments
 LOW = -1e30
 
 
-def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Return an empty string, because this implementation runs everywhere."""
-    return ""
-
-
 def attention(
     q_BQNH: Tensor,
     k_BKNH: Tensor,

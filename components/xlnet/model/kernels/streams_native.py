@@ -4,7 +4,7 @@ Shapes: see :mod:`xlnet.model.streams`.
 """
 
 import ctypes
-from ctypes import c_float, c_int, c_long, c_uint32, c_void_p
+from ctypes import c_long, c_void_p
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
 from xlnet.model.kernels.native import (
-    GROUPS,
-    bias_gradients,
+    SETTINGS,
+    TENSORS,
     floats,
     obstacle,
     pointers,
+    run_backward,
+    run_forward,
     set_threads_and_dropout,
 )
 from xlnet.model.positions import Positions, by_token, empty_gradients
@@ -45,14 +47,10 @@ class _Streams(ctypes.Structure):
     """``struct Streams`` of streams.cpp."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("q", "k", "v", "r", "content_bias", "position_bias", "segment_bias")),
-        *((name, c_void_p) for name in ("segment_embed", "query_segments", "key_segments", "place", "sees", "order")),
+        *((name, c_void_p) for name in (*TENSORS, "query_segments", "key_segments", "place", "sees", "order")),
         *((name, c_long) for name in ("q_row", "k_row", "v_row")),
         *((name, c_long) for name in ("texts", "length", "queries", "keys", "heads", "width")),
-        ("key", c_uint32),
-        ("threshold", c_uint32),
-        ("dropout_scale", c_float),
-        ("threads", c_int),
+        *SETTINGS,
     ]
 
 
@@ -82,13 +80,8 @@ class _StreamAttention(torch.autograd.Function):
         numbers[2] = sight.place_BQ.contiguous()
         problem = _problem(tensors, numbers, sight.length, dropout)
         library = build.library()
-        library.streams_floats.restype = c_long
-        size = library.streams_floats(ctypes.byref(problem))
-        r_panels, r_rows = q_BQNH.new_empty(size), q_BQNH.new_empty(size)
-        out_BQNH = q_BQNH.new_empty(shape)
-        log_sums_NBQ = q_BQNH.new_empty(shape[2], *shape[:2])
-        library.streams_forward(ctypes.byref(problem), *pointers(r_panels, r_rows, out_BQNH, log_sums_NBQ))
-        ctx.save_for_backward(*tensors, *numbers, r_panels, r_rows, log_sums_NBQ)
+        out_BQNH, *kept = run_forward(library.streams_floats, library.streams_forward, problem, tensors, shape)
+        ctx.save_for_backward(*tensors, *numbers, *kept)
         ctx.length, ctx.dropout, ctx.texts = sight.length, dropout, shape[0]
         return out_BQNH
 
@@ -96,24 +89,11 @@ class _StreamAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *saved, r_panels, r_rows, log_sums_NBQ = ctx.saved_tensors
         tensors, numbers = saved[:8], saved[8:]
-        q, k, v, r_RNH, content_bias_NH, _, segment_bias_NH, _ = tensors
         problem = _problem(tensors, numbers, ctx.length, ctx.dropout)
-        heads, width = q.shape[1:]
-        groups = min(GROUPS, ctx.texts)
-        (grad_q,), (grad_k, grad_v) = empty_gradients(q), empty_gradients(k, v)
-        grad_r, grad_biases_4NH = torch.empty_like(r_RNH), content_bias_NH.new_empty(4, heads, width)
-        partial_r = r_rows.new_zeros(groups * r_rows.numel())
-        partial_biases = r_rows.new_zeros(groups, heads, 4, width)
-        build.library().streams_backward(
-            ctypes.byref(problem),
-            *pointers(r_panels, r_rows, grads[0].contiguous(), log_sums_NBQ, grad_q, grad_k, grad_v, grad_r),
-            *pointers(grad_biases_4NH),
-            c_long(groups),
-            *pointers(partial_r, partial_biases),
-        )
-        by_text = (x.unflatten(0, (ctx.texts, -1)) for x in (grad_q, grad_k, grad_v))
-        biases = bias_gradients(grad_biases_4NH, segment_bias_NH is not None)
-        return (*by_text, grad_r, *biases, None, None, None, None)
+        gradients = (*empty_gradients(tensors[0]), *empty_gradients(*tensors[1:3]))
+        kept = (r_panels, r_rows, log_sums_NBQ)
+        rest = run_backward(build.library().streams_backward, problem, tensors, kept, grads[0], gradients)
+        return (*(x.unflatten(0, (ctx.texts, -1)) for x in gradients), *rest, None, None, None, None)
 
 
 def _problem(

@@ -13,11 +13,6 @@ from xlnet.model.positions import Positions
 from xlnet.model.sight import Sight, StreamSegments
 
 
-def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Return an empty string, because this implementation runs everywhere."""
-    return ""
-
-
 def attention(
     q_BQNH: Tensor,
     k_BKNH: Tensor,
