@@ -3,7 +3,7 @@
     python tests/benchmarks/train_speed.py sst2                # CPU: 4 layers of base width, or a GPU: base
     python tests/benchmarks/train_speed.py imdb --json FILE --plot FILE.png
 
-Prints tokens/s of real tokens, the ratio ours / theirs with its spread over the rounds, the share of the
+Prints tokens/s of real tokens (on a CPU, which others may use, per second of processor time), the ratio ours / theirs with its spread over the rounds, the share of the
 device's own matrix rate (or on a GPU of the ceiling) in useful operations, losses side by side without
 dropout, and each one's peak memory from a process of its own. `contenders.py` says who runs.
 Useful operations per token and layer, forward: 24 d^2 linear and 6 L d attention. In the last layer only keys and
@@ -57,24 +57,29 @@ def timed(device: Device, work: Any, clock: Callable[[], float] = time.perf_coun
     return clock() - begun
 
 
+def used(device: Device) -> Callable[[], float]:
+    """The clock: of the wall for a GPU; for a CPU, which others may use, the processor time of this process."""
+    return time.process_time if device.torch.type == "cpu" else time.perf_counter
+
+
 def rounds(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, device: Device) -> dict[str, Any]:
     """Time every contender on the same rows, one after the other in each round."""
     torch.manual_seed(0)
     weights = split_qkv(XLNetClassifier(config).state_dict())
     running = {kind: make(kind, config, weights, device) for kind in arguments.contenders}
-    count, size = arguments.steps, arguments.rows
+    count, size, clock = arguments.steps, arguments.rows, used(device)
     plans = {kind: one.batches(rows, size, count) for kind, one in running.items()}
     speeds: dict[str, list[float]] = {kind: [] for kind in running}
     rates: list[float] = []
     for number in range(arguments.rounds + 1):  # the first warms up
-        rates.append(matrix_rate(device))
+        rates.append(matrix_rate(device, clock))
         seconds, tokens = dict.fromkeys(running, 0.0), dict.fromkeys(running, 0)
         for step in range(count):  # one update each in turn: a slow moment of the machine meets all of them
             for kind, one in running.items():
                 if kind == "seed" and step != number % count:
                     continue  # all its batches cost the same: one a round tells what each does
                 chosen = plans[kind][step]
-                seconds[kind] += timed(device, lambda one=one, chosen=chosen: one.step(rows, chosen))
+                seconds[kind] += timed(device, lambda one=one, chosen=chosen: one.step(rows, chosen), clock)
                 tokens[kind] += int(rows.lengths[chosen].sum())
         tokens = {k: int(rows.lengths[: size * count].mean() * size) if k == "seed" else n for k, n in tokens.items()}
         for kind in running:
@@ -113,7 +118,7 @@ def losses(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig) -> 
 def peak_memory(kind: str, arguments: argparse.Namespace) -> float:
     """MiB that one contender's training takes, measured in a process of its own."""
     options = ["--peak", kind, "--rows", str(arguments.rows), "--layers", str(arguments.layers)]
-    options += ["--shape", arguments.shape, "--device", arguments.device]
+    options += ["--shape", arguments.shape, "--device", arguments.device, "--precision", arguments.precision]
     if arguments.folder:
         options += ["--folder", str(arguments.folder)]
     command = [sys.executable, __file__, arguments.set, *options]
@@ -180,6 +185,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="base")
     parser.add_argument("--layers", type=int, help="default: 4 on a CPU, all on a GPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--compare", type=int, default=5, help="updates whose losses are compared")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure the peak too")
     parser.add_argument("--folder", type=Path, help="rows written by real_rows.py")
@@ -187,7 +193,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    device = detect(arguments.device)
+    device = detect(arguments.device, arguments.precision)
     layers, width, heads, inner = SHAPES[arguments.shape]
     arguments.layers = layers = arguments.layers or (4 if device.torch.type == "cpu" else layers)
     config = XLNetConfig(VOCABULARY, layers, width, heads, 64, inner, classes=("0", "1"))
@@ -195,6 +201,7 @@ def main() -> None:
     if arguments.peak:
         print(_own_peak(arguments.peak, rows, arguments, config, device))
         return
+    figures = rounds(rows, arguments, config, device)  # before the description: a model may change the precision
     result: dict[str, Any] = {
         "set": arguments.set,
         "model": f"{layers} layers of {arguments.shape}",
@@ -202,7 +209,6 @@ def main() -> None:
         "rows_per_update": arguments.rows,
         "mean_length": float(rows.lengths.mean()),
     }
-    figures = rounds(rows, arguments, config, device)
     result["matrix_rate"] = figures.pop("matrix_rate")
     result["contenders"] = figures
     for kind in figures:
