@@ -1,6 +1,7 @@
 """Who runs in train_speed.py: each trains the same network on the same rows, one update at a time.
 
-``ours`` is the trainer's own step, ``ours float32`` the same whatever the precision of the others. ``hf`` is transformers' XLNet as its best user would set it up:
+``ours`` is the trainer's own step, ``ours float32`` the same in float32 whatever the others compute in.
+``hf`` is transformers' XLNet as its best user would set it up:
 batches grouped by length, padded to their longest row, fused AdamW, bfloat16 autocast on a GPU.
 ``hf compiled`` is the same under torch.compile. ``seed`` is the plain loop that this project began
 with: float32, Adam, every row padded to the maximum.

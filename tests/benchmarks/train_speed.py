@@ -3,9 +3,11 @@
     python tests/benchmarks/train_speed.py sst2                # CPU: 4 layers of base width, or a GPU: base
     python tests/benchmarks/train_speed.py imdb --json FILE --plot FILE.png
 
-Prints tokens/s of real tokens (on a CPU, which others may use, per second of processor time), the ratio ours / theirs with its spread over the rounds, the share of the
-device's own matrix rate (or on a GPU of the ceiling) in useful operations, losses side by side without
-dropout, and each one's peak memory from a process of its own. `contenders.py` says who runs.
+Prints real tokens per second (on a CPU, which others may use, per second of the process's own processor time), the
+ratio ours / theirs with its spread over the rounds, the share of the device's own matrix rate (or on a GPU of the
+ceiling) in useful operations, losses side by side without dropout, and each one's peak memory from a process of its
+own. `contenders.py` says who runs.
+
 Useful operations per token and layer, forward: 24 d^2 linear and 6 L d attention. In the last layer only keys and
 values, 4 d^2, are needed of every token; the rest is needed once per text. Training takes three times that.
 """
@@ -58,7 +60,7 @@ def timed(device: Device, work: Any, clock: Callable[[], float] = time.perf_coun
 
 
 def used(device: Device) -> Callable[[], float]:
-    """The clock: of the wall for a GPU; for a CPU, which others may use, the processor time of this process."""
+    """The clock: the wall's for a GPU; this process's processor time for a CPU, which others may use."""
     return time.process_time if device.torch.type == "cpu" else time.perf_counter
 
 

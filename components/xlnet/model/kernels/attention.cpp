@@ -12,7 +12,7 @@
 
 #include <omp.h>
 
-#include "products.h"
+#include "relative.h"
 
 namespace {
 
@@ -33,26 +33,9 @@ struct Problem {
     Noise noise() const { return {key, threshold, dropout_scale}; }
     // Distances are kept from the last block's first column on, so that each block's start is a whole vector.
     long origin() const { return longest + 1 - up(longest, ROWS); }
+    long distances() const { return 2 * longest; }
     long columns() const { return up(2 * up(longest, ROWS) + ROWS, PANEL); }
 };
-
-// The encodings of all distances for every head, as panels (for scores) and as rows (for gradients).
-template <class T>
-void arrange_distances(const Problem<T>& p, float* panels, float* rows) {
-    const long columns = p.columns(), origin = p.origin();
-#pragma omp parallel for num_threads(p.threads)
-    for (long n = 0; n < p.heads; ++n) {
-        float* mine = rows + n * columns * p.width;
-        for (long c = 0; c < columns; ++c) {
-            const long distance = c + origin;
-            if (distance >= 0 && distance < 2 * p.longest)
-                std::memcpy(mine + c * p.width, p.r + (distance * p.heads + n) * p.width, p.width * 4);
-            else
-                std::memset(mine + c * p.width, 0, p.width * 4);
-        }
-        to_panels(mine, p.width, columns, p.width, panels + n * columns * p.width);
-    }
-}
 
 // What is computed once for one text and head, and used by all its blocks of queries.
 template <class T>
@@ -69,7 +52,7 @@ struct Text {
         return keys * p.width + ROWS * (2 * keys + ROWS + LANES) + 2 * ROWS * p.width + ROWS + 256;
     }
     Text(const Problem<T>& p, const float* r_panels, const float* r_rows, Scratch& scratch)
-        : p(p), r_panels(r_panels), r_rows(r_rows), factor(1.44269504f / std::sqrt(float(p.width))) {
+        : p(p), r_panels(r_panels), r_rows(r_rows), factor(LOG2E / std::sqrt(float(p.width))) {
         const long keys = up(p.longest, PANEL);
         k_panels = scratch.take(keys * p.width);
         by_key = scratch.take(ROWS * keys);
@@ -96,18 +79,9 @@ struct Text {
     void scores(long block, long count) {
         const long tiled = up(count, TILE_ROWS);
         for (long i = 0; i < tiled; ++i) {
-            float *content = q_content + i * p.width, *position = q_position + i * p.width;
-            if (i >= count) {
-                std::memset(content, 0, p.width * 4), std::memset(position, 0, p.width * 4);
-                continue;
-            }
-            const T* q = query(block + i);
-            for (long h = 0; h < p.width; h += LANES) {
-                const vec v = load(q + h);
-                store(content + h, (v + load(p.content_bias + n * p.width + h)) * factor);
-                store(position + h, (v + load(p.position_bias + n * p.width + h)) * factor);
-            }
-            by_segment[i] = p.segment_bias ? segment_score(q) : 0.0f;
+            const T* q = i < count ? query(block + i) : nullptr;
+            add_biases(p, n, q, factor, q_content + i * p.width, q_position + i * p.width);
+            if (q) by_segment[i] = segment_score(p, n, q, factor);
         }
         multiply_panels(tiled, p.width, q_content, k_panels, 0, padded, by_key, padded);
         // Only rows after the last query would read the first columns, so whole vectors of them are skipped.
@@ -117,16 +91,7 @@ struct Text {
         for (long i = 0; i < count; ++i) add_up(block + i, by_key + i * padded, distances(i), by_segment[i]);
     }
 
-    float segment_score(const T* q) const {
-        const float* same = p.segment_embed + n * p.width;
-        const float* other = same + p.heads * p.width;
-        vec scores{};
-        for (long h = 0; h < p.width; h += LANES)
-            scores += (load(q + h) + load(p.segment_bias + n * p.width + h)) * (load(other + h) - load(same + h));
-        return sum(scores) * factor;
-    }
-    // Segments of LANES keys differ from the query's; softmax ignores what is constant along a row, so
-    // "same segment" is the zero of this term.
+    // Which of LANES keys have another segment than the query.
     ints differs(long i, long j) const {
         ints ids{};
         if (j + LANES <= length)
@@ -168,23 +133,8 @@ void forward(const Problem<T>& p, float* r_panels, float* r_rows, T* out, float*
                 float inverse[ROWS];
                 for (long i = 0; i < count; ++i) {
                     float* row = text.by_key + i * text.padded;
-                    vec best = load(row);
-                    for (long j = LANES; j < text.padded; j += LANES) {
-                        const vec x = load(row + j);
-                        best = where(x > best, x, best);
-                    }
-                    const float top = largest(best);
-                    vec total{};
-                    RowNoise drop(noise, text.noise_row(block + i));
-                    for (long j = 0; j < text.padded; j += LANES) {
-                        vec e = exp2_nonpositive(load(row + j) - top);
-                        if (j + LANES > text.length) e = where(lane_numbers() < int(text.length - j), e, vec{});
-                        total += e;
-                        store(row + j, noise.on() ? where(drop.keep(), e, vec{}) : e);
-                    }
-                    const float whole = sum(total);
-                    inverse[i] = noise.scale / whole;
-                    log_sums[text.n * p.tokens + text.first + block + i] = top + std::log2(whole);
+                    float* log_sum = log_sums + text.n * p.tokens + text.first + block + i;
+                    inverse[i] = softmax_row(row, text.padded, noise, text.noise_row(block + i), log_sum);
                 }
                 const long rows = up(count, TILE_ROWS);
                 std::memset(attended, 0, rows * p.width * 4);
@@ -209,7 +159,6 @@ void backward(const Problem<T>& p, const float* r_panels, const float* r_rows, c
               float* partial_biases) {
     const Noise noise = p.noise();
     const long columns = p.columns(), model = p.heads * p.width, H = p.width;
-    const float score_scale = 1.0f / std::sqrt(float(H)), ln2 = 0.69314718f;
 #pragma omp parallel num_threads(p.threads)
     {
         const long keys = up(p.longest, PANEL), key_rows = keys + TILE_ROWS;
@@ -251,39 +200,14 @@ void backward(const Problem<T>& p, const float* r_panels, const float* r_rows, c
                     for (long i = 0; i < count; ++i) {
                         float *row = text.by_key + i * padded, *dweight = dweights + i * padded;
                         const float log_sum = log_sums[n * p.tokens + text.first + block + i];
-                        RowNoise drop(noise, text.noise_row(block + i));
-                        vec dots{};
-                        // Weights; their gradient with the mask applied; weights with the mask applied.
-                        for (long j = 0; j < padded; j += LANES) {
-                            vec weight = exp2_nonpositive(load(row + j) - log_sum);
-                            if (j + LANES > length) weight = where(lane_numbers() < int(length - j), weight, vec{});
-                            vec grad = load(dweight + j);
-                            if (noise.on()) {
-                                const ints keep = drop.keep();
-                                grad = where(keep, grad * noise.scale, vec{});
-                                // Weights are never negative, so the sign can tell the second pass whether a weight was dropped.
-                                store(row + j, where(keep, weight, -weight));
-                            } else {
-                                store(row + j, weight);
-                            }
-                            store(dweight + j, grad);
-                            dots += weight * grad;
-                        }
-                        const float dot = sum(dots);
-                        vec other{};
                         float* distance = text.distances(i);
                         std::memset(text.by_distance + i * band_row, 0, (text.rows - 1 - i) * 4);
-                        for (long j = 0; j < padded; j += LANES) {
-                            const vec marked = load(row + j);
-                            const vec weight = where(marked < 0.0f, -marked, marked);
-                            const vec dscore = weight * (load(dweight + j) - dot);
-                            store(dweight + j, where(marked > 0.0f, marked * noise.scale, vec{}));
-                            store(row + j, dscore);
-                            store(distance + j, dscore);
-                            if (p.segment_bias) other += where(text.differs(block + i, j), dscore, vec{});
-                        }
+                        by_segment[i] = softmax_row_gradient(
+                            row, dweight, distance, padded, log_sum, noise, text.noise_row(block + i),
+                            [&](long j, vec v) {
+                                return p.segment_bias ? where(text.differs(block + i, j), v, vec{}) : vec{};
+                            });
                         for (float* end = distance + padded; end < text.by_distance + (i + 1) * band_row; ++end) *end = 0;
-                        by_segment[i] = sum(other) * score_scale;
                     }
                     // From here on by_key holds the scores' gradients, dweights the weights after dropout.
                     multiply_add(up(length, TILE_ROWS), rows, H, dweights, 1, padded, dout, dv);
@@ -296,53 +220,18 @@ void backward(const Problem<T>& p, const float* r_panels, const float* r_rows, c
                     multiply_add(rows, length, H, text.by_key, padded, 1, k_rows, dq_content);
                     multiply_add(rows, band - skipped, H, text.by_distance + skipped, band_row, 1,
                                  r_rows + (n * columns + near) * H, dq_position);
-                    const float* same = p.segment_embed + n * H;
-                    for (long i = 0; i < count; ++i) {
-                        const float *a = dq_content + i * H, *b = dq_position + i * H;
-                        const T* q = text.query(block + i);
-                        T* to = grad_q + (text.first + block + i) * p.q_row + n * H;
-                        for (long h = 0; h < H; h += LANES) {
-                            const vec content = load(a + h) * score_scale, position = load(b + h) * score_scale;
-                            store(dbias + h, load(dbias + h) + content);
-                            store(dbias + H + h, load(dbias + H + h) + position);
-                            vec whole = content + position;
-                            if (p.segment_bias) {
-                                const vec change = by_segment[i] * (load(same + model + h) - load(same + h));
-                                const vec asked = load(q + h) + load(p.segment_bias + n * H + h);
-                                whole += change;
-                                store(dbias + 2 * H + h, load(dbias + 2 * H + h) + change);
-                                store(dbias + 3 * H + h, load(dbias + 3 * H + h) + by_segment[i] * asked);
-                            }
-                            store(to + h, whole);
-                        }
-                    }
+                    for (long i = 0; i < count; ++i)
+                        query_gradient(p, n, text.query(block + i), dq_content + i * H, dq_position + i * H,
+                                       by_segment[i], grad_q + (text.first + block + i) * p.q_row + n * H, dbias);
                 }
                 for (long j = 0; j < length; ++j) {
                     T* to_k = grad_k + (text.first + j) * p.k_row + n * H;
-                    for (long h = 0; h < H; h += LANES) store(to_k + h, load(dk + j * H + h) * ln2);
+                    for (long h = 0; h < H; h += LANES) store(to_k + h, load(dk + j * H + h) * LN2);
                     copy_values(dv + j * H, grad_v + (text.first + j) * p.v_row + n * H, H);
                 }
             }
         }
-#pragma omp for
-        for (long row = 0; row < 2 * p.longest * p.heads; ++row) {
-            const long distance = row / p.heads, n = row % p.heads;
-            for (long h = 0; h < H; ++h) {
-                float total = 0;
-                // The farthest distance, "longest", belongs to no pair and may have no column.
-                for (long g = 0; g < groups && distance >= p.origin(); ++g)
-                    total += partial_r[((g * p.heads + n) * columns + distance - p.origin()) * H + h];
-                grad_r[row * H + h] = total * ln2;
-            }
-        }
-#pragma omp for
-        for (long n = 0; n < p.heads; ++n)
-            for (long kind = 0; kind < 4; ++kind)
-                for (long h = 0; h < H; ++h) {
-                    float total = 0;
-                    for (long g = 0; g < groups; ++g) total += partial_biases[((g * p.heads + n) * 4 + kind) * H + h];
-                    grad_biases[(kind * p.heads + n) * H + h] = total;
-                }
+        add_groups(p, groups, partial_r, partial_biases, grad_r, grad_biases);
     }
 }
 

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int ROWS = LANES == 16 ? 48 : 32;  // queries of a block: whole tiles and whole vectors
 constexpr int PANEL = TILE_VECTORS * LANES;  // columns that one tile of a product covers
+constexpr float LN2 = 0.69314718f, LOG2E = 1.44269504f;  // scores are powers of two, not of e
 constexpr int DEPTH = 64;                    // rows of the right factor that stay in the first-level cache
 static_assert(ROWS % TILE_ROWS == 0 && ROWS % LANES == 0);
 

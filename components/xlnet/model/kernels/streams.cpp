@@ -13,7 +13,7 @@
 #include <climits>
 #include <omp.h>
 
-#include "products.h"
+#include "relative.h"
 
 namespace {
 
@@ -32,26 +32,12 @@ struct Streams {
 
     Noise noise() const { return {key, threshold, dropout_scale}; }
     long padded() const { return up(keys, LANES); }
+    long origin() const { return 0; }
+    long distances() const { return length + keys; }
     // Columns of distances: a row's last vectors may reach past the last distance.
     long columns() const { return up(length + padded() + 2 * LANES + TILE_ROWS, PANEL); }
     long band_row() const { return up(length + padded() + 2 * LANES, LANES); }  // the most that a block's row can need
 };
-
-// The encodings of all distances for every head, as panels (for scores) and as rows (for gradients).
-void arrange(const Streams& p, float* panels, float* rows) {
-    const long columns = p.columns();
-#pragma omp parallel for num_threads(p.threads)
-    for (long n = 0; n < p.heads; ++n) {
-        float* mine = rows + n * columns * p.width;
-        for (long c = 0; c < columns; ++c) {
-            if (c < p.length + p.keys)
-                std::memcpy(mine + c * p.width, p.r + (c * p.heads + n) * p.width, p.width * 4);
-            else
-                std::memset(mine + c * p.width, 0, p.width * 4);
-        }
-        to_panels(mine, p.width, columns, p.width, panels + n * columns * p.width);
-    }
-}
 
 // What is computed once for one text and head, and used by all its blocks of queries.
 struct Both {
@@ -71,7 +57,7 @@ struct Both {
     }
     Both(const Streams& p, const float* r_panels, const float* r_rows, Scratch& scratch)
         : p(p), r_panels(r_panels), r_rows(r_rows), padded(p.padded()),
-          factor(1.44269504f / std::sqrt(float(p.width))) {
+          factor(LOG2E / std::sqrt(float(p.width))) {
         const long keys = up(p.keys, PANEL);
         k_panels = scratch.take(keys * p.width);
         by_key = scratch.take(ROWS * keys);
@@ -114,17 +100,9 @@ struct Both {
     // Scores of the block, as powers of two, in by_key; minus infinity for keys that a query does not see.
     void scores() {
         for (long i = 0; i < tiled; ++i) {
-            float *content = q_content + i * p.width, *position = q_position + i * p.width;
-            if (i >= count) {
-                std::memset(content, 0, p.width * 4), std::memset(position, 0, p.width * 4);
-                continue;
-            }
-            const float* q = query(i);
-            for (long h = 0; h < p.width; ++h) {
-                content[h] = (q[h] + p.content_bias[n * p.width + h]) * factor;
-                position[h] = (q[h] + p.position_bias[n * p.width + h]) * factor;
-            }
-            by_segment[i] = p.segment_bias ? segment_score(q) : 0.0f;
+            const float* q = i < count ? query(i) : nullptr;
+            add_biases(p, n, q, factor, q_content + i * p.width, q_position + i * p.width);
+            if (q) by_segment[i] = segment_score(p, n, q, factor);
         }
         multiply_panels(tiled, p.width, q_content, k_panels, 0, padded, by_key, padded);
         multiply_panels(tiled, p.width, q_position, r_panels + n * p.columns() * p.width, first, band, by_distance,
@@ -132,15 +110,7 @@ struct Both {
         for (long i = 0; i < count; ++i) add_up(i);
     }
 
-    float segment_score(const float* q) const {
-        const float* same = p.segment_embed + n * p.width;
-        const float* other = same + p.heads * p.width;
-        float score = 0;
-        for (long h = 0; h < p.width; ++h) score += (q[h] + p.segment_bias[n * p.width + h]) * (other[h] - same[h]);
-        return score * factor;
-    }
-    // LANES keys whose segment is not the query's; softmax ignores what is constant along a row, so "same segment" is
-    // the zero of this term.
+    // Which of LANES keys have another segment than the query.
     ints differs(int32_t mine, long j) const { return *reinterpret_cast<const loose_ints*>(segments + j) != mine; }
     void add_up(long i) const {
         float* row = by_key + i * padded;
@@ -166,7 +136,7 @@ long streams_floats(const Streams* p) { return p->heads * p->columns() * p->widt
 // nothing, and then its output is zero.
 void streams_forward(const Streams* problem, float* r_panels, float* r_rows, float* out, float* log_sums) {
     const Streams& p = *problem;
-    arrange(p, r_panels, r_rows);
+    arrange_distances(p, r_panels, r_rows);
     const Noise noise = p.noise();
 #pragma omp parallel num_threads(p.threads)
     {
@@ -185,28 +155,8 @@ void streams_forward(const Streams* problem, float* r_panels, float* r_rows, flo
                 both.scores();
                 float inverse[ROWS];
                 for (long i = 0; i < both.count; ++i) {
-                    float* row = both.by_key + i * padded;
-                    vec best = load(row);
-                    for (long j = LANES; j < padded; j += LANES) {
-                        const vec x = load(row + j);
-                        best = where(x > best, x, best);
-                    }
-                    const float top = largest(best);
                     float* log_sum = log_sums + n * p.texts * p.queries + both.token(i);
-                    if (top == -INFINITY) {
-                        std::memset(row, 0, padded * 4);
-                        inverse[i] = 0, *log_sum = INFINITY;
-                        continue;
-                    }
-                    vec total{};
-                    RowNoise drop(noise, both.noise_row(i));
-                    for (long j = 0; j < padded; j += LANES) {
-                        const vec e = exp2_nonpositive(load(row + j) - top);
-                        total += e;
-                        store(row + j, noise.on() ? where(drop.keep(), e, vec{}) : e);
-                    }
-                    const float whole = sum(total);
-                    inverse[i] = noise.scale / whole, *log_sum = top + std::log2(whole);
+                    inverse[i] = softmax_row(both.by_key + i * padded, padded, noise, both.noise_row(i), log_sum);
                 }
                 std::memset(attended, 0, both.tiled * p.width * 4);
                 multiply_add(both.tiled, p.keys, p.width, both.by_key, padded, 1, values, attended);
@@ -229,7 +179,6 @@ void streams_backward(const Streams* problem, const float* r_panels, const float
     const Streams& p = *problem;
     const Noise noise = p.noise();
     const long columns = p.columns(), model = p.heads * p.width, H = p.width;
-    const float score_scale = 1.0f / std::sqrt(float(H)), ln2 = 0.69314718f;
 #pragma omp parallel num_threads(p.threads)
     {
         const long keys = up(p.keys, PANEL), key_rows = keys + TILE_ROWS;
@@ -272,39 +221,15 @@ void streams_backward(const Streams* problem, const float* r_panels, const float
                         float *row = both.by_key + i * padded, *dweight = dweights + i * padded;
                         const float log_sum = log_sums[n * p.texts * p.queries + both.token(i)];
                         const int32_t mine = p.segment_bias ? p.query_segments[both.token(i)] : 0;
-                        RowNoise drop(noise, both.noise_row(i));
-                        vec dots{};
-                        // Weights; their gradient with the mask applied; weights with the mask applied.
-                        for (long j = 0; j < padded; j += LANES) {
-                            const vec weight = exp2_nonpositive(load(row + j) - log_sum);
-                            vec grad = load(dweight + j);
-                            if (noise.on()) {
-                                const ints keep = drop.keep();
-                                grad = where(keep, grad * noise.scale, vec{});
-                                // Weights are never negative: the sign tells the second pass whether one was dropped.
-                                store(row + j, where(keep, weight, -weight));
-                            } else {
-                                store(row + j, weight);
-                            }
-                            store(dweight + j, grad);
-                            dots += weight * grad;
-                        }
-                        const float dot = sum(dots);
-                        vec other{};
                         float* distance = both.distances(i);
                         for (float* start = both.by_distance + i * band_row; start < distance; ++start) *start = 0;
-                        for (long j = 0; j < padded; j += LANES) {
-                            const vec marked = load(row + j);
-                            const vec weight = where(marked < 0.0f, -marked, marked);
-                            const vec dscore = weight * (load(dweight + j) - dot);
-                            store(dweight + j, where(marked > 0.0f, marked * noise.scale, vec{}));
-                            store(row + j, dscore);
-                            store(distance + j, dscore);
-                            if (p.segment_bias) other += where(both.differs(mine, j), dscore, vec{});
-                        }
+                        by_segment[i] = softmax_row_gradient(
+                            row, dweight, distance, padded, log_sum, noise, both.noise_row(i),
+                            [&](long j, vec v) {
+                                return p.segment_bias ? where(both.differs(mine, j), v, vec{}) : vec{};
+                            });
                         float* end = both.by_distance + (i + 1) * band_row;
                         for (float* rest = distance + padded; rest < end; ++rest) *rest = 0;
-                        by_segment[i] = sum(other) * score_scale;
                     }
                     // From here on by_key holds the scores' gradients, dweights the weights after dropout.
                     multiply_add(up(p.keys, TILE_ROWS), rows, H, dweights, 1, padded, dout, dv);
@@ -315,46 +240,18 @@ void streams_backward(const Streams* problem, const float* r_panels, const float
                     multiply_add(rows, p.keys, H, both.by_key, padded, 1, k_rows, dq_content);
                     multiply_add(rows, band, H, both.by_distance, band_row, 1,
                                  r_rows + (n * columns + both.first) * H, dq_position);
-                    const float* same = p.segment_embed + n * H;
-                    for (long i = 0; i < count; ++i) {
-                        const float *x = dq_content + i * H, *y = dq_position + i * H, *q = both.query(i);
-                        float* to = grad_q + both.token(i) * p.q_row + n * H;
-                        for (long h = 0; h < H; ++h) {
-                            dbias[h] += x[h] * score_scale, dbias[H + h] += y[h] * score_scale;
-                            to[h] = (x[h] + y[h]) * score_scale;
-                        }
-                        if (!p.segment_bias) continue;
-                        for (long h = 0; h < H; ++h) {
-                            const float change = by_segment[i] * (same[model + h] - same[h]);
-                            to[h] += change, dbias[2 * H + h] += change;
-                            dbias[3 * H + h] += by_segment[i] * (q[h] + p.segment_bias[n * H + h]);
-                        }
-                    }
+                    for (long i = 0; i < count; ++i)
+                        query_gradient(p, n, both.query(i), dq_content + i * H, dq_position + i * H, by_segment[i],
+                                       grad_q + both.token(i) * p.q_row + n * H, dbias);
                 }
                 for (long j = 0; j < p.keys; ++j) {
                     float* to_k = grad_k + (b * p.keys + j) * p.k_row + n * H;
                     float* to_v = grad_v + (b * p.keys + j) * p.v_row + n * H;
-                    for (long h = 0; h < H; ++h) to_k[h] = dk[j * H + h] * ln2, to_v[h] = dv[j * H + h];
+                    for (long h = 0; h < H; ++h) to_k[h] = dk[j * H + h] * LN2, to_v[h] = dv[j * H + h];
                 }
             }
         }
-#pragma omp for
-        for (long row = 0; row < (p.length + p.keys) * p.heads; ++row) {
-            const long distance = row / p.heads, n = row % p.heads;
-            for (long h = 0; h < H; ++h) {
-                float total = 0;
-                for (long g = 0; g < groups; ++g) total += partial_r[((g * p.heads + n) * columns + distance) * H + h];
-                grad_r[row * H + h] = total * ln2;
-            }
-        }
-#pragma omp for
-        for (long n = 0; n < p.heads; ++n)
-            for (long kind = 0; kind < 4; ++kind)
-                for (long h = 0; h < H; ++h) {
-                    float total = 0;
-                    for (long g = 0; g < groups; ++g) total += partial_biases[((g * p.heads + n) * 4 + kind) * H + h];
-                    grad_biases[(kind * p.heads + n) * H + h] = total;
-                }
+        add_groups(p, groups, partial_r, partial_biases, grad_r, grad_biases);
     }
 }
 
