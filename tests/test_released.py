@@ -113,7 +113,7 @@ def compressed(path):
     place, _ = tensorflow_files._handle(content[-48:], at)
     ((_, value), *_) = tensorflow_files._block(content, place, path)
     (offset, size), _ = tensorflow_files._handle(value, 0)
-    crc = tensorflow_files._masked(tensorflow_files.checksum()(content[offset : offset + size] + b"\1"))
+    crc = tensorflow_files._masked(tensorflow_files.crc32c_function()(content[offset : offset + size] + b"\1"))
     trailer = struct.pack("<BI", 1, crc)
     path.write_bytes(content[: offset + size] + trailer + content[offset + size + 5 :])
 

@@ -2,8 +2,8 @@
 
 A cancelled run kills the container of its train step: Kubeflow Pipelines' launcher ends at once on SIGTERM, and the
 program that would have deleted the JobSet ends with it. The workflow, which owns the JobSet, is kept. So the JobSet's
-first pod looks itself whether any pod of that workflow is still alive, and deletes the JobSet if none is. The pods then
-get SIGTERM, and save a checkpoint.
+first pod checks whether any pod of that workflow is still alive, and deletes the JobSet if none is. The pods then get
+SIGTERM, and save a checkpoint.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any
 
 from xlnet.errors import RunError, UserError
 
-POLL = 15.0  # seconds between two looks
+POLL = 15.0  # seconds between two checks
 PATIENCE = 120.0  # seconds without a live pod; the workflow controller takes less to start a failed step again
 INDEX = "JOB_COMPLETION_INDEX"  # Kubernetes sets it to a pod's number in its Job
 WATCH = "--watch"
@@ -52,7 +52,7 @@ def watch(jobset: str, kind: str, owner: str) -> None:
                 if any_alive(api.workflow_pods(owner) if kind == "Workflow" else [api.pod(owner)]):
                     alone_since = None
                     continue
-            except RunError:  # no answer says nothing about the run
+            except RunError:  # the API server does not answer, which says nothing about the run
                 continue
             alone_since = alone_since or time.monotonic()
             if time.monotonic() - alone_since >= PATIENCE:

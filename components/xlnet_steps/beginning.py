@@ -11,7 +11,7 @@ def snapshot(recipe_json: str, pretrains: bool = False) -> tuple[str, ...]:
 
     Args:
         recipe_json: JSON of the recipe.
-        pretrains: whether the pipeline was compiled with the step that pretrains.
+        pretrains: whether the pipeline was compiled with a pretrain step.
 
     Raises:
         UserError: the input does not exist, or the registry would be lost with this step's pod, or the pipeline was

@@ -1,6 +1,6 @@
-"""The steps of a run whose model is pretrained before its training, where they are not those of every run.
+"""The steps that differ in a run that pretrains its model before the training.
 
-They have the names of the others, because a step is known by the name of its function.
+They have the same names as in :mod:`xlnet_steps.steps`, because a step is known by the name of its function.
 """
 
 from typing import NamedTuple

@@ -25,7 +25,7 @@ from xlnet.steps import KEPT
 TRIES = 2
 NO_RETRY = (UserError.exit_status, Preempted.exit_status, 128 + signal.SIGTERM)
 RUN, NODE, INDEX = "XLNET_RUN_ID", "XLNET_NODE", "XLNET_INDEX"
-LATER = re.compile(r"\([1-9]\d*\)")  # in a node's path: a template was tried before, the pod's own or one around it
+LATER = re.compile(r"\([1-9]\d*\)")  # in a node's path: an earlier try of the pod's template, or of one around it
 LAST_WORDS = "XLNET_LAST_WORDS"  # variable with the file for a program's final error
 TRACEBACK = "Traceback (most recent call last):"  # marks the error in the log for its readers
 MODULE = "kfp.dsl.executor_main"
@@ -90,7 +90,7 @@ def once(arguments: Sequence[str]) -> int:
     try:
         executor_main.executor_main()
     except Exception as error:
-        if isinstance(error, UserError):  # its message says all: where in the code it arose helps nobody
+        if isinstance(error, UserError):  # its message says everything; a traceback would not help the user
             print(f"{TRACEBACK}\n{traceback.format_exception_only(error)[-1]}", end="", file=sys.stderr, flush=True)
         else:
             traceback.print_exc()

@@ -15,7 +15,7 @@ def train(recipe_json: str, dataset: str, out: str, base: str = "") -> dict[str,
     The requirements are a variable of the container and not an argument of the step. Kubeflow Pipelines computes its
     cache key from the arguments, and training on another machine must give the same key.
 
-    ``base`` is the model of a pretrain step, which this training continues; empty: there was none.
+    ``base`` is the model of a pretrain step, which this training continues; empty without such a step.
     """
     requirements = os.environ.get(JOBSET)
     if base:

@@ -1,8 +1,7 @@
 """Runs one function in several processes of this machine, in order and with a bounded number of results in memory.
 
-The processes are programs of their own, which talk through pipes. So nothing is forked together with its threads or
-connections, nothing needs shared memory, the program's main module is not imported again, and a process ends as soon
-as its parent is gone, however that ended.
+The processes are separate programs that communicate through pipes. So no threads or connections are forked, no shared
+memory is needed, the main module is not imported again, and a process ends as soon as its parent is gone.
 """
 
 import contextlib
@@ -36,7 +35,7 @@ class Processes(Generic[Item, Result]):
     """Calls a function with many items in several processes.
 
     Args:
-        function: what can be pickled, and returns the same whatever process calls it.
+        function: a picklable function that returns the same in every process.
         count: number of processes; below 2, a thread of this process calls the function.
     """
 
@@ -137,10 +136,10 @@ def _how_ended(status: int) -> str:
 
 
 def number(cost: float) -> int:
-    """Return how many processes a work is worth on this machine.
+    """Return how many processes of this machine are worth starting for some work.
 
     Args:
-        cost: seconds that the work takes in one process, at least; a process takes half a second to begin.
+        cost: seconds that one process would need at least; starting a process takes half a second.
 
     Raises:
         UserError: the variable XLNET_PROCESSES is no number.

@@ -1,8 +1,8 @@
-"""Tokenises rows in shards, on any machines: writes them to a folder, has each tokenised, reads the results in order.
+"""Tokenises rows in shards on any machines: writes shards to a folder, and reads the results in order.
 
-A shard is a file of batches of rows, and its result another file, written whole or not at all: the mark that the shard
-is done. Their names are digests of all that the result depends on, so a run that was interrupted goes on where it
-stopped, and no other run's result is taken for its own.
+A shard is a file of batches of rows. Its result is another file, which appears whole and marks the shard as done. Both
+names are digests of everything that the result depends on. So an interrupted run goes on where it stopped, and never
+takes another run's result for its own.
 """
 
 import functools
@@ -21,14 +21,14 @@ from xlnet.data import objects
 from xlnet.data.tokenise import TokenCounts, Tokenise, Tokenised
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError
 
-SHARD_BYTES = 64 << 20  # of rows
+SHARD_BYTES = 64 << 20  # bytes of rows in a shard
 COUNTS = b"counts"
 # Calls a function with each of the items, in any order and on any machine, and returns when all are done.
 Runner = Callable[[Callable[[str], None], list[str]], None]
 
 
 class Shards:
-    """Takes the place of :class:`xlnet.data.processes.Processes` where rows are tokenised on other machines.
+    """Replaces :class:`xlnet.data.processes.Processes` if other machines tokenise the rows.
 
     Args:
         tokenise: what each batch needs.
@@ -100,7 +100,7 @@ class Shards:
             raise CorruptArtifact(f"the shard '{place}' is damaged ({error}); remove it, and run again") from None
 
     def _close(self) -> None:
-        """Write the shard at hand."""
+        """Write the current shard."""
         if not self._batches:
             return
         sink = pa.BufferOutputStream()

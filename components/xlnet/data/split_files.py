@@ -1,4 +1,4 @@
-"""Writes the Arrow files of a dataset's splits: batches of rows go to be tokenised, and come back in order."""
+"""Writes the Arrow files of a dataset's splits, after a pool has tokenised their rows in batches."""
 
 import hashlib
 from collections import Counter
@@ -32,7 +32,7 @@ class SplitWriter:
     """One split: collects rows in batches, and writes them as they come back tokenised.
 
     Args:
-        directory: the split's, to be made.
+        directory: the split's directory, which must not exist.
         task: the recipe's.
         classes: names in index order; empty for other tasks.
         pool: what tokenises the batches.
@@ -64,13 +64,13 @@ class SplitWriter:
             self._file.close()
 
     def flush(self) -> None:
-        """Send the rows at hand to be tokenised."""
+        """Send the collected rows to be tokenised."""
         if self._rows:
             self._pool.do(self._batch(), self._write)
             self._rows, self._sources, self._characters = [], [], 0
 
     def _batch(self) -> pa.RecordBatch:
-        """Return the rows at hand in the schema of rows, and count them."""
+        """Return the collected rows in :func:`rows_schema`, and count them."""
         rows = self._rows
         # No text holds a NUL: the reader rejects it.
         fields = (f"{row.text}\0{row.text_pair or ''}\0{row.label}\0" for row in rows)

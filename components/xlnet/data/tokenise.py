@@ -18,7 +18,7 @@ TOKENS = ("input_ids", "boundary")  # the columns that tokenising adds
 
 @dataclass
 class TokenCounts:
-    """What is counted of tokenised rows."""
+    """The counts of tokenised rows."""
 
     rows: int = 0
     tokens: int = 0
@@ -35,18 +35,18 @@ class TokenCounts:
         self.unknown.merge(other.unknown)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return the counts as JSON can hold them."""
         return {**vars(self), "histogram": self.histogram.tolist(), "unknown": vars(self.unknown)}
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> "TokenCounts":
-        """Return what :meth:`to_dict` was called for."""
+        """Make the counts from the result of :meth:`to_dict`."""
         histogram = np.array(given["histogram"], np.int64)
         return cls(**{**given, "histogram": histogram, "unknown": Unknown(**given["unknown"])})
 
 
 class Tokenised(NamedTuple):
-    """A batch in the schema of the dataset, and what was counted of it."""
+    """A batch in the dataset's schema, and its counts."""
 
     rows: pa.RecordBatch
     counts: TokenCounts
@@ -59,12 +59,12 @@ def rows_schema(task: str) -> pa.Schema:
 
 @dataclass(frozen=True)
 class Tokenise:
-    """Tokenises batches. It depends on nothing but its fields, so that any process of any machine does the same.
+    """Tokenises batches. The result depends only on the fields, so it is the same on every machine.
 
     Attributes:
         tokenizer: directory of the vocabulary, or its address in a bucket.
         task: the recipe's.
-        max_length: tokens of a row, at most; a document of a corpus keeps all.
+        max_length: maximum number of tokens in a row; documents of a corpus keep all.
         has_pairs: whether rows may have a second text.
     """
 

@@ -76,7 +76,7 @@ class TensorFlowCheckpoint:
         width = 2 if entry.dtype == BFLOAT16 else np.dtype(DTYPES[entry.dtype]).itemsize
         if len(content) != entry.size or entry.size != width * int(np.prod(entry.shape, dtype=np.int64)):
             raise CorruptArtifact(f"'{path}' ends within {name}, or its index is of another file; copy both again")
-        if _masked(checksum()(content)) != entry.crc:
+        if _masked(crc32c_function()(content)) != entry.crc:
             raise CorruptArtifact(f"'{path}' is damaged: the checksum of {name} is wrong; copy it again")
         if entry.dtype == BFLOAT16:
             return (np.frombuffer(content, "<u2").astype("<u4") << 16).view("<f4").reshape(entry.shape)
@@ -123,7 +123,7 @@ def open_checkpoint(index: Path) -> TensorFlowCheckpoint:
     return TensorFlowCheckpoint(index.with_suffix(""), int(shards), entries)
 
 
-def checksum() -> Callable[[bytes], int]:
+def crc32c_function() -> Callable[[bytes], int]:
     """Return the function that computes a CRC-32C."""
     try:
         import google_crc32c
@@ -155,7 +155,7 @@ def _block(content: bytes, place: tuple[int, int], index: Path) -> list[tuple[by
     offset, size = place
     block, trailer = content[offset : offset + size], content[offset + size : offset + size + TRAILER]
     kind, crc = struct.unpack("<BI", trailer)
-    if _masked(checksum()(block + trailer[:1])) != crc:
+    if _masked(crc32c_function()(block + trailer[:1])) != crc:
         raise ValueError("a block's checksum is wrong")
     if kind:
         raise UserError(f"'{index}' is compressed; allowed: the uncompressed index that TensorFlow's Saver writes")

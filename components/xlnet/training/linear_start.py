@@ -36,13 +36,13 @@ from xlnet.training.device import Device
 # C of the regressions, on rows of about unit length, chosen on held-out train rows. A token's count is multiplied with
 # its inverse document frequency, or with the logarithm of how much more often a class has it (naive Bayes).
 BY_FREQUENCY, BY_CLASS = 0.15, 10.0
-ITERATIONS = 100  # of L-BFGS, at most
-MOST_COUNTS = 30_000_000  # tokens × outputs to fit on, about 40 s on two cores; of more, one row in so many is used
-CLS_SCALE = 3.0  # of the feature that is the same in every row: its weight is the intercept
-DEVIATION = 0.2  # of the embeddings: ten times the usual one, so that an update changes a tenth as much of them
+ITERATIONS = 100  # maximum number of L-BFGS iterations
+MOST_COUNTS = 30_000_000  # tokens × outputs to fit on, about 40 s on two cores; larger sets are thinned out
+CLS_SCALE = 3.0  # value of the feature that is the same in every row; its weight is the intercept
+DEVIATION = 0.2  # deviation of the embeddings: ten times the usual one, so updates change a tenth as much of them
 SIGNAL = 2.0  # root mean square of the linear answers within the network, where layer norm makes the whole 1
-SLOPE = 0.25  # before the summary's tanh, which is nearly linear up to SLOPE * SIGNAL
-CONFIDENCE = 1.0  # root mean square of the logits at the start; the linear model's own are too sure of its own rows
+SLOPE = 0.25  # factor before the summary's tanh, which is nearly linear up to SLOPE * SIGNAL
+CONFIDENCE = 1.0  # root mean square of the first logits; the linear model's own are too confident on its train rows
 BATCH_TOKENS, CALIBRATION_BATCHES = 8192, 4  # of train rows, on which a pretrained network is calibrated
 
 
@@ -64,7 +64,7 @@ class LinearModel:
 
 
 def begin(model: XLNetClassifier, device: Device, data: Dataset, recipe: Recipe) -> None:
-    """Start the model from a linear one, if the recipe says so. Rank 0 fits it, so that all ranks have the same."""
+    """Start the model from a linear one if the recipe asks for it. Rank 0 fits it for all ranks."""
     if recipe.training.initialisation != "linear":
         return
     split, config = data.split("train"), model.config
@@ -126,7 +126,7 @@ def fit(
 
 @torch.no_grad()
 def write_beside(model: XLNetClassifier, linear: LinearModel) -> None:
-    """Write a linear model into a pretrained network, in place of some dimensions and one head of it.
+    """Write a linear model into a pretrained network, where it replaces some dimensions and one head.
 
     Each answer is written once more with the other sign, and the head reads the difference: the layer norms of a
     pretrained network subtract a mean that is not 0, which would disturb a single one.
@@ -142,7 +142,7 @@ def write_beside(model: XLNetClassifier, linear: LinearModel) -> None:
 
 
 def _make_room(model: XLNetClassifier, count: int) -> None:
-    """Clear so many dimensions of a network, and let the first head of the first layer attend uniformly."""
+    """Clear the first ``count`` dimensions of a network, and let the first layer's first head attend uniformly."""
     for layer in model.transformer.layers():
         attention, ff = layer.rel_attn, layer.ff
         attention.qkv[:count] = 0.0
@@ -160,7 +160,7 @@ def _make_room(model: XLNetClassifier, count: int) -> None:
 
 @torch.no_grad()
 def _calibrate(model: XLNetClassifier, split: Rows, device: Device, count: int) -> None:
-    """Let the summary read the linear answers at the size that :data:`SIGNAL` says, however large they arrive."""
+    """Scale the summary so that it reads the linear answers with the root mean square :data:`SIGNAL`."""
     arrived: list[Tensor] = []
     hook = model.sequence_summary.register_forward_pre_hook(lambda _, given: arrived.append(given[0][:, :count]))
     model.eval()
@@ -177,7 +177,7 @@ def _calibrate(model: XLNetClassifier, split: Rows, device: Device, count: int) 
 
 @torch.no_grad()
 def write(model: XLNetClassifier, linear: LinearModel) -> None:
-    """Write a linear model into the weights of a new network, whose answers are then about those of the linear one."""
+    """Write a linear model into a new network, which then gives about the same answers."""
     model.transformer.word_embedding.weight.mul_(DEVIATION / model.config.initializer_range)
     model.logits_proj.weight.zero_()
     _write(model, linear, DEVIATION)
@@ -254,7 +254,7 @@ class _Bags:
         return self._scaled(torch.where(seen_V1 > 0, torch.log((1 + rows) / (1 + seen_V1)) + 1, 0.0))
 
     def by_class(self, classes_S: Tensor, classes: int) -> Tensor:
-        """Return how telling each token is for each class, 0 for one that no row has: [V, C].
+        """Return each token's evidence for each class, 0 for tokens that no row has: [V, C].
 
         It is the logarithm of the token's share among the class's rows over that among the others, as in Wang and
         Manning 2012 (Baselines and bigrams), section 2.1.
@@ -266,7 +266,7 @@ class _Bags:
         return self._scaled(torch.where(seen_V1 > 0, ratios_VC, 0.0))
 
     def _scaled(self, weights_VC: Tensor) -> Tensor:
-        """Scale so that rows are about of length 1, and give ``<cls>`` its weight."""
+        """Scale so that rows have a length of about 1, and give ``<cls>`` its weight."""
         weights_VC = weights_VC * math.sqrt(len(self.ids_T) / len(self.offsets_S))
         weights_VC[self.cls] = CLS_SCALE
         return weights_VC
@@ -279,7 +279,7 @@ def _minimise(
 
     Args:
         bags: the rows.
-        scale_VC: what each token's count is multiplied with; the penalty is on the weights before that.
+        scale_VC: factor of each token's count; the penalty is on the weights before scaling.
         inverse_penalty: C of the regression.
         loss: of the answers [S, C].
         outputs: number of answers of a row, C.

@@ -108,7 +108,7 @@ def better(new: dict[str, float], old: dict[str, float], select_by: str = "auto"
 
 
 def standard_error(scores: dict[str, float], rows: int, select_by: str = "auto") -> float:
-    """Return about the standard error of the metric that decides, on so many validation rows; 0 for a loss."""
+    """Return the approximate standard error of the metric that decides, on ``rows`` rows; 0 for a loss."""
     name = _deciding(scores, select_by)
     value = scores.get(f"validation_{name}", 0.0)
     if name == "loss":
