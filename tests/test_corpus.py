@@ -216,7 +216,7 @@ def test_check_finds_a_corpus_that_a_run_would_refuse(content, options, message,
         ),
         (
             {"pretraining": {"corpus": "train", "one_in": 300}},
-            r"a segment's 128; lower it, or raise pretraining",
+            r"a segment's 128 tokens; lower it, or raise pretraining",
         ),
         ({"pretraining": {"corpus": "train", "epochs": 0}}, r"epochs and pretraining\.steps are both 0"),
     ],
