@@ -24,7 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if not CHROMIUM:
     pytest.skip("no chromium here: apt-get install chromium", allow_module_level=True)
 api = pytest.importorskip("playwright.sync_api")
-api.expect.set_options(timeout=20_000)
+api.expect.set_options(timeout=60_000)
 
 SETTINGS = ("model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.d_head=16", "model.d_inner=64")
 RUN = ("training.batch_tokens=512", "training.learning_rate=0.003", "evaluation.resamples=100", "data.max_length=32")
@@ -82,7 +82,7 @@ class Seen:
 @pytest.fixture
 def page(chromium: Any, address: str) -> Iterator[Any]:
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     opened = context.new_page()
     seen = Seen(opened, address)
     yield opened
