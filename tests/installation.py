@@ -6,15 +6,17 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from xlnet.errors import UserError
+from xlnet.errors import RunError, UserError
 from xlnet.http import HttpError
 from xlnet_cluster.jobset import GROUP, JOBSETS, VERSION
 from xlnet_pipeline.cli import main
@@ -46,6 +48,12 @@ SMALL = (
     "evaluation.baseline=none",
     "registry.name=cluster-test",
 )
+
+
+def wanted(steps: int, *more: str) -> list[str]:
+    """The words that submit a run of so many steps."""
+    settings = [word for one in (*SMALL, f"training.steps={steps}") for word in ("--set", one)]
+    return ["run", "--no-check", *settings, *more]
 
 
 RUN_LABEL = "xlnet-pipeline/run"  # of JobSets and their pods: the server's id of the run
@@ -129,6 +137,7 @@ class Installation:
         self.runs: dict[str, str] = {}  # situation → run
         self.said: dict[str, tuple[int, str]] = {}  # situation → exit status and output
         self.skipped: dict[str, str] = {}  # situation → why it cannot be tried here
+        self.begun: dict[str, subprocess.Popen[str]] = {}  # situation → the process that submits it
 
     def answer(self, *words: str) -> tuple[int, str, str]:
         """Exit status, output and messages of a command. A slow server adds messages, but changes no output."""
@@ -149,12 +158,47 @@ class Installation:
     def run(self, situation: str, *more: str, steps: int = 4) -> str:
         """The run of a situation, made once; its id."""
         if situation not in self.runs:
-            settings = [word for one in (*SMALL, f"training.steps={steps}") for word in ("--set", one)]
-            status, text = self.said[situation] = self.say("run", "--no-check", *settings, *more)
+            if situation not in self.said:
+                self.said[situation] = self._ended(situation) or self.say(*wanted(steps, *more))
+            status, text = self.said[situation]
             begun = re.search(r"^run (\S+)$", text, re.MULTILINE)
             assert begun, f"nothing was submitted (exit status {status}): {text}"
             self.runs[situation] = begun[1]
         return self.runs[situation]
+
+    def begin(self, situation: str, *more: str, steps: int = 4) -> None:
+        """Start the run of a situation in a process of its own; :meth:`run` waits until that has ended."""
+        command = [sys.executable, "-m", "xlnet_pipeline", *wanted(steps, *more), "--target", "kfp"]
+        environment = {**os.environ, **self.environment}
+        self.begun[situation] = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def _ended(self, situation: str) -> tuple[int, str] | None:
+        process = self.begun.pop(situation, None)
+        if process is None:
+            return None
+        try:
+            text = process.communicate(timeout=2 * LONGEST)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            pytest.fail(f"waited {2 * LONGEST:.0f} s for the run '{situation}'; it said: {process.communicate()[0]}")
+        return process.returncode, text
+
+    def ready(self) -> None:
+        """Fail, saying why, unless the installation answers and its pipeline root can be written and read."""
+        from xlnet.data import objects
+
+        status, said = self.say("runs", "list", "--limit", "1")
+        if status:
+            pytest.fail(f"{self.environment['KFP_ENDPOINT']} cannot be used: {said}")
+        place = f"{self.environment['KFP_PIPELINE_ROOT']}/written-by-the-cluster-suite"
+        with mock.patch.dict(os.environ, self.environment):
+            try:
+                objects.write(place, b"whole")
+                assert objects.read(place) == b"whole"
+            except (UserError, RunError) as error:
+                pytest.fail(f"the pipeline root cannot be used from here: {error}")
 
     @functools.cached_property
     def cluster(self) -> Kubernetes:
@@ -207,20 +251,52 @@ class Installation:
         return [step["status"] for step in self.record(run)["steps"]]  # type: ignore[attr-defined, index]
 
     def clean(self) -> None:
-        """Remove the runs and everything below this test's own root."""
+        """Remove the runs, the schedules, the experiment and everything below this test's own root."""
         from xlnet.data import objects
 
+        for process in self.begun.values():
+            process.kill()
+            process.wait()
+        api = self.target.api
         with mock.patch.dict(os.environ, self.environment):
-            for one in list(self.target.listed()):
-                api = self.target.api
+            runs = list(self.target.listed())
+            for one in runs:
+                with self._going_on():
+                    self._remove_jobsets(one.run_id)
                 if one.state in ("PENDING", "RUNNING"):
-                    with contextlib.suppress(HttpError, UserError):  # it may have ended meanwhile
+                    with self._going_on():  # it may have ended meanwhile
                         api.call(api.runs.run_service_terminate_run, one.run_id)
-                self._remove_jobsets(one.run_id)
-                api.call(api.runs.run_service_delete_run, one.run_id)
-            root = self.environment["KFP_PIPELINE_ROOT"]
-            for stored in objects.listing(f"{root}/"):
-                objects.delete(stored.uri)
+            self._wait_for_the_last()  # or their pods would write into the root while it is emptied
+            for one in runs:
+                with self._going_on():
+                    api.call(api.runs.run_service_delete_run, one.run_id)
+            with self._going_on():
+                for name in {one.name for one in self.target.schedules().all()}:
+                    self.target.schedules().delete(name)
+            with self._going_on():
+                root = self.environment["KFP_PIPELINE_ROOT"]
+                for stored in objects.listing(f"{root}/"):
+                    objects.delete(stored.uri)
+            with self._going_on():
+                if experiment := api.known_experiment():
+                    api.call(api.experiments.experiment_service_delete_experiment, experiment)
+
+    def _wait_for_the_last(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with self._going_on():
+                if not [one for one in self.target.listed() if one.state in ("PENDING", "RUNNING", "CANCELING")]:
+                    return
+            time.sleep(PAUSE)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _going_on() -> Iterator[None]:
+        """Tell what could not be removed, and go on with the rest."""
+        try:
+            yield
+        except (HttpError, UserError, RunError) as error:
+            print(f"cleaning up: {error}", file=sys.__stderr__)
 
     def _remove_jobsets(self, run: str) -> None:
         """Leave no machine to a run that is removed."""

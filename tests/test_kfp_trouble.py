@@ -172,9 +172,14 @@ def test_looking_makes_no_experiment(
     """A run of another experiment is found by its id, and knows its schedule."""
     (run,) = there.runs
     monkeypatch.setenv("KFP_EXPERIMENT", "nothing-yet")
-    for words, told in ((["runs", "list"], "no runs"), (["schedule", "list"], "no schedules")):
+    start = "no runs on target 'kfp'; start one with: xlnet-pipeline run --target kfp\n"
+    for words, told in ((["runs", "list"], start), (["schedule", "list"], "no schedules")):
         assert main([*words, "--target", "kfp"]) == 0
         assert told in capsys.readouterr().out
+    monkeypatch.setenv("KFP_EXPERIMENT", "xlnet")
+    assert main(["runs", "list", "--limit", "1", "--target", "kfp"]) == 0
+    assert "all of them: xlnet-pipeline runs list --all --target kfp\n" in capsys.readouterr().out
+    monkeypatch.setenv("KFP_EXPERIMENT", "nothing-yet")
     assert main(["runs", "show", run, "--target", "kfp"]) == 0
     assert "schedule nightly 20" in capsys.readouterr().out
     assert [one["display_name"] for one in there.experiments.values()] == ["xlnet"]

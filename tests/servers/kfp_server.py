@@ -117,6 +117,7 @@ class KfpServer(WebServer):
         for method, path, work in (
             ("GET", "/experiments", self.list_experiments),
             ("POST", "/experiments", self.create_experiment),
+            ("DELETE", "/experiments/(?P<id>[^/:]+)", lambda request: self.experiments.pop(request.part("id")) and {}),
             ("GET", "/runs", self.list_runs),
             ("POST", "/runs", self.create_run),
             ("GET", "/runs/(?P<id>[^/:]+)", lambda request: self.show(self.run(request))),

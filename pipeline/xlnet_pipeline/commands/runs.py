@@ -82,6 +82,13 @@ def tool_option(options: argparse.Namespace) -> str:
     return home_option(options.home) if options.target in HERE else f"--target {options.target}"
 
 
+def _to_type(options: argparse.Namespace, words: str) -> str:
+    """Return a suggested command, with the home or the target that the user gave."""
+    if options.target in HERE:
+        return f"xlnet-pipeline {home_option(options.home)}".rstrip() + f" {words}"
+    return f"xlnet-pipeline {words} {tool_option(options)}"
+
+
 def target(options: argparse.Namespace) -> "LocalTarget":
     """Open the local target over the chosen state directory."""
     from xlnet_pipeline.targets.local.target import LocalTarget
@@ -116,12 +123,10 @@ def list_runs(options: argparse.Namespace) -> None:
             if run.status == record.DAMAGED and run.error:
                 print(f"warning: {visible(run.error.message)}", file=sys.stderr)
         if len(found) == limit:
-            print(
-                f"the newest {limit}; all of them: xlnet-pipeline {tool_option(options)}".rstrip() + " runs list --all"
-            )
+            print(f"the newest {limit}; all of them: {_to_type(options, 'runs list --all')}")
     else:
         place = f"in '{target(options).home}'" if here.name in HERE else f"on target '{here.name}'"
-        print(f"no runs {place}; start one with: xlnet-pipeline {tool_option(options)}".rstrip() + " run")
+        print(f"no runs {place}; start one with: {_to_type(options, 'run')}")
 
 
 def _scheduled(run: Run) -> str | None:
