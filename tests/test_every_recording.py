@@ -115,7 +115,7 @@ def server(tmp_path: Path) -> Iterator[KfpServer]:
             tasks = {one: Task(one, one, "SUCCEEDED", moment, moment, LINE) for one in spec["root"]["dag"]["tasks"]}
             tasks["preprocess"].state = state
             execution: Any = SimpleNamespace(
-                spec=spec, tasks=tasks, state=state, began=moment, ended=moment, broken="", cancel=lambda: None
+                spec=spec, tasks=tasks, state=state, began=moment, ended=moment, broken="", cancel=list, stop=list
             )
             made.runs[run] = {"run_id": run, "state_history": [{"state": state}]}
             made.executions[run], made.workflows[run] = execution, Workflow(name, execution, moment)

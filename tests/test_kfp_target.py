@@ -1,9 +1,13 @@
 """The target for Kubeflow Pipelines against a server that runs what it is sent, over real connections."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from servers import storage
 from servers.kfp_server import KfpServer
 from servers.kubernetes_server import KubernetesServer
 from servers.storage import texts
@@ -119,3 +123,20 @@ def test_a_failing_pod_speaks_for_its_step(kfp: KfpServer, tmp_path: Path, capsy
     assert "ended with exit status 1: the loss became nan at step 3 (started again 1 time)" in capsys.readouterr().out
     (execution,) = kfp.executions.values()
     assert execution.tasks["train"].attempts == 1 + LAUNCHER_RETRIES
+
+
+def test_nothing_outlives_the_test_servers(kfp: KfpServer, tmp_path: Path) -> None:
+    """Neither a step that still runs when its server ends, nor a bucket whose test is killed."""
+    recipe = recipe_file(tmp_path / "recipe.toml")
+    kfp.run_pipelines = False
+    assert main(["run", str(recipe), "--target", "kfp", "--no-check"]) == 0
+    (execution,) = kfp.executions.values()
+    execution.process = subprocess.Popen(["sleep", "60"], start_new_session=True, text=True)
+    emulator = subprocess.Popen(
+        [sys.executable, str(Path(storage.__file__).with_name("emulator.py")), "0"], stdin=subprocess.PIPE
+    )
+    assert emulator.stdin
+    execution.stop()  # as the server does at its end
+    assert execution.process.wait(10) == -signal.SIGKILL
+    emulator.stdin.close()
+    assert emulator.wait(30) == 0

@@ -1,12 +1,11 @@
 """The storage emulator, made to answer as Google's server does where the package's own differs.
 
 It takes the body of a media upload as bytes, whatever their type, an empty one too; and it lets as many connections
-wait as clients open at once. ``python tests/servers/emulator.py PORT`` runs it in a process of its own.
+wait as clients open at once. ``python tests/servers/emulator.py PORT`` runs it until standard input ends.
 """
 
 import http.server
 import sys
-import threading
 from typing import Any
 
 from gcp_storage_emulator import server as emulator
@@ -32,5 +31,7 @@ def create_server(port: int, bucket: str | None = None) -> Any:
 
 
 if __name__ == "__main__":
-    create_server(int(sys.argv[1])).start()
-    threading.Event().wait()
+    server = create_server(int(sys.argv[1]))
+    server.start()
+    sys.stdin.read()  # until whoever started this process ends, killed or not
+    server.stop()

@@ -168,6 +168,13 @@ class Execution(threading.Thread):
         if self.process and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL if self.kills else signal.SIGTERM)
 
+    def stop(self) -> None:
+        """End it for good, with all that its step has started: nothing may outlive a test."""
+        self.kills = True
+        self.cancel()
+        if self.is_alive():
+            self.join(10)
+
     def _attempts(self, task: Task, given: specification.Task) -> None:
         task.started = now()
         if task.name in self.unschedulable:

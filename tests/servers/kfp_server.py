@@ -129,6 +129,11 @@ class KfpServer(WebServer):
         self.route("GET", "/apis/v1alpha1/runs/(?P<id>[^/]+)/nodes/(?P<node>[^/]+)/log", self.node_log)
         self.route("GET", "/k8s/pod/logs", self.pod_log)
 
+    def __exit__(self, *why: object) -> None:
+        for execution in list(self.executions.values()):
+            execution.stop()
+        super().__exit__(*why)
+
     @staticmethod
     def one(store: dict[str, dict[str, Any]], request: Request) -> dict[str, Any]:
         if request.part("id") not in store:

@@ -93,6 +93,11 @@ class VertexServer(WebServer):
             self.route(method, PARENT + path, work)
         self.route("POST", "/v2/entries:list", self.entries)
 
+    def __exit__(self, *why: object) -> None:
+        for execution in list(self.executions.values()):
+            execution.stop()
+        super().__exit__(*why)
+
     def answer(self, request: Request) -> tuple[int, Any, dict[str, str]]:
         if request.path.startswith("/v1/") and not request.path.startswith(f"/v1/{self.parent}/"):
             return 404, {"error": {"code": 404, "message": f"{request.path} not found"}}, {}
