@@ -201,6 +201,16 @@ def test_check_finds_a_corpus_that_a_run_would_refuse(content, options, message,
     assert re.search(message, said.err + said.out), said
 
 
+@pytest.mark.parametrize(("documents", "split"), [(12, "train"), (60, "validation")])
+def test_check_finds_a_split_shorter_than_a_segment(documents, split, project, capsys):
+    (project / "corpus.txt").write_text("".join(f"document {number} here\n\n" for number in range(documents)))
+    settings = [f"--set={one}" for one in ("data.task=pretrain", "data.train=corpus.txt", "data.max_length=250")]
+    assert pipeline(["check", *settings]) == 2
+    said = capsys.readouterr().err
+    message = rf"corpus: the {split} split of the corpus has \d+ characters, fewer than .* = 250 tokens"
+    assert re.search(message, said), said
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -211,7 +211,7 @@ def test_a_corpus_that_cannot_be_used_says_why(kind, tmp_path, capsys, monkeypat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mem_len": 8, "reuse_len": 0}, r"reuse_len is 0 and the other is not"),
+        ({"mem_len": 8, "reuse_len": 0}, r"reuse_len is 0 and pretraining\.mem_len is 8; memory needs both"),
         ({"mem_len": 64, "reuse_len": 8}, r"mem_len is 64, longer than a segment; allowed: data\.max_length = 32"),
         ({"one_in": 0}, r"one_in is 0; allowed: 1 to 1000"),
         ({"one_in": 17}, r"one_in = 17 predicts none of a segment's 16 tokens; lower it"),

@@ -80,8 +80,10 @@ def check_together(recipe: Any) -> None:
     """Raise UserError if sections do not fit together."""
     given, longest = recipe.pretraining, recipe.data.max_length
     if bool(given.mem_len) != bool(given.reuse_len):
-        missing = "reuse_len" if given.mem_len else "mem_len"
-        raise UserError(f"pretraining.{missing} is 0 and the other is not; memory needs both, or neither")
+        raise UserError(
+            f"pretraining.reuse_len is {given.reuse_len} and pretraining.mem_len is {given.mem_len}; "
+            "memory needs both, so set both above 0, or neither"
+        )
     if recipe.training.initialisation in ("linear", "matching"):
         _refuse_initialisation(recipe, recipe.training.initialisation)
     if recipe.data.task != "pretrain":

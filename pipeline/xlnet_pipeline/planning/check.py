@@ -269,7 +269,7 @@ ASKING = (
 )
 CHECKS: tuple[Check, ...] = (
     Check("columns", columns, "set data.text, data.label, data.format and data.header to what the file holds"),
-    Check("corpus", corpus_text, "give more text, or lower pretraining.max_length"),
+    Check("corpus", corpus_text, "give more text, or lower the length"),
     Check("pretraining", pretraining_device, "choose a CPU or a GPU, or pretrain first and start from that model"),
     Check("labels", labels, "set data.label to the column of classes, or data.task = 'regression'", fatal=False),
     Check("rows", lost_rows, "", fatal=False),

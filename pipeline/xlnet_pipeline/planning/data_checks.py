@@ -34,8 +34,10 @@ def columns(given: PlannedRun) -> str | None:
 
 
 def corpus_text(given: PlannedRun) -> str | None:
-    """A corpus before the training must be text that can be read, and more than one segment of it."""
+    """A corpus must be text that can be read, and more than one segment of it."""
     recipe, least = given.recipe, segment_length(given.recipe)
+    if recipe.data.task == "pretrain":
+        return _short_split(given)
     if not recipe.pretrains:
         return None
     data, characters, whole = corpora.reading(recipe), 0, OWN_ROWS not in recipe.pretraining.corpus
@@ -49,6 +51,22 @@ def corpus_text(given: PlannedRun) -> str | None:
         characters += sum(len(row.text) + 1 for row in rows if not isinstance(row, Reject))
     if whole and characters < least:
         return f"pretraining.corpus has {characters:,} characters, fewer than the {least} tokens of one segment"
+    return None
+
+
+def _short_split(given: PlannedRun) -> str | None:
+    """Find a split of a corpus that has fewer characters, and so fewer tokens, than a segment."""
+    if given.survey is None:
+        return None
+    survey, splits, _ = given.survey
+    characters = dict.fromkeys((surveys.TRAIN, surveys.VALIDATION), 0)
+    for row, _, split in rows_with_a_split(survey, splits):
+        if split in characters:
+            characters[split] += len(row.text) + 1
+    for name, count in zip(("train", "validation"), characters.values(), strict=True):
+        if count < given.recipe.data.max_length:
+            least = f"fewer than the data.max_length = {given.recipe.data.max_length} tokens of one segment"
+            return f"the {name} split of the corpus has {count:,} characters, {least}"
     return None
 
 
