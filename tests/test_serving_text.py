@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from language_models import write_random
 
+from xlnet.errors import UserError
 from xlnet.generation import output
 from xlnet.generation.request import request_of
 from xlnet.generation.writer import Writer
@@ -227,3 +228,8 @@ def test_a_closing_server_ends_its_texts(server, monkeypatch):
         *_, last = waiting.result()
     assert last["ended"] == "the server is closing"
     assert last["tokens"] < 2000
+
+
+def test_a_language_model_has_no_other_precision(model):
+    with pytest.raises(UserError, match="'bfloat16' is for classifiers and regressions, and 'x' is a language model"):
+        open_model(model.writer.directory, "x", "bfloat16")

@@ -191,7 +191,7 @@ def _predict(options: argparse.Namespace) -> None:
     from xlnet.evaluation.questions import texts_from
     from xlnet.registry.locate import model_directory
 
-    predictor = Predictor(model_directory(options.model))
+    predictor = Predictor(model_directory(options.model), options.precision)
     source = options.source if isinstance(options.source, str) else "--"  # argparse makes [] of the text --
     texts = texts_from(source, predictor, options.pair, options.format, options.text)
     predicting.print_answers(predicting.predict(predictor, texts))
@@ -211,7 +211,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     if not options.model:
         raise UserError(f"no model is named, and AIP_STORAGE_URI is not set; type: {SERVE_EXAMPLE}")
-    serve(options.model, options.host, options.port, dict(os.environ))
+    serve(options.model, options.host, options.port, dict(os.environ), precision=options.precision)
 
 
 if __name__ == "__main__":

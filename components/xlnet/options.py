@@ -3,6 +3,7 @@
 import argparse
 import os
 
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")  # number types of a prediction's matrix products
 MODEL = "directory, gs:// URI, models:/NAME/VERSION, or registered NAME, NAME:VERSION, NAME@ALIAS"
 
 
@@ -14,6 +15,13 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pair", metavar="TEXT", help="the second text, for a model of sentence pairs")
     text = "csv, tsv, jsonl, parquet, xlsx or text; default: by the file's extension; for -: one text per line"
     parser.add_argument("--format", metavar="FORMAT", help=text)
+    add_precision(parser)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Declare the number type of matrix products, for ``predict`` and ``serve``."""
+    text = "number type of matrix products; bfloat16 and int8 are faster on processors that have them; default: float32"
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=text)
 
 
 def add_serving(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +33,7 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=host, metavar="ADDRESS", help=text)
     port = os.environ.get("AIP_HTTP_PORT") or "8080"
     parser.add_argument("--port", type=int, default=port, metavar="NUMBER", help="default: $AIP_HTTP_PORT, else 8080")
+    add_precision(parser)
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:

@@ -17,18 +17,27 @@ LONGEST = 8192  # maximum tokens of a row if neither recipe nor directory names 
 
 @dataclass(frozen=True)
 class Predictor:
-    """An open model directory, written by this project or by ``transformers``."""
+    """An open model directory, written by this project or by ``transformers``.
+
+    Attributes:
+        directory: the directory.
+        precision: number type of matrix products, see :func:`xlnet.model.precision.choose`.
+    """
 
     directory: Path
+    precision: str = "auto"
 
     @cached_property
     def model(self) -> Any:
-        """The classifier, in evaluation mode."""
+        """The classifier, prepared for prediction."""
+        from xlnet.model.precision import choose
+        from xlnet.model.prepared import PreparedClassifier
         from xlnet.model.weights import load_classifier
 
+        precision = choose(self.precision)
         model = load_classifier(self.directory)
         refuse_other_size(self.directory, self.tokenizer, model.config.vocab_size, may_have_more=True)
-        return model
+        return PreparedClassifier(model, precision)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

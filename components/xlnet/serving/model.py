@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from xlnet.errors import UserError
 from xlnet.evaluation.predict import predict
 from xlnet.evaluation.predictor import Predictor
 from xlnet.model.config import is_language_model
@@ -13,9 +14,9 @@ from xlnet.serving.requests import MAX_TEXTS, Text, fields_of
 class ServedModel:
     """An open classifier, with the name under which it is served."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, precision: str = "auto") -> None:
         self.name = name
-        self.predictor = Predictor(directory)
+        self.predictor = Predictor(directory, precision)
         config = self.predictor.model.config
         self.facts: dict[str, Any] = {"name": name, "task": config.task, "classes": list(config.classes)}
         self.limits = {"instances": MAX_TEXTS}
@@ -33,10 +34,14 @@ class ServedModel:
         return list(predict(self.predictor, texts))
 
 
-def open_model(directory: Path, name: str) -> ServedModel | LanguageModel:
+def open_model(directory: Path, name: str, precision: str = "auto") -> ServedModel | LanguageModel:
     """Open a classifier or a language model.
 
     Raises:
-        UserError: the directory has neither.
+        UserError: the directory has neither, or the model cannot be used with this precision.
     """
-    return (LanguageModel if is_language_model(directory) else ServedModel)(directory, name)
+    if not is_language_model(directory):
+        return ServedModel(directory, name, precision)
+    if precision not in ("auto", "float32"):
+        raise UserError(f"precision {precision!r} is for classifiers and regressions, and '{name}' is a language model")
+    return LanguageModel(directory, name)

@@ -27,7 +27,12 @@ def listen(host: str, port: int, environment: dict[str, str]) -> PredictionServe
 
 
 def serve(
-    reference: str, host: str, port: int, environment: dict[str, str], registry: Callable[[], Registry] = open_registry
+    reference: str,
+    host: str,
+    port: int,
+    environment: dict[str, str],
+    registry: Callable[[], Registry] = open_registry,
+    precision: str = "auto",
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C.
 
@@ -37,15 +42,17 @@ def serve(
         port: the port to listen on; 0 chooses a free one.
         environment: environment variables, including Vertex AI's.
         registry: opens the registry, if it is needed.
+        precision: number type of a classifier's matrix products, see :func:`xlnet.model.precision.choose`.
 
     Raises:
-        UserError: there is no such model, or the port is in use.
+        UserError: there is no such model, the port is in use, or the processor lacks the precision.
     """
     server = listen(host, port, environment)
     with _ended_by_signals(server):
         begun = time.perf_counter()
         directory = model_directory(reference, registry)
-        server.model = open_model(directory, environment.get("XLNET_SERVED_NAME") or short_name(reference))
+        name = environment.get("XLNET_SERVED_NAME") or short_name(reference)
+        server.model = open_model(directory, name, precision)
         server.model.warm_up()
         with Batcher(server.model.answers) as server.batcher:
             address = f"http://{host}:{server.server_address[1]}"

@@ -37,6 +37,7 @@ def predict(options: argparse.Namespace) -> None:
     from xlnet.evaluation.questions import texts_from
     from xlnet.registry.locate import model_directory
 
-    predictor = Predictor(model_directory(options.model, functools.partial(open_registry, options)))
+    directory = model_directory(options.model, functools.partial(open_registry, options))
+    predictor = Predictor(directory, options.precision)
     texts = texts_from(options.source, predictor, options.pair, options.format, options.text)
     predicting.print_answers(predicting.predict(predictor, texts))

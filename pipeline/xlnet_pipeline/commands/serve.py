@@ -36,4 +36,4 @@ def serve(options: argparse.Namespace) -> None:
     from xlnet.serving import serve as serving
 
     registry = functools.partial(open_registry, options)
-    serving(options.model, options.host, options.port, dict(os.environ), registry)
+    serving(options.model, options.host, options.port, dict(os.environ), registry, options.precision)

@@ -71,18 +71,19 @@ def runs(target: str = "local", *, home: str | Path | None = None, limit: int | 
     return Results(Result(one, where) for one in where.runs(limit))
 
 
-def load(model: str | Path, *, target: str = "local", home: str | Path | None = None) -> Model:
+def load(model: str | Path, *, target: str = "local", home: str | Path | None = None, precision: str = "auto") -> Model:
     """Open a model for predictions.
 
     Args:
         model: a registered ``NAME``, ``NAME:VERSION`` or ``NAME@ALIAS``; a directory; a bucket's address.
         target: the target in whose registry the name is looked up.
         home: as for :func:`run`.
+        precision: number type of matrix products: ``auto`` (float32), ``float32``, ``bfloat16`` or ``int8``.
 
     Raises:
         UserError: the model does not exist.
     """
-    return Model(str(model_directory(str(model), lambda: open_target(target, home).models())))
+    return Model(str(model_directory(str(model), lambda: open_target(target, home).models())), precision)
 
 
 def compare(*compared: Result | str, target: str = "local", home: str | Path | None = None) -> Comparison:

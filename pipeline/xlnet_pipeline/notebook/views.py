@@ -251,11 +251,11 @@ class Model:
         directory: the model's directory, in Hugging Face's layout.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, precision: str = "auto") -> None:
         from xlnet.evaluation.predictor import Predictor
 
         self.directory = directory
-        self._predictor = Predictor(Path(directory))
+        self._predictor = Predictor(Path(directory), precision)
 
     def predict(self, texts: "str | Iterable[str | tuple[str, str]]") -> Predictions:
         """Predict texts, or pairs of texts if the model was trained on pairs.

@@ -1,0 +1,116 @@
+"""A classifier prepared for prediction: no dropout, no gradients, weights and positions arranged once.
+
+A text's logits need only its last token's state of the last layer, so that layer's feed-forward and output projection
+are computed for last tokens alone. Projections of distances depend on weights only, and are kept.
+
+Shapes: those of :mod:`xlnet.model.xlnet`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xlnet.model.attention import relative_attention
+from xlnet.model.fused import dropout_add_norm
+from xlnet.model.layout import Layout
+from xlnet.model.linear import project
+from xlnet.model.positions import Positions, Segments, distance_encoding
+from xlnet.model.precision import Product, prepare
+from xlnet.model.xlnet import Layer, RelativeAttention, XLNetClassifier
+
+KEPT = 1024  # tokens: projections of distances are kept for texts up to this length
+GRAIN = 64  # the table of distances grows to a multiple of it
+
+
+@dataclass(frozen=True)
+class _PreparedLayer:
+    """One layer's products, and the weights that stay as they are."""
+
+    attention: RelativeAttention
+    qkv: Product
+    out: Product
+    inner: Product
+    outer: Product
+    norms: tuple[nn.LayerNorm, nn.LayerNorm]
+
+    @classmethod
+    def of(cls, layer: Layer, precision: str) -> "_PreparedLayer":
+        own, ff = layer.rel_attn, layer.ff
+        return cls(
+            own,
+            prepare(precision, own.qkv.detach().flatten(1).t().contiguous()),
+            prepare(precision, own.o.detach().flatten(1)),
+            prepare(precision, ff.layer_1.weight, ff.layer_1.bias),
+            prepare(precision, ff.layer_2.weight, ff.layer_2.bias),
+            (own.layer_norm, ff.layer_norm),
+        )
+
+
+class PreparedClassifier:
+    """Computes the logits of packed texts like the classifier that it was made of, whose weights it shares or copies.
+
+    Attributes:
+        config: the classifier's.
+        device: where the weights are.
+    """
+
+    def __init__(self, model: XLNetClassifier, precision: str = "float32") -> None:
+        """Prepare a classifier.
+
+        Args:
+            model: stays as it is; later changes of its weights need a new preparation.
+            precision: what :func:`xlnet.model.precision.choose` has returned; float32 on any device, others on a CPU.
+        """
+        self.config, self._impl = model.config, model.transformer.impl
+        self._embedding = model.transformer.word_embedding.weight.detach()
+        self.device = self._embedding.device
+        self._layers = [_PreparedLayer.of(layer, precision) for layer in model.transformer.layers()]
+        self._head = model.sequence_summary.summary, model.logits_proj
+        self._distances: list[Tensor] = []
+
+    @torch.inference_mode()
+    def __call__(self, input_ids_T: Tensor, segment_ids_T: Tensor | None, layout: Layout) -> Tensor:
+        """Compute logits, [S, C]; for the arguments see :class:`xlnet.model.xlnet.Transformer`."""
+        layout.check(len(input_ids_T))
+        x_TD = F.embedding(input_ids_T, self._embedding)
+        distances = self._projected(layout.longest)
+        last = len(self._layers) - 1
+        for place, (layer, r_RNH) in enumerate(zip(self._layers, distances, strict=True)):
+            attended_TD = self._attend(layer, x_TD, r_RNH, segment_ids_T, layout)
+            if place == last:
+                x_TD, attended_TD = x_TD[layout.last_S], attended_TD[layout.last_S]
+            x_TD = _add_norm(layer.out(attended_TD), x_TD, layer.norms[0])
+            x_TD = _add_norm(layer.outer(layer.inner(x_TD, gelu=True)), x_TD, layer.norms[1])
+        summary, head = self._head
+        logits_SC = head(torch.tanh(summary(x_TD)))
+        mean, deviation = self.config.value_mean, self.config.value_deviation
+        return logits_SC if (mean, deviation) == (0.0, 1.0) else logits_SC * deviation + mean
+
+    def _attend(
+        self, layer: _PreparedLayer, x_TD: Tensor, r_RNH: Tensor, ids_T: Tensor | None, layout: Layout
+    ) -> Tensor:
+        own = layer.attention
+        q_TNH, k_TNH, v_TNH = layer.qkv(x_TD).float().unflatten(1, own.qkv.shape[1:]).unbind(1)
+        positions = Positions(r_RNH, own.r_w_bias.detach(), own.r_r_bias.detach())
+        segments = None if ids_T is None else Segments(ids_T, own.r_s_bias.detach(), own.seg_embed.detach())
+        return relative_attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, impl=self._impl).flatten(1)
+
+    def _projected(self, longest: int) -> list[Tensor]:
+        """Return each layer's projected distances for texts of at most ``longest`` tokens: [R, N, H]."""
+        if longest > KEPT:
+            return self._project(longest)
+        if not self._distances or longest > len(self._distances[0]) // 2:
+            self._distances = self._project(min(KEPT, -(-longest // GRAIN) * GRAIN))
+        kept = len(self._distances[0]) // 2
+        return [r_RNH[kept - longest : kept + longest] for r_RNH in self._distances]
+
+    def _project(self, longest: int) -> list[Tensor]:
+        distances_RD = distance_encoding(longest, self.config.d_model, self.config.clamp_len, self.device)
+        weights = [layer.attention.r.detach() for layer in self._layers]
+        return [project(distances_RD, r_DNH.flatten(1)).unflatten(-1, r_DNH.shape[1:]) for r_DNH in weights]
+
+
+def _add_norm(x_TD: Tensor, residual_TD: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return dropout_add_norm(x_TD.float(), residual_TD, norm.weight, norm.bias, norm.eps, None)
