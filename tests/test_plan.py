@@ -18,6 +18,7 @@ from xlnet.errors import UserError
 from xlnet.model import config as configs
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe
+from xlnet.training import precision
 from xlnet.training.launch import train
 from xlnet_pipeline import cli
 from xlnet_pipeline.placement import machines
@@ -34,6 +35,7 @@ WORDS = ["film", "book", "good", "bad", "great", "awful", "plot", "actor", "scen
 MEASURE = """
 import sys
 import torch
+from xlnet.training import precision
 from xlnet.training.launch import train
 recipe, dataset, out = sys.argv[1:]
 open("/proc/self/clear_refs", "w").write("5")
@@ -236,6 +238,16 @@ def test_a_short_training_stays_here(recipe: Recipe, tmp_path: Path) -> None:
     assert made.chosen.target == "local"
     assert made.recommendation.startswith("this machine's cpu: takes ")
     assert "GFLOP/s measured here" in made.text()
+
+
+@pytest.mark.parametrize(("width", "asked", "gains"), [(256, "auto", True), (128, "auto", False), (256, "float32", False)])
+def test_the_plan_counts_with_bfloat16_where_training_takes_it(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, asked: str, gains: bool
+) -> None:
+    monkeypatch.setattr(precision, "has_amx", lambda: True)
+    wide = recipe.replace(model={"d_model": width}, training={"precision": asked})
+    made = planned(wide, tmp_path, target="local", machine="cpu")
+    assert ("bfloat16" in made.chosen.speed_basis) == gains
 
 
 def test_what_does_not_fit_says_what_would(tmp_path: Path) -> None:
