@@ -240,7 +240,9 @@ def test_a_short_training_stays_here(recipe: Recipe, tmp_path: Path) -> None:
     assert "GFLOP/s measured here" in made.text()
 
 
-@pytest.mark.parametrize(("width", "asked", "gains"), [(256, "auto", True), (128, "auto", False), (256, "float32", False)])
+@pytest.mark.parametrize(
+    ("width", "asked", "gains"), [(256, "auto", True), (128, "auto", False), (256, "float32", False)]
+)
 def test_the_plan_counts_with_bfloat16_where_training_takes_it(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, asked: str, gains: bool
 ) -> None:
