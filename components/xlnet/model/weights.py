@@ -154,7 +154,7 @@ def load_pretrained(
     is_language_model = LM_HEAD in tensors and HEAD not in tensors
     missing = sorted(own.keys() - fitting.keys())
     if is_language_model and all(key.startswith(HEADS) for key in missing):
-        missing = []  # as expected: that it has no classifier's head needs no warning
+        missing = []  # a language model never has a classifier's head, so this needs no warning
     model.load_state_dict(fitting, strict=False)
     if broken := next((key for key, value in model.named_parameters() if not value.isfinite().all()), None):
         raise CorruptArtifact(f"the weights of model.pretrained '{name}' are not all finite: {broken}")
