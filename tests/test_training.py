@@ -86,7 +86,10 @@ def test_early_stopping_keeps_the_best(dataset, tmp_path):
 def test_pretrained_weights_are_where_training_starts(dataset, tmp_path):
     first = train(part(RECIPE), dataset, str(tmp_path / "first"))
     recipe = recipes.from_changes(
-        {"model": {"pretrained": str(tmp_path / "first")}, "training": {"steps": 1, "learning_rate": 1e-6}}
+        {
+            "model": {"pretrained": str(tmp_path / "first")},
+            "training": {"steps": 1, "learning_rate": 1e-6, "initialisation": "random"},
+        }
     )
     second = train(part(recipe), dataset, str(tmp_path / "second"))
     assert second["validation_accuracy"] == first["validation_accuracy"]
