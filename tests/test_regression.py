@@ -110,4 +110,4 @@ def test_a_trained_head_goes_on_in_the_scale_of_other_labels(tmp_path):
     ],
 )
 def test_the_scale_is_that_of_the_labels(labels, task, scale):
-    assert objective.scale(np.array(labels, np.float32), task) == scale
+    assert objective.label_scale(np.array(labels, np.float32), task) == scale
