@@ -3,16 +3,17 @@
 A transformer from scratch needs most of a few thousand rows to find out which words matter; a linear model finds that
 out in seconds. So a linear model of the token counts is fitted first and written into the network's weights: ridge
 regression for values; for classes the mean of two logistic regressions, one on counts times inverse document
-frequencies, one on counts times naive Bayes' log ratios. The untrained network then scores what that model scores, and
-training goes on from there.
+frequencies, one on counts times naive Bayes' log ratios. Tokens that differ only in case or in the mark of a word's
+start are also counted together, because a few thousand rows hold most spellings too seldom. The untrained network then
+scores what the linear model scores, and training goes on from there.
 
 Dimensions 0 to K - 1 of the token embeddings hold each token's weights. The first head of the first layer starts by
 attending to all tokens alike and copies these dimensions, so it averages them into the final ``<cls>`` token. Nothing
 else writes to them, layer norms scale them by a positive number, and the summary and the head read them. In a
 pretrained network these dimensions and that head are cleared first, and the rest stays as it was learnt.
 
-Shapes: S rows, T tokens of all rows, V tokens of the vocabulary, C outputs, K directions of the outputs (at most C - 1
-for classes, 1 for values), D model width.
+Shapes: S rows, T tokens of all rows, V tokens of the vocabulary, G groups of tokens that are spelt alike, F = V + G
+features, C outputs, K directions of the outputs (at most C - 1 for classes, 1 for values), D model width.
 """
 
 import math
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 
 from xlnet.data.batches import Rows
 from xlnet.data.dataset import Dataset
+from xlnet.data.tokenizer import load_tokenizer
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe
 from xlnet.training import objective
@@ -35,7 +37,7 @@ from xlnet.training.device import Device
 
 # C of the regressions, on rows of about unit length, chosen on held-out train rows. A token's count is multiplied with
 # its inverse document frequency, or with the logarithm of how much more often a class has it (naive Bayes).
-BY_FREQUENCY, BY_CLASS = 0.15, 10.0
+BY_FREQUENCY, BY_CLASS = 0.075, 5.0
 ITERATIONS = 100  # maximum number of L-BFGS iterations
 MOST_COUNTS = 30_000_000  # tokens × outputs to fit on, about 40 s on two cores; larger sets are thinned out
 CLS_SCALE = 3.0  # value of the feature that is the same in every row; its weight is the intercept
@@ -71,7 +73,10 @@ def begin(model: XLNetClassifier, device: Device, data: Dataset, recipe: Recipe)
     weights_C = objective.class_weights(recipe.training, split.labels, data.classes)
     is_pretrained = bool(recipe.model.pretrained)
     most = min(config.d_head, config.d_model // 4) // (1 + is_pretrained)
-    found = fit(split, config.vocab_size, len(data.classes), weights_C, most) if device.ranks.rank == 0 else None
+    found = None
+    if device.ranks.rank == 0:
+        pieces = load_tokenizer(str(data.path / "tokenizer")).pieces
+        found = fit(split, alike(pieces, config.vocab_size), len(data.classes), weights_C, most)
     linear: LinearModel | None = device.ranks.gather(found)[0]
     if linear and is_pretrained:
         write_beside(model, linear)
@@ -80,14 +85,22 @@ def begin(model: XLNetClassifier, device: Device, data: Dataset, recipe: Recipe)
         write(model, linear)
 
 
+def alike(pieces: list[str], vocabulary: int) -> Tensor:
+    """Number the groups of tokens that differ only in case or in the mark of a word's start: [V]."""
+    groups: dict[str, int] = {}
+    spellings = [piece.lower().removeprefix("▁") for piece in pieces]
+    spellings += [f"<{token}>" for token in range(len(pieces), vocabulary)]  # rows of the table without a token
+    return torch.tensor([groups.setdefault(spelling, len(groups)) for spelling in spellings[:vocabulary]])
+
+
 def fit(
-    split: Rows, vocabulary: int, classes: int, class_weights: np.ndarray | None = None, most: int = 32
+    split: Rows, alike_V: Tensor, classes: int, class_weights: np.ndarray | None = None, most: int = 32
 ) -> LinearModel | None:
     """Fit a linear model to train rows: logistic regression for classes, ridge regression for values.
 
     Args:
         split: the train rows.
-        vocabulary: number of tokens, V.
+        alike_V: the group of each token, from :func:`alike`.
         classes: number of classes; 0 if the labels are values.
         class_weights: weight of each class in the loss, [C]; None: 1 each.
         most: most directions to keep, K.
@@ -98,7 +111,7 @@ def fit(
     if not len(split.labels) or np.ptp(split.labels) == 0:
         return None
     every = math.ceil(len(split.tokens) * max(1, classes) / MOST_COUNTS)
-    bags = _Bags.of(split, np.arange(0, len(split.labels), every), vocabulary)
+    bags = _Bags.of(split, np.arange(0, len(split.labels), every), alike_V)
     labels_S = split.labels[::every]
     shift = 0.0 if classes else float(labels_S.mean())
     spread = 1.0 if classes else float(labels_S.std()) or 1.0
@@ -214,7 +227,7 @@ class _Bags:
         offsets_S: each row's first token.
         shares_T: one over the number of tokens in the token's row.
         cls: the token that every row has once more.
-        vocabulary: number of tokens, V.
+        alike_V: the group of each token.
     """
 
     ids_T: Tensor
@@ -222,10 +235,10 @@ class _Bags:
     offsets_S: Tensor
     shares_T: Tensor
     cls: int
-    vocabulary: int
+    alike_V: Tensor
 
     @staticmethod
-    def of(split: Rows, rows: np.ndarray, vocabulary: int) -> "_Bags":
+    def of(split: Rows, rows: np.ndarray, alike_V: Tensor) -> "_Bags":
         """Gather the tokens of these rows."""
         lengths_S = split.lengths[rows]
         starts_S = np.cumsum(lengths_S) - lengths_S
@@ -233,7 +246,7 @@ class _Bags:
         ids_T = torch.from_numpy(split.tokens[place_T].astype(np.int64))
         rows_T = torch.from_numpy(np.repeat(np.arange(len(rows)), lengths_S))
         shares_T = torch.from_numpy((1.0 / np.repeat(lengths_S, lengths_S)).astype(np.float32))
-        return _Bags(ids_T, rows_T, torch.from_numpy(starts_S), shares_T, int(ids_T[-1]), vocabulary)
+        return _Bags(ids_T, rows_T, torch.from_numpy(starts_S), shares_T, int(ids_T[-1]), alike_V)
 
     def answers(self, table_VC: Tensor) -> Tensor:
         """Return each row's answer, if these are the tokens' weights: [S, C]."""
@@ -241,58 +254,72 @@ class _Bags:
             self.ids_T, table_VC, self.offsets_S, mode="sum", per_sample_weights=self.shares_T
         )
 
-    def rows_with(self, groups_S: Tensor, groups: int) -> Tensor:
-        """Count the rows of each group of rows, G groups, that have a token: float32 [V, G]."""
-        pairs_P = torch.unique(self.rows_T * self.vocabulary + self.ids_T)
-        place_P = pairs_P % self.vocabulary * groups + groups_S[pairs_P // self.vocabulary]
-        return torch.bincount(place_P, minlength=self.vocabulary * groups).view(-1, groups).float()
+    def weights(self, of_features_FC: Tensor) -> Tensor:
+        """Add to each token's weights those of its group: [V, C]."""
+        tokens = len(self.alike_V)
+        return of_features_FC[:tokens] + of_features_FC[tokens:][self.alike_V]
+
+    def rows_with(self, classes_S: Tensor, classes: int) -> list[Tensor]:
+        """Count the rows of each class that have a token, [V, C], and that have a token of a group, [G, C]."""
+        counts = []
+        for ids_T, size in (
+            (self.ids_T, len(self.alike_V)),
+            (self.alike_V[self.ids_T], int(self.alike_V.max()) + 1),
+        ):
+            pairs_P = torch.unique(self.rows_T * size + ids_T)
+            place_P = pairs_P % size * classes + classes_S[pairs_P // size]
+            counts.append(torch.bincount(place_P, minlength=size * classes).view(-1, classes).float())
+        return counts
 
     def by_frequency(self) -> Tensor:
-        """Return each token's inverse document frequency, 0 for one that no row has: [V, 1]."""
+        """Return each feature's inverse document frequency, 0 for one that no row has: [F, 1]."""
         rows = len(self.offsets_S)
-        seen_V1 = self.rows_with(torch.zeros(rows, dtype=torch.long), 1)
-        return self._scaled(torch.where(seen_V1 > 0, torch.log((1 + rows) / (1 + seen_V1)) + 1, 0.0))
+        seen_F1 = torch.cat(self.rows_with(torch.zeros(rows, dtype=torch.long), 1))
+        return self._scaled(torch.where(seen_F1 > 0, torch.log((1 + rows) / (1 + seen_F1)) + 1, 0.0))
 
     def by_class(self, classes_S: Tensor, classes: int) -> Tensor:
-        """Return each token's evidence for each class, 0 for tokens that no row has: [V, C].
+        """Return each feature's evidence for each class, 0 for features that no row has: [F, C].
 
-        It is the logarithm of the token's share among the class's rows over that among the others, as in Wang and
+        It is the logarithm of the feature's share among the class's rows over that among the others, as in Wang and
         Manning 2012 (Baselines and bigrams), section 2.1.
         """
-        with_VC = self.rows_with(classes_S, classes)
-        seen_V1 = with_VC.sum(1, keepdim=True)
-        ours_VC, others_VC = 1 + with_VC, 1 + seen_V1 - with_VC
-        ratios_VC = torch.log(ours_VC / ours_VC.sum(0) * others_VC.sum(0) / others_VC)
-        return self._scaled(torch.where(seen_V1 > 0, ratios_VC, 0.0))
+        evidence = []
+        for with_C in self.rows_with(classes_S, classes):
+            seen = with_C.sum(1, keepdim=True)
+            ours_C, others_C = 1 + with_C, 1 + seen - with_C
+            ratios_C = torch.log(ours_C / ours_C.sum(0) * others_C.sum(0) / others_C)
+            evidence.append(torch.where(seen > 0, ratios_C, 0.0))
+        return self._scaled(torch.cat(evidence))
 
-    def _scaled(self, weights_VC: Tensor) -> Tensor:
+    def _scaled(self, factors_FC: Tensor) -> Tensor:
         """Scale so that rows have a length of about 1, and give ``<cls>`` its weight."""
-        weights_VC = weights_VC * math.sqrt(len(self.ids_T) / len(self.offsets_S))
-        weights_VC[self.cls] = CLS_SCALE
-        return weights_VC
+        factors_FC = factors_FC * math.sqrt(len(self.ids_T) / len(self.offsets_S))
+        factors_FC[self.cls] = CLS_SCALE
+        factors_FC[len(self.alike_V) + self.alike_V[self.cls]] = CLS_SCALE
+        return factors_FC
 
 
 def _minimise(
-    bags: _Bags, scale_VC: Tensor, inverse_penalty: float, loss: Callable[[Tensor], Tensor], outputs: int
+    bags: _Bags, scale_FC: Tensor, inverse_penalty: float, loss: Callable[[Tensor], Tensor], outputs: int
 ) -> Tensor:
     """Return the tokens' weights that minimise the mean loss of the answers plus the penalty, [V, C].
 
     Args:
         bags: the rows.
-        scale_VC: factor of each token's count; the penalty is on the weights before scaling.
+        scale_FC: factor of each feature's count; the penalty is on the weights before scaling.
         inverse_penalty: C of the regression.
         loss: of the answers [S, C].
         outputs: number of answers of a row, C.
     """
-    table_VC = torch.zeros(bags.vocabulary, outputs, requires_grad=True)
+    weights_FC = torch.zeros(len(scale_FC), outputs, requires_grad=True)
     penalty = 1.0 / (2 * inverse_penalty * len(bags.offsets_S))
-    search = torch.optim.LBFGS([table_VC], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    search = torch.optim.LBFGS([weights_FC], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         search.zero_grad()
-        value = loss(bags.answers(table_VC * scale_VC)) + penalty * table_VC.square().sum()
+        value = loss(bags.answers(bags.weights(weights_FC * scale_FC))) + penalty * weights_FC.square().sum()
         value.backward()
         return value
 
     search.step(closure)
-    return table_VC.detach() * scale_VC
+    return bags.weights(weights_FC.detach() * scale_FC)
