@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_same_numbers import CONFIG, RECIPE, packed, rows
 
+from xlnet import processor
 from xlnet.model import fused
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import native_fused
@@ -118,14 +119,14 @@ def test_updates_follow_float32_and_repeat_bit_for_bit() -> None:
 def test_auto_takes_bfloat16_where_it_was_measured_to_be_faster(
     flags, asked, task, width, chosen, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("sys.platform", "linux")
-    precision.CPUINFO.write_text(f"processor: 0\nflags: fpu {flags}\n")
-    precision.has_amx.cache_clear()
+    processor.CPUINFO.write_text(f"processor: 0\nflags: fpu {flags}\n")
+    processor.features.cache_clear()
     try:
         assert precision.on_cpu(asked, task, width) == chosen
     finally:
-        precision.has_amx.cache_clear()
+        processor.features.cache_clear()
 
 
 def test_a_device_chooses_again_for_each_model(monkeypatch):

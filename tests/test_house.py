@@ -25,7 +25,7 @@ ROOTS = {
 
 # What may import what: a module may import modules of its own layer and of layers above it in this list.
 LAYERS = [
-    ["xlnet", "xlnet.errors", "xlnet.redaction"],
+    ["xlnet", "xlnet.errors", "xlnet.redaction", "xlnet.processor"],
     ["xlnet.steps", "xlnet.recipe", "xlnet.provenance", "xlnet.http", "xlnet.state", "xlnet.options"],
     ["xlnet.model", "xlnet.data", "xlnet.demo"],
     ["xlnet.training", "xlnet.evaluation", "xlnet.registry", "xlnet.lineage", "xlnet.generation"],

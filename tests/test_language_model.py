@@ -13,7 +13,7 @@ from xlnet.data.permutation import choose
 from xlnet.errors import UserError
 from xlnet.model.language_model import Text
 from xlnet.model.scoring import in_orders, left_to_right
-from xlnet.model.sight import NEVER
+from xlnet.model.visibility import NEVER
 from xlnet.model.weights import load_language_model, save_model
 
 VOCABULARY, LAYERS, WIDTH = 61, 2, 32

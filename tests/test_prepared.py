@@ -6,6 +6,7 @@ import torch
 from transformers import XLNetConfig as TheirConfig
 from transformers import XLNetForSequenceClassification
 
+from xlnet import processor
 from xlnet.__main__ import main
 from xlnet.evaluation.predict import predict
 from xlnet.evaluation.predictor import Predictor
@@ -106,7 +107,7 @@ def test_the_command_line_predicts_in_low_precision(trained, capsys, precision):
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("words", [["predict", "MODEL", "a film"], ["serve", "MODEL", "--port", "0"]])
 def test_a_processor_without_the_products_is_said_in_one_line(trained, capsys, monkeypatch, precision, words):
-    monkeypatch.setattr(precisions, "_features", lambda: frozenset({"avx2", "fma"}))
+    monkeypatch.setattr(processor, "features", lambda: frozenset({"avx2", "fma"}))
     assert main([str(trained.model) if word == "MODEL" else word for word in words] + ["--precision", precision]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: precision '{precision}' cannot be used here: the processor has none of ")
@@ -115,7 +116,7 @@ def test_a_processor_without_the_products_is_said_in_one_line(trained, capsys, m
 
 
 def test_auto_is_float32_everywhere_and_an_unknown_precision_is_refused(monkeypatch):
-    monkeypatch.setattr(precisions, "_features", frozenset)
+    monkeypatch.setattr(processor, "features", frozenset)
     assert choose("auto") == choose("float32") == "float32"
     with pytest.raises(precisions.UserError, match="'float16'; allowed: auto, float32, bfloat16, int8"):
         choose("float16")

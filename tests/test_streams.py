@@ -8,15 +8,15 @@ from xlnet.errors import RunError, UserError
 from xlnet.model import streams
 from xlnet.model.dropout import Dropout
 from xlnet.model.positions import Positions
-from xlnet.model.sight import NEVER, Sight, StreamSegments
 from xlnet.model.streams import stream_attention
+from xlnet.model.visibility import NEVER, StreamSegments, Visibility
 
 NAMES = ("output", "q", "k", "v", "r", "content bias", "position bias", "segment bias", "segment embedding")
 # texts, content tokens, predicted positions, memory: odd ones, single ones, none, more memory than content
 SHAPES = [(2, 8, 3, 6), (1, 1, 1, 0), (3, 17, 1, 1), (1, 50, 9, 21), (2, 97, 60, 0), (5, 48, 3, 63), (1, 5, 0, 2)]
 
 
-def sights(shape, seed=0):
+def visibility_of(shape, seed=0):
     """What queries see, and segments: drawn orders with ties, half of the last text padding, targets in no order."""
     texts, length, predicted, memory = shape
     generator = torch.Generator().manual_seed(seed)
@@ -26,7 +26,7 @@ def sights(shape, seed=0):
     place = torch.stack([torch.randperm(length, generator=generator)[:predicted] for _ in range(texts)])
     ids = torch.randint(3, (texts, length), generator=generator).int()
     queries = torch.cat([ids, ids.gather(1, place)], 1)
-    return Sight.of(order, place, memory), queries, F.pad(ids, (memory, 0))
+    return Visibility.of(order, place, memory), queries, F.pad(ids, (memory, 0))
 
 
 def tensors(shape, heads=3, width=16, dtype=torch.float64, seed=0):
@@ -47,11 +47,11 @@ def run(impl, given, shape, probability=0.0, with_segments=True, device="cpu"):
     """Output and all gradients, as float64 on the CPU."""
     leaves = [x.detach().to(device).requires_grad_() for x in given]
     q, k, v, table, content, position, segment, embed = leaves
-    sight, queries, keys = sights(shape)
-    sight = Sight(*(x.to(device) for x in sight[:3]), sight.length)
+    visibility, queries, keys = visibility_of(shape)
+    visibility = Visibility(*(x.to(device) for x in visibility[:3]), visibility.length)
     segments = StreamSegments(queries.to(device), keys.to(device), segment, embed) if with_segments else None
     noise = Dropout.seeded(probability, torch.tensor([987654321], device=device)) if probability else None
-    out = stream_attention(q, k, v, Positions(table, content, position), segments, sight, noise, impl)
+    out = stream_attention(q, k, v, Positions(table, content, position), segments, visibility, noise, impl)
     torch.manual_seed(1)
     out.backward(torch.randn(out.shape, dtype=torch.float64).to(out))
     return [None if x is None else x.double().cpu() for x in (out.detach(), *(leaf.grad for leaf in leaves))]
@@ -98,10 +98,10 @@ def test_scores_that_are_equal_or_huge(impl, scale):
 @pytest.mark.parametrize("impl", ["dense", "native"])
 def test_a_query_that_sees_nothing_gets_zeros(impl):
     """The first of the order without memory; and it gives no key a gradient."""
-    sight = Sight.of(torch.tensor([[2, 0, 1]]).int(), torch.tensor([[1]]))
+    visibility = Visibility.of(torch.tensor([[2, 0, 1]]).int(), torch.tensor([[1]]))
     q, k, table = torch.randn(1, 4, 1, 16), torch.randn(1, 3, 1, 16), torch.randn(6, 1, 16)
     leaves = [x.requires_grad_() for x in (q, k, table)]
-    out = stream_attention(q, k, k, Positions(table, *torch.randn(2, 1, 16)), None, sight, None, impl)
+    out = stream_attention(q, k, k, Positions(table, *torch.randn(2, 1, 16)), None, visibility, None, impl)
     assert not out[0, 3].any()
     out[0, 3].sum().backward()
     assert not any(leaf.grad.any() for leaf in leaves)
@@ -136,16 +136,16 @@ def test_auto_takes_the_compiled_kernels_and_warns_once_without_them(capsys):
 
 def test_bad_shapes_are_refused():
     q, k = torch.randn(1, 4, 2, 16), torch.randn(1, 3, 2, 16)
-    sight = Sight.of(torch.tensor([[0, 1, 2]]).int(), torch.tensor([[1]]))
+    visibility = Visibility.of(torch.tensor([[0, 1, 2]]).int(), torch.tensor([[1]]))
     positions = Positions(torch.randn(6, 2, 16), torch.randn(2, 16), torch.randn(2, 16))
     with pytest.raises(UserError, match=r"'flash'; allowed: auto, reference, dense, native, triton"):
-        stream_attention(q, k, k, positions, None, sight, None, "flash")
+        stream_attention(q, k, k, positions, None, visibility, None, "flash")
     narrow, q8, k8 = Positions(*(x[..., :8] for x in positions)), q[..., :8], k[..., :8]
     with pytest.raises(UserError, match=r"'native' cannot run here: heads must be a multiple of 16 wide"):
-        stream_attention(q8, k8, k8, narrow, None, sight, None, "native")
+        stream_attention(q8, k8, k8, narrow, None, visibility, None, "native")
     with pytest.raises(RunError, match="do not match"):
-        stream_attention(q, k[:, :2], k, positions, None, sight)
-    with pytest.raises(RunError, match="sight is of"):
-        stream_attention(q[:, :3], k, k, positions, None, sight)
+        stream_attention(q, k[:, :2], k, positions, None, visibility)
+    with pytest.raises(RunError, match="visibility describes"):
+        stream_attention(q[:, :3], k, k, positions, None, visibility)
     with pytest.raises(RunError, match="6 are needed"):
-        stream_attention(q, k, k, Positions(torch.randn(5, 2, 16), *positions[1:]), None, sight)
+        stream_attention(q, k, k, Positions(torch.randn(5, 2, 16), *positions[1:]), None, visibility)

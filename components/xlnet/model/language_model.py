@@ -19,8 +19,8 @@ from xlnet.model.dropout import Dropouts
 from xlnet.model.fused import dropout, dropout_add_norm
 from xlnet.model.linear import linear, project
 from xlnet.model.positions import Positions, distance_encoding, split_heads
-from xlnet.model.sight import Sight, StreamSegments
 from xlnet.model.streams import stream_attention
+from xlnet.model.visibility import StreamSegments, Visibility
 from xlnet.model.xlnet import Layer, LayerNoise, RelativeAttention, Transformer, initialise
 
 
@@ -31,7 +31,7 @@ class Text:
     Attributes:
         input_ids_BL: token ids: int64.
         segment_ids_BL: segment of each token: int32; None for a model without segments.
-        order_BL: place of each token in the factorisation order, see :meth:`Sight.of`: int32.
+        order_BL: place of each token in the factorisation order, see :meth:`Visibility.of`: int32.
         place_BP: places to predict: int64.
         memory: each layer's hidden states of earlier segments, [layers, B, M, D]; None without memory.
         first_text: this part's first text within the whole batch; it selects this part's rows of the dropout masks.
@@ -61,7 +61,7 @@ class Text:
 class StreamInputs:
     """Inputs that all layers of one forward pass share."""
 
-    sight: Sight
+    visibility: Visibility
     distances_RD: Tensor
     segments_BQ: Tensor | None
     segments_BK: Tensor | None
@@ -123,14 +123,14 @@ class XLNetLanguageModel(nn.Module):
             Hidden states, [B, P, D], and memory, [layers, B, at most ``keep``, D], without gradients.
         """
         length = text.input_ids_BL.shape[1]
-        sight = Sight.of(text.order_BL, text.place_BP, text.remembered)
+        visibility = Visibility.of(text.order_BL, text.place_BP, text.remembered)
         dropouts = Dropouts(3 + 4 * len(self.transformer.layer), text.input_ids_BL.device, self.training)
         rate, table_VD = self.config.dropout, self.transformer.word_embedding.weight
-        first = text.first_text * sight.place_BQ.shape[1]
+        first = text.first_text * visibility.place_BQ.shape[1]
         masks_BPD = self.transformer.mask_emb.expand(*text.place_BP.shape, -1)
         x_BQD = torch.cat([F.embedding(text.input_ids_BL, table_VD), masks_BPD], 1)
         x_BQD = _drop(x_BQD, dropouts, rate, first)
-        shared = self._shared(text, sight, dropouts)
+        shared = self._shared(text, visibility, dropouts)
         memory = []
         for number, layer in enumerate(self.transformer.layers()):
             old_BMD = None if text.memory is None else text.memory[number]
@@ -151,18 +151,18 @@ class XLNetLanguageModel(nn.Module):
         """Compute the logits of hidden states: [..., D] → [..., V]."""
         return F.linear(hidden_PD, self.transformer.word_embedding.weight, self.lm_loss.bias)
 
-    def _shared(self, text: Text, sight: Sight, dropouts: Dropouts) -> StreamInputs:
-        config, length = self.config, sight.length
+    def _shared(self, text: Text, visibility: Visibility, dropouts: Dropouts) -> StreamInputs:
+        config, length = self.config, visibility.length
         distances_RD = distance_encoding(
             length, config.d_model, config.clamp_len, text.input_ids_BL.device, text.remembered, text.backward
         )
         # A distance's mask does not depend on the length, so all parts of a batch use the same mask.
         distances_RD = dropout(distances_RD, dropouts.next(config.dropout, -length - text.remembered))
         if (ids_BL := text.segment_ids_BL) is None:
-            return StreamInputs(sight, distances_RD, None, None, self.transformer.impl)
+            return StreamInputs(visibility, distances_RD, None, None, self.transformer.impl)
         queries_BQ = torch.cat([ids_BL, ids_BL.gather(1, text.place_BP)], 1)
         keys_BK = F.pad(ids_BL, (text.remembered, 0))
-        return StreamInputs(sight, distances_RD, queries_BQ, keys_BK, self.transformer.impl)
+        return StreamInputs(visibility, distances_RD, queries_BQ, keys_BK, self.transformer.impl)
 
 
 def _drop(x_BQD: Tensor, dropouts: Dropouts, rate: float, first_row: int) -> Tensor:
@@ -187,7 +187,7 @@ def attend(
 ) -> Tensor:
     """Compute a layer's attention of both streams, with projections, residual connection and layer norm."""
     texts, queries, _ = x_BQD.shape
-    content_BLD = x_BQD[:, : shared.sight.length]
+    content_BLD = x_BQD[:, : shared.visibility.length]
     known_BKD = content_BLD if memory_BMD is None else torch.cat([memory_BMD, content_BLD], 1)
     heads, width = attention.o.shape[1:]
     q_weight, kv_weight = (part.flatten(1) for part in attention.qkv.split([1, 2], dim=1))
@@ -199,7 +199,7 @@ def attend(
     segments = None
     if shared.segments_BQ is not None and shared.segments_BK is not None:
         segments = StreamSegments(shared.segments_BQ, shared.segments_BK, attention.r_s_bias, attention.seg_embed)
-    attended = stream_attention(q, k, v, positions, segments, shared.sight, noise.weights, shared.impl)
+    attended = stream_attention(q, k, v, positions, segments, shared.visibility, noise.weights, shared.impl)
     out_TD = linear(attended.reshape(texts * queries, -1), attention.o.flatten(1))
     norm = attention.layer_norm
     done_TD = dropout_add_norm(out_TD, x_BQD.flatten(0, 1), norm.weight, norm.bias, norm.eps, noise.attended)

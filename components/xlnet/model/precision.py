@@ -5,14 +5,12 @@ Only the products with weights change. Attention, layer norm and the sums of the
 Shapes: T tokens, I inputs, O outputs.
 """
 
-import sys
-from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from xlnet import processor
 from xlnet.errors import UserError
 from xlnet.model.fused import gelu_dropout
 from xlnet.model.linear import linear
@@ -49,7 +47,7 @@ def obstacle(precision: str) -> str:
         return ""
     if not torch.backends.mkldnn.is_available():
         return "this build of torch has no oneDNN"
-    return "" if needed & _features() else f"the processor has none of {', '.join(sorted(needed))}"
+    return "" if needed & processor.features() else f"the processor has none of {', '.join(sorted(needed))}"
 
 
 def prepare(precision: str, weight_OI: Tensor, bias_O: Tensor | None = None) -> Product:
@@ -114,9 +112,3 @@ class Int8:
 def _scale(x_TI: Tensor) -> Tensor:
     """Return what a row's numbers are divided by, so that the largest becomes 127: [T]."""
     return (x_TI.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
-
-
-@cache
-def _features() -> frozenset[str]:
-    known = Path("/proc/cpuinfo")
-    return frozenset(known.read_text(encoding="utf-8").split() if sys.platform == "linux" else ())

@@ -10,8 +10,8 @@ import torch
 
 from xlnet.errors import UserError
 from xlnet.model.language_model import Text, XLNetLanguageModel
-from xlnet.model.sight import NEVER
 from xlnet.model.token_loss import token_losses
+from xlnet.model.visibility import NEVER
 
 BATCH_TOKENS = 4096
 Window = tuple[int, np.ndarray, int]  # the text's number, tokens, and the first place to predict

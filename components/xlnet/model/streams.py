@@ -19,7 +19,7 @@ from xlnet.model.choice import Choice
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import streams_dense, streams_native, streams_reference, streams_triton
 from xlnet.model.positions import Positions
-from xlnet.model.sight import Sight, StreamSegments
+from xlnet.model.visibility import StreamSegments, Visibility
 
 MODULES: dict[str, ModuleType] = {
     "reference": streams_reference,
@@ -37,7 +37,7 @@ def stream_attention(
     v_BKNH: Tensor,
     positions: Positions,
     segments: StreamSegments | None,
-    sight: Sight,
+    visibility: Visibility,
     dropout: Dropout | None = None,
     impl: str = "auto",
 ) -> Tensor:
@@ -49,7 +49,7 @@ def stream_attention(
         v_BKNH: values.
         positions: encodings of the distances from K down to 1 - L: [R, N, H].
         segments: None if the model is used without segments.
-        sight: what each query sees; a query that sees no key gets zeros.
+        visibility: what each query sees; a query that sees no key gets zeros.
         dropout: which attention weights to drop; its row is query and head, its column is the key.
         impl: one of :data:`MODULES`; ``auto`` takes the fastest that runs here, and warns once if that is a slow one.
 
@@ -60,20 +60,19 @@ def stream_attention(
         UserError: the implementation is unknown or cannot run here.
         RunError: shapes do not match.
     """
-    _check(q_BQNH, k_BKNH, v_BKNH, positions, sight)
+    _check(q_BQNH, k_BKNH, v_BKNH, positions, visibility)
     name = CHOICE.name(impl, q_BQNH.device.type, str(q_BQNH.dtype), q_BQNH.shape[-1])
-    return MODULES[name].attention(q_BQNH, k_BKNH, v_BKNH, positions, segments, sight, dropout)
+    return MODULES[name].attention(q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout)
 
 
-def _check(q_BQNH: Tensor, k_BKNH: Tensor, v_BKNH: Tensor, positions: Positions, sight: Sight) -> None:
+def _check(q_BQNH: Tensor, k_BKNH: Tensor, v_BKNH: Tensor, positions: Positions, visibility: Visibility) -> None:
     if k_BKNH.shape != v_BKNH.shape or q_BQNH.shape[2:] != k_BKNH.shape[2:] or len(q_BQNH) != len(k_BKNH):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q_BQNH, k_BKNH, v_BKNH))
         raise RunError(f"queries, keys and values do not match: {shapes}")
-    if sight.place_BQ.shape != q_BQNH.shape[:2] or sight.order_BK.shape != k_BKNH.shape[:2]:
-        raise RunError(
-            f"the sight is of {tuple(sight.place_BQ.shape)} queries and {tuple(sight.order_BK.shape)} keys, and there "
-            f"are {tuple(q_BQNH.shape[:2])} and {tuple(k_BKNH.shape[:2])}"
-        )
-    distances = sight.length + k_BKNH.shape[1]
+    if visibility.place_BQ.shape != q_BQNH.shape[:2] or visibility.order_BK.shape != k_BKNH.shape[:2]:
+        described = tuple(visibility.place_BQ.shape), tuple(visibility.order_BK.shape)
+        there = tuple(q_BQNH.shape[:2]), tuple(k_BKNH.shape[:2])
+        raise RunError(f"the visibility describes queries and keys of {described}; there are {there}")
+    distances = visibility.length + k_BKNH.shape[1]
     if len(positions.r_RNH) != distances:
         raise RunError(f"there are {len(positions.r_RNH):,} distances; {distances:,} are needed")

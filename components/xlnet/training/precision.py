@@ -1,10 +1,7 @@
 """Chooses the type of a CPU's matrix products for ``training.precision = "auto"``. Does not import torch."""
 
-import sys
-from functools import cache
-from pathlib import Path
+from xlnet import processor
 
-CPUINFO = Path("/proc/cpuinfo")
 # Measured on a Xeon with AMX, one thread, updates of 32 to 64 rows of SST-2: 1.8 times the speed of float32 at width
 # 768, 1.3 times at 256, 1.2 times at 128. Without AMX (oneDNN held to AVX512-bf16): 0.8 times at width 768.
 NARROWEST, GAIN = 256, 1.8
@@ -21,7 +18,6 @@ def on_cpu(precision: str, task: str, width: int) -> str:
     return "bfloat16" if has_amx() and width >= NARROWEST and task != "pretrain" else "float32"
 
 
-@cache
 def has_amx() -> bool:
     """Whether processor and operating system offer AMX's products of bfloat16."""
-    return sys.platform == "linux" and "amx_bf16" in CPUINFO.read_text(encoding="utf-8").split()
+    return "amx_bf16" in processor.features()

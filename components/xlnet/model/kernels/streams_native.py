@@ -23,7 +23,7 @@ from xlnet.model.kernels.native import (
     set_threads_and_dropout,
 )
 from xlnet.model.positions import Positions, by_token, empty_gradients
-from xlnet.model.sight import Sight, StreamSegments
+from xlnet.model.visibility import StreamSegments, Visibility
 
 __all__ = ["attention", "obstacle"]
 
@@ -34,13 +34,13 @@ def attention(
     v_BKNH: Tensor,
     positions: Positions,
     segments: StreamSegments | None,
-    sight: Sight,
+    visibility: Visibility,
     dropout: Dropout | None,
 ) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`. It computes in float32 for every input type."""
     queries_BQ, keys_BK, bias_NH, embed_2NH = segments or (None, None, None, None)
     tensors = floats(q_BQNH, k_BKNH, v_BKNH, *positions, bias_NH, embed_2NH)
-    return _StreamAttention.apply(*tensors, queries_BQ, keys_BK, sight, dropout).to(q_BQNH.dtype)
+    return _StreamAttention.apply(*tensors, queries_BQ, keys_BK, visibility, dropout).to(q_BQNH.dtype)
 
 
 class _Streams(ctypes.Structure):
@@ -68,21 +68,21 @@ class _StreamAttention(torch.autograd.Function):
         embed_2NH: Tensor | None,
         queries_BQ: Tensor | None,
         keys_BK: Tensor | None,
-        sight: Sight,
+        visibility: Visibility,
         dropout: Dropout | None,
     ) -> Tensor:
         shape = q_BQNH.shape
         rows = [by_token(x.flatten(0, 1)) for x in (q_BQNH, k_BKNH, v_BKNH)]
         rest = [r_RNH, content_bias_NH, position_bias_NH, segment_bias_NH, embed_2NH]
         tensors = [*rows, *(None if x is None else x.contiguous() for x in rest)]
-        whole = (queries_BQ, keys_BK, None, sight.sees_BQ, sight.order_BK)
+        whole = (queries_BQ, keys_BK, None, visibility.sees_BQ, visibility.order_BK)
         numbers = [None if x is None else x.to(torch.int32).contiguous() for x in whole]
-        numbers[2] = sight.place_BQ.contiguous()
-        problem = _problem(tensors, numbers, sight.length, dropout)
+        numbers[2] = visibility.place_BQ.contiguous()
+        problem = _problem(tensors, numbers, visibility.length, dropout)
         library = build.library()
         out_BQNH, *kept = run_forward(library.streams_floats, library.streams_forward, problem, tensors, shape)
         ctx.save_for_backward(*tensors, *numbers, *kept)
-        ctx.length, ctx.dropout, ctx.texts = sight.length, dropout, shape[0]
+        ctx.length, ctx.dropout, ctx.texts = visibility.length, dropout, shape[0]
         return out_BQNH
 
     @staticmethod

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.positions import Positions
-from xlnet.model.sight import Sight, StreamSegments
+from xlnet.model.visibility import StreamSegments, Visibility
 
 
 def attention(
@@ -19,7 +19,7 @@ def attention(
     v_BKNH: Tensor,
     positions: Positions,
     segments: StreamSegments | None,
-    sight: Sight,
+    visibility: Visibility,
     dropout: Dropout | None,
 ) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
@@ -27,14 +27,14 @@ def attention(
     keys = k_BKNH.shape[1]
     key_K = torch.arange(keys, device=q_BQNH.device)
     scores_BQNK = torch.einsum("bqnh,bknh->bqnk", q_BQNH + positions.content_bias_NH, k_BKNH)
-    row_BQK = sight.length - sight.place_BQ[..., None] + key_K  # of the distance between query and key
+    row_BQK = visibility.length - visibility.place_BQ[..., None] + key_K  # of the distance between query and key
     distances_BQKNH = positions.r_RNH[row_BQK]
     scores_BQNK = scores_BQNK + torch.einsum("bqnh,bqknh->bqnk", q_BQNH + positions.position_bias_NH, distances_BQKNH)
     if segments is not None:
         by_segment_BQN2 = torch.einsum("bqnh,snh->bqns", q_BQNH + segments.bias_NH, segments.embed_2NH)
         same_BQ1K = (segments.queries_BQ[..., None] == segments.keys_BK[:, None])[:, :, None]
         scores_BQNK = scores_BQNK + torch.where(same_BQ1K, by_segment_BQN2[..., :1], by_segment_BQN2[..., 1:])
-    visible_BQ1K = (sight.order_BK[:, None] <= sight.sees_BQ[..., None])[:, :, None]
+    visible_BQ1K = (visibility.order_BK[:, None] <= visibility.sees_BQ[..., None])[:, :, None]
     weights_BQNK = (scores_BQNK / math.sqrt(width)).masked_fill(~visible_BQ1K, -1e30).softmax(-1)
     weights_BQNK = weights_BQNK * visible_BQ1K  # a query that sees nothing gets zeros
     if dropout is not None:

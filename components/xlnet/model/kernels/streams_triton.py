@@ -8,7 +8,7 @@ from torch import Tensor
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels.triton import obstacle
 from xlnet.model.positions import Positions
-from xlnet.model.sight import Sight, StreamSegments
+from xlnet.model.visibility import StreamSegments, Visibility
 
 __all__ = ["attention", "obstacle"]
 
@@ -19,12 +19,12 @@ def attention(
     v_BKNH: Tensor,
     positions: Positions,
     segments: StreamSegments | None,
-    sight: Sight,
+    visibility: Visibility,
     dropout: Dropout | None,
 ) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
     from xlnet.model.kernels.triton_streams_passes import StreamAttention
 
     queries_BQ, keys_BK, bias_NH, embed_2NH = segments or (None, None, None, None)
-    numbers = (queries_BQ, keys_BK, sight, dropout)
+    numbers = (queries_BQ, keys_BK, visibility, dropout)
     return StreamAttention.apply(q_BQNH, k_BKNH, v_BKNH, *positions, bias_NH, embed_2NH, *numbers)

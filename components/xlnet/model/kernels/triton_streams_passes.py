@@ -14,7 +14,7 @@ from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_streams as kernels
 from xlnet.model.kernels.triton_passes import GROUPS, PITCH, KernelPass, Tile, segment_inputs, tile
 from xlnet.model.positions import by_token, empty_gradients
-from xlnet.model.sight import Sight
+from xlnet.model.visibility import Visibility
 
 
 def stream_tile(kernel: str, width: int, wide: bool, keys: int, capability: tuple[int, int]) -> Tile:
@@ -59,19 +59,22 @@ class StreamAttention(torch.autograd.Function):
         embed_2NH: Tensor | None,
         queries_BQ: Tensor | None,
         keys_BK: Tensor | None,
-        sight: Sight,
+        visibility: Visibility,
         dropout: Dropout | None,
     ) -> Tensor:
         tokens = [by_token(x.flatten(0, 1)) for x in (q_BQNH, k_BKNH, v_BKNH)]
         biases = (content_bias_NH, position_bias_NH, *segment_inputs(content_bias_NH, segment_bias_NH, embed_2NH))
-        numbers = [sight.sees_BQ if queries_BQ is None else queries_BQ, sight.order_BK if keys_BK is None else keys_BK]
-        numbers += [sight.place_BQ, sight.sees_BQ, sight.order_BK]
+        numbers = [
+            visibility.sees_BQ if queries_BQ is None else queries_BQ,
+            visibility.order_BK if keys_BK is None else keys_BK,
+        ]
+        numbers += [visibility.place_BQ, visibility.sees_BQ, visibility.order_BK]
         rest = (r_RNH.to(q_BQNH.dtype), *biases, *(x.to(torch.int32) for x in numbers))
         given = _StreamTensors(*tokens, *(x.contiguous() for x in rest))
-        passes = _StreamPass(given, sight.length, len(q_BQNH), dropout, segments=embed_2NH is not None)
+        passes = _StreamPass(given, visibility.length, len(q_BQNH), dropout, segments=embed_2NH is not None)
         out_TNH, log_sums_NT = passes.forward()
         ctx.save_for_backward(*given, out_TNH, log_sums_NT)
-        ctx.rest = sight.length, len(q_BQNH), dropout, passes.segments
+        ctx.rest = visibility.length, len(q_BQNH), dropout, passes.segments
         return out_TNH.view(q_BQNH.shape)
 
     @staticmethod

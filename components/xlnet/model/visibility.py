@@ -11,7 +11,7 @@ from torch import Tensor
 NEVER = 2**30  # the order of padding: no token of a text sees it
 
 
-class Sight(NamedTuple):
+class Visibility(NamedTuple):
     """Each query's place, and the keys that it sees: those whose order is not above its own limit.
 
     Attributes:
@@ -27,8 +27,8 @@ class Sight(NamedTuple):
     length: int
 
     @classmethod
-    def of(cls, order_BL: Tensor, place_BP: Tensor, memory: int = 0) -> "Sight":
-        """Make the sight of both streams.
+    def of(cls, order_BL: Tensor, place_BP: Tensor, memory: int = 0) -> "Visibility":
+        """Make the visibility of both streams.
 
         Args:
             order_BL: each content token's place in the factorisation order: int32. Tokens of equal order see each
