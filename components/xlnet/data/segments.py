@@ -184,7 +184,10 @@ class CorpusSegments:
 
 @dataclass(frozen=True)
 class _Runs:
-    """The stretches ``first`` to ``end - 1``, in runs of ``run`` neighbours; each text of an update reads one run."""
+    """Cuts the stretches ``first`` to ``end - 1`` into runs of ``run`` consecutive ones.
+
+    Each text of a batch reads one run, a stretch in each update, so that memory carries over.
+    """
 
     first: int
     end: int
@@ -192,7 +195,7 @@ class _Runs:
 
     @property
     def starts(self) -> np.ndarray:
-        """The first stretch of each run."""
+        """Return the number of each run's first stretch."""
         return np.arange(self.first, self.end, self.run)
 
 
