@@ -98,7 +98,7 @@ def test_predict(trained, tmp_path, monkeypatch, capsysbinary) -> None:
     monkeypatch.chdir(tmp_path)
     opened = Predictor(trained.model)
     assert opened.model
-    monkeypatch.setattr("xlnet.evaluation.predictor.Predictor", lambda directory: opened)
+    monkeypatch.setattr("xlnet.evaluation.predictor.Predictor", lambda *_: opened)
     until, count = time.monotonic() + SECONDS / 2, 0
     while time.monotonic() < until:
         count += 1
