@@ -341,7 +341,7 @@ def test_closed_pipe_is_no_error(isolated_state: Path) -> None:
 
 def test_interrupt_leaves_a_cancelled_run_and_no_traceback(tmp_path: Path, isolated_state: Path) -> None:
     csv = write_sentences(tmp_path / "sentences.csv", rows=60)
-    settings = [*TINY, "--set", f"data.train={csv}", "--set", "training.steps=100000"]
+    settings = [*TINY, "--set", f"data.train={csv}", "--set", "training.steps=100000", "--set", "training.patience=0"]
     process = subprocess.Popen([*COMMAND, "run", *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert any(line.startswith("train: ") for line in process.stdout)
@@ -386,7 +386,17 @@ def test_the_checks_before_a_run_look_at_the_home_that_is_given(
 
 def test_time_out_is_status_124(tmp_path: Path) -> None:
     csv = write_sentences(tmp_path / "sentences.csv", rows=60)
-    settings = [*TINY, "--set", f"data.train={csv}", "--set", "training.steps=100000", "--timeout", "4"]
+    settings = [
+        *TINY,
+        "--set",
+        f"data.train={csv}",
+        "--set",
+        "training.steps=100000",
+        "--set",
+        "training.patience=0",
+        "--timeout",
+        "4",
+    ]
     done = subprocess.run([*COMMAND, "run", *settings], capture_output=True, text=True, check=False)
     assert done.returncode == 124
     assert "time limit" in done.stdout

@@ -137,7 +137,7 @@ def test_a_trainer_that_is_asked_to_end_saves_and_goes_on_where_it_was(
         f"--volume={tmp_path}:/run",
         "--env=XLNET_GRACE_SECONDS=20",
     )
-    endless = recipe.replace(training={"steps": 100_000}).to_json()
+    endless = recipe.replace(training={"steps": 100_000, "patience": 0}).to_json()
     trainer = ["python", "-m", "xlnet", "train", "--recipe-json", endless, "--dataset", "/run/dataset"]
     step = ["sh", "-ec", '"$0" "$@"\n', *trainer, "--out", "/run/out/model"]
 
@@ -349,7 +349,16 @@ def test_ctrl_c_ends_the_container_too(target: DockerTarget, tmp_path: Path, hos
 def test_a_container_does_not_outlive_a_run_that_was_killed(target: DockerTarget, tmp_path: Path, host: str) -> None:
     rows = write_sentences(tmp_path / "rows.csv")
     command = [sys.executable, "-m", "xlnet_pipeline", "--home", str(target.home), "run", "--target", "docker"]
-    command += ["--set", f"data.train={rows}", "--set", "training.steps=100000", "--set", "registry.name=sentences"]
+    command += [
+        "--set",
+        f"data.train={rows}",
+        "--set",
+        "training.steps=100000",
+        "--set",
+        "training.patience=0",
+        "--set",
+        "registry.name=sentences",
+    ]
     environment = {**os.environ, "DOCKER_HOST": host}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as runner:
         assert runner.stdout is not None

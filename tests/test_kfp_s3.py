@@ -189,7 +189,9 @@ def test_everything_lies_below_the_root(installation: Installation) -> None:
 def test_a_training_that_is_cancelled_leaves_its_checkpoints_there(installation: Installation) -> None:
     if installation.scheme == "s3://":
         pytest.skip("as with minio://")
-    said = installation.say("run", "recipe.toml", "--no-check", "--set", "training.steps=100000")[1]
+    said = installation.say(
+        "run", "recipe.toml", "--no-check", "--set", "training.steps=100000", "--set", "training.patience=0"
+    )[1]
     run = said.split("run ", 1)[1].split()[0]
     for line in main_lines(installation, run):
         if re.match(r"step \d+", line):

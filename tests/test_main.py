@@ -82,7 +82,13 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"row {i},{i % 2}\n" for i in range(500)))
     data = str(tmp_path / "dataset")
     assert run("preprocess", *settings(f"data.train={tmp_path / 'a.csv'}"), "--out", data).returncode == 0
-    arguments = [*settings(*SMALL[:-1], "training.steps=100000", "training.patience=0"), "--dataset", data, "--out", str(tmp_path / "model")]
+    arguments = [
+        *settings(*SMALL[:-1], "training.steps=100000", "training.patience=0"),
+        "--dataset",
+        data,
+        "--out",
+        str(tmp_path / "model"),
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "xlnet", "train", *arguments],
         stderr=subprocess.PIPE,
