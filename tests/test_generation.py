@@ -299,7 +299,7 @@ def test_standard_input_that_is_no_text(random, said):
 
 
 def test_models_that_cannot_write(random, trained, tmp_path, said, capsysbinary):
-    assert "is a classifier, no language model" in said(trained.model, "x")[1]
+    assert "is not a language model: it is a classifier" in said(trained.model, "x")[1]
     assert main(["predict", str(random), "x"]) == 2
     assert "is a language model, not a trained classifier" in capsysbinary.readouterr().err.decode()
     model = load_language_model(random)

@@ -112,11 +112,11 @@ def test_transformers_loads_what_we_write(pair, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), copy.parameters(), strict=True))
 
 
-def test_a_classifier_is_no_language_model(pair, tmp_path):
+def test_weights_without_its_head_are_not_a_language_model(pair, tmp_path):
     _, ours = pair
     weights = {name: value for name, value in ours.state_dict().items() if name != "lm_loss.bias"}
     save_model(weights, ours.config, tmp_path)
-    with pytest.raises(UserError, match=r"lacks lm_loss\.bias, no language model"):
+    with pytest.raises(UserError, match=r"is not a language model: it lacks lm_loss\.bias"):
         load_language_model(tmp_path)
 
 

@@ -81,8 +81,8 @@ def load_language_model(directory: str | Path) -> XLNetLanguageModel:
     config = replace(configs.read(directory / "config.json"), task=configs.PRETRAIN)
     tensors = join_qkv(tensor_files.read(directory))
     if LM_HEAD not in tensors:
-        what = "is a classifier" if HEAD in tensors else f"lacks {LM_HEAD}"
-        raise UserError(f"'{directory}' {what}, no language model; make one with data.task = 'pretrain'")
+        why = "it is a classifier" if HEAD in tensors else f"it lacks {LM_HEAD}"
+        raise UserError(f"'{directory}' is not a language model: {why}; make one with data.task = 'pretrain'")
     with torch.device("meta"), _Uninitialised():
         model = XLNetLanguageModel(config)
     _refuse_misfit(directory, model, tensors)
