@@ -18,7 +18,7 @@ from xlnet.model.layout import Layout
 from xlnet.model.linear import project
 from xlnet.model.positions import Positions, Segments, distance_encoding
 from xlnet.model.precision import Product, prepare
-from xlnet.model.xlnet import Layer, RelativeAttention, XLNetClassifier
+from xlnet.model.xlnet import Layer, RelativeAttention, XLNetClassifier, in_label_units
 
 KEPT = 1024  # tokens: projections of distances are kept for texts up to this length
 GRAIN = 64  # the table of distances grows to a multiple of it
@@ -84,9 +84,7 @@ class PreparedClassifier:
             x_TD = _add_norm(layer.out(attended_TD), x_TD, layer.norms[0])
             x_TD = _add_norm(layer.outer(layer.inner(x_TD, gelu=True)), x_TD, layer.norms[1])
         summary, head = self._head
-        logits_SC = head(torch.tanh(summary(x_TD)))
-        mean, deviation = self.config.value_mean, self.config.value_deviation
-        return logits_SC if (mean, deviation) == (0.0, 1.0) else logits_SC * deviation + mean
+        return in_label_units(head(torch.tanh(summary(x_TD))), self.config)
 
     def _attend(
         self, layer: _PreparedLayer, x_TD: Tensor, r_RNH: Tensor, ids_T: Tensor | None, layout: Layout

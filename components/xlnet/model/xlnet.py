@@ -213,8 +213,13 @@ class XLNetClassifier(nn.Module):
         """Compute the logits of packed texts, [S, C]; for the arguments see :class:`Transformer`."""
         last_SD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
         logits_SC = self.logits_proj(self.sequence_summary(last_SD, layout.first_text))
-        mean, deviation = self.config.value_mean, self.config.value_deviation
-        return logits_SC if (mean, deviation) == (0.0, 1.0) else logits_SC.float() * deviation + mean
+        return in_label_units(logits_SC, self.config)
+
+
+def in_label_units(logits_SC: Tensor, config: XLNetConfig) -> Tensor:
+    """Convert a regression's standardised values to the scale of its labels: float32. A classifier's stay the same."""
+    mean, deviation = config.value_mean, config.value_deviation
+    return logits_SC if (mean, deviation) == (0.0, 1.0) else logits_SC.float() * deviation + mean
 
 
 def initialise(model: nn.Module, deviation: float) -> None:
