@@ -90,7 +90,7 @@ def test_the_untrained_network_answers_as_the_linear_model_does():
 def test_a_token_that_one_class_has_more_often_speaks_for_it():
     rows = made_up(3, 300)
     bags = linear_start._Bags.of(rows, np.arange(300), EACH_ALONE)
-    ratios_VC = bags.by_class(torch.from_numpy(rows.labels).long(), 3)
+    ratios_VC = bags.by_class(bags.rows_with(torch.from_numpy(rows.labels).long(), 3))
     assert ratios_VC[10:13].argmax(1).tolist() == [0, 1, 2]
     assert (ratios_VC[10:13].diagonal() > 0).all()
     assert (ratios_VC[13:20] == 0).all(), "no row has these"
