@@ -19,6 +19,7 @@ from torch import Tensor
 from xlnet.errors import RunError, UserError
 from xlnet.model.choice import Choice
 from xlnet.model.dropout import Dropout
+from xlnet.model.inputs import AttentionInputs
 from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments
 
@@ -55,14 +56,15 @@ def relative_attention(
         UserError: the implementation is unknown, or cannot run here; the message gives the reason.
         RunError: shapes, types or text boundaries do not match.
     """
-    _check(q_TNH, k_TNH, v_TNH, positions, segments, layout)
+    given = AttentionInputs(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)
+    _check(given)
     if layout.real_T is not None and impl == "auto":
         impl = "padded"
     if (impl == "padded") != (layout.real_T is not None):
-        given, taken = ("padded", "packed") if layout.real_T is not None else ("packed", "padded")
-        raise UserError(f"attention implementation {impl!r} takes {taken} texts, not {given} ones; take 'auto'")
+        packing, taken = ("padded", "packed") if layout.real_T is not None else ("packed", "padded")
+        raise UserError(f"attention implementation {impl!r} takes {taken} texts, not {packing} ones; take 'auto'")
     name = implementation(impl, q_TNH.device.type, str(q_TNH.dtype), q_TNH.shape[-1])
-    return _module(name).attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout)
+    return _module(name).attention(given)
 
 
 def implementation(impl: str, device: str, dtype: str, head_width: int) -> str:
@@ -85,9 +87,8 @@ FAST = {"cuda": ("triton", "sdpa"), "cpu": ("native", "sdpa")}
 CHOICE = Choice("attention", IMPLEMENTATIONS[1:], _module, FAST, anywhere="padded")
 
 
-def _check(
-    q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, positions: Positions, segments: Segments | None, layout: Layout
-) -> None:
+def _check(given: AttentionInputs) -> None:
+    q_TNH, k_TNH, v_TNH, positions, segments, layout, _ = given
     if not q_TNH.shape == k_TNH.shape == v_TNH.shape:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q_TNH, k_TNH, v_TNH))
         raise RunError(f"queries, keys and values differ in shape: {shapes}")

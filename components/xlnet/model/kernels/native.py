@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from xlnet.model.dropout import Dropout
+from xlnet.model.inputs import AttentionInputs
 from xlnet.model.kernels import build
 from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments, by_token, empty_gradients
+from xlnet.model.positions import by_token, empty_gradients
 
 LANES = 16  # the head width must be a multiple of the widest vector
 # Each group of texts sums its gradients of distances in a separate buffer, so that the order of summation does not
@@ -40,19 +41,11 @@ def obstacle(device: str, dtype: str, head_width: int) -> str:
     return ""
 
 
-def attention(
-    q_TNH: Tensor,
-    k_TNH: Tensor,
-    v_TNH: Tensor,
-    positions: Positions,
-    segments: Segments | None,
-    layout: Layout,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: AttentionInputs) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`. It computes in float32 for every input type."""
+    q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout = given
     ids_T, bias_NH, embed_2NH = segments or (None, None, None)
-    given = q_TNH, k_TNH, v_TNH
-    tokens = given if is_bfloat16(q_TNH) else floats(*given)
+    tokens = (q_TNH, k_TNH, v_TNH) if is_bfloat16(q_TNH) else floats(q_TNH, k_TNH, v_TNH)
     tensors = (*tokens, *floats(*positions, bias_NH, embed_2NH))
     return _Attention.apply(*tensors, ids_T, layout, dropout).to(q_TNH.dtype)
 
@@ -79,22 +72,10 @@ class _Problem(ctypes.Structure):
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        q_TNH: Tensor,
-        k_TNH: Tensor,
-        v_TNH: Tensor,
-        r_RNH: Tensor,
-        content_bias_NH: Tensor,
-        position_bias_NH: Tensor,
-        segment_bias_NH: Tensor | None,
-        embed_2NH: Tensor | None,
-        ids_T: Tensor | None,
-        layout: Layout,
-        dropout: Dropout | None,
-    ) -> Tensor:
-        q_TNH, k_TNH, v_TNH = (by_token(x) for x in (q_TNH, k_TNH, v_TNH))
-        rest = [r_RNH, content_bias_NH, position_bias_NH, segment_bias_NH, embed_2NH]
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        *tokens, r_RNH, content_NH, position_NH, segment_NH, embed_2NH, ids_T, layout, dropout = given
+        rest = (r_RNH, content_NH, position_NH, segment_NH, embed_2NH)
+        q_TNH, k_TNH, v_TNH = map(by_token, tokens)
         tensors = [q_TNH, k_TNH, v_TNH, *(None if x is None else x.contiguous() for x in rest)]
         tensors.append(None if ids_T is None else ids_T.to(torch.int32).contiguous())
         problem = _problem(tensors, layout, dropout)

@@ -12,20 +12,13 @@ import torch
 from torch import Tensor
 
 from xlnet.model.dropout import Dropout
-from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments, by_key
+from xlnet.model.inputs import AttentionInputs
+from xlnet.model.positions import by_key
 
 
-def attention(
-    q_TNH: Tensor,
-    k_TNH: Tensor,
-    v_TNH: Tensor,
-    positions: Positions,
-    segments: Segments | None,
-    layout: Layout,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: AttentionInputs) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`. The layout must come from :meth:`Layout.padded`."""
+    q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout = given
     texts, length = layout.texts, layout.longest
     q_BNLH, k_BNLH, v_BNLH = (x.unflatten(0, (texts, length)).transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH))
     r_NRH = positions.of_length(length).transpose(0, 1)

@@ -9,20 +9,13 @@ import torch
 from torch import Tensor
 
 from xlnet.model.dropout import Dropout
-from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments, by_key
+from xlnet.model.inputs import AttentionInputs
+from xlnet.model.positions import by_key
 
 
-def attention(
-    q_TNH: Tensor,
-    k_TNH: Tensor,
-    v_TNH: Tensor,
-    positions: Positions,
-    segments: Segments | None,
-    layout: Layout,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: AttentionInputs) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`."""
+    q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout = given
     scale = 1 / math.sqrt(q_TNH.shape[-1])
     texts = []
     for start, end in layout.spans:

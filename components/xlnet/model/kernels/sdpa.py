@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xlnet.model.dropout import Dropout
+from xlnet.model.inputs import AttentionInputs
 from xlnet.model.layout import Layout
 from xlnet.model.positions import Positions, Segments, by_key
 
@@ -22,16 +23,9 @@ from xlnet.model.positions import Positions, Segments, by_key
 MIN_REAL = 0.7
 
 
-def attention(
-    q_TNH: Tensor,
-    k_TNH: Tensor,
-    v_TNH: Tensor,
-    positions: Positions,
-    segments: Segments | None,
-    layout: Layout,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: AttentionInputs) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`."""
+    q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout = given
     pieces, places = [], []
     for texts in blocks(layout.lengths_S):
         token_BL, real_BL = _tokens(layout, texts, q_TNH.device)

@@ -11,22 +11,15 @@ import torch
 from torch import Tensor
 
 from xlnet.model.dropout import Dropout
-from xlnet.model.positions import Positions
-from xlnet.model.visibility import StreamSegments, Visibility
+from xlnet.model.inputs import StreamInputs
+from xlnet.model.visibility import Visibility
 
 LOW = -1e30
 
 
-def attention(
-    q_BQNH: Tensor,
-    k_BKNH: Tensor,
-    v_BKNH: Tensor,
-    positions: Positions,
-    segments: StreamSegments | None,
-    visibility: Visibility,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: StreamInputs) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
+    q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout = given
     width = q_BQNH.shape[-1]
     q_BNQH, k_BNKH, v_BNKH = (x.transpose(1, 2) for x in (q_BQNH, k_BKNH, v_BKNH))
     scores_BNQK = _by_place(q_BNQH + positions.position_bias_NH[:, None], positions.r_RNH, visibility)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xlnet.model.dropout import Dropout
+from xlnet.model.inputs import StreamInputs
 from xlnet.model.kernels import build
 from xlnet.model.kernels.native import (
     SETTINGS,
@@ -22,22 +23,14 @@ from xlnet.model.kernels.native import (
     run_forward,
     set_threads_and_dropout,
 )
-from xlnet.model.positions import Positions, by_token, empty_gradients
-from xlnet.model.visibility import StreamSegments, Visibility
+from xlnet.model.positions import by_token, empty_gradients
 
 __all__ = ["attention", "obstacle"]
 
 
-def attention(
-    q_BQNH: Tensor,
-    k_BKNH: Tensor,
-    v_BKNH: Tensor,
-    positions: Positions,
-    segments: StreamSegments | None,
-    visibility: Visibility,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: StreamInputs) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`. It computes in float32 for every input type."""
+    q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout = given
     queries_BQ, keys_BK, bias_NH, embed_2NH = segments or (None, None, None, None)
     tensors = floats(q_BQNH, k_BKNH, v_BKNH, *positions, bias_NH, embed_2NH)
     return _StreamAttention.apply(*tensors, queries_BQ, keys_BK, visibility, dropout).to(q_BQNH.dtype)
@@ -56,24 +49,10 @@ class _Streams(ctypes.Structure):
 
 class _StreamAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        q_BQNH: Tensor,
-        k_BKNH: Tensor,
-        v_BKNH: Tensor,
-        r_RNH: Tensor,
-        content_bias_NH: Tensor,
-        position_bias_NH: Tensor,
-        segment_bias_NH: Tensor | None,
-        embed_2NH: Tensor | None,
-        queries_BQ: Tensor | None,
-        keys_BK: Tensor | None,
-        visibility: Visibility,
-        dropout: Dropout | None,
-    ) -> Tensor:
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        q_BQNH, k_BKNH, v_BKNH, *rest, queries_BQ, keys_BK, visibility, dropout = given
         shape = q_BQNH.shape
         rows = [by_token(x.flatten(0, 1)) for x in (q_BQNH, k_BKNH, v_BKNH)]
-        rest = [r_RNH, content_bias_NH, position_bias_NH, segment_bias_NH, embed_2NH]
         tensors = [*rows, *(None if x is None else x.contiguous() for x in rest)]
         whole = (queries_BQ, keys_BK, None, visibility.sees_BQ, visibility.order_BK)
         numbers = [None if x is None else x.to(torch.int32).contiguous() for x in whole]

@@ -8,21 +8,12 @@ import math
 import torch
 from torch import Tensor
 
-from xlnet.model.dropout import Dropout
-from xlnet.model.positions import Positions
-from xlnet.model.visibility import StreamSegments, Visibility
+from xlnet.model.inputs import StreamInputs
 
 
-def attention(
-    q_BQNH: Tensor,
-    k_BKNH: Tensor,
-    v_BKNH: Tensor,
-    positions: Positions,
-    segments: StreamSegments | None,
-    visibility: Visibility,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: StreamInputs) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
+    q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout = given
     texts, queries, heads, width = q_BQNH.shape
     keys = k_BKNH.shape[1]
     key_K = torch.arange(keys, device=q_BQNH.device)

@@ -5,24 +5,15 @@ This module imports Triton only when it is used. The kernels are in :mod:`~xlnet
 
 from torch import Tensor
 
-from xlnet.model.dropout import Dropout
+from xlnet.model.inputs import StreamInputs
 from xlnet.model.kernels.triton import obstacle
-from xlnet.model.positions import Positions
-from xlnet.model.visibility import StreamSegments, Visibility
 
 __all__ = ["attention", "obstacle"]
 
 
-def attention(
-    q_BQNH: Tensor,
-    k_BKNH: Tensor,
-    v_BKNH: Tensor,
-    positions: Positions,
-    segments: StreamSegments | None,
-    visibility: Visibility,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: StreamInputs) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
+    q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout = given
     from xlnet.model.kernels.triton_streams_passes import StreamAttention
 
     queries_BQ, keys_BK, bias_NH, embed_2NH = segments or (None, None, None, None)

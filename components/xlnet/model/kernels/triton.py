@@ -9,9 +9,7 @@ import os
 import torch
 from torch import Tensor
 
-from xlnet.model.dropout import Dropout
-from xlnet.model.layout import Layout
-from xlnet.model.positions import Positions, Segments
+from xlnet.model.inputs import AttentionInputs
 
 WIDTHS = (16, 32, 64, 128)
 TYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
@@ -33,16 +31,9 @@ def obstacle(device: str, dtype: str, head_width: int) -> str:
     return "" if capability >= (8, 0) else f"it needs compute capability 8.0, this device has {capability}"
 
 
-def attention(
-    q_TNH: Tensor,
-    k_TNH: Tensor,
-    v_TNH: Tensor,
-    positions: Positions,
-    segments: Segments | None,
-    layout: Layout,
-    dropout: Dropout | None,
-) -> Tensor:
+def attention(given: AttentionInputs) -> Tensor:
     """See :func:`xlnet.model.attention.relative_attention`."""
+    q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout = given
     from xlnet.model.kernels.triton_passes import Attention
 
     ids_T, bias_NH, embed_2NH = segments or (None, None, None)

@@ -67,25 +67,12 @@ class Attention(torch.autograd.Function):
     """The autograd function of :func:`xlnet.model.attention.relative_attention`; it takes the tensors one by one."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        q_TNH: Tensor,
-        k_TNH: Tensor,
-        v_TNH: Tensor,
-        r_RNH: Tensor,
-        content_bias_NH: Tensor,
-        position_bias_NH: Tensor,
-        segment_bias_NH: Tensor | None,
-        embed_2NH: Tensor | None,
-        ids_T: Tensor | None,
-        layout: Layout,
-        dropout: Dropout | None,
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        q_TNH, k_TNH, v_TNH, r_RNH, *biases, ids_T, layout, dropout = arguments
         q_TNH, k_TNH, v_TNH = (by_token(x) for x in (q_TNH, k_TNH, v_TNH))
-        biases = (content_bias_NH, position_bias_NH, *segment_inputs(content_bias_NH, segment_bias_NH, embed_2NH))
-        rest = (r_RNH, *biases, layout.offsets_S1 if ids_T is None else ids_T)
+        rest = (r_RNH, *kernel_biases(*biases), layout.offsets_S1 if ids_T is None else ids_T)
         given = _Tensors(q_TNH, k_TNH, v_TNH, *(x.contiguous() for x in rest))
-        passes = _Pass(given, layout, dropout, segments=embed_2NH is not None)
+        passes = _Pass(given, layout, dropout, segments=biases[-1] is not None)
         out_TNH, log_sums_NT = passes.forward()
         ctx.save_for_backward(*given, out_TNH, log_sums_NT)
         ctx.layout, ctx.dropout, ctx.segments = layout, dropout, passes.segments
@@ -98,13 +85,13 @@ class Attention(torch.autograd.Function):
         return (*passes.backward(grads[0].contiguous(), out_TNH, log_sums_NT), None, None, None)
 
 
-def segment_inputs(
-    content_bias_NH: Tensor, segment_bias_NH: Tensor | None, embed_2NH: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the segment bias, and what another segment changes; without segments, tensors that no kernel reads."""
-    if segment_bias_NH is None or embed_2NH is None:
-        return content_bias_NH, content_bias_NH
-    return segment_bias_NH, embed_2NH[1] - embed_2NH[0]
+def kernel_biases(
+    content_NH: Tensor, position_NH: Tensor, segment_NH: Tensor | None, embed_2NH: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Return the three biases, and what another segment changes; without segments, tensors that no kernel reads."""
+    if segment_NH is None or embed_2NH is None:
+        return content_NH, position_NH, content_NH, content_NH
+    return content_NH, position_NH, segment_NH, embed_2NH[1] - embed_2NH[0]
 
 
 class _Tensors(NamedTuple):

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_streams as kernels
-from xlnet.model.kernels.triton_passes import GROUPS, PITCH, KernelPass, Tile, segment_inputs, tile
+from xlnet.model.kernels.triton_passes import GROUPS, PITCH, KernelPass, Tile, kernel_biases, tile
 from xlnet.model.positions import by_token, empty_gradients
-from xlnet.model.visibility import Visibility
 
 
 def stream_tile(kernel: str, width: int, wide: bool, keys: int, capability: tuple[int, int]) -> Tile:
@@ -47,31 +46,17 @@ class StreamAttention(torch.autograd.Function):
     """The autograd function of :func:`xlnet.model.streams.stream_attention`; it takes the tensors one by one."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        q_BQNH: Tensor,
-        k_BKNH: Tensor,
-        v_BKNH: Tensor,
-        r_RNH: Tensor,
-        content_bias_NH: Tensor,
-        position_bias_NH: Tensor,
-        segment_bias_NH: Tensor | None,
-        embed_2NH: Tensor | None,
-        queries_BQ: Tensor | None,
-        keys_BK: Tensor | None,
-        visibility: Visibility,
-        dropout: Dropout | None,
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        q_BQNH, k_BKNH, v_BKNH, r_RNH, *biases, queries_BQ, keys_BK, visibility, dropout = arguments
         tokens = [by_token(x.flatten(0, 1)) for x in (q_BQNH, k_BKNH, v_BKNH)]
-        biases = (content_bias_NH, position_bias_NH, *segment_inputs(content_bias_NH, segment_bias_NH, embed_2NH))
         numbers = [
             visibility.sees_BQ if queries_BQ is None else queries_BQ,
             visibility.order_BK if keys_BK is None else keys_BK,
         ]
         numbers += [visibility.place_BQ, visibility.sees_BQ, visibility.order_BK]
-        rest = (r_RNH.to(q_BQNH.dtype), *biases, *(x.to(torch.int32) for x in numbers))
+        rest = (r_RNH.to(q_BQNH.dtype), *kernel_biases(*biases), *(x.to(torch.int32) for x in numbers))
         given = _StreamTensors(*tokens, *(x.contiguous() for x in rest))
-        passes = _StreamPass(given, visibility.length, len(q_BQNH), dropout, segments=embed_2NH is not None)
+        passes = _StreamPass(given, visibility.length, len(q_BQNH), dropout, segments=biases[-1] is not None)
         out_TNH, log_sums_NT = passes.forward()
         ctx.save_for_backward(*given, out_TNH, log_sums_NT)
         ctx.rest = visibility.length, len(q_BQNH), dropout, passes.segments
