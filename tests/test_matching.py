@@ -39,7 +39,7 @@ def write_pairs(path, rows=600):
             ids.append([*one, SEP, *generator.permutation(two).tolist(), SEP, CLS])
         columns = {"input_ids": ids, "boundary": [7] * count, "label": (values / 6).tolist()}
         columns |= {"row": list(range(count)), "source": [0] * count, "line": list(range(1, count + 1))}
-        layout = schema("regression", with_text=False)
+        layout = pa.schema([field for field in schema("regression") if field.name in columns])
         with pa.ipc.new_file(str(path / name / "00000.arrow"), layout) as file:
             file.write_table(pa.table(columns, schema=layout))
     card = json.loads((path / "card.json").read_text())

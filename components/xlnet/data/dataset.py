@@ -19,24 +19,21 @@ from xlnet.errors import CorruptArtifact, UserError
 SPLITS = ("train", "validation", "test")
 
 
-def schema(task: str, with_text: bool = True) -> pa.Schema:
+def schema(task: str) -> pa.Schema:
     """Return the Arrow schema of a split's shards.
 
     Args:
         task: ``"classification"`` (integer labels), ``"regression"`` (float labels) or ``"pretrain"`` (labels are 0).
-        with_text: whether rows keep their texts, for reports and for the baseline of an evaluation.
     """
-    fields = [
-        pa.field("input_ids", pa.list_(pa.int32())),
-        pa.field("boundary", pa.int32()),
-        pa.field("label", pa.float32() if task == "regression" else pa.int32()),
-        pa.field("row", pa.int64()),
-        pa.field("source", pa.int32()),
-        pa.field("line", pa.int64()),
-    ]
-    if with_text:
-        fields += [pa.field(name, pa.string()) for name in ("text", "text_pair", "id")]
-    return pa.schema(fields)
+    fields = {
+        "input_ids": pa.list_(pa.int32()),
+        "boundary": pa.int32(),
+        "label": pa.float32() if task == "regression" else pa.int32(),
+        "row": pa.int64(),
+        "source": pa.int32(),
+        "line": pa.int64(),
+    }
+    return pa.schema(fields | dict.fromkeys(("text", "text_pair", "id"), pa.string()))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from xlnet.model.xlnet import XLNetClassifier
 BATCH_TOKENS = 2048
 
 
-def predict_logits(
-    model: XLNetClassifier | PreparedClassifier, split: Rows, batch_tokens: int = BATCH_TOKENS, segments: bool = True
-) -> np.ndarray:
+def predict_logits(model: XLNetClassifier | PreparedClassifier, split: Rows, segments: bool = True) -> np.ndarray:
     """Compute the logits of every row, in row order: float32 [rows, C].
 
     Nothing is dropped, also if the model is in training mode. ``segments`` is False for a model that was trained
@@ -23,7 +21,7 @@ def predict_logits(
     """
     prepared = model if isinstance(model, PreparedClassifier) else PreparedClassifier(model)
     logits = np.empty((len(split.lengths), prepared.config.outputs), np.float32)
-    for batch in evaluation_batches(split, batch_tokens):
+    for batch in evaluation_batches(split, BATCH_TOKENS):
         logits[batch.index_S] = _batch_logits(prepared, batch, segments)
     return logits
 
