@@ -22,7 +22,7 @@ class AttentionInputs(NamedTuple):
     dropout: Dropout | None
 
 
-class StreamInputs(NamedTuple):
+class TwoStreamInputs(NamedTuple):
     """The arguments of :func:`xlnet.model.streams.stream_attention`, but for the choice of implementation."""
 
     q_BQNH: Tensor

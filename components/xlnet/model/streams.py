@@ -17,7 +17,7 @@ from torch import Tensor
 from xlnet.errors import RunError
 from xlnet.model.choice import Choice
 from xlnet.model.dropout import Dropout
-from xlnet.model.inputs import StreamInputs
+from xlnet.model.inputs import TwoStreamInputs
 from xlnet.model.kernels import streams_dense, streams_native, streams_reference, streams_triton
 from xlnet.model.positions import Positions
 from xlnet.model.visibility import StreamSegments, Visibility
@@ -61,13 +61,13 @@ def stream_attention(
         UserError: the implementation is unknown or cannot run here.
         RunError: shapes do not match.
     """
-    given = StreamInputs(q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout)
+    given = TwoStreamInputs(q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout)
     _check(given)
     name = CHOICE.name(impl, q_BQNH.device.type, str(q_BQNH.dtype), q_BQNH.shape[-1])
     return MODULES[name].attention(given)
 
 
-def _check(given: StreamInputs) -> None:
+def _check(given: TwoStreamInputs) -> None:
     q_BQNH, k_BKNH, v_BKNH, positions, _, visibility, _ = given
     if k_BKNH.shape != v_BKNH.shape or q_BQNH.shape[2:] != k_BKNH.shape[2:] or len(q_BQNH) != len(k_BKNH):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q_BQNH, k_BKNH, v_BKNH))

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from xlnet.model.dropout import Dropout
-from xlnet.model.inputs import StreamInputs
+from xlnet.model.inputs import TwoStreamInputs
 from xlnet.model.visibility import Visibility
 
 LOW = -1e30
 
 
-def attention(given: StreamInputs) -> Tensor:
+def attention(given: TwoStreamInputs) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
     q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout = given
     width = q_BQNH.shape[-1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xlnet.model.dropout import Dropout
-from xlnet.model.inputs import StreamInputs
+from xlnet.model.inputs import TwoStreamInputs
 from xlnet.model.kernels import build
 from xlnet.model.kernels.native import (
     SETTINGS,
@@ -28,7 +28,7 @@ from xlnet.model.positions import by_token, empty_gradients
 __all__ = ["attention", "obstacle"]
 
 
-def attention(given: StreamInputs) -> Tensor:
+def attention(given: TwoStreamInputs) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`. It computes in float32 for every input type."""
     q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout = given
     queries_BQ, keys_BK, bias_NH, embed_2NH = segments or (None, None, None, None)

@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-from xlnet.model.inputs import StreamInputs
+from xlnet.model.inputs import TwoStreamInputs
 
 
-def attention(given: StreamInputs) -> Tensor:
+def attention(given: TwoStreamInputs) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
     q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout = given
     texts, queries, heads, width = q_BQNH.shape

@@ -5,13 +5,13 @@ This module imports Triton only when it is used. The kernels are in :mod:`~xlnet
 
 from torch import Tensor
 
-from xlnet.model.inputs import StreamInputs
+from xlnet.model.inputs import TwoStreamInputs
 from xlnet.model.kernels.triton import obstacle
 
 __all__ = ["attention", "obstacle"]
 
 
-def attention(given: StreamInputs) -> Tensor:
+def attention(given: TwoStreamInputs) -> Tensor:
     """See :func:`xlnet.model.streams.stream_attention`."""
     q_BQNH, k_BKNH, v_BKNH, positions, segments, visibility, dropout = given
     from xlnet.model.kernels.triton_streams_passes import StreamAttention
