@@ -56,8 +56,9 @@ def test_two_trainings_end_in_the_same_bits(dataset, tmp_path, precision):
     assert first["weights_digest"] == second["weights_digest"]
 
 
+@pytest.mark.parametrize("change", [{}, {"micro_batch_tokens": 70}, {"recompute": True}], ids=str)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_replayed_graph_computes_what_the_kernels_do(dataset, precision):
+def test_a_replayed_graph_computes_what_the_kernels_do(dataset, precision, change):
     """Losses and weights, over updates of different sizes, the smallest of an epoch among them."""
     from xlnet import recipe as recipes
     from xlnet.data.dataset import open_dataset
@@ -69,20 +70,26 @@ def test_a_replayed_graph_computes_what_the_kernels_do(dataset, precision):
     from xlnet.training.train import make_model
 
     data, recipe = open_dataset(dataset), recipes.Recipe(model=SHORT.model, training=SHORT.training)
+    recipe = recipe.replace(training=change)
     results = []
     for graphs in (False, True, True):
         device = detect("cuda", precision)
         device.workers = 0
         device.capacity = cuda_graph.capacity(data.split("train").lengths, recipe.training) if graphs else None
-        model = device.prepare(make_model(recipe, data)).train()
+        device.adds = recipe.training.micro_batch_tokens > 0
+        model = device.prepare(make_model(recipe, data), recipe.training.recompute).train()
         optimizer, found = make_optimizer(model, recipe.training), []
         for step, share in enumerate(Feed(data.split("train"), recipe.training, 0, 30, device)):
             set_learning_rate(optimizer, step, 30, recipe.training)
-            device.seed(0, step)
-            loss = forward(model, device.move(share.batches[0]), share.texts, recipe.training, device)
-            loss.backward()
+            losses = []
+            for batch in share.batches:
+                device.seed(0, step)
+                loss = forward(model, device.move(batch), share.texts, recipe.training, device)
+                loss.backward()
+                losses.append(loss.detach())
+                del loss
             optimise(model, optimizer, recipe.training)
-            found.append(loss.item())
+            found.append(sum(losses).item())
         assert (device._graph is not None) == graphs
         results.append((found, [parameter.detach().cpu() for parameter in model.parameters()]))
     (plain, weights), (replayed, others), (again, same) = results

@@ -1,6 +1,5 @@
 """The Triton kernels under Triton's interpreter: run by test_triton.py in a process with TRITON_INTERPRET=1."""
 
-import numpy as np
 import pytest
 import test_attention
 import test_streams
@@ -47,10 +46,11 @@ def test_a_layout_with_room_for_more(monkeypatch):
     given = test_attention.tensors(lengths, width=16, dtype=torch.float32, spare=45 - 37)
     expected = test_attention.run("reference", given, lengths, 0.3)
     behind = test_attention.tensors([filler], width=16, dtype=torch.float32, seed=1)
+    others = [Layout.of(texts) for texts in ([45, 1], lengths)]
     monkeypatch.setattr(Layout, "of", lambda *_: layout)
     longer = [torch.cat([given[0], behind[0]]), *given[1:6], torch.cat([given[6], behind[6]])]
-    for texts in ([45, 1], lengths):
-        layout.replace(np.array(texts))
+    for other in others:
+        layout.refill(other)
         got = test_attention.run("triton", longer, lengths, 0.3)
     assert not got[0][-filler:].any()
     assert not got[1][-filler:].any()

@@ -33,9 +33,11 @@ class Dropout:
         """Make a mask from a seed, int64 [1], below 2^32. Different seeds give unrelated keys."""
         return cls(probability, _mix(seed))
 
-    def from_row(self, first: int) -> "Dropout":
+    def from_row(self, first: int | Tensor) -> "Dropout":
         """Return the same mask, starting at row ``first``, for a slice of a larger batch."""
-        return Dropout(self.probability, (self.key + first) & _WORD) if first else self
+        if isinstance(first, Tensor) or first:
+            return Dropout(self.probability, (self.key + first) & _WORD)
+        return self
 
     @property
     def threshold(self) -> int:
@@ -82,7 +84,7 @@ class Dropouts:
         self._keys = _draw(places, device) if on else None
         self._used = 0
 
-    def next(self, probability: float, first_row: int = 0) -> Dropout | None:
+    def next(self, probability: float, first_row: int | Tensor = 0) -> Dropout | None:
         """Return the next layer's dropout, with rows counted from ``first_row``; None if it drops nothing."""
         if self._keys is None:
             return None

@@ -7,7 +7,7 @@ Shapes: S texts, T tokens of all texts together.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ class Capacity(NamedTuple):
     tokens: int
     texts: int  # one more than the maximum number of texts, because the last text is always empty
     longest: int
+    is_part: bool = False  # whether the texts are a part of a larger batch, which may begin at any of its rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,8 @@ class Layout:
         offsets_S1: text s has tokens ``offsets_S1[s]`` to ``offsets_S1[s + 1] - 1``: int32, on the device.
         real_T: False for padding, if texts were padded to one length (see :meth:`padded`); None without padding.
         first_token: this part's first token within the whole batch; it selects this part's rows of the dropout masks.
-        first_text: this part's first text within the whole batch.
+            A tensor of one number if parts change.
+        first_text: this part's first text within the whole batch, likewise.
         capacity: maximum size, if the texts change (see :meth:`with_capacity`); tokens behind the last text belong to
             no text.
     """
@@ -43,8 +45,8 @@ class Layout:
     lengths_S: np.ndarray
     offsets_S1: Tensor
     real_T: Tensor | None = None
-    first_token: int = 0
-    first_text: int = 0
+    first_token: int | Tensor = 0
+    first_text: int | Tensor = 0
     capacity: Capacity | None = None
 
     @classmethod
@@ -75,18 +77,27 @@ class Layout:
 
     @classmethod
     def with_capacity(cls, capacity: Capacity, device: torch.device) -> "Layout":
-        """Make an empty layout, to be filled by :meth:`replace`. Its tensors keep their addresses.
+        """Make an empty layout, to be filled by :meth:`refill`. Its tensors keep their addresses.
 
         A recorded CUDA graph needs this. The tensors' shapes depend only on ``capacity``.
         """
         offsets_S1 = torch.zeros(capacity.texts + 1, dtype=torch.int32, device=device)
-        return cls(np.zeros(capacity.texts, np.int64), offsets_S1, capacity=capacity)
+        layout = cls(np.zeros(capacity.texts, np.int64), offsets_S1, capacity=capacity)
+        if not capacity.is_part:
+            return layout
+        first_token, first_text = torch.zeros(2, 1, dtype=torch.int64, device=device)
+        return replace(layout, first_token=first_token, first_text=first_text)
 
-    def replace(self, lengths_S: np.ndarray) -> None:
-        """Give a layout that :meth:`with_capacity` made texts of these lengths."""
+    def refill(self, other: "Layout") -> None:
+        """Give a layout that :meth:`with_capacity` made another layout's texts."""
         self.lengths_S[:] = 0
-        self.lengths_S[: len(lengths_S)] = lengths_S
+        self.lengths_S[: other.texts] = other.lengths_S
         _refill((self.offsets_S1,), (_offsets(self.lengths_S),))
+        for mine, theirs in ((self.first_token, other.first_token), (self.first_text, other.first_text)):
+            if isinstance(mine, Tensor):
+                mine.fill_(theirs)
+            elif theirs:
+                raise RunError("a part of a batch was given to a layout for whole batches")
         for tensors, make in self._tables.values():
             _refill(tensors, make())
 

@@ -190,7 +190,7 @@ class SequenceSummary(nn.Module):
         self.summary = nn.Linear(config.d_model, config.d_model)
         self.last_dropout = config.summary_last_dropout
 
-    def forward(self, last_SD: Tensor, first_text: int = 0) -> Tensor:
+    def forward(self, last_SD: Tensor, first_text: int | Tensor = 0) -> Tensor:
         """[S, D] → [S, D]; ``first_text`` is the layout's."""
         summary_SD = torch.tanh(self.summary(last_SD))
         return dropout(summary_SD, Dropouts(1, last_SD.device, self.training).next(self.last_dropout, first_text))

@@ -153,6 +153,7 @@ class Cuda(Device):
         super().__init__(precision, ranks, shapes)
         self.workers = 2
         self.capacity: Capacity | None = None  # size of the CUDA graphs; None if updates are not recorded
+        self.adds = False  # whether an update's gradients are those of several batches
         self._graph: Any = None
 
     def _torch_device(self) -> torch.device:
@@ -167,16 +168,21 @@ class Cuda(Device):
     def choose_shapes(self, data: Dataset, recipe: TrainingRecipe) -> None:
         """See :class:`Device`. Decides whether updates are recorded as CUDA graphs, and of what size."""
         lengths = data.split("train").lengths
-        whole = self.ranks.size == 1 and not recipe.micro_batch_tokens and not recipe.recompute
-        if len(lengths) and whole and os.environ.get("XLNET_CUDA_GRAPHS") != "0":
+        is_sharded = recipe.shard_weights and self.ranks.size > 1  # sharded layers communicate in every pass
+        if len(lengths) and not is_sharded and os.environ.get("XLNET_CUDA_GRAPHS") != "0":
             from xlnet.training import cuda_graph
 
-            self.capacity = cuda_graph.capacity(lengths, recipe)
+            self.capacity = cuda_graph.capacity(lengths, recipe, self.ranks.parts)
+            self.adds = recipe.micro_batch_tokens > 0
 
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """See :class:`Device`."""
+        from xlnet.training import cuda_graph
+
         model = model.to(self.torch)
         model.transformer.recompute = recompute
+        if self.capacity and not cuda_graph.pays(self.capacity.tokens, model.config.d_model, self.ranks.size):
+            self.capacity = None
         return model
 
     def compute(self, work: Callable[[Inputs], Tensor], model: XLNetClassifier, inputs: Inputs) -> Tensor:
@@ -187,7 +193,9 @@ class Cuda(Device):
 
         if not fits(inputs.layout, self.capacity):
             return work(inputs)
-        self._graph = self._graph or CudaGraph(work, model, self.capacity, inputs)
+        if self._graph is None:
+            self.ranks.add_gradients(last=False)  # nothing is exchanged while a graph is recorded
+            self._graph = CudaGraph(work, model, self.capacity, inputs, self.adds)
         return self._graph(inputs)
 
     def tensor(self, array: np.ndarray) -> Tensor:

@@ -164,6 +164,7 @@ class Training:
                 at(step, "backward")
                 loss.backward()
                 losses.append(loss.detach())
+                del loss  # its nodes must not live into the recording of a graph
             at(step, "synchronise")
             device.ranks.synchronise()
             at(step, "optimise")

@@ -37,7 +37,8 @@ SHARE = {"cpu": 0.45, "gpu": 0.23, "tpu": 0.23}
 # Seconds that a step, and each of its layers, costs whatever its size: the optimizer, and on a GPU what a replayed
 # graph of small kernels takes (measured on an H200: 6.9 ms a step of XLNet-base). CPU and TPU: modelled.
 STEP, LAUNCH = 2e-3, {"cpu": 1e-4, "gpu": 4e-4, "tpu": 1e-4}
-# Several GPUs replay no graph: each kernel is launched while earlier ones run (measured: 30 ms per step, 12 layers).
+# Several GPUs without a graph: each kernel is launched while earlier ones run (measured: 30 ms per step, 12 layers).
+# With graphs they should need less, but several GPUs have not been measured.
 HOST = 2.5e-3
 # Seconds before the first step: loading, compiling; on a remote target also the wait for machine and image (modelled).
 START, AWAY = {"cpu": 5.0, "gpu": 60.0, "tpu": 180.0}, 120.0
