@@ -6,12 +6,13 @@ import torch
 from test_same_numbers import CONFIG, RECIPE, packed, rows
 
 from xlnet import processor
+from xlnet.errors import UserError
 from xlnet.model import fused
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import native_fused
 from xlnet.model.linear import linear, project
 from xlnet.model.xlnet import XLNetClassifier
-from xlnet.training import precision
+from xlnet.training import device, precision
 from xlnet.training.device import Device
 from xlnet.training.optim import make_optimizer
 from xlnet.training.step import forward, optimise
@@ -80,10 +81,11 @@ def test_rounding_keeps_what_is_not_finite(value: float) -> None:
     assert torch.equal(fused.gelu_dropout(x, None).nan_to_num(7.0), exact.nan_to_num(7.0))
 
 
-def losses(kind: str, steps: int) -> list[float]:
+def losses(kind: str, steps: int, hidden: torch.dtype | None = None) -> list[float]:
     torch.manual_seed(0)
     device = Device(kind)
     model = device.prepare(XLNetClassifier(CONFIG)).train()
+    model.transformer.hidden_type = hidden
     optimizer, found = make_optimizer(model, RECIPE), []
     for step in range(steps):
         texts, labels = rows(12, seed=step % 6)
@@ -94,13 +96,41 @@ def losses(kind: str, steps: int) -> list[float]:
     return found
 
 
-def test_updates_follow_float32_and_repeat_bit_for_bit() -> None:
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    """Float32's losses, each the mean of ten updates."""
+    return np.array(losses("float32", 80)).reshape(-1, 10).mean(1)
+
+
+def test_updates_follow_float32_and_repeat_bit_for_bit(expected: np.ndarray) -> None:
     """The mean loss of every ten updates is within 3 %, and the model learns as well."""
-    exact, found = np.array(losses("float32", 80)), losses("bfloat16", 80)
+    found = losses("bfloat16", 80)
     assert found[:10] == losses("bfloat16", 10)
-    smooth, expected = np.array(found).reshape(-1, 10).mean(1), exact.reshape(-1, 10).mean(1)
+    smooth = np.array(found).reshape(-1, 10).mean(1)
     assert np.abs(smooth / expected - 1).max() <= 0.03
     assert smooth[-3:].mean() < 0.95 * smooth[:3].mean()
+
+
+def test_hidden_states_in_bfloat16_follow_float32_as_closely(expected: np.ndarray, monkeypatch) -> None:
+    """As a GPU keeps them, in torch's operators: within the band of bfloat16 products, learning as well, same bits."""
+    between = losses("bfloat16", 10)
+    monkeypatch.setattr(fused, "_kernels", lambda *_: None)  # the compiled ones keep hidden states in float32
+    found = losses("bfloat16", 80, torch.bfloat16)
+    assert found[:10] == losses("bfloat16", 10, torch.bfloat16)
+    assert found[:10] != between
+    smooth = np.array(found).reshape(-1, 10).mean(1)
+    assert np.abs(smooth / expected - 1).max() <= 0.03
+    assert smooth[-3:].mean() < 0.95 * smooth[:3].mean()
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("auto", torch.bfloat16), ("float32", torch.float32)])
+def test_the_environment_decides_on_hidden_states(monkeypatch, asked, expected) -> None:
+    monkeypatch.setenv("XLNET_HIDDEN_STATES", asked)
+    assert device._hidden_type(torch.bfloat16) == expected
+    assert device._hidden_type(torch.float32) == torch.float32
+    monkeypatch.setenv("XLNET_HIDDEN_STATES", "float16")
+    with pytest.raises(UserError, match="XLNET_HIDDEN_STATES is 'float16'; allowed: auto, float32"):
+        device._hidden_type(torch.bfloat16)
 
 
 @pytest.mark.parametrize(

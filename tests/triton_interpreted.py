@@ -114,3 +114,21 @@ def test_fused(rows, width, probability):
         lambda x, r, w, b: F.layer_norm(r + plain.dropout(x, noise), (width,), w, b, 1e-6),
         *(x, residual, weight, bias),
     )
+
+
+def test_layer_norm_of_hidden_states_in_bfloat16():
+    """Statistics are float32: the result is that of the same numbers in float32, rounded once."""
+    torch.manual_seed(0)
+    noise = Dropout.seeded(0.3, torch.tensor([99]))
+    x, residual, weight, bias = torch.randn(5, 100), torch.randn(5, 100), torch.randn(100), torch.randn(100)
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        leaves = [t.bfloat16().to(dtype) if t.dim() == 2 else t.clone() for t in (x, residual, weight, bias)]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        out = triton_fused.dropout_add_norm(*leaves, 1e-6, noise)
+        out.backward(torch.linspace(-1, 2, 500).view(5, 100).bfloat16().to(dtype))
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for mine, exact in zip(*results, strict=True):
+        assert torch.allclose(mine.float(), exact.to(mine.dtype).float(), rtol=2**-7, atol=1e-6)
+    assert [tensor.dtype for tensor in results[0][:3]] == [torch.bfloat16] * 3
+    assert [tensor.dtype for tensor in results[0][3:]] == [torch.float32] * 2

@@ -27,13 +27,13 @@ def gelu_dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:
 def dropout_add_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float, noise: Dropout | None
 ) -> Tensor:
-    """Apply layer norm (Ba et al. 2016) to ``residual + dropout(x)``: [T, D]."""
+    """Apply layer norm (Ba et al. 2016) to ``residual + dropout(x)``, in float32: [T, D], of the residual's type."""
     if kernels := _kernels(x_TD.device.type, str(x_TD.dtype), x_TD.shape[-1] % LANES):
         return kernels.dropout_add_norm(x_TD, residual_TD, weight_D, bias_D, eps, noise)
-    sum_TD = residual_TD + plain.dropout(x_TD, noise)
+    sum_TD = residual_TD.to(torch.promote_types(residual_TD.dtype, torch.float32)) + plain.dropout(x_TD, noise)
     # Layer norm ignores a shift. Centring makes equal values exactly zero; torch would normalise their rounding errors.
     sum_TD = sum_TD - sum_TD.detach().mean(-1, keepdim=True)
-    return F.layer_norm(sum_TD, weight_D.shape, weight_D, bias_D, eps)
+    return F.layer_norm(sum_TD, weight_D.shape, weight_D, bias_D, eps).to(residual_TD.dtype)
 
 
 def dropout(x_TD: Tensor, noise: Dropout | None) -> Tensor:

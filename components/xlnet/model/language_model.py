@@ -129,11 +129,11 @@ class XLNetLanguageModel(nn.Module):
         first = text.first_text * visibility.place_BQ.shape[1]
         masks_BPD = self.transformer.mask_emb.expand(*text.place_BP.shape, -1)
         x_BQD = torch.cat([F.embedding(text.input_ids_BL, table_VD), masks_BPD], 1)
-        x_BQD = _drop(x_BQD, dropouts, rate, first)
+        x_BQD = _drop(x_BQD.to(self.transformer.hidden_type or x_BQD.dtype), dropouts, rate, first)
         shared = self._shared(text, visibility, dropouts)
         memory = []
         for number, layer in enumerate(self.transformer.layers()):
-            old_BMD = None if text.memory is None else text.memory[number]
+            old_BMD = None if text.memory is None else text.memory[number].to(x_BQD.dtype)
             if keep:
                 memory.append(_remember(x_BQD[:, : reuse or length], old_BMD, keep))
             noise = LayerNoise(

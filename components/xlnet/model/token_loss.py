@@ -67,7 +67,12 @@ class _TokenLoss(torch.autograd.Function):
             grad = logits.to(x.dtype)
             grad_hidden_PD[part] = grad @ weight
             # The first chunk writes the weight's gradient, which may be hundreds of MiB, and the others add to it.
-            grad_weight_VD.addmm_(grad.T.to(weight_VD.dtype), x.to(weight_VD.dtype), beta=int(number > 0))
+            if x.dtype == weight_VD.dtype:
+                grad_weight_VD.addmm_(grad.T, x, beta=int(number > 0))
+            elif number:
+                grad_weight_VD += grad.T @ x
+            else:
+                grad_weight_VD.copy_(grad.T @ x)
         ctx.save_for_backward(grad_hidden_PD, grad_weight_VD, grad_bias_V)
         return total
 

@@ -126,6 +126,8 @@ class Transformer(nn.Module):
         impl: the attention implementation, see :data:`xlnet.model.attention.IMPLEMENTATIONS`.
         recompute: recompute each layer in the backward pass instead of keeping its activations.
         sparse_gradient: give the embedding table a sparse gradient, for only the batch's tokens.
+        hidden_type: type of the hidden states between layers; None: that of the embeddings. Layer norms compute in
+            float32 whatever it is.
     """
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -137,6 +139,7 @@ class Transformer(nn.Module):
         self.impl = "auto"
         self.recompute = False
         self.sparse_gradient = False
+        self.hidden_type: torch.dtype | None = None
 
     def layers(self) -> list[Layer]:
         """Return the layers, first to last."""
@@ -166,7 +169,7 @@ class Transformer(nn.Module):
         x_TD = F.embedding(input_ids_T, self.word_embedding.weight, sparse=self.sparse_gradient)
         if hidden_T is not None:
             x_TD = torch.where(hidden_T[:, None], self.mask_emb[0].to(x_TD.dtype), x_TD)
-        x_TD = dropout(x_TD, dropouts.next(p, first))
+        x_TD = dropout(x_TD.to(self.hidden_type or x_TD.dtype), dropouts.next(p, first))
         distances_RD = distance_encoding(layout.longest, self.config.d_model, self.config.clamp_len, x_TD.device)
         # A distance's mask does not depend on the longest text, so all parts of a batch use the same mask.
         distances_RD = dropout(distances_RD.to(x_TD.dtype), dropouts.next(p, -layout.longest))

@@ -109,6 +109,7 @@ class CudaGraph:
             like.weights_S.new_zeros(capacity.texts),
         )
         self._keys = KeyBuffers()
+        self._result: Tensor
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._anchor = torch.zeros((), device=device, requires_grad=True)
         self._factor = torch.ones((), device=device)

@@ -19,6 +19,7 @@ from torch import Tensor
 from xlnet.data.batches import Batch, PaddedBatch
 from xlnet.data.dataset import Dataset
 from xlnet.data.shapes import Packed, Shapes, Share
+from xlnet.errors import UserError
 from xlnet.model.kernels import native
 from xlnet.model.layout import Capacity, Layout
 from xlnet.model.xlnet import XLNetClassifier
@@ -181,6 +182,7 @@ class Cuda(Device):
 
         model = model.to(self.torch)
         model.transformer.recompute = recompute
+        model.transformer.hidden_type = _hidden_type(self.precision)
         if self.capacity and not cuda_graph.pays(self.capacity.tokens, model.config.d_model, self.ranks.size):
             self.capacity = None
         return model
@@ -210,3 +212,15 @@ class Cuda(Device):
         """See :class:`Device`."""
         total = torch.cuda.get_device_properties(self.torch).total_memory
         return {"peak": torch.cuda.max_memory_allocated(self.torch), "total": total}
+
+
+def _hidden_type(precision: torch.dtype) -> torch.dtype:
+    """Return the type of hidden states between layers: that of matrix products, or float32 if the environment says so.
+
+    Raises:
+        UserError: the environment names another type.
+    """
+    asked = os.environ.get("XLNET_HIDDEN_STATES", "auto")
+    if asked not in ("auto", "float32"):
+        raise UserError(f"XLNET_HIDDEN_STATES is {asked!r}; allowed: auto, float32")
+    return precision if asked == "auto" else torch.float32
