@@ -12,13 +12,15 @@ from language_models import FIRST, SECOND, WORDS, sentences, write_random, write
 from transformers import XLNetLMHeadModel
 
 from xlnet.errors import UserError
-from xlnet.generation.decoder import Decoder, DecoderWeights, KeptLayer
+from xlnet.generation.decoder import Decoder, KeptLayer
 from xlnet.generation.request import request_of
 from xlnet.generation.sampling import Sampling
+from xlnet.generation.weights import DecoderWeights
 from xlnet.generation.writer import Writer
 from xlnet.model.config import XLNetConfig
 from xlnet.model.kernels import native_decode
 from xlnet.model.language_model import XLNetLanguageModel
+from xlnet.model.precision import quantised
 from xlnet.model.weights import load_language_model, save_model
 from xlnet_pipeline.cli import main
 
@@ -123,19 +125,47 @@ def _counted(method, rows):
 KERNEL_SHAPES = [(32, 2, 16, 64, 61, 1), (48, 3, 48, 80, 40, 2), (64, 1, 64, 32, 33, 3)]
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_a_precision_changes_probabilities_a_little(random, said, precision):
+    usual, other = (
+        [
+            json.loads(line)
+            for line in said(random, WORDS, "--tokens", "8", "--json", "--precision", one)[0].splitlines()
+        ]
+        for one in ("auto", precision)
+    )
+    assert usual[:-1] != other[:-1]
+    for expected, found in zip(usual[:-1], other[:-1], strict=True):
+        assert found["probability"] == pytest.approx(expected["probability"], rel=0.03)
+        if found["id"] != expected["id"]:
+            break
+
+
+def test_a_precision_needs_the_compiled_kernel(random, said, monkeypatch):
+    monkeypatch.setattr(native_decode, "obstacle", lambda *widths: "there is no compiler")
+    out, err, status = said(random, WORDS, "--precision", "int8")
+    assert (out, status) == ("", 2)
+    assert "precision 'int8' cannot be used here: there is no compiler; take 'float32'" in err
+
+
+MATRICES = ("word_embedding.weight", "rel_attn.qkv", "rel_attn.o", "layer_1.weight", "layer_2.weight")
+
+
 @pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("shape", KERNEL_SHAPES, ids=str)
-def test_the_compiled_kernel_equals_torchs_operators(shape, gap, monkeypatch):
+def test_the_compiled_kernel_equals_torchs_operators(shape, precision, gap, monkeypatch):
     width, heads, head, inner, vocabulary, layers = shape
     torch.manual_seed(sum(shape))
     config = XLNetConfig(vocabulary, layers, width, heads, head, inner, initializer_range=0.3, task="pretrain")
     model = XLNetLanguageModel(config).eval()
-    weights = DecoderWeights(model)
-    compiled = Decoder(weights, 60, 40)
-    if compiled._compiled is None:
-        pytest.skip(native_decode.obstacle("cpu", "torch.float32", [width], head))
+    _round(model, precision)
+    if reason := native_decode.obstacle("cpu", "torch.float32", [width], head):
+        pytest.skip(reason)
+    compiled = Decoder(DecoderWeights(model, precision), 60, 40)
     monkeypatch.setattr(native_decode, "obstacle", lambda *widths: "not in this test")
-    plain = Decoder(weights, 60, 40)
+    plain = Decoder(DecoderWeights(model), 60, 40)
+    assert compiled._compiled is not None
     assert plain._compiled is None
     first, rest = ([0, 1, 2, 8, 9], [3, 7, 5, 4]) if gap else (range(9), range(9, 55))
     passes = [([number % vocabulary for number in first], first, rest[0])]
@@ -145,6 +175,20 @@ def test_the_compiled_kernel_equals_torchs_operators(shape, gap, monkeypatch):
     for ids, places, query in passes:
         found, expected = compiled.predict(ids, places, query), plain.predict(ids, places, query)
         assert (found - expected).abs().max() <= 2e-5 * max(expected.abs().max().item(), 1.0)
+
+
+def _round(model, precision):
+    """Give a model's matrices values that this precision keeps."""
+    for name, weight in model.named_parameters():
+        if not name.endswith(MATRICES):
+            continue
+        rows = weight.data.flatten(1).T if name.endswith("qkv") else weight.data.flatten(1)
+        if precision == "int8":
+            rounded, scale = quantised(rows)
+            rows = rounded * scale[:, None]
+        elif precision == "bfloat16":
+            rows = rows.bfloat16().float()
+        weight.data = (rows.T if name.endswith("qkv") else rows).reshape(weight.shape).contiguous()
 
 
 # ---- choosing ---------------------------------------------------------------------------------------

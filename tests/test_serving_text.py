@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from language_models import write_random
 
-from xlnet.errors import UserError
 from xlnet.generation import output
 from xlnet.generation.request import request_of
 from xlnet.generation.writer import Writer
@@ -230,6 +229,7 @@ def test_a_closing_server_ends_its_texts(server, monkeypatch):
     assert last["tokens"] < 2000
 
 
-def test_a_language_model_has_no_other_precision(model):
-    with pytest.raises(UserError, match="'bfloat16' is for classifiers and regressions, and 'x' is a language model"):
-        open_model(model.writer.directory, "x", "bfloat16")
+def test_a_language_model_is_served_in_a_precision(model):
+    found = open_model(model.writer.directory, "x", "int8")
+    assert found.answers([found.check_instance(PROMPT)])[0]["tokens"] == 12
+    assert found.writer.precision == "int8"

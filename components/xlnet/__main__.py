@@ -203,7 +203,7 @@ def _generate(options: argparse.Namespace) -> None:
     from xlnet.registry.locate import model_directory
 
     options.prompt = options.prompt if isinstance(options.prompt, str) else "--"  # argparse makes [] of the text --
-    output.run(Writer(model_directory(options.model)), options)
+    output.run(Writer(model_directory(options.model), options.precision), options)
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-PRECISIONS = ("auto", "float32", "bfloat16", "int8")  # number types of a prediction's matrix products
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")  # number types of matrix products, or of their weights
 MODEL = "directory, gs:// URI, models:/NAME/VERSION, or registered NAME, NAME:VERSION, NAME@ALIAS"
 
 
@@ -52,6 +52,8 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--order", metavar="N,N,…", help=text)
     parser.add_argument("--memory", metavar="N", help="how many of the last tokens a new token sees (default: 2048)")
     parser.add_argument("--past-end", action="store_true", help="go on after the model has ended the text")
+    text = "type in which new tokens read the weights; bfloat16 and int8 are faster where reading them takes the time"
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=f"{text}; default: float32")
     parser.add_argument(
         "--json", action="store_true", help="print a line of JSON for each token, and one for the whole text"
     )

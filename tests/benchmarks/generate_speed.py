@@ -2,12 +2,14 @@
 
     python tests/benchmarks/generate_speed.py [tiny|small|base] [--tokens 200] [--prompt 32] [--rounds 3] [--threads 2]
 
-Prints the seconds of each side, by the clock and by the processor, which other work disturbs less; their ratios;
-whether the tokens are equal; and our processor time per token at several lengths.
+Prints the seconds of transformers and of each precision of ours; their ratios, by the clock and by the processor, which
+other work disturbs less; how many of the new tokens are equal; and our time per token, early and late in the text.
 """
 
 import argparse
+import copy
 import json
+import operator
 import statistics
 import time
 
@@ -15,7 +17,8 @@ import torch
 from transformers import XLNetConfig, XLNetLMHeadModel
 from transformers.utils import logging
 
-from xlnet.generation.decoder import Decoder, DecoderWeights
+from xlnet.generation.decoder import Decoder
+from xlnet.generation.weights import DecoderWeights
 from xlnet.model.config import PRETRAIN
 from xlnet.model.config import XLNetConfig as OurConfig
 from xlnet.model.language_model import XLNetLanguageModel
@@ -26,8 +29,8 @@ SHAPES = {
     "small": {"n_layer": 4, "d_model": 256, "n_head": 4, "d_inner": 1024, "vocab_size": 32000},
     "base": {"n_layer": 12, "d_model": 768, "n_head": 12, "d_inner": 3072, "vocab_size": 32000},
 }
-LENGTHS = (50, 150, 250, 350, 450, 500)  # where the time per token is measured
-WINDOW = 20  # tokens over which it is averaged
+PRECISIONS = ("float32", "bfloat16", "int8")
+EARLY, LATE = slice(50, 100), slice(450, 500)  # tokens whose median time is given
 
 
 def models(shape):
@@ -40,16 +43,26 @@ def models(shape):
     return theirs, ours
 
 
-def generate(model, ids, tokens):
-    """Our greedy text, and the processor's seconds for each token."""
+def generate(weights, ids, tokens):
+    """Our greedy text, and the seconds for each token."""
     text, times, unread = list(ids), [], len(ids)
-    decoder = Decoder(DecoderWeights(model), len(ids) + tokens, 4096)
+    decoder = Decoder(weights, len(ids) + tokens, 4096)
     for _ in range(tokens):
-        begun, known = time.process_time(), len(text)
+        begun, known = time.perf_counter(), len(text)
         text.append(int(decoder.predict(text[-unread:], range(known - unread, known), known).argmax()))
         unread = min(2, len(text))
-        times.append(time.process_time() - begun)
+        times.append(time.perf_counter() - begun)
     return text, times
+
+
+def growth(weights):
+    """Milliseconds per token, early and late in a text, and their ratio: the medians of three texts."""
+    found = []
+    for _ in range(3):
+        _, times = generate(weights, [100], LATE.stop)
+        found.append([1000 * statistics.median(times[part]) for part in (EARLY, LATE)])
+    early, late = (statistics.median(one) for one in zip(*found, strict=True))
+    return {"tokens 50 to 100": round(early, 3), "tokens 450 to 500": round(late, 3), "ratio": round(late / early, 3)}
 
 
 def measure(options):
@@ -57,30 +70,35 @@ def measure(options):
     theirs, ours = models(shape)
     ids = torch.randint(10, shape["vocab_size"], (1, options.prompt), generator=torch.Generator().manual_seed(1))
     settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 5}
-    seconds, processor = {"transformers": [], "ours": []}, {"transformers": [], "ours": []}
-    generate(ours, ids[0].tolist(), 3)
-    theirs.generate(ids, max_new_tokens=3, **settings)
+    sides = {one: DecoderWeights(copy.deepcopy(ours), one) for one in PRECISIONS}
+    seconds = {name: [] for name in ("transformers", *sides)}
+    processor = {name: [] for name in seconds}
     texts = {}
-    for _ in range(options.rounds):
+    for tokens in (3, *[options.tokens] * options.rounds):  # the first texts warm up
         for name in seconds:
             begun, worked = time.perf_counter(), time.process_time()
-            if name == "ours":
-                texts[name], _ = generate(ours, ids[0].tolist(), options.tokens)
+            if name == "transformers":
+                texts[name] = theirs.generate(ids, max_new_tokens=tokens, **settings)[0].tolist()
             else:
-                texts[name] = theirs.generate(ids, max_new_tokens=options.tokens, **settings)[0].tolist()
-            seconds[name].append(time.perf_counter() - begun)
-            processor[name].append(time.process_time() - worked)
-    _, times = generate(ours, ids[0, :1].tolist(), max(LENGTHS) + WINDOW)
+                texts[name], _ = generate(sides[name], ids[0].tolist(), tokens)
+            if tokens == options.tokens:
+                seconds[name].append(time.perf_counter() - begun)
+                processor[name].append(time.process_time() - worked)
+    new = {name: text[options.prompt :] for name, text in texts.items()}
     return {
-        "shape": options.shape,
-        "prompt": options.prompt,
-        "tokens": options.tokens,
-        **{name: [round(one, 3) for one in found] for name, found in seconds.items()},
-        "ratio of seconds": round(min(seconds["transformers"]) / min(seconds["ours"]), 2),
-        "ratio of processor seconds": round(min(processor["transformers"]) / min(processor["ours"]), 2),
-        "same tokens": texts["transformers"] == texts["ours"],
-        "ms per token": {at: round(1000 * statistics.median(times[at : at + WINDOW]), 3) for at in LENGTHS},
+        **vars(options),
+        "seconds": {name: [round(one, 3) for one in found] for name, found in seconds.items()},
+        "ratio of seconds": {name: ratio(seconds, name) for name in sides},
+        "ratio of processor seconds": {name: ratio(processor, name) for name in sides},
+        "equal tokens": {name: sum(map(operator.eq, new[name], new["transformers"])) for name in sides},
+        "ms per token": {name: growth(weights) for name, weights in sides.items()},
     }
+
+
+def ratio(seconds, name):
+    """How many times as fast as transformers: the best of all rounds, and the worst and the best round."""
+    rounds = [theirs / ours for theirs, ours in zip(seconds["transformers"], seconds[name], strict=True)]
+    return [round(one, 2) for one in (min(seconds["transformers"]) / min(seconds[name]), min(rounds), max(rounds))]
 
 
 if __name__ == "__main__":

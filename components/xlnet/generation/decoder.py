@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xlnet.generation.weights import DecoderWeights, LayerWeights
 from xlnet.model.kernels import native_decode
-from xlnet.model.language_model import XLNetLanguageModel
-from xlnet.model.positions import distance_encoding
-from xlnet.model.xlnet import Layer
 
 
 class View(NamedTuple):
@@ -44,34 +42,6 @@ class View(NamedTuple):
         return torch.tensor(self.shifts)[None, :, None] + torch.arange(self.keys.stop - self.keys.start)
 
 
-class DecoderWeights:
-    """A language model's weights in the form that passes read; all texts share them."""
-
-    def __init__(self, model: XLNetLanguageModel) -> None:
-        """Copy what passes read in another order than the model holds it.
-
-        Args:
-            model: in evaluation mode, in float32, on the CPU. Its weights must not change later.
-        """
-        self.model = model
-        attentions = [layer.rel_attn for layer in model.transformer.layers()]
-        with torch.inference_mode():
-            self.qkv = [attention.qkv.flatten(1).T.contiguous() for attention in attentions]
-            self.biases_2N1H = [torch.stack([one.r_w_bias, one.r_r_bias])[:, :, None] for one in attentions]
-        self._distances: tuple[int, list[Tensor]] = (0, [])
-
-    @torch.inference_mode()
-    def distances(self, reach: int) -> tuple[int, list[Tensor]]:
-        """Return the greatest distance plus one, at least ``reach``, and each layer's projections, [N, H, R]."""
-        if self._distances[0] < reach:
-            reach, config = 1 << max(8, (reach - 1).bit_length()), self.model.config
-            encoding_RD = distance_encoding(reach, config.d_model, config.clamp_len)
-            found = [encoding_RD @ layer.rel_attn.r.flatten(1) for layer in self.model.transformer.layers()]
-            shape = (-1, config.n_head, config.d_head)
-            self._distances = reach, [one.view(shape).permute(1, 2, 0).contiguous() for one in found]
-        return self._distances
-
-
 class Decoder:
     """The state of one text while it is generated."""
 
@@ -88,10 +58,10 @@ class Decoder:
         self._known: set[int] = set()  # places
         self._end = self._shift = 0  # the last known place plus one; the place of slot 0
         self._reach, distances = weights.distances(min(longest, memory + 1))
-        parts = zip(weights.model.transformer.layers(), weights.qkv, weights.biases_2N1H, distances, strict=True)
+        parts = zip(weights.layers, distances, strict=True)
         with torch.inference_mode():
             self._layers = [KeptLayer(*part, self._slots) for part in parts]
-        self._compiled = self._passes()
+        self._compiled = self._passes(weights)
 
     @torch.inference_mode()
     def predict(self, ids: Sequence[int], places: Sequence[int], query: int) -> Tensor:
@@ -130,15 +100,13 @@ class Decoder:
             hidden_K=torch.tensor(hidden) if any(hidden) else None,
         )
 
-    def _passes(self) -> native_decode.Passes | None:
+    def _passes(self, weights: DecoderWeights) -> native_decode.Passes | None:
         """Return the compiled kernel for passes of few rows; None where it cannot run."""
-        config, weights = self._model.config, self._model.transformer.word_embedding.weight
-        widths = (config.d_model, config.n_head * config.d_head, config.d_inner)
-        if native_decode.obstacle(weights.device.type, str(weights.dtype), widths, config.d_head):
+        if weights.output is None:
             return None
-        layers = [layer.tensors() for layer in self._layers]
-        mask = self._model.transformer.mask_emb
-        return native_decode.Passes(layers, weights, self._model.lm_loss.bias, mask, config.layer_norm_eps)
+        layers, transformer = [layer.tensors() for layer in self._layers], self._model.transformer
+        table_VD, mask_D = transformer.word_embedding.weight, transformer.mask_emb.flatten()
+        return native_decode.Passes(layers, table_VD, weights.output, mask_D, self._model.config.layer_norm_eps)
 
     def _move(self, first: int) -> None:
         """Move the keys that rows still see to the first slots."""
@@ -151,22 +119,25 @@ class Decoder:
 class KeptLayer:
     """A layer with its key-value cache."""
 
-    def __init__(self, layer: Layer, qkv: Tensor, biases_2N1H: Tensor, distance_NHR: Tensor, slots: int) -> None:
-        self._layer = attention, _ = layer.rel_attn, layer.ff
-        _, _, heads, head = attention.qkv.shape
-        self._qkv, self._biases_2N1H, self._distance_NHR = qkv, biases_2N1H, distance_NHR
-        self._key_NHS, self._value_NSH = qkv.new_zeros(heads, head, slots), qkv.new_zeros(heads, slots, head)
+    def __init__(self, weights: LayerWeights, distance_NHR: Tensor, slots: int) -> None:
+        self._weights, self._distance_NHR = weights, distance_NHR
+        _, _, heads, head = weights.layer.rel_attn.qkv.shape
+        slots += native_decode.ROOM
+        self._key_NHS, self._value_NSH = (
+            distance_NHR.new_zeros(heads, head, slots),
+            distance_NHR.new_zeros(heads, slots, head),
+        )
         self._scale = 1 / math.sqrt(head)
 
     def rows(self, x_QD: Tensor, view: View) -> Tensor:
         """Compute the layer's output for the content's rows and, last, the query's: [Q, D] → [Q, D]."""
-        attention, ff = self._layer
-        qkv_3NQH = F.linear(x_QD, self._qkv).view(len(x_QD), 3, *self._key_NHS.shape[:2]).permute(1, 2, 0, 3)
+        attention, ff = self._weights.layer.rel_attn, self._weights.layer.ff
+        qkv_3NQH = F.linear(x_QD, self._weights.qkv).view(len(x_QD), 3, *self._key_NHS.shape[:2]).permute(1, 2, 0, 3)
         slots = torch.tensor(view.slots)
         self._key_NHS.index_copy_(2, slots, qkv_3NQH[1, :, :-1].mT)
         self._value_NSH.index_copy_(1, slots, qkv_3NQH[2, :, :-1])
         k_NHK, v_NKH = self._key_NHS[:, :, view.keys], self._value_NSH[:, view.keys]
-        content_NQH, position_NQH = qkv_3NQH[0] + self._biases_2N1H
+        content_NQH, position_NQH = qkv_3NQH[0] + self._weights.biases_2N1H
         by_distance_NQR = position_NQH @ self._distance_NHR[:, :, view.distances]
         position_NQK = by_distance_NQR.gather(2, view.column_1QK.expand(len(k_NHK), -1, -1))
         scores_NQK = torch.baddbmm(position_NQK, content_NQH, k_NHK) * self._scale
@@ -182,13 +153,13 @@ class KeptLayer:
             x_QD, ff.layer_norm.weight.shape, ff.layer_norm.weight, ff.layer_norm.bias, ff.layer_norm.eps
         )
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Return weights and cache in the order that the compiled kernel expects, see :data:`native_decode.LAYER`."""
-        attention, ff = self._layer
-        norms = [(norm.weight, norm.bias) for norm in (attention.layer_norm, ff.layer_norm)]
-        inner = (ff.layer_1.weight, ff.layer_1.bias, ff.layer_2.weight, ff.layer_2.bias)
-        own = (self._qkv, attention.o.flatten(1), self._distance_NHR, self._biases_2N1H)
-        return (*own, *norms[0], *inner, *norms[1], self._key_NHS, self._value_NSH)
+    def tensors(self) -> native_decode.LayerTensors:
+        """Return weights and cache for the compiled kernel."""
+        matrices, (attention, ff) = self._weights.matrices, (self._weights.layer.rel_attn, self._weights.layer.ff)
+        assert matrices is not None
+        norms = [one for norm in (attention.layer_norm, ff.layer_norm) for one in (norm.weight, norm.bias)]
+        own = (self._distance_NHR, self._weights.biases_2N1H)
+        return native_decode.LayerTensors(*matrices, *own, *norms, self._key_NHS, self._value_NSH)
 
     def move(self, seen: slice) -> None:
         """Move the cached keys and values of some slots to the first slots."""

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, refuse_other_size
 from xlnet.errors import UserError
-from xlnet.generation.decoder import Decoder, DecoderWeights
+from xlnet.generation.decoder import Decoder
 from xlnet.generation.request import Request
+from xlnet.generation.weights import DecoderWeights
 from xlnet.model.language_model import XLNetLanguageModel
 
 RECENT = 2  # tokens that each pass reads again, as in transformers: so the second to last token sees the last
@@ -33,9 +34,15 @@ class Token:
 
 @dataclass(frozen=True)
 class Writer:
-    """An open language model, written by this project or by ``transformers``."""
+    """An open language model, written by this project or by ``transformers``.
+
+    Attributes:
+        directory: of the model.
+        precision: type in which new tokens read the weights: ``auto`` (float32), ``float32``, ``bfloat16`` or ``int8``.
+    """
 
     directory: Path
+    precision: str = "auto"
 
     @cached_property
     def model(self) -> XLNetLanguageModel:
@@ -56,7 +63,7 @@ class Writer:
 
     @cached_property
     def _weights(self) -> DecoderWeights:
-        return DecoderWeights(self.model)
+        return DecoderWeights(self.model, "float32" if self.precision == "auto" else self.precision)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -67,7 +74,7 @@ class Writer:
         """Check a request against the model, then yield each new token as soon as it is chosen.
 
         Raises:
-            UserError: the prompt has no token, or more than the memory holds.
+            UserError: the prompt has no token, or more than the memory holds; the precision cannot be used here.
         """
         weights, sides = self._weights, self.check(request)
         longest = sum(map(len, sides)) + request.tokens

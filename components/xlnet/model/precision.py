@@ -89,9 +89,7 @@ class Int8:
     """
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        weight_OI = weight_OI.detach()
-        scale_O = _scale(weight_OI)
-        rounded_OI = (weight_OI / scale_O[:, None]).round_().to(torch.int8)
+        rounded_OI, scale_O = quantised(weight_OI.detach())
         self._weight: Any = torch.ops.onednn.qlinear_prepack(rounded_OI, None)
         self._scale = scale_O
         self._zero = torch.zeros(len(scale_O), dtype=torch.int32)
@@ -99,8 +97,8 @@ class Int8:
 
     def __call__(self, x_TI: Tensor, gelu: bool = False) -> Tensor:
         """See :class:`Product`."""
-        scale_T1 = _scale(x_TI)[:, None]
-        rounded_TI = (x_TI / scale_T1).round_().to(torch.int8)
+        rounded_TI, scale_T = quantised(x_TI)
+        scale_T1 = scale_T[:, None]
         weights = self._weight, self._scale, self._zero
         y_TO = torch.ops.onednn.qlinear_pointwise(
             rounded_TI, 1.0, 0, *weights, None, 1.0, 0, torch.float32, "none", [], ""
@@ -109,6 +107,7 @@ class Int8:
         return gelu_dropout(y_TO, None) if gelu else y_TO
 
 
-def _scale(x_TI: Tensor) -> Tensor:
-    """Return what a row's numbers are divided by, so that the largest becomes 127: [T]."""
-    return (x_TI.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+def quantised(x_TI: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row to int8; return the rows, and what each is to be multiplied by, float32 [T]."""
+    scale_T = (x_TI.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+    return (x_TI / scale_T[:, None]).round_().to(torch.int8), scale_T

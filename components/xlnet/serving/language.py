@@ -29,9 +29,9 @@ Record = dict[str, Any]
 class LanguageModel:
     """An open language model, with the name under which it is served."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, precision: str = "auto") -> None:
         self.name = name
-        self.writer = Writer(directory)
+        self.writer = Writer(directory, precision)
         self.facts: dict[str, Any] = {"name": name, "task": PRETRAIN, "vocabulary": self.writer.model.config.vocab_size}
         self.limits = {"tokens": MOST_TOKENS, "memory": MOST_MEMORY, "at_once": AT_ONCE, "instances": MOST_INSTANCES}
         self._turns = _Turns()

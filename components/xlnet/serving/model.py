@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from xlnet.errors import UserError
 from xlnet.evaluation.predict import predict
 from xlnet.evaluation.predictor import Predictor
 from xlnet.model.config import is_language_model
@@ -40,8 +39,5 @@ def open_model(directory: Path, name: str, precision: str = "auto") -> ServedMod
     Raises:
         UserError: the directory has neither, or the model cannot be used with this precision.
     """
-    if not is_language_model(directory):
-        return ServedModel(directory, name, precision)
-    if precision not in ("auto", "float32"):
-        raise UserError(f"precision {precision!r} is for classifiers and regressions, and '{name}' is a language model")
-    return LanguageModel(directory, name)
+    kind = LanguageModel if is_language_model(directory) else ServedModel
+    return kind(directory, name, precision)

@@ -42,7 +42,8 @@ def serve(
         port: the port to listen on; 0 chooses a free one.
         environment: environment variables, including Vertex AI's.
         registry: opens the registry, if it is needed.
-        precision: number type of a classifier's matrix products, see :func:`xlnet.model.precision.choose`.
+        precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``int8``: type of a classifier's products, or of a
+            language model's weights.
 
     Raises:
         UserError: there is no such model, the port is in use, or the processor lacks the precision.

@@ -35,4 +35,5 @@ def generate(options: argparse.Namespace) -> None:
     from xlnet.generation.writer import Writer
     from xlnet.registry.locate import model_directory
 
-    output.run(Writer(model_directory(options.model, functools.partial(open_registry, options))), options)
+    directory = model_directory(options.model, functools.partial(open_registry, options))
+    output.run(Writer(directory, options.precision), options)

@@ -6,6 +6,7 @@ Shapes: see :mod:`xlnet.generation.decoder`.
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_float, c_int, c_long, c_void_p
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,29 +15,57 @@ from xlnet.model.kernels import build, native
 
 LANES = 16  # every width must be a multiple of the widest vector
 WIDEST_HEAD = 1024
+ROOM = 64  # slots and distances behind the last one that the kernel may read: it computes scores in blocks
 MOST_ROWS = 3
-LAYER = (
-    *("qkv", "o", "r", "biases", "norm", "norm_bias"),
-    *("first", "first_bias", "second", "second_bias", "last_norm", "last_norm_bias", "keys", "values"),
-)
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+
+class Matrix(NamedTuple):
+    """The weights of a product, [O, I]; a row of int8 is to be multiplied by its scale, [O]."""
+
+    weights: Tensor
+    scales: Tensor | None
+    bias: Tensor | None
+
+
+class LayerTensors(NamedTuple):
+    """The weights and the cache of a layer; vectors are float32."""
+
+    qkv: Matrix
+    o: Matrix
+    first: Matrix
+    second: Matrix
+    r: Tensor
+    biases: Tensor
+    norm: Tensor
+    norm_bias: Tensor
+    last_norm: Tensor
+    last_norm_bias: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+class _Matrix(ctypes.Structure):
+    """``struct Matrix`` of decode.cpp."""
+
+    _fields_ = [(name, c_void_p) for name in Matrix._fields]
 
 
 class _Layer(ctypes.Structure):
     """``struct Layer`` of decode.cpp."""
 
-    _fields_ = [(name, c_void_p) for name in LAYER]
+    _fields_ = [(name, _Matrix if number < 4 else c_void_p) for number, name in enumerate(LayerTensors._fields)]
 
 
 class _DecodePass(ctypes.Structure):
     """``struct Pass`` of decode.cpp."""
 
     _fields_ = [
-        *(
-            (name, c_void_p)
-            for name in ("x", "scratch", "logits", "table", "table_bias", "mask", "hidden", "ids", "slots", "shifts")
-        ),
+        *((name, c_void_p) for name in ("x", "scratch", "logits", "table", "mask")),
+        ("output", _Matrix),
+        *((name, c_void_p) for name in ("hidden", "ids", "slots", "shifts")),
         *((name, c_long) for name in ("rows", "layers", "width", "heads", "head", "inner", "vocabulary")),
-        *((name, c_long) for name in ("kept_slots", "distances", "first", "end", "column")),
+        *((name, c_long) for name in ("kept_slots", "distances", "first", "end", "column", "kind")),
         ("eps", c_float),
         ("threads", c_int),
     ]
@@ -55,27 +84,30 @@ class Passes:
     """The passes of one text."""
 
     def __init__(
-        self, layers: Sequence[Sequence[Tensor]], table_VD: Tensor, bias_V: Tensor, mask: Tensor, eps: float
+        self, layers: Sequence[LayerTensors], table_VD: Tensor, output: Matrix, mask_D: Tensor, eps: float
     ) -> None:
-        """Take the weights and kept keys of each layer, in the order of :data:`LAYER`, all contiguous."""
-        self._tensors = [[one.detach().contiguous() for one in layer] for layer in layers]
-        self._table_VD, self._bias_V = table_VD.detach().contiguous(), bias_V.detach().contiguous()
-        first = self._tensors[0]
-        heads, slots, head = first[-1].shape
-        vocabulary, width = table_VD.shape
-        inner, distances = len(first[6]), first[2].shape[-1]
-        structures = [_Layer(*(one.data_ptr() for one in layer)) for layer in self._tensors]
-        self._layers = (_Layer * len(structures))(*structures)
+        """Take what passes read; the matrices have one of :data:`KINDS`, and everything is contiguous.
+
+        Args:
+            layers: of the model.
+            table_VD: the tokens' embeddings, in float32.
+            output: gives the logits.
+            mask_D: what the query stream begins with.
+            eps: of the layer norms.
+        """
+        self._tensors = layers, table_VD, output, mask_D  # keeps the memory that is pointed to
+        heads, slots, head = layers[0].values.shape
+        (vocabulary, width), inner, distances = table_VD.shape, len(layers[0].first.weights), layers[0].r.shape[-1]
+        self._layers = (_Layer * len(layers))(*map(_layer, layers))
         self._x_QD = table_VD.new_empty(MOST_ROWS, width)
         library = build.library()
         library.decode_scratch.restype = c_long
         size = library.decode_scratch(*map(c_long, (width, heads, head, inner, slots)))
         self._scratch = table_VD.new_empty(size)
-        self._pass = _DecodePass(self._x_QD.data_ptr(), self._scratch.data_ptr(), None, self._table_VD.data_ptr())
-        self._mask = mask.detach().contiguous()
-        self._pass.table_bias, self._pass.mask = self._bias_V.data_ptr(), self._mask.data_ptr()
+        self._pass = _DecodePass(self._x_QD.data_ptr(), self._scratch.data_ptr())
+        self._pass.table, self._pass.mask, self._pass.output = table_VD.data_ptr(), mask_D.data_ptr(), _matrix(output)
         self._pass.layers, self._pass.width, self._pass.heads, self._pass.head = len(layers), width, heads, head
-        self._pass.inner, self._pass.vocabulary = inner, vocabulary
+        self._pass.inner, self._pass.vocabulary, self._pass.kind = inner, vocabulary, KINDS[output.weights.dtype]
         self._pass.kept_slots, self._pass.distances, self._pass.eps = slots, distances, eps
 
     def logits(
@@ -97,7 +129,7 @@ class Passes:
             column: the first column of the distances that the row at the highest place needs.
             hidden_K: True for keys whose token is not known; None if all are known.
         """
-        logits_V = torch.empty_like(self._bias_V)
+        logits_V = self._x_QD.new_empty(self._pass.vocabulary)
         arrays = [(c_long * MOST_ROWS)(*numbers) for numbers in (ids, slots, shifts)]
         self._pass.ids, self._pass.slots, self._pass.shifts = map(ctypes.addressof, arrays)
         self._pass.logits, self._pass.rows = logits_V.data_ptr(), len(shifts)
@@ -106,3 +138,11 @@ class Passes:
         self._pass.threads = torch.get_num_threads()
         build.library().decode(self._layers, ctypes.byref(self._pass))
         return logits_V
+
+
+def _matrix(matrix: Matrix) -> _Matrix:
+    return _Matrix(*(None if one is None else one.data_ptr() for one in matrix))
+
+
+def _layer(tensors: LayerTensors) -> _Layer:
+    return _Layer(*map(_matrix, tensors[:4]), *(one.data_ptr() for one in tensors[4:]))

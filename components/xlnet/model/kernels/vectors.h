@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -24,6 +28,7 @@ typedef int32_t ints __attribute__((vector_size(LANES * 4)));
 typedef int32_t loose_ints __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 typedef uint16_t loose_halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+typedef int8_t loose_bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 struct bf16 {
     uint16_t bits;  // the upper half of a float32
@@ -36,6 +41,16 @@ inline vec load(const bf16* p) {
     vec v;
     std::memcpy(&v, &bits, sizeof v);
     return v;
+}
+inline vec load(const int8_t* p) {
+#if defined(__AVX512F__)  // GCC 12 widens bytes one by one
+    const ints wide = (ints)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+    const ints wide = (ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+    const ints wide = __builtin_convertvector(*reinterpret_cast<const loose_bytes*>(p), ints);
+#endif
+    return __builtin_convertvector(wide, vec);
 }
 // Rounds to the nearest value; to the even one of two.
 inline void store(bf16* p, vec v) {
