@@ -4,7 +4,7 @@ Each pass computes the content stream of some tokens, caches their keys and valu
 place.
 
 Shapes: L tokens of the content, Q = L + 1 rows of both streams, K keys that they see, S slots for keys, R distances,
-D model width, N heads, H head width, V vocabulary.
+D model width, N heads, H head width, V vocabulary; P panels of C = 64 columns, see :mod:`native_decode`.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from xlnet.generation.weights import DecoderWeights, LayerWeights
 from xlnet.model.kernels import native_decode
+from xlnet.model.kernels.native_decode import PANEL, columns
 
 
 class View(NamedTuple):
@@ -119,26 +120,24 @@ class Decoder:
 class KeptLayer:
     """A layer with its key-value cache."""
 
-    def __init__(self, weights: LayerWeights, distance_NHR: Tensor, slots: int) -> None:
-        self._weights, self._distance_NHR = weights, distance_NHR
-        _, _, heads, head = weights.layer.rel_attn.qkv.shape
-        slots += native_decode.ROOM
-        self._key_NHS, self._value_NSH = (
-            distance_NHR.new_zeros(heads, head, slots),
-            distance_NHR.new_zeros(heads, slots, head),
-        )
+    def __init__(self, weights: LayerWeights, distance_NPHC: Tensor, slots: int) -> None:
+        self._weights, self._distance_NPHC = weights, distance_NPHC
+        heads, _, head, panel = distance_NPHC.shape
+        slots = -(-slots // panel) * panel
+        self._key_NPHC = distance_NPHC.new_zeros(heads, slots // panel, head, panel)
+        self._value_NSH = distance_NPHC.new_zeros(heads, slots, head)
         self._scale = 1 / math.sqrt(head)
 
     def rows(self, x_QD: Tensor, view: View) -> Tensor:
         """Compute the layer's output for the content's rows and, last, the query's: [Q, D] → [Q, D]."""
         attention, ff = self._weights.layer.rel_attn, self._weights.layer.ff
-        qkv_3NQH = F.linear(x_QD, self._weights.qkv).view(len(x_QD), 3, *self._key_NHS.shape[:2]).permute(1, 2, 0, 3)
-        slots = torch.tensor(view.slots)
-        self._key_NHS.index_copy_(2, slots, qkv_3NQH[1, :, :-1].mT)
+        shape, slots = attention.qkv.shape[1:], torch.tensor(view.slots)
+        qkv_3NQH = F.linear(x_QD, self._weights.qkv).view(-1, *shape).permute(1, 2, 0, 3)
+        self._key_NPHC[:, slots // PANEL, :, slots % PANEL] = qkv_3NQH[1, :, :-1].transpose(0, 1)
         self._value_NSH.index_copy_(1, slots, qkv_3NQH[2, :, :-1])
-        k_NHK, v_NKH = self._key_NHS[:, :, view.keys], self._value_NSH[:, view.keys]
+        k_NHK, v_NKH = columns(self._key_NPHC, view.keys), self._value_NSH[:, view.keys]
         content_NQH, position_NQH = qkv_3NQH[0] + self._weights.biases_2N1H
-        by_distance_NQR = position_NQH @ self._distance_NHR[:, :, view.distances]
+        by_distance_NQR = position_NQH @ columns(self._distance_NPHC, view.distances)
         position_NQK = by_distance_NQR.gather(2, view.column_1QK.expand(len(k_NHK), -1, -1))
         scores_NQK = torch.baddbmm(position_NQK, content_NQH, k_NHK) * self._scale
         if view.hidden_K is not None:
@@ -155,14 +154,15 @@ class KeptLayer:
 
     def tensors(self) -> native_decode.LayerTensors:
         """Return weights and cache for the compiled kernel."""
-        matrices, (attention, ff) = self._weights.matrices, (self._weights.layer.rel_attn, self._weights.layer.ff)
+        matrices, biases_2N1H = self._weights.matrices, self._weights.biases_2N1H
         assert matrices is not None
-        norms = [one for norm in (attention.layer_norm, ff.layer_norm) for one in (norm.weight, norm.bias)]
-        own = (self._distance_NHR, self._weights.biases_2N1H)
-        return native_decode.LayerTensors(*matrices, *own, *norms, self._key_NHS, self._value_NSH)
+        norm, last = self._weights.layer.rel_attn.layer_norm, self._weights.layer.ff.layer_norm
+        norms = (norm.weight, norm.bias, last.weight, last.bias)
+        cache = (self._key_NPHC, self._value_NSH)
+        return native_decode.LayerTensors(matrices, self._distance_NPHC, biases_2N1H, *norms, *cache)
 
     def move(self, seen: slice) -> None:
         """Move the cached keys and values of some slots to the first slots."""
-        for kept, dim in ((self._key_NHS, 2), (self._value_NSH, 1)):
-            part = kept.narrow(dim, seen.start, seen.stop - seen.start).clone()
-            kept.narrow(dim, 0, part.shape[dim]).copy_(part)
+        kept_NPHC = native_decode.panels(columns(self._key_NPHC, seen))
+        self._key_NPHC[:, : kept_NPHC.shape[1]] = kept_NPHC
+        self._value_NSH[:, : seen.stop - seen.start] = self._value_NSH[:, seen].clone()

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from xlnet.errors import UserError
 from xlnet.model.kernels import native_decode
@@ -30,13 +29,13 @@ class LayerWeights(NamedTuple):
         layer: the layer itself.
         qkv: weights of queries, keys and values, [3·N·H, D], in float32.
         biases_2N1H: of content and of position.
-        matrices: what the compiled kernel multiplies by: qkv, o, and both of the feed-forward; None without a kernel.
+        matrices: of the compiled kernel, see :class:`native_decode.LayerTensors`; None without a kernel.
     """
 
     layer: Layer
     qkv: Tensor
     biases_2N1H: Tensor
-    matrices: tuple[Matrix, Matrix, Matrix, Matrix] | None
+    matrices: Sequence[Matrix] | None
 
 
 class DecoderWeights:
@@ -67,24 +66,22 @@ class DecoderWeights:
             biases = [torch.stack([one.rel_attn.r_w_bias, one.rel_attn.r_r_bias])[:, :, None] for one in layers]
             qkv = [one.rel_attn.qkv.flatten(1).T.contiguous() for one in layers]
         self.output: Matrix | None = None
-        found: list[tuple[Matrix, Matrix, Matrix, Matrix]] | list[None] = [None] * len(layers)
+        found: list[Sequence[Matrix] | None] = [None] * len(layers)
         if not reason:
             *parts, self.output = _matrices(model, qkv, precision)
-            found = [tuple(parts[first : first + 4]) for first in range(0, len(parts), 4)]
+            found = [parts[first : first + 4] for first in range(0, len(parts), 4)]
         self.layers = [LayerWeights(*one) for one in zip(layers, qkv, biases, found, strict=True)]
         self._distances: tuple[int, list[Tensor]] = (0, [])
 
     @torch.inference_mode()
     def distances(self, reach: int) -> tuple[int, list[Tensor]]:
-        """Return the greatest distance plus one, at least ``reach``, and each layer's projections, [N, H, R]."""
+        """Return the greatest distance plus one, at least ``reach``, and each layer's projections in panels."""
         if self._distances[0] < reach:
             reach, config = 1 << max(8, (reach - 1).bit_length()), self.model.config
-            encoding_RD = F.pad(
-                distance_encoding(reach, config.d_model, config.clamp_len), (0, 0, 0, native_decode.ROOM)
-            )
+            encoding_RD = distance_encoding(reach, config.d_model, config.clamp_len)
             found = [encoding_RD @ one.layer.rel_attn.r.flatten(1) for one in self.layers]
             shape = (-1, config.n_head, config.d_head)
-            self._distances = reach, [one.view(shape).permute(1, 2, 0).contiguous() for one in found]
+            self._distances = reach, [native_decode.panels(one.view(shape).permute(1, 2, 0)) for one in found]
         return self._distances
 
 

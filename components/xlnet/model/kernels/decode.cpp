@@ -12,7 +12,10 @@
 namespace {
 
 constexpr int MOST_ROWS = 3, OUTPUTS = 4, WIDEST_HEAD = 1024;
-constexpr int BLOCK = LANES == 16 ? 4 : 2;  // vectors of keys whose scores are computed together
+constexpr int BLOCK = LANES == 16 ? 4 : 2;  // vectors whose products are computed together
+// Keys and projected distances are kept as panels of columns, [panel][head][PANEL]: memory is read in its order, and no
+// vector has to be summed up.
+constexpr int PANEL = 64;
 constexpr long SMALL = 1 << 16;  // weights up to which one thread is fastest
 
 // The sum of a vector's elements, by halves: a chain of additions would take longer than a short product.
@@ -53,14 +56,8 @@ struct Pass {
     int threads;
 };
 
-// The query of one head for each row, with the biases of content and position.
-template <int ROWS>
-struct Query {
-    float content[ROWS][WIDEST_HEAD], position[ROWS][WIDEST_HEAD];
-};
-
-// Scores of one row are stored in whole blocks.
-inline long padded_keys(long keys) { return up(keys, BLOCK * LANES); }
+// Room for the products of so many columns, which may begin and end inside a panel, and for a vector behind them.
+inline long score_columns(long columns) { return up(columns + PANEL + LANES, PANEL); }
 
 // out[row][o] = x[row] . weight[o] * scale[o] + bias[o], in groups of outputs.
 template <int ROWS, class Weight>
@@ -132,24 +129,28 @@ void add_norm(float* x, const float* added, const float* weight, const float* bi
     }
 }
 
-// The scores of a block of keys for all rows. Keys and distances lie along rows, so that no vector has to be summed up.
+// out[row][column] = x[row] . column of a panel, [head][PANEL].
 template <int ROWS>
-void score_block(const Query<ROWS>& query, const float* k, const float* const* r, long slots, long distances,
-                 long head, float* scores, long padded) {
-    vec sums[ROWS][BLOCK] = {};
-    for (long h = 0; h < head; ++h) {
-        for (int block = 0; block < BLOCK; ++block) {
-            const vec key = load(k + h * slots + block * LANES);
-            __builtin_prefetch(k + h * slots + (BLOCK + block) * LANES);
-            __builtin_prefetch(r[0] + h * distances + (BLOCK + block) * LANES);
-            for (int row = 0; row < ROWS; ++row) {
-                sums[row][block] += query.content[row][h] * key;
-                sums[row][block] += query.position[row][h] * load(r[row] + h * distances + block * LANES);
+void panel_products(const float (*x)[WIDEST_HEAD], const float* panel, long head, float* out, long out_row) {
+    for (int part = 0; part < PANEL; part += BLOCK * LANES) {
+        vec sums[ROWS][BLOCK] = {};
+        for (long h = 0; h < head; ++h)
+            for (int block = 0; block < BLOCK; ++block) {
+                const vec values = load(panel + h * PANEL + part + block * LANES);
+                for (int row = 0; row < ROWS; ++row) sums[row][block] += x[row][h] * values;
             }
-        }
+        for (int row = 0; row < ROWS; ++row)
+            for (int block = 0; block < BLOCK; ++block)
+                store(out + row * out_row + part + block * LANES, sums[row][block]);
     }
-    for (int row = 0; row < ROWS; ++row)
-        for (int block = 0; block < BLOCK; ++block) store(scores + row * padded + block * LANES, sums[row][block]);
+}
+
+// Products with columns [begin, end) and those that share a panel with them; the first column's product is out[row][0].
+template <int ROWS>
+void products_of_panels(const float (*x)[WIDEST_HEAD], const float* panels, long begin, long end, long head, float* out,
+                        long out_row) {
+    for (long panel = begin / PANEL; panel * PANEL < end; ++panel)
+        panel_products<ROWS>(x, panels + panel * head * PANEL, head, out + (panel - begin / PANEL) * PANEL, out_row);
 }
 
 // Turns the scores of one row into powers of two, relative to the greatest; returns one divided by their sum.
@@ -198,28 +199,32 @@ void mix_values(const float* v, const float* scores, const float* inverse, long 
 // One head of all rows: out[head width] = softmax of its scores, times the values. Keys, distances and values are read
 // once for all rows.
 template <int ROWS>
-void attend(const Pass& p, const Layer& layer, long n, const float* qkv, float* scores, float* attended) {
-    const long keys = p.end - p.first, head = p.head, all_heads = p.heads * head, padded = padded_keys(keys);
+void attend(const Pass& p, const Layer& layer, long n, const float* qkv, float* scratch, float* attended) {
+    const long keys = p.end - p.first, head = p.head, all_heads = p.heads * head;
     const float scale = 1.44269504f / std::sqrt(float(head));  // log2(e): the powers are of 2
     const float *content_bias = layer.biases + n * head, *position_bias = layer.biases + all_heads + n * head;
-    Query<ROWS> query;
-    const float* r[ROWS];
+    float content[ROWS][WIDEST_HEAD], position[ROWS][WIDEST_HEAD];
     for (int row = 0; row < ROWS; ++row) {
         const float* q = qkv + row * 3 * all_heads + n * head;
         for (long h = 0; h < head; ++h) {
-            query.content[row][h] = (q[h] + content_bias[h]) * scale;
-            query.position[row][h] = (q[h] + position_bias[h]) * scale;
+            content[row][h] = (q[h] + content_bias[h]) * scale;
+            position[row][h] = (q[h] + position_bias[h]) * scale;
         }
-        r[row] = layer.r + n * head * p.distances + p.column + p.shifts[row];
     }
-    const float* k = layer.keys + n * head * p.kept_slots + p.first;
-    for (long j = 0; j < keys; j += BLOCK * LANES) {
-        const float* here[ROWS];
-        for (int row = 0; row < ROWS; ++row) here[row] = r[row] + j;
-        score_block<ROWS>(query, k + j, here, p.kept_slots, p.distances, head, scores + j, padded);
-    }
+    const auto [nearest, farthest] = std::minmax_element(p.shifts, p.shifts + ROWS);
+    const long begin = p.column + *nearest, end = p.column + *farthest + keys;
+    const long padded = score_columns(keys), columns = score_columns(end - begin);
+    float *scores = scratch, *by_distance = scratch + ROWS * padded;
+    products_of_panels<ROWS>(content, layer.keys + n * p.kept_slots * head, p.first, p.end, head, scores, padded);
+    products_of_panels<ROWS>(position, layer.r + n * p.distances * head, begin, end, head, by_distance, columns);
     float inverse[ROWS];
-    for (int row = 0; row < ROWS; ++row) inverse[row] = weigh(scores + row * padded, keys, padded, p.hidden);
+    for (int row = 0; row < ROWS; ++row) {
+        const float* by_content = scores + row * padded + p.first % PANEL;
+        const float* by_position = by_distance + row * columns + begin % PANEL + p.shifts[row] - *nearest;
+        for (long j = 0; j < keys; j += LANES)
+            store(scores + row * padded + j, load(by_content + j) + load(by_position + j));
+        inverse[row] = weigh(scores + row * padded, keys, up(keys, LANES), p.hidden);
+    }
     const float* v = layer.values + (n * p.kept_slots + p.first) * head;
     float* out = attended + n * head;
     long h = 0;
@@ -228,11 +233,11 @@ void attend(const Pass& p, const Layer& layer, long n, const float* qkv, float* 
     for (; h < head; h += LANES) mix_values<ROWS, 1>(v + h, scores, inverse, keys, padded, head, out + h, all_heads);
 }
 
-void attend_rows(const Pass& p, const Layer& layer, long n, const float* qkv, float* scores, float* attended) {
+void attend_rows(const Pass& p, const Layer& layer, long n, const float* qkv, float* scratch, float* attended) {
     switch (p.rows) {
-        case 1: attend<1>(p, layer, n, qkv, scores, attended); break;
-        case 2: attend<2>(p, layer, n, qkv, scores, attended); break;
-        default: attend<3>(p, layer, n, qkv, scores, attended);
+        case 1: attend<1>(p, layer, n, qkv, scratch, attended); break;
+        case 2: attend<2>(p, layer, n, qkv, scratch, attended); break;
+        default: attend<3>(p, layer, n, qkv, scratch, attended);
     }
 }
 
@@ -242,19 +247,22 @@ extern "C" {
 
 long decode_most_rows() { return MOST_ROWS; }
 
+// Floats of scratch memory for one head: scores, and products with distances, of which there may be twice as many.
+inline long head_scratch(long keys) { return MOST_ROWS * (score_columns(keys) + score_columns(2 * keys)); }
+
 // Floats of scratch memory that a pass over so many keys needs.
 long decode_scratch(long width, long heads, long head, long inner, long keys) {
-    return MOST_ROWS * (4 * heads * head + width + inner + heads * padded_keys(keys));
+    return MOST_ROWS * (4 * heads * head + width + inner) + heads * head_scratch(keys);
 }
 
 void decode(const Layer* layers, const Pass* pass) {
     const Pass& p = *pass;
-    const long all_heads = p.heads * p.head, padded = padded_keys(p.end - p.first);
+    const long all_heads = p.heads * p.head;
     float* qkv = p.scratch;
     float* attended = qkv + MOST_ROWS * 3 * all_heads;
     float* added = attended + MOST_ROWS * all_heads;
     float* inner = added + MOST_ROWS * p.width;
-    float* scores = inner + MOST_ROWS * p.inner;
+    float* by_head = inner + MOST_ROWS * p.inner;
     for (long row = 0; row < p.rows; ++row)
         std::memcpy(p.x + row * p.width, row + 1 < p.rows ? p.table + p.ids[row] * p.width : p.mask,
                     p.width * sizeof(float));
@@ -265,12 +273,14 @@ void decode(const Layer* layers, const Pass* pass) {
         for (long row = 0; row + 1 < p.rows; ++row)
             for (long n = 0; n < p.heads; ++n) {
                 const float *k = qkv + (row * 3 + 1) * all_heads + n * p.head, *v = k + all_heads;
-                for (long h = 0; h < p.head; ++h) layer.keys[(n * p.head + h) * p.kept_slots + p.slots[row]] = k[h];
-                std::memcpy(layer.values + (n * p.kept_slots + p.slots[row]) * p.head, v, p.head * sizeof(float));
+                const long slot = p.slots[row], before = n * p.kept_slots * p.head;
+                float* column = layer.keys + before + slot / PANEL * PANEL * p.head + slot % PANEL;
+                for (long h = 0; h < p.head; ++h) column[h * PANEL] = k[h];
+                std::memcpy(layer.values + before + slot * p.head, v, p.head * sizeof(float));
             }
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (long n = 0; n < p.heads; ++n)
-            attend_rows(p, layer, n, qkv, scores + n * MOST_ROWS * padded, attended);
+            attend_rows(p, layer, n, qkv, by_head + n * head_scratch(p.kept_slots), attended);
         project(p, p.rows, attended, layer.o, added, all_heads, p.width);
         add_norm(p.x, added, layer.norm, layer.norm_bias, p.rows, p.width, p.eps);
         project(p, p.rows, p.x, layer.first, inner, p.width, p.inner);

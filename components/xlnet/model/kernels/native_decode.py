@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from xlnet.model.kernels import build, native
 
 LANES = 16  # every width must be a multiple of the widest vector
 WIDEST_HEAD = 1024
-ROOM = 64  # slots and distances behind the last one that the kernel may read: it computes scores in blocks
+PANEL = 64  # columns of keys and distances that lie together
 MOST_ROWS = 3
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
@@ -29,12 +30,12 @@ class Matrix(NamedTuple):
 
 
 class LayerTensors(NamedTuple):
-    """The weights and the cache of a layer; vectors are float32."""
+    """The weights and the cache of a layer; vectors are float32, and ``r`` and ``keys`` are :func:`panels`.
 
-    qkv: Matrix
-    o: Matrix
-    first: Matrix
-    second: Matrix
+    ``matrices`` are those of queries, keys and values, of the attention's output, and of the feed-forward's two layers.
+    """
+
+    matrices: Sequence[Matrix]
     r: Tensor
     biases: Tensor
     norm: Tensor
@@ -54,7 +55,7 @@ class _Matrix(ctypes.Structure):
 class _Layer(ctypes.Structure):
     """``struct Layer`` of decode.cpp."""
 
-    _fields_ = [(name, _Matrix if number < 4 else c_void_p) for number, name in enumerate(LayerTensors._fields)]
+    _fields_ = [("matrices", _Matrix * 4), *((name, c_void_p) for name in LayerTensors._fields[1:])]
 
 
 class _DecodePass(ctypes.Structure):
@@ -80,6 +81,19 @@ def obstacle(device: str, dtype: str, widths: Sequence[int], head_width: int) ->
     return native.obstacle(device, dtype, head_width)
 
 
+def panels(x_NHC: Tensor) -> Tensor:
+    """Return columns as panels, the last one filled up with zeros: [N, H, C] → [N, C / 64, H, 64]."""
+    filled_NHC = F.pad(x_NHC, (0, -x_NHC.shape[2] % PANEL))
+    return filled_NHC.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
+
+
+def columns(x_NPHC: Tensor, wanted: slice) -> Tensor:
+    """Return some columns of panels: [N, P, H, 64] → [N, H, columns]."""
+    first = wanted.start // PANEL
+    x_NHC = x_NPHC[:, first : -(-wanted.stop // PANEL)].transpose(1, 2).flatten(2)
+    return x_NHC[:, :, wanted.start - first * PANEL : wanted.stop - first * PANEL]
+
+
 class Passes:
     """The passes of one text."""
 
@@ -97,7 +111,11 @@ class Passes:
         """
         self._tensors = layers, table_VD, output, mask_D  # keeps the memory that is pointed to
         heads, slots, head = layers[0].values.shape
-        (vocabulary, width), inner, distances = table_VD.shape, len(layers[0].first.weights), layers[0].r.shape[-1]
+        (vocabulary, width), inner, distances = (
+            table_VD.shape,
+            len(layers[0].matrices[2].weights),
+            layers[0].r.shape[1] * PANEL,
+        )
         self._layers = (_Layer * len(layers))(*map(_layer, layers))
         self._x_QD = table_VD.new_empty(MOST_ROWS, width)
         library = build.library()
@@ -145,4 +163,5 @@ def _matrix(matrix: Matrix) -> _Matrix:
 
 
 def _layer(tensors: LayerTensors) -> _Layer:
-    return _Layer(*map(_matrix, tensors[:4]), *(one.data_ptr() for one in tensors[4:]))
+    matrices, *others = tensors
+    return _Layer((_Matrix * 4)(*map(_matrix, matrices)), *(one.data_ptr() for one in others))
