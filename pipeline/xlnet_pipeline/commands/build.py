@@ -15,14 +15,12 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "build",
         build,
-        summary="build the image that steps run in",
+        "build the image that steps run in",
+        "build",
+        "build --accelerator gpu --push --registry us-docker.pkg.dev/my-project/xlnet",
+        "build --load-kind xlnet",
         details="This needs a checkout, and Docker or Podman. The tag is a fingerprint of everything in the image, so\n"
         "an unchanged image is not built again. The last line is the digest to give to compile.",
-        examples=[
-            "xlnet-pipeline build",
-            "xlnet-pipeline build --accelerator gpu --push --registry us-docker.pkg.dev/my-project/xlnet",
-            "xlnet-pipeline build --load-kind xlnet",
-        ],
     )
     parser.add_argument(
         "--accelerator",

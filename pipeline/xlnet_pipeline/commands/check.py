@@ -24,13 +24,11 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "check",
         check,
-        summary="check a recipe against its data, target and machine",
+        "check a recipe against its data, target and machine",
+        "check recipe.toml",
+        "check recipe.toml --target vertex --machine v5e-8 --image registry.example/xlnet@sha256:…",
+        "check recipe.toml --cron '0 3 * * 1' --timezone Europe/Berlin",
         details="The recipe's columns are compared with the first rows of the data. Exit status 2: a run would fail.",
-        examples=[
-            "xlnet-pipeline check recipe.toml",
-            "xlnet-pipeline check recipe.toml --target vertex --machine v5e-8 --image registry.example/xlnet@sha256:…",
-            "xlnet-pipeline check recipe.toml --cron '0 3 * * 1' --timezone Europe/Berlin",
-        ],
     )
     add_recipe(parser, "the recipe to check (default: the demo)")
     parser.add_argument(

@@ -16,27 +16,26 @@ def add(subparsers: Subparsers) -> None:
     inner = group(
         subparsers,
         "checkpoints",
-        summary="list or remove the checkpoints of trainings that have not ended",
-        examples=["xlnet-pipeline checkpoints list", "xlnet-pipeline checkpoints remove 4f2a90 --dry-run"],
+        "list or remove the checkpoints of trainings that have not ended",
+        "checkpoints list",
+        "checkpoints remove 4f2a90 --dry-run",
     )
     listing = command(
         inner,
         "list",
         list_checkpoints,
-        summary="list the checkpoints of every training, the newest first",
+        "list the checkpoints of every training, the newest first",
+        "checkpoints list",
         details="They are in the state directory, or where XLNET_CHECKPOINTS says. A training removes them at its end.",
-        examples=["xlnet-pipeline checkpoints list"],
     )
     listing.add_argument("--json", action="store_true", help="as JSON")
     removing = command(
         inner,
         "remove",
         remove,
-        summary="remove checkpoints; an equal run then starts from the beginning",
-        examples=[
-            "xlnet-pipeline checkpoints remove 4f2a90",
-            "xlnet-pipeline checkpoints remove --older-than 7d --dry-run",
-        ],
+        "remove checkpoints; an equal run then starts from the beginning",
+        "checkpoints remove 4f2a90",
+        "checkpoints remove --older-than 7d --dry-run",
     )
     removing.add_argument("names", nargs="*", metavar="NAME", help="a name that 'checkpoints list' shows")
     removing.add_argument("--older-than", type=age, metavar="AGE", help="all that are older than this: 7d, 12h or 0")

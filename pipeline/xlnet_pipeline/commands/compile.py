@@ -18,16 +18,14 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "compile",
         write,
-        summary="write the pipeline as a KFP YAML file",
+        "write the pipeline as a KFP YAML file",
+        "compile -o pipeline.yaml",
+        "compile -o pipeline.yaml --image registry.example/xlnet@sha256:…",
+        "compile -o vertex.yaml --target vertex --machine v5e-8 --image example/xlnet@sha256:…",
         details="Without --image the file names a placeholder image; it can be read, and run locally."
         "\nWith --target the file says where the steps run, and needs an image. Nothing is sent; no account is needed."
         "\n--machine auto chooses a machine for the recipe of --recipe, else for recipe.toml, else for the demo. A"
         "\nrecipe with pretraining.corpus gets a pipeline with the step 'pretrain'.",
-        examples=[
-            "xlnet-pipeline compile -o pipeline.yaml",
-            "xlnet-pipeline compile -o pipeline.yaml --image registry.example/xlnet@sha256:…",
-            "xlnet-pipeline compile -o vertex.yaml --target vertex --machine v5e-8 --image example/xlnet@sha256:…",
-        ],
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write, ending in .yaml")
     add_placement(parser)

@@ -16,11 +16,11 @@ def add(subparsers: Subparsers, top: Parser) -> None:
         subparsers,
         "completion",
         functools.partial(write, top),
-        summary="print a script that completes commands and options in your shell",
+        "print a script that completes commands and options in your shell",
+        *(f"completion {shell}" for shell in SHELLS),
         details="bash: add this line to ~/.bashrc: source <(xlnet-pipeline completion bash)\n"
         "zsh: save the script as _xlnet-pipeline in a directory of $fpath\n"
         "fish: save the script as ~/.config/fish/completions/xlnet-pipeline.fish",
-        examples=[f"xlnet-pipeline completion {shell}" for shell in SHELLS],
     )
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
 

@@ -15,13 +15,11 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "doctor",
         diagnose,
-        summary="test what can be reached from here, and say how to repair what cannot",
+        "test what can be reached from here, and say how to repair what cannot",
+        "doctor",
+        "doctor recipe.toml --machine v5e-8",
+        "doctor --from-terraform outputs.json",
         details="Prints one line for each test: ok, bad, or - if it is not set up. Exit status 1 if something is bad.",
-        examples=[
-            "xlnet-pipeline doctor",
-            "xlnet-pipeline doctor recipe.toml --machine v5e-8",
-            "xlnet-pipeline doctor --from-terraform outputs.json",
-        ],
     )
     parser.add_argument(
         "recipe",

@@ -14,15 +14,13 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "generate",
         generate,
-        summary="write text with a language model: continue a prompt, or fill a gap",
+        "write text with a language model: continue a prompt, or fill a gap",
+        "generate models:/reviews-lm@champion 'the film was'",
+        "generate ./model 'the film was' --temperature 0.8 --top-p 0.95 --seed 1",
+        "generate ./model 'the film was ___ and I liked it' --infill --tokens 2",
+        "generate ./model - --json < prompt.txt",
         details="The text appears token by token. Without --temperature, --top-k and --top-p each token is the\n"
         "likeliest one. --infill fills the gap at ___ with --tokens tokens, each of which sees both sides.",
-        examples=[
-            "xlnet-pipeline generate models:/reviews-lm@champion 'the film was'",
-            "xlnet-pipeline generate ./model 'the film was' --temperature 0.8 --top-p 0.95 --seed 1",
-            "xlnet-pipeline generate ./model 'the film was ___ and I liked it' --infill --tokens 2",
-            "xlnet-pipeline generate ./model - --json < prompt.txt",
-        ],
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     add_generation(parser)

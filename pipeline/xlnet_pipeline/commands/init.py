@@ -19,11 +19,7 @@ data.format, data.header and registry.name. Remove a leading '# ' to set a field
 def add(subparsers: Subparsers) -> None:
     """Declare the command."""
     parser = command(
-        subparsers,
-        "init",
-        write,
-        summary="write a commented recipe.toml and the demo data",
-        examples=["xlnet-pipeline init", "xlnet-pipeline init sentiment"],
+        subparsers, "init", write, "write a commented recipe.toml and the demo data", "init", "init sentiment"
     )
     parser.add_argument("directory", nargs="?", default=".", metavar="DIR", help="where to write (default: here)")
     parser.add_argument("--force", action="store_true", help="overwrite what is there")

@@ -20,13 +20,11 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "lineage",
         show,
-        summary="show what an artifact was made from, back to the input files",
-        examples=[
-            "xlnet-pipeline lineage uci-sentences@champion",
-            "xlnet-pipeline lineage latest --html lineage.html",
-            "xlnet-pipeline lineage uci-sentences:1 --verify",
-            "xlnet-pipeline lineage 4f2a --target vertex",
-        ],
+        "show what an artifact was made from, back to the input files",
+        "lineage uci-sentences@champion",
+        "lineage latest --html lineage.html",
+        "lineage uci-sentences:1 --verify",
+        "lineage 4f2a --target vertex",
     )
     parser.add_argument(
         "subject",

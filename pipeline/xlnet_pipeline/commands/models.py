@@ -28,45 +28,40 @@ def add(subparsers: Subparsers) -> None:
     inner = group(
         subparsers,
         "models",
-        summary="list, show, promote, roll back or delete registered models",
-        examples=["xlnet-pipeline models list", "xlnet-pipeline models promote uci-sentences:2"],
+        "list, show, promote, roll back or delete registered models",
+        "models list",
+        "models promote uci-sentences:2",
     )
-    listing = command(
-        inner, "list", list_models, summary="list every version of every model", examples=["xlnet-pipeline models list"]
-    )
+    listing = command(inner, "list", list_models, "list every version of every model", "models list")
     listing.add_argument("name", nargs="?", metavar="NAME", help="the versions of this model only")
     showing = command(
-        inner,
-        "show",
-        show,
-        summary="show a model version: metrics, digests, where it is",
-        examples=["xlnet-pipeline models show uci-sentences@champion"],
+        inner, "show", show, "show a model version: metrics, digests, where it is", "models show uci-sentences@champion"
     )
     showing.add_argument("model", metavar="MODEL", help=HELP_MODEL)
     promoting = command(
         inner,
         "promote",
         promote,
-        summary="make a version the champion, whatever the gate said",
-        examples=["xlnet-pipeline models promote uci-sentences:2"],
+        "make a version the champion, whatever the gate said",
+        "models promote uci-sentences:2",
     )
     promoting.add_argument("model", metavar="NAME:VERSION", help="the version to promote")
     returning = command(
         inner,
         "rollback",
         rollback,
-        summary="make the previous champion the champion again",
+        "make the previous champion the champion again",
+        "models rollback uci-sentences",
         details="After that, the gate does not promote the version that was rolled back; only 'models promote' does.",
-        examples=["xlnet-pipeline models rollback uci-sentences"],
     )
     returning.add_argument("model", metavar="NAME", help="a registered model")
     deleting = command(
         inner,
         "delete",
         delete,
-        summary="delete versions that have no alias, such as champion, from the registry",
+        "delete versions that have no alias, such as champion, from the registry",
+        "models delete uci-sentences:2 --dry-run",
         details="The files stay in the state directory; 'runs prune' removes them once nothing needs them.",
-        examples=["xlnet-pipeline models delete uci-sentences:2 --dry-run"],
     )
     deleting.add_argument("models", nargs="+", metavar="NAME:VERSION", help="the versions to delete")
     for parser in (returning, deleting):

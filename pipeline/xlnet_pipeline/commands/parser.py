@@ -65,29 +65,37 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"unknown {what} '{value}'; allowed: {', '.join(allowed)}{nearest(str(value), allowed)}")
 
 
-def group(subparsers: Subparsers, name: str, *, summary: str, examples: Sequence[str]) -> Subparsers:
-    """Declare a command that has subcommands. Return the object on which to declare them."""
-    parser = _declare(subparsers, name, summary=summary, details="", examples=examples)
+def group(subparsers: Subparsers, name: str, summary: str, *examples: str) -> Subparsers:
+    """Declare a command that has subcommands. Return the object on which to declare them; see :func:`command`."""
+    parser = _declare(subparsers, name, summary, examples, details="")
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
 
 
 def command(
-    subparsers: Subparsers, name: str, handler: Handler, *, summary: str, details: str = "", examples: Sequence[str]
+    subparsers: Subparsers, name: str, handler: Handler, summary: str, *examples: str, details: str = ""
 ) -> Parser:
-    """Declare a command. Return its parser, so that the caller can add arguments."""
-    parser = _declare(subparsers, name, summary=summary, details=details, examples=examples)
+    """Declare a command. Return its parser, so that the caller can add arguments.
+
+    Args:
+        subparsers: the command line, or a :func:`group`.
+        name: the command's name.
+        handler: runs the command and returns its exit status; None: 0.
+        summary: one clause about what the command does, without a capital letter and a full stop.
+        examples: what to type after ``xlnet-pipeline``.
+        details: more sentences for the command's own help.
+    """
+    parser = _declare(subparsers, name, summary, examples, details)
     parser.set_defaults(handler=handler)
     return parser
 
 
-def _declare(subparsers: Subparsers, name: str, *, summary: str, details: str, examples: Sequence[str]) -> Parser:
-    shown = "\n".join(f"  {example}" for example in examples)
+def _declare(subparsers: Subparsers, name: str, summary: str, examples: Sequence[str], details: str) -> Parser:
     heading = "example" if len(examples) == 1 else "examples"
     parser: Parser = subparsers.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}." + (f"\n\n{details}" if details else ""),
-        epilog=f"{heading}:\n{shown}",
+        epilog="\n".join([f"{heading}:", *(f"  xlnet-pipeline {example}" for example in examples)]),
     )
     add_home(parser, default=argparse.SUPPRESS)
     return parser

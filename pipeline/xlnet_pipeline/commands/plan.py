@@ -13,14 +13,12 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "plan",
         show,
-        summary="show what a run would reuse, need, take and cost",
+        "show what a run would reuse, need, take and cost",
+        "plan recipe.toml",
+        "plan recipe.toml --target vertex --machine auto --deadline 2h",
+        "plan recipe.toml --target vertex --machine l4-8 --nodes 2 --spot",
         details="Nothing is started and nothing is spent. Without --target, this machine is compared with all machines"
         "\nof Vertex AI; --machine auto takes the cheapest that fits.",
-        examples=[
-            "xlnet-pipeline plan recipe.toml",
-            "xlnet-pipeline plan recipe.toml --target vertex --machine auto --deadline 2h",
-            "xlnet-pipeline plan recipe.toml --target vertex --machine l4-8 --nodes 2 --spot",
-        ],
     )
     add_recipe(parser, "the recipe to plan (default: the demo)")
     parser.add_argument("--target", choices=["local", "kfp", "vertex"], metavar="TARGET", help="local, kfp or vertex")

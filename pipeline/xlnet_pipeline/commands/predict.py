@@ -14,16 +14,14 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "predict",
         predict,
-        summary="label texts with a model, as JSON Lines",
+        "label texts with a model, as JSON Lines",
+        "predict uci-sentences 'what a lovely film'",
+        "predict uci-sentences:1 reviews.csv",
+        "predict ./model - < lines.txt",
+        "predict ./model - --format jsonl < rows.jsonl",
         details="Each line of output holds the label and the probability of every class in full precision, or the\n"
         "number of a regression; for texts of a file also their line and id. A text that cannot be used is answered\n"
         "with an error.",
-        examples=[
-            "xlnet-pipeline predict uci-sentences 'what a lovely film'",
-            "xlnet-pipeline predict uci-sentences:1 reviews.csv",
-            "xlnet-pipeline predict ./model - < lines.txt",
-            "xlnet-pipeline predict ./model - --format jsonl < rows.jsonl",
-        ],
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     add_source(parser)

@@ -16,15 +16,13 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "prune",
         prune,
-        summary="remove old runs that nobody needs, and what killed processes left behind",
+        "remove old runs that nobody needs, and what killed processes left behind",
+        "runs prune --dry-run",
+        "runs prune --older-than 7d --keep 3 --versions",
         details="A run is kept while it is running, while a registered model has files in it, and while a kept run uses"
         "\none of its results. --versions also removes registered versions without an alias, with their runs; versions"
         "\nwith an alias and the previous champion are always kept. Half-written files are removed after a day."
         "\nCheckpoints of trainings that were not continued, and cache entries without files, are removed too.",
-        examples=[
-            "xlnet-pipeline runs prune --dry-run",
-            "xlnet-pipeline runs prune --older-than 7d --keep 3 --versions",
-        ],
     )
     parser.add_argument(
         "--older-than", type=age, default=DAYS * 86400, metavar="AGE", help="such as 30d (default), 12h or 0"

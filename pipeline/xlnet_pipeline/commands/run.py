@@ -36,16 +36,14 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "run",
         run,
-        summary="train, evaluate and register a model",
+        "train, evaluate and register a model",
+        "run",
+        "run recipe.toml --set training.epochs=5 --set model.preset=small",
+        "run --set data.train=reviews.csv --set data.text=review --set data.label=stars",
+        "run recipe.toml --target kfp --machine l4 --spot --wait",
+        "run recipe.toml --target vertex --machine v5e-8 --dry-run",
         details="Without a recipe and without --set data.train=… it runs the demo: 2,838 labelled sentences that are"
         "\nshipped with the package. Steps whose data, settings and code have not changed are not run again.",
-        examples=[
-            "xlnet-pipeline run",
-            "xlnet-pipeline run recipe.toml --set training.epochs=5 --set model.preset=small",
-            "xlnet-pipeline run --set data.train=reviews.csv --set data.text=review --set data.label=stars",
-            "xlnet-pipeline run recipe.toml --target kfp --machine l4 --spot --wait",
-            "xlnet-pipeline run recipe.toml --target vertex --machine v5e-8 --dry-run",
-        ],
     )
     add_recipe(parser, "what to run; 'init' writes one")
     parser.add_argument("--no-cache", action="store_true", help="run every step again")

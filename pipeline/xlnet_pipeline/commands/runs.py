@@ -23,41 +23,22 @@ HELP_RUN = "'latest', a run's id, a unique beginning of it, or its last characte
 
 def add(subparsers: Subparsers) -> None:
     """Declare the command and its subcommands."""
-    inner = group(
-        subparsers,
-        "runs",
-        summary="list, show, read, cancel or prune runs",
-        examples=["xlnet-pipeline runs list", "xlnet-pipeline runs show latest"],
-    )
-    listing = command(inner, "list", list_runs, summary="list the newest runs", examples=["xlnet-pipeline runs list"])
+    inner = group(subparsers, "runs", "list, show, read, cancel or prune runs", "runs list", "runs show latest")
+    listing = command(inner, "list", list_runs, "list the newest runs", "runs list")
     length = listing.add_mutually_exclusive_group()
     length.add_argument("--limit", type=whole, default=NEWEST, metavar="N", help=f"how many runs (default: {NEWEST})")
     length.add_argument("--all", action="store_true", help="every run")
     listing.add_argument("--json", action="store_true", help="the records as JSON")
-    showing = command(
-        inner,
-        "show",
-        show,
-        summary="show a run's steps, metrics and error",
-        examples=["xlnet-pipeline runs show 4f2a"],
-    )
+    showing = command(inner, "show", show, "show a run's steps, metrics and error", "runs show 4f2a")
     showing.add_argument("run", metavar="RUN", help=HELP_RUN)
     showing.add_argument("--json", action="store_true", help="the record as JSON")
-    reading = command(
-        inner, "logs", logs, summary="print what a run's steps wrote", examples=["xlnet-pipeline runs logs 4f2a train"]
-    )
+    reading = command(inner, "logs", logs, "print what a run's steps wrote", "runs logs 4f2a train")
     reading.add_argument("run", metavar="RUN", help=HELP_RUN)
     reading.add_argument("step", nargs="?", metavar="STEP", help=f"{', '.join(STEPS)} (default: all)")
     reading.add_argument(
         "-f", "--follow", action="store_true", help="keep printing until the run or the step has ended"
     )
-    stopping = command(
-        inner,
-        "cancel",
-        cancel,
-        summary="stop a running run and wait until it has stopped",
-        examples=["xlnet-pipeline runs cancel 4f2a"],
-    )
+    stopping = command(inner, "cancel", cancel, "stop a running run and wait until it has stopped", "runs cancel 4f2a")
     stopping.add_argument("run", metavar="RUN", help=HELP_RUN)
     prune.add(inner)
     for parser in (listing, showing, reading, stopping):

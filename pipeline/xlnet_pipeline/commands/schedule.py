@@ -29,19 +29,17 @@ def add(subparsers: Subparsers) -> None:
     inner = group(
         subparsers,
         "schedule",
-        summary="retrain at fixed times",
-        examples=[
-            "xlnet-pipeline schedule create nightly recipe.toml --cron '0 3 * * *' --timezone Europe/Berlin",
-            "xlnet-pipeline schedule serve",
-        ],
+        "retrain at fixed times",
+        "schedule create nightly recipe.toml --cron '0 3 * * *' --timezone Europe/Berlin",
+        "schedule serve",
     )
     _add_create(inner)
     listing = command(
         inner,
         "list",
         list_schedules,
-        summary="list schedules: next and last run, state, drift from the current recipe and image",
-        examples=["xlnet-pipeline schedule list --target vertex"],
+        "list schedules: next and last run, state, drift from the current recipe and image",
+        "schedule list --target vertex",
     )
     listing.add_argument("--json", action="store_true", help="as JSON")
     listing.add_argument("--image", metavar="IMAGE", help="the current image, to compare with (default: $XLNET_IMAGE)")
@@ -52,20 +50,18 @@ def add(subparsers: Subparsers) -> None:
         ("resume", resume, "resume a paused schedule, from now on"),
         ("delete", delete, "remove a schedule; its runs stay"),
     ):
-        parser = command(
-            inner, name, handler, summary=summary, examples=[f"xlnet-pipeline schedule {name} nightly --target kfp"]
-        )
+        parser = command(inner, name, handler, summary, f"schedule {name} nightly --target kfp")
         parser.add_argument("name", metavar="NAME", help="the schedule's name")
         add_target(parser)
     syncing = command(
         inner,
         "sync",
         sync,
-        summary="correct schedules after daylight saving time begins or ends",
+        "correct schedules after daylight saving time begins or ends",
+        "schedule sync --target kfp",
         details="Kubeflow Pipelines fires in UTC only. A schedule in a zone with daylight saving is sent with the"
         "\nzone's current UTC offset (schedule create --current-offset). Run this command daily, by cron or CI: it"
         "\nchanges only schedules whose offset has changed. On other targets there is nothing to correct.",
-        examples=["xlnet-pipeline schedule sync --target kfp"],
     )
     syncing.add_argument("name", nargs="?", metavar="NAME", help="one schedule (default: all)")
     add_target(syncing)
@@ -73,9 +69,9 @@ def add(subparsers: Subparsers) -> None:
         inner,
         "serve",
         serve,
-        summary="start the runs of local schedules until you stop this command",
+        "start the runs of local schedules until you stop this command",
+        "schedule serve",
         details="Times that pass while this command does not run are skipped.",
-        examples=["xlnet-pipeline schedule serve"],
     )
 
 
@@ -84,13 +80,11 @@ def _add_create(inner: Subparsers) -> None:
         inner,
         "create",
         create,
-        summary="create a schedule, or change the one with that name",
+        "create a schedule, or change the one with that name",
+        "schedule create nightly recipe.toml --cron '0 3 * * *' --timezone Europe/Berlin",
+        "schedule create weekly recipe.toml --cron '0 3 * * mon' --target vertex --machine v5e-8",
         details="Prints what changed; if nothing did, nothing is sent. A run with unchanged data, settings and code"
         "\ntakes all its steps from the cache.",
-        examples=[
-            "xlnet-pipeline schedule create nightly recipe.toml --cron '0 3 * * *' --timezone Europe/Berlin",
-            "xlnet-pipeline schedule create weekly recipe.toml --cron '0 3 * * mon' --target vertex --machine v5e-8",
-        ],
     )
     parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and '-'")
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what to run")

@@ -16,14 +16,12 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "serve",
         serve,
-        summary="answer over HTTP with a model",
+        "answer over HTTP with a model",
+        "serve uci-sentences",
+        "serve models:/uci-sentences@champion --port 9000",
+        "serve ./model --host 0.0.0.0",
         details="docs/serving.md describes routes, limits and answers. There is no authentication, so only this\n"
         "machine can connect unless --host says otherwise. Ctrl-C answers the requests in progress and ends.",
-        examples=[
-            "xlnet-pipeline serve uci-sentences",
-            "xlnet-pipeline serve models:/uci-sentences@champion --port 9000",
-            "xlnet-pipeline serve ./model --host 0.0.0.0",
-        ],
     )
     add_serving(parser)
     add_uri(parser)

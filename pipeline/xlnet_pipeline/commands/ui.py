@@ -18,10 +18,12 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "ui",
         show,
-        summary="open the pages over runs, models, data, lineage and schedules in a browser",
+        "open the pages over runs, models, data, lineage and schedules in a browser",
+        "ui",
+        "ui --port 9000 --no-open",
+        "ui --host 0.0.0.0",
         details="Only this machine can connect unless --host says otherwise; another machine then needs the token\n"
         f"that is printed, or the one in ${TOKEN}. Ctrl-C ends it; runs go on.",
-        examples=["xlnet-pipeline ui", "xlnet-pipeline ui --port 9000 --no-open", "xlnet-pipeline ui --host 0.0.0.0"],
     )
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)"
