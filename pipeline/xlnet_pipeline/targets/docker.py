@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from xlnet import provenance
@@ -29,7 +29,7 @@ from xlnet_pipeline.targets.local import compiled
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.local.target import LocalTarget
 from xlnet_pipeline.targets.record import Run
-from xlnet_pipeline.targets.submission import Submission, refuse
+from xlnet_pipeline.targets.submission import Say, Submission, refuse
 
 ENGINE_FAILED = 125  # exit status of ``docker run`` when the container was never started
 
@@ -71,13 +71,7 @@ class DockerTarget(LocalTarget):
         self._mounts: list[Path] = []
         self._network = "none"
 
-    def submit(
-        self,
-        submission: Submission,
-        *,
-        echo: Callable[[str], None] | None = None,
-        live: Callable[[str], None] | None = None,
-    ) -> Run:
+    def submit(self, submission: Submission, *, echo: Say | None = None, live: Say | None = None) -> Run:
         """Run the recipe in the foreground and return its record.
 
         Raises:

@@ -1,11 +1,13 @@
 """A submission: the run that a person asks for. A target refuses what it cannot do."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from xlnet.errors import UserError
 from xlnet.recipe import Recipe
+
+Say = Callable[[str], None]  # prints a line
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The interface of every target."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from xlnet.registry import Registry
@@ -8,7 +8,7 @@ from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets.record import Artifact, Run
 from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import Settings
-from xlnet_pipeline.targets.submission import Submission
+from xlnet_pipeline.targets.submission import Say, Submission
 
 
 class Target(Protocol):
@@ -33,13 +33,7 @@ class Target(Protocol):
             UserError: the target does not offer the machine, or the image is not pinned.
         """
 
-    def submit(
-        self,
-        submission: Submission,
-        *,
-        echo: Callable[[str], None] | None = None,
-        live: Callable[[str], None] | None = None,
-    ) -> Run:
+    def submit(self, submission: Submission, *, echo: Say | None = None, live: Say | None = None) -> Run:
         """Run the submission.
 
         Args:

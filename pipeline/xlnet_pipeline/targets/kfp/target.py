@@ -26,7 +26,7 @@ from xlnet_pipeline.targets.output import LAST_LINES
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure
 from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import KfpSettings
-from xlnet_pipeline.targets.submission import Submission
+from xlnet_pipeline.targets.submission import Say, Submission
 
 SERVERS_OWN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # an id that the server chose
 GO_LOG = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] (?P<text>.*)")
@@ -100,13 +100,7 @@ class KfpTarget:
         server = self.settings.address or "<KFP_ENDPOINT>"
         return [{"method": "POST", "url": f"{server}/apis/v2beta1/runs", "body": body}]
 
-    def submit(
-        self,
-        submission: Submission,
-        *,
-        echo: Callable[[str], None] | None = None,
-        live: Callable[[str], None] | None = None,
-    ) -> Run:
+    def submit(self, submission: Submission, *, echo: Say | None = None, live: Say | None = None) -> Run:
         """Submit the recipe exactly once, and return the record of the new run."""
         where = remote.checked(self, submission)
         run = remote.new_run(submission.recipe.to_json(), self.name, record.new_id())

@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from xlnet_pipeline.targets.local.fork_server import ForkServer
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
 from xlnet_pipeline.targets.settings import LocalSettings
-from xlnet_pipeline.targets.submission import Submission, refuse
+from xlnet_pipeline.targets.submission import Say, Submission, refuse
 
 CANCEL_WAIT = 15.0  # seconds that a cancelled run has to end, beyond those that its step has
 DIED = "its process died (kill -9, out of memory or power off); run again: finished steps are kept"
@@ -65,13 +65,7 @@ class LocalTarget:
         if self.home.exists() and not self.home.is_dir():
             raise UserError(f"home '{given}' is a file; name a directory")
 
-    def submit(
-        self,
-        submission: Submission,
-        *,
-        echo: Callable[[str], None] | None = None,
-        live: Callable[[str], None] | None = None,
-    ) -> Run:
+    def submit(self, submission: Submission, *, echo: Say | None = None, live: Say | None = None) -> Run:
         """Run the recipe in the foreground and return its record."""
         refuse(submission, self.cannot)
         if submission.device:
@@ -261,7 +255,7 @@ class LocalTarget:
                     yield from output.shown(line.rstrip("\n") for line in file)
 
 
-def _until_nobody_listens(echo: Callable[[str], None] | None, stop: processes.Cancellation) -> Callable[[str], None]:
+def _until_nobody_listens(echo: Say | None, stop: processes.Cancellation) -> Say:
     """Return a function that passes lines to ``echo`` until its terminal is closed; the run then goes on silently."""
     listeners = [echo] if echo else []
 

@@ -6,7 +6,7 @@ and the server refuses a second job of the same id.
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +22,7 @@ from xlnet_pipeline.targets import record, remote
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
 from xlnet_pipeline.targets.schedules import Schedules
 from xlnet_pipeline.targets.settings import VertexSettings
-from xlnet_pipeline.targets.submission import Submission
+from xlnet_pipeline.targets.submission import Say, Submission
 
 STATES = {
     "PIPELINE_STATE_SUCCEEDED": record.SUCCEEDED,
@@ -90,13 +90,7 @@ class VertexTarget:
         body = self.body(submission.recipe, where, f"{remote.PREFIX}RUN", submission.cache)
         return [{"method": "POST", "url": url, "body": body}]
 
-    def submit(
-        self,
-        submission: Submission,
-        *,
-        echo: Callable[[str], None] | None = None,
-        live: Callable[[str], None] | None = None,
-    ) -> Run:
+    def submit(self, submission: Submission, *, echo: Say | None = None, live: Say | None = None) -> Run:
         """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
         where = remote.checked(self, submission)
         run = remote.new_run(submission.recipe.to_json(), self.name, record.new_id())
