@@ -146,7 +146,7 @@ def test_every_machine_is_a_jobset_that_kubernetes_takes(machine: Machine) -> No
     job = checked(handed_over(place))["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["completions"] == job["parallelism"] == nodes * machine.hosts
     (container,) = job["template"]["spec"]["containers"]
-    limits = {machine.resource: str(machine.limit)} if machine.resource else None
+    limits = {machine.resource: str(machine.count)} if machine.resource else None
     assert container["resources"].get("limits") == limits
     assert job["template"]["spec"]["nodeSelector"] == {**machine.selectors, **SPOT_SELECTOR}
     spec, platform = dag.documents(place)

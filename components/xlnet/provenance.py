@@ -171,41 +171,37 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace_file(path: Path, content: str | bytes, durable: bool = False) -> None:
+    """Write a file so that every reader sees its old content or all of the new one.
+
+    Args:
+        path: the file, in a directory that exists.
+        content: bytes, or text to be written as UTF-8.
+        durable: wait until the content is on the disk, or a loss of power could leave an empty file.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        if durable:
+            sync(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def now() -> str:
     """Return the current time in UTC as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def record(
-    directory: str | Path,
-    *,
-    type: str,
-    step: str,
-    started: str,
-    parameters: Mapping[str, Any],
-    metadata: Mapping[str, Any],
-    inputs: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
+def record(directory: str | Path, **facts: Any) -> dict[str, Any]:
     """Write ``lineage.json`` into a finished artifact directory and return it.
 
     Args:
         directory: the artifact, all content files written.
-        type: ``"dataset"``, ``"model"``, ``"evaluation"`` or ``"registration"``.
-        step: the step that made it.
-        started: :func:`now` at the step's start.
-        parameters: the step's parameters, such as its part of the recipe.
-        metadata: facts about the artifact that a reader wants to see first.
-        inputs: the lineage of each input, as :func:`read` or :func:`node` returns it.
+        facts: the arguments of :func:`node`, except for the digest.
     """
-    lineage = node(
-        type=type,
-        digest=digest_directory(directory),
-        step=step,
-        started=started,
-        parameters=parameters,
-        metadata=metadata,
-        inputs=inputs,
-    )
+    lineage = node(digest=digest_directory(directory), **facts)
     text = json.dumps(redacted(lineage), indent=1, ensure_ascii=False)
     Path(directory, LINEAGE).write_text(text, encoding="utf-8")
     return lineage
@@ -221,7 +217,17 @@ def node(
     metadata: Mapping[str, Any],
     inputs: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return one node of the lineage graph: an artifact, the execution that made it, and its inputs' nodes."""
+    """Return one node of the lineage graph: an artifact, the execution that made it, and its inputs' nodes.
+
+    Args:
+        type: ``"snapshot"``, ``"dataset"``, ``"model"``, ``"evaluation"`` or ``"registration"``.
+        digest: digest of the artifact's content.
+        step: the step that made it.
+        started: :func:`now` at the step's start.
+        parameters: the step's parameters, such as its part of the recipe.
+        metadata: facts about the artifact that a reader wants to see first.
+        inputs: the lineage of each input, as :func:`read` or this function returns it.
+    """
     return {
         "schema": SCHEMA,
         "artifact": {"type": type, "digest": digest, "metadata": dict(metadata)},

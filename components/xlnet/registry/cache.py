@@ -1,10 +1,11 @@
 """Caches a sqlite registry's answers until its file changes, because opening MLflow takes seconds."""
 
+import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from xlnet import provenance
 from xlnet.registry import ModelVersion
 from xlnet.registry.address import sqlite_file
 
@@ -46,12 +47,8 @@ class AnswerCache:
         if not self.state:
             return
         content = {"state": self.state, "answers": {**self._load(), question: answer}}
-        aside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        try:
-            aside.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(aside, self._file)
-        except OSError:  # the directory is not writable, so the registry is asked again next time
-            aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # if the directory is not writable, the registry is asked again next time
+            provenance.replace_file(self._file, json.dumps(content))
 
     def _load(self) -> dict[str, Any]:
         if not self.state:

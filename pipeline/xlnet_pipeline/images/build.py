@@ -267,9 +267,7 @@ def record(image: Image, home: Path) -> Image:
     home.mkdir(parents=True, exist_ok=True)
     path = home / RECORD
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    aside.write_text(json.dumps({**known, image.accelerator: asdict(image)}, indent=1), encoding="utf-8")
-    os.replace(aside, path)
+    provenance.replace_file(path, json.dumps({**known, image.accelerator: asdict(image)}, indent=1))
     return image
 
 

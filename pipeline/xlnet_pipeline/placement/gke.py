@@ -65,7 +65,7 @@ def _compute(task: dsl.PipelineTask, machine: Machine, spot: bool) -> None:
     cpus, memory = _asked(machine)
     task.set_cpu_request(cpus).set_memory_request(memory)
     if machine.resource:
-        task.set_accelerator_type(machine.resource).set_accelerator_limit(machine.limit)
+        task.set_accelerator_type(machine.resource).set_accelerator_limit(machine.count)
     for key, value in _selectors(machine, spot).items():
         kubernetes.add_node_selector(task, key, value)
     for taint in _tolerations(machine, spot):
@@ -87,7 +87,7 @@ def requirements(where: Placement) -> Requirements:
     """Return what a JobSet's pods need from the cluster."""
     machine = where.machine
     cpus, memory = _asked(machine)
-    limits = {"limits": {machine.resource: str(machine.limit)}} if machine.resource else {}
+    limits = {"limits": {machine.resource: str(machine.count)}} if machine.resource else {}
     return Requirements(
         hosts=where.hosts,
         slice=machine.hosts > 1,
@@ -146,10 +146,6 @@ def _selectors(machine: Machine, spot: bool) -> dict[str, str]:
 
 
 def _tolerations(machine: Machine, spot: bool) -> list[dict[str, str]]:
-    found = [
-        {"key": taint.key, "operator": taint.operator, "effect": taint.effect}
-        | ({"value": taint.value} if taint.value is not None else {})
-        for taint in machine.tolerations
-    ]
+    device = {"key": str(machine.resource), "operator": "Exists", "effect": "NoSchedule"}
     spot_taint = {"key": SPOT_TAINT, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
-    return [*found, spot_taint] if spot else found
+    return [device] * (machine.resource is not None) + [spot_taint] * spot

@@ -51,16 +51,6 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Toleration:
-    """A taint that the machine's pods tolerate."""
-
-    key: str
-    operator: str = "Exists"
-    effect: str = "NoSchedule"
-    value: str | None = None
-
-
-@dataclass(frozen=True)
 class Machine:
     """A kind of machine, and how to request it from Vertex AI and GKE.
 
@@ -71,21 +61,23 @@ class Machine:
     kind: str  # cpu, gpu or tpu
     family: str  # the name without its count, such as l4 or v5e
     count: int  # accelerators in one host; 0: none
-    hosts: int
     machine_type: str  # of Compute Engine; Vertex AI takes the same names
-    accelerator_type: str | None  # Vertex AI's name; None for CPU, and for TPUs, which their machine type implies
-    tpu_topology: str | None
-    selectors: Mapping[str, str] = field(hash=False)  # labels of GKE nodes
-    tolerations: tuple[Toleration, ...]
-    resource: str | None  # resource that a pod requests, such as nvidia.com/gpu
-    limit: int  # of the resource in one pod: everything in the host
     cpus: int  # virtual CPUs of one host
     host_memory: float  # GiB in one host
     memory_per_chip: float  # GiB; the host's for a CPU
     peak: float  # TFLOP/s of one chip (of the host for a CPU)
     price: Price
+    hosts: int = 1
+    accelerator_type: str | None = None  # Vertex AI's name of a GPU; TPUs are implied by their machine type
+    tpu_topology: str | None = None
+    selectors: Mapping[str, str] = field(default_factory=dict, hash=False)  # labels of GKE nodes
     targets: tuple[str, ...] = TARGETS
     spot_only: bool = False  # on Google Cloud only spot or flex-start
+
+    @property
+    def resource(self) -> str | None:
+        """The resource that a pod requests, whose taint it tolerates; None for a CPU machine."""
+        return {"gpu": "nvidia.com/gpu", "tpu": "google.com/tpu"}.get(self.kind)
 
     @property
     def chips(self) -> int:
@@ -204,14 +196,9 @@ def _gpu(
         kind="gpu",
         family=family,
         count=count,
-        hosts=1,
         machine_type=machine_type,
         accelerator_type=vertex,
-        tpu_topology=None,
         selectors=MappingProxyType({"cloud.google.com/gke-accelerator": label}),
-        tolerations=(Toleration("nvidia.com/gpu"),),
-        resource="nvidia.com/gpu",
-        limit=count,
         cpus=cpus,
         host_memory=host_memory,
         memory_per_chip=memory,
@@ -280,12 +267,8 @@ def _tpus(
                 count=count,
                 hosts=hosts,
                 machine_type=f"{prefix}-{count}t",
-                accelerator_type=None,
                 tpu_topology=topology,
                 selectors=MappingProxyType(selectors),
-                tolerations=(Toleration("google.com/tpu"),),
-                resource="google.com/tpu",
-                limit=count,
                 cpus=cpus,
                 host_memory=host_memory,
                 memory_per_chip=memory,
@@ -303,14 +286,7 @@ _CPU = Machine(
     kind="cpu",
     family="cpu",
     count=0,
-    hosts=1,
     machine_type="n2-standard-8",
-    accelerator_type=None,
-    tpu_topology=None,
-    selectors=MappingProxyType({}),
-    tolerations=(),
-    resource=None,
-    limit=0,
     cpus=8,
     host_memory=32.0,
     memory_per_chip=32.0,

@@ -34,7 +34,7 @@ def place(task: "dsl.PipelineTask", step: str, where: Placement) -> None:
         task.set_env_variable("XLNET_CHECKPOINTS", where.checkpoints)
     if STEPS[step].heavy and step != "train" and machine.kind == "gpu" and not machine.spot_only:
         task.set_cpu_limit(str(machine.cpus)).set_memory_limit(f"{machine.host_memory:g}G")
-        task.set_accelerator_type(str(machine.accelerator_type)).set_accelerator_limit(machine.limit)
+        task.set_accelerator_type(str(machine.accelerator_type)).set_accelerator_limit(machine.count)
     elif step != "train":
         task.set_cpu_limit(SMALL[0]).set_memory_limit(SMALL[1])
 

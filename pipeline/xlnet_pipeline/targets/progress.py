@@ -1,10 +1,11 @@
 """The progress of a running training, read from its log or from its progress bar."""
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from xlnet import provenance
 
 FILE = "progress"  # file beside a local run's logs, which do not contain the progress bar
 SECONDS = 1.0  # between two writes
@@ -20,9 +21,7 @@ def kept(folder: Path, live: Callable[[str], None]) -> Callable[[str], None]:
         nonlocal last
         if time.monotonic() - last >= SECONDS:
             last = time.monotonic()
-            aside = folder / f".{FILE}.partial"
-            aside.write_text(text, encoding="utf-8")
-            os.replace(aside, folder / FILE)
+            provenance.replace_file(folder / FILE, text)
         live(text)
 
     return call

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from xlnet import state
+from xlnet import provenance, state
 from xlnet.errors import RunError
 from xlnet.steps import of_run
 
@@ -144,15 +144,7 @@ def write(run: Run, path: Path) -> None:
     """
     fields = dataclasses.asdict(run)
     fields["steps"] = state.stored(fields["steps"], _home(path))
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(fields, indent=1, ensure_ascii=False))
-            file.flush()
-            os.fsync(file.fileno())  # or a loss of power could leave an empty record
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    provenance.replace_file(path, json.dumps(fields, indent=1, ensure_ascii=False), durable=True)
 
 
 def read(path: Path) -> Run:

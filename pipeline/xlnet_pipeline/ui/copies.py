@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from xlnet import provenance
 from xlnet.data import objects
 from xlnet.errors import Missing
 
@@ -29,8 +30,6 @@ def fetch(uri: str, names: tuple[str, ...], folder: str) -> int:
             except Missing:
                 continue
             file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_name(f".{file.name}.partial")
-            aside.write_bytes(content)
-            aside.replace(file)
+            provenance.replace_file(file, content)
         count += 1
     return count

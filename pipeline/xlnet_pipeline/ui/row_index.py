@@ -45,13 +45,8 @@ def save(home: Path, known: dict[str, tuple[Stamp, RunRow]]) -> None:
     """Replace the file. If the directory is not writable, do nothing."""
     ended = {name: [list(stamp), dataclasses.asdict(row)] for name, (stamp, row) in known.items() if not row.running}
     content = {"about": _about(home), "digest": provenance.digest_json(ended), "rows": ended}
-    aside = home / f".{NAME}.{os.getpid()}.partial"
     with contextlib.suppress(OSError):
-        try:
-            aside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-            os.replace(aside, home / NAME)
-        finally:
-            aside.unlink(missing_ok=True)
+        provenance.replace_file(home / NAME, json.dumps(content, ensure_ascii=False))
 
 
 def _about(home: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,13 +63,11 @@ def _kept(path: Path) -> Specification | None:
 
 def _keep(spec: Specification, path: Path) -> bool:
     """Store the pipeline in a file; return False if the file cannot be written."""
-    aside = path.with_suffix(f".{os.getpid()}.partial")
     try:
         for earlier in path.parent.glob(f"{path.name.rpartition('-')[0]}-*.json"):
             if earlier.name.rpartition("-")[0] == path.name.rpartition("-")[0]:
                 earlier.unlink(missing_ok=True)
-        aside.write_text(json.dumps(spec), encoding="utf-8")
-        os.replace(aside, path)
+        provenance.replace_file(path, json.dumps(spec))
     except OSError:
         return False
     return True

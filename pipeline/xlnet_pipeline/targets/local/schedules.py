@@ -7,7 +7,6 @@ A time that passes while no process serves is skipped, unless a process starts t
 import contextlib
 import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from xlnet import provenance
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.targets import schedules
 from xlnet_pipeline.targets.schedules import ACTIVE, DAMAGED, PAUSED, Schedule, Timing
@@ -71,9 +71,7 @@ class LocalSchedules:
             return old, []
         history = [*(old.history if old else ()), f"{datetime.now(UTC):%Y-%m-%d %H:%M} {'; '.join(changed)}"]
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".partial")
-        aside.write_text(json.dumps({**content, "history": history}, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(aside, path)
+        provenance.replace_file(path, json.dumps({**content, "history": history}, indent=1, ensure_ascii=False))
         from xlnet_pipeline.targets.local.trigger import CronTimes
 
         with self._store() as store:
