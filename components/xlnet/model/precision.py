@@ -13,7 +13,7 @@ from torch import Tensor
 from xlnet import processor
 from xlnet.errors import UserError
 from xlnet.model.fused import gelu_dropout
-from xlnet.model.linear import linear
+from xlnet.model.linear import linear, multiply_gelu
 from xlnet.options import PRECISIONS
 
 # Processor features, any of which makes products of a type faster than those of float32, as Linux names them.
@@ -65,8 +65,7 @@ class Float32:
 
     def __call__(self, x_TI: Tensor, gelu: bool = False) -> Tensor:
         """See :class:`Product`."""
-        y_TO = linear(x_TI, self._weight, self._bias)
-        return gelu_dropout(y_TO, None) if gelu else y_TO
+        return (multiply_gelu if gelu else linear)(x_TI, self._weight, self._bias)
 
 
 class BFloat16:
