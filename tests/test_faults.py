@@ -33,11 +33,11 @@ def new_server(target: str, root: Path) -> Any:
 COMPILED: dict[str, list[dict[str, Any]]] = {}
 
 
-def compiled_once(where: Any, pretrains: bool = False) -> list[dict[str, Any]]:
+def compiled_once(where: Any, pretrains: bool = False, shards: int = 1) -> list[dict[str, Any]]:
     """The real documents, compiled once for all tests: what they say is not what is tested here."""
-    key = repr((where, pretrains))
+    key = repr((where, pretrains, shards))
     if key not in COMPILED:
-        COMPILED[key] = documents(where, pretrains=pretrains)
+        COMPILED[key] = documents(where, pretrains=pretrains, shards=shards)
     return copy.deepcopy(COMPILED[key])
 
 

@@ -73,7 +73,9 @@ def test_compiled_specifications_are_those_of_the_golden_files(name: str) -> Non
 @pytest.mark.parametrize(("target", "machine"), rows(), ids=lambda value: getattr(value, "name", value))
 def test_every_machine_compiles_and_passes_kfp_and_kubernetes(target: str, machine: Machine) -> None:
     wholly = machine.name in ("cpu", "l4", "v5e-4")
-    documents = dag.documents(placement(target, IMAGE, machine, spot=machine.spot_only), pretrains=wholly)
+    documents = dag.documents(
+        placement(target, IMAGE, machine, spot=machine.spot_only), pretrains=wholly, shards=1 + wholly
+    )
     assert len(documents) == (2 if target == "kfp" else 1), "the Vertex client refuses a second document"
     assert components.load_component_from_text(yaml.safe_dump_all(documents))
     if target == "kfp":

@@ -157,7 +157,7 @@ def test_the_kept_pipeline_is_the_compiled_one(
     (kept,) = tmp_path.rglob("pipeline-*")
     assert kept.is_relative_to(tmp_path / "bytecode" if bytecode else home / "cache")
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "_compiled", lambda pretrains: pytest.fail("it was compiled again"))
+        patch.setattr(compiled, "_compiled", lambda pretrains, shards: pytest.fail("it was compiled again"))
         assert compiled.specification(code, home) == first == ours
         other = compiled.specification({**code, "train": "sha256:other"}, home)
     assert code_of(other) == {**code, "train": "sha256:other"}
@@ -181,7 +181,7 @@ def test_the_pipeline_that_pretrains_is_kept_beside_the_other(
     assert [task.name for task in specification.tasks(other)] == [*of_run(pretrains=True)]
     compiled.specification(code, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "_compiled", lambda pretrains: pytest.fail("it was compiled again"))
+        patch.setattr(compiled, "_compiled", lambda pretrains, shards: pytest.fail("it was compiled again"))
         assert compiled.specification(code, tmp_path, pretrains=True) == other
 
 

@@ -31,9 +31,26 @@ def _snapshot(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"digest": found.digest, "files": [file.facts() for file in found.files]}
 
 
-def _preprocess(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
-    from xlnet.data.preprocess import preprocess
+def _survey(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.data.dividing import survey
 
+    facts, keys = survey(recipe_json, options.snapshot, options.shards, options.out)
+    return {**facts, "keys": keys}
+
+
+def _tokenise(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.data.shard_tokens import tokenise
+
+    return tokenise(recipe_json, options.shard, options.survey, options.out)
+
+
+def _preprocess(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
+    from xlnet.data.preprocess import join, preprocess
+
+    if bool(options.survey) != bool(options.tokens):
+        raise UserError("--survey and --tokens go together; give both, or neither")
+    if options.survey:
+        return join(recipe_json, options.survey, options.tokens, options.out)
     if options.runner == "beam":
         from xlnet.data import beam
 
@@ -78,6 +95,8 @@ def _register(recipe_json: str, options: argparse.Namespace) -> dict[str, Any]:
 
 COMMANDS = {
     "snapshot": Command(_snapshot, "--recipe recipe.toml"),
+    "survey": Command(_survey, "--recipe recipe.toml --shards 8 --out survey"),
+    "tokenise": Command(_tokenise, "--recipe recipe.toml --survey survey --shard KEY --out shard-0"),
     "preprocess": Command(_preprocess, "--recipe recipe.toml --out dataset"),
     "pretrain": Command(_pretrain, "--set pretraining.corpus=train --dataset dataset --out base"),
     "train": Command(_train, "--set model.preset=small --dataset dataset --out model"),
@@ -86,6 +105,12 @@ COMMANDS = {
         _register,
         "--set registry.name=reviews --dataset dataset --model model --evaluation evaluation --out registration",
     ),
+}
+# Options for the artifacts of optional steps.
+IF_MADE: dict[str, dict[str, Any]] = {
+    "base": {"metavar": "DIR", "help": "directory of a pretrained model, from step pretrain"},
+    "survey": {"metavar": "DIR", "help": "directory of a survey, from step survey, whose shards are to be joined"},
+    "tokens": {"metavar": "DIR", "nargs": "+", "help": "directories of its shards, from step tokenise"},
 }
 PREDICT_EXAMPLE = "python -m xlnet predict model 'what a lovely film'"
 GENERATE_EXAMPLE = "python -m xlnet generate model 'the film was'"
@@ -103,16 +128,21 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument("--recipe", metavar="FILE", help="recipe in TOML")
         one.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change one field")
         one.add_argument("--recipe-json", metavar="JSON", help="the whole recipe, or the sections that the step needs")
+        if name in ("survey", "preprocess"):
+            one.add_argument("--snapshot", default="", metavar="DIGEST", help="refuse input with another digest")
         if name == "preprocess":
             _add_preprocess(one)
+        if name == "survey":
+            one.add_argument("--shards", type=int, required=True, metavar="N", help="parts to divide the rows into")
+        if step.key:
+            what = "key of the shard, as step survey prints it"
+            one.add_argument(f"--{step.key}", required=True, metavar="KEY", help=what)
         if step.trains:
             one.add_argument(
                 "--device", choices=DEVICES, help="where to train; default: $XLNET_DEVICE, else what is there"
             )
-        if step.base:
-            one.add_argument(
-                f"--{step.base}", metavar="DIR", help="directory of a pretrained model, from step pretrain"
-            )
+        for field in step.if_made:
+            one.add_argument(f"--{field}", **IF_MADE[field])
         for field in [*step.inputs, *(["out"] if step.output else [])]:
             what = "directory to be written" if field == "out" else f"directory of the {field}"
             one.add_argument(f"--{field}", required=True, metavar="DIR", help=what)
@@ -140,7 +170,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_preprocess(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--snapshot", default="", metavar="DIGEST", help="refuse input with another digest")
     what = "what tokenises: processes of this machine, or Apache Beam on others; default: processes"
     one.add_argument("--runner", choices=("processes", "beam"), default="processes", help=what)
     what = "directory, or address in a bucket, that all machines reach; default: beside --out"

@@ -17,11 +17,14 @@ class Step:
         sections: the parts of the recipe that its result depends on.
         given: its other parameters: name → the output of the snapshot step that it receives.
         inputs: artifacts that it reads, each named as the :attr:`output` of another step.
-        base: an artifact that it reads only in runs where an optional step writes it; empty: none.
+        if_made: artifacts that it reads only in runs where an optional step writes them.
         output: the artifact that it writes; empty: none.
+        part_of: the step whose part of the recipe it takes; empty: its own.
+        key: a parameter that stands for all inputs, because it is a digest of what the result depends on; empty: none.
+        looped: whether a run does it many times, once for each shard.
         heavy: whether it runs on the requested machine; other steps run on small CPU machines.
         trains: whether it trains a model. Such a step writes checkpoints, and can run on several machines as one job.
-        optional: whether only runs whose recipe asks for it have this step.
+        optional: the parameter of :func:`of_run` that says whether a run has this step; empty: every run has it.
         cached: whether a backend may take its result from its cache. If not, it gets the whole recipe, which saves an
             edge from the snapshot step in the backends' drawings.
     """
@@ -33,11 +36,14 @@ class Step:
     sections: tuple[str, ...] = ()
     given: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     inputs: tuple[str, ...] = ()
-    base: str = ""
+    if_made: tuple[str, ...] = ()
     output: str = ""
+    part_of: str = ""
+    key: str = ""
+    looped: bool = False
     heavy: bool = False
     trains: bool = False
-    optional: bool = False
+    optional: str = ""
     cached: bool = True
 
 
@@ -48,12 +54,37 @@ KEPT = {
     step.name: step
     for step in (
         Step(
+            "survey",
+            "Survey the rows",
+            "read all rows once, and divide them into shards",
+            "xlnet.data.dividing",
+            sections=("data",),
+            given={"snapshot": "digest"},
+            output="survey",
+            part_of="preprocess",
+            optional="fans_out",
+        ),
+        Step(
+            "tokenise",
+            "Tokenise a shard",
+            "turn one shard's rows into token ids",
+            "xlnet.data.shard_tokens",
+            sections=("data",),
+            inputs=("survey",),
+            output="tokens",
+            part_of="preprocess",
+            key="shard",
+            looped=True,
+            optional="fans_out",
+        ),
+        Step(
             "preprocess",
             "Preprocess",
             "turn rows into token ids",
             "xlnet.data.preprocess",
             sections=("data",),
             given={"snapshot": "digest"},
+            if_made=("survey", "tokens"),
             output="dataset",
         ),
         Step(
@@ -67,7 +98,7 @@ KEPT = {
             output="base",
             heavy=True,
             trains=True,
-            optional=True,
+            optional="pretrains",
         ),
         Step(
             "train",
@@ -77,7 +108,7 @@ KEPT = {
             sections=("model", "training", "pretraining"),
             given={"pretrained": "pretrained"},
             inputs=("dataset",),
-            base="base",
+            if_made=("base",),
             output="model",
             heavy=True,
             trains=True,
@@ -107,9 +138,15 @@ KEPT = {
 STEPS = {SNAPSHOT.name: SNAPSHOT, **KEPT}
 
 
-def of_run(pretrains: bool) -> dict[str, Step]:
-    """Return a run's steps by name, in order. ``pretrains`` says whether its recipe asks for the optional step."""
-    return {name: step for name, step in STEPS.items() if pretrains or not step.optional}
+def of_run(pretrains: bool, fans_out: bool = False) -> dict[str, Step]:
+    """Return a run's steps by name, in order.
+
+    Args:
+        pretrains: whether it trains a language model on a corpus first.
+        fans_out: whether its input is tokenised in shards, as tasks of their own.
+    """
+    asked = {"": True, "pretrains": pretrains, "fans_out": fans_out}
+    return {name: step for name, step in STEPS.items() if asked[step.optional]}
 
 
 def titled(title: str) -> str | None:
@@ -118,6 +155,6 @@ def titled(title: str) -> str | None:
 
 
 def before(name: str) -> tuple[str, ...]:
-    """Return the names of the steps whose artifacts a step reads, including the optional step."""
-    read = {*STEPS[name].inputs, STEPS[name].base}
+    """Return the names of the steps whose artifacts a step reads, including optional steps."""
+    read = {*STEPS[name].inputs, *STEPS[name].if_made}
     return tuple(step.name for step in STEPS.values() if step.output and step.output in read)

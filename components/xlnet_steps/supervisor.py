@@ -26,6 +26,7 @@ TRIES = 2
 NO_RETRY = (UserError.exit_status, Preempted.exit_status, 128 + signal.SIGTERM)
 RUN, NODE, INDEX = "XLNET_RUN_ID", "XLNET_NODE", "XLNET_INDEX"
 LATER = re.compile(r"\([1-9]\d*\)")  # in a node's path: an earlier try of the pod's template, or of one around it
+SHARD = re.compile(r"\((\d+):[^()]*\)")  # in a node's path: the number of a loop's item
 LAST_WORDS = "XLNET_LAST_WORDS"  # variable with the file for a program's final error
 TRACEBACK = "Traceback (most recent call last):"  # marks the error in the log for its readers
 MODULE = "kfp.dsl.executor_main"
@@ -38,9 +39,11 @@ def main(arguments: Sequence[str]) -> int:
     step, given = _option(arguments, "--function_to_execute"), json.loads(_option(arguments, "--executor_input"))
     tries = TRIES
     node = os.environ.get(NODE, "")
+    match = SHARD.search(node)
+    part = f"{step}-{match[1]}" if match else step
     if not node or LATER.search(node):
         tries = 1  # a later pod of the same step: the first pod has used the retry, or was deleted
-        if why := _try_index(lambda place, run: index.failed(place, run, step)):
+        if why := _try_index(lambda place, run: index.failed(place, run, part)):
             print(f"step '{step}' failed in an earlier pod, and is not tried again:\n{TRACEBACK}\n{why['words']}")
             return int(why["status"])
     with tempfile.NamedTemporaryFile("w+", prefix="xlnet-last-words-") as file:
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         _try_index(lambda place, run: _enter(place, run, step, given))
     elif status not in (Preempted.exit_status, 128 + signal.SIGTERM):
         words = words or f"xlnet.errors.RunError: step '{step}' ended with exit status {status}"
-        _try_index(lambda place, run: index.fail(place, run, step, {"status": status, "words": words}))
+        _try_index(lambda place, run: index.fail(place, run, part, {"status": status, "words": words}))
     return status
 
 

@@ -1,6 +1,7 @@
 """The pipeline, from top to bottom: snapshot → preprocess → train → evaluate → register.
 
-If a recipe asks for pretraining, its pipeline has one more step, pretrain. Other pipelines do not contain that step.
+If a recipe asks for pretraining, its pipeline has one more step, pretrain. If it asks for shards, the steps survey and
+tokenise come before preprocess, and tokenise runs once for each shard. Other pipelines do not contain these steps.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from xlnet.errors import UserError
 from xlnet.steps import KEPT, STEPS, of_run
 from xlnet_pipeline import placement
 from xlnet_pipeline.placement import Placement
-from xlnet_steps import pretraining, steps, supervisor
+from xlnet_steps import pretraining, sharded, steps, supervisor
 
 NAME = "xlnet"
 DESCRIPTION = "Train, evaluate and register XLNet on your own text"
@@ -25,6 +26,7 @@ def build(
     code: Mapping[str, str] | None = None,
     where: Placement | None = None,
     pretrains: bool = False,
+    shards: int = 1,
 ) -> dsl.base_component.BaseComponent:
     """Return the pipeline. Its only parameter is the recipe's JSON.
 
@@ -34,6 +36,7 @@ def build(
             the fingerprints of the installed sources.
         where: target and machine to build for; None: no target in particular, as the local target needs it.
         pretrains: whether the pipeline has the step pretrain.
+        shards: number of tasks that tokenise; 1: step preprocess does it all.
 
     Raises:
         UserError: the image is not pinned by its digest, so a cache could not notice that it changed.
@@ -41,8 +44,8 @@ def build(
     image = where.image if where else image
     digest = placement.image_digest(image) if image else ""
     code = code or {step: digest or provenance.code_fingerprint(step) for step in KEPT}
-    components = vars(steps) | (vars(pretraining) if pretrains else {})
-    kept = [step for name, step in of_run(pretrains).items() if name in KEPT]
+    components = vars(steps) | (vars(pretraining) if pretrains else {}) | (vars(sharded) if shards > 1 else {})
+    kept = [step for name, step in of_run(pretrains, shards > 1).items() if name in KEPT]
 
     @dsl.pipeline(name=NAME, description=DESCRIPTION)
     def xlnet(recipe: str) -> None:
@@ -51,11 +54,18 @@ def build(
         artifacts: dict[str, dsl.pipeline_channel.PipelineChannel] = {}
         for step in kept:
             given = {name: snapshot.outputs[output] for name, output in step.given.items()}
-            inputs = {name: artifacts[name] for name in (*step.inputs, step.base) if name in artifacts}
-            own = snapshot.outputs[step.name] if step.cached else recipe
-            task = components[step.name](recipe=own, code=code[step.name], **given, **inputs)
+            given |= {"shards": str(shards)} if step.name == "survey" else {}
+            inputs = {name: artifacts[name] for name in (*step.inputs, *step.if_made) if name in artifacts}
+            own = snapshot.outputs[step.part_of or step.name] if step.cached else recipe
+            given |= {"recipe": own, "code": code[step.name]}
+            if step.looped:
+                with dsl.ParallelFor(tasks[-1].outputs["keys"], name=STEPS[step.name].title) as key:
+                    task = components[step.name](**given, **inputs, **{step.key: key})
+                artifacts[step.output] = dsl.Collected(task.outputs[step.output])
+            else:
+                task = components[step.name](**given, **inputs)
+                artifacts[step.output] = task.outputs[step.output]
             task.set_caching_options(step.cached)
-            artifacts[step.output] = task.outputs[step.output]
             tasks.append(task)
         for task in tasks:
             task.set_display_name(STEPS[task.name].title)
@@ -77,12 +87,12 @@ def _place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
 
 
 def documents(
-    where: Placement | None = None, image: str | None = None, pretrains: bool = False
+    where: Placement | None = None, image: str | None = None, pretrains: bool = False, shards: int = 1
 ) -> list[dict[str, Any]]:
     """Return the compiled pipeline: its specification, and for Kubernetes a second document that places the tasks."""
     from google.protobuf import json_format
 
-    built = build(image, where=where, pretrains=pretrains)
+    built = build(image, where=where, pretrains=pretrains, shards=shards)
     spec: dict[str, Any] = json_format.MessageToDict(built.pipeline_spec)
     without_implied(spec["root"]["dag"]["tasks"])
     if where and where.target == "vertex":
@@ -120,7 +130,7 @@ def supervise(spec: dict[str, Any]) -> None:
 
 def without_cache(spec: dict[str, Any]) -> None:
     """Make every task run, and keep its result out of the index from which later runs take theirs."""
-    for task in spec["root"]["dag"]["tasks"].values():
+    for task in placement.all_tasks(spec).values():
         task["cachingOptions"] = {}
     for executor in spec["deploymentSpec"]["executors"].values():
         if environment := executor.get("container", {}).get("env"):
@@ -128,7 +138,11 @@ def without_cache(spec: dict[str, Any]) -> None:
 
 
 def compile(
-    path: str | Path, image: str | None = None, where: Placement | None = None, pretrains: bool = False
+    path: str | Path,
+    image: str | None = None,
+    where: Placement | None = None,
+    pretrains: bool = False,
+    shards: int = 1,
 ) -> Path:
     """Write the pipeline as YAML, for both Kubeflow Pipelines and Vertex AI, or only for ``where`` if given.
 
@@ -141,7 +155,7 @@ def compile(
     provenance.refuse_foreign_file(path, lambda text: f"\npipelineInfo:\n  description: {DESCRIPTION}\n" in text)
     import yaml
 
-    text = yaml.safe_dump_all(documents(where, image, pretrains), sort_keys=True, allow_unicode=True)
+    text = yaml.safe_dump_all(documents(where, image, pretrains, shards), sort_keys=True, allow_unicode=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -21,14 +21,13 @@ from xlnet.data import snapshot as snapshots
 from xlnet.data.columns import Reject, Row
 from xlnet.data.dataset import Dataset, open_dataset
 from xlnet.data.documents import rows_of
-from xlnet.data.preprocess import CHARACTERS_PER_SECOND
 from xlnet.data.processes import Processes
 from xlnet.data.readers import file_format
 from xlnet.data.remarks import counted, say, warn
 from xlnet.data.snapshot import PRETRAINED, SourceFile
 from xlnet.data.split_files import SplitWriter
 from xlnet.data.storage import Source
-from xlnet.data.tokenise import Tokenise
+from xlnet.data.tokenise import CHARACTERS_PER_SECOND, Tokenise
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import OWN_ROWS, DataRecipe, Recipe

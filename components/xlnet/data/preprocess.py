@@ -3,12 +3,12 @@
 import contextlib
 import errno
 import gc
-import itertools
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,22 @@ import numpy as np
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data import objects, processes, remarks, seen, split_files, unknown
+from xlnet.data import processes, remarks, seen, shard_tokens, split_files, surveyed, unknown
 from xlnet.data import survey as surveys
 from xlnet.data.processes import Processes
-from xlnet.data.readers import Row
 from xlnet.data.remarks import counted, say, warn
 from xlnet.data.shards import Runner, Shards, refuse_unusable
-from xlnet.data.snapshot import SPLITS, Snapshot, of
+from xlnet.data.snapshot import SPLITS, Snapshot, of, snapshot_node
 from xlnet.data.split_files import Pool, SplitWriter
 from xlnet.data.survey import Survey
-from xlnet.data.tokenise import Tokenise
-from xlnet.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from xlnet.data.unigram import TRAINING_SENTENCES
-from xlnet.errors import RunError, UserError
+from xlnet.data.surveyed import Surveyed
+from xlnet.data.tokenise import CHARACTERS_PER_SECOND, Tokenise
+from xlnet.data.tokenizer import Tokenizer, load_tokenizer
+from xlnet.data.vocabulary import make_tokenizer, rows_with_a_split
+from xlnet.errors import RunError
 from xlnet.recipe import DataRecipe, Recipe
 
 SECONDS_BETWEEN_LINES = 5.0
-CHARACTERS_PER_SECOND = 1_000_000  # that one process tokenises
 
 
 def preprocess(recipe_json: str, snapshot: str, out: str, work: str = "", run: Runner | None = None) -> dict[str, Any]:
@@ -57,25 +56,69 @@ def preprocess(recipe_json: str, snapshot: str, out: str, work: str = "", run: R
     found = of(Recipe(data=whole.data, model=whole.model))
     if snapshot and found.digest != snapshot:
         raise RunError("the input changed after the snapshot was taken; run again")
+    pool_for = spread(work or f"{out.rstrip('/')}.shards", run)
+    with _artifact(whole, out, started) as made:
+        made.facts = _write(made.directory, found, whole.data, out, pool_for)
+        made.inputs = [snapshot_node(found, started)]
+    return made.facts
+
+
+def join(recipe_json: str, survey: str, tokens: list[str], out: str) -> dict[str, Any]:
+    """Write the dataset that :func:`preprocess` writes, byte for byte, from shards that are tokenised.
+
+    Args:
+        recipe_json: JSON of a recipe, or of its ``data`` section.
+        survey: directory of the survey.
+        tokens: directory of each shard's result, in any order.
+        out: directory of the artifact to be written.
+
+    Returns:
+        Facts for the artifact's metadata.
+
+    Raises:
+        UserError: the vocabulary does not suit the text.
+        RunError: a shard is missing, or the disk is full.
+    """
+    started = provenance.now()
+    whole = recipes.from_json(recipe_json)
+    found = surveyed.load(survey, whole.data)
+    with _artifact(whole, out, started) as made:
+        made.facts = _joined(made.directory, found, tokens, out)
+        shards = [provenance.read(one) | {"inputs": []} for one in dict.fromkeys(tokens)]
+        made.inputs = [provenance.read(survey), *shards]
+    return made.facts
+
+
+@dataclass
+class _Made:
+    """What is known of a dataset while it is written."""
+
+    directory: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _artifact(whole: Recipe, out: str, started: str) -> Iterator[_Made]:
+    """Yield a dataset to be filled, and then record its recipe and lineage."""
     try:
         with provenance.writing(out, "dataset") as directory, _no_cycle_search():
-            facts = _write(directory, found, whole.data, out, spread(work or f"{out.rstrip('/')}.shards", run))
+            yield (made := _Made(directory))
             (directory / "recipe.json").write_text(whole.part("data"), encoding="utf-8")
-            facts["snapshot_digest"] = found.digest
             lineage = provenance.record(
                 directory,
                 type="dataset",
                 step="preprocess",
                 started=started,
                 parameters=json.loads(whole.part("data")),
-                metadata=facts,
-                inputs=[_snapshot_node(found, started)],
+                metadata=made.facts,
+                inputs=made.inputs,
             )
+            made.facts = {**made.facts, "dataset_digest": lineage["artifact"]["digest"]}
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(f"no space left for the dataset at '{out}'; free some and run again") from None
         raise
-    return {**facts, "dataset_digest": lineage["artifact"]["digest"]}
 
 
 @contextlib.contextmanager
@@ -88,17 +131,6 @@ def _no_cycle_search() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _snapshot_node(snapshot: Snapshot, started: str) -> dict[str, Any]:
-    return provenance.node(
-        type="snapshot",
-        digest=snapshot.digest,
-        step="snapshot",
-        started=started,
-        parameters={},
-        metadata={"files": [file.facts() for file in snapshot.files]},
-    )
 
 
 def spread(work: str, run: Runner | None) -> Callable[[Tokenise, int], AbstractContextManager[Pool]]:
@@ -116,36 +148,84 @@ def _write(
     out: str,
     pool_for: Callable[[Tokenise, int], AbstractContextManager[Pool]],
 ) -> dict[str, Any]:
-    begun = time.perf_counter()
-    with _rejects_kept(directory / "rejects.jsonl", out):
-        survey, splits = surveys.look(snapshot, recipe, directory / "rejects.jsonl")
-    seconds = time.perf_counter() - begun
-    say(f"read {counted(len(splits), 'row')}, {survey.rejects.total():,} rejected, {seconds:.1f} s")
+    progress = RowProgress()
+    with surveys.rejects_kept(directory / surveyed.REJECTS, out):
+        survey, splits = surveys.look(snapshot, recipe, directory / surveyed.REJECTS)
+    say(f"read {counted(len(splits), 'row')}, {survey.rejects.total():,} rejected, {progress.seconds():.1f} s")
     tokenizer = make_tokenizer(directory, survey, splits)
-    classes = survey.classes if recipe.task == "classification" else []
-    progress = time.perf_counter()
-    done = 0
     tokenise = Tokenise(str(tokenizer.directory), recipe.task, recipe.max_length, recipe.text_pair is not None)
     with pool_for(tokenise, survey.characters) as pool:
-        writers = [SplitWriter(directory / name, recipe.task, classes, pool) for name in SPLITS]
+        writers = _writers(directory, survey, lambda: pool)
         for row, source, split in rows_with_a_split(survey, splits):
             writers[split].add(row, source)
-            done += 1
-            if done % 1024 == 0 and time.perf_counter() - progress > SECONDS_BETWEEN_LINES:
-                progress = time.perf_counter()
-                say(f"tokenised {done:,} of {len(splits):,} rows, {done / (progress - begun):,.0f} rows/s")
+            progress.tell("tokenised", 1, len(splits))
         split_files.close(writers, pool)
-    if remark := unknown.remark({writer.name: writer.counts.unknown for writer in writers}, recipe):
+    return _finish(directory, survey, splits, writers, out, progress)
+
+
+def _joined(directory: Path, found: Surveyed, tokens: list[str], out: str) -> dict[str, Any]:
+    progress = RowProgress()
+    survey, splits, recipe = found.survey, found.splits, found.survey.recipe
+    shutil.copytree(found.vocabulary, directory / surveyed.VOCABULARY)
+    shutil.copyfile(found.directory / surveyed.REJECTS, directory / surveyed.REJECTS)
+    tokenise = Tokenise(str(found.vocabulary), recipe.task, recipe.max_length, recipe.text_pair is not None)
+    pools = [shard_tokens.Ready(tokenise) for _ in SPLITS]
+    waiting = iter(pools)
+    writers = _writers(directory, survey, lambda: next(waiting))
+    for first, source, batch in shard_tokens.read(found, tokens):
+        given = splits[first : first + len(batch)]
+        for split, (pool, writer) in enumerate(zip(pools, writers, strict=True)):
+            if len(chosen := np.flatnonzero(given == split)):
+                rows, ready = shard_tokens.of_split(batch, chosen)
+                pool.add(ready)
+                for row in rows:
+                    writer.add(row, source)
+        progress.tell("joined", len(batch), len(splits))
+    for writer, pool in zip(writers, pools, strict=True):
+        split_files.close([writer], pool)
+    return _finish(directory, survey, splits, writers, out, progress)
+
+
+def _writers(directory: Path, survey: Survey, pool: Callable[[], Pool]) -> list[SplitWriter]:
+    recipe = survey.recipe
+    classes = survey.classes if recipe.task == "classification" else []
+    return [SplitWriter(directory / name, recipe.task, classes, pool()) for name in SPLITS]
+
+
+class RowProgress:
+    """Counts rows, and says every few seconds how many are done."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._begun = self._said = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return the seconds since the beginning."""
+        return time.perf_counter() - self._begun
+
+    def tell(self, verb: str, rows: int, total: int) -> None:
+        """Count rows."""
+        self.done += rows
+        if self.done % 1024 < rows and time.perf_counter() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.perf_counter()
+            say(f"{verb} {self.done:,} of {total:,} rows, {self.done / self.seconds():,.0f} rows/s")
+
+
+def _finish(
+    directory: Path, survey: Survey, splits: np.ndarray, writers: list[SplitWriter], out: str, progress: RowProgress
+) -> dict[str, Any]:
+    """Write what is left when the splits are there: the hashes of the rows that are trained on, and the card."""
+    if remark := unknown.remark({writer.name: writer.counts.unknown for writer in writers}, survey.recipe):
         warn(remark)
     trained = (splits == surveys.TRAIN) | (splits == surveys.VALIDATION)
     seen.write(directory / seen.FILE, np.array(survey.hashes, np.int64)[trained])
-    card = _card(snapshot, recipe, survey, splits, tokenizer, classes, writers)
+    card = _card(survey, splits, load_tokenizer(directory / surveyed.VOCABULARY), writers)
     text = json.dumps(card, indent=1, ensure_ascii=False)
     (directory / "card.json").write_text(text + "\n", encoding="utf-8")
-    seconds = time.perf_counter() - begun
     for remark in remarks.of_card(card, out):
         warn(remark)
     facts = _facts(card)
+    seconds, done = progress.seconds(), progress.done
     print(
         f"{counted(done, 'row')}, {facts['tokens']:,} tokens in {seconds:.1f} s ({done / seconds:,.0f} rows/s); "
         f"{card['rejects']['total']:,} rejected, {card['duplicates']['train_test']:,} test rows also in train"
@@ -153,69 +233,18 @@ def _write(
     return facts
 
 
-@contextlib.contextmanager
-def _rejects_kept(rejects: Path, out: str) -> Iterator[None]:
-    """If the rows cannot be used, keep the list of rejects beside the dataset's path, and name it in the error."""
-    kept = Path(f"{out.rstrip('/')}.rejects.jsonl")
-    kept.unlink(missing_ok=True)
-    try:
-        yield
-    except UserError as error:
-        if not rejects.is_file() or not rejects.stat().st_size:
-            raise
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(rejects, kept)
-        raise UserError(f"{error}; every reject is listed in {objects.address(str(kept))}") from None
-
-
-def make_tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Tokenizer:
-    """The dataset's tokenizer, in ``tokenizer/`` below ``directory``: learnt from the train rows, or copied.
-
-    Raises:
-        UserError: there is none, or the text does not support the vocabulary that was asked for.
-    """
-    recipe = survey.recipe
-    folder = directory / "tokenizer"
-    if recipe.tokenizer == "train":
-        size = f"{recipe.vocab_size:,}" if recipe.vocab_size else "as many"
-        say(f"training a vocabulary of {size} tokens{'' if recipe.vocab_size else ' as the text supports'}")
-        # Every k-th row, so that a sample of bounded size covers the whole input.
-        every = -(-int((splits == surveys.TRAIN).sum()) // TRAINING_SENTENCES)
-        rows = (row for row, _, split in rows_with_a_split(survey, splits) if split == surveys.TRAIN)
-        texts = (text for row in itertools.islice(rows, 0, None, every) for text in (row.text, row.text_pair) if text)
-        train_tokenizer(texts, recipe.vocab_size, folder).save(folder)
-    else:
-        load_tokenizer(recipe.tokenizer).save(folder)
-    return load_tokenizer(folder)
-
-
-def rows_with_a_split(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
-    """Yield every row that has a split, in reading order, as (row, index of its file, split)."""
-    for (row, number), split in zip(survey.rows(), splits.tolist(), strict=True):
-        if split >= 0:
-            yield row, number, split
-
-
-def _card(
-    snapshot: Snapshot,
-    recipe: DataRecipe,
-    survey: Survey,
-    splits: np.ndarray,
-    tokenizer: Tokenizer,
-    classes: list[str],
-    writers: list[SplitWriter],
-) -> dict[str, Any]:
+def _card(survey: Survey, splits: np.ndarray, tokenizer: Tokenizer, writers: list[SplitWriter]) -> dict[str, Any]:
     return {
-        "task": recipe.task,
-        "classes": classes,
+        "task": survey.recipe.task,
+        "classes": survey.classes if survey.recipe.task == "classification" else [],
         "vocab_size": tokenizer.vocab_size,
-        "max_length": recipe.max_length,
+        "max_length": survey.recipe.max_length,
         "special_ids": tokenizer.special_ids,
-        "files": [file.facts() for file in snapshot.files],
+        "files": [file.facts() for file in survey.snapshot.files],
         "splits": {writer.name: writer.facts() for writer in writers},
         "rejects": {"total": survey.rejects.total(), "by_reason": dict(survey.rejects.most_common())},
         "duplicates": surveys.duplicates(survey, splits),
-        "snapshot": snapshot.digest,
+        "snapshot": survey.snapshot.digest,
     }
 
 

@@ -158,6 +158,18 @@ def corpus_files(recipe: Recipe, others: list[SourceFile], remarks: list[str]) -
     return found
 
 
+def snapshot_node(snapshot: Snapshot, started: str) -> dict[str, Any]:
+    """Return the snapshot's node of the lineage graph."""
+    return provenance.node(
+        type="snapshot",
+        digest=snapshot.digest,
+        step="snapshot",
+        started=started,
+        parameters={},
+        metadata={"files": [file.facts() for file in snapshot.files]},
+    )
+
+
 def _by_split(files: list[SourceFile]) -> Iterator[tuple[str, Iterator[SourceFile]]]:
     return itertools.groupby(files, key=lambda file: file.split)
 

@@ -3,8 +3,10 @@
 A row takes 17 bytes of memory, however long its text is.
 """
 
+import contextlib
 import hashlib
 import json
+import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlnet.data import classes, seen
+from xlnet.data import classes, objects, seen
 from xlnet.data.documents import rows_of
 from xlnet.data.readers import Reject, Row, unused_settings
 from xlnet.data.remarks import counted, warn
@@ -53,6 +55,7 @@ class Survey:
     rejects: Counter[str] = field(default_factory=Counter)
     first_rejects: list[str] = field(default_factory=list)
     written: dict[str, str] = field(default_factory=dict)  # a label as written → its class, where they differ
+    rows_of_file: dict[int, int] = field(default_factory=dict)  # index of the file → its usable rows
 
     def rows(self) -> Iterator[tuple[Row, int]]:
         """Yield every usable row with the index of its file. Small inputs are in memory; others are read again."""
@@ -73,6 +76,21 @@ class Survey:
         """Return warnings of classes whose names may be a mistake."""
         counts = np.bincount(np.array(self.labels, np.int32), minlength=len(self.names)).tolist()
         return classes.warnings(dict(zip(self.names, counts, strict=True)), self.written)
+
+
+@contextlib.contextmanager
+def rejects_kept(rejects: Path, out: str) -> Iterator[None]:
+    """If the rows cannot be used, keep the list of rejects beside the dataset's path, and name it in the error."""
+    kept = Path(f"{out.rstrip('/')}.rejects.jsonl")
+    kept.unlink(missing_ok=True)
+    try:
+        yield
+    except UserError as error:
+        if not rejects.is_file() or not rejects.stat().st_size:
+            raise
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(rejects, kept)
+        raise UserError(f"{error}; every reject is listed in {objects.address(str(kept))}") from None
 
 
 def inputs(snapshot: Snapshot) -> Iterator[tuple[int, int, Source]]:
@@ -111,7 +129,7 @@ def look(
                 survey.first_rejects.append(f"{source.uri}:{line}: {reason}")
 
         for split, number, source in inputs(snapshot):
-            before = len(survey.given) + survey.rejects.total()
+            usable, before = len(survey.given), len(survey.given) + survey.rejects.total()
             for row in rows_of(source, recipe, tell):
                 if isinstance(row, Reject):
                     reject(source, row.line, row.reason)
@@ -119,6 +137,7 @@ def look(
                     _note(survey, row, split, number)
             if len(survey.given) + survey.rejects.total() == before:
                 raise UserError(f"'{source.uri}' has no rows; give a file with rows")
+            survey.rows_of_file[number] = len(survey.given) - usable
         dropped = _duplicate_ids(survey) if recipe.id is not None else np.zeros(len(survey.given), bool)
         for (row, number), is_dropped in zip(survey.rows(), dropped, strict=True) if dropped.any() else ():
             if is_dropped:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from xlnet.data.unknown import Unknown
 
 HISTOGRAM = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 1 << 20)
 TOKENS = ("input_ids", "boundary")  # the columns that tokenising adds
+TRUNCATED = "truncated"
+CHARACTERS_PER_SECOND = 1_000_000  # that one process tokenises
 
 
 @dataclass
@@ -75,15 +78,23 @@ class Tokenise:
 
     def __call__(self, rows: pa.RecordBatch) -> Tokenised:
         """Add the columns of tokens to a batch in :func:`rows_schema`."""
+        return self.finished(rows, self.tokens(rows))
+
+    def tokens(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the columns that tokenising adds to a batch with texts, and a column that says which were cut."""
         encoded = self._encode(rows)
         lengths = np.fromiter(map(len, encoded.input_ids), np.int64, len(rows))
         flat = np.fromiter(itertools.chain.from_iterable(encoded.input_ids), np.int32, int(lengths.sum()))
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return _columns(flat, lengths, np.array(encoded.boundaries, np.int32), np.array(encoded.truncated, bool))
+
+    def finished(self, rows: pa.RecordBatch, tokens: pa.RecordBatch) -> Tokenised:
+        """Put a batch in :func:`rows_schema` and its :meth:`tokens` together, and count them."""
         columns = {name: rows.column(name) for name in rows.schema.names}
-        columns["input_ids"] = pa.ListArray.from_arrays(offsets, flat)
-        columns["boundary"] = pa.array(encoded.boundaries, pa.int32())
-        whole = schema(self.task)
-        counts = TokenCounts(len(rows), len(flat), sum(encoded.truncated))
+        columns |= {name: tokens.column(name) for name in TOKENS}
+        ids, whole = columns["input_ids"], schema(self.task)
+        flat, lengths = ids.flatten().to_numpy(), np.diff(ids.offsets.to_numpy()).astype(np.int64)
+        truncated = int(tokens.column(TRUNCATED).to_numpy(zero_copy_only=False).sum())
+        counts = TokenCounts(len(rows), len(flat), truncated)
         counts.histogram += np.bincount(np.searchsorted(HISTOGRAM, lengths), minlength=len(HISTOGRAM))
         counts.unknown.add(flat, lengths, _loaded(self.tokenizer))
         return Tokenised(pa.record_batch([columns[name] for name in whole.names], schema=whole), counts)
@@ -94,6 +105,27 @@ class Tokenise:
         if self.task == "pretrain":
             return _loaded(self.tokenizer).encode_documents(texts, pairs)
         return _loaded(self.tokenizer).encode(texts, pairs, self.max_length)
+
+
+def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return batches of :meth:`Tokenise.tokens` as one, with the same bytes as if it had been made at once.
+
+    A slice of an Arrow array is written with some of its neighbours' bytes, so all arrays are copied.
+    """
+    ids = [part.column(TOKENS[0]) for part in parts]
+    lengths = np.concatenate([np.diff(one.offsets.to_numpy()).astype(np.int64) for one in ids])
+    flat = np.concatenate([one.flatten().to_numpy() for one in ids])
+    others = (
+        np.concatenate([part.column(name).to_numpy(zero_copy_only=False) for part in parts])
+        for name in (TOKENS[1], TRUNCATED)
+    )
+    return _columns(flat, lengths, *others)
+
+
+def _columns(flat: np.ndarray, lengths: np.ndarray, boundaries: np.ndarray, truncated: np.ndarray) -> pa.RecordBatch:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    columns = [pa.ListArray.from_arrays(offsets, flat), pa.array(boundaries), pa.array(truncated)]
+    return pa.record_batch(columns, names=[*TOKENS, TRUNCATED])
 
 
 @functools.lru_cache(maxsize=2)

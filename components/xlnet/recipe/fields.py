@@ -21,6 +21,7 @@ Paths = tuple[str, ...]  # local paths, globs, gs:// URIs, demo:NAME
 AUTO: Any = "auto"  # in place of a number: xlnet.recipe.budget chooses it from the data
 ClassWeights = str | dict[str, float]
 
+MOST_SHARDS = 100  # Vertex AI hands over at most 100 artifacts of a loop
 AUTO_VOCABULARY = 8000  # target if data.vocab_size is 0; less for little text, more for scripts with many characters
 
 
@@ -39,6 +40,11 @@ INPUTS = ("train", "validation", "test", "labels")  # the fields of data that na
 def _auto(default: float | int, low: float, high: float = math.inf) -> Any:
     """Declare a number that may be "auto" until :func:`xlnet.recipe.budget.decide` replaces it."""
     return field(default=default, metadata={"low": low, "high": high, "auto": True})
+
+
+def _spread(default: float | int, low: float, high: float) -> Any:
+    """Declare a number that says how work is spread. Results do not depend on it, so it is in no step's part."""
+    return field(default=default, metadata={"low": low, "high": high, "auto": True, "spread": True})
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class DataRecipe:
     max_rejects: float = _number(0.05, 0.0, 1.0)  # share of unreadable rows above which the run fails
     max_record_lines: int = _number(500, 1)  # per quoted CSV record; reviews and e-mails have fewer
     max_record_bytes: int = _number(16 << 20, 1024, 1 << 30)  # per CSV record or line
+    shards: int = _spread(AUTO, 1, MOST_SHARDS)  # tokenised on as many machines; the dataset's bytes do not change
 
     @property
     def inputs(self) -> dict[str, Paths]:
@@ -194,9 +201,14 @@ class Recipe:
         return bool(self.pretraining.corpus)
 
     @property
+    def shards(self) -> int:
+        """The number of tasks that tokenise the input: 1 if step preprocess does it all, or as long as it is "auto"."""
+        return 1 if self.data.shards == AUTO else self.data.shards
+
+    @property
     def steps(self) -> tuple[str, ...]:
         """The names of the run's steps, in order."""
-        return tuple(of_run(self.pretrains))
+        return tuple(of_run(self.pretrains, self.shards > 1))
 
     def to_json(self) -> str:
         """Return JSON of all fields with sorted keys and no spaces, so that equal recipes give equal strings."""
@@ -208,8 +220,12 @@ class Recipe:
 
     def part(self, *sections: str) -> str:
         """Return JSON of these sections only. A step depends on some sections, and its cache key holds their JSON."""
-        whole = dataclasses.asdict(self)
-        return _dump({name: whole[name] for name in sections})
+        whole = {}
+        for section in sections:
+            values = getattr(self, section)
+            kept = [item.name for item in dataclasses.fields(values) if not item.metadata.get("spread")]
+            whole[section] = {name: getattr(values, name) for name in kept}
+        return _dump(whole)
 
     def replace(self, **sections: Mapping[str, Any]) -> "Recipe":
         """Return a copy of the recipe with changed fields: ``recipe.replace(training={"seed": 1})``."""
@@ -219,8 +235,8 @@ class Recipe:
 def parts(text: str) -> tuple[str, ...]:
     """Return JSON of the sections that each cached step depends on, in the steps' order, from a whole recipe's JSON."""
     whole = from_json(text)
-    kept = (step for name, step in of_run(whole.pretrains).items() if name in KEPT and step.cached)
-    return tuple(whole.part(*step.sections) for step in kept)
+    kept = (step for name, step in of_run(whole.pretrains).items() if name in KEPT)
+    return tuple(whole.part(*step.sections) for step in kept if step.cached)
 
 
 def from_json(text: str) -> Recipe:

@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from xlnet.errors import UserError
 from xlnet_pipeline.placement.machines import MACHINES, Machine, refuse
 
-__all__ = ["Placement", "placement"]
+__all__ = ["Placement", "all_tasks", "placement"]
 
 _PINNED = re.compile(r"[^\s@]+@(sha256:[0-9a-f]{64})")
 
@@ -141,3 +142,11 @@ def image_digest(image: str) -> str:
     if image and not re.search(r"[\s@]", image):
         how = f"; to read it: docker buildx imagetools inspect {image} --format '{{{{.Manifest.Digest}}}}'"
     raise UserError(f"image '{image}' is not pinned; give it as REGISTRY/NAME@sha256:… with all 64 digits{how}")
+
+
+def all_tasks(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tasks of a compiled pipeline that run a program, by name, also those within a loop."""
+    dags = [spec["root"], *(one for one in spec["components"].values() if "dag" in one)]
+    found = {name: task for one in dags for name, task in one["dag"]["tasks"].items()}
+    loops = {name for name, task in found.items() if "dag" in spec["components"][task["componentRef"]["name"]]}
+    return {name: task for name, task in found.items() if name not in loops}

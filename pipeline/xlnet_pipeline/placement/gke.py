@@ -34,6 +34,7 @@ SPOT_TAINT = "cloud.google.com/gke-spot"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 NODE_NAME = "metadata.annotations['workflows.argoproj.io/node-name']"  # ends with the attempt's number
 SMALL = ("500m", "1Gi")  # CPU and memory requests of a light step
+SHARD = ("1", "1Gi")  # of a step that tokenises a shard; it takes more CPUs where a node has them
 CHECKPOINT_SECONDS = "60"  # most work that a training in the step's own pod can lose, besides the time of one write
 SHARE = 0.8  # of a host's CPUs and memory; the node needs the rest
 SHARED_MEMORY = 0.25  # of the host's memory, at /dev/shm, which data loaders use to pass batches
@@ -58,7 +59,8 @@ def place(task: dsl.PipelineTask, step: str, where: Placement) -> None:
     elif STEPS[step].heavy:
         _compute(task, where.machine if step == "train" else where.single, where.spot)
     else:
-        task.set_cpu_request(SMALL[0]).set_memory_request(SMALL[1])
+        cpus, memory = SHARD if STEPS[step].looped else SMALL
+        task.set_cpu_request(cpus).set_memory_request(memory)
 
 
 def _compute(task: dsl.PipelineTask, machine: Machine, spot: bool) -> None:

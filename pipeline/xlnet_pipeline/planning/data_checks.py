@@ -7,10 +7,10 @@ from pathlib import Path
 from xlnet.data import corpus as corpora
 from xlnet.data import objects, unknown
 from xlnet.data import survey as surveys
-from xlnet.data.preprocess import make_tokenizer, rows_with_a_split
 from xlnet.data.readers import Reject, unused_settings
 from xlnet.data.remarks import share
 from xlnet.data.snapshot import CORPUS
+from xlnet.data.vocabulary import make_tokenizer, rows_with_a_split
 from xlnet.evaluation.comparison import primary_metric, refuse_selection
 from xlnet.model import pretrained
 from xlnet.recipe import OWN_ROWS, DataRecipe

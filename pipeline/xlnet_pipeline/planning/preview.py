@@ -31,7 +31,7 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
     """
     taken = snapshots.of(recipe)
     outputs = {"digest": taken.digest, "pretrained": taken.pretrained}
-    definitions = _definitions(home, recipe.pretrains)
+    definitions = _definitions(home, recipe)
     cache = Cache(home / "cache") if (home / "cache").is_dir() else None
     steps = [StepForecast(SNAPSHOT.name, False, "always runs: it checks the input for changes", {})]
     for name in recipe.steps[1:]:
@@ -44,13 +44,38 @@ def forecast(recipe: Recipe, home: Path) -> list[StepForecast]:
         arguments: dict[str, Any] = {"recipe": recipe.part(*row.sections), "code": provenance.code_fingerprint(name)}
         arguments |= {parameter: outputs[output] for parameter, output in row.given.items()}
         kept = {STEPS[step.name].output: step.outputs for step in steps if step.outputs}
-        arguments |= {name: kept[name][name] for name in (*row.inputs, row.base) if name in kept}
+        for artifact in (*row.inputs, *row.if_made):
+            arguments |= {one: value for one, value in kept.get(artifact, {}).items() if _is_of(one, artifact)}
         more = {"definition": definitions[name]}
+        if row.looped:
+            keys = kept["survey"]["keys"]
+            looks = [
+                _look(cache, name, parts_of(name, arguments | {row.key: key}, **more), recipe.registry.name)
+                for key in keys
+            ]
+            steps.append(_whole(name, row.output, looks))
+            continue
+        arguments |= {"shards": str(recipe.shards)} if name == "survey" else {}
         if name == "register":
             more["registry"] = registration.standing(arguments["recipe"], home)
         step = _look(cache, name, parts_of(name, arguments, **more), recipe.registry.name)
         steps.append(_registered(step, arguments["recipe"], home) if name == "register" else step)
     return steps
+
+
+def _is_of(name: str, artifact: str) -> bool:
+    """Whether an output is this artifact, or one of the artifacts of this name that a loop has made."""
+    return name == artifact or name.rpartition("-")[0] == artifact
+
+
+def _whole(name: str, output: str, looks: list[StepForecast]) -> StepForecast:
+    """Return the forecast for a step that runs once for each shard."""
+    lacking = [one for one in looks if not one.cached]
+    if lacking:
+        reason = f"{len(lacking)} of {len(looks)} shards: {lacking[0].reason}"
+        return StepForecast(name, False, reason, {})
+    found = {f"{output}-{number}": one.outputs[output] for number, one in enumerate(looks)}
+    return StepForecast(name, True, looks[0].reason, found)
 
 
 def _look(cache: Cache, name: str, parts: dict[str, Any], model: str) -> StepForecast:
@@ -73,7 +98,9 @@ def _registered(step: StepForecast, recipe_json: str, home: Path) -> StepForecas
     return step
 
 
-def _definitions(home: Path, pretrains: bool) -> dict[str, str]:
+def _definitions(home: Path, recipe: Recipe) -> dict[str, str]:
     """Return the digest of each component's source, as in the local target's cache keys."""
-    spec = compiled.specification(dict.fromkeys(KEPT, ""), home, pretrains)
-    return {task.name: provenance.digest_json(task.words) for task in specification.tasks(spec)}
+    spec = compiled.specification(dict.fromkeys(KEPT, ""), home, recipe.pretrains, recipe.shards)
+    found = specification.tasks(spec)
+    every = [one for task in found for one in (task.loop.tasks if task.loop else [task])]
+    return {task.name: provenance.digest_json(task.words) for task in every}

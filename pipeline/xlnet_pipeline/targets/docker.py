@@ -98,10 +98,10 @@ class DockerTarget(LocalTarget):
         """Always raises UserError, because scheduled runs do not use containers."""
         raise UserError(self.cannot["schedules"])
 
-    def pipeline(self, pretrains: bool) -> compiled.Specification:
+    def pipeline(self, recipe: Recipe) -> compiled.Specification:
         """Return the compiled pipeline. Each step's cache key names the code in the image that the step can reach."""
         code = {step: provenance.digest_json(self._code[step]) for step in KEPT}
-        return compiled.specification(code, self.home, pretrains)
+        return compiled.specification(code, self.home, recipe.pretrains, recipe.shards)
 
     def code_parts(self, step: str) -> dict[str, str]:
         """Return the parts of a step's code in the image, with their fingerprints."""

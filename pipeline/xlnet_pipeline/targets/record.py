@@ -1,6 +1,7 @@
 """The run record: one small JSON file that tells what happened in a run, step by step."""
 
 import dataclasses
+import itertools
 import json
 import os
 import secrets
@@ -39,6 +40,19 @@ class StepRun:
     inputs: dict[str, Any] = field(default_factory=dict)  # parameter → value, artifact → {uri, digest}
     outputs: dict[str, Any] = field(default_factory=dict)  # parameter → value, artifact → {uri, type, digest, metadata}
     log: str | None = None  # path below the run's directory
+    iterations: list["StepRun"] = field(default_factory=list)  # if a step runs once for each shard
+
+    def gather(self) -> None:
+        """Derive what is known of the whole step from its iterations."""
+        done = [one for one in self.iterations if one.status in (SUCCEEDED, CACHED)]
+        cached = [one for one in done if one.status == CACHED]
+        self.reason = f"{len(done)} of {len(self.iterations)} shards are done"
+        self.reason += f", {len(cached)} of them cached" if cached else ""
+        self.seconds = round(sum(one.seconds or 0.0 for one in self.iterations), 3)
+        if len(done) == len(self.iterations):
+            self.status = CACHED if len(cached) == len(done) else SUCCEEDED
+        elif any(one.status == FAILED for one in self.iterations):
+            self.status = FAILED
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Run:
     def close(self, status: str, failure: RunFailure | None, ended: str) -> None:
         """Close the record, and end its steps that are running or pending."""
         self.status, self.error, self.ended = status, failure, ended
-        for step in self.steps:
+        for step in itertools.chain(self.steps, *(one.iterations for one in self.steps)):
             if step.status == RUNNING:
                 step.status, step.ended = status, ended
             elif step.status == PENDING:
@@ -156,7 +170,7 @@ def read(path: Path) -> Run:
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        steps = [StepRun(**step) for step in state.restored(fields.pop("steps"), _home(path))]
+        steps = [_step(one) for one in state.restored(fields.pop("steps"), _home(path))]
         failure = fields.pop("error")
         run = Run(**fields, steps=steps, error=RunFailure(**failure) if failure else None)
         _check(run)
@@ -169,13 +183,18 @@ def read(path: Path) -> Run:
     return run
 
 
+def _step(fields: dict[str, Any]) -> StepRun:
+    return StepRun(**{**fields, "iterations": [StepRun(**one) for one in fields.get("iterations", ())]})
+
+
 def _check(run: Run) -> None:
     """Raise an error if a field holds a value that we never write there."""
     moments = [datetime.fromisoformat(one) for one in (run.created, run.ended) if one]
     if not all(moment.tzinfo for moment in moments):
         raise ValueError("a time has no zone")
     names = [step.name for step in run.steps]
-    if all(sorted(names) != sorted(of_run(pretrains)) for pretrains in (False, True)):
+    kinds = itertools.product((False, True), repeat=2)
+    if all(sorted(names) != sorted(of_run(*kind)) for kind in kinds):
         raise ValueError(f"its steps are {names}")
     words = [run.id, run.status, *(step.status for step in run.steps)]
     if not all(isinstance(word, str) for word in words) or not isinstance(run.recipe, dict):

@@ -1,14 +1,15 @@
 """Reads a compiled pipeline as a backend does: its tasks in order, their inputs, their commands, their outputs.
 
 The format is Kubeflow Pipelines' ``PipelineSpec`` as JSON. An artifact is a ``RuntimeArtifact``: name, uri, type and
-metadata. Features that our pipeline does not use (loops, nested pipelines, conditions, importers) are refused
-rather than ignored.
+metadata. Features that our pipeline does not use (nested pipelines, conditions, importers, loops over artifacts) are
+refused rather than ignored.
 """
 
+import dataclasses
 import graphlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,16 @@ Artifact = dict[str, Any]
 OUTPUT_FILE = "executor_output.json"
 _PLACEHOLDER = re.compile(r"\{\{\$(.*?)\}\}")
 _TASK_FIELDS = {"taskInfo", "inputs", "dependentTasks", "cachingOptions", "componentRef", "retryPolicy"}
+_LOOP_FIELDS = {"taskInfo", "inputs", "dependentTasks", "componentRef", "parameterIterator", "iteratorPolicy"}
 _VALUE_FIELDS = {"runtimeValue", "componentInputParameter", "taskOutputParameter"}
 
 
 @dataclass
 class Values:
-    """The inputs or the outputs of a task: parameters and artifacts by name."""
+    """The inputs or the outputs of a task: parameters and artifacts by name; a list of those that a loop made."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
-    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    artifacts: dict[str, Artifact | list[Artifact]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Task:
         container: image, command, arguments and environment.
         caching: whether a result of equal work may be used instead.
         retries: how often it may be started again.
+        loop: the tasks that it runs for each item of a list; such a task has no program of its own.
+        iteration: in a loop, the index of the item and the number of items.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Task:
     container: Mapping[str, Any]
     caching: bool
     retries: int
+    loop: "Loop | None" = None
+    iteration: tuple[int, int] | None = None
 
     @property
     def words(self) -> list[str]:
@@ -65,21 +71,51 @@ class Task:
         return {one["name"]: one["value"] for one in self.container.get("env", [])}
 
 
+@dataclass(frozen=True)
+class Loop:
+    """A loop over a list of parameters.
+
+    Attributes:
+        tasks: what is run for each item, in order.
+        item: input of these tasks that holds the item.
+        items: input of the loop that holds the list; empty: the list is in the specification.
+        raw: the list as JSON, if it is in the specification.
+        collected: maps each output artifact of the loop to a task of it and that task's output.
+    """
+
+    tasks: tuple[Task, ...]
+    item: str
+    items: str
+    raw: str
+    collected: Mapping[str, tuple[str, str]]
+
+    def values(self, given: Values) -> list[Any]:
+        """Return the items."""
+        found = given.parameters[self.items] if self.items else json.loads(self.raw)
+        return list(json.loads(found) if isinstance(found, str) else found)
+
+
 def tasks(spec: Mapping[str, Any]) -> list[Task]:
     """Return the tasks of a pipeline in an order in which each follows the tasks that it depends on.
 
     Raises:
         RunError: the specification uses a feature that this executor does not have.
     """
-    found = spec["root"]["dag"]["tasks"]
+    return _tasks(spec, spec["root"]["dag"]["tasks"])
+
+
+def _tasks(spec: Mapping[str, Any], found: Mapping[str, Any]) -> list[Task]:
     graph = {name: sorted(found[name].get("dependentTasks", [])) for name in found}
     return [_task(spec, name, found[name]) for name in graphlib.TopologicalSorter(graph).static_order()]
 
 
 def _task(spec: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> Task:
     component = spec["components"][given["componentRef"]["name"]]
-    unknown = sorted(set(given) - _TASK_FIELDS)
-    container = spec["deploymentSpec"]["executors"].get(component.get("executorLabel"), {}).get("container")
+    loop = _loop(spec, component, given) if "dag" in component and "parameterIterator" in given else None
+    unknown = sorted(set(given) - (_LOOP_FIELDS if loop else _TASK_FIELDS))
+    container = (
+        {} if loop else spec["deploymentSpec"]["executors"].get(component.get("executorLabel"), {}).get("container")
+    )
     if unknown or container is None:
         what = f"'{unknown[0]}'" if unknown else "no container"
         raise RunError(f"task '{name}' of the pipeline has {what}, which only a backend can execute")
@@ -92,21 +128,36 @@ def _task(spec: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> Task:
         container=container,
         caching=bool(given.get("cachingOptions", {}).get("enableCache")),
         retries=int(given.get("retryPolicy", {}).get("maxRetryCount", 0)),
+        loop=loop,
     )
 
 
-def inputs(task: Task, parameters: Mapping[str, Any], done: Mapping[str, Values]) -> Values:
+def _loop(spec: Mapping[str, Any], component: Mapping[str, Any], given: Mapping[str, Any]) -> Loop:
+    iterator, dag = given["parameterIterator"], component["dag"]
+    collected = {}
+    for name, one in dag.get("outputs", {}).get("artifacts", {}).items():
+        (selector,) = one["artifactSelectors"]
+        collected[name] = (selector["producerSubtask"], selector["outputArtifactKey"])
+    items = iterator["items"]
+    listed = items.get("inputParameter", "")
+    return Loop(tuple(_tasks(spec, dag["tasks"])), iterator["itemInput"], listed, items.get("raw", "[]"), collected)
+
+
+def inputs(task: Task, around: Values, done: Mapping[str, Values]) -> Values:
     """Return the inputs of a task.
 
     Args:
-        task: one of :func:`tasks`.
-        parameters: the pipeline's parameters.
+        task: one of :func:`tasks`, or of a loop's.
+        around: the inputs of what it lies in: the pipeline or the loop.
         done: outputs of the tasks that have ended, by name.
     """
     found = Values()
     for name, source in task.sources.get("parameters", {}).items():
-        found.parameters[name] = _parameter(task, source, parameters, done)
+        found.parameters[name] = _parameter(task, source, around.parameters, done)
     for name, source in task.sources.get("artifacts", {}).items():
+        if "componentInputArtifact" in source:
+            found.artifacts[name] = around.artifacts[source["componentInputArtifact"]]
+            continue
         origin = source["taskOutputArtifact"]
         found.artifacts[name] = done[origin["producerTask"]].artifacts[origin["outputArtifactKey"]]
     return found
@@ -140,7 +191,9 @@ def executor_input(task: Task, given: Values, root: str, scratch: Path) -> dict[
     return {
         "inputs": {
             "parameterValues": given.parameters,
-            "artifacts": {name: {"artifacts": [one]} for name, one in given.artifacts.items()},
+            "artifacts": {
+                name: {"artifacts": one if isinstance(one, list) else [one]} for name, one in given.artifacts.items()
+            },
         },
         "outputs": {
             "parameters": {name: {"outputFile": str(scratch / name)} for name in defined.get("parameters", {})},
@@ -227,10 +280,43 @@ def execute(
     Returns:
         The outputs of the tasks that succeeded, by name. A task that depends on a failed task is not run.
     """
+    return _execute(tasks(spec), Values(dict(parameters)), run)
+
+
+def _execute(
+    order: Sequence[Task],
+    around: Values,
+    run: Callable[[Task, Values], Values | None],
+    iteration: tuple[int, int] | None = None,
+) -> dict[str, Values]:
     done: dict[str, Values] = {}
-    for task in tasks(spec):
-        if all(name in done for name in task.after):
-            made = run(task, inputs(task, parameters, done))
-            if made is not None:
-                done[task.name] = made
+    for task in order:
+        if not all(name in done for name in task.after):
+            continue
+        given = inputs(task, around, done)
+        made = (
+            _looped(task.loop, given, run) if task.loop else run(dataclasses.replace(task, iteration=iteration), given)
+        )
+        if made is not None:
+            done[task.name] = made
     return done
+
+
+def _looped(loop: Loop, given: Values, run: Callable[[Task, Values], Values | None]) -> Values | None:
+    """Run a loop's tasks for one item after another; None if one has failed."""
+    made: dict[str, list[Artifact]] = {name: [] for name in loop.collected}
+    items = loop.values(given)
+    for index, item in enumerate(items):
+        around = Values({**given.parameters, loop.item: item}, given.artifacts)
+        done = _execute(loop.tasks, around, run, (index, len(items)))
+        if len(done) < len(loop.tasks):
+            return None
+        collect(loop, done, made)
+    return Values(artifacts=dict(made))
+
+
+def collect(loop: Loop, done: Mapping[str, Values], made: dict[str, list[Artifact]]) -> None:
+    """Append what the tasks of one iteration have made to the loop's outputs."""
+    for name, (task, output) in loop.collected.items():
+        one = done[task].artifacts[output]
+        made[name] += one if isinstance(one, list) else [one]

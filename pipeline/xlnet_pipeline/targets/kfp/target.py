@@ -77,7 +77,7 @@ class KfpTarget:
         """Return the fields that create a run, or that a schedule repeats."""
         from xlnet_pipeline import dag  # imports kfp, which takes most of a second; reading runs does not need it
 
-        documents = dag.documents(where, pretrains=recipe.pretrains)
+        documents = dag.documents(where, pretrains=recipe.pretrains, shards=recipe.shards)
         if not cache:
             dag.without_cache(documents[0])
         spec = {"pipeline_spec": documents[0]} | ({"platform_spec": documents[1]} if len(documents) > 1 else {})

@@ -34,6 +34,8 @@ def parts_of(step: str, arguments: dict[str, Any], **more: str) -> dict[str, Any
     """Return everything that a step's result depends on: code, parameters, digests of the inputs, and ``more``."""
     inputs = {name: value for name, value in arguments.items() if isinstance(value, dict)}
     parameters = {name: value for name, value in arguments.items() if name not in inputs}
+    if step in KEPT and KEPT[step].key:
+        inputs = {}
     if step in KEPT and "recipe" in parameters:  # of the whole recipe, the step's own part
         parameters["recipe"] = recipes.from_json(parameters["recipe"]).part(*KEPT[step].sections)
     return {

@@ -14,22 +14,25 @@ from typing import Any
 
 import xlnet_steps
 from xlnet import provenance, recipe
+from xlnet_pipeline.placement import all_tasks
 
 Specification = dict[str, Any]
 PACKAGE = Path(__file__).parents[2]
 PREFIX, PRETRAINS = "pipeline-", "pipeline-pretrains-"
-CODE = "code"  # the parameter that identifies a step's code
+SHARDED = "sharded-"  # in the name of a pipeline with shards, whatever their number
+CODE, SHARDS = "code", "shards"  # the parameters that identify a step's code, and say how many shards there are
 
 
-def specification(code: Mapping[str, str], home: Path, pretrains: bool = False) -> Specification:
+def specification(code: Mapping[str, str], home: Path, pretrains: bool = False, shards: int = 1) -> Specification:
     """Return the compiled pipeline for steps that run on this machine, without an image.
 
     Args:
         code: maps each step to the identity of its code, which is part of its cache key.
         home: the state directory. Its folders are not created if they are missing.
         pretrains: whether it has the step that pretrains.
+        shards: number of tasks that tokenise; 1: step preprocess does it all.
     """
-    name = _name(pretrains)
+    name = _name(pretrains, shards > 1)
     bytecode = Path(importlib.util.cache_from_source(str(PACKAGE / "dag.py"))).parent
     places = [home / "cache"]
     if not sys.dont_write_bytecode:
@@ -38,18 +41,19 @@ def specification(code: Mapping[str, str], home: Path, pretrains: bool = False) 
         places.insert(0, bytecode)
     spec = next(filter(None, (_kept(place / name) for place in places)), None)
     if spec is None:
-        spec = _compiled(pretrains)
+        spec = _compiled(pretrains, shards)
         any(_keep(spec, place / name) for place in places)
-    for step, task in spec["root"]["dag"]["tasks"].items():
-        if CODE in task.get("inputs", {}).get("parameters", {}):
-            task["inputs"]["parameters"][CODE] = {"runtimeValue": {"constant": code[step]}}
+    for step, task in all_tasks(spec).items():
+        for name, value in ((CODE, code.get(step)), (SHARDS, str(shards))):
+            if name in task.get("inputs", {}).get("parameters", {}):
+                task["inputs"]["parameters"][name] = {"runtimeValue": {"constant": value}}
     return spec
 
 
-def _compiled(pretrains: bool) -> Specification:
+def _compiled(pretrains: bool, shards: int) -> Specification:
     from xlnet_pipeline import dag
 
-    (spec,) = dag.documents(pretrains=pretrains)
+    (spec,) = dag.documents(pretrains=pretrains, shards=shards)
     return spec
 
 
@@ -73,10 +77,10 @@ def _keep(spec: Specification, path: Path) -> bool:
     return True
 
 
-def _name(pretrains: bool = False) -> str:
+def _name(pretrains: bool = False, sharded: bool = False) -> str:
     """Return the file's name, which changes with the sources of DAG, components and recipe, and with kfp's version."""
     steps = Path(xlnet_steps.__file__).parent
     sources = [PACKAGE / "dag.py", *sorted(PACKAGE.glob("placement/*.py")), *sorted(steps.glob("*.py"))]
     digests = [provenance.digest_file(path) for path in [*sources, Path(recipe.__file__)]]
     key = provenance.digest_json([digests, importlib.metadata.version("kfp"), sys.version_info[:2]])[7:47]
-    return f"{PRETRAINS if pretrains else PREFIX}{key}.json"
+    return f"{PRETRAINS if pretrains else PREFIX}{SHARDED if sharded else ''}{key}.json"

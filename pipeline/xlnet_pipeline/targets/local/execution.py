@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xlnet import provenance, state
+from xlnet.recipe import Recipe
 from xlnet.registry import resolve
 from xlnet_pipeline.targets import processes, record, specification
 from xlnet_pipeline.targets.local import compiled, interruption, registration
@@ -30,8 +31,8 @@ class Starter(Protocol):
     home: Path
     interpreter: str
 
-    def pipeline(self, pretrains: bool) -> compiled.Specification:
-        """Return the compiled pipeline; ``pretrains``: whether it has that step."""
+    def pipeline(self, recipe: Recipe) -> compiled.Specification:
+        """Return the compiled pipeline for recipes with the steps and shards of this one."""
 
     def code_parts(self, step: str) -> dict[str, str]:
         """Return the parts of a step's code, with their digests."""
@@ -73,7 +74,7 @@ class Execution:
         try:
             recipe = self.submission.recipe
             with self.target.starting() as self.start:
-                specification.execute(self.target.pipeline(recipe.pretrains), {"recipe": recipe.to_json()}, self.task)
+                specification.execute(self.target.pipeline(recipe), {"recipe": recipe.to_json()}, self.task)
             status, failure = (record.FAILED if self.run_record.error else record.SUCCEEDED), self.run_record.error
         except processes.Stopped as stopped:
             status, failure = self._stopped(stopped)
@@ -87,9 +88,8 @@ class Execution:
     def task(self, task: Task, given: Values) -> Values | None:
         """Find the task's outputs in the cache or make them; None if it fails."""
         self.stop.check()
-        self.current = step = self.run_record.step(task.name)
-        step.status, step.started = record.RUNNING, provenance.now()
-        arguments = given.parameters | {name: described(one) for name, one in given.artifacts.items()}
+        self.current = step = self._begun(task)
+        arguments = given.parameters | {name: described(one) for name, one in flat(given.artifacts).items()}
         step.inputs = {name: _reference(value) for name, value in arguments.items()}
         begun = time.perf_counter()
         try:
@@ -101,12 +101,35 @@ class Execution:
             step.seconds = round(time.perf_counter() - begun, 3)
         step.ended = provenance.now()
         step.outputs = outputs or {}
+        if task.iteration:
+            self._gather(task.name, step)
         self._write()
         if outputs is None:
             return None
         if step.status == record.SUCCEEDED:
             self.say(f"{step.name}: done in {record.shown(step.seconds)}")
         return _values(outputs)
+
+    def _begun(self, task: Task) -> StepRun:
+        """Return the record of a task that begins; in a loop, that of its iteration."""
+        step = whole = self.run_record.step(task.name)
+        if task.iteration:
+            index, count = task.iteration
+            whole.iterations = whole.iterations or [StepRun(f"{task.name}-{number}") for number in range(count)]
+            step = whole.iterations[index]
+        for one in (whole, step):
+            one.status, one.started = record.RUNNING, one.started or provenance.now()
+        return step
+
+    def _gather(self, name: str, step: StepRun) -> None:
+        """Enter an iteration that has ended into the record of its step, which names all artifacts."""
+        whole = self.run_record.step(name)
+        whole.gather()
+        whole.ended = step.ended
+        whole.inputs = whole.inputs or step.inputs
+        index = step.name.removeprefix(f"{name}-")
+        whole.outputs |= {f"{output}-{index}": value for output, value in step.outputs.items()}
+        step.outputs = {}
 
     def _kept_or_made(
         self, task: Task, step: StepRun, arguments: dict[str, Any], given: Values
@@ -162,6 +185,7 @@ class Execution:
         self._write()
         self.say(f"{step.name}: {reason}")
         folder = self.directory / "artifacts" / task.name
+        folder = folder / str(task.iteration[0]) if task.iteration else folder
         folder.mkdir(parents=True, exist_ok=True)
         told = specification.executor_input(task, given, str(folder), folder)
         words = [specification.filled(word, told) for word in task.words]
@@ -172,7 +196,7 @@ class Execution:
             return None
         step.status = record.SUCCEEDED
         made = specification.outputs(told)
-        return made.parameters | {name: described(one) for name, one in made.artifacts.items()}
+        return made.parameters | {name: described(one) for name, one in flat(made.artifacts).items()}
 
     def _command(self, command: list[str], environment: dict[str, str]) -> int:
         """Run the current step's command, and write its output to the step's log and to the user."""
@@ -222,11 +246,18 @@ class Execution:
         return record.FAILED, RunFailure(self.current.name, f"{limit}; finished steps are kept", "timeout")
 
     def _remove_partial(self) -> None:
-        for path in (self.directory / "artifacts").glob("*/.*.partial"):
+        for path in (self.directory / "artifacts").glob("**/.*.partial"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _write(self) -> None:
         record.write(self.run_record, self.directory / "run.json")
+
+
+def flat(artifacts: dict[str, specification.Artifact | list[specification.Artifact]]) -> dict[str, Any]:
+    """Return artifacts by name; those that a loop made have their numbers behind the name."""
+    lists = {name: one for name, one in artifacts.items() if isinstance(one, list)}
+    found = {name: one for name, one in artifacts.items() if name not in lists}
+    return found | {f"{name}-{number}": one for name, every in lists.items() for number, one in enumerate(every)}
 
 
 def described(artifact: specification.Artifact) -> dict[str, Any]:

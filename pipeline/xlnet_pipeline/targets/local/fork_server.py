@@ -42,6 +42,8 @@ TRAINING = (
     "xlnet.training.train",
 )
 LIBRARIES = {
+    "survey": (EXECUTOR, "xlnet.data.dividing"),
+    "tokenise": (EXECUTOR, "xlnet.data.shard_tokens"),
     "preprocess": (EXECUTOR, "xlnet.data.preprocess"),
     "pretrain": TRAINING,
     "train": TRAINING,

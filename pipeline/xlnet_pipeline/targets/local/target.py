@@ -167,10 +167,10 @@ class LocalTarget:
         hint = nearest(run, known) or (f"; the latest is '{known[-1]}'" if known else "; there are no runs yet")
         raise UserError(f"run '{run}' is unknown in '{self.home}'{hint}")
 
-    def pipeline(self, pretrains: bool) -> compiled.Specification:
+    def pipeline(self, recipe: Recipe) -> compiled.Specification:
         """Return the compiled pipeline. Its cache keys name the code that the steps will run."""
         code = {step: provenance.code_fingerprint(step) for step in KEPT}
-        return compiled.specification(code, self.home, pretrains)
+        return compiled.specification(code, self.home, recipe.pretrains, recipe.shards)
 
     def code_parts(self, step: str) -> dict[str, str]:
         """Return the parts of a step's code, so that a message can name the part that changed."""

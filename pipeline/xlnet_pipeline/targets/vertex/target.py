@@ -69,7 +69,7 @@ class VertexTarget:
         """Return the PipelineJob that a submission creates, or a schedule repeats."""
         from xlnet_pipeline import dag  # imports kfp, which takes most of a second; reading runs does not need it
 
-        (spec,) = dag.documents(where, pretrains=recipe.pretrains)
+        (spec,) = dag.documents(where, pretrains=recipe.pretrains, shards=recipe.shards)
         if not cache:
             dag.without_cache(spec)
         job = {
