@@ -12,7 +12,7 @@ import torch
 
 from xlnet.errors import RunError, UserError
 from xlnet.model import attention
-from xlnet.model.attention import IMPLEMENTATIONS, implementation, relative_attention
+from xlnet.model.attention import IMPLEMENTATIONS, implementation, relative_attention, takes_last_queries
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import build
 from xlnet.model.layout import Layout
@@ -35,19 +35,26 @@ def tensors(lengths, heads=3, width=64, dtype=torch.float64, spare=0, seed=0):
     return [random(sum(lengths), 3, heads, width), table, *biases, random(2, heads, width), segments]
 
 
-def run(impl, given, lengths, probability=0.0, with_segments=True, device="cpu"):
-    """Output and all gradients, as float64 on the CPU."""
+def run(impl, given, lengths, probability=0.0, with_segments=True, device="cpu", only_last=False):
+    """Output and all gradients, as float64 on the CPU; ``only_last`` wants each text's last output only."""
     *leaves, ids = (x.detach().to(device).requires_grad_(x.is_floating_point()) for x in given)
     qkv, table, content, position, segment, embed = leaves
     dropout = Dropout.seeded(probability, torch.tensor([987654321], device=device)) if probability else None
+    layout = Layout.of(lengths, device)
+    q, k, v = split_heads(qkv)
+    asks_last = only_last and takes_last_queries(impl, k, k.shape[-1], layout)
     out = relative_attention(
-        *split_heads(qkv),
+        q[layout.last_S] if asks_last else q,
+        k,
+        v,
         Positions(table, content, position),
         Segments(ids, segment, embed) if with_segments else None,
-        Layout.of(lengths, device),
+        layout,
         dropout,
         impl,
     )
+    if only_last and not asks_last:
+        out = out[layout.last_S]
     torch.manual_seed(1)
     out.backward(torch.randn(out.shape, dtype=torch.float64).to(out))
     return [None if x is None else x.double().cpu() for x in (out.detach(), *(leaf.grad for leaf in leaves))]
@@ -62,11 +69,12 @@ def assert_close(got, expected, tolerance):
             assert error <= tolerance, f"{name}: {error:.2e}"
 
 
-def compare(impl, lengths, width, probability, with_segments, dtype, tolerance, device="cpu", spare=0):
+def compare(impl, lengths, width, probability, with_segments, dtype, tolerance, device="cpu", spare=0, only_last=False):
     given = tensors(lengths, width=width, dtype=dtype, spare=spare)
     exact = [x.double() if x.is_floating_point() else x for x in given]
-    expected = run("reference", exact, lengths, probability, with_segments)
-    assert_close(run(impl, given, lengths, probability, with_segments, device), expected, tolerance)
+    expected = run("reference", exact, lengths, probability, with_segments, only_last=only_last)
+    got = run(impl, given, lengths, probability, with_segments, device, only_last)
+    assert_close(got, expected, tolerance)
 
 
 @pytest.mark.parametrize("with_segments", [True, False])
@@ -75,6 +83,13 @@ def compare(impl, lengths, width, probability, with_segments, dtype, tolerance, 
 @pytest.mark.parametrize("width", [16, 64, 128])
 def test_native_equals_the_reference(width, lengths, probability, with_segments):
     compare("native", lengths, width, probability, with_segments, torch.float32, 1e-5, spare=len(lengths))
+
+
+@pytest.mark.parametrize("with_segments", [True, False])
+@pytest.mark.parametrize("lengths", [*LENGTHS, [1, 1, 1]], ids=str)
+@pytest.mark.parametrize("width", [16, 64])
+def test_native_asks_for_the_last_tokens_only(width, lengths, with_segments):
+    compare("native", lengths, width, 0.3, with_segments, torch.float32, 1e-5, spare=2, only_last=True)
 
 
 @pytest.mark.parametrize("level", [*build.LEVELS])
@@ -90,6 +105,7 @@ def test_every_level_of_processor_computes_the_same(level, tmp_path, monkeypatch
     for lengths in (*LENGTHS, [289], [513, 3]):
         for width in (16, 64):
             compare("native", lengths, width, 0.3, True, torch.float32, 1e-5, spare=1)
+        compare("native", lengths, 16, 0.3, True, torch.float32, 1e-5, spare=1, only_last=True)
     for shape in (*test_streams.SHAPES, (1, 289, 49, 100), (3, 64, 64, 64)):
         test_streams.compare("native", shape, 16, 0.3, True, torch.float32, 1e-5)
     test_streams.compare("native", (2, 33, 7, 31), 128, 0.3, True, torch.float32, 1e-5)

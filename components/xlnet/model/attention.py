@@ -39,7 +39,8 @@ def relative_attention(
     """Compute the attention output before the output projection.
 
     Args:
-        q_TNH: queries of all texts, concatenated.
+        q_TNH: queries of all texts, concatenated; or of each text's last token, [S, N, H], if
+            :func:`takes_last_queries`.
         k_TNH: keys.
         v_TNH: values.
         positions: encodings for distances at least as long as the longest text.
@@ -50,7 +51,7 @@ def relative_attention(
             warns once if that is a slow one.
 
     Returns:
-        The output, [T, N, H], in the type of ``q_TNH``.
+        The output, one row per query, in the type of ``q_TNH``.
 
     Raises:
         UserError: the implementation is unknown, or cannot run here; the message gives the reason.
@@ -76,6 +77,13 @@ def implementation(impl: str, device: str, dtype: str, head_width: int) -> str:
     return CHOICE.name(impl, device, dtype, head_width)
 
 
+def takes_last_queries(impl: str, x_TD: Tensor, head_width: int, layout: Layout) -> bool:
+    """Whether the attention of these hidden states can be asked for each text's last token only."""
+    if x_TD.device.type != "cpu" or layout.real_T is not None:
+        return False
+    return implementation(impl, "cpu", str(x_TD.dtype), head_width) == "native"
+
+
 def _module(impl: str) -> ModuleType:
     from xlnet.model.kernels import native, padded, reference, sdpa, triton
 
@@ -89,13 +97,14 @@ CHOICE = Choice("attention", IMPLEMENTATIONS[1:], _module, FAST, anywhere="padde
 
 def _check(given: AttentionInputs) -> None:
     q_TNH, k_TNH, v_TNH, positions, segments, layout, _ = given
-    if not q_TNH.shape == k_TNH.shape == v_TNH.shape:
+    last_S = (layout.texts, *k_TNH.shape[1:])
+    if k_TNH.shape != v_TNH.shape or q_TNH.shape not in (k_TNH.shape, last_S):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q_TNH, k_TNH, v_TNH))
         raise RunError(f"queries, keys and values differ in shape: {shapes}")
     types = {x.dtype for x in (q_TNH, k_TNH, v_TNH, positions.r_RNH)}
     if len(types) > 1:
         raise RunError(f"queries, keys, values and positions differ in type: {', '.join(sorted(map(str, types)))}")
-    layout.check(len(q_TNH))
+    layout.check(len(k_TNH))
     if layout.longest > len(positions.r_RNH) // 2:
         raise RunError(
             f"a text of {layout.longest:,} tokens is longer than the position table, which reaches "

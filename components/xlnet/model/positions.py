@@ -92,6 +92,21 @@ class _Split(torch.autograd.Function):
         return torch.stack(grads, 1)
 
 
+def split_columns(weight_D3NH: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return views of the weights of the first ``count`` products and of the rest; their gradients are joined once."""
+    return _SplitColumns.apply(weight_D3NH, count)
+
+
+class _SplitColumns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight_D3NH: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        return weight_D3NH[:, :count], weight_D3NH[:, count:]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return torch.cat(grads, 1), None
+
+
 def by_token(x_TNH: Tensor) -> Tensor:
     """Return the memory layout that kernels need: a token's heads are contiguous, tokens may have any stride."""
     heads, width = x_TNH.shape[1:]

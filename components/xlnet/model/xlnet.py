@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from xlnet.model.attention import implementation, relative_attention
+from xlnet.model.attention import implementation, relative_attention, takes_last_queries
 from xlnet.model.config import XLNetConfig
 from xlnet.model.dropout import Dropout, Dropouts
 from xlnet.model.fused import dropout, dropout_add_norm, gelu_dropout
 from xlnet.model.layout import Layout
 from xlnet.model.linear import linear, project
-from xlnet.model.positions import Positions, Segments, distance_encoding, split_heads
+from xlnet.model.positions import Positions, Segments, distance_encoding, split_columns, split_heads
 
 
 class LayerInputs(NamedTuple):
@@ -66,7 +66,15 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, shared: LayerInputs, noise: LayerNoise) -> Tensor:
         """[T, D] → [T, D], or [S, D] if only some tokens' hidden states are wanted."""
-        q_TNH, k_TNH, v_TNH = split_heads(_heads(x_TD, self.qkv))
+        outputs_S, inputs_TD = shared.outputs_S, x_TD
+        only_last = outputs_S is not None and takes_last_queries(shared.impl, x_TD, self.qkv.shape[-1], shared.layout)
+        if only_last:
+            x_TD = x_TD[outputs_S]
+            q_weight, kv_weight = split_columns(self.qkv, 1)
+            (q_TNH,) = split_heads(_heads(x_TD, q_weight))
+            k_TNH, v_TNH = split_heads(_heads(inputs_TD, kv_weight))
+        else:
+            q_TNH, k_TNH, v_TNH = split_heads(_heads(x_TD, self.qkv))
         ids_T = shared.segment_ids_T
         attended_TNH = relative_attention(
             q_TNH,
@@ -78,8 +86,8 @@ class RelativeAttention(nn.Module):
             noise.weights,
             shared.impl,
         )
-        if shared.outputs_S is not None:
-            attended_TNH, x_TD = attended_TNH[shared.outputs_S], x_TD[shared.outputs_S]
+        if outputs_S is not None and not only_last:
+            attended_TNH, x_TD = attended_TNH[outputs_S], x_TD[outputs_S]
         out_TD = linear(attended_TNH.flatten(1), self.o.flatten(1))
         norm = self.layer_norm
         return dropout_add_norm(out_TD, x_TD, norm.weight, norm.bias, norm.eps, noise.attended)

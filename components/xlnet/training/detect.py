@@ -8,6 +8,7 @@ import torch
 
 from xlnet.errors import UserError
 from xlnet.training import DEVICES
+from xlnet.training.allocator import keep_freed_memory
 from xlnet.training.device import Cuda, Device
 from xlnet.training.distributed import join
 
@@ -47,6 +48,8 @@ def detect(kind: str = "", precision: str = "auto") -> Device:
         RunError: other ranks did not join.
     """
     kind = choose(kind)
+    if kind == "cpu":
+        keep_freed_memory()  # before the model takes memory
     device = _class(kind)  # before ranks join: the class may register their communication backend
     return device(precision, join(kind))
 

@@ -24,7 +24,6 @@ from xlnet.model.kernels import native
 from xlnet.model.layout import Capacity, Layout
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
-from xlnet.training.allocator import keep_freed_memory
 from xlnet.training.distributed import SingleRank
 from xlnet.training.inputs import Inputs
 from xlnet.training.optim import AdamW
@@ -73,7 +72,6 @@ class Device:
 
     def prepare(self, model: XLNetClassifier, recompute: bool = False) -> XLNetClassifier:
         """Move the model to the device, and choose the settings that depend on the device."""
-        keep_freed_memory()
         model = model.to(self.torch)
         model.transformer.recompute = recompute
         has_kernels = not native.obstacle("cpu", str(torch.float32), native.LANES)

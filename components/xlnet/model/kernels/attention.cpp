@@ -26,6 +26,7 @@ struct Problem {
     const int32_t* offsets;                                      // [S + 1]
     long q_row, k_row, v_row;                                    // strides of tokens
     long texts, tokens, heads, width, longest;
+    long queries;                                                // T, or S: only each text's last token asks
     uint32_t key, threshold;
     float dropout_scale;
     int threads;
@@ -35,6 +36,7 @@ struct Problem {
     long origin() const { return longest + 1 - up(longest, ROWS); }
     long distances() const { return 2 * longest; }
     long columns() const { return up(2 * up(longest, ROWS) + ROWS, PANEL); }
+    bool only_last() const { return queries != tokens; }
 };
 
 // What is computed once for one text and head, and used by all its blocks of queries.
@@ -43,6 +45,8 @@ struct Text {
     const Problem<T>& p;
     const float *r_panels, *r_rows;
     long n, first, length;
+    long first_query, query_row;          // the first token that asks, and the row of its query
+    long shift;                           // rows of the present block that come before its first query
     long padded, rows, band, band_row;    // length in whole vectors; rows of a block; scores by distance per row, and stride
     float factor;                         // 1 / sqrt(H), times log2(e): scores are powers of two
     float *k_panels, *by_key, *by_distance, *q_content, *q_position, *by_segment;
@@ -64,16 +68,27 @@ struct Text {
 
     void enter(long s, long head) {
         n = head, first = p.offsets[s], length = p.offsets[s + 1] - first;
+        first_query = p.only_last() ? length - 1 : 0, query_row = p.only_last() ? s : first;
         padded = up(length, LANES);
         rows = padded < ROWS ? padded : ROWS, band = padded + rows, band_row = band + LANES;
         to_panels(p.k + first * p.k_row + n * p.width, p.k_row, length, p.width, k_panels);
     }
-    const T* query(long i) const { return p.q + (first + i) * p.q_row + n * p.width; }
+    // The row of token i's query among all queries.
+    long row(long i) const { return query_row + i - first_query; }
+    const T* query(long i) const { return p.q + row(i) * p.q_row + n * p.width; }
+    // Starts a block of queries at token i of the text; returns how many there are.
+    long start(long i) {
+        shift = i % rows;
+        return length - i < rows - shift ? length - i : rows - shift;
+    }
     uint32_t noise_row(long i) const { return uint32_t((first + i) * p.heads + n); }
     // The column where row i of a block begins to read its scores by distance: one before that of row i - 1.
-    float* distances(long i) const { return by_distance + i * band_row + rows - 1 - i; }
+    float* distances(long i) const { return by_distance + i * band_row + before(i); }
+    long before(long i) const { return rows - 1 - shift - i; }
     // The block's first column among all distances.
-    long first_distance(long block) const { return up(p.longest, ROWS) - rows - block; }
+    long first_distance(long block) const { return up(p.longest, ROWS) - rows - (block - shift); }
+    // Only rows after the last query would read the first columns, so whole vectors of them are skipped.
+    long skipped(long count) const { return (rows - shift - count) / LANES * LANES; }
 
     // Scores of queries [block, block + count), as powers of two, in by_key.
     void scores(long block, long count) {
@@ -84,10 +99,9 @@ struct Text {
             if (q) by_segment[i] = segment_score(p, n, q, factor);
         }
         multiply_panels(tiled, p.width, q_content, k_panels, 0, padded, by_key, padded);
-        // Only rows after the last query would read the first columns, so whole vectors of them are skipped.
-        const long skipped = (rows - count) / LANES * LANES;
-        multiply_panels(tiled, p.width, q_position, r_panels + n * p.columns() * p.width,
-                        first_distance(block) + skipped, band - skipped, by_distance + skipped, band_row);
+        const long skip = skipped(count);
+        multiply_panels(tiled, p.width, q_position, r_panels + n * p.columns() * p.width, first_distance(block) + skip,
+                        band - skip, by_distance + skip, band_row);
         for (long i = 0; i < count; ++i) add_up(block + i, by_key + i * padded, distances(i), by_segment[i]);
     }
 
@@ -110,7 +124,7 @@ struct Text {
     }
 };
 
-// out [T, N, H] and the logarithm (base 2) of each row's sum, log_sums [N, T].
+// out [queries, N, H] and the logarithm (base 2) of each row's sum, log_sums [N, queries].
 template <class T>
 void forward(const Problem<T>& p, float* r_panels, float* r_rows, T* out, float* log_sums) {
     arrange_distances(p, r_panels, r_rows);
@@ -127,20 +141,20 @@ void forward(const Problem<T>& p, float* r_panels, float* r_rows, T* out, float*
             text.enter(task / p.heads, task % p.heads);
             for (long j = 0; j < text.length; ++j)
                 copy_values(p.v + (text.first + j) * p.v_row + text.n * p.width, values + j * p.width, p.width);
-            for (long block = 0; block < text.length; block += text.rows) {
-                const long count = text.length - block < text.rows ? text.length - block : text.rows;
+            for (long block = text.first_query; block < text.length; block += text.rows) {
+                const long count = text.start(block);
                 text.scores(block, count);
                 float inverse[ROWS];
                 for (long i = 0; i < count; ++i) {
                     float* row = text.by_key + i * text.padded;
-                    float* log_sum = log_sums + text.n * p.tokens + text.first + block + i;
+                    float* log_sum = log_sums + text.n * p.queries + text.row(block + i);
                     inverse[i] = softmax_row(row, text.padded, noise, text.noise_row(block + i), log_sum);
                 }
                 const long rows = up(count, TILE_ROWS);
                 std::memset(attended, 0, rows * p.width * 4);
                 multiply_add(rows, text.length, p.width, text.by_key, text.padded, 1, values, attended);
                 for (long i = 0; i < count; ++i) {
-                    T* to = out + ((text.first + block + i) * p.heads + text.n) * p.width;
+                    T* to = out + (text.row(block + i) * p.heads + text.n) * p.width;
                     for (long h = 0; h < p.width; h += LANES)
                         store(to + h, load(attended + i * p.width + h) * inverse[i]);
                 }
@@ -183,14 +197,15 @@ void backward(const Problem<T>& p, const float* r_panels, const float* r_rows, c
                 for (long j = 0; j < length; ++j)
                     copy_values(p.k + (text.first + j) * p.k_row + n * H, k_rows + j * H, H);
                 to_panels(p.v + text.first * p.v_row + n * H, p.v_row, length, H, v_panels);
-                std::memset(dk, 0, key_rows * H * 4), std::memset(dv, 0, key_rows * H * 4);
-                for (long block = 0; block < length; block += text.rows) {
-                    const long count = length - block < text.rows ? length - block : text.rows;
+                const long all_keys = up(length, TILE_ROWS);
+                std::memset(dk, 0, all_keys * H * 4), std::memset(dv, 0, all_keys * H * 4);
+                for (long block = text.first_query; block < length; block += text.rows) {
+                    const long count = text.start(block);
                     const long rows = up(count, TILE_ROWS);
                     text.scores(block, count);
                     std::memset(dout, 0, rows * H * 4);
                     for (long i = 0; i < count; ++i)
-                        copy_values(grad_out + (text.first + block + i) * model + n * H, dout + i * H, H);
+                        copy_values(grad_out + text.row(block + i) * model + n * H, dout + i * H, H);
                     multiply_panels(rows, H, dout, v_panels, 0, padded, dweights, padded);
                     for (long i = count; i < rows; ++i) {
                         std::memset(text.by_distance + i * band_row, 0, band_row * 4);
@@ -199,9 +214,9 @@ void backward(const Problem<T>& p, const float* r_panels, const float* r_rows, c
                     float by_segment[ROWS];
                     for (long i = 0; i < count; ++i) {
                         float *row = text.by_key + i * padded, *dweight = dweights + i * padded;
-                        const float log_sum = log_sums[n * p.tokens + text.first + block + i];
+                        const float log_sum = log_sums[n * p.queries + text.row(block + i)];
                         float* distance = text.distances(i);
-                        std::memset(text.by_distance + i * band_row, 0, (text.rows - 1 - i) * 4);
+                        std::memset(text.by_distance + i * band_row, 0, text.before(i) * 4);
                         by_segment[i] = softmax_row_gradient(
                             row, dweight, distance, padded, log_sum, noise, text.noise_row(block + i),
                             [&](long j, vec v) {
@@ -210,9 +225,9 @@ void backward(const Problem<T>& p, const float* r_panels, const float* r_rows, c
                         for (float* end = distance + padded; end < text.by_distance + (i + 1) * band_row; ++end) *end = 0;
                     }
                     // From here on by_key holds the scores' gradients, dweights the weights after dropout.
-                    multiply_add(up(length, TILE_ROWS), rows, H, dweights, 1, padded, dout, dv);
-                    multiply_add(up(length, TILE_ROWS), rows, H, text.by_key, 1, padded, text.q_content, dk);
-                    const long skipped = text.rows - count;
+                    multiply_add(all_keys, rows, H, dweights, 1, padded, dout, dv);
+                    multiply_add(all_keys, rows, H, text.by_key, 1, padded, text.q_content, dk);
+                    const long skipped = text.before(count - 1);
                     const long near = text.first_distance(block) + skipped;
                     multiply_add(up(band - skipped, TILE_ROWS), rows, H, text.by_distance + skipped, 1, band_row,
                                  text.q_position, dr + near * H);
@@ -222,7 +237,7 @@ void backward(const Problem<T>& p, const float* r_panels, const float* r_rows, c
                                  r_rows + (n * columns + near) * H, dq_position);
                     for (long i = 0; i < count; ++i)
                         query_gradient(p, n, text.query(block + i), dq_content + i * H, dq_position + i * H,
-                                       by_segment[i], grad_q + (text.first + block + i) * p.q_row + n * H, dbias);
+                                       by_segment[i], grad_q + text.row(block + i) * p.q_row + n * H, dbias);
                 }
                 for (long j = 0; j < length; ++j) {
                     T* to_k = grad_k + (text.first + j) * p.k_row + n * H;

@@ -42,7 +42,10 @@ def obstacle(device: str, dtype: str, head_width: int) -> str:
 
 
 def attention(given: AttentionInputs) -> Tensor:
-    """See :func:`xlnet.model.attention.relative_attention`. It computes in float32 for every input type."""
+    """See :func:`xlnet.model.attention.relative_attention`. It computes in float32 for every input type.
+
+    The queries may be those of each text's last token only: [S, N, H]. Then so is the output.
+    """
     q_TNH, k_TNH, v_TNH, positions, segments, layout, dropout = given
     ids_T, bias_NH, embed_2NH = segments or (None, None, None)
     tokens = (q_TNH, k_TNH, v_TNH) if is_bfloat16(q_TNH) else floats(q_TNH, k_TNH, v_TNH)
@@ -60,12 +63,15 @@ def floats(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if x is None else x.float() for x in tensors]
 
 
+SIZES = ("texts", "tokens", "heads", "width", "longest", "queries")
+
+
 class _Problem(ctypes.Structure):
     """``struct Problem`` of attention.cpp."""
 
     _fields_ = [
         *((name, c_void_p) for name in (*TENSORS, "segments", "offsets")),
-        *((name, c_long) for name in ("q_row", "k_row", "v_row", "texts", "tokens", "heads", "width", "longest")),
+        *((name, c_long) for name in ("q_row", "k_row", "v_row", *SIZES)),
         *SETTINGS,
     ]
 
@@ -90,7 +96,8 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, r_panels, r_rows, log_sums_NT = ctx.saved_tensors
         problem = _problem(tensors, ctx.layout, ctx.dropout)
-        gradients = empty_gradients(*tensors[:3])
+        q, k, v = tensors[:3]
+        gradients = empty_gradients(q, k, v) if len(q) == len(k) else (torch.empty_like(q), *empty_gradients(k, v))
         kept = (r_panels, r_rows, log_sums_NT)
         backward, more = build.library().attention_backward, c_int(is_bfloat16(tensors[0]))
         rest = run_backward(backward, problem, tensors, kept, grads[0], gradients, more)
@@ -110,8 +117,9 @@ def _problem(tensors: list[Tensor | None], layout: Layout, dropout: Dropout | No
         k_TNH.stride(0),
         v_TNH.stride(0),
         layout.texts,
-        *q_TNH.shape,
+        *k_TNH.shape,
         len(tensors[3]) // 2,
+        len(q_TNH),
     )
     set_threads_and_dropout(problem, dropout)
     return problem

@@ -82,14 +82,17 @@ void multiply_panels(long rows, long depth, const float* a, const float* panels,
     }
 }
 
-// Copies the rows of x [count, width] to columns of panels. The columns after `count` become zero.
+// Copies the rows of x [count, width] to columns of panels. Columns after `count` become zero, up to a whole vector.
 template <class T>
 void to_panels(const T* x, long x_row, long count, long width, float* panels) {
-    for (long column = 0; column < up(count, PANEL); ++column) {
+    for (long column = 0; column < count; column += LANES) {
+        const long present = count - column < LANES ? count - column : LANES;
         float* out = panels + column / PANEL * width * PANEL + column % PANEL;
         for (long h = 0; h < width; h += LANES) {
-            const vec v = column < count ? load(x + column * x_row + h) : vec{};
-            for (int lane = 0; lane < LANES; ++lane) out[(h + lane) * PANEL] = v[lane];
+            vec square[LANES];
+            for (long i = 0; i < LANES; ++i) square[i] = i < present ? load(x + (column + i) * x_row + h) : vec{};
+            transpose_square(square);
+            for (long i = 0; i < LANES; ++i) store(out + (h + i) * PANEL, square[i]);
         }
     }
 }

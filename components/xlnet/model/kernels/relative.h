@@ -141,12 +141,12 @@ void add_groups(const P& p, long groups, const float* partial_r, const float* pa
 #pragma omp for
     for (long row = 0; row < p.distances() * p.heads; ++row) {
         const long distance = row / p.heads, n = row % p.heads;
-        for (long h = 0; h < H; ++h) {
-            float total = 0;
+        for (long h = 0; h < H; h += LANES) {
+            vec total{};
             // A distance before the first column belongs to no pair.
             for (long g = 0; g < groups && distance >= origin; ++g)
-                total += partial_r[((g * p.heads + n) * columns + distance - origin) * H + h];
-            grad_r[row * H + h] = total * LN2;
+                total += load(partial_r + ((g * p.heads + n) * columns + distance - origin) * H + h);
+            store(grad_r + row * H + h, total * LN2);
         }
     }
 #pragma omp for

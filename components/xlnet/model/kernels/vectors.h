@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -83,6 +84,33 @@ inline ints lane_numbers() {
     ints lanes;
     for (int i = 0; i < LANES; ++i) lanes[i] = i;
     return lanes;
+}
+
+// Lanes of a and b in turn, half of them each: those whose number has the bit `step` come from `b` (or, if UPPER, are
+// those that the other result lacks).
+template <int STEP, bool UPPER, int... LANE>
+inline vec mix_lanes(vec a, vec b, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, (LANE & STEP ? LANES + LANE - (UPPER ? 0 : STEP) : LANE + (UPPER ? STEP : 0))...);
+#else
+    return __builtin_shuffle(a, b, ints{(LANE & STEP ? LANES + LANE - (UPPER ? 0 : STEP) : LANE + (UPPER ? STEP : 0))...});
+#endif
+}
+template <int STEP>
+inline void transpose_by(vec* x) {
+    using All = std::make_integer_sequence<int, LANES>;
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; ++i)
+        if (!(i & STEP)) {
+            const vec a = x[i], b = x[i + STEP];
+            x[i] = mix_lanes<STEP, false>(a, b, All{}), x[i + STEP] = mix_lanes<STEP, true>(a, b, All{});
+        }
+}
+// Transposes a square of LANES vectors in registers.
+inline void transpose_square(vec* x) {
+    if constexpr (LANES > 8) transpose_by<8>(x);
+    if constexpr (LANES > 4) transpose_by<4>(x);
+    transpose_by<2>(x), transpose_by<1>(x);
 }
 
 // 2^x for x <= 0 (0 below -126): polynomial of 2^fraction, exponent added as bits.
