@@ -1,6 +1,6 @@
 """Who runs in train_speed.py: each trains the same network on the same rows, one update at a time.
 
-``ours`` is the trainer's own step, ``ours float32`` the same in float32 whatever the others compute in.
+``ours`` is the trainer's own step, ``ours float32`` the same on a device of float32 whatever the others compute in.
 ``hf`` is transformers' XLNet as its best user would set it up:
 batches grouped by length, padded to their longest row, fused AdamW, bfloat16 autocast on a GPU.
 ``hf compiled`` is the same under torch.compile. ``seed`` is the plain loop that this project began
@@ -21,7 +21,6 @@ from xlnet.model.layout import Capacity
 from xlnet.model.weights import join_qkv
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import TrainingRecipe
-from xlnet.training.detect import detect
 from xlnet.training.device import Cuda, Device
 from xlnet.training.optim import make_optimizer
 from xlnet.training.step import forward, optimise
@@ -141,8 +140,6 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def make(kind: str, config: XLNetConfig, weights: dict[str, Tensor], device: Device) -> Ours | HuggingFace:
     """A contender by name; the seed's loop always computes in float32."""
-    if kind == "ours float32":
-        return Ours(config, weights, detect(device.kind, "float32"))
-    if kind == "ours":
+    if kind.startswith("ours"):
         return Ours(config, weights, device)
     return HuggingFace(config, weights, device, **KINDS[kind])

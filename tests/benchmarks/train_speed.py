@@ -5,8 +5,8 @@
 
 Prints real tokens per second (on a CPU, which others may use, per second of the process's own processor time), the
 ratio ours / theirs with its spread over the rounds, the share of the device's own matrix rate (or on a GPU of the
-ceiling) in useful operations, losses side by side without dropout, and each one's peak memory from a process of its
-own. `contenders.py` says who runs.
+ceiling) in useful operations, losses side by side without dropout, and each one's peak memory. Each has a process of
+its own, and they take turns update by update. `contenders.py` says who runs.
 
 Useful operations per token and layer, forward: 24 d^2 linear and 6 L d attention. In the last layer only keys and
 values, 4 d^2, are needed of every token; the rest is needed once per text. Training takes three times that.
@@ -14,12 +14,13 @@ values, 4 d^2, are needed of every token; the rest is needed once per text. Trai
 
 import argparse
 import json
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from real_rows import SETS, VOCABULARY, Sample, sample
 from xlnet.model.config import XLNetConfig
 from xlnet.model.weights import split_qkv
 from xlnet.model.xlnet import XLNetClassifier
-from xlnet.training.detect import detect
+from xlnet.training.detect import choose, detect
 from xlnet.training.device import Device
+from xlnet.training.precision import on_cpu
 
 SHAPES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 
@@ -64,35 +66,62 @@ def used(device: Device) -> Callable[[], float]:
     return time.process_time if device.torch.type == "cpu" else time.perf_counter
 
 
+def device_of(kind: str, arguments: argparse.Namespace) -> Device:
+    """A contender's device. On a CPU only ours sets how memory is allocated, so theirs must not come from `detect`."""
+    precision = "float32" if kind == "ours float32" else arguments.precision
+    if choose(arguments.device) != "cpu":
+        return detect(arguments.device, precision)
+    precision = on_cpu(precision, "classify", SHAPES[arguments.shape][1])
+    return detect("cpu", precision) if kind.startswith("ours") else Device(precision)
+
+
+def serve(orders: Connection, kind: str, rows: Sample, arguments: argparse.Namespace, config: XLNetConfig) -> None:
+    """Run a contender in a process of its own: answer each update's number with its seconds, and the end with MiB."""
+    torch.manual_seed(0)
+    device = device_of(kind, arguments)
+    clock = used(device)
+    one = make(kind, config, split_qkv(XLNetClassifier(config).state_dict()), device)
+    plan = one.batches(rows, arguments.rows, arguments.steps)
+    orders.send([int(rows.lengths[chosen].sum()) for chosen in plan])
+    while (step := orders.recv()) is not None:
+        orders.send(timed(device, lambda: one.step(rows, plan[step]), clock))
+    orders.send(peak_of_this_process(device))
+
+
 def rounds(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, device: Device) -> dict[str, Any]:
     """Time every contender on the same rows, one after the other in each round."""
-    torch.manual_seed(0)
-    weights = split_qkv(XLNetClassifier(config).state_dict())
-    running = {kind: make(kind, config, weights, device) for kind in arguments.contenders}
-    count, size, clock = arguments.steps, arguments.rows, used(device)
-    plans = {kind: one.batches(rows, size, count) for kind, one in running.items()}
+    running: dict[str, Connection] = {}
+    counts: dict[str, list[int]] = {}
+    for kind in arguments.contenders:
+        running[kind], theirs = multiprocessing.Pipe()
+        given = theirs, kind, rows, arguments, config
+        multiprocessing.get_context("spawn").Process(target=serve, args=given, daemon=True).start()
+        theirs.close()  # so that the end of a contender is noticed
+        counts[kind] = running[kind].recv()
+    count, clock = arguments.steps, used(device)
     speeds: dict[str, list[float]] = {kind: [] for kind in running}
     rates: list[float] = []
     for number in range(arguments.rounds + 1):  # the first warms up
         rates.append(matrix_rate(device, clock))
         seconds, tokens = dict.fromkeys(running, 0.0), dict.fromkeys(running, 0)
         for step in range(count):  # one update each in turn: a slow moment of the machine meets all of them
-            for kind, one in running.items():
+            for kind, orders in running.items():
                 if kind == "seed" and step != number % count:
                     continue  # all its batches cost the same: one a round tells what each does
-                chosen = plans[kind][step]
-                seconds[kind] += timed(device, lambda one=one, chosen=chosen: one.step(rows, chosen), clock)
-                tokens[kind] += int(rows.lengths[chosen].sum())
-        tokens = {k: int(rows.lengths[: size * count].mean() * size) if k == "seed" else n for k, n in tokens.items()}
+                orders.send(step)
+                seconds[kind] += orders.recv()
+                tokens[kind] += sum(counts[kind]) // count if kind == "seed" else counts[kind][step]
         for kind in running:
             speeds[kind].append(tokens[kind] / seconds[kind])
             print(f"  round {number}: {kind:12} {speeds[kind][-1]:12,.0f} tokens/s", file=sys.stderr, flush=True)
-    lengths = rows.lengths[: size * count].tolist()
+    lengths = rows.lengths.tolist()
     per_token = useful(lengths, config.n_layer, config.d_model) / sum(lengths)
     rate = statistics.median(rates)
-    return {kind: figures(values[1:], speeds["ours"][1:], per_token, rate) for kind, values in speeds.items()} | {
-        "matrix_rate": rate
-    }
+    found = {kind: figures(values[1:], speeds["ours"][1:], per_token, rate) for kind, values in speeds.items()}
+    for kind, orders in running.items():
+        orders.send(None)
+        found[kind]["peak_mib"] = orders.recv()
+    return found | {"matrix_rate": rate}
 
 
 def figures(values: list[float], ours: list[float], per_token: float, rate: float) -> dict[str, Any]:
@@ -115,27 +144,6 @@ def losses(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig) -> 
     pair = [make(kind, still, weights, device) for kind in ("ours", "hf")]
     plan = pair[1].batches(rows, min(arguments.rows, 8), arguments.compare)
     return [tuple(one.step(rows, chosen).item() for one in pair) for chosen in plan]
-
-
-def peak_memory(kind: str, arguments: argparse.Namespace) -> float:
-    """MiB that one contender's training takes, measured in a process of its own."""
-    options = ["--peak", kind, "--rows", str(arguments.rows), "--layers", str(arguments.layers)]
-    options += ["--shape", arguments.shape, "--device", arguments.device, "--precision", arguments.precision]
-    if arguments.folder:
-        options += ["--folder", str(arguments.folder)]
-    command = [sys.executable, __file__, arguments.set, *options]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def _own_peak(kind: str, rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, device: Device) -> float:
-    weights = split_qkv(XLNetClassifier(config).state_dict())
-    one = make(kind, config, weights, device)
-    # The costliest batch: the longest rows.
-    plan = one.batches(rows, arguments.rows, arguments.steps)
-    longest = max(plan, key=lambda chosen: int(rows.lengths[chosen].sum()))
-    for _ in range(2):
-        one.step(rows, longest)
-    return peak_of_this_process(device)
 
 
 def peak_of_this_process(device: Device) -> float:
@@ -189,21 +197,16 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--compare", type=int, default=5, help="updates whose losses are compared")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure the peak too")
     parser.add_argument("--folder", type=Path, help="rows written by real_rows.py")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    device = detect(arguments.device, arguments.precision)
+    device = device_of("ours", arguments)
     layers, width, heads, inner = SHAPES[arguments.shape]
     arguments.layers = layers = arguments.layers or (4 if device.torch.type == "cpu" else layers)
     config = XLNetConfig(VOCABULARY, layers, width, heads, 64, inner, classes=("0", "1"))
     rows = sample(arguments.set, arguments.rows * arguments.steps, arguments.folder)
-    if arguments.peak:
-        print(_own_peak(arguments.peak, rows, arguments, config, device))
-        return
-    figures = rounds(rows, arguments, config, device)  # before the description: a model may change the precision
+    figures = rounds(rows, arguments, config, device)
     result: dict[str, Any] = {
         "set": arguments.set,
         "model": f"{layers} layers of {arguments.shape}",
@@ -213,8 +216,6 @@ def main() -> None:
     }
     result["matrix_rate"] = figures.pop("matrix_rate")
     result["contenders"] = figures
-    for kind in figures:
-        figures[kind]["peak_mib"] = peak_memory(kind, arguments) if arguments.memory else float("nan")
     result["losses"] = losses(rows, arguments, config)
     print(f"{arguments.set}: {result['model']}, {arguments.rows} rows per update, {device.name}, {device.precision}")
     print(f"mean length {result['mean_length']:.1f}; matrix rate {result['matrix_rate'] / 1e9:,.0f} GFLOP/s")

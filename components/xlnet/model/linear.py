@@ -39,8 +39,10 @@ def project(x_TI: Tensor, weight_IO: Tensor) -> Tensor:
     """Compute ``x · weight``: [T, O]."""
     if _is_bfloat16_on_cpu(x_TI):
         return _BFloat16.apply(x_TI, weight_IO, None, False)
-    if multiply := _multiply_for(x_TI):  # oneDNN takes a hundred times as long for strided weights
-        return _Linear.apply(multiply, x_TI, weight_IO.contiguous().t(), None)
+    if multiply := _multiply_for(x_TI):
+        if multiply is _multiply_with_onednn:  # it takes a hundred times as long for strided weights
+            weight_IO = weight_IO.contiguous()
+        return _Linear.apply(multiply, x_TI, weight_IO.t(), None)
     return x_TI @ weight_IO
 
 

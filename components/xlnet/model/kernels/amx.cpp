@@ -41,23 +41,6 @@ struct Matrix {
     long row, column;
 };
 
-// Interleaves blocks of `side` lanes of two vectors: the butterfly of a transposition.
-template <int side>
-inline void butterfly(vec rows[16]) {
-    ints low, high;
-    for (int lane = 0; lane < 16; ++lane) {
-        low[lane] = lane & side ? 16 + lane - side : lane;
-        high[lane] = lane & side ? 16 + lane : lane + side;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i)
-        if (!(i & side)) {
-            const vec a = rows[i], b = rows[i + side];
-            rows[i] = (vec)_mm512_permutex2var_ps((__m512)a, (__m512i)low, (__m512)b);
-            rows[i + side] = (vec)_mm512_permutex2var_ps((__m512)a, (__m512i)high, (__m512)b);
-        }
-}
-
 // Loads 16 x 16 elements from (i, j) on, as rows. What is beyond `rows` and `columns` more becomes zero.
 inline void load_block(const Matrix& m, long i, long j, long rows, long columns, vec out[16]) {
     const float* from = m.at + i * m.row + j * m.column;
@@ -66,7 +49,7 @@ inline void load_block(const Matrix& m, long i, long j, long rows, long columns,
     const bool empty = rows <= 0 || columns <= 0;
 #pragma GCC unroll 16
     for (long r = 0; r < 16; ++r) out[r] = r < there && !empty ? load(from + r * stride) : vec{};
-    if (across) butterfly<1>(out), butterfly<2>(out), butterfly<4>(out), butterfly<8>(out);
+    if (across) transpose_square(out);
 }
 
 // The three bfloat16 numbers whose sum is x, each as the upper half of a word. What the first two leave of x has at most

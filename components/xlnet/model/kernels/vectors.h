@@ -86,14 +86,17 @@ inline ints lane_numbers() {
     return lanes;
 }
 
-// Lanes of a and b in turn, half of them each: those whose number has the bit `step` come from `b` (or, if UPPER, are
-// those that the other result lacks).
+// Exchanges blocks of STEP lanes of two vectors, one step of a transposition: the upper halves of a's blocks for the
+// lower halves of b's. Returns the new a; if UPPER, the new b.
 template <int STEP, bool UPPER, int... LANE>
-inline vec mix_lanes(vec a, vec b, std::integer_sequence<int, LANE...>) {
+inline vec exchange(vec a, vec b, std::integer_sequence<int, LANE...>) {
+    constexpr auto source = [](int lane) {
+        return lane & STEP ? LANES + lane - (UPPER ? 0 : STEP) : lane + (UPPER ? STEP : 0);
+    };
 #if defined(__clang__)
-    return __builtin_shufflevector(a, b, (LANE & STEP ? LANES + LANE - (UPPER ? 0 : STEP) : LANE + (UPPER ? STEP : 0))...);
+    return __builtin_shufflevector(a, b, source(LANE)...);
 #else
-    return __builtin_shuffle(a, b, ints{(LANE & STEP ? LANES + LANE - (UPPER ? 0 : STEP) : LANE + (UPPER ? STEP : 0))...});
+    return __builtin_shuffle(a, b, ints{source(LANE)...});
 #endif
 }
 template <int STEP>
@@ -103,7 +106,7 @@ inline void transpose_by(vec* x) {
     for (int i = 0; i < LANES; ++i)
         if (!(i & STEP)) {
             const vec a = x[i], b = x[i + STEP];
-            x[i] = mix_lanes<STEP, false>(a, b, All{}), x[i + STEP] = mix_lanes<STEP, true>(a, b, All{});
+            x[i] = exchange<STEP, false>(a, b, All{}), x[i + STEP] = exchange<STEP, true>(a, b, All{});
         }
 }
 // Transposes a square of LANES vectors in registers.
