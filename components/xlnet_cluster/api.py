@@ -136,8 +136,7 @@ class Api:
 
 def _json(call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
     """Return the answer as plain JSON, because the client's model classes drop fields of newer servers."""
-    found: dict[str, Any] = json.loads(call(*arguments, **options, _preload_content=False, **_TIMEOUT).data)
-    return found
+    return json.loads(call(*arguments, **options, _preload_content=False, **_TIMEOUT).data)
 
 
 def _translated(call: Callable[[], Any]) -> Any:

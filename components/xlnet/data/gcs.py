@@ -190,8 +190,7 @@ def _receive(blob: Any, file: IO[bytes], first: int, last: int) -> str:
         file.seek(start)
         return transfer.receive(storage_client(), blob, file, first, last, TIMEOUT)
 
-    found: str = retry()(once)()
-    return found
+    return retry()(once)()
 
 
 def _fetch_ranges(blob: Any, path: Path, checksum: str) -> Path:

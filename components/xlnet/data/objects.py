@@ -50,8 +50,7 @@ def _store(uri: str) -> ModuleType:
 
 def listing(uri: str) -> list[Stored]:
     """List the objects whose names begin with the address's name."""
-    found: list[Stored] = _store(uri).listing(uri)
-    return found
+    return _store(uri).listing(uri)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -71,26 +70,22 @@ def read(uri: str) -> bytes:
     """Return the bytes of one object, from the mount if the bucket is mounted."""
     if path := mounted(uri):
         return path.read_bytes()
-    found: bytes = _store(uri).read(uri)
-    return found
+    return _store(uri).read(uri)
 
 
 def read_range(stored: Stored, first: int, last: int) -> bytes:
     """Return bytes ``first`` to ``last`` of the version of an object that was listed."""
-    found: bytes = _store(stored.uri).read_range(stored, first, last)
-    return found
+    return _store(stored.uri).read_range(stored, first, last)
 
 
 def checker(stored: Stored) -> Callable[[bytes], str | None] | None:
     """Return a function that takes an object's next bytes and returns the checksum so far; None if it has none."""
-    found: Callable[[bytes], str | None] | None = _store(stored.uri).checker(stored.checksum)
-    return found
+    return _store(stored.uri).checker(stored.checksum)
 
 
 def comparable(stored: Stored) -> bool:
     """Whether a difference between an object's checksum and that of the received bytes means that they are damaged."""
-    found: bool = _store(stored.uri).comparable(stored)
-    return found
+    return _store(stored.uri).comparable(stored)
 
 
 def write(uri: str, content: bytes) -> None:

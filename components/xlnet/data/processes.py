@@ -81,8 +81,7 @@ class Processes(Generic[Item, Result]):
             return self._function(item)
         process = self._idle.get()
         try:
-            found: Result = process.call(item)
-            return found
+            return process.call(item)
         finally:
             self._idle.put(process)
 

@@ -138,8 +138,7 @@ def read(uri: str) -> bytes:
 
     def once() -> bytes:
         answer = client(uri).get_object(Bucket=bucket, Key=name)
-        content: bytes = answer["Body"].read()
-        return content
+        return answer["Body"].read()
 
     with _explained(uri):
         return _again(once)
@@ -152,8 +151,7 @@ def read_range(stored: Stored, first: int, last: int) -> bytes:
     def once() -> bytes:
         etag = f'"{stored.checksum.removeprefix("etag:")}"'
         answer = client(stored.uri).get_object(Bucket=bucket, Key=name, Range=f"bytes={first}-{last}", IfMatch=etag)
-        content: bytes = answer["Body"].read()
-        return content
+        return answer["Body"].read()
 
     with _explained(stored.uri):
         return _again(once)

@@ -68,8 +68,7 @@ class Seen:
             return np.zeros(len(keys), bool)
         shortened = keys.view(np.uint64) >> np.uint64(64 - self.bits)
         places = np.searchsorted(self.values, shortened)
-        found: np.ndarray = self.values[np.minimum(places, len(self) - 1)] == shortened
-        return found
+        return self.values[np.minimum(places, len(self) - 1)] == shortened
 
 
 def read(artifact: str | Path) -> Seen | None:

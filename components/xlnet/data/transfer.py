@@ -14,9 +14,10 @@ objects of this size.
 """
 
 import base64
-import functools
+import contextlib
 import mimetypes
 import os
+from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import quote, urlencode
 
@@ -41,7 +42,7 @@ def receive(client: Any, blob: Any, file: IO[bytes], first: int, last: int, time
         headers["Range"] = f"bytes={first}-{last}"
     path = f"/download/storage/v1/b/{blob.bucket.name}/o/{quote(blob.name, safe='')}"
     start, total, size = file.tell(), checksum(), 0
-    with _Answer(client, "GET", path, query, headers, None, timeout) as answer:
+    with _answer(client, "GET", path, query, headers, timeout) as answer:
         while piece := answer.read(PIECE):
             file.write(piece)
             total.update(piece)
@@ -66,7 +67,7 @@ def send(client: Any, bucket: str, name: str, content: bytes, timeout: tuple[flo
     headers = {"Content-Type": kind, "X-Goog-Hash": f"crc32c={crc32c(content)}"}
     path = f"/upload/storage/v1/b/{bucket}/o"
     query = {"uploadType": "media", "name": name}
-    with _Answer(client, "POST", path, query, headers, content, timeout) as answer:
+    with _answer(client, "POST", path, query, headers, timeout, content) as answer:
         return str(answer.json()["crc32c"])
 
 
@@ -89,57 +90,36 @@ def checksum() -> Any:
     return google_crc32c.Checksum()
 
 
-class _Answer:
-    """The response to a request while it is read. An error of the connection becomes a ConnectionError."""
+@contextlib.contextmanager
+def _answer(
+    client: Any,
+    method: str,
+    path: str,
+    query: dict[str, Any],
+    headers: dict[str, str],
+    timeout: tuple[float, float],
+    body: bytes | None = None,
+) -> Iterator[Any]:
+    """Yield the response to a request while it is read. An error of the connection becomes a ConnectionError."""
+    from google.api_core.exceptions import from_http_status
+    from urllib3 import Timeout
+    from urllib3.exceptions import HTTPError
 
-    def __init__(
-        self,
-        client: Any,
-        method: str,
-        path: str,
-        query: dict[str, Any],
-        headers: dict[str, str],
-        body: bytes | None,
-        timeout: tuple[float, float],
-    ) -> None:
-        from urllib3 import Timeout
-
-        self._url = f"{client._connection.API_BASE_URL}{path}?{urlencode(query)}"
-        self._http = _connections(client)
-        self._ask = functools.partial(
-            self._http.urlopen,
-            method,
-            self._url,
-            body=body,
-            headers=headers,
-            timeout=Timeout(connect=timeout[0], read=timeout[1]),
-            preload_content=False,
-            redirect=False,
-        )
-
-    def __enter__(self) -> Any:
-        from google.api_core.exceptions import from_http_status
-        from urllib3.exceptions import HTTPError
-
+    url = f"{client._connection.API_BASE_URL}{path}?{urlencode(query)}"
+    limits = Timeout(connect=timeout[0], read=timeout[1])
+    options: dict[str, Any] = {"timeout": limits, "preload_content": False, "redirect": False}
+    with contextlib.ExitStack() as unless_whole:
         try:
-            self._answer = self._ask()
-            self._answer.decode_content = False
-            if self._answer.status >= 300:
-                content = self._answer.read()
-                raise from_http_status(self._answer.status, http.reason(content, self._answer.reason))
+            answer = _connections(client).urlopen(method, url, body=body, headers=headers, **options)
+            unless_whole.callback(answer.close)
+            answer.decode_content = False
+            if answer.status >= 300:
+                raise from_http_status(answer.status, http.reason(answer.read(), answer.reason))
+            yield answer
         except HTTPError as error:
             raise ConnectionError(http.short(error)) from None
-        return self._answer
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        from urllib3.exceptions import HTTPError
-
-        if error is None:
-            self._answer.release_conn()
-            return
-        self._answer.close()
-        if isinstance(error, HTTPError):
-            raise ConnectionError(http.short(error)) from None
+        unless_whole.pop_all()
+        answer.release_conn()
 
 
 def _connections(client: Any) -> Any:

@@ -28,8 +28,7 @@ class Challenger:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """The evaluation's ``metrics.json``."""
-        found: dict[str, Any] = json.loads((self.evaluation / "metrics.json").read_text(encoding="utf-8"))
-        return found
+        return json.loads((self.evaluation / "metrics.json").read_text(encoding="utf-8"))
 
     @property
     def classes(self) -> list[str]:

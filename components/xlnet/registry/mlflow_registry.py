@@ -175,8 +175,7 @@ class MlflowRegistry:
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def _stored(self, tags: dict[str, str]) -> dict[str, str]:
-        kept: dict[str, str] = state.stored(tags, self._folder) if self._file else tags
-        return kept
+        return state.stored(tags, self._folder) if self._file else tags
 
     def _version(self, one: Any, aliases: dict[str, Any]) -> ModelVersion:
         created = datetime.fromtimestamp(one.creation_timestamp / 1000, UTC)

@@ -60,8 +60,7 @@ class VertexApi:
     ) -> dict[str, Any]:
         """Send one request; see :func:`xlnet.http.repeated` for ``recover`` and for the exceptions."""
         url = path if "://" in path else f"{self.base}/v1/{path}"
-        found: dict[str, Any] = http.repeated(lambda: self._once(method, url, body, query), self.server, recover)
-        return found
+        return http.repeated(lambda: self._once(method, url, body, query), self.server, recover)
 
     def get(self, path: str) -> dict[str, Any] | None:
         """Get a resource; None if it does not exist."""
@@ -100,8 +99,7 @@ class VertexApi:
             operation = self.call("GET", operation["name"])
         if error := operation.get("error"):
             raise RunError(f"{self.server.name}: {error.get('message', error)}")
-        response: dict[str, Any] = operation.get("response", {})
-        return response
+        return operation.get("response", {})
 
     def _once(self, method: str, url: str, body: Any, query: Mapping[str, str | int] | None) -> dict[str, Any]:
         from google.auth.exceptions import GoogleAuthError
@@ -121,8 +119,7 @@ class VertexApi:
         if answer.status_code >= 400:
             wait = http.seconds(answer.headers.get("Retry-After"))
             raise HttpError(answer.status_code, http.reason(answer.text, str(answer.reason)), wait)
-        found: dict[str, Any] = content
-        return found
+        return content
 
 
 def _session() -> Any:

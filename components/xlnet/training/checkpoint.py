@@ -62,8 +62,7 @@ class State:
 def training_of(store: CheckpointStore) -> dict[str, Any] | None:
     """Identify the training that these checkpoints belong to (recipe, dataset, classes); None if there are none."""
     text = store.read(ABOUT)
-    found: dict[str, Any] | None = None if text is None else json.loads(text)
-    return found
+    return None if text is None else json.loads(text)
 
 
 @dataclass(frozen=True)

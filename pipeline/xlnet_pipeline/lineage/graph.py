@@ -142,19 +142,24 @@ def verify(lineage: Lineage) -> list[str]:
     """Return one line for each artifact whose location is known and whose content does not match its digest."""
     problems = []
     for node in lineage.nodes.values():
-        if not node.uri or node.type in ("file", "files"):
-            continue
-        try:
-            directory = objects.local_directory(node.uri)
-            if not directory.is_dir():
-                problems.append(f"{node.type} {short(node.digest)}: gone from '{node.uri}'")
-                continue
-            found = provenance.verify(directory)
-        except (UserError, CorruptArtifact) as error:
-            problems.append(f"{node.type} {short(node.digest)}: {error}")
-            continue
-        if found != node.digest:
-            problems.append(
-                f"{node.type} {short(node.digest)}: '{node.uri}' now holds another {node.type}, {short(found)}"
-            )
+        if node.uri and node.type not in ("file", "files"):
+            try:
+                problem = changed(node.type, node.digest, objects.local_directory(node.uri))
+            except (UserError, CorruptArtifact) as error:
+                problem = str(error)
+            if problem:
+                problems.append(f"{node.type} {short(node.digest)}: {problem}")
     return problems
+
+
+def changed(type: str, digest: str, directory: Path) -> str:
+    """Say how a directory differs from the artifact that it should hold; empty if it does not.
+
+    Raises:
+        UserError: the directory has no ``lineage.json``.
+        CorruptArtifact: its content does not match its own digest.
+    """
+    if not directory.is_dir():
+        return f"gone from '{directory}'"
+    found = provenance.verify(directory)
+    return "" if found == digest else f"'{directory}' now holds another {type}, {short(found)}"

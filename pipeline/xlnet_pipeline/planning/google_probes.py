@@ -190,8 +190,7 @@ def _get(around: Environment, path: str) -> dict[str, Any]:
         raise _Refused(f"asking was refused ({answer.status_code})", LOGIN if answer.status_code == 401 else role)
     if answer.status_code != 200:
         raise _Refused(f"Service Usage answers {answer.status_code}", "gcloud services list")
-    found: dict[str, Any] = answer.json()
-    return found
+    return answer.json()
 
 
 def _short(error: Exception) -> str:

@@ -180,6 +180,5 @@ def _jobset(container: Mapping[str, Any]) -> dict[str, Any] | None:
     texts = [*(one.get("value", "") for one in container.get("env", [])), *container.get("args", [])]
     for text in texts:
         if text.startswith("{") and '"node_selector"' in text:
-            found: dict[str, Any] = json.loads(text)
-            return found
+            return json.loads(text)
     return None

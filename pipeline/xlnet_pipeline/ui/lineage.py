@@ -7,11 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from xlnet import provenance
 from xlnet.errors import CorruptArtifact, RunError, UserError
+from xlnet_pipeline.lineage import graph
 from xlnet_pipeline.lineage.world import KINDS, Known, World, build
 from xlnet_pipeline.ui import drawing, pages
 from xlnet_pipeline.ui.pages import quoted
@@ -130,24 +131,17 @@ def verify(site: Site, shown: World) -> list[tuple[Known, str]]:
     """Check artifacts against their digests; return each with a description of the problem, which is empty if none."""
     found = []
     for node in shown.nodes.values():
-        if not node.uri or node.type in FILES or "://" in node.uri:
-            continue
-        try:
-            digest = provenance.verify(site.inside(node.uri))
-            problem = "" if digest == node.digest else f"'{node.uri}' now holds another {node.type}"
-        except (UserError, RunError, OSError) as error:
-            problem = str(error)
-        found.append((node, problem))
+        if node.uri and node.type not in FILES and "://" not in node.uri:
+            try:
+                found.append((node, graph.changed(node.type, node.digest, site.inside(node.uri))))
+            except (UserError, RunError, OSError) as error:
+                found.append((node, str(error)))
     return found
 
 
 def plain(shown: World) -> dict[str, Any]:
     """Return a graph as JSON."""
-    nodes = [
-        {"id": one.id, "type": one.type, "title": one.title, "digest": one.digest, "facts": list(one.facts),
-         "inputs": list(one.inputs), "uri": one.uri, "run": one.run}
-        for one in shown.nodes.values()
-    ]  # fmt: skip
+    nodes = [{name: value for name, value in vars(one).items() if name != "count"} for one in shown.nodes.values()]
     return {"nodes": nodes, "edges": shown.edges()}
 
 
@@ -160,18 +154,13 @@ def _part(request: Request) -> tuple[str, World]:
 def graph_json(request: Request) -> Response:
     """Send the graph as JSON."""
     root, part = _part(request)
-    kept = {"content-disposition": f'attachment; filename="{root}.json"'}
-    text = json.dumps(plain(part), indent=1, ensure_ascii=True)
-    return PlainTextResponse(text, media_type="application/json", headers=kept)
+    return pages.download(json.dumps(plain(part), indent=1), f"{root}.json", "application/json")
 
 
 def graph_svg(request: Request) -> Response:
     """Send the drawing as a self-contained file."""
     root, part = _part(request)
-    kept = {"content-disposition": f'attachment; filename="{root}.svg"'}
-    return PlainTextResponse(
-        standalone(draw(part.collapsed([root]), root, root)), media_type="image/svg+xml", headers=kept
-    )
+    return pages.download(standalone(draw(part.collapsed([root]), root, root)), f"{root}.svg", "image/svg+xml")
 
 
 def standalone(svg: str) -> str:
@@ -184,7 +173,7 @@ def standalone(svg: str) -> str:
 
 def page_file(request: Request) -> Response:
     """Send the self-contained page that ``xlnet-pipeline lineage --html`` writes."""
-    from xlnet_pipeline.lineage import graph, rendering
+    from xlnet_pipeline.lineage import rendering
 
     site = site_of(request)
     known = world(site)
@@ -195,8 +184,7 @@ def page_file(request: Request) -> Response:
     found = graph.of_directory(str(site.inside(node.uri)), places)
     if found is None:
         raise UserError(f"'{node.uri}' has no lineage.json any more; run the recipe again")
-    kept = {"content-disposition": f'attachment; filename="{node.id}.html"'}
-    return PlainTextResponse(rendering.to_html(found), media_type="text/html", headers=kept)
+    return pages.download(rendering.to_html(found), f"{node.id}.html", "text/html")
 
 
 def of_run(request: Request) -> Response:
@@ -204,7 +192,6 @@ def of_run(request: Request) -> Response:
     site, run = site_of(request), found_run(request)
     known, problem = world(site), ""
     if run.target not in (LOCAL, "docker"):
-        from xlnet_pipeline.lineage import graph
         from xlnet_pipeline.lineage import world as worlds
 
         remote = graph.of_target(run.id, site.target(run.target))

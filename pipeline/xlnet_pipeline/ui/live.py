@@ -35,8 +35,7 @@ def shared(key: Signature, look: Callable[..., Found], *given: Any) -> Found:
         if len(_looks) > 200:
             _looks.clear()
         _looks[key] = kept
-    found: Found = kept[1]
-    return found
+    return kept[1]
 
 
 async def shared_slow(key: Signature, look: Callable[..., Found], *given: Any) -> Found:

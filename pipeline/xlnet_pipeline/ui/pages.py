@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from xlnet import __version__
 from xlnet.lineage.facts import size
@@ -66,6 +66,12 @@ def problem(request: Request, status: int, title: str, text: str) -> Response:
     values = {"title": title, "text": text, "path": request.url.path, "token": "", "home": "", "said": ""}
     made = environment().get_template("problem.html").render(**values, targets=[LOCAL])
     return HTMLResponse(made.encode("utf-8", "replace"), status)
+
+
+def download(text: str, name: str, media_type: str) -> Response:
+    """Send a text as a file with this name."""
+    kept = {"content-disposition": f'attachment; filename="{name}"'}
+    return PlainTextResponse(text, media_type=media_type, headers=kept)
 
 
 def redirect(path: str, said: str = "", **query: str) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from xlnet import provenance
@@ -100,13 +100,13 @@ def log_file(request: Request) -> Response:
     step = next((one for one in run.steps if one.name == name), None)
     if step is None:
         raise UserError(f"step '{name}' is unknown; allowed: {', '.join(one.name for one in run.steps)}")
-    kept = {"content-disposition": f'attachment; filename="{run.id}-{step.name}.log"'}
+    name = f"{run.id}-{step.name}.log"
     if path := logs.place(site, run, step):
-        return FileResponse(path, media_type="text/plain; charset=utf-8", headers=kept)
+        return FileResponse(path, media_type="text/plain; charset=utf-8", filename=name)
     if run.target in (LOCAL, "docker"):
         raise Missing(f"step '{step.name}' of run '{run.id}' has no log")
     lines = site.target(run.target).logs(run.id, step.name)
-    return PlainTextResponse("".join(f"{line}\n" for line in lines), headers=kept)
+    return pages.download("".join(f"{line}\n" for line in lines), name, "text/plain")
 
 
 def metrics(request: Request) -> Response:
@@ -119,8 +119,7 @@ def metrics(request: Request) -> Response:
 def metrics_csv(request: Request) -> Response:
     """Send the curves as a table."""
     run = found(request)
-    kept = {"content-disposition": f'attachment; filename="{run.id}-metrics.csv"'}
-    return PlainTextResponse(curves.read(site_of(request), run).csv(), media_type="text/csv", headers=kept)
+    return pages.download(curves.read(site_of(request), run).csv(), f"{run.id}-metrics.csv", "text/csv")
 
 
 def judged(request: Request) -> Response:
@@ -132,8 +131,7 @@ def judged(request: Request) -> Response:
 def recipe_file(request: Request) -> Response:
     """Send the recipe as a file that ``xlnet-pipeline run`` takes."""
     run = found(request)
-    kept = {"content-disposition": f'attachment; filename="{run.id}.toml"'}
-    return PlainTextResponse(recipe_toml(run.recipe), media_type="application/toml", headers=kept)
+    return pages.download(recipe_toml(run.recipe), f"{run.id}.toml", "application/toml")
 
 
 def cancel(request: Request, form: Form) -> Response:

@@ -176,7 +176,6 @@ def checked(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     """Make an endpoint that checks the form's token, and then calls a function with the form in a thread."""
 
     async def endpoint(request: Request) -> Response:
-        answer: Response = await run_in_threadpool(handler, request, await read_form(request))
-        return answer
+        return await run_in_threadpool(handler, request, await read_form(request))
 
     return endpoint

@@ -146,8 +146,7 @@ class Site:
 
 def site_of(request: Request) -> Site:
     """Return the site that a request is for."""
-    found: Site = request.app.state.site
-    return found
+    return request.app.state.site
 
 
 def _configured(name: str, recipe: str | None) -> bool:

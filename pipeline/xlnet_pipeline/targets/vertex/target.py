@@ -244,8 +244,7 @@ def _id(job: dict[str, Any]) -> str:
 
 
 def _details(job: dict[str, Any]) -> list[dict[str, Any]]:
-    details: list[dict[str, Any]] = job.get("jobDetail", {}).get("taskDetails", [])
-    return details
+    return job.get("jobDetail", {}).get("taskDetails", [])
 
 
 def _step(detail: dict[str, Any]) -> str:
