@@ -8,21 +8,45 @@ run marked as deleted stays until that run has ended.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import kfp_server_api as api
 
 from xlnet.errors import UserError
 from xlnet.http import HttpError
+from xlnet.recipe import Recipe
+from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import record, remote, schedules
 from xlnet_pipeline.targets.kfp import clock
+from xlnet_pipeline.targets.kfp.api import KfpApi
+from xlnet_pipeline.targets.record import Run
 from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
 from xlnet_pipeline.targets.submission import Submission
 
-if TYPE_CHECKING:
-    from xlnet_pipeline.targets.kfp.target import KfpTarget
+
+class KfpSubmitter(Protocol):
+    """The part of the target that schedules need."""
+
+    name: str
+
+    @property
+    def api(self) -> KfpApi:
+        """The installation's API."""
+
+    def body(self, recipe: Recipe, where: Placement, name: str, experiment: str, cache: bool = True) -> dict[str, Any]:
+        """Return the fields that create a run."""
+
+    def place(self, submission: Submission) -> Placement:
+        """Return where the submission's steps will run."""
+
+    def listed(self) -> Iterator[Any]:
+        """Yield the experiment's runs, newest first."""
+
+    def status(self, run: str) -> Run:
+        """Return the current record of a run."""
+
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")  # states of a run in the API
 SEARCHED = 200  # how many of the newest runs are searched for a schedule's last run
@@ -31,7 +55,7 @@ SEARCHED = 200  # how many of the newest runs are searched for a schedule's last
 class KfpSchedules:
     """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
 
-    def __init__(self, target: "KfpTarget") -> None:
+    def __init__(self, target: KfpSubmitter) -> None:
         self.target = target
         self.api = target.api
 

@@ -5,13 +5,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from xlnet import provenance, state
+from xlnet.recipe import Recipe
 from xlnet.registry import resolve
 from xlnet_pipeline.targets import processes, record, specification
-from xlnet_pipeline.targets.local import interruption, registration
+from xlnet_pipeline.targets.local import compiled, interruption, registration
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
 from xlnet_pipeline.targets.output import Output
 from xlnet_pipeline.targets.record import Run, RunFailure, StepRun
@@ -19,11 +21,24 @@ from xlnet_pipeline.targets.specification import Task, Values
 from xlnet_pipeline.targets.submission import Submission
 from xlnet_steps import supervisor
 
-if TYPE_CHECKING:
-    from xlnet_pipeline.targets.local.target import LocalTarget
-
 SCHEMA_VERSION = "0.0.1"  # of the artifact types that come with kfp
 WARNING = "warning: "  # begins a step's line about something that does not stop it
+
+
+class Starter(Protocol):
+    """The part of a target that an execution uses: the code that it runs, and how it starts a command."""
+
+    home: Path
+    interpreter: str
+
+    def pipeline(self, recipe: Recipe) -> compiled.Specification:
+        """Return the compiled pipeline for recipes with the steps and shards of this one."""
+
+    def code_parts(self, step: str) -> dict[str, str]:
+        """Return the parts of a step's code, with their digests."""
+
+    def starting(self) -> AbstractContextManager[processes.Start]:
+        """Return what starts the steps of one run."""
 
 
 class Execution:
@@ -31,7 +46,7 @@ class Execution:
 
     def __init__(
         self,
-        target: "LocalTarget",
+        target: Starter,
         run: Run,
         say: Callable[[str], None],
         live: Callable[[str], None] | None,

@@ -1,26 +1,39 @@
 """Schedules on Vertex AI: a Schedule resource with the pipeline job to create, changed in place."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from xlnet.errors import UserError
 from xlnet.http import HttpError
 from xlnet.recipe import Recipe
+from xlnet.registry.vertex_api import VertexApi
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.targets import remote, schedules
 from xlnet_pipeline.targets.schedules import ACTIVE, PAUSED, Schedule, Timing
+from xlnet_pipeline.targets.settings import VertexSettings
 from xlnet_pipeline.targets.submission import Submission
 
-if TYPE_CHECKING:
-    from xlnet_pipeline.targets.vertex.target import VertexTarget
-
 CHANGED = "cron,maxConcurrentRunCount,createPipelineJobRequest"
+
+
+class VertexSubmitter(Protocol):
+    """The part of the target that schedules need."""
+
+    name: str
+    api: VertexApi
+    settings: VertexSettings
+
+    def body(self, recipe: Recipe, where: Placement, name: str, cache: bool = True) -> dict[str, Any]:
+        """Return the PipelineJob that a schedule repeats."""
+
+    def place(self, submission: Submission) -> Placement:
+        """Return where the submission's steps will run."""
 
 
 class VertexSchedules:
     """See :class:`xlnet_pipeline.targets.schedules.Schedules` for the methods."""
 
-    def __init__(self, target: "VertexTarget") -> None:
+    def __init__(self, target: VertexSubmitter) -> None:
         self.target = target
         self.api = target.api
         self.path = f"{target.settings.parent}/schedules"
