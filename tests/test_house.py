@@ -60,6 +60,7 @@ LATE = {
 # Modules that a package's absence takes with it: only loaded, late, by the one that LATE names.
 WRITTEN_IN = {
     "xlnet.model.kernels.triton_attention": {"triton"},
+    "xlnet.model.kernels.triton_turning": {"triton"},
     "xlnet.model.kernels.triton_fused": {"triton"},
     "xlnet.model.kernels.triton_passes": {"triton"},
     "xlnet.model.kernels.triton_streams": {"triton"},

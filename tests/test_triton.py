@@ -3,11 +3,10 @@
 On a GPU: pytest -m gpu tests/test_triton.py
 """
 
+import importlib.util
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,15 @@ import torch
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; pip install triton")
 
+from xlnet.model.kernels import (  # noqa: E402
+    tiles,
+    triton_attention,
+    triton_passes,
+    triton_streams,
+    triton_streams_passes,
+)
+
 HERE = Path(__file__).parent
-KERNELS = ("prepare", "position_scores", "forward", "backward_keys", "backward_queries", "backward_distances")
 # Bytes that a thread may keep outside of its registers, and shared memory that a block may have: what an A100 and an
 # H100 have, and what an L4 has.
 STACK, SHARED = 96, {(8, 0): 160 * 1024, (8, 9): 99 * 1024, (9, 0): 224 * 1024}
@@ -29,74 +35,64 @@ def test_the_kernels_are_right_under_the_interpreter():
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+spec = importlib.util.spec_from_file_location("kernel_resources", HERE / "benchmarks" / "kernel_resources.py")
+assert spec
+assert spec.loader
+resources = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(resources)
+KERNELS = resources.KERNELS
+
+
 @pytest.mark.parametrize("capability", SHARED, ids=str)
 @pytest.mark.parametrize(("width", "mean_length"), [(64, 10), (64, 40), (64, 300), (128, 300)])
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_kernels_compile_and_stay_in_registers(name, width, mean_length, capability):
-    from xlnet.model.kernels import triton_attention, triton_passes
-
-    chosen = triton_passes.tile(name, width, False, mean_length, capability)
+    chosen = tiles.plan(width, False, mean_length, capability).tile(name)
     assert_compiles(getattr(triton_attention, name), width, chosen, capability)
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=str)
 @pytest.mark.parametrize("name", KERNELS[1:])
 def test_the_kernels_of_both_streams_compile_and_stay_in_registers(name, capability):
-    from xlnet.model.kernels import triton_streams, triton_streams_passes
-
-    chosen = triton_streams_passes.stream_tile(name, 64, False, 896, capability)
+    chosen = triton_streams_passes.stream_plan(64, False, 896, capability).tile(name)
     assert_compiles(getattr(triton_streams, name), 64, chosen, capability)
+
+
+@pytest.mark.parametrize(
+    "module", [triton_attention, triton_streams], ids=lambda module: module.__name__.split(".")[-1]
+)
+@pytest.mark.parametrize("name", ["forward", "backward_keys"])
+def test_scores_are_not_read_one_by_one(name, module):
+    """Which the compiler does unless it knows that the rows of a tile are aligned."""
+    chosen = tiles.plan(64, False, 300, (9, 0)).tile(name)._replace(queries=32)
+    assert resources.compiled(getattr(module, name), 64, chosen, (9, 0)).singles == 0
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=str)
+@pytest.mark.parametrize("name", KERNELS[1:])
+def test_kernels_that_move_scores_in_registers_compile(name, capability):
+    used = resources.compiled(getattr(triton_attention, name), 64, tiles.Tile(32, 32, 4, 2, turn=True), capability)
+    assert (used.stack, used.singles) == (0, 0)
+
+
+def test_the_table_of_tiles_holds_what_the_kernels_need():
+    for entry in tiles.table():
+        plan = tiles.plan(entry["width"], False, entry["mean_length"] or 1e9, (9, 0))
+        assert set(plan.tiles) <= {"", *KERNELS}
+        assert plan.tile("backward_keys").keys == plan.tile("backward_queries").keys, "they share squares of gradients"
+        for name in KERNELS[1:]:
+            chosen = plan.tile(name)
+            assert triton_passes.PITCH % chosen.keys == 0
+            assert chosen.queries == chosen.keys or not chosen.turn
+        if plan.tile("backward_distances").turn:
+            assert plan.tile("backward_distances").keys == plan.tile("backward_keys").keys
 
 
 def assert_compiles(kernel, width, chosen, capability):
     """Ahead of time, for bfloat16: no GPU is needed to see what the compiler makes of them."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from xlnet.model.kernels import triton_passes
-
-    known = {"N": 12, "H": width, "M": chosen.queries, "K": chosen.keys, "P": triton_passes.PITCH}
-    known |= {"SEGMENTS": True, "DROPOUT": True, "BACKWARD": True, "PRECISION": "tf32"}
-    constants = {name: value for name, value in known.items() if name in kernel.arg_names}
-    types = {argument: _type(argument, constants) for argument in kernel.arg_names}
-    aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, argument in enumerate(kernel.arg_names)
-        if types[argument].startswith("*") or argument.endswith("_row") or argument == "area"
-    }
-    major, minor = capability
-    compiled = triton.compile(
-        ASTSource(kernel, types, constants, aligned),
-        target=GPUTarget("cuda", 10 * major + minor, 32),
-        options={"num_warps": chosen.warps, "num_stages": chosen.stages},
-    )
-    assert compiled.metadata.shared <= SHARED[capability]
-    assert _stack(compiled.asm["cubin"]) <= STACK
-
-
-def _type(argument, constants):
-    if argument in constants:
-        return "constexpr"
-    if argument.endswith("_bias"):
-        return "*fp32"
-    kinds = {
-        "*bf16": ("q", "k", "v", "r", "q_content", "q_position", "dout", "out", "dq", "dk", "dv", "dscores"),
-        "*fp16": ("scores",),
-        "*fp32": ("change", "log_sums", "deltas", "partial", "by_segment"),
-        "*i32": ("ids", "offsets", "blocks", "starts", "query_ids", "key_ids", "places", "sees", "order"),
-        "*i64": ("mask_key", "squares"),
-        "fp32": ("scale", "drop_scale"),
-    }
-    return next((kind for kind, names in kinds.items() if argument in names), "i32")
-
-
-def _stack(binary):
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary)
-        file.flush()
-        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    return int(re.search(r"STACK:(\d+)", usage)[1])
+    used = resources.compiled(kernel, width, chosen, capability)
+    assert used.shared <= SHARED[capability]
+    assert used.stack <= STACK
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from xlnet.model import dropout as plain
 from xlnet.model.dropout import Dropout
-from xlnet.model.kernels import triton_fused
+from xlnet.model.kernels import tiles, triton_fused, triton_passes, triton_streams_passes
 from xlnet.model.layout import Capacity, Layout
 
 
@@ -31,12 +31,30 @@ def test_attention_in_half_precision():
     test_attention.compare("triton", [33, 7], 16, 0.3, True, torch.float16, 1e-2)
 
 
+def use(monkeypatch, module, tile):
+    """Take one tile for all kernels of a module's passes."""
+    monkeypatch.setattr(module, "plan", lambda *_: tiles.Tiling({"": tile}, 1 << 20))
+
+
 def test_tiles_of_64(monkeypatch):
     """What longer texts in bfloat16 use."""
-    from xlnet.model.kernels import triton_passes
-
-    monkeypatch.setattr(triton_passes, "tile", lambda *_: triton_passes.Tile(64, 64, 4, 1))
+    use(monkeypatch, triton_passes, tiles.Tile(64, 64, 4, 1))
     test_attention.compare("triton", [70, 20], 16, 0.3, True, torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "lengths", "spare"), [(16, [7, 33, 16, 1], 5), (16, [17], 0), (32, [31, 32, 65, 2], 0), (64, [70, 20], 3)]
+)
+def test_scores_that_move_in_registers(monkeypatch, size, lengths, spare):
+    use(monkeypatch, triton_passes, tiles.Tile(size, size, 4, 1, turn=True))
+    test_attention.compare("triton", lengths, 16, 0.3, True, torch.float32, 1e-5, spare=spare)
+
+
+@pytest.mark.parametrize("kernel", ["forward", "backward_keys", "backward_queries", "backward_distances"])
+def test_each_kernel_may_move_scores_by_itself(monkeypatch, kernel):
+    chosen = {"": tiles.Tile(16, 16, 4, 1), kernel: tiles.Tile(16, 16, 4, 1, turn=True)}
+    monkeypatch.setattr(triton_passes, "plan", lambda *_: tiles.Tiling(chosen, 1 << 20))
+    test_attention.compare("triton", [18, 5], 16, 0.3, True, torch.float32, 1e-5, spare=2)
 
 
 def test_a_layout_with_room_for_more(monkeypatch):
@@ -77,9 +95,7 @@ def test_both_streams_in_half_precision():
 
 
 def test_both_streams_with_tiles_of_64(monkeypatch):
-    from xlnet.model.kernels import triton_streams_passes
-
-    monkeypatch.setattr(triton_streams_passes, "stream_tile", lambda *_: triton_streams_passes.Tile(64, 64, 4, 1))
+    use(monkeypatch, triton_streams_passes, tiles.Tile(64, 64, 4, 1, turn=True))  # which these kernels ignore
     test_streams.compare("triton", (1, 65, 9, 20), 16, 0.3, True, torch.float32, 1e-5)
 
 

@@ -292,8 +292,10 @@ def code_parts(step: str) -> dict[str, str]:
     """Return the parts of a step's fingerprint: digests of reachable modules and kernels, and library versions."""
     files = {name: _source(name) for name in _reachable(STEPS[step].module)}
     for name, path in list(files.items()):
-        if path.name == "__init__.py":  # kernels that are compiled on first use belong to their package
-            files |= {f"{name}/{kernel.name}": kernel for kernel in sorted(path.parent.glob("*.[ch]*"))}
+        if (
+            path.name == "__init__.py"
+        ):  # kernels that are compiled on first use, and their tiles, belong to their package
+            files |= {f"{name}/{kernel.name}": kernel for kernel in sorted(path.parent.glob("*.[chj]*"))}
     sources = {name: digest_file(path) for name, path in files.items()}
     return {**sources, **_library_versions(), "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
 

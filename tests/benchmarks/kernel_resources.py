@@ -5,6 +5,7 @@
 
 `--queries`, `--keys`, `--warps` and `--stages` take several values each and compile every combination of them. Stack
 is what a thread keeps outside of its registers, in bytes; a kernel that spills reads and writes it in its inner loop.
+Single accesses are instructions that read or write one score; a kernel should access eight at a time.
 """
 
 import argparse
@@ -19,8 +20,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from xlnet.model.kernels import triton_attention, triton_passes, triton_streams, triton_streams_passes
-from xlnet.model.kernels.triton_passes import Tile
+from xlnet.model.kernels import tiles, triton_attention, triton_passes, triton_streams, triton_streams_passes
+from xlnet.model.kernels.tiles import Tile
 
 KERNELS = ("prepare", "position_scores", "forward", "backward_keys", "backward_queries", "backward_distances")
 TYPES = {
@@ -39,12 +40,13 @@ class Resources(NamedTuple):
     registers: int
     stack: int
     shared: int
+    singles: int  # instructions that read or write a single number of two bytes in global memory
 
 
-def compiled(kernel: Any, width: int, tile: Tile, capability: tuple[int, int], **constants: Any) -> Resources:
+def compiled(kernel: Any, width: int, tile: Tile, capability: tuple[int, int]) -> Resources:
     """Compile a kernel for bfloat16 heads of this width, with segments and dropout."""
     known = {"N": 12, "H": width, "M": tile.queries, "K": tile.keys, "P": triton_passes.PITCH}
-    known |= {"SEGMENTS": True, "DROPOUT": True, "BACKWARD": True, "PRECISION": "tf32", **constants}
+    known |= {"SEGMENTS": True, "DROPOUT": True, "BACKWARD": True, "TURN": tile.turn, "PRECISION": "tf32"}
     known = {name: value for name, value in known.items() if name in kernel.arg_names}
     types = {argument: _type(argument, known) for argument in kernel.arg_names}
     aligned = {
@@ -59,7 +61,8 @@ def compiled(kernel: Any, width: int, tile: Tile, capability: tuple[int, int], *
         options={"num_warps": tile.warps, "num_stages": tile.stages},
     )
     usage = _usage(made.asm["cubin"])
-    return Resources(int(usage["REG"]), int(usage["STACK"]), made.metadata.shared)
+    singles = len(re.findall(r"(?:ld|st)\.global\S*\.b16", made.asm["ptx"]))
+    return Resources(int(usage["REG"]), int(usage["STACK"]), made.metadata.shared, singles)
 
 
 def _type(argument: str, constants: dict[str, Any]) -> str:
@@ -87,27 +90,28 @@ def main() -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[64])
     parser.add_argument("--mean-length", type=float, nargs="+", default=[16.0, 40.0, 512.0])
     parser.add_argument("--streams", action="store_true", help="the kernels of two-stream attention")
-    for name in Tile._fields:
+    for name in Tile._fields[:-1]:
         parser.add_argument(f"--{name}", type=int, nargs="+", help="in place of the kernel's own")
+    parser.add_argument("--turn", type=int, nargs="+", choices=(0, 1), help="move scores in registers")
     arguments = parser.parse_args()
     module: Any = triton_streams if arguments.streams else triton_attention
-    choose: Any = triton_streams_passes.stream_tile if arguments.streams else triton_passes.tile
+    choose: Any = triton_streams_passes.stream_plan if arguments.streams else tiles.plan
     print(f"Triton {triton.__version__}")
-    print(
-        "| capability | kernel | head | mean length | queries × keys, warps, stages | registers | stack | shared KiB |"
-    )
-    print("|---|---|---:|---:|---|---:|---:|---:|")
+    columns = ("capability", "kernel", "head", "mean length", "queries × keys, warps, stages")
+    columns += ("registers", "stack", "single accesses", "shared KiB")
+    print("|", " | ".join(columns), "|")
+    print("|---|---|---:|---:|---|---:|---:|---:|---:|")
     sweep = itertools.product(arguments.capability, arguments.kernels, arguments.width, arguments.mean_length)
     for capability, name, width, mean_length in sweep:
         if not hasattr(module, name):
             continue
         whole = divmod(capability, 10)
-        own = choose(name, width, False, mean_length, whole)
+        own = choose(width, False, mean_length, whole).tile(name)
         for changed in itertools.product(*(getattr(arguments, field) or [None] for field in Tile._fields)):
             tile = Tile(*(given or mine for given, mine in zip(changed, own, strict=True)))
             used = compiled(getattr(module, name), width, tile, whole)
-            shape = f"{tile.queries} × {tile.keys}, {tile.warps}, {tile.stages}"
-            row = (capability / 10, name, width, f"{mean_length:g}", shape, used.registers, used.stack)
+            shape = f"{tile.queries} × {tile.keys}, {tile.warps}, {tile.stages}" + ", turn" * tile.turn
+            row = (capability / 10, name, width, f"{mean_length:g}", shape, used.registers, used.stack, used.singles)
             print("|", " | ".join(map(str, row)), f"| {used.shared / 1024:.0f} |", flush=True)
 
 

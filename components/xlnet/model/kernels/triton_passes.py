@@ -6,7 +6,6 @@ memory, and only during one pass.
 Shapes: see :mod:`xlnet.model.attention`.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,52 +14,13 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_attention as kernels
+from xlnet.model.kernels.tiles import Tile, Tiling, plan
 from xlnet.model.layout import Layout
 from xlnet.model.positions import by_token, empty_gradients
 
 GROUPS = 8  # number of buffers for the gradients of distances; texts share them, and they are summed in order
 LOG2E = 1.4426950408889634
 PITCH = 64  # a row of scores begins at a multiple of this many elements
-SCORES = 256 << 20  # maximum bytes of scores in memory at once, unless one head needs more
-
-
-class Tile(NamedTuple):
-    """The tile sizes, warps and pipeline stages of a kernel's programs."""
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
-
-
-# Key: upper limit of the mean text length. Values: the fastest of a dozen tiles on an H100, for bfloat16 heads of 64.
-# The two kernels that share squares of gradients must have the same number of keys.
-TILES = {
-    24.0: {"": Tile(16, 16, 1, 2), "backward_keys": Tile(16, 16, 2, 2), "backward_distances": Tile(16, 16, 2, 2)},
-    64.0: {"": Tile(32, 32, 2, 2)},
-    math.inf: {"": Tile(64, 64, 4, 2), "position_scores": Tile(64, 64, 4, 3), "forward": Tile(64, 32, 4, 3)},
-}
-
-
-def tile(kernel: str, width: int, wide: bool, mean_length: float, capability: tuple[int, int]) -> Tile:
-    """Choose a kernel's tile.
-
-    Args:
-        kernel: the kernel's name.
-        width: head width.
-        wide: whether numbers are float32, which is multiplied without tensor cores.
-        mean_length: mean number of tokens per text.
-        capability: the device's compute capability.
-    """
-    if wide:
-        return Tile(32, 32, 4 if width <= 64 else 8, 1)
-    if width > 64:
-        return Tile(64, 64, 8, 2)
-    tiles = next(tiles for most, tiles in TILES.items() if mean_length <= most)
-    chosen = tiles.get(kernel, tiles[""])
-    if kernel == "backward_keys" and chosen.queries == 64 and capability < (9, 0):
-        return chosen._replace(queries=32)  # more would not fit into registers
-    return chosen
 
 
 class Attention(torch.autograd.Function):
@@ -116,7 +76,10 @@ class KernelPass:
             what another segment changes, and more.
         texts: number of texts.
         area: elements of one head's scores.
+        plan: how the kernels divide their work.
     """
+
+    plan: Tiling
 
     def __init__(
         self, given: Any, texts: int, area: int, dropout: Dropout | None, segments: bool, unread: Tensor
@@ -132,20 +95,24 @@ class KernelPass:
 
     def tile(self, kernel: Any) -> Tile:
         """Return a kernel's tile."""
-        raise NotImplementedError
+        return self.plan.tile(kernel.__name__)
 
     def score_positions(self, position_TNH: Tensor, scores: Tensor, head: int, heads: int) -> None:
         """Launch the kernel that writes the scores by distance of ``heads`` heads, from ``head`` on."""
         raise NotImplementedError
 
-    def position_scores(self, position_TNH: Tensor) -> Iterator[tuple[Tensor, int, int]]:
-        """Yield the position scores of a few heads at a time: the scores, the first head, and the number of heads."""
+    def position_scores(self, position_TNH: Tensor, reader: Any) -> Iterator[tuple[Tensor, int, int]]:
+        """Yield the position scores of a few heads at a time: the scores, the first head, and the number of heads.
+
+        If the kernel that would read them computes them itself, only the memory is yielded.
+        """
         kind = torch.float32 if self.wide else torch.float16
-        at_once = min(self.heads, max(1, SCORES // (self.area * kind.itemsize)))
+        at_once = min(self.heads, max(1, self.plan.scores // (self.area * kind.itemsize)))
         scores = position_TNH.new_empty(at_once * self.area, dtype=kind)
         for head in range(0, self.heads, at_once):
             heads = min(at_once, self.heads - head)
-            self.score_positions(position_TNH, scores, head, heads)
+            if not self.tile(reader).turn:
+                self.score_positions(position_TNH, scores, head, heads)
             yield scores, head, heads
 
     def prepare(self, *backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,6 +131,8 @@ class KernelPass:
     def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         """Launch a kernel with the sizes that all kernels take."""
         chosen = self.tile(kernel)
+        if "TURN" in kernel.arg_names:
+            constants["TURN"] = chosen.turn
         constants |= {"N": self.heads, "H": self.width, "M": chosen.queries, "K": chosen.keys, "P": PITCH}
         constants |= {"PRECISION": "ieee" if self.wide else "tf32"}
         kernel[grid](*arguments, **constants, num_warps=chosen.warps, num_stages=chosen.stages)
@@ -186,10 +155,7 @@ class _Pass(KernelPass):
         self.layout, self.longest = layout, len(given.r) // 2
         self.squares_S, area = layout.squares(PITCH)
         super().__init__(given, layout.texts, area, dropout, segments, layout.offsets_S1)
-
-    def tile(self, kernel: Any) -> Tile:
-        """See :class:`KernelPass`."""
-        return tile(kernel.__name__, self.width, self.wide, self.tokens / self.texts, self.capability)
+        self.plan = plan(self.width, self.wide, self.tokens / self.texts, self.capability)
 
     def score_positions(self, position_TNH: Tensor, scores: Tensor, head: int, heads: int) -> None:
         """See :class:`KernelPass`."""
@@ -205,11 +171,15 @@ class _Pass(KernelPass):
         out_TNH = like.new_zeros(like.shape) if self.layout.capacity else like.new_empty(like.shape)
         log_sums_NT = self.numbers(self.heads, self.tokens)
         content, position, by_segment = self.prepare()
-        for scores, head, heads in self.position_scores(position):
+        if self.tile(kernels.forward).turn:  # it needs no memory for scores, so all heads are computed at once
+            parts = iter([(log_sums_NT, 0, self.heads)])
+        else:
+            parts = self.position_scores(position, kernels.forward)
+        for scores, head, heads in parts:
             self._over_blocks(
                 kernels.forward, "queries", heads,
-                (content, given.k, given.v, by_segment, given.ids), (self.mask_key, scores, out_TNH, log_sums_NT),
-                (given.k.stride(0), given.v.stride(0), self.area, self.tokens, head, self.scale, *self.dropping),
+                (content, position, given.k, given.v, given.r, by_segment, given.ids),
+                (self.mask_key, scores, out_TNH, log_sums_NT), self._sizes(head),
                 SEGMENTS=self.segments, DROPOUT=self.dropping[0] > 0,
             )  # fmt: skip
         return out_TNH, log_sums_NT
@@ -225,13 +195,12 @@ class _Pass(KernelPass):
         blocks = len(self.layout.blocks(self.tile(kernels.backward_queries).queries)[0])
         partial_biases = given.q.new_zeros(blocks, self.heads, 4, self.width, dtype=torch.float32)
         partial_r = self.numbers(min(GROUPS, self.texts), *given.r.shape)
-        for scores, head, heads in self.position_scores(position):
+        for scores, head, heads in self.position_scores(position, kernels.backward_keys):
             gradients = scores.view(given.q.dtype)
             self._over_blocks(
                 kernels.backward_keys, "keys", heads,
-                (content, given.k, given.v, by_segment, given.ids),
-                (self.mask_key, grad_TNH, log_sums_NT, deltas_NT, scores, gradients, dk, dv),
-                (given.k.stride(0), given.v.stride(0), self.area, self.tokens, head, self.scale, *self.dropping),
+                (content, position, given.k, given.v, given.r, by_segment, given.ids),
+                (self.mask_key, grad_TNH, log_sums_NT, deltas_NT, scores, gradients, dk, dv), self._sizes(head),
                 SEGMENTS=self.segments, DROPOUT=self.dropping[0] > 0,
             )  # fmt: skip
             self._over_blocks(
@@ -241,13 +210,22 @@ class _Pass(KernelPass):
                 (given.q.stride(0), given.k.stride(0), self.area, self.longest, head, self.scale),
                 SEGMENTS=self.segments,
             )  # fmt: skip
-            grid = (-(-2 * self.longest // self.tile(kernels.backward_distances).keys), heads, len(partial_r))
             self.launch(
-                kernels.backward_distances, grid,
+                kernels.backward_distances, (self._distance_blocks(), heads, len(partial_r)),
                 position, self.layout.offsets_S1, self.squares_S, gradients, partial_r,
                 self.area, self.texts, self.longest, head, self.scale,
             )  # fmt: skip
         return dq, dk, dv, *self.parameter_gradients(partial_r, partial_biases)
+
+    def _sizes(self, head: int) -> tuple[Any, ...]:
+        rows = (self.given.k.stride(0), self.given.v.stride(0), self.area)
+        return (*rows, self.longest, self.tokens, head, self.scale, *self.dropping)
+
+    def _distance_blocks(self) -> int:
+        """Return how many blocks of distances there are; where they begin is up to the kernel."""
+        chosen = self.tile(kernels.backward_distances)
+        before = chosen.keys - (self.longest + 1) % chosen.keys if chosen.turn else 0
+        return -(-(2 * self.longest + before) // chosen.keys)
 
     def _over_blocks(
         self, kernel: Any, of: str, heads: int, given: tuple[Tensor, ...], rest: tuple[Tensor, ...],

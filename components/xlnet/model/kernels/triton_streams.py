@@ -1,7 +1,8 @@
 """The Triton kernels of two-stream attention with memory.
 
 As in :mod:`~xlnet.model.kernels.triton_attention`, whose ``prepare`` serves here too, a kernel of its own computes the
-scores by distance and stores each query's row aligned with its keys; a query's place says where its row begins. Which
+scores by distance and stores each query's row aligned with its keys; a query's place says where its row begins. What
+lies between the last key and the end of a row is read and never used, so that a row can be read in large pieces. Which
 keys a query sees is decided in the kernels, by comparing orders. Every gradient has one writer.
 
 Shapes: see :mod:`xlnet.model.streams`; M queries and K keys (or distances) of a tile, G groups of texts. Rows of
@@ -38,6 +39,12 @@ def _band(place, inside, length, keys):
     """Return the first row of the table of distances that these queries need, and the one after the last."""
     low = length - tl.max(tl.where(inside, place, 0), 0)
     return low, length - tl.min(tl.where(inside, place, length), 0) + keys
+
+
+@triton.jit
+def _aligned(pitch, P: tl.constexpr):
+    """Return the same number; the compiler then knows that P divides it, and scores are not read one by one."""
+    return pitch // P * P
 
 
 @_jit
@@ -77,7 +84,7 @@ def forward(
     x = _rows(q_content + at, N * H, m0, queries, M, H)
     first = text.to(tl.int64) * keys
     k_head, v_head = k + first * k_row + n * H, v + first * v_row + n * H
-    line = scores + tl.program_id(1).to(tl.int64) * area + token[:, None].to(tl.int64) * pitch
+    line = scores + tl.program_id(1).to(tl.int64) * area + token[:, None].to(tl.int64) * _aligned(pitch, P)
     mine = tl.load(sees + token, mask=inside, other=NOTHING)
     if SEGMENTS:
         segment = tl.load(by_segment + n * tokens + token, mask=inside, other=0.0)
@@ -89,7 +96,7 @@ def forward(
     attended = tl.zeros([M, H], tl.float32)
     for n0 in range(0, keys, K):
         j = n0 + tl.arange(0, K)
-        found = tl.load(line + j[None, :], mask=inside[:, None] & (j < keys)[None, :], other=0.0).to(tl.float32)
+        found = tl.load(line + j[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
         found += tl.dot(x, tl.trans(_rows(k_head, k_row, n0, keys, K, H)), input_precision=PRECISION) * scale
         if SEGMENTS:
             their_id = tl.load(key_ids + first + j, mask=j < keys, other=0)
@@ -139,10 +146,9 @@ def backward_keys(
     for m0 in range(0, queries, M):
         i = m0 + tl.arange(0, M)
         inside, token = i < queries, text * queries + i
-        at_pairs = square + token[None, :].to(tl.int64) * pitch + j[:, None]
+        at_pairs = square + token[None, :].to(tl.int64) * _aligned(pitch, P) + j[:, None]
         x = _rows(q_content + at, N * H, m0, queries, M, H)
-        there = inside[None, :] & (j < keys)[:, None]
-        found = tl.load(scores + at_pairs, mask=there, other=0.0).to(tl.float32)
+        found = tl.load(scores + at_pairs, mask=inside[None, :], other=0.0).to(tl.float32)
         found += tl.dot(our_keys, tl.trans(x), input_precision=PRECISION) * scale
         if SEGMENTS:
             segment = tl.load(by_segment + n * tokens + token, mask=inside, other=0.0)
@@ -182,14 +188,14 @@ def backward_queries(
     place = tl.load(places + token, mask=inside, other=0)
     first = text.to(tl.int64) * keys
     base = dscores + tl.program_id(1).to(tl.int64) * area
-    line = base + token[:, None].to(tl.int64) * pitch
+    line = base + token[:, None].to(tl.int64) * _aligned(pitch, P)
     if SEGMENTS:
         my_id = tl.load(query_ids + token, mask=inside, other=0)
     d_content, d_position = tl.zeros([M, H], tl.float32), tl.zeros([M, H], tl.float32)
     d_segment = tl.zeros([M], tl.float32)
     for n0 in range(0, keys, K):
         j = n0 + tl.arange(0, K)
-        d_found = tl.load(line + j[None, :], mask=inside[:, None] & (j < keys)[None, :], other=0.0)
+        d_found = tl.load(line + j[None, :], mask=inside[:, None], other=0.0)
         d_content += tl.dot(d_found, _rows(k + first * k_row + n * H, k_row, n0, keys, K, H), input_precision=PRECISION)
         if SEGMENTS:
             their_id = tl.load(key_ids + first + j, mask=j < keys, other=0)

@@ -12,16 +12,19 @@ from torch import Tensor
 
 from xlnet.model.dropout import Dropout
 from xlnet.model.kernels import triton_streams as kernels
-from xlnet.model.kernels.triton_passes import GROUPS, PITCH, KernelPass, Tile, kernel_biases, tile
+from xlnet.model.kernels.tiles import NARROW, Tiling, plan
+from xlnet.model.kernels.triton_passes import GROUPS, PITCH, KernelPass, kernel_biases
 from xlnet.model.positions import by_token, empty_gradients
 
 
-def stream_tile(kernel: str, width: int, wide: bool, keys: int, capability: tuple[int, int]) -> Tile:
-    """Choose a kernel's tile, see :func:`~xlnet.model.kernels.triton_passes.tile`."""
-    chosen = tile(kernel, width, wide, keys, capability)
-    if kernel == "backward_keys" and chosen.queries == 64 and width <= 64:
-        return chosen._replace(queries=32)  # more would not fit into registers beside the orders
-    return chosen
+def stream_plan(width: int, wide: bool, keys: int, capability: tuple[int, int]) -> Tiling:
+    """Choose the tiles of a pass, see :func:`~xlnet.model.kernels.tiles.plan`; these kernels turn nothing."""
+    found = plan(width, wide, keys, capability)
+    tiles = {kernel: chosen._replace(turn=False) for kernel, chosen in found.tiles.items()}
+    backward = found.tile("backward_keys")._replace(turn=False)
+    if backward.queries == 64 and width <= NARROW:
+        tiles["backward_keys"] = backward._replace(queries=32)  # more would not fit into registers beside the orders
+    return Tiling(tiles, found.scores)
 
 
 class _StreamTensors(NamedTuple):
@@ -78,10 +81,7 @@ class _StreamPass(KernelPass):
         self.length, self.queries, self.keys = length, len(given.q) // texts, len(given.k) // texts
         self.pitch = -(-self.keys // PITCH) * PITCH
         super().__init__(given, texts, len(given.q) * self.pitch, dropout, segments, given.sees)
-
-    def tile(self, kernel: Any) -> Tile:
-        """See :class:`KernelPass`."""
-        return stream_tile(kernel.__name__, self.width, self.wide, self.keys, self.capability)
+        self.plan = stream_plan(self.width, self.wide, self.keys, self.capability)
 
     def score_positions(self, position_TNH: Tensor, scores: Tensor, head: int, heads: int) -> None:
         """See :class:`KernelPass`."""
@@ -95,7 +95,7 @@ class _StreamPass(KernelPass):
         """Return the attention output [T, N, H], and log₂ of the sums of unnormalised weights [N, T]."""
         out_TNH, log_sums_NT = torch.empty_like(self.given.q).contiguous(), self.numbers(self.heads, self.tokens)
         content, position, by_segment = self.prepare()
-        for scores, head, heads in self.position_scores(position):
+        for scores, head, heads in self.position_scores(position, kernels.forward):
             self.launch(
                 kernels.forward, (self._blocks(kernels.forward), heads), *self._seen(content, by_segment),
                 self.mask_key, scores, out_TNH, log_sums_NT, *self._sizes(head), *self.dropping,
@@ -113,7 +113,7 @@ class _StreamPass(KernelPass):
         partial_biases = given.q.new_zeros(blocks, self.heads, 4, self.width, dtype=torch.float32)
         partial_r = self.numbers(min(GROUPS, self.texts), *given.r.shape)
         lengths = (self.length, self.queries, self.keys, self.pitch)
-        for scores, head, heads in self.position_scores(position):
+        for scores, head, heads in self.position_scores(position, kernels.backward_keys):
             gradients = scores.view(given.q.dtype)
             key_blocks = self.texts * -(-self.keys // self.tile(kernels.backward_keys).keys)
             self.launch(
