@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,14 @@ from xlnet.__main__ import main
 from xlnet.data.documents import rows_of
 from xlnet.data.readers import Row
 from xlnet.data.storage import list_sources
+from xlnet.data.tokenizer import TOKENIZER_FILES, train_tokenizer
 from xlnet.errors import UserError
 from xlnet.model import streams
-from xlnet.model.weights import load_language_model
+from xlnet.model.pretrained import check
+from xlnet.model.weights import load_language_model, load_pretrained
 from xlnet.registry import open_registry
 from xlnet.registry.locate import with_weights
+from xlnet_pipeline.cli import main as cli
 
 SENTENCES = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 OUTPUT = {"preprocess": "dataset", "train": "model", "evaluate": "evaluation", "register": "registration"}
@@ -236,3 +240,75 @@ def test_a_tokenizer_that_does_not_match_the_weights_is_refused(pretrained, tmp_
     arguments = ["--recipe-json", given.to_json(), f"--dataset={tmp_path / 'dataset'}", f"--out={tmp_path / 'model'}"]
     assert main(["train", *arguments]) == 2
     assert "tokens, the dataset's tokenizer 150; set data.tokenizer" in capsys.readouterr().err
+
+
+def other_pieces(folder):
+    train_tokenizer(text(2000, 500), 200, folder)
+
+
+def other_order(folder):
+    """Two of the tokenizer's pieces change places."""
+    file = folder / "tokenizer.json"
+    values = json.loads(file.read_text("utf-8"))
+    pieces = values["model"]["vocab"]
+    pieces[150], pieces[151] = pieces[151], pieces[150]
+    file.write_text(json.dumps(values), "utf-8")
+
+
+def other_special_tokens(folder):
+    file = folder / "tokenizer.json"
+    renamed = file.read_text("utf-8").replace('"<eop>"', '"<end>"')
+    file.write_text(renamed, "utf-8")
+
+
+def other_case(folder):
+    file = folder / "tokenizer_config.json"
+    values = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({**values, "tokenizer_class": "XLNetTokenizer", "do_lower_case": True}), "utf-8")
+
+
+FOREIGN = {
+    other_pieces: "trained with another",
+    other_order: "trained with another",
+    other_special_tokens: "trained with another",
+    other_case: "trained with another",
+    lambda folder: train_tokenizer(text(0, 500), 210, folder): "210",
+    lambda folder: train_tokenizer(text(0, 500), 190, folder): "190",
+}
+
+
+@pytest.mark.parametrize(("exchange", "message"), FOREIGN.items(), ids=str)
+def test_an_exchanged_tokenizer_is_found_wherever_the_model_is_opened(pretrained, tmp_path, capsys, exchange, message):
+    """Also if it has the right size, and data.tokenizer names the same directory."""
+    model = shutil.copytree(pretrained / "model", tmp_path / "model")
+    (model / "spiece.model").unlink()
+    exchange(model)
+    assert cli(["generate", str(model), "the film was", "--tokens", "3"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+    for tokenizer, expected in ((model, message), (pretrained / "dataset/tokenizer", "tokenizer")):
+        with pytest.raises(UserError, match=expected):
+            check(str(model), tokenizer)
+        with pytest.raises(UserError, match=expected):
+            load_pretrained(str(model), tokenizer, "classification", ["a", "b"])
+
+
+def test_weights_without_a_tokenizer_know_theirs(pretrained, tmp_path):
+    """A model directory that lost its tokenizer fits the dataset's tokenizer, and no other of its size."""
+    model = shutil.copytree(pretrained / "model", tmp_path / "model")
+    for name in TOKENIZER_FILES:
+        (model / name).unlink()
+    check(str(model), pretrained / "dataset/tokenizer")
+    load_pretrained(str(model), pretrained / "dataset/tokenizer", "pretrain", [])
+    other_pieces(tmp_path / "other")
+    with pytest.raises(UserError, match="was trained with another tokenizer than the dataset's; set data.tokenizer"):
+        check(str(model), tmp_path / "other")
+
+
+def test_a_model_needs_its_tokenizer_json(pretrained, tmp_path, capsys):
+    """``spiece.model`` alone removes the marks that this tokenizer knows, so texts would be split otherwise."""
+    for name, status in (("spiece.model", 0), ("tokenizer.json", 2)):
+        model = shutil.copytree(pretrained / "model", tmp_path / name)
+        (model / name).unlink()
+        assert cli(["generate", str(model), "the film was", "--tokens", "3"]) == status, capsys.readouterr().err

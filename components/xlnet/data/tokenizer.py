@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
+from xlnet import provenance
 from xlnet.data import objects, unigram
 from xlnet.data.tokenizer_settings import TokenizerSettings, read_settings
 from xlnet.errors import UserError
@@ -86,6 +87,12 @@ class Tokenizer:
         if self._whole(PROBE, [], 0) != other._whole(PROBE, [], 0):
             return f"the same tokens, but {PROBE!r} is split otherwise"
         return ""
+
+    @cached_property
+    def digest(self) -> str:
+        """``sha256:`` of the pieces in order and of what a sample's characters become, such as lower case."""
+        normal = "".join(self._rust.encode(PROBE, add_special_tokens=False).tokens)
+        return provenance.digest_json([self.pieces, normal])
 
     @cached_property
     def space_id(self) -> int:
@@ -247,16 +254,26 @@ def _longest_first(a: int, b: int, room: int) -> tuple[int, int]:
     return (short, long) if a <= b else (long, short)
 
 
-def refuse_other_size(directory: Path, tokenizer: Tokenizer, rows: int, may_have_more: bool) -> None:
-    """Raise UserError if a model's embedding table of ``rows`` rows does not fit the tokenizer beside it.
+def refuse_misfit(directory: Path, tokenizer: Tokenizer, rows: int, may_have_more: bool, trained_with: str) -> None:
+    """Raise UserError if a model's weights do not fit the tokenizer beside them.
 
-    A classifier reads only the tokenizer's tokens, so its table ``may_have_more`` rows, as padded ones have. A language
-    model could choose such a row, for which there is no text.
+    Args:
+        directory: of the model.
+        tokenizer: the one in this directory.
+        rows: of the embedding table.
+        may_have_more: whether the table may have rows without a token, as padded ones have. A classifier never reads
+            them; a language model could choose one, and there is no text for it.
+        trained_with: digest of the tokenizer that the weights were trained with; empty if unknown.
     """
     tokens = tokenizer.vocab_size
     if tokens > rows or (tokens < rows and not may_have_more):
         raise UserError(
             f"'{directory}' has a tokenizer of {tokens} tokens and weights for {rows}; take both from the same model"
+        )
+    if trained_with not in ("", tokenizer.digest):
+        raise UserError(
+            f"'{directory}' has a tokenizer of the right size, but its weights were trained with another; take both "
+            "from the same model"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from xlnet import recipe as recipes
 from xlnet.data.batches import Unlabelled
-from xlnet.data.tokenizer import Tokenizer, load_tokenizer, refuse_other_size
+from xlnet.data.tokenizer import Tokenizer, load_tokenizer, refuse_misfit
 from xlnet.data.values import BadValue, check_pair, check_text
 
 LONGEST = 8192  # maximum tokens of a row if neither recipe nor directory names one: the tokens of one batch
@@ -30,13 +30,15 @@ class Predictor:
     @cached_property
     def model(self) -> Any:
         """The classifier, prepared for prediction."""
+        from xlnet.model.config import tokenizer_digest
         from xlnet.model.precision import choose
         from xlnet.model.prepared import PreparedClassifier
         from xlnet.model.weights import load_classifier
 
         precision = choose(self.precision)
         model = load_classifier(self.directory)
-        refuse_other_size(self.directory, self.tokenizer, model.config.vocab_size, may_have_more=True)
+        trained_with = tokenizer_digest(self.directory)
+        refuse_misfit(self.directory, self.tokenizer, model.config.vocab_size, True, trained_with)
         return PreparedClassifier(model, precision)
 
     @cached_property

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, refuse_other_size
+from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, refuse_misfit
 from xlnet.errors import UserError
 from xlnet.generation.decoder import Decoder
 from xlnet.generation.request import Request
 from xlnet.generation.weights import DecoderWeights
+from xlnet.model.config import tokenizer_digest
 from xlnet.model.language_model import XLNetLanguageModel
 
 RECENT = 2  # tokens that each pass reads again, as in transformers: so the second to last token sees the last
@@ -58,7 +59,8 @@ class Writer:
             raise UserError(
                 f"'{self.directory}' has no tokenizer; put tokenizer.json or spiece.model beside the weights"
             )
-        refuse_other_size(self.directory, self.tokenizer, model.config.vocab_size, may_have_more=False)
+        trained_with = tokenizer_digest(self.directory)
+        refuse_misfit(self.directory, self.tokenizer, model.config.vocab_size, False, trained_with)
         return model
 
     @cached_property

@@ -32,6 +32,7 @@ RELEASED = "xlnet_config.json"  # beside the released TensorFlow checkpoints
 CLASSIFIER = "XLNetForSequenceClassification"
 LANGUAGE_MODEL = "XLNetLMHeadModel"
 NOT_A_CLASSIFIER = "it is not a trained classifier; to fine-tune it, name it in model.pretrained"
+TOKENIZER = "tokenizer_digest"  # our own field: of the tokenizer that the weights were trained with
 PRETRAIN = "pretrain"  # the task of language models
 MULTI_LABEL = "multi_label"  # a task of models trained elsewhere: each output is an independent probability
 PROBLEMS = {
@@ -219,9 +220,14 @@ def _refuse_variants(path: str | Path, values: dict[str, Any]) -> None:
             raise UserError(f"'{path}' sets {name} = {values[name]!r}; allowed: {value!r}, as in the published models")
 
 
-def to_json(config: XLNetConfig) -> str:
-    """Format the ``config.json`` that ``transformers`` loads as it is."""
-    values = dataclasses.asdict(config)
+def tokenizer_digest(directory: Path) -> str:
+    """Return the digest of the tokenizer that a model's weights were trained with; empty if the config lacks it."""
+    return str(_values(directory / "config.json").get(TOKENIZER, ""))
+
+
+def to_json(config: XLNetConfig, trained_with: str = "") -> str:
+    """Format the ``config.json`` that ``transformers`` loads as it is, with the tokenizer's digest if it is known."""
+    values = dataclasses.asdict(config) | ({TOKENIZER: trained_with} if trained_with else {})
     task, classes = values.pop("task"), values.pop("classes")
     del values["value_mean"], values["value_deviation"]  # weights are written in the labels' own scale
     is_language_model = task == PRETRAIN

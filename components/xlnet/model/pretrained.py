@@ -132,12 +132,21 @@ def refuse_other_tokens(name: str, directory: Path, ours: Tokenizer, vocab_size:
         raise UserError(
             f"model.pretrained '{name}' has {vocab_size} tokens, the dataset's tokenizer {ours.vocab_size}; {remedy}"
         )
+    trained_with = configs.tokenizer_digest(directory)
     if not has_tokenizer(directory):
-        if say:
+        if trained_with not in ("", ours.digest):
+            raise UserError(
+                f"model.pretrained '{name}' was trained with another tokenizer than the dataset's; {remedy}"
+            )
+        if say and not trained_with:
             warn(f"model.pretrained '{name}' comes without a tokenizer: its tokens are taken to be the dataset's")
         return
     if difference := ours.difference(load_tokenizer(directory)):
         raise UserError(f"model.pretrained '{name}' has another tokenizer than the dataset: {difference}; {remedy}")
+    if trained_with not in ("", ours.digest):
+        raise UserError(
+            f"model.pretrained '{name}' has weights that were trained with another tokenizer; take both from one model"
+        )
 
 
 def find(name: str) -> Path:

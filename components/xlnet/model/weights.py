@@ -29,12 +29,20 @@ LM_HEAD = "lm_loss.bias"
 MEMORY = "memory"  # hidden states of a training's last segments; saved models do not contain them
 
 
-def save_model(weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path) -> None:
+def save_model(
+    weights: Mapping[str, Tensor], config: XLNetConfig, directory: str | Path, trained_with: str = ""
+) -> None:
     """Write ``config.json`` and ``model.safetensors``; equal weights give equal bytes.
 
     A regression's head is converted to the scale of the labels, which ``transformers`` expects.
+
+    Args:
+        weights: of the model.
+        config: of the model.
+        directory: where the files are written.
+        trained_with: digest of the tokenizer that the weights were trained with; empty if unknown.
     """
-    Path(directory, "config.json").write_text(configs.to_json(config), encoding="utf-8")
+    Path(directory, "config.json").write_text(configs.to_json(config, trained_with), encoding="utf-8")
     kept = {name: value for name, value in weights.items() if name != MEMORY}
     state = {name: value.detach().to("cpu", torch.float32) for name, value in kept.items()}
     tensors = {name: value.contiguous() for name, value in split_qkv(in_scale_of_labels(state, config)).items()}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xlnet import provenance
 from xlnet.data import seen
+from xlnet.data.tokenizer import has_tokenizer, load_tokenizer
 from xlnet.model.config import XLNetConfig
 from xlnet.model.pretrained import fetch
 from xlnet.model.weights import save_model
@@ -39,9 +40,9 @@ def write(
     Returns:
         The artifact's lineage.
     """
-    save_model(weights, config, directory)
-    made = provenance.read(dataset)
-    for file in Path(dataset, "tokenizer").iterdir():
+    made, tokenizer = provenance.read(dataset), Path(dataset, "tokenizer")
+    save_model(weights, config, directory, load_tokenizer(tokenizer).digest if has_tokenizer(tokenizer) else "")
+    for file in tokenizer.iterdir():
         shutil.copyfile(file, directory / file.name)
     _store_max_length(directory / "tokenizer_config.json", recipe.data.max_length)
     pretrained = [fetch(recipe.model.pretrained)] if recipe.model.pretrained else []
