@@ -226,15 +226,15 @@ def test_wrong_words(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert xlnet_pipeline("--accelerator", "npu") == 2
     assert error(capsys) == "error: accelerator 'npu' is unknown; allowed: cpu, gpu, tpu, tpu-native, serve"
     assert xlnet_pipeline("--push") == 2
-    assert "--push needs to know where to; type --registry HOST/PATH" in error(capsys)
+    assert "--push needs a registry; type --registry HOST/PATH" in error(capsys)
     assert xlnet_pipeline("--cloud-build") == 2
-    assert "--cloud-build needs to know where to" in error(capsys)
+    assert "--cloud-build needs a registry" in error(capsys)
 
 
 @pytest.mark.parametrize(
     ("said", "kind", "message"),
     [
-        ("manifest unknown: manifest unknown", UserError, "base image 'x:1' cannot be had: .*--base-image IMAGE"),
+        ("manifest unknown: manifest unknown", UserError, "base image 'x:1' cannot be pulled: .*--base-image IMAGE"),
         ("write /opt/venv/x: no space left on device", RunError, "no space left on device while building; free some"),
         ("ERROR: hashes do not match", RunError, "the build failed: ERROR: hashes do not match"),
     ],

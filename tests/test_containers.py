@@ -254,7 +254,7 @@ def test_a_base_image_that_cannot_be_had(builder: str, tmp_path: Path, monkeypat
         monkeypatch.setenv(name, value)
     wanted = build.Build("cpu", base_image="localhost:1/absent:1", network="host")
     with pytest.raises(
-        UserError, match="base image 'localhost:1/absent:1' cannot be had: .*; name another: --base-image"
+        UserError, match="base image 'localhost:1/absent:1' cannot be pulled: .*; name another: --base-image"
     ):
         build.build(wanted, tmp_path, program="docker", say=lambda text: None)
 

@@ -54,7 +54,7 @@ class PodFailures:
         return min(present, key=lambda one: (_blame(one[1]), one[1].get("finishedAt") or ""))
 
     def last(self) -> str:
-        """Describe the end of the latest attempt in one line; empty if it was not observed."""
+        """Describe the end of the latest attempt in one line, or return an empty text if nobody saw it end."""
         found = self.first_cause()
         return self._describe(*found) if found else ""
 

@@ -25,7 +25,7 @@ def show(evaluation: str, metrics: dsl.Metrics, classification: dsl.Classificati
 
 
 def stated(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that a backend can store; a null, nan or infinity would make the step fail."""
+    """Return only the facts that a backend can store. A null, nan or infinity would make the step fail."""
     return {key: found for key, value in facts.items() if (found := _storable(value)) is not None}
 
 

@@ -105,7 +105,7 @@ class CsvRecords:
         return reason
 
     def _trouble(self, fields: list[str]) -> str:
-        """Return why a record of several lines cannot be right; empty if it can."""
+        """Return why a record of several lines cannot be right, or an empty text if it can."""
         lines = [line.text for line in self._buffer.taken if line.text.strip()]
         plain = self._plain.reader(lines)
         alike = sum(map(self.is_row, plain)) if self.is_row else 0

@@ -60,7 +60,7 @@ def retry() -> Any:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn the client's errors into one line."""
+    """Raise the client's errors again as ours, whose messages are one line."""
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, Unauthorized
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import DataCorruption

@@ -95,7 +95,7 @@ def _naming(rows: Iterator[Row | Reject], encoding: str) -> Iterator[Row | Rejec
 
 @contextlib.contextmanager
 def _damage_said(source: Source) -> Iterator[None]:
-    """Turn the errors of a damaged compressed file into one line."""
+    """Raise the errors of a damaged compressed file again as RunError, whose message is one line."""
     try:
         yield
     except (gzip.BadGzipFile, zipfile.BadZipFile, EOFError, zlib.error) as error:

@@ -73,7 +73,7 @@ def _client(endpoint: str | None, key: str | None, profile: str | None) -> Any:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn the client's errors into one line."""
+    """Raise the client's errors again as ours, whose messages are one line."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 

@@ -80,7 +80,7 @@ class Predictor:
         return checked
 
     def pairing(self, has_pair: bool) -> str:
-        """Return why the model cannot take a text with or without a pair; empty if it can."""
+        """Return why the model cannot take a text with or without a pair, or an empty text if it can."""
         if self.pairs is True and not has_pair:
             return "no text_pair, and this model reads pairs of texts"
         if self.pairs is False and has_pair:

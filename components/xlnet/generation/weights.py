@@ -86,7 +86,7 @@ class DecoderWeights:
 
 
 def _obstacle(model: XLNetLanguageModel) -> str:
-    """Return why the compiled kernel cannot run; empty if it can."""
+    """Return why the compiled kernel cannot run, or an empty text if it can."""
     config, weight = model.config, model.transformer.word_embedding.weight
     widths = (config.d_model, config.n_head * config.d_head, config.d_inner)
     return native_decode.obstacle(weight.device.type, str(weight.dtype), widths, config.d_head)

@@ -71,7 +71,7 @@ def build(
         if kind == "snapshot":
             metadata = {"files": len(files), "size": sum(int(file.get("size") or 0) for file in files)} | metadata
         hit, reason = cached.get(digest, (None, ""))
-        nodes[name] = LineageNode(name, kind, "", digest)  # reserves its place in the order
+        nodes[name] = LineageNode(name, kind, "", digest)  # it precedes its inputs, which are added next
         leaves = [_keep(nodes, leaf) for leaf in _leaves(name, files)]
         inputs = dict.fromkeys([add(child, places) for child in one["inputs"]] + leaves)
         nodes[name] = LineageNode(
@@ -118,7 +118,7 @@ def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[LineageNode]
 
 
 def short(digest: str) -> str:
-    """Return the first digits of a digest, without its algorithm. Other text is hashed first."""
+    """Return the first digits of a digest, without its algorithm. A text that is no digest is hashed first."""
     digits = digest.partition(":")[2] or digest
     if len(digits) >= SHORT and digits.isalnum() and digits.isascii():
         return digits[:SHORT]

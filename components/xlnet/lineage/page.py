@@ -46,10 +46,10 @@ path { fill:none; stroke:var(--kind); stroke-width:1.6; opacity:.75; } circle { 
 
 
 def write(artifact: str | Path, path: str | Path) -> None:
-    """Write the page of the artifact in a directory.
+    """Write the lineage page of an artifact.
 
     Args:
-        artifact: the directory, with its ``lineage.json``.
+        artifact: the artifact's directory, which contains ``lineage.json``.
         path: the file to write.
 
     Raises:

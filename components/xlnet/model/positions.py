@@ -72,7 +72,10 @@ def by_key(scores_R: Tensor) -> Tensor:
 
 
 def split_heads(qkv_T3NH: Tensor) -> tuple[Tensor, ...]:
-    """Return views of queries, keys and values, or of fewer. Views of one tensor as gradients are joined uncopied."""
+    """Return the queries, keys and values of one projection as views of it.
+
+    If the backward pass gets gradients that are views of one tensor, it returns that tensor without a copy.
+    """
     return _Split.apply(qkv_T3NH)
 
 

@@ -41,7 +41,7 @@ def choose(precision: str) -> str:
 
 
 def obstacle(precision: str) -> str:
-    """Return why a precision cannot be used on this processor; empty if it can."""
+    """Return why a precision cannot be used on this processor, or an empty text if it can."""
     needed = FEATURES.get(precision)
     if needed is None:
         return ""

@@ -36,7 +36,7 @@ def token_loss(
 
 
 def _chunks(hidden_PD: Tensor, weight_VD: Tensor) -> list[slice]:
-    """Cut the positions into chunks of equal size, with at most CHUNK logits each where that is possible."""
+    """Split the positions into chunks of equal size. A chunk has at most CHUNK logits, unless one position has more."""
     positions = len(hidden_PD)
     count = -(-positions // max(1, CHUNK // len(weight_VD)))
     size = -(-positions // max(1, count))

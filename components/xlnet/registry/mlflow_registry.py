@@ -190,7 +190,7 @@ class MlflowRegistry:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn MLflow's exceptions into one-line errors."""
+        """Raise MLflow's exceptions again as ours, whose messages are one line."""
         assert self._client is not None
         from mlflow.exceptions import MlflowException
 

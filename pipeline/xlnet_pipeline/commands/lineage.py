@@ -63,7 +63,7 @@ def show(options: argparse.Namespace) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if not problems:
-        print("verified: every artifact at hand still has its digest", file=sys.stderr)
+        print("verified: every artifact that is here still has its digest", file=sys.stderr)
     return 1 if problems else 0
 
 

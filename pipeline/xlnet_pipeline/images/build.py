@@ -39,7 +39,7 @@ class Image:
 
     accelerator: str
     tag: str  # NAME:FINGERPRINT
-    digest: str  # of the manifest in the registry; the image id if it was never pushed
+    digest: str  # the manifest's digest in the registry; for an image that was never pushed, its id
     pushed: bool
     created: str
 
@@ -144,7 +144,7 @@ def build(wanted: Build, home: Path, *, program: str, push: bool = False, say: S
         RunError: the build failed, for instance because the disk is full.
     """
     if push and not wanted.registry:
-        raise UserError("--push needs to know where to; type --registry HOST/PATH or set CONTAINER_IMAGE_REGISTRY")
+        raise UserError("--push needs a registry; type --registry HOST/PATH or set CONTAINER_IMAGE_REGISTRY")
     tag = wanted.tag
     identity = image_id(program, tag)
     if identity:
@@ -159,7 +159,7 @@ def build(wanted: Build, home: Path, *, program: str, push: bool = False, say: S
             raise RunError("the sources changed while they were built into an image; build again")
         identity = image_id(program, tag)
         if not identity:
-            raise RunError(f"{program} ended well but has no image '{tag}'; type: {program} images")
+            raise RunError(f"{program} reported success, but has no image '{tag}'; type: {program} images")
     digest = _pushed(program, tag, say) if push else identity
     return record(Image(wanted.accelerator, tag, digest, push, provenance.now()), home)
 
@@ -174,9 +174,7 @@ def build_in_cloud(wanted: Build, home: Path, say: Say) -> Image:
     if not shutil.which("gcloud"):
         raise UserError("'gcloud' is not installed; see https://cloud.google.com/sdk/docs/install")
     if not wanted.registry:
-        raise UserError(
-            "--cloud-build needs to know where to; type --registry HOST/PATH or set CONTAINER_IMAGE_REGISTRY"
-        )
+        raise UserError("--cloud-build needs a registry; type --registry HOST/PATH or set CONTAINER_IMAGE_REGISTRY")
     digest = _cloud_digest(wanted.tag)
     if digest:
         say(f"nothing changed: {wanted.tag} is there")
@@ -254,12 +252,12 @@ def _build_failure(lines: list[str], wanted: Build) -> UserError | RunError:
         return RunError("no space left on device while building; free some (docker system prune) and build again")
     if _NO_BASE.search(text):
         base = wanted.base_image or "the Dockerfile's base image"
-        return UserError(f"base image '{base}' cannot be had: {_last(lines)}; name another: --base-image IMAGE")
+        return UserError(f"base image '{base}' cannot be pulled: {_last(lines)}; name another: --base-image IMAGE")
     return RunError(f"the build failed: {_last(lines)}")
 
 
 def _last(lines: list[str]) -> str:
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 def record(image: Image, home: Path) -> Image:

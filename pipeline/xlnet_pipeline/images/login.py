@@ -22,7 +22,7 @@ from xlnet.errors import UserError
 
 HUB_KEY = "https://index.docker.io/v1/"  # key of Docker Hub's login in Docker's configuration
 HELPER = 10.0  # time-out of a credential helper, seconds
-TOKEN_USER = "<token>"  # user name with which a helper marks a refresh token
+TOKEN_USER = "<token>"  # a credential helper returns this user name if the secret is a refresh token
 GOOGLE = re.compile(r"([\w-]+\.)?(gcr\.io|pkg\.dev)")
 GOOGLE_USER = "oauth2accesstoken"
 GOOGLE_TOKEN = "GOOGLE_OAUTH_ACCESS_TOKEN"
@@ -85,7 +85,7 @@ def _docker_settings() -> dict[str, Any]:
     folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
     try:
         found = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # missing, or not readable by Docker either
+    except (OSError, ValueError):  # it is missing, or Docker cannot read it either
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -105,14 +105,14 @@ def _from_helper(name: str, key: str) -> tuple[str, str] | None:
         done = subprocess.run([program, "get"], input=key, capture_output=True, text=True, timeout=HELPER, check=False)
     except FileNotFoundError:
         raise UserError(
-            f"'{program}', which Docker's config.json names, is not on PATH; install it, or remove it from there"
+            f"'{program}', which Docker's config.json names, is not on PATH; install it, or remove it from config.json"
         ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"'{program}' failed ({type(error).__name__}); type: echo {key} | {program} get") from None
     try:
         found = json.loads(done.stdout) if done.returncode == 0 else {}
         return (found["Username"], found["Secret"]) if found.get("Secret") else None
-    except (ValueError, KeyError, AttributeError):  # the helper has no login for this registry
+    except (ValueError, KeyError, AttributeError):  # the helper has no credentials for this registry
         return None
 
 

@@ -22,9 +22,9 @@ ACCEPT = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
-LOOK = 2.0  # seconds that a submission waits for the answer whether a pinned image exists
-RESOLVE = 5.0  # seconds to wait for a digest; a submission needs it
-LARGEST = 4 << 20  # most bytes of a manifest, from the specification
+LOOK = 2.0  # seconds to wait for the answer whether a pinned image exists; the submission goes on without it
+RESOLVE = 5.0  # seconds to wait for the digest of a tag, without which there is no submission
+LARGEST = 4 << 20  # bytes; the specification allows no larger manifest
 HUB = "docker.io"
 HUB_API = "registry-1.docker.io"
 _REFERENCE = re.compile(
@@ -93,7 +93,7 @@ def pinned(image: str) -> str:
         UserError: the tag does not exist, access is denied, the registry does not answer, or the name has no registry.
     """
     if "@" in image or not image:
-        return image  # there is no tag to look up; image_digest checks the digest
+        return image  # there is no tag to look up, and image_digest checks the digest
     reference = parse(image)
     if reference is None:
         raise UserError(f"image '{image}' is not pinned, and names no registry to ask; {_by_hand(image)}")
@@ -132,7 +132,7 @@ def _refusal(reference: Reference, refused: requests.Response) -> str:
         return f"{what} has no '{reference.name}:{reference.tag}'{_near(reference)}; push it, or name another"
     if refused.status_code in (401, 403):
         remedy = registry_login.remedy(reference.host)
-        return f"{what} lets nobody read it without a role ({refused.status_code}); {remedy}"
+        return f"{what} does not allow you to read it ({refused.status_code}); {remedy}"
     by_hand = _by_hand(f"{reference.host}/{reference.name}")
     return f"{what} answers {refused.status_code} {refused.reason}; try again, or {by_hand}"
 

@@ -24,7 +24,7 @@ def collect(subject: str, home: str | Path | None = None) -> Lineage:
 
     Raises:
         UserError: nothing has that name, or it has no artifact yet.
-            RunError: the files that the registry names are gone.
+        RunError: the files that the registry names are gone.
         CorruptArtifact: a ``lineage.json`` is damaged.
     """
     target = LocalTarget(home)

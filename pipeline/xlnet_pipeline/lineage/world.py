@@ -73,7 +73,7 @@ class World:
         ]
         if len(found) == 1:
             return found[0]
-        what = "could be " + ", ".join(found[:5]) if found else "is unknown: no run at hand tells of it"
+        what = "could be " + ", ".join(found[:5]) if found else "is unknown: none of the runs here used or made it"
         raise UserError(f"artifact '{subject}' {what}; /lineage lists all artifacts")
 
     def collapsed(self, kept: Iterable[str] = ()) -> "World":

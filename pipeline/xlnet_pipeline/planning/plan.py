@@ -273,7 +273,7 @@ def _nothing(found: tuple[Candidate, ...], fitting: list[Candidate], deadline: f
 
 
 def _too_large(one: Candidate) -> str:
-    text = f"a step needs {one.memory.total:.1f} GiB of the {one.usable_memory:.1f} that {one.name} has to give"
+    text = f"a step needs {one.memory.total:.1f} GiB, and a chip of {one.name} has {one.usable_memory:.1f}"
     advice = (
         f"--set training.batch_tokens={one.most_tokens}" if one.most_tokens else "a smaller data.max_length or model"
     )

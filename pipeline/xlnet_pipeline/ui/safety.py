@@ -39,7 +39,7 @@ Form = dict[str, list[str]]
 
 
 class Refused(UserError):
-    """The server refuses a request with this HTTP status."""
+    """Raised to refuse a request with this HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -135,7 +135,7 @@ async def read_form(request: Request) -> Form:
 
 
 def _foreign(request: Request, host: str) -> str:
-    """Return why a request that changes something does not come from our own pages; empty if it does."""
+    """Return the reason to refuse a request that changes something: it came from another site. Empty if it did not."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     if origin is not None and (origin == "null" or urlsplit(origin).netloc != host):
         return f"it came from '{origin}'; nothing was changed"
@@ -173,7 +173,7 @@ Handler = Callable[[Request, Form], Any]
 
 
 def checked(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Make an endpoint that checks the form's token, and then calls a function with the form in a thread."""
+    """Make an endpoint of a function: the endpoint checks the form's token and calls the function in a thread."""
 
     async def endpoint(request: Request) -> Response:
         return await run_in_threadpool(handler, request, await read_form(request))

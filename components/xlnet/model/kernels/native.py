@@ -27,7 +27,7 @@ SETTINGS = (("key", c_uint32), ("threshold", c_uint32), ("dropout_scale", c_floa
 
 
 def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Return why it cannot run here; empty if it can."""
+    """Return why it cannot run here, or an empty text if it can."""
     if device != "cpu":
         return f"it is for the CPU, and the tensors are on {device}"
     if dtype == "torch.float64":

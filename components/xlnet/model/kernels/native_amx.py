@@ -20,7 +20,7 @@ FEWEST = 64  # rows of a product; with fewer, reading and splitting the right fa
 
 @cache
 def obstacle() -> str:
-    """Return why this processor cannot run them; empty if it can."""
+    """Return why this processor cannot run them, or an empty text if it can."""
     if missing := NEEDED - processor.features():
         return f"the processor lacks {', '.join(sorted(missing))}"
     try:

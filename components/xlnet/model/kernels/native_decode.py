@@ -73,7 +73,7 @@ class _DecodePass(ctypes.Structure):
 
 
 def obstacle(device: str, dtype: str, widths: Sequence[int], head_width: int) -> str:
-    """Return why it cannot run here; empty if it can."""
+    """Return why it cannot run here, or an empty text if it can."""
     if any(width % LANES for width in widths) or head_width > WIDEST_HEAD:
         return f"widths must be multiples of {LANES}, and these are {list(widths)}"
     if dtype != "torch.float32":

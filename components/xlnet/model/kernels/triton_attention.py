@@ -20,7 +20,7 @@ _jit = triton.jit(do_not_specialize=["longest", "tokens", "texts", "head", "thre
 
 @triton.jit
 def _mix(x):
-    """The hash of model/dropout.py."""
+    """Mix the bits of a number as :mod:`xlnet.model.dropout` does, so that all implementations draw equal masks."""
     x = (x ^ (x >> 16)) * 0x21F0AAAD
     x = (x ^ (x >> 15)) * 0xD35A2D97
     return x ^ (x >> 15)
