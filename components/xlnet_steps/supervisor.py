@@ -83,7 +83,7 @@ def _tried(arguments: Sequence[str], tries: int) -> int:
 
 
 def once(arguments: Sequence[str]) -> int:
-    """Run kfp's executor in this process, and return its exit status; a user's mistake is 2. Errors print a traceback."""
+    """Run kfp's executor in this process. Return its exit status, 2 for a user's mistake. Errors print a traceback."""
     from kfp.dsl import executor_main
     from kfp.dsl.types import artifact_types
 
