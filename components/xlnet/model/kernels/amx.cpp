@@ -30,10 +30,8 @@ constexpr long STEP = 32;              // depth of a tile
 constexpr long SIDE = 32;              // rows and columns of a block: two tiles each way
 constexpr long TILE = 16 * STEP;       // bfloat16 numbers of a tile
 constexpr long PARTS = 3;
-constexpr long DEPTH = 384, WIDTH = 384;
+constexpr long DEPTH = 768, WIDTH = 256;  // measured: the best of several
 constexpr long STEP_SIZE = PARTS * 2 * TILE;  // of one step of a block's factor: for each part, two tiles
-
-typedef uint16_t halves __attribute__((vector_size(64)));
 
 // Element (i, j) is at[i * row + j * column]; one of the strides is 1, and that dimension is a multiple of 16.
 struct Matrix {
@@ -45,10 +43,13 @@ struct Matrix {
 inline void load_block(const Matrix& m, long i, long j, long rows, long columns, vec out[16]) {
     const float* from = m.at + i * m.row + j * m.column;
     const bool across = m.column != 1;
-    const long stride = across ? m.column : m.row, there = across ? columns : rows;
-    const bool empty = rows <= 0 || columns <= 0;
+    const long stride = across ? m.column : m.row, there = rows <= 0 || columns <= 0 ? 0 : across ? columns : rows;
+    if (there >= 16) {
 #pragma GCC unroll 16
-    for (long r = 0; r < 16; ++r) out[r] = r < there && !empty ? load(from + r * stride) : vec{};
+        for (long r = 0; r < 16; ++r) out[r] = load(from + r * stride);
+    } else {
+        for (long r = 0; r < 16; ++r) out[r] = r < there ? load(from + r * stride) : vec{};
+    }
     if (across) transpose_square(out);
 }
 
@@ -65,41 +66,53 @@ inline void split(vec x, words parts[PARTS]) {
     }
 }
 
-// Rows [i, i + SIDE) of the left factor, depths [k, k + depth): tiles [step][part][2][16 rows][32 depths].
-void split_left(const Matrix& x, long i, long rows, long k, long depth, uint16_t* out) {
-    halves upper;
-    for (int lane = 0; lane < 32; ++lane) upper[lane] = 2 * lane + 1;
-    for (long step = 0; step < depth; step += STEP, out += STEP_SIZE)
-        for (long half = 0; half < 2; ++half) {
-            vec first[16], second[16];
-            load_block(x, i + half * 16, k + step, rows - half * 16, depth - step, first);
-            load_block(x, i + half * 16, k + step + 16, rows - half * 16, depth - step - 16, second);
-            for (long r = 0; r < 16; ++r) {
-                words a[PARTS], b[PARTS];
-                split(first[r], a), split(second[r], b);
-                for (long p = 0; p < PARTS; ++p) {
-                    const __m512i both = _mm512_permutex2var_epi16((__m512i)a[p], (__m512i)upper, (__m512i)b[p]);
-                    _mm512_store_si512(out + (p * 2 + half) * TILE + r * STEP, both);
-                }
-            }
-        }
+// Writes the parts of two rows of 16 numbers as 16 pairs of bfloat16, one for each part; parts are 2 * TILE apart.
+inline void split_pair(vec low, vec high, uint16_t* out) {
+    words a[PARTS], b[PARTS];
+    split(low, a), split(high, b);
+    for (long p = 0; p < PARTS; ++p) _mm512_store_si512(out + p * 2 * TILE, (__m512i)(a[p] >> 16 | b[p]));
 }
 
-// Columns [j, j + columns) of the right factor: tiles [SIDE columns][step][part][2][16 pairs of depths][16 columns][2].
+// Writes the parts of a block of 16 rows and 32 depths of m as a tile of 16 pairs in each row; pair d is of the depths
+// d and d + 16. The block begins at (i, k), and what is beyond `rows` and `depth` more becomes zero.
+inline void split_rows(const Matrix& m, long i, long k, long rows, long depth, uint16_t* out) {
+    if (m.column == 1 && rows >= 16 && depth >= STEP) {
+        const float* from = m.at + i * m.row + k;
+        for (long r = 0; r < 16; ++r) split_pair(load(from + r * m.row), load(from + r * m.row + 16), out + r * STEP);
+        return;
+    }
+    vec low[16], high[16];
+    load_block(m, i, k, rows, depth, low);
+    load_block(m, i, k + 16, rows, depth - 16, high);
+    for (long r = 0; r < 16; ++r) split_pair(low[r], high[r], out + r * STEP);
+}
+
+// The same for a block of 32 depths and 16 columns, as a tile of 16 columns in each row; row d is of two depths.
+inline void split_columns(const Matrix& m, long k, long j, long depth, uint16_t* out) {
+    if (m.column == 1 && depth >= STEP) {
+        const float* from = m.at + k * m.row + j;
+        for (long r = 0; r < 16; ++r) split_pair(load(from + r * m.row), load(from + (r + 16) * m.row), out + r * STEP);
+        return;
+    }
+    vec low[16], high[16];
+    load_block(m, k, j, depth, 16, low);
+    load_block(m, k + 16, j, depth - 16, 16, high);
+    for (long r = 0; r < 16; ++r) split_pair(low[r], high[r], out + r * STEP);
+}
+
+// Rows [i, i + SIDE) of the left factor, depths [k, k + depth): [step][part][2] tiles.
+void split_left(const Matrix& x, long i, long rows, long k, long depth, uint16_t* out) {
+    for (long d = 0; d < depth; d += STEP, out += STEP_SIZE)
+        for (long half = 0; half < 2; ++half)
+            split_rows(x, i + half * 16, k + d, rows - half * 16, depth - d, out + half * TILE);
+}
+
+// Columns [j, j + columns) of the right factor: [SIDE columns][step][part][2] tiles.
 void split_right(const Matrix& w, long k, long depth, long j, long columns, uint16_t* out) {
-    const long steps = (depth + STEP - 1) / STEP;
-    for (long c = 0; c < columns; c += 16)
-        for (long d = 0; d < steps * STEP; d += 16) {
-            vec rows[16];
-            load_block(w, k + d, j + c, depth - d, columns - c, rows);
-            uint16_t* to = out + (c / SIDE * steps + d / STEP) * STEP_SIZE + c % SIDE / 16 * TILE + d % STEP / 2 * 32;
-            for (long pair = 0; pair < 8; ++pair) {
-                words even[PARTS], odd[PARTS];
-                split(rows[2 * pair], even), split(rows[2 * pair + 1], odd);
-                for (long p = 0; p < PARTS; ++p)
-                    _mm512_store_si512(to + p * 2 * TILE + pair * 32, (__m512i)(even[p] >> 16 | odd[p]));
-            }
-        }
+    for (long c = 0; c < columns; c += SIDE)
+        for (long d = 0; d < depth; d += STEP, out += STEP_SIZE)
+            for (long half = 0; half < 2; ++half)
+                split_columns(w, k + d, j + c + half * 16, depth - d, out + half * TILE);
 }
 
 // Multiplies the tiles in 4 and 5, one above the other, by those in 6 and 7, side by side.
@@ -176,6 +189,11 @@ uint16_t* buffer() {
 
 inline vec gelu(vec x) { return x * (0.5f + 0.5f * erf_of(x * 0.70710678f)); }
 
+void prefetch_block(const float* out, long out_row, long rows) {
+    for (long i = 0; i < rows; ++i)
+        for (long j = 0; j < SIDE; j += LANES) __builtin_prefetch(out + i * out_row + j, 1);
+}
+
 // Adds a block to out; or writes it, plus bias, if it is the first of its depth. Applies GELU if asked.
 void add_block(const float* block, long rows, const float* bias, float* out, long out_row, bool first, bool with_gelu) {
     for (long i = 0; i < rows; ++i)
@@ -220,6 +238,7 @@ void amx_product(const float* x, long x_row, long x_column, const float* w, long
                     const long count = std::min(SIDE, end - i);
                     split_left(left, i, count, k, part, left_parts);
                     for (long c = 0; c < columns; c += SIDE) {
+                        prefetch_block(out + i * width + j + c, width, count);
                         multiply_block(left_parts, right_parts + c / SIDE * steps * STEP_SIZE, steps, block);
                         add_block(block, count, bias ? bias + j + c : nullptr, out + i * width + j + c, width, k == 0,
                                   with_gelu && k + part == depth);
