@@ -23,7 +23,7 @@ from xlnet.evaluation.predict import predict
 from xlnet.evaluation.predictor import LONGEST, Predictor
 from xlnet.model import config as configs
 from xlnet.model import pretrained
-from xlnet.model.weights import load_pretrained
+from xlnet.model.weights import load_classifier, load_pretrained
 
 TEXTS = ["a lovely warm film", "Naïve  ``quoted'' ½ ﬁlm", "x", "word " * 300, "한국어 😀 <sep> text"]
 VOCABULARY = SHIPPED / "xlnet-base-cased"
@@ -331,6 +331,7 @@ def test_what_does_not_fit_is_one_line(foreign, capsys, monkeypatch, tmp_path, d
     monkeypatch.chdir(tmp_path)
     model = foreign(num_labels=3)
     damage(model)
+    capsys.readouterr()
     assert main(["predict", str(model.path), "a film"]) in (1, 2)
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
@@ -452,3 +453,11 @@ def test_a_run_from_pretrained_weights_shows_the_warning(foreign, trained, tmp_p
 
 def test_pickle_is_what_the_bomb_is_in() -> None:
     assert b"touch" in pickle.dumps(Bomb())
+
+
+def test_large_weights_whose_sum_overflows_are_finite(foreign) -> None:
+    model = foreign(num_labels=3)
+    tensors = load_file(model.path / "model.safetensors")
+    tensors["transformer.mask_emb"][:] = 3e38
+    save_file(tensors, model.path / "model.safetensors")
+    assert load_classifier(model.path).transformer.mask_emb.isfinite().all()

@@ -75,7 +75,9 @@ def test_the_kept_table_of_distances_grows_and_serves_shorter_texts(pair):
 
 @pytest.mark.parametrize("precision", LOW)
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
-def test_low_precision_is_close_to_float32(pair, precision, lengths):
+@pytest.mark.parametrize("impl", ["auto", "reference", "sdpa"])
+def test_low_precision_is_close_to_float32(pair, precision, lengths, impl, monkeypatch):
+    monkeypatch.setattr(pair[1].transformer, "impl", impl)
     exact, found = (PreparedClassifier(pair[1], name)(*texts(lengths)) for name in ("float32", precision))
     assert found.dtype == torch.float32
     assert 0 < (found - exact).abs().max() < 0.05 * exact.abs().max()

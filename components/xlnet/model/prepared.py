@@ -1,7 +1,7 @@
 """A classifier prepared for prediction: no dropout, no gradients, weights and positions arranged once.
 
-A text's logits need only its last token's state of the last layer, so that layer's feed-forward and output projection
-are computed for last tokens alone. Projections of distances depend on weights only, and are kept.
+A text's logits need only its last token's state of the last layer, so that layer computes queries, output projection
+and feed-forward for last tokens alone. Projections of distances depend on weights only, and are kept.
 
 Shapes: those of :mod:`xlnet.model.xlnet`.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlnet.model.attention import relative_attention
+from xlnet.model.attention import relative_attention, takes_last_queries
 from xlnet.model.fused import dropout_add_norm
 from xlnet.model.layout import Layout
 from xlnet.model.linear import project
@@ -29,18 +29,19 @@ class _PreparedLayer:
     """One layer's products, and the weights that stay as they are."""
 
     attention: RelativeAttention
-    qkv: Product
+    qkv: tuple[Product, ...]  # queries, keys and values at once; in the last layer, queries, and keys and values
     out: Product
     inner: Product
     outer: Product
     norms: tuple[nn.LayerNorm, nn.LayerNorm]
 
     @classmethod
-    def of(cls, layer: Layer, precision: str) -> "_PreparedLayer":
+    def of(cls, layer: Layer, precision: str, is_last: bool) -> "_PreparedLayer":
         own, ff = layer.rel_attn, layer.ff
+        parts = own.qkv.detach().split([1, 2] if is_last else [3], 1)
         return cls(
             own,
-            prepare(precision, own.qkv.detach().flatten(1).t().contiguous()),
+            tuple(prepare(precision, part.flatten(1).t().contiguous()) for part in parts),
             prepare(precision, own.o.detach().flatten(1)),
             prepare(precision, ff.layer_1.weight, ff.layer_1.bias),
             prepare(precision, ff.layer_2.weight, ff.layer_2.bias),
@@ -66,7 +67,9 @@ class PreparedClassifier:
         self.config, self._impl = model.config, model.transformer.impl
         self._embedding = model.transformer.word_embedding.weight.detach()
         self.device = self._embedding.device
-        self._layers = [_PreparedLayer.of(layer, precision) for layer in model.transformer.layers()]
+        *layers, last = model.transformer.layers()
+        self._layers = [_PreparedLayer.of(layer, precision, is_last=False) for layer in layers]
+        self._layers.append(_PreparedLayer.of(last, precision, is_last=True))
         self._head = model.sequence_summary.summary, model.logits_proj
         self._distances: list[Tensor] = []
 
@@ -76,11 +79,11 @@ class PreparedClassifier:
         layout.check(len(input_ids_T))
         x_TD = F.embedding(input_ids_T, self._embedding)
         distances = self._projected(layout.longest)
-        last = len(self._layers) - 1
-        for place, (layer, r_RNH) in enumerate(zip(self._layers, distances, strict=True)):
+        for layer, r_RNH in zip(self._layers, distances, strict=True):
             attended_TD = self._attend(layer, x_TD, r_RNH, segment_ids_T, layout)
-            if place == last:
-                x_TD, attended_TD = x_TD[layout.last_S], attended_TD[layout.last_S]
+            if layer is self._layers[-1]:
+                x_TD = x_TD[layout.last_S]
+                attended_TD = attended_TD if len(attended_TD) == len(x_TD) else attended_TD[layout.last_S]
             x_TD = _add_norm(layer.out(attended_TD), x_TD, layer.norms[0])
             x_TD = _add_norm(layer.outer(layer.inner(x_TD, gelu=True)), x_TD, layer.norms[1])
         summary, head = self._head
@@ -89,10 +92,21 @@ class PreparedClassifier:
     def _attend(
         self, layer: _PreparedLayer, x_TD: Tensor, r_RNH: Tensor, ids_T: Tensor | None, layout: Layout
     ) -> Tensor:
-        own = layer.attention
-        q_TNH, k_TNH, v_TNH = layer.qkv(x_TD).float().unflatten(1, own.qkv.shape[1:]).unbind(1)
-        positions = Positions(r_RNH, own.r_w_bias.detach(), own.r_r_bias.detach())
-        segments = None if ids_T is None else Segments(ids_T, own.r_s_bias.detach(), own.seg_embed.detach())
+        own, heads = layer.attention, layer.attention.qkv.shape[2:]
+        asking_TD = x_TD
+        if layer is self._layers[-1] and takes_last_queries(self._impl, x_TD, heads[-1], layout):
+            asking_TD = x_TD[layout.last_S]
+        given = asking_TD, x_TD
+        q_TNH, k_TNH, v_TNH = (
+            part_TNH
+            for product, rows_TD in zip(layer.qkv, given, strict=False)
+            for part_TNH in product(rows_TD).unflatten(1, (-1, *heads)).unbind(1)
+        )
+        kind = q_TNH.dtype
+        positions = Positions(*(x.detach().to(kind) for x in (r_RNH, own.r_w_bias, own.r_r_bias)))
+        segments = None
+        if ids_T is not None:
+            segments = Segments(ids_T, own.r_s_bias.detach().to(kind), own.seg_embed.detach().to(kind))
         return relative_attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, impl=self._impl).flatten(1)
 
     def _projected(self, longest: int) -> list[Tensor]:
@@ -111,4 +125,4 @@ class PreparedClassifier:
 
 
 def _add_norm(x_TD: Tensor, residual_TD: Tensor, norm: nn.LayerNorm) -> Tensor:
-    return dropout_add_norm(x_TD.float(), residual_TD, norm.weight, norm.bias, norm.eps, None)
+    return dropout_add_norm(x_TD, residual_TD, norm.weight, norm.bias, norm.eps, None)
