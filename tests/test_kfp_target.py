@@ -14,6 +14,7 @@ from servers.storage import texts
 from test_ui import pages_show
 
 from xlnet import recipe as recipes
+from xlnet.data.preprocess import preprocess
 from xlnet_pipeline.cli import main
 from xlnet_pipeline.placement import LAUNCHER_RETRIES, PROGRAM_RETRIES
 
@@ -32,7 +33,9 @@ def recipe_file(path: Path, **training: object) -> Path:
 
 
 def test_a_run_from_submission_to_lineage(kfp: KfpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two pods tokenise a shard each; what they give is the dataset of one machine."""
     recipe = recipe_file(tmp_path / "recipe.toml")
+    recipe.write_text(recipe.read_text().replace("[data]", "[data]\nshards = 2"))
     assert main(["run", str(recipe), "--target", "kfp", "--wait"]) == 0
     shown = capsys.readouterr().out
     run = shown.split("run ", 1)[1].split()[0]
@@ -44,9 +47,16 @@ def test_a_run_from_submission_to_lineage(kfp: KfpServer, tmp_path: Path, capsys
     assert main(["runs", "show", run, "--target", "kfp", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["status"] == "SUCCEEDED"
-    assert [step["status"] for step in record["steps"]] == ["SUCCEEDED"] * 5
-    assert record["recipe_digest"] == recipes.load(recipe).digest()
-    model = record["steps"][2]["outputs"]["model"]
+    assert [step["status"] for step in record["steps"]] == ["SUCCEEDED"] * 7
+    steps = {step["name"]: step for step in record["steps"]}
+    shards = [(one["name"], one["status"]) for one in steps["tokenise"]["iterations"]]
+    assert shards == [("tokenise-0", "SUCCEEDED"), ("tokenise-1", "SUCCEEDED")]
+    assert steps["tokenise"]["reason"] == "2 of 2 shards are done"
+    assert set(steps["tokenise"]["outputs"]) == {"tokens-0", "tokens-1"}
+    part = recipes.load(recipe).part("data")
+    one = preprocess(part, "", str(tmp_path / "one"))
+    assert one["dataset_digest"] == steps["preprocess"]["outputs"]["dataset"]["digest"]
+    model = steps["train"]["outputs"]["model"]
     assert model["uri"].startswith("gs://bucket/root/xlnet/")
     assert model["digest"].startswith("sha256:")
 
@@ -56,10 +66,14 @@ def test_a_run_from_submission_to_lineage(kfp: KfpServer, tmp_path: Path, capsys
     assert "step" in log
     assert "KFP Executor" not in log
 
+    assert main(["runs", "logs", run, "tokenise", "--target", "kfp"]) == 0
+    log = capsys.readouterr().out
+    assert log.index("(shard 1 of 2)") < log.index("(shard 2 of 2)")
     assert main(["lineage", run, "--target", "kfp"]) == 0
     tree = capsys.readouterr().out
     for word in ("registration reviews:1", "evaluation", "model", "dataset", "snapshot", "gs://bucket/data/rows.csv"):
         assert word in tree
+    assert all(word in tree for word in ("tokens", "survey"))
     (page,) = texts("/lineage")
     assert "Lineage of reviews:1" in page
     pages_show(tmp_path / "home", run, "kfp")

@@ -50,7 +50,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VertexSe
 def test_a_run_from_submission_to_lineage(
     server: VertexServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Two tasks tokenise a shard each."""
     recipe = recipe_file(tmp_path / "recipe.toml")
+    recipe.write_text(recipe.read_text().replace("[data]", "[data]\nshards = 2"))
     submit = ["run", str(recipe), "--target", "vertex", "--machine", "v5e-4", "--spot", "--wait"]
     assert main(submit) == 0
     shown = capsys.readouterr().out
@@ -66,7 +68,13 @@ def test_a_run_from_submission_to_lineage(
 
     assert main(["runs", "show", run, "--target", "vertex", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert [step["status"] for step in record["steps"]] == ["SUCCEEDED"] * 5
+    assert [step["status"] for step in record["steps"]] == ["SUCCEEDED"] * 7
+    shards = record["steps"][2]
+    assert [one["status"] for one in shards["iterations"]] == ["SUCCEEDED"] * 2
+    assert shards["reason"] == "2 of 2 shards are done"
+    assert set(shards["outputs"]) == {"tokens-0", "tokens-1"}
+    assert main(["runs", "logs", run, "tokenise", "--target", "vertex"]) == 0
+    assert capsys.readouterr().out.count("rows, ") == 2
     assert main(["runs", "logs", run, "train", "--target", "vertex"]) == 0
     assert "step" in capsys.readouterr().out, "what the custom job wrote"
 

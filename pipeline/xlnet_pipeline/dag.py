@@ -59,7 +59,7 @@ def build(
             own = snapshot.outputs[step.part_of or step.name] if step.cached else recipe
             given |= {"recipe": own, "code": code[step.name]}
             if step.looped:
-                with dsl.ParallelFor(tasks[-1].outputs["keys"], name=STEPS[step.name].title) as key:
+                with dsl.ParallelFor(tasks[-1].outputs["keys"], name="Tokenise all shards") as key:
                     task = components[step.name](**given, **inputs, **{step.key: key})
                 artifacts[step.output] = dsl.Collected(task.outputs[step.output])
             else:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from servers.execution import Execution, Task
+from servers.execution import Execution, Task, every_task
+from xlnet_pipeline.placement import all_tasks
 
 LOOKS_EVERY = 10  # seconds
 NEVER = "0001-01-01T00:00:00Z"
@@ -27,6 +28,11 @@ def node_id(path: str) -> str:
     for byte in path.encode():
         total = ((total ^ byte) * 16777619) % 2**32
     return f"{path.partition('(')[0]}-{total}"
+
+
+def within(index: int | None) -> str:
+    """The part of a node's path that leads into a loop's iteration."""
+    return "" if index is None else f"for-loop-1(0).iteration-iterations({index}:{index})(0).iteration-item(0)."
 
 
 @dataclass
@@ -73,24 +79,24 @@ class Workflow:
 
     def details(self, run: str) -> list[dict[str, Any]]:
         found = [node.described(run, stamp(self.created)) for node in self.nodes()]
-        found += [self._cache_entry(run, name) for name in self.execution.tasks if self._may_be_found_again(name)]
+        tasks = enumerate(every_task(self.execution.tasks))
+        found += [self._cache_entry(run, task, number) for number, task in tasks if self._may_be_found_again(task)]
         return sorted(found, key=lambda task: str(task["task_id"]))
 
-    def _may_be_found_again(self, name: str) -> bool:
-        spec = self.execution.spec["root"]["dag"]["tasks"][name]
-        return self.execution.tasks[name].state == "SUCCEEDED" and bool(spec["cachingOptions"].get("enableCache"))
+    def _may_be_found_again(self, task: Task) -> bool:
+        spec = all_tasks(self.execution.spec).get(task.name, {})  # a loop has no program
+        return task.state == "SUCCEEDED" and bool(spec.get("cachingOptions", {}).get("enableCache"))
 
-    def _cache_entry(self, run: str, name: str) -> dict[str, Any]:
+    def _cache_entry(self, run: str, task: Task, number: int) -> dict[str, Any]:
         """What the launcher tells the cache: a task without a name, listed among the others."""
-        task = self.execution.tasks[name]
         began = stamp(task.started)
         return {
             "run_id": run,
-            "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{run}{name}")),
+            "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{run}{task.name}{task.index}")),
             "create_time": began,
             "start_time": began,
             "end_time": stamp(task.ended),
-            "execution_id": str(list(self.execution.tasks).index(name) + 7),
+            "execution_id": str(number + 7),
         }
 
     def nodes(self) -> list[Node]:
@@ -108,7 +114,7 @@ class Workflow:
         found += self._driver(f"{top}.root-driver", "SUCCEEDED", began, began, root)
         below = list(self._below(f"{root}(0)"))
         there = {node.path for node in below}
-        first = [f"{root}(0).{name}-driver" for name in self._after(None)]
+        first = [self._first(f"{root}(0).{name}") for name in self._after(None)]
         found.append(Node(root, state, began, ended, [f"{root}(0)"]))
         found.append(Node(f"{root}(0)", state, began, ended, [path for path in first if path in there]))
         for node in below:
@@ -125,7 +131,10 @@ class Workflow:
     def _below(self, base: str) -> Iterator[Node]:
         for name, task in self.execution.tasks.items():
             path, driver = f"{base}.{name}", f"{base}.{name}-driver"
-            following = [f"{base}.{other}-driver" for other in self._after(name)]
+            following = [self._first(f"{base}.{other}") for other in self._after(name)]
+            if self._is_loop(name):
+                yield from self._loop(path, task, following)
+                continue
             if task.state == "NOT_TRIGGERED":
                 when = self.execution.ended
                 if when:
@@ -136,6 +145,39 @@ class Workflow:
                 continue
             yield from self._driver(driver, "SUCCEEDED", task.started, task.started, path)
             yield from self._task(path, task, following)
+
+    def _is_loop(self, name: str) -> bool:
+        return "parameterIterator" in self.execution.spec["root"]["dag"]["tasks"].get(name, {})
+
+    def _first(self, path: str) -> str:
+        """The node that a task begins with: its driver; a loop has that within."""
+        return path if self._is_loop(path.rpartition(".")[2]) else f"{path}-driver"
+
+    def _loop(self, path: str, task: Task, following: list[str]) -> Iterator[Node]:
+        """A loop as the backend's compiler writes it for Argo; it is in no recording."""
+        if task.state == "NOT_TRIGGERED" and (when := self.execution.ended):
+            yield Node(path, "", when, when, following, instant=True)
+        if task.started is None:
+            return
+        state, began, ended = STATES.get(task.state, task.state), task.started, task.ended
+        driver, group = f"{path}(0).iteration-driver", f"{path}(0).iteration-iterations"
+        yield Node(path, state, began, ended, [f"{path}(0)"])
+        yield Node(f"{path}(0)", state, began, ended, [driver, *following])
+        yield from self._driver(driver, "SUCCEEDED", began, began, group)
+        there = [one for one in task.iterations if one.started]
+        items = [f"{group}({one.index}:{one.index})" for one in there]
+        yield Node(group, state, began, ended, items)
+        for one, item in zip(there, items, strict=True):
+            assert one.started
+            own, inner = STATES.get(one.state, one.state), f"{item}(0).iteration-item"
+            yield Node(item, own, one.started, one.ended, [f"{item}(0)"])
+            yield Node(f"{item}(0)", own, one.started, one.ended, [f"{inner}-driver"])
+            yield from self._driver(f"{inner}-driver", "SUCCEEDED", one.started, one.started, inner)
+            last = f"{inner}(0).{one.name}"
+            yield Node(inner, own, one.started, one.ended, [f"{inner}(0)"])
+            yield Node(f"{inner}(0)", own, one.started, one.ended, [f"{last}-driver"])
+            yield from self._driver(f"{last}-driver", "SUCCEEDED", one.started, one.started, last)
+            yield from self._task(last, one, [])
 
     def _task(self, path: str, task: Task, following: list[str]) -> Iterator[Node]:
         assert task.started

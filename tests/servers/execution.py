@@ -55,6 +55,13 @@ class Task:
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)  # output name → runtime artifact, with "id"
     parameters: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    iterations: list["Task"] = field(default_factory=list)  # of a loop
+    index: int | None = None  # of an iteration
+
+
+def every_task(tasks: dict[str, Task]) -> list[Task]:
+    """The tasks that have a program, those of loops included."""
+    return [one for task in tasks.values() for one in (task.iterations or [task])]
 
 
 class Backend:
@@ -122,7 +129,7 @@ class Execution(threading.Thread):
         *,
         run: str,
         root: str,
-        environment: Callable[[str], dict[str, str]] = lambda step: {},
+        environment: Callable[[Task], dict[str, str]] = lambda task: {},
         placeholders: dict[str, str] | None = None,
         retries: bool = True,
         unschedulable: dict[str, threading.Event] | None = None,
@@ -155,8 +162,10 @@ class Execution(threading.Thread):
             needed = [self.tasks[other].state for other in given.after]
             if self.cancelled.is_set() or any(state not in ("SUCCEEDED", "CACHED") for state in needed):
                 task.state = "NOT_TRIGGERED"
+            elif given.loop:
+                self._loop(task, given)
             else:
-                self._attempts(task, given)
+                self._attempts(task, given, Values(self.parameters), self._done())
         states = {task.state for task in self.tasks.values()}
         self.ended = now()
         self.state = (
@@ -175,7 +184,32 @@ class Execution(threading.Thread):
         if self.is_alive():
             self.join(10)
 
-    def _attempts(self, task: Task, given: specification.Task) -> None:
+    def _done(self) -> dict[str, Values]:
+        return {name: Values(one.parameters, dict(one.artifacts)) for name, one in self.tasks.items()}
+
+    def _loop(self, task: Task, given: specification.Task) -> None:
+        """Run a loop's task for each item, whatever becomes of the others."""
+        assert given.loop
+        (inner,) = given.loop.tasks
+        around = specification.inputs(given, Values(self.parameters), self._done())
+        items = given.loop.values(around)
+        task.started, task.state = now(), "RUNNING"
+        task.iterations = [Task(inner.name, inner.title, index=number) for number in range(len(items))]
+        made: dict[str, list[Any]] = {name: [] for name in given.loop.collected}
+        for one, item in zip(task.iterations, items, strict=True):
+            if self.cancelled.is_set():
+                one.state = "NOT_TRIGGERED"
+                continue
+            self._attempts(one, inner, Values({**around.parameters, given.loop.item: item}, around.artifacts), {})
+            if one.state in ("SUCCEEDED", "CACHED"):
+                specification.collect(given.loop, {inner.name: Values(one.parameters, dict(one.artifacts))}, made)
+        states = {one.state for one in task.iterations}
+        task.artifacts, task.ended = dict(made), now()
+        task.state = "SUCCEEDED" if not states - {"SUCCEEDED", "CACHED"} else "FAILED"
+        if self.cancelled.is_set():
+            task.state = "CANCELLED"
+
+    def _attempts(self, task: Task, given: specification.Task, around: Values, done: dict[str, Values]) -> None:
         task.started = now()
         if task.name in self.unschedulable:
             task.state = "WAITING"
@@ -186,7 +220,7 @@ class Execution(threading.Thread):
         for _ in range(1 + self.retries * given.retries):
             task.attempts += 1
             try:
-                self._task(task, given)
+                self._task(task, given, specification.inputs(given, around, done))
             except Exception:  # a mistake of this server's, or a specification that no backend could run
                 task.state, task.error = "FAILED", traceback.format_exc()
                 task.log += task.error
@@ -196,9 +230,7 @@ class Execution(threading.Thread):
             task.state = "CANCELLED"
         task.ended = now()
 
-    def _task(self, task: Task, given: specification.Task) -> None:
-        done = {name: Values(one.parameters, one.artifacts) for name, one in self.tasks.items()}
-        inputs = specification.inputs(given, self.parameters, done)
+    def _task(self, task: Task, given: specification.Task, inputs: Values) -> None:
         task.inputs = inputs.artifacts
         parts = [given.component, given.container, inputs.parameters, inputs.artifacts]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -241,7 +273,7 @@ class Execution(threading.Thread):
         """Run a container's program; its log grows while it runs."""
         words = [word.replace(supervisor.PROGRAM, EXECUTOR) for word in command]
         words = [word.replace("python3 -m xlnet_steps", f"{sys.executable} -m xlnet_steps") for word in words]
-        given = {**variables, **self.environment(task.name)}
+        given = {**variables, **self.environment(task)}
         environment = {
             **self.backend.variables(),
             **{name: self.backend.hosts.get(value, value) for name, value in given.items()},

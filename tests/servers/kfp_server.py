@@ -17,8 +17,8 @@ import kfp_server_api
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from servers.argo import Node, Workflow, node_id, stamp
-from servers.execution import Backend, Execution
+from servers.argo import Node, Workflow, node_id, stamp, within
+from servers.execution import Backend, Execution, Task
 from servers.kfp_schedules import RecurringRuns
 from servers.kubernetes_server import KubernetesServer
 from servers.web import Refused, Request, WebServer
@@ -227,7 +227,7 @@ class KfpServer(WebServer):
             config["parameters"],
             run=run["run_id"],
             root=config["pipeline_root"],
-            environment=lambda step: {**self.steps_environment, **self.fields(run, step)},
+            environment=lambda task: {**self.steps_environment, **self.fields(run, task)},
             retries=self.always,
             unschedulable=self.unschedulable,
             broken=self.broken,
@@ -241,16 +241,16 @@ class KfpServer(WebServer):
             execution.start()
         return {**run, "state": "PENDING", "finished_at": NOT_ENDED}
 
-    def fields(self, run: dict[str, Any], step: str) -> dict[str, str]:
+    def fields(self, run: dict[str, Any], task: Task) -> dict[str, str]:
         """The variables that a step takes from its pod."""
-        task, workflow = self.executions[run["run_id"]].tasks[step], self.workflows[run["run_id"]].name
+        step, workflow = task.name, self.workflows[run["run_id"]].name
         alive = lambda: task.ended is None  # noqa: E731  # a pod's container ends with its task
         pod = self.cluster.step_pod(run["run_id"], step, alive) if self.cluster else {}
         values = {
             "metadata.labels['pipeline/runid']": run["run_id"],
             "metadata.name": pod.get("XLNET_POD_NAME", step),
             "metadata.annotations['workflows.argoproj.io/node-name']": (
-                f"{workflow}(0).root(0).{step}(0).executor({task.attempts - 1})"
+                f"{workflow}(0).root(0).{within(task.index)}{step}(0).executor({task.attempts - 1})"
             ),
         }
         platform = run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

@@ -15,7 +15,7 @@ from typing import Any
 from google.cloud import aiplatform_v1 as v1
 from google.protobuf import json_format
 
-from servers.execution import Backend, Execution
+from servers.execution import Backend, Execution, Task, every_task
 from servers.kfp_server import checked_spec
 from servers.web import Refused, Request, WebServer
 
@@ -28,6 +28,11 @@ STATES = {
 }
 PARENT = r"/v1/(?P<parent>projects/[^/]+/locations/[^/]+)"
 CRON = re.compile(r"(TZ=\S+ )?\S+ \S+ \S+ \S+ \S+")
+
+
+def named(task: Task) -> str:
+    """A name for a task's job."""
+    return task.name if task.index is None else f"{task.name}-{task.index}"
 
 
 def stamp(moment: datetime | None) -> str | None:
@@ -152,11 +157,15 @@ class VertexServer(WebServer):
 
     def details(self, job: dict[str, Any], execution: Execution) -> list[dict[str, Any]]:
         found = []
-        for number, task in enumerate(execution.tasks.values(), 1):
+        tasks = [(task, one) for task in execution.tasks.values() for one in (task, *task.iterations)]
+        ids = {id(task): str(number) for number, (_, task) in enumerate(tasks, 1)}
+        for above, task in tasks:
             state = "SKIPPED" if task.state == "CACHED" else task.state
-            detail: dict[str, Any] = {"taskId": str(number), "taskName": task.name, "state": state}
-            if task.started:
-                main = f"{self.parent}/customJobs/{job['name'].rpartition('/')[2]}-{task.name}"
+            detail: dict[str, Any] = {"taskId": ids[id(task)], "taskName": task.name, "state": state}
+            if task is not above:
+                detail["parentTaskId"] = ids[id(above)]
+            if task.started and not task.iterations:
+                main = f"{self.parent}/customJobs/{job['name'].rpartition('/')[2]}-{named(task)}"
                 detail["startTime"] = stamp(task.started)
                 detail["executorDetail"] = {"containerDetail": {"mainJob": main}}
             if task.ended:
@@ -174,9 +183,10 @@ class VertexServer(WebServer):
                             "schemaTitle": one["type"]["schemaTitle"],
                             "metadata": one["metadata"],
                         }
+                        for one in (made if isinstance(made, list) else [made])
                     ]
                 }
-                for name, one in task.artifacts.items()
+                for name, made in task.artifacts.items()
             }
             found.append(detail)
         return found
@@ -220,8 +230,8 @@ class VertexServer(WebServer):
         ids = re.findall(r'"([^"]+)"', request.body["filter"].partition("job_id=")[2])
         lines: list[str] = []
         for name, execution in self.executions.items():
-            for task in execution.tasks.values():
-                main = f"{name.rpartition('/')[2]}-{task.name}"
+            for task in every_task(execution.tasks):
+                main = f"{name.rpartition('/')[2]}-{named(task)}"
                 resources = json.loads(task.parameters.get("gcp_resources", '{"resources": []}'))["resources"]
                 known = {main, *(one["resourceUri"].rpartition("/")[2] for one in resources)}
                 if known & set(ids):

@@ -84,8 +84,7 @@ def join(recipe_json: str, survey: str, tokens: list[str], out: str) -> dict[str
     found = surveyed.load(survey, whole.data)
     with _artifact(whole, out, started) as made:
         made.facts = _joined(made.directory, found, tokens, out)
-        shards = [provenance.read(one) | {"inputs": []} for one in dict.fromkeys(tokens)]
-        made.inputs = [provenance.read(survey), *shards]
+        made.inputs = [shard_tokens.node(tokens)]
     return made.facts
 
 

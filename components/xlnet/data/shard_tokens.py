@@ -195,6 +195,23 @@ def read(found: Surveyed, directories: list[str]) -> Iterator[tuple[int, int, pa
             raise CorruptArtifact(f"the shard '{file}' is damaged (rows are missing); remove it, and run again")
 
 
+def node(directories: list[str]) -> dict[str, Any]:
+    """Return one node of the lineage graph for all shards: a graph with a node for each would hide the rest."""
+    shards = [provenance.read(one) for one in dict.fromkeys(directories)]
+    digests = sorted(one["artifact"]["digest"] for one in shards)
+    facts = [one["artifact"]["metadata"] for one in shards]
+    counts = {name: sum(one[name] for one in facts) for name in ("rows", "tokens")}
+    metadata = {"shards": len(shards), **counts}
+    artifact = {"type": "tokens", "digest": provenance.digest_json(digests), "metadata": metadata}
+    times = [(one["execution"]["started"], one["execution"]["ended"]) for one in shards]
+    execution = shards[0]["execution"] | {
+        "parameters": {"shards": digests},
+        "started": min(started for started, _ in times),
+        "ended": max(ended for _, ended in times),
+    }
+    return {**shards[0], "artifact": artifact, "execution": execution}
+
+
 def _stream(file: Path) -> Iterator[pa.RecordBatch]:
     with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
         yield from stream

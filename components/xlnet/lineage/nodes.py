@@ -23,7 +23,7 @@ class LineageNode:
     """An artifact, an input file, or many input files of one split."""
 
     id: str
-    type: str  # registration, evaluation, model, dataset, snapshot, file or files
+    type: str  # registration, evaluation, model, dataset, tokens, survey, snapshot, file or files
     title: str  # name shown to people; may be empty
     digest: str  # of the content; a file's checksum
     metadata: Mapping[str, Any] = field(default_factory=dict)

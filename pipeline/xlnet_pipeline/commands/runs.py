@@ -126,7 +126,8 @@ def show(options: argparse.Namespace) -> None:
     if run.schedule:
         print(f"schedule {_scheduled(run)}")
     print(f"recipe {run.recipe_digest}\n")
-    rows = [(step.name, step.status, duration(step.seconds), step.reason) for step in run.steps]
+    steps = [one for step in run.steps for one in (step, *step.told())]
+    rows = [(step.name, step.status, duration(step.seconds), step.reason) for step in steps]
     print_table(("STEP", "STATUS", "TIME", "WHY"), rows)
     if far := _progress(options, run):
         print(f"\n{far}")

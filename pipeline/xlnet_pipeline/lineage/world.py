@@ -12,7 +12,7 @@ from xlnet.lineage.nodes import LineageNode
 from xlnet_pipeline.lineage import graph
 
 MANY = 8  # if a node has more similar neighbours, they are drawn as one
-KINDS = ("registration", "evaluation", "model", "dataset", "snapshot", "file", "files")
+KINDS = ("registration", "evaluation", "model", "dataset", "tokens", "survey", "snapshot", "file", "files")
 
 
 @dataclass(frozen=True)

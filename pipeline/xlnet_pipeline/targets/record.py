@@ -16,6 +16,7 @@ from xlnet.steps import of_run
 
 SCHEMA = 1
 ID_TIME = "%Y%m%d-%H%M%S"  # begins a run's id
+FEW = 10  # iterations that are all shown
 LATEST = "latest"  # names the newest run in all commands
 PENDING, RUNNING, SUCCEEDED, CACHED = "PENDING", "RUNNING", "SUCCEEDED", "CACHED"
 FAILED, CANCELLED, SKIPPED = "FAILED", "CANCELLED", "SKIPPED"
@@ -41,6 +42,11 @@ class StepRun:
     outputs: dict[str, Any] = field(default_factory=dict)  # parameter → value, artifact → {uri, type, digest, metadata}
     log: str | None = None  # path below the run's directory
     iterations: list["StepRun"] = field(default_factory=list)  # if a step runs once for each shard
+
+    def told(self) -> list["StepRun"]:
+        """Return the iterations to show: all, or of many those that are not done."""
+        is_done = (SUCCEEDED, CACHED)
+        return [one for one in self.iterations if len(self.iterations) <= FEW or one.status not in is_done]
 
     def gather(self) -> None:
         """Derive what is known of the whole step from its iterations."""

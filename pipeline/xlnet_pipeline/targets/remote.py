@@ -5,11 +5,12 @@ The backend knows the status of its tasks. The lineage of an artifact is read fr
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -217,7 +218,7 @@ def with_artifacts(run: Run, places: dict[str, str]) -> Run:
 
     Args:
         run: the record, its steps without outputs.
-        places: step → address of its artifact.
+        places: step → address of its artifact; ``STEP-NUMBER`` for each artifact of a looped step.
     """
     with ThreadPoolExecutor(len(KEPT)) as pool:
         found = dict(zip(places, pool.map(lineage_of, places.values()), strict=True))
@@ -225,8 +226,8 @@ def with_artifacts(run: Run, places: dict[str, str]) -> Run:
         if lineage is None:
             continue
         artifact = lineage["artifact"]
-        step = run.step(name)
-        step.outputs[KEPT[name].output] = {
+        step = run.step(name if name in KEPT else name.rpartition("-")[0])
+        step.outputs[KEPT[step.name].output + name.removeprefix(step.name)] = {
             "uri": places[name],
             "type": artifact["type"],
             "digest": artifact["digest"],
@@ -248,15 +249,24 @@ def lineage_of(uri: str) -> dict[str, Any] | None:
 
 
 def artifact_places(root: str, run: str) -> dict[str, str]:
-    """Map each step that this run has done to the address of its artifact, found by listing the run's folder."""
-    found = {}
+    """Map each step that this run has done to the address of its artifact, found by listing the run's folder.
+
+    The artifacts of a looped step are mapped from ``STEP-NUMBER``.
+    """
+    found: dict[str, str] = {}
     for blob in objects.listing(f"{root.rstrip('/')}/{PREFIX.rstrip('-')}/{run}/"):
         folder, _, name = blob.name.rpartition("/")
         artifact = folder.rpartition("/")[2]
         for step, row in KEPT.items():
             if name == provenance.LINEAGE and artifact == row.output and f"/{run}/{step}/" in f"/{folder}/":
-                found[step] = f"{objects.scheme(root)}{objects.split(root)[0]}/{folder}"
+                found[numbered(step, found)] = f"{objects.scheme(root)}{objects.split(root)[0]}/{folder}"
     return found
+
+
+def numbered(step: str, found: Collection[str]) -> str:
+    """Return a step's name; of a looped step, ``STEP-NUMBER`` with the first number that is not among ``found``."""
+    numbers = (f"{step}-{number}" for number in itertools.count())
+    return next(one for one in numbers if one not in found) if KEPT[step].looped else step
 
 
 def new_run(recipe_json: str, target: str, run: str) -> Run:

@@ -24,7 +24,7 @@ def with_artifacts(run: Run, run_id: str, root: str, name: Callable[[str], str])
     keys = index.keys_of(base, run_id) if cached else {}
     names: dict[str, str] = {run_id: run.id}
     for step in cached:
-        step.reason = NOT_INDEXED
+        step.reason = step.reason if step.iterations else NOT_INDEXED
         for work in index.done(base, keys[step.name]) if step.name in keys else ():
             if work.run != run_id and remote.lineage_of(work.uri) is not None:
                 if work.run not in names:

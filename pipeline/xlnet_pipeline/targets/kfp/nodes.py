@@ -5,9 +5,14 @@ same display name. A node's id is ``WORKFLOW-HASH``, where HASH is the decimal 3
 such as ``WORKFLOW(0).root(0).train(0).executor(0)``. The numbers in brackets count attempts; they appear only where a
 template may be retried. Each task lists the ids of its children. So the nodes are those paths whose hash is some task's
 child, and a task belongs to the path under which all its children make sense.
+
+A loop is a node with the nodes ``iteration-driver`` and ``iteration-iterations`` below it. Each item has one named
+``iteration-iterations(2:2)`` beside the latter, with ``iteration-item-driver`` and ``iteration-item``, which holds the
+tasks. No recording shows a loop: this follows the compiler in Kubeflow Pipelines' backend.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +20,19 @@ from datetime import datetime
 from typing import Any
 
 ATTEMPT = re.compile(r"\((\d+)\)$")
+ITEM = re.compile(r"\(\d+:[^()]*\)$")  # ends the name of a loop's node for one item
 DRIVER = "-driver"
 EXECUTOR = "executor"
+LOOP = "for-loop-1"  # kfp's name of the only loop in our pipeline
+ITERATION = ("iteration-iterations({0}:{0})", "iteration-item")  # below the loop
 
 
-def fnv1a(text: str) -> int:
-    """Return the 32-bit FNV-1a hash of a text's UTF-8 bytes, which Argo uses in node ids."""
-    found = 0x811C9DC5
+def fnv1a(text: str, before: int = 0x811C9DC5) -> int:
+    """Return the 32-bit FNV-1a hash of a text's UTF-8 bytes, which Argo uses in node ids.
+
+    ``before`` is the hash of other text that stands before it.
+    """
+    found = before
     for byte in text.encode():
         found = (found ^ byte) * 0x01000193 & 0xFFFFFFFF
     return found
@@ -42,6 +53,11 @@ class ArgoNode:
     state: str = ""
     started: datetime | None = None
     ended: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name, without the number of its attempt."""
+        return ATTEMPT.sub("", self.path.rpartition(".")[2])
 
     @property
     def attempt(self) -> int:
@@ -73,9 +89,15 @@ class Nodes:
         self._ids = set().union(*children.values()) if children else set()
         self.workflow = next((one.rpartition("-")[0] for one in sorted(self._ids)), "")
         self._names = sorted({ATTEMPT.sub("", one.display_name or "") for one in details} - {self.workflow, ""})
+        self._items: dict[str, list[str]] = {}  # a loop's node → those of its items
+        for name in (one for one in self._names if ITEM.search(one)):
+            self._items.setdefault(ITEM.sub("", name), []).append(name)
+        self._known: dict[str, list[str]] = {}
         self._nodes: dict[str, ArgoNode] = {}
         if self.workflow:
-            left = list(details)
+            left: dict[str, list[Any]] = {}
+            for one in details:
+                left.setdefault(one.display_name or "", []).append(one)
             for path in self._paths():
                 self._nodes[path] = self._described(path, left, children)
 
@@ -111,25 +133,36 @@ class Nodes:
         found, waiting = [self.workflow], [self.workflow]
         while waiting:
             path = waiting.pop(0)
-            below = [f"{path}.{name}" for name in self._names]
-            if not ATTEMPT.search(path):
-                below += [f"{path}({number})" for number in range(len(self._ids))]
-            made = [one for one in below if node_id(self.workflow, one) in self._ids]
+            made = self._below(f"{path}.") + ([] if ATTEMPT.search(path) else self._attempts(path))
             found += made
             waiting += made
         return found
 
-    def _described(self, path: str, left: list[Any], children: dict[int, set[str]]) -> ArgoNode:
+    def _below(self, base: str) -> list[str]:
+        """Return the paths of a base and one name whose ids are some task's child."""
+        if base not in self._known:
+            start = fnv1a(base)
+            there = [name for name in self._names if not ITEM.search(name) and self._is_child(name, start)]
+            there += [item for name in there for item in self._items.get(name, ()) if self._is_child(item, start)]
+            self._known[base] = [f"{base}{name}" for name in there]
+        return self._known[base]
+
+    def _attempts(self, path: str) -> list[str]:
+        start = fnv1a(path)
+        numbers = itertools.takewhile(lambda number: self._is_child(f"({number})", start), itertools.count())
+        return [f"{path}({number})" for number in numbers]
+
+    def _is_child(self, end: str, start: int) -> bool:
+        return f"{self.workflow}-{fnv1a(end, start)}" in self._ids
+
+    def _described(self, path: str, left: dict[str, list[Any]], children: dict[int, set[str]]) -> ArgoNode:
         """Return the node at a path, described by the task that fits best. Remove that task from ``left``."""
         bare = ArgoNode(path, node_id(self.workflow, path), self.workflow)
         parent = self._parent(path)
         name = path[len(self._above(path)) :]
         within = self._nodes.get(parent) if parent else None
-        fitting = [
-            one
-            for one in left
-            if one.display_name == name and children[id(one)] <= self._possible_children(path) and _inside(one, within)
-        ]
+        possible = self._possible_children(path)
+        fitting = [one for one in left.get(name, ()) if children[id(one)] <= possible and _inside(one, within)]
         if not fitting:
             return bare
         like = within.state if within else ""
@@ -138,15 +171,14 @@ class Nodes:
             return -len(children[id(one)]), str(one.start_time or ""), one.state != like, str(one.end_time)
 
         best = min(fitting, key=strangeness)
-        left.remove(best)
+        left[name].remove(best)
         ended = best.end_time if best.end_time and best.end_time.year > 1970 else None  # 1970 means "not ended"
         return dataclasses.replace(bare, state=best.state or "", started=best.start_time, ended=ended)
 
     def _possible_children(self, path: str) -> set[str]:
         """Return the ids that children may have: attempts, nodes below this one, and nodes that Argo runs after it."""
         before = self._above(ATTEMPT.sub("", path))
-        below = [f"{path}({number})" for number in range(len(self._ids))]
-        below += [f"{base}{name}" for base in (f"{path}.", before) for name in self._names]
+        below = self._attempts(path) + self._below(f"{path}.") + self._below(before)
         return {node_id(self.workflow, one) for one in below}
 
     def _parent(self, path: str) -> str:

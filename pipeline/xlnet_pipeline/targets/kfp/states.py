@@ -1,12 +1,14 @@
 """Derives the state of a run and of its steps from the API's description of the run and of its workflow's nodes."""
 
+import itertools
 import re
 from datetime import datetime
 from typing import Any
 
+from xlnet import recipe as recipes
 from xlnet.steps import STEPS
 from xlnet_pipeline.targets import record, remote
-from xlnet_pipeline.targets.kfp.nodes import DRIVER, EXECUTOR, ArgoNode, Nodes
+from xlnet_pipeline.targets.kfp.nodes import DRIVER, EXECUTOR, ITERATION, LOOP, ArgoNode, Nodes
 from xlnet_pipeline.targets.record import Run, StepRun
 
 OURS = re.compile(r"xlnet-(\d{8}-\d{6}-[0-9a-f]{4})")  # a display name with an id of ours
@@ -31,9 +33,15 @@ def run_of(found: Any, target: str, namespace: str = "kubeflow") -> tuple[Run, N
         run.status = record.CANCELLED
     nodes = Nodes((found.run_details.task_details if found.run_details else None) or [])
     for step in run.steps:
-        _fill(step, nodes)
-        if run.status in remote.ENDED:
-            _close(step, run.status, asked)
+        if STEPS[step.name].looped:
+            _fill_iterations(step, nodes, recipes.from_json(text).shards)
+        else:
+            _fill(step, nodes, ROOT, step.name)
+        for one in (*step.iterations, step):
+            if run.status in remote.ENDED:
+                _close(one, run.status, asked)
+        if step.iterations and step.started:
+            step.gather()
     if run.status == record.RUNNING and asked:
         run.notes.append(f"somebody asked for its end at {asked:%H:%M:%S} UTC; it has not ended yet")
     elif run.status == record.RUNNING:
@@ -60,11 +68,30 @@ def cancel_asked(found: Any) -> datetime | None:
 
 def failed_driver(nodes: Nodes) -> tuple[str | None, ArgoNode] | None:
     """Return the step whose driver failed (None for the whole run's driver) and the driver's last attempt."""
-    for step in (None, *STEPS):
-        node = nodes.last(*(("root-driver",) if step is None else (ROOT, f"{step}{DRIVER}")))
-        if node and node.state in ("FAILED", "ERROR"):
-            return step, node
-    return None
+    places: list[tuple[str | None, ArgoNode | None]] = [(None, nodes.last("root-driver"))]
+    places += [(step, nodes.last(ROOT, f"{step}{DRIVER}")) for step in STEPS]
+    loops = [one.name for one in STEPS.values() if one.looped]
+    names = {f"{name}{DRIVER}" for name in ("iteration", "iteration-item", *loops)}
+    places += [(loops[0], node) for node in nodes if f".{LOOP}" in node.path and node.name in names]
+    return next(((step, node) for step, node in places if node and node.state in ("FAILED", "ERROR")), None)
+
+
+def places(step: str, nodes: Nodes, failed: bool = False) -> list[tuple[str, ...]]:
+    """Return the names on the paths to a step's nodes: one, or one for each iteration that there is.
+
+    With ``failed``, return only the first iteration that has failed, if one has.
+    """
+    if not STEPS[step].looped:
+        return [(ROOT, step)]
+    numbers = itertools.takewhile(lambda number: nodes.last(*iteration(step, number)[:-2]), itertools.count())
+    found = [iteration(step, number) for number in numbers]
+    bad = [place for place in found if (node := nodes.last(*place)) and node.state == "FAILED"] if failed else []
+    return bad[:1] or found
+
+
+def iteration(step: str, number: int) -> tuple[str, ...]:
+    """Return the names on the path to the node of a looped step's iteration."""
+    return (ROOT, LOOP, *(name.format(number) for name in ITERATION), step)
 
 
 def running_pods(nodes: Nodes) -> list[ArgoNode]:
@@ -83,9 +110,19 @@ def lose(run: Run) -> None:
             step.status = record.SKIPPED
 
 
-def _fill(step: StepRun, nodes: Nodes) -> None:
-    task, pod = nodes.last(ROOT, step.name), nodes.last(ROOT, step.name, EXECUTOR)
-    driver = nodes.last(ROOT, f"{step.name}{DRIVER}")
+def _fill_iterations(step: StepRun, nodes: Nodes, count: int) -> None:
+    step.iterations = [StepRun(f"{step.name}-{number}") for number in range(count)]
+    for number, one in enumerate(step.iterations):
+        _fill(one, nodes, *iteration(step.name, number))
+    step.started = min((one.started for one in step.iterations if one.started), default=None)
+    step.ended = max((one.ended for one in step.iterations if one.ended), default=None)
+    if any(one.status != record.PENDING for one in step.iterations):
+        step.status = record.RUNNING
+
+
+def _fill(step: StepRun, nodes: Nodes, *place: str) -> None:
+    task, pod = nodes.last(*place), nodes.last(*place, EXECUTOR)
+    driver = nodes.last(*place[:-1], f"{place[-1]}{DRIVER}")
     if task is None or not task.state:
         if driver and driver.state in ("FAILED", "ERROR"):
             step.status = record.FAILED

@@ -268,13 +268,18 @@ class KfpTarget:
     def _log(self, found: Any, nodes: Nodes, step: str, last: bool = False) -> str:
         """Return the logs of all attempts at a step, or the log of the last attempt."""
         root = _root(found) or self.settings.pipeline_root
-        attempts = nodes.attempts(states.ROOT, step, EXECUTOR)
+        places = states.places(step, nodes, failed=last)
         texts = []
-        for node in attempts[-1:] if last else attempts:
-            text = self.pod_logs.read(found.run_id, node, root, _pipeline(found))
-            if text is None:
-                text = self._no_log(node, root)
-            texts.append(text if len(attempts) == 1 or last else f"(attempt {node.attempt + 1})\n{text}")
+        for shard, place in enumerate(places, 1):
+            attempts = nodes.attempts(*place, EXECUTOR)
+            for node in attempts[-1:] if last else attempts:
+                text = self.pod_logs.read(found.run_id, node, root, _pipeline(found))
+                if text is None:
+                    text = self._no_log(node, root)
+                heading = f"shard {shard} of {len(places)}" if len(places) > 1 else ""
+                if len(attempts) > 1 and not last:
+                    heading += f"{', ' * bool(heading)}attempt {node.attempt + 1}"
+                texts.append(f"({heading})\n{text}" if heading else text)
         return "\n".join(texts)
 
     def _no_log(self, node: ArgoNode, root: str) -> str:

@@ -159,7 +159,11 @@ class Cache:
         changes = [_code_change(entry["code"], after)] if parts["code"] != last["code"] else []
         if parts["definition"] != last["definition"]:
             changes.append("the step's own definition changed")
-        changes += [f"{name} changed" for name, digest in parts["inputs"].items() if digest != last["inputs"].get(name)]
+        inputs = [name for name, digest in parts["inputs"].items() if digest != last["inputs"].get(name)]
+        if len(inputs) > SHOWN_CHANGES:
+            changes.append(f"{_shortened(inputs)} changed")
+        else:
+            changes += [f"{name} changed" for name in inputs]
         for name, value in parts["parameters"].items():
             before = last["parameters"].get(name)
             if value != before:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from xlnet import provenance, state
 from xlnet.recipe import Recipe
 from xlnet.registry import resolve
+from xlnet.steps import STEPS
 from xlnet_pipeline.targets import processes, record, specification
 from xlnet_pipeline.targets.local import compiled, interruption, registration
 from xlnet_pipeline.targets.local.cache import Cache, Damaged, check, key_of, parts_of
@@ -125,7 +126,7 @@ class Execution:
         """Enter an iteration that has ended into the record of its step, which names all artifacts."""
         whole = self.run_record.step(name)
         whole.gather()
-        whole.ended = step.ended
+        whole.ended, whole.cache_key = step.ended, step.cache_key
         whole.inputs = whole.inputs or step.inputs
         index = step.name.removeprefix(f"{name}-")
         whole.outputs |= {f"{output}-{index}": value for output, value in step.outputs.items()}
@@ -181,7 +182,8 @@ class Execution:
 
     def _made(self, task: Task, step: StepRun, reason: str, given: Values) -> dict[str, Any] | None:
         """Run the task's command. Return its outputs in the form of the record; None if it failed."""
-        step.reason, step.log = reason, f"logs/{step.name}.log"
+        step.reason, step.log = reason, f"logs/{task.name}.log"
+        self.run_record.step(task.name).log = step.log
         self._write()
         self.say(f"{step.name}: {reason}")
         folder = self.directory / "artifacts" / task.name
@@ -213,8 +215,10 @@ class Execution:
         def stopping() -> None:
             self.say(interruption.asked(step))
 
-        with (self.directory / str(step.log)).open("wb") as log:
+        with (self.directory / str(step.log)).open("ab") as log:
             try:
+                log.write(f"({step.name})\n".encode() if step.name not in STEPS else b"")
+                log.flush()
                 watch = processes.Watch(log, line, self.stop, self.live, stopping)
                 status = self.start(command, variables, watch)
             except processes.Stopped as stopped:

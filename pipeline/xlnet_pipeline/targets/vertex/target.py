@@ -6,6 +6,7 @@ and the server refuses a second job of the same id.
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from xlnet.http import HttpError
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry, open_registry
 from xlnet.registry.vertex_api import VertexApi
-from xlnet.steps import KEPT, titled
+from xlnet.steps import KEPT, STEPS, titled
 from xlnet_pipeline.placement import Placement
 from xlnet_pipeline.placement.vertex import RESOURCES
 from xlnet_pipeline.targets import record, remote
@@ -38,6 +39,7 @@ TASK_STATES = {
     "NOT_TRIGGERED": record.SKIPPED,
 }
 LISTED = "name,createTime,endTime,state,displayName,runtimeConfig.parameterValues,error"
+ITERATION = re.compile(r"-\d+$")  # may end the name of a task in a loop
 LABELS = {"created-by": "xlnet-pipeline"}
 OURS = 'labels.created-by="xlnet-pipeline"'
 
@@ -128,12 +130,12 @@ class VertexTarget:
         """Return the current record of a run, with the facts that its artifacts hold."""
         job = self._get(run)
         shown = self._explained(job)
-        places = {}
+        places: dict[str, str] = {}
         for detail in _details(job):
             step = _step(detail)
             made = detail.get("outputs", {}).get(KEPT[step].output, {}) if step in KEPT else {}
             for artifact in made.get("artifacts", []):
-                places[step] = artifact["uri"]
+                places[remote.numbered(step, places)] = artifact["uri"]
         shown = remote.with_artifacts(shown, places)
         for step_run in shown.steps:
             if step_run.status == record.CACHED and (place := places.get(step_run.name)):
@@ -184,10 +186,12 @@ class VertexTarget:
         run = remote.new_run(text, self.name, _id(job))
         run.created, run.ended = str(remote.moment(job["createTime"])), remote.moment(job.get("endTime"))
         run.status = STATES.get(job.get("state", ""), record.RUNNING)
-        details = {_step(detail): detail for detail in _details(job)}
         for step in run.steps:
-            if detail := details.get(step.name):
-                _fill(step, detail)
+            details = _of_step(job, step.name)
+            if details and STEPS[step.name].looped:
+                _fill_iterations(step, details, run.status in remote.ENDED)
+            elif details:
+                _fill(step, details[0])
             elif run.status in remote.ENDED:
                 step.status = record.SKIPPED
         return run
@@ -214,8 +218,7 @@ class VertexTarget:
 
     def _log(self, job: dict[str, Any], step: StepRun) -> str:
         """Return what a step's jobs wrote: the pipeline's container and, for a training, its custom job."""
-        detail = next(one for one in _details(job) if _step(one) == step.name)
-        ids = [name.rpartition("/")[2] for name in _jobs(detail)]
+        ids = [name.rpartition("/")[2] for detail in _of_step(job, step.name) for name in _jobs(detail)]
         if not ids:
             return ""
         among = " OR ".join(f'"{one}"' for one in ids)
@@ -248,8 +251,13 @@ def _details(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _step(detail: dict[str, Any]) -> str:
-    name = str(detail.get("taskName", ""))
+    name = ITERATION.sub("", str(detail.get("taskName", "")))
     return titled(name) or name
+
+
+def _of_step(job: dict[str, Any], step: str) -> list[dict[str, Any]]:
+    """Return what the job says of a step; of a looped one, of each iteration in the order of their beginnings."""
+    return sorted((one for one in _details(job) if _step(one) == step), key=lambda one: str(one.get("startTime", "~")))
 
 
 def _maker(place: str) -> str:
@@ -266,6 +274,18 @@ def _jobs(detail: dict[str, Any]) -> list[str]:
     if resources := metadata.get(f"output:{RESOURCES}"):
         found += [one["resourceUri"] for one in json.loads(resources).get("resources", [])]
     return [name for name in dict.fromkeys(found) if name]
+
+
+def _fill_iterations(step: StepRun, details: list[dict[str, Any]], ended: bool) -> None:
+    for number, detail in enumerate(details):
+        step.iterations.append(StepRun(f"{step.name}-{number}"))
+        _fill(step.iterations[-1], detail)
+    step.status = record.RUNNING
+    step.started = min((one.started for one in step.iterations if one.started), default=None)
+    step.ended = max((one.ended for one in step.iterations if one.ended), default=None)
+    step.gather()
+    if ended and step.status == record.RUNNING:
+        step.status = record.CANCELLED
 
 
 def _fill(step: StepRun, detail: dict[str, Any]) -> None:
