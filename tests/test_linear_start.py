@@ -17,12 +17,12 @@ from xlnet.model import config as configs
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import AUTO, budget
 from xlnet.recipe.budget import Size
-from xlnet.training import linear_start, loop, objective
+from xlnet.training import linear_model, linear_start, loop, objective
 from xlnet.training.device import Device
 from xlnet.training.train import train
 from xlnet.training.validation import validation_logits
 
-EACH_ALONE = linear_start.alike([], 64)
+EACH_ALONE = linear_model.Spellings.of([], 64)
 LINEAR = RECIPE.replace(training={"initialisation": "linear", "steps": 4})
 
 
@@ -70,7 +70,7 @@ def test_the_untrained_network_finds_the_classes(classes):
     train_rows, others = made_up(classes, 600), made_up(classes, 200, seed=1)
     model = network(classes)
     before = (answers(model, others).argmax(1) == others.labels).mean()
-    linear_start.write(model, linear_start.fit(train_rows, EACH_ALONE, classes))
+    linear_start.write(model, linear_model.fit(train_rows, EACH_ALONE, classes))
     logits = answers(model, others)
     assert before < 0.75 < 0.97 < (logits.argmax(1) == others.labels).mean()
     assert logits.std() < 2, "it is not surer than a model that will be trained on may be"
@@ -78,7 +78,7 @@ def test_the_untrained_network_finds_the_classes(classes):
 
 def test_the_untrained_network_answers_as_the_linear_model_does():
     model, others = network(2), made_up(2, 200, seed=1)
-    linear = linear_start.fit(made_up(2, 600), EACH_ALONE, 2)
+    linear = linear_model.fit(made_up(2, 600), EACH_ALONE, 2)
     linear_start.write(model, linear)
     texts = np.split(others.tokens, others.offsets[1:-1])
     weights_V, cls = linear.table_VK[:, 0].numpy(), others.tokens[-1]
@@ -89,16 +89,39 @@ def test_the_untrained_network_answers_as_the_linear_model_does():
 
 def test_a_token_that_one_class_has_more_often_speaks_for_it():
     rows = made_up(3, 300)
-    bags = linear_start._Bags.of(rows, np.arange(300), EACH_ALONE)
-    ratios_VC = bags.by_class(bags.rows_with(torch.from_numpy(rows.labels).long(), 3))
-    assert ratios_VC[10:13].argmax(1).tolist() == [0, 1, 2]
-    assert (ratios_VC[10:13].diagonal() > 0).all()
-    assert (ratios_VC[13:20] == 0).all(), "no row has these"
+    bags = linear_model._Bags.of(rows, np.arange(300), EACH_ALONE)
+    ratios_FC = bags.by_class(bags.rows_with(torch.from_numpy(rows.labels).long(), 3))
+    assert bags.tokens_U[2:5].tolist() == [10, 11, 12]
+    for telling_CC in (ratios_FC[2:5], ratios_FC[len(bags.tokens_U) :][2:5]):  # the tokens, and their spellings
+        assert telling_CC.argmax(1).tolist() == [0, 1, 2]
+        assert (telling_CC.diagonal() > 0).all()
 
 
-def test_spellings_of_a_word_are_a_group():
-    groups = linear_start.alike(["<cls>", "▁good", "Good", "GOOD", "▁", "bad", "▁好", "好"], 10).tolist()
-    assert groups == [0, 1, 1, 1, 2, 3, 4, 4, 5, 6]
+def test_a_token_counts_as_its_spelling_and_the_runs_of_characters_in_it():
+    pieces = ["<cls>", "▁good", "Good", "GOOD", "▁", "bad", "▁好", "好"]
+    spellings = linear_model.Spellings.of(pieces, 10)
+    features = [set(some.tolist()) for some in np.split(spellings.features_N, spellings.offsets_V[1:])]
+    assert features[2] == features[3] < features[1], "▁goo, ▁good and ▁go are runs of a word's start only"
+    assert len(features[2]) == 4, "its spelling, goo, ood, good"
+    assert features[6] == features[7]
+    assert len(features[6]) == 1
+    alone = [0, 4, 5, 6, 8, 9]
+    assert all(not features[one] & features[other] for one in alone for other in alone if one != other)
+    assert spellings.matrix().sum(1).tolist() == [len(some) for some in features]
+    assert max(map(max, features)) == spellings.count - 1
+
+
+def test_rows_are_counted_once_for_each_feature_that_they_have(monkeypatch):
+    spellings = linear_model.Spellings.of(["<cls>", "fine", "finely", "Fine", "bad"], 5)
+    tokens, lengths = np.array([1, 2, 1, 0, 3, 0, 4, 0], np.int32), np.array([4, 2, 2])
+    rows = Rows(tokens, lengths, np.array([1, 1, 0], np.int32))
+    bags = linear_model._Bags.of(rows, np.arange(3), spellings)
+    whole = bags.rows_with(torch.tensor([1, 1, 0]), 2)
+    assert whole[:5].tolist() == [[1, 2], [0, 1], [0, 1], [0, 1], [1, 0]]
+    fine = 5 + bags.spellings.features_N[bags.spellings.offsets_V[1:2]]
+    assert whole[fine].tolist() == [[0, 2]]
+    monkeypatch.setattr(linear_model, "AT_ONCE", 1)  # a row at a time
+    assert torch.equal(bags.rows_with(torch.tensor([1, 1, 0]), 2), whole)
 
 
 def test_a_spelling_that_no_row_has_counts_as_the_others():
@@ -106,7 +129,7 @@ def test_a_spelling_that_no_row_has_counts_as_the_others():
     with_11 = rows.tokens == 11
     rows.tokens[with_11 & (np.arange(len(rows.tokens)) % 2 == 0)] = 12  # of the same group as 11, like 13
     pieces = [*map(str, range(11)), "▁fine", "Fine", "fine"]
-    linear = linear_start.fit(rows, linear_start.alike(pieces, 64), 2)
+    linear = linear_model.fit(rows, linear_model.Spellings.of(pieces, 64), 2)
     said = linear.table_VK[:, 0] * linear.directions_KC[0, 1].sign()
     assert said[13] > 0.3 * said[11] > 0, "the train rows do not have this spelling"
     assert said[12] > said[13] > said[14:20].abs().max()
@@ -115,7 +138,7 @@ def test_a_spelling_that_no_row_has_counts_as_the_others():
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (1.5, 1.1)])
 def test_the_untrained_network_finds_values(scale):
     model = network(0, scale)
-    linear_start.write(model, linear_start.fit(made_up(0, 600), EACH_ALONE, 0))
+    linear_start.write(model, linear_model.fit(made_up(0, 600), EACH_ALONE, 0))
     others = made_up(0, 200, seed=1)
     found = answers(model, others)[:, 0]
     assert np.corrcoef(found, others.labels)[0, 1] > 0.9
@@ -151,15 +174,15 @@ def test_a_pretrained_network_takes_the_linear_model_in(classes, tmp_path):
 
 def test_more_classes_than_a_head_is_wide_keep_the_main_directions():
     rows = made_up(7, 600)
-    linear = linear_start.fit(rows, EACH_ALONE, 7, most=3)
+    linear = linear_model.fit(rows, EACH_ALONE, 7, most=3)
     assert linear.directions_KC.shape == (3, 7)
     assert torch.allclose(linear.directions_KC @ linear.directions_KC.T, torch.eye(3), atol=1e-5)
 
 
 def test_few_of_many_rows_are_enough(monkeypatch):
-    monkeypatch.setattr(linear_start, "MOST_COUNTS", 2_000)
+    monkeypatch.setattr(linear_model, "MOST_COUNTS", 2_000)
     model, others = network(2), made_up(2, 200, seed=1)
-    linear_start.write(model, linear_start.fit(made_up(2, 900), EACH_ALONE, 2))
+    linear_start.write(model, linear_model.fit(made_up(2, 900), EACH_ALONE, 2))
     assert (answers(model, others).argmax(1) == others.labels).mean() > 0.9
 
 
@@ -169,7 +192,7 @@ def test_class_weights_move_the_linear_model():
     shares = []
     for weights in (np.array([9.0, 1.0], np.float32), np.array([1.0, 9.0], np.float32)):
         model = network(2)
-        linear_start.write(model, linear_start.fit(rows, EACH_ALONE, 2, weights))
+        linear_start.write(model, linear_model.fit(rows, EACH_ALONE, 2, weights))
         shares.append(answers(model, rows).argmax(1).mean())
     assert shares[0] < 0.2 < 0.8 < shares[1]
 
@@ -178,7 +201,7 @@ def test_class_weights_move_the_linear_model():
 def test_labels_that_are_all_equal_teach_nothing(labels):
     rows = made_up(2, 300)
     rows.labels = labels
-    assert linear_start.fit(rows, EACH_ALONE, 2 if labels.dtype == np.int32 else 0) is None
+    assert linear_model.fit(rows, EACH_ALONE, 2 if labels.dtype == np.int32 else 0) is None
 
 
 @pytest.fixture(scope="module")
