@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -95,8 +95,10 @@ class Spellings:
         features_N, offsets_V = torch.from_numpy(self.features_N), torch.from_numpy(self.offsets_V)
         return F.embedding_bag(features_N, weights_GC, offsets_V, mode="sum")
 
-    def matrix(self) -> csr_array:
-        """Return which features each token has: float32 [V, G]."""
+    def matrix(self) -> Any:
+        """Return which features each token has: a sparse float32 [V, G]."""
+        from scipy.sparse import csr_array
+
         ends, ones = np.append(self.offsets_V, len(self.features_N)), np.ones(len(self.features_N), np.float32)
         return csr_array((ones, self.features_N, ends), shape=(len(self.offsets_V), self.count))
 
@@ -207,6 +209,8 @@ class _Bags:
 
     def rows_with(self, classes_S: Tensor, classes: int) -> Tensor:
         """Count the rows of each class that have a feature: [F, C]."""
+        from scipy.sparse import csr_array
+
         spellings_VG = self.spellings.matrix()
         tokens, count = spellings_VG.shape
         ends_S = np.append(self.offsets_S.numpy(), len(self.ids_T))
