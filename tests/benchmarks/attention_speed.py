@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from train_speed import _timed, matrix_rate
+from train_speed import matrix_rate, timed
 
 from xlnet.model.attention import relative_attention
 from xlnet.model.dropout import Dropout
@@ -100,7 +100,7 @@ def measure(length: int, arguments: argparse.Namespace, device: Device) -> dict[
     for number in range(arguments.rounds + 1):
         rates.append(matrix_rate(device))
         for name in times:
-            seconds = _timed(device, lambda name=name: case.run(name))
+            seconds = timed(device, lambda name=name: case.run(name))
             if number:
                 times[name].append(seconds)
     work = 3 * 6 * length * HEADS * WIDTH * case.tokens

@@ -7,6 +7,7 @@ batches grouped by length, padded to their longest row, fused AdamW, bfloat16 au
 with: float32, Adam, every row padded to the maximum.
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,9 @@ class Ours:
     def batches(self, sample: Sample, rows: int, count: int) -> list[np.ndarray]:
         """Rows in their random order."""
         chosen = [np.arange(i * rows, (i + 1) * rows) for i in range(count)]
-        if isinstance(self.device, Cuda):  # as the trainer's own plan of an epoch would tell it
+        if (
+            isinstance(self.device, Cuda) and os.environ.get("XLNET_CUDA_GRAPHS") != "0"
+        ):  # as the trainer's own plan of an epoch would tell it
             lengths = [sample.lengths[part] for part in chosen]
             most = max(int(part.sum()) for part in lengths)
             self.device.capacity = Capacity(most, rows + 1, max(int(part.max()) for part in lengths))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 TABLE = Path(__file__).with_suffix(".json")
 NARROW = 64  # heads up to this width share the entries of this width
+OLDEST = 80  # compute capability
 
 
 class Tile(NamedTuple):
@@ -62,7 +63,8 @@ def plan(width: int, wide: bool, mean_length: float, capability: tuple[int, int]
     """
     if wide:
         return WIDE if width <= NARROW else Tiling({"": Tile(32, 32, 8, 1)}, SCORES)
-    entries = (entry for entry in table() if max(width, NARROW) <= entry["width"])
+    able = max(10 * capability[0] + capability[1], OLDEST)
+    entries = (entry for entry in table() if entry["capability"] <= able and max(width, NARROW) <= entry["width"])
     entry = next(entry for entry in entries if mean_length <= (entry["mean_length"] or float("inf")))
     tiles = {kernel: Tile(*numbers) for kernel, numbers in entry["tiles"].items()}
     chosen = Tiling(tiles, entry["scores_mib"] << 20)
@@ -76,7 +78,7 @@ def plan(width: int, wide: bool, mean_length: float, capability: tuple[int, int]
 def table() -> list[dict[str, Any]]:
     """Return the entries of the table, in the order in which they are tried.
 
-    An entry holds the greatest head width and mean length that it is for (None: any length), the tiles, and how many
-    MiB of scores there may be at once.
+    An entry holds the least compute capability (90 is 9.0) and the greatest head width and mean length that it is for
+    (None: any length), the tiles, and how many MiB of scores there may be at once.
     """
     return json.loads(TABLE.read_text(encoding="utf-8"))["entries"]
