@@ -84,7 +84,10 @@ def test_low_precision_is_close_to_float32(pair, precision, lengths, impl, monke
 
 
 @pytest.mark.parametrize("precision", LOW)
-def test_low_precision_products_are_close_and_keep_zeros_finite(precision):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_low_precision_products_are_close_and_keep_zeros_finite(precision, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(precisions, "_has_kernels", lambda x: False)
     torch.manual_seed(0)
     weight, bias, x = torch.randn(48, 32), torch.randn(48), torch.randn(5, 32)
     x[1], x[2] = 0, x[2] * 1e6
@@ -93,6 +96,8 @@ def test_low_precision_products_are_close_and_keep_zeros_finite(precision):
         product = precisions.prepare(precision, weight, given)
         largest = exact.abs().amax(1)
         assert ((product(x).float() - exact).abs().amax(1) <= 0.02 * largest).all()
+        spoiled = x.index_fill(0, torch.tensor([3]), float("inf"))
+        assert product(spoiled).isfinite().all(1).tolist() == [True, True, True, False, True]
         activated = torch.nn.functional.gelu(exact)
         assert ((product(x, gelu=True).float() - activated).abs().amax(1) <= 0.02 * largest).all()
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from xlnet import processor
 from xlnet.errors import UserError
 from xlnet.model.fused import gelu_dropout
+from xlnet.model.kernels import native, native_fused
 from xlnet.model.linear import linear, multiply_gelu
 from xlnet.options import PRECISIONS
 
@@ -97,16 +98,25 @@ class Int8:
     def __call__(self, x_TI: Tensor, gelu: bool = False) -> Tensor:
         """See :class:`Product`."""
         rounded_TI, scale_T = quantised(x_TI)
-        scale_T1 = scale_T[:, None]
         weights = self._weight, self._scale, self._zero
         y_TO = torch.ops.onednn.qlinear_pointwise(
             rounded_TI, 1.0, 0, *weights, None, 1.0, 0, torch.float32, "none", [], ""
         )
+        if _has_kernels(y_TO):
+            native_fused.scale_rows(y_TO, scale_T, self._bias, gelu)
+            return y_TO
+        scale_T1 = scale_T[:, None]
         y_TO = y_TO.mul_(scale_T1) if self._bias is None else torch.addcmul(self._bias, y_TO, scale_T1)
         return gelu_dropout(y_TO, None) if gelu else y_TO
 
 
 def quantised(x_TI: Tensor) -> tuple[Tensor, Tensor]:
     """Round each row to int8; return the rows, and what each is to be multiplied by, float32 [T]."""
+    if _has_kernels(x_TI):
+        return native_fused.round_rows(x_TI)
     scale_T = (x_TI.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
     return (x_TI / scale_T[:, None]).round_().to(torch.int8), scale_T
+
+
+def _has_kernels(x_TD: Tensor) -> bool:
+    return x_TD.shape[1] % native.LANES == 0 and not native.obstacle(x_TD.device.type, str(x_TD.dtype), native.LANES)

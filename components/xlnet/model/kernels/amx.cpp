@@ -187,8 +187,6 @@ uint16_t* buffer() {
     return memory.get();
 }
 
-inline vec gelu(vec x) { return x * (0.5f + 0.5f * erf_of(x * 0.70710678f)); }
-
 void prefetch_block(const float* out, long out_row, long rows) {
     for (long i = 0; i < rows; ++i)
         for (long j = 0; j < SIDE; j += LANES) __builtin_prefetch(out + i * out_row + j, 1);
@@ -203,7 +201,7 @@ void add_block(const float* block, long rows, const float* bias, float* out, lon
                 v += load(out + i * out_row + j);
             else if (bias)
                 v += load(bias + j);
-            store(out + i * out_row + j, with_gelu ? gelu(v) : v);
+            store(out + i * out_row + j, with_gelu ? v * normal_cdf(v) : v);
         }
 }
 

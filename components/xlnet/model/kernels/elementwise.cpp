@@ -11,7 +11,6 @@
 
 namespace {
 
-inline vec normal_cdf(vec x) { return 0.5f + 0.5f * erf_of(x * 0.70710678f); }
 inline vec normal_pdf(vec x) { return 0.39894228f * exp2_nonpositive(x * x * -0.72134752f); }
 
 // The first row of a part; part `parts` begins at the end.

@@ -166,6 +166,20 @@ def transpose(x_TD: Tensor, with_sums: bool = False) -> tuple[Tensor, Tensor | N
     return out_DT, sums_D
 
 
+def round_rows(x_TD: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`xlnet.model.precision.quantised`."""
+    x_TD = x_TD.contiguous()
+    out_TD, scale_T = torch.empty_like(x_TD, dtype=torch.int8), x_TD.new_empty(len(x_TD))
+    build.library().round_rows(*pointers(x_TD, out_TD, scale_T), *_sizes(x_TD), c_int(torch.get_num_threads()))
+    return out_TD, scale_T
+
+
+def scale_rows(y_TD: Tensor, scale_T: Tensor, bias_D: Tensor | None, gelu: bool) -> None:
+    """Multiply each row by its scale, add the bias and apply GELU, in place."""
+    rest = c_int(gelu), c_int(torch.get_num_threads())
+    build.library().scale_rows(*pointers(y_TD, scale_T, bias_D), *_sizes(y_TD), *rest)
+
+
 def _loadable(x: Tensor) -> Tensor:
     return x if is_bfloat16(x) else x.float()
 

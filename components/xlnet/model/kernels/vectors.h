@@ -158,6 +158,8 @@ inline vec erf_of(vec x) {
     return x * p / q;
 }
 
+inline vec normal_cdf(vec x) { return 0.5f + 0.5f * erf_of(x * 0.70710678f); }
+
 // The hash of model/dropout.py.
 constexpr uint32_t GOLDEN = 0x9E3779B9u;
 template <class W>
