@@ -1,6 +1,7 @@
 """Prediction speed on a CPU beside transformers' pipeline and ONNX Runtime: XLNet-base, SST-2's dev sentences.
 
     python tests/benchmarks/serving_speed.py [--kinds ours pipeline onnx] [--parts offline server] [--texts 256]
+        [--rounds 3] [--seconds 200]
 
 The weights are random, and the same for all. Every round measures each contender in turn: all texts at once without a
 server; all texts through the server in requests of 32 from two clients; single texts from 1, 8 and 64 clients. It
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no round after this time")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--folder", type=Path, help="where the model is kept; default: a temporary one")
     options = parser.parse_args()
@@ -256,17 +258,17 @@ def main() -> None:
         texts = sentences(options.texts)
         lengths = [len(ids) for ids in load_tokenizer(directory).encode(texts, None, 512).input_ids]
         running = {kind: Contender(kind, directory, options.threads) for kind in options.kinds}
-        rounds, answers = [], {}
-        for number in range(options.rounds + 1):  # the first warms up
-            rounds.append(one_round(running, texts if number else texts[:32], directory, options.parts))
-            print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
-        for kind, one in running.items():
-            answers[kind] = one.offline(texts[:1])["first"]
-        result = summary(rounds[1:], len(texts), needed(lengths))
+        begun, rounds = time.monotonic(), []
+        answers = {kind: one.offline(texts[:32])["first"] for kind, one in running.items()}  # warms up, too
+        while len(rounds) < options.rounds and (not rounds or time.monotonic() - begun < options.seconds):
+            rounds.append(one_round(running, texts, directory, options.parts))
+            print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+        result = summary(rounds, len(texts), needed(lengths))
         for kind, one in running.items():
             result[kind]["peak MiB"] = one.peak()
             one.close()
-    facts = {"texts": len(texts), "mean tokens": statistics.mean(lengths), "threads": options.threads}
+    counts = {"rounds": len(rounds), "texts": len(texts), "threads": options.threads}
+    facts = counts | {"mean tokens": statistics.mean(lengths)}
     print(json.dumps(facts | {"load": os.getloadavg()[0], "answers": answers} | result, indent=1))
 
 
