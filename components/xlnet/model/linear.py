@@ -31,7 +31,7 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     if _is_bfloat16_on_cpu(x_TI):
         return _BFloat16.apply(x_TI, weight_OI, bias_O, True)
     if multiply := _multiply_for(x_TI):
-        return _Linear.apply(multiply, x_TI, weight_OI, bias_O)
+        return _Linear.apply(multiply, x_TI, weight_OI, bias_O, True)
     return F.linear(x_TI, weight_OI, bias_O)
 
 
@@ -42,7 +42,7 @@ def project(x_TI: Tensor, weight_IO: Tensor) -> Tensor:
     if multiply := _multiply_for(x_TI):
         if multiply is _multiply_with_onednn:  # it takes a hundred times as long for strided weights
             weight_IO = weight_IO.contiguous()
-        return _Linear.apply(multiply, x_TI, weight_IO.t(), None)
+        return _Linear.apply(multiply, x_TI, weight_IO, None, False)
     return x_TI @ weight_IO
 
 
@@ -115,19 +115,29 @@ def _multiply_with_onednn(left: Tensor, right: Tensor, bias: Tensor | None = Non
 
 
 class _Linear(torch.autograd.Function):
-    """``x · weightᵀ + bias`` in float32, whose products ``multiply`` computes."""
+    """``x · weight + bias`` in float32, whose products ``multiply`` computes.
+
+    Each gradient is written in the order of its tensor, so none is copied afterwards.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, multiply: Callable[..., Tensor], x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None
+        ctx: Any,
+        multiply: Callable[..., Tensor],
+        x_TI: Tensor,
+        weight: Tensor,
+        bias_O: Tensor | None,
+        outputs_first: bool,
     ) -> Tensor:
-        ctx.save_for_backward(x_TI, weight_OI)
-        ctx.multiply, ctx.has_bias = multiply, bias_O is not None
-        return multiply(x_TI, weight_OI.t(), bias_O)
+        ctx.save_for_backward(x_TI, weight)
+        ctx.multiply, ctx.has_bias, ctx.outputs_first = multiply, bias_O is not None, outputs_first
+        return multiply(x_TI, weight.t() if outputs_first else weight, bias_O)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, weight_OI = ctx.saved_tensors
-        grad_TO = grads[0].contiguous()
-        grad_x_TI = ctx.multiply(grad_TO, weight_OI) if ctx.needs_input_grad[1] else None
-        return None, grad_x_TI, ctx.multiply(grad_TO.t(), x_TI), grad_TO.sum(0) if ctx.has_bias else None
+        x_TI, weight = ctx.saved_tensors
+        grad_TO, multiply = grads[0].contiguous(), ctx.multiply
+        weight_OI = weight if ctx.outputs_first else weight.t()
+        grad_x_TI = multiply(grad_TO, weight_OI) if ctx.needs_input_grad[1] else None
+        grad_weight = multiply(grad_TO.t(), x_TI) if ctx.outputs_first else multiply(x_TI.t(), grad_TO)
+        return None, grad_x_TI, grad_weight, grad_TO.sum(0) if ctx.has_bias else None, None
