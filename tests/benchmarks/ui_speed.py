@@ -149,7 +149,7 @@ def delay(home: Path, run: str, address: str) -> float:
 
 def drawing() -> float:
     """Seconds to lay out and draw a graph of NODES nodes, nothing collapsed."""
-    from xlnet_pipeline.ui.drawing import Box, draw
+    from xlnet_pipeline.lineage.drawing import Box, draw
 
     boxes = [Box(f"n{number}", ("model", f"node {number}"), "model") for number in range(NODES)]
     edges = [(f"n{(number - 1) // 4}", f"n{number}") for number in range(1, NODES)]

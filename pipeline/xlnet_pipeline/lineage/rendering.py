@@ -9,6 +9,8 @@ from typing import Any
 
 from xlnet.lineage.facts import clean, execution_of, facts_of
 from xlnet.lineage.nodes import Lineage, LineageNode, short
+from xlnet_pipeline.lineage import drawing
+from xlnet_pipeline.lineage.world import known
 
 SCHEMA = 1
 MIN_WIDTH = 40
@@ -44,8 +46,17 @@ def to_html(lineage: Lineage) -> str:
     # In JSON "<" occurs only in strings, where "\u003c" means the same. So no text can close the script element.
     data = json.dumps(_plain(lineage)).replace("<", "\\u003c").replace("&", "\\u0026")
     parts = {"style": style, "script": script, "data": data, "text": html.escape(to_text(lineage), quote=False)}
+    boxes = [drawing.Box(node.id, _lines(node), f"kind-{node.type}") for node in lineage.nodes.values()]
+    for name, down in (("wide", False), ("narrow", True)):
+        parts[name] = str(drawing.draw(boxes, lineage.edges, "Lineage graph", down))
     pieces = page.split("{{")
     return pieces[0] + "".join(parts[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:]))
+
+
+def _lines(node: LineageNode) -> tuple[str, ...]:
+    more = [str(node.metadata["split"])] if node.metadata.get("split") else []
+    kind, *rest = known(node).lines
+    return (" · ".join([kind, *more, *(["cached"] if node.cached else [])]), *rest)
 
 
 def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:

@@ -29,6 +29,13 @@ class Known:
     run: str = ""
     count: int = 1  # number of artifacts that this node stands for
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines of its box in a drawing: its type, its name, and its most important fact if there is one."""
+        is_file = self.type in ("file", "files") and self.count == 1
+        told = (self.facts or ("",))[-1 if is_file else 0].split(" · ")[0]
+        return (self.type, self.title or self.digest.partition(":")[2][:12] or self.id, *([told] if told else []))
+
 
 @dataclass(frozen=True)
 class World:

@@ -12,9 +12,9 @@ from starlette.routing import Route
 
 from xlnet import provenance
 from xlnet.errors import CorruptArtifact, RunError, UserError
-from xlnet_pipeline.lineage import graph
+from xlnet_pipeline.lineage import drawing, graph
 from xlnet_pipeline.lineage.world import KINDS, Known, World, build
-from xlnet_pipeline.ui import drawing, pages
+from xlnet_pipeline.ui import pages
 from xlnet_pipeline.ui.pages import quoted
 from xlnet_pipeline.ui.run import found as found_run
 from xlnet_pipeline.ui.run import tab_page
@@ -100,12 +100,8 @@ def draw(shown: World, root: str, chosen: str, request: Request | None = None) -
 
 
 def _box(node: Known, chosen: str, request: Request | None, root: str) -> drawing.Box:
-    title = node.title or node.digest.partition(":")[2][:12] or node.id
-    told = node.facts[0].split(" · ")[0] if node.facts else ""
-    if node.type in FILES and node.count == 1:
-        told = node.facts[-1] if node.facts else ""
-    lines = (node.type, title, told) if told else (node.type, title)
-    hint = "\n".join((f"{node.type} {title}", *node.facts))
+    lines = node.lines
+    hint = "\n".join((" ".join(lines[:2]), *node.facts))
     link = f"/lineage/{quoted(root)}?node={quoted(node.id)}#facts"
     if request is not None:
         link = pages.with_query(request, node=node.id, verify=None) + "#facts"

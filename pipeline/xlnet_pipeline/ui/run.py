@@ -15,9 +15,10 @@ from xlnet.errors import Missing, UserError
 from xlnet.redaction import redacted
 from xlnet.steps import STEPS, before
 from xlnet_pipeline.commands.tables import duration
+from xlnet_pipeline.lineage import drawing
 from xlnet_pipeline.reference.recipe import toml
 from xlnet_pipeline.targets import Run, progress, record
-from xlnet_pipeline.ui import curves, drawing, evaluation, logs, pages
+from xlnet_pipeline.ui import curves, evaluation, logs, pages
 from xlnet_pipeline.ui.row import row_of
 from xlnet_pipeline.ui.safety import Form, checked
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of

@@ -1,4 +1,4 @@
-"""Draws an acyclic graph as SVG, in layers from left to right. Each box can be a link."""
+"""Draws an acyclic graph as SVG, in layers from left to right or from top to bottom. Each box is a link or a button."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class Box:
     id: str
     lines: tuple[str, ...]
     kind: str  # style class
-    link: str = ""
+    link: str = ""  # empty: the box is a button, for a page's script
     hint: str = ""
 
     @property
@@ -42,26 +42,24 @@ class _Place:
         return self.box.height if self.box else 4.0
 
 
-def draw(boxes: Sequence[Box], edges: Iterable[tuple[str, str]], label: str) -> Markup:
+def draw(boxes: Sequence[Box], edges: Iterable[tuple[str, str]], label: str, down: bool = False) -> Markup:
     """Draw boxes and the edges between them.
 
     Args:
         boxes: the nodes.
         edges: pairs (from, to) of ids. Edges of nodes that are not in ``boxes`` are left out.
         label: the drawing's name for screen readers.
+        down: whether the layers run from top to bottom, for narrow screens.
     """
     known = {box.id: box for box in boxes}
     pairs = [pair for pair in dict.fromkeys(edges) if pair[0] in known and pair[1] in known]
     places, paths = _layered(known, pairs)
     layers = _ordered(places)
-    width, height = _arrange(layers, places)
-    parts = [_edge(path, places) for path in paths] + [_box(one) for one in places.values() if one.box]
+    width, height = _arrange(layers, places, down)
+    parts = [_edge(path, places, down) for path in paths] + [_box(one) for one in places.values() if one.box]
     return Markup(
         f'<svg class="graph" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" '
-        f'role="group" aria-label="{escape(label)}"><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" '
-        f'markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z"/></marker></defs>'
-        + "".join(parts)
-        + "</svg>"
+        f'role="group" aria-label="{escape(label)}">' + "".join(parts) + "</svg>"
     )
 
 
@@ -123,29 +121,47 @@ def _ordered(places: dict[str, _Place]) -> list[list[str]]:
     return layers
 
 
-def _arrange(layers: list[list[str]], places: dict[str, _Place]) -> tuple[float, float]:
+def _arrange(layers: list[list[str]], places: dict[str, _Place], down: bool) -> tuple[float, float]:
     """Set the coordinates; return the drawing's width and height."""
-    heights = [sum(places[name].height + DOWN for name in layer) - DOWN for layer in layers]
-    tallest = max(heights, default=0)
-    for index, (layer, height) in enumerate(zip(layers, heights, strict=True)):
-        y = MARGIN + (tallest - height) / 2
-        for name in layer:
-            one = places[name]
-            one.x, one.y = MARGIN + index * (WIDTH + ACROSS), y + one.height / 2
-            y += one.height + DOWN
-    return 2 * MARGIN + len(layers) * (WIDTH + ACROSS) - ACROSS, 2 * MARGIN + tallest
+    tallest = max((one.height for one in places.values()), default=0.0)
+    depth = (tallest if down else WIDTH) + ACROSS  # from one layer to the next
+    breadths = [[_breadth(places[name], down) + DOWN for name in layer] for layer in layers]
+    broadest = max(map(sum, breadths), default=DOWN) - DOWN
+    for index, (layer, breadth) in enumerate(zip(layers, breadths, strict=True)):
+        along, across = MARGIN + index * depth, MARGIN + (broadest - sum(breadth) + DOWN) / 2
+        for name, extent in zip(layer, breadth, strict=True):
+            one, middle = places[name], across + (extent - DOWN) / 2
+            one.x, one.y = (middle - WIDTH / 2, along + tallest / 2) if down else (along, middle)
+            across += extent
+    length, wide = 2 * MARGIN + len(layers) * depth - ACROSS, 2 * MARGIN + broadest
+    return (wide, length) if down else (length, wide)
 
 
-def _edge(path: list[str], places: dict[str, _Place]) -> str:
-    points = [(places[path[0]].x + WIDTH, places[path[0]].y)]
-    for name in path[1:-1]:
-        points += [(places[name].x, places[name].y), (places[name].x + WIDTH, places[name].y)]
-    points.append((places[path[-1]].x - 2, places[path[-1]].y))
+def _breadth(place: _Place, down: bool) -> float:
+    return WIDTH if down and place.box else place.height
+
+
+def _edge(path: list[str], places: dict[str, _Place], down: bool) -> str:
+    def ends(place: _Place) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return where edges enter and leave."""
+        if down:
+            middle, half = place.x + WIDTH / 2, place.height / 2
+            return (middle, place.y - half), (middle, place.y + half)
+        return (place.x, place.y), (place.x + WIDTH, place.y)
+
+    points = [point for name in path for point in ends(places[name])][1:-1]
     words = f"M{points[0][0]:.0f} {points[0][1]:.1f}"
-    for (x, y), (right, down) in itertools.pairwise(points):
-        bend = (right - x) / 2
-        words += f"C{x + bend:.0f} {y:.1f} {right - bend:.0f} {down:.1f} {right:.0f} {down:.1f}"
-    return f'<path class="edge" d="{words}" marker-end="url(#tip)"/>'
+    for (x, y), (right, below) in itertools.pairwise(points):
+        bend = (below - y) / 2 if down else (right - x) / 2
+        words += (
+            f"C{x:.0f} {y + bend:.1f} {right:.0f} {below - bend:.1f}"
+            if down
+            else (f"C{x + bend:.0f} {y:.1f} {right - bend:.0f} {below:.1f}")
+        )
+        words += f" {right:.0f} {below:.1f}"
+    of = f'data-from="{escape(path[0])}" data-to="{escape(path[-1])}"'
+    tip = f"M{points[-1][0]:.0f} {points[-1][1]:.1f}" + ("l-4 -7h8z" if down else "l-7 -4v8z")
+    return f'<path class="edge" {of} d="{words}"/><path class="arrow" d="{tip}"/>'
 
 
 def _box(place: _Place) -> str:
@@ -163,8 +179,10 @@ def _box(place: _Place) -> str:
         f'<rect class="stripe" x="{left:.0f}" y="{top:.1f}" width="5" height="{box.height}" rx="2"/>'
         f"<title>{escape(box.hint or ' '.join(box.lines))}</title>{''.join(lines)}"
     )
-    group = f'<g class="node {escape(box.kind)}">{body}</g>'
-    return f'<a href="{escape(box.link)}">{group}</a>' if box.link else group
+    if box.link:
+        return f'<a href="{escape(box.link)}"><g class="node {escape(box.kind)}">{body}</g></a>'
+    button = f'data-id="{escape(box.id)}" tabindex="0" role="button" aria-pressed="false"'
+    return f'<g class="node {escape(box.kind)}" {button} aria-label="{escape(" ".join(box.lines[:2]))}">{body}</g>'
 
 
 def _cut(text: str, most: int) -> str:
