@@ -16,6 +16,7 @@ from xlnet.data.preprocess import preprocess
 from xlnet.data.snapshot import take
 from xlnet.errors import UserError
 from xlnet.model import config as configs
+from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import Recipe
 from xlnet.training import precision
@@ -82,6 +83,32 @@ def test_parameters_are_exact(preset: str) -> None:
     with torch.device("meta"):
         network = XLNetClassifier(configs.from_recipe(model, 1000, 5, "classification", ["a", "b", "c"]))
     assert estimate.parameters(model, 1000, 3) == sum(one.numel() for one in network.parameters())
+    with torch.device("meta"):
+        language_model = XLNetLanguageModel(configs.from_recipe(model, 1000, 5, "pretrain", []))
+    assert estimate.parameters(model, 1000, 0) == sum(one.numel() for one in language_model.parameters())
+
+
+def test_the_pretrain_step_is_planned_too(recipe: Recipe, tmp_path: Path) -> None:
+    """Its documents, time and memory count; each predicted token has a second stream and logits."""
+    alone = planned(recipe, tmp_path, target="local")
+    (tmp_path / "corpus.txt").write_text("the film was long and good\n" * 200, encoding="utf-8")
+    corpus = ("train", str(tmp_path / "corpus.txt"))
+    pretraining = {"corpus": corpus, "steps": 50, "batch_tokens": 4096, "mem_len": 8, "reuse_len": 8}
+    both = planned(recipe.replace(pretraining=pretraining), tmp_path, target="local")
+    work = both.pretraining
+    assert work is not None
+    assert (work.steps, work.batch_tokens, work.attended, work.outputs) == (50, 4096, 32 + 8, 0)
+    assert work.rows == pytest.approx(0.9 * (alone.work.rows + 200), abs=2)  # a tenth is held back
+    before, after = alone.chosen, both.chosen
+    assert after.pretraining_hours > 0
+    assert after.hours - after.pretraining_hours == pytest.approx(before.hours, rel=0.5)  # the rate is measured twice
+    assert after.memory.total > before.memory.total
+    assert f"pretraining on {work.rows:,} documents" in both.text()
+    assert both.to_dict()["pretraining"]["predicted"] == pytest.approx(1 / 6)
+    model = recipe.model
+    assert estimate.operations(model, 40, 1 / 6, 1000) > 1.1 * estimate.operations(model, 40)
+    limited = planned(recipe.replace(pretraining={**pretraining, "max_minutes": 0.001}), tmp_path, target="local")
+    assert limited.chosen.pretraining_hours < after.pretraining_hours
 
 
 def test_operations_are_those_of_the_design() -> None:

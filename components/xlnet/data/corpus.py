@@ -204,11 +204,16 @@ def recipe_of(given: Recipe, dataset: str) -> Recipe:
         dataset: directory of the training's dataset artifact, whose recipe says how files are read.
     """
     data = recipes.of_artifact(dataset).data
-    own, step = Recipe(data=data, pretraining=given.pretraining), given.pretraining
+    return step_recipe(Recipe(data=data, model=given.model, pretraining=given.pretraining))
+
+
+def step_recipe(run: Recipe) -> Recipe:
+    """Return the recipe of the pretrain step of a run."""
+    step = run.pretraining
     budget = {name: getattr(step, name) for name in BEFORE_TRAINING if name != "max_length"}
     return recipes.tiny().replace(
-        data=vars(reading(own)),
-        model=dict(vars(given.model)),
+        data=vars(reading(run)),
+        model=dict(vars(run.model)),
         training=budget,
         pretraining={name: getattr(step, name) for name in ("one_in", "reuse_len", "mem_len", "bidirectional")},
     )

@@ -64,19 +64,28 @@ class Memory:
 
 
 def parameters(model: ModelRecipe, vocabulary: int, outputs: int) -> int:
-    """Return the exact number of parameters: embeddings, layers, summary and head."""
+    """Return the exact number of parameters: embeddings, layers, summary and head, or a language model's biases."""
     d, i, heads = model.d_model, model.d_inner, model.n_head * model.d_head
     attention = 5 * d * heads + 5 * heads + 2 * d
     feed_forward = 2 * d * i + i + d + 2 * d
-    summary = d * d + d + d * outputs + outputs
+    summary = d * d + d + d * outputs + outputs if outputs else vocabulary
     return vocabulary * d + d + model.n_layer * (attention + feed_forward) + summary
 
 
-def operations(model: ModelRecipe, attended: float) -> float:
-    """Return the operations per token of training: three times the forward pass (24 d² + 6 L d per layer)."""
+def operations(model: ModelRecipe, attended: float, predicted: float = 0.0, vocabulary: int = 0) -> float:
+    """Return the operations per token of training: three times the forward pass (24 d² + 6 L d per layer).
+
+    Args:
+        model: the network.
+        attended: mean number of tokens that a token attends to.
+        predicted: share of the tokens that pretraining predicts: each has a query stream, without keys and values of
+            its own, and logits.
+        vocabulary: number of tokens that are told apart.
+    """
     d, heads = model.d_model, model.n_head * model.d_head
-    layer = 8 * d * heads + 4 * d * model.d_inner + 6 * attended * heads
-    return 3.0 * model.n_layer * layer
+    rest = 4 * d * model.d_inner + 6 * attended * heads
+    content, query = 8 * d * heads + rest, 4 * d * heads + rest
+    return 3.0 * (model.n_layer * (content + predicted * query) + predicted * 2 * d * vocabulary)
 
 
 def memory(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1) -> Memory:
@@ -84,7 +93,7 @@ def memory(model: ModelRecipe, work: Workload, machine: Machine, nodes: int = 1)
     numbers = parameters(model, work.vocabulary, work.outputs) / GIB
     kind = machine.family if machine.family in KEPT else machine.kind
     tokens = tokens_per_chip(work, machine, nodes)
-    values = kept_values(model, work.longest, kind) + _values(PASSING, model, work.longest)
+    values = (1 + work.predicted) * kept_values(model, work.longest, kind) + _values(PASSING, model, work.longest)
     return Memory(
         weights=numbers * WEIGHTS,
         gradients=numbers * GRADIENTS,
@@ -123,7 +132,8 @@ def step_seconds(model: ModelRecipe, work: Workload, machine: Machine, peak: flo
     """
     rows = max(work.mean, 1.0)
     tokens = max(work.batch_tokens / (machine.chips * nodes), rows)
-    computing = tokens * operations(model, work.attended) / (peak * 1e12 * SHARE[machine.kind])
+    per_token = operations(model, work.attended, work.predicted, work.vocabulary)
+    computing = tokens * per_token / (peak * 1e12 * SHARE[machine.kind])
     step = computing + STEP + model.n_layer * LAUNCH[machine.kind]
     if machine.kind == "gpu" and machine.chips * nodes > 1:
         step = max(step, model.n_layer * HOST)

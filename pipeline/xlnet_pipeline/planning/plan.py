@@ -16,44 +16,11 @@ from xlnet_pipeline.placement import machines, placement
 from xlnet_pipeline.placement.machines import Machine, Price
 from xlnet_pipeline.planning import estimate, preview, this_machine, workload
 from xlnet_pipeline.planning.check import ANY_IMAGE
-from xlnet_pipeline.planning.estimate import Memory
+from xlnet_pipeline.planning.choice import HERE, Candidate, choose, time_text, too_large, usd_text
 from xlnet_pipeline.planning.preview import StepForecast
 from xlnet_pipeline.planning.workload import Workload
 
-HERE = "local"
-SHORT = 0.5  # hours up to which this machine is recommended over a paid one
 _HOUR = 3600.0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A machine, with the time, memory and cost of the training on it."""
-
-    machine: Machine
-    target: str
-    nodes: int
-    spot: bool
-    memory: Memory
-    most_tokens: int  # the largest batch that fits
-    step_seconds: float
-    hours: float
-    usd: float | None  # of the whole training; None: not sold
-    speed_basis: str  # "measured …" or "modelled …"
-
-    @property
-    def usable_memory(self) -> float:
-        """The usable GiB of one chip."""
-        return self.machine.memory_per_chip * estimate.USABLE[self.machine.kind]
-
-    @property
-    def fits(self) -> bool:
-        """Whether a step fits into a chip's memory."""
-        return self.memory.total <= self.usable_memory
-
-    @property
-    def name(self) -> str:
-        """The number of machines and the name, such as ``l4`` or ``2 × l4``."""
-        return self.machine.name if self.nodes == 1 else f"{self.nodes} × {self.machine.name}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +34,7 @@ class Plan:
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     recommendation: str
+    pretraining: Workload | None = None
     deadline: float | None = None  # hours
 
     def text(self) -> str:
@@ -78,6 +46,7 @@ class Plan:
         return {
             "parameters": self.parameters,
             "work": dataclasses.asdict(self.work),
+            "pretraining": dataclasses.asdict(self.pretraining) if self.pretraining else None,
             "steps": [dataclasses.asdict(step) for step in self.steps],
             "machines": [_row(candidate) for candidate in self.candidates],
             "chosen": self.chosen.machine.name,
@@ -114,13 +83,13 @@ def plan(
     if nodes < 1:
         raise UserError(f"--nodes is {nodes}; allowed: 1 and more")
     places = _places(target, machine, nodes, spot, prices)
-    work = workload.measure(recipe)
+    work, before = workload.measure(recipe), workload.measure_pretraining(recipe)
     model = workload.shape(recipe.model)
     speeds = _past_speeds(recipe, home)
     chosen_type = precision.on_cpu(recipe.training.precision, recipe.data.task, model.d_model)
     halves = chosen_type == "bfloat16" and precision.has_amx()
-    found = tuple(_candidate(model, work, place, where, nodes, spot, speeds, halves) for place, where in places)
-    chosen, why = _choose(found, machine, spot, deadline)
+    found = tuple(_candidate(model, work, before, place, where, nodes, spot, speeds, halves) for place, where in places)
+    chosen, why = choose(found, machine, spot, deadline)
     return Plan(
         model=model,
         parameters=estimate.parameters(model, work.vocabulary, work.outputs),
@@ -129,6 +98,7 @@ def plan(
         candidates=found,
         chosen=chosen,
         recommendation=why,
+        pretraining=before,
         deadline=deadline,
     )
 
@@ -161,9 +131,10 @@ def _past_speeds(recipe: Recipe, home: Path) -> dict[str, tuple[float, str]]:
         made = run.step("train").outputs.get("model", {}).get("metadata", {})
         if not made.get("tokens_per_second"):
             continue
-        wanted = dataclasses.asdict(recipe.model), recipe.training.batch_tokens, recipe.data.max_length
-        past = run.recipe["model"], run.recipe["training"]["batch_tokens"], run.recipe["data"]["max_length"]
-        if past == wanted:
+        wanted, past = dataclasses.asdict(recipe), run.recipe
+        fields = (("data", "task"), ("data", "max_length"), ("training", "batch_tokens"))
+        same = (past[section][name] == wanted[section][name] for section, name in fields)
+        if past["model"] == wanted["model"] and all(same):
             found.setdefault(str(made.get("accelerator", "")).split()[0], (made["tokens_per_second"], run.id))
     return found
 
@@ -171,6 +142,7 @@ def _past_speeds(recipe: Recipe, home: Path) -> dict[str, tuple[float, str]]:
 def _candidate(
     model: ModelRecipe,
     work: Workload,
+    before: Workload | None,
     machine: Machine,
     target: str,
     nodes: int,
@@ -188,104 +160,34 @@ def _candidate(
         if "cpu" in speeds:
             rate, run = speeds["cpu"]
             seconds, basis = work.batch_tokens / rate, f"measured in run {run}"
-    start = estimate.START[machine.kind] + (0.0 if target == HERE else estimate.AWAY)
-    hours = (start + work.steps * seconds) / _HOUR
+    hours, memory = _hours(work, machine, target, seconds), estimate.memory(model, work, machine, nodes)
+    most, hours_before = estimate.most_tokens(model, work, machine, nodes), 0.0
+    if before:  # the two steps run one after the other
+        step = estimate.step_seconds(model, before, machine, machine.peak, 1)
+        hours_before = _hours(before, machine, target, step)
+        memory = max(memory, estimate.memory(model, before, machine), key=lambda one: one.total)
+    hours += hours_before
     price = machine.price.per_hour(cheap, target)
     return Candidate(
         machine=machine,
         target=target,
         nodes=nodes,
         spot=cheap and target != HERE,
-        memory=estimate.memory(model, work, machine, nodes),
-        most_tokens=estimate.most_tokens(model, work, machine, nodes),
+        memory=memory,
+        most_tokens=most,
         step_seconds=seconds,
         hours=hours,
         usd=None if price is None else price * hours * nodes,
         speed_basis=basis,
+        pretraining_hours=hours_before,
     )
 
 
-def _choose(
-    found: tuple[Candidate, ...], machine: str | None, spot: bool, deadline: float | None
-) -> tuple[Candidate, str]:
-    """Return the recommended candidate and the reason. Spot-only machines count only if the user asked for spot.
-
-    Raises:
-        UserError: no machine has enough memory or meets the deadline, and the user left the choice to us.
-    """
-    if len(found) == 1 and machine != machines.AUTO:
-        return found[0], _judge(found[0], deadline)
-    on_sale = [
-        one for one in found if one.usd is not None and (spot or not one.machine.spot_only or one.target == HERE)
-    ]
-    fitting = [one for one in on_sale if one.fits]
-    in_time = [one for one in fitting if deadline is None or one.hours <= deadline]
-    if not in_time:
-        raise UserError(_nothing(found, fitting, deadline))
-    if machine != machines.AUTO and (ours := [one for one in in_time if one.target == HERE and one.hours <= SHORT]):
-        best = min(ours, key=lambda one: one.hours)
-        return best, f"this machine's {best.name}: {_takes(best)}, too little to pay for another"
-    paid = [one for one in in_time if one.target != HERE] or in_time
-    best = min(paid, key=lambda one: (one.usd or 0.0, one.hours))
-    return best, _compare(best, paid, deadline)
-
-
-def _judge(one: Candidate, deadline: float | None) -> str:
-    if not one.fits:
-        return f"no: {_too_large(one)}"
-    late = deadline is not None and one.hours > deadline
-    return f"{one.name} {_takes(one)}" + (f": longer than the {_time(deadline or 0.0)} allowed" if late else "")
-
-
-def _compare(best: Candidate, others: list[Candidate], deadline: float | None) -> str:
-    """Compare the best machine with the others: ``"TPU: v5e-1 …; the cheapest GPU, l4, …"``."""
-    limit = f" within {_time(deadline)}" if deadline is not None else ""
-    text = f"{best.machine.kind.upper()}: {best.name} is the cheapest that fits{limit} ({_takes(best)})"
-    for kind in ("gpu", "tpu"):
-        rivals = [one for one in others if one.machine.kind == kind != best.machine.kind]
-        if rivals:
-            rival = min(rivals, key=lambda one: (one.usd or 0.0, one.hours))
-            text += f"; the cheapest {kind.upper()}, {rival.name}, {_takes(rival)}{_power(best, rival)}"
-    faster = min(others, key=lambda one: (one.hours, one.usd or 0.0))
-    return text + (f"; the fastest, {faster.name}, {_takes(faster)}" if faster is not best else "")
-
-
-def _power(best: Candidate, rival: Candidate) -> str:
-    """Explain the choice by what one dollar per hour buys."""
-    if not best.usd or not rival.usd:
-        return ""
-    ours, theirs = (
-        one.machine.peak * one.machine.chips * one.nodes * one.hours / one.usd for one in (best, rival) if one.usd
-    )
-    return f" ({theirs:,.0f} TFLOP/s for a dollar an hour against {ours:,.0f})"
-
-
-def _takes(one: Candidate) -> str:
-    return f"takes {_time(one.hours)}" + (f" and ${_usd(one)}" if one.usd else "")
-
-
-def _nothing(found: tuple[Candidate, ...], fitting: list[Candidate], deadline: float | None) -> str:
-    if not fitting:
-        return f"nothing fits: {_too_large(max(found, key=lambda one: one.usable_memory))}"
-    fastest = min(fitting, key=lambda one: one.hours)
-    best = f"the fastest is '{fastest.name}' in {_time(fastest.hours)}"
-    return f"no machine trains this within {_time(deadline or 0.0)}; {best}; raise --deadline or lower training.epochs"
-
-
-def _too_large(one: Candidate) -> str:
-    text = f"a step needs {one.memory.total:.1f} GiB, and a chip of {one.name} has {one.usable_memory:.1f}"
-    advice = (
-        f"--set training.batch_tokens={one.most_tokens}" if one.most_tokens else "a smaller data.max_length or model"
-    )
-    return f"{text}; try {advice}"
-
-
-def _usd(one: Candidate) -> str:
-    return f"{max(0.01, one.usd or 0.0):,.2f}{' spot' if one.spot else ''}"
-
-
-def _time(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:,.1f} min"
+def _hours(work: Workload, machine: Machine, target: str, seconds: float) -> float:
+    """Return the hours of a step of the pipeline whose updates take so many seconds each."""
+    start = estimate.START[machine.kind] + (0.0 if target == HERE else estimate.AWAY)
+    training = work.steps * seconds
+    return (start + (min(training, 60 * work.minutes) if work.minutes else training)) / _HOUR
 
 
 def _row(one: Candidate) -> dict[str, Any]:
@@ -299,6 +201,7 @@ def _row(one: Candidate) -> dict[str, Any]:
         "most_tokens": one.most_tokens,
         "steps_per_second": 1 / one.step_seconds,
         "hours": one.hours,
+        "pretraining_hours": one.pretraining_hours,
         "usd": one.usd,
         "speed_basis": one.speed_basis,
         "price": dataclasses.asdict(one.machine.price),
@@ -312,10 +215,14 @@ def _lines(plan: Plan) -> list[str]:
         f"network   {plan.model.preset}, {origin}: {plan.parameters:,} parameters (exact)",
         f"data      {work.rows:,} rows to train on, {work.mean:.0f} tokens on average, {work.longest} at most "
         f"({work.basis})",
-        f"training  {work.steps:,} steps of {work.batch_tokens:,} tokens, {work.tokens / 1e6:,.1f} M tokens in all",
+        f"training  {_updates(work)}",
     ]
     if work.chosen:
         lines.append(f"budget    {work.chosen}")
+    if one := plan.pretraining:
+        lines.append(f"before    pretraining on {one.rows:,} documents ({one.basis}), {_updates(one)}")
+        lines.append(f"          {time_text(best.pretraining_hours)} of the {time_text(best.hours)} on {best.name}")
+        lines += [f"          {one.chosen}"] if one.chosen else []
     if plan.steps:
         lines += ["", "steps"]
         lines += [f"  {step.name:<11}{'cached' if step.cached else 'runs':<8}{step.reason}" for step in plan.steps]
@@ -324,8 +231,13 @@ def _lines(plan: Plan) -> list[str]:
     lines += ["", *_table(plan), "", *_basis(plan), ""]
     lines.append(f"{'best' if len(plan.candidates) > 1 else 'verdict'}: {plan.recommendation}")
     if not best.fits and len(plan.candidates) > 1:
-        lines.append(f"error: {_too_large(best)}")
+        lines.append(f"error: {too_large(best)}")
     return lines
+
+
+def _updates(work: Workload) -> str:
+    limit = f", at most {work.minutes:g} minutes" if work.minutes else ""
+    return f"{work.steps:,} steps of {work.batch_tokens:,} tokens, {work.tokens / 1e6:,.1f} M tokens in all{limit}"
 
 
 def _table(plan: Plan) -> list[str]:
@@ -343,7 +255,7 @@ def _table(plan: Plan) -> list[str]:
 
 def _cells(one: Candidate, chosen: bool) -> tuple[str, ...]:
     most = f"to {one.most_tokens:,}" if one.most_tokens else "no"
-    usd = "-" if one.usd is None else "free" if one.target == HERE else _usd(one)
+    usd = "-" if one.usd is None else "free" if one.target == HERE else usd_text(one)
     return (
         one.name + (" *" if chosen else ""),
         "here" if one.target == HERE else one.target,
@@ -352,7 +264,7 @@ def _cells(one: Candidate, chosen: bool) -> tuple[str, ...]:
         f"{one.machine.memory_per_chip:.1f}",
         "yes" if one.fits else most,
         f"{rate:,.0f}" if (rate := 1 / one.step_seconds) >= 100 else f"{rate:.2g}",
-        _time(one.hours),
+        time_text(one.hours),
         usd,
     )
 
@@ -370,12 +282,12 @@ def _basis(plan: Plan) -> list[str]:
     price = best.machine.price
     shares = " or ".join(sorted({f"{estimate.SHARE[one.machine.kind]:.0%}" for one in plan.candidates}))
     speeds = sorted({one.speed_basis for one in plan.candidates})
-    cost = ""
+    what, cost = "pretraining and training" if plan.pretraining else "training", ""
     if best.target != HERE:
         cost = f"{price.source}, {price.region}, {price.date}"
         cost += f", and Vertex AI's {machines.VERTEX_FEE:.0%}" if best.target == "vertex" else ""
     lines = [
         f"memory    GiB of a chip on {best.name}: {per_chip} (modelled; measured on a CPU and an H200 within 15 %)",
-        f"time      training alone; speed {' or '.join(speeds)}, at {shares} of the peak",
+        f"time      {what} alone; speed {' or '.join(speeds)}, at {shares} of the peak",
     ]
     return lines + ([f"price     {cost}; --prices FILE for your own"] if cost else [])

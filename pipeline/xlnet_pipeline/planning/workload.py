@@ -3,16 +3,17 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from xlnet.data import corpus
 from xlnet.data import snapshot as snapshots
 from xlnet.data.documents import rows_of
-from xlnet.data.readers import Reject, Row
+from xlnet.data.readers import Reject, Row, file_format
 from xlnet.data.storage import Source, local_path
 from xlnet.data.tokenizer import load_tokenizer
 from xlnet.model import config as configs
-from xlnet.recipe import AUTO_VOCABULARY, PRESETS, DataRecipe, ModelRecipe, Recipe, budget
+from xlnet.recipe import AUTO_VOCABULARY, OWN_ROWS, PRESETS, DataRecipe, ModelRecipe, Recipe, budget
 
 COUNTED = 64 << 20  # bytes of input whose rows are counted one by one; the rest is estimated from their mean size
 TOKENISED = 2000  # rows to tokenise, spread over the rows read
@@ -22,18 +23,20 @@ PUBLISHED = {"xlnet-base-cased": "base", "xlnet-large-cased": "large"}  # hub na
 
 @dataclass(frozen=True)
 class Workload:
-    """The amount of work of a training."""
+    """The amount of work of a training or a pretraining."""
 
     rows: int  # to train on
     mean: float  # tokens per row
     longest: int  # tokens of the longest row that was read
     attended: float  # mean number of tokens that a token attends to; longer texts weigh more
     vocabulary: int
-    outputs: int  # classes, or 1 for a value
+    outputs: int  # classes, 1 for a value, or 0 for a language model
     steps: int  # updates of the weights
     batch_tokens: int  # tokens per update
     basis: str  # source of the figures
     chosen: str = ""  # what the budget chose for fields that are "auto"
+    predicted: float = 0.0  # share of the tokens that pretraining predicts
+    minutes: float = 0.0  # most that it may take; 0: no limit
 
     @property
     def tokens(self) -> float:
@@ -47,16 +50,40 @@ def measure(recipe: Recipe) -> Workload:
     Raises:
         UserError: the data are missing or do not fit the recipe.
     """
-    sources = [file.source for file in snapshots.listed(recipe.data, []) if file.split == "train"]
-    rows, read, whole = _count(sources, recipe.data)
-    share = 1.0
-    share -= 0.0 if recipe.data.validation else recipe.data.validation_fraction
-    share -= 0.0 if recipe.data.test else recipe.data.test_fraction
-    trained_on = max(1, round(rows * share))
+    rows, read, whole = _count(_train_sources(recipe), recipe.data)
+    return _measured(recipe, rows * _train_share(recipe.data), read, whole)
+
+
+def measure_pretraining(recipe: Recipe) -> Workload | None:
+    """Do the same for the pretrain step; None if the run has none."""
+    if not recipe.pretrains:
+        return None
+    step = corpus.step_recipe(recipe)
+    rows, read, whole = _count([file.source for file in snapshots.corpus_files(recipe, [], [])], step.data)
+    if OWN_ROWS in recipe.pretraining.corpus:
+        own, own_read, all_read = _count(_train_sources(recipe), recipe.data)
+        rows, read, whole = rows + round(own * _train_share(recipe.data)), read + own_read, whole and all_read
+    return _measured(step, rows * (1 - 1 / corpus.VALIDATION_SHARE), read, whole)
+
+
+def _train_sources(recipe: Recipe) -> list[Source]:
+    return [file.source for file in snapshots.listed(recipe.data, []) if file.split == "train"]
+
+
+def _train_share(data: DataRecipe) -> float:
+    """Return the share of the train files' rows that stay in the train split."""
+    validation = 0.0 if data.validation else data.validation_fraction
+    return 1.0 - validation - (0.0 if data.test else data.test_fraction)
+
+
+def _measured(recipe: Recipe, rows: float, read: list[Row], whole: bool) -> Workload:
+    """Return the work of training on so many rows, of which some were read."""
+    trained_on, is_language = max(1, round(rows)), recipe.data.task == "pretrain"
     lengths, vocabulary = token_lengths(read, recipe.data)
     mean = sum(lengths) / max(1, len(lengths))
     classes = {row.label for row in read} if recipe.data.task == "classification" else {""}
-    longest = recipe.data.max_length if recipe.data.task == "pretrain" else max(lengths, default=1)
+    longest = recipe.data.max_length if is_language else max(lengths, default=1)
+    attended = sum(length**2 for length in lengths) / max(1, sum(lengths))
     width = shape(recipe.model).d_model if recipe.model.pretrained else 0
     size = budget.Size(trained_on, math.ceil(trained_on * mean), longest, width)
     decided = budget.decide(recipe, size)
@@ -66,13 +93,15 @@ def measure(recipe: Recipe) -> Workload:
         rows=trained_on,
         mean=mean,
         longest=longest,
-        attended=sum(length**2 for length in lengths) / max(1, sum(lengths)),
+        attended=longest + recipe.pretraining.mem_len if is_language else attended,
         vocabulary=vocabulary,
-        outputs=len(classes),
+        outputs=0 if is_language else len(classes),
         steps=steps,
         batch_tokens=batch,
         basis=f"{'all' if whole else 'the first'} {len(read):,} rows read, {len(lengths):,} of them tokenised",
         chosen=budget.explain(recipe, decided, size),
+        predicted=1 / recipe.pretraining.one_in if is_language else 0.0,
+        minutes=recipe.training.max_minutes,
     )
 
 
@@ -124,7 +153,8 @@ def _read(source: Source, recipe: DataRecipe, limit: int) -> tuple[list[Row], in
 
 
 def _usable(source: Source, recipe: DataRecipe) -> Iterator[Row]:
-    for row in rows_of(source, recipe):
+    is_plain = recipe.task == "pretrain" and file_format(source, recipe) == "text"  # a plain text has no pairs
+    for row in rows_of(source, replace(recipe, text_pair=None) if is_plain else recipe):
         if isinstance(row, Row):
             yield row
 

@@ -16,6 +16,7 @@ constexpr int BLOCK = LANES == 16 ? 4 : 2;  // vectors whose products are comput
 // Keys and projected distances are kept as panels of columns, [panel][head][PANEL]: memory is read in its order, and no
 // vector has to be summed up.
 constexpr int PANEL = 64;
+constexpr long AHEAD = 4096;  // bytes: weights are fetched so long before they are read
 constexpr long SMALL = 1 << 16;  // weights up to which one thread is fastest
 
 // The sum of a vector's elements, by halves: a chain of additions would take longer than a short product.
@@ -73,7 +74,9 @@ void products(const float* x, const Matrix& matrix, float* out, long inputs, lon
                 vec values[ROWS];
                 for (int row = 0; row < ROWS; ++row) values[row] = load(x + row * inputs + i);
                 for (int k = 0; k < OUTPUTS; ++k) {
-                    const vec w = load(weight + (o + k) * inputs + i);
+                    const Weight* here_k = weight + (o + k) * inputs + i;
+                    __builtin_prefetch(reinterpret_cast<const char*>(here_k) + AHEAD);
+                    const vec w = load(here_k);
                     for (int row = 0; row < ROWS; ++row) sums[k][row] += w * values[row];
                 }
             }
