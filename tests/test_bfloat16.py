@@ -9,7 +9,7 @@ from xlnet import processor
 from xlnet.errors import UserError
 from xlnet.model import fused
 from xlnet.model.dropout import Dropout
-from xlnet.model.kernels import native_fused
+from xlnet.model.kernels import build, native_fused
 from xlnet.model.linear import linear, project
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.training import device, precision
@@ -157,6 +157,23 @@ def test_auto_takes_bfloat16_where_it_was_measured_to_be_faster(
         assert precision.on_cpu(asked, task, width) == chosen
     finally:
         processor.features.cache_clear()
+
+
+def test_instruction_sets_can_stay_unused(tmp_path, monkeypatch):
+    everything = " ".join(sorted(set().union(*build.LEVELS.values())))
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    processor.CPUINFO.write_text(f"flags: {everything} amx_tile amx_bf16\n")
+    found = []
+    try:
+        for without in ("", "amx_tile,amx_bf16", "avx512f,amx_bf16", "avx512f,avx2,amx_bf16"):
+            monkeypatch.setenv("XLNET_PROCESSOR_WITHOUT", without)
+            processor.features.cache_clear()
+            found.append((build.level(), precision.has_amx()))
+    finally:
+        processor.features.cache_clear()
+    assert found == [("x86-64-v4", True), ("x86-64-v4", False), ("x86-64-v3", False), ("x86-64", False)]
 
 
 def test_a_device_chooses_again_for_each_model(monkeypatch):

@@ -55,8 +55,9 @@ def level() -> str:
     """Return this processor's best x86-64 level; ``native`` for other processors."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return "native"
-    features = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split()) if sys.platform == "linux" else set()
-    return next(name for name, needed in LEVELS.items() if needed <= features)
+    from xlnet import processor  # an image compiles the kernels before it has the package
+
+    return next(name for name, needed in LEVELS.items() if needed <= processor.features())
 
 
 def _find() -> Path:
