@@ -89,6 +89,70 @@ def test_what_is_not_executed_is_refused_and_not_passed_over(task: dict[str, Any
         specification.execute(spec, {}, lambda task, values: Values())
 
 
+def looping(items: dict[str, Any]) -> dict[str, Any]:
+    """A specification with a loop, whose outputs another task collects."""
+    taken = {"parameters": {"in": {"componentInputParameter": "item"}}}
+    inner = {"one": {"inputs": taken, "componentRef": {"name": "one"}}}
+    made = {"producerTask": "loop", "outputArtifactKey": "made"}
+    collected = {"made": {"artifactSelectors": [{"producerSubtask": "one", "outputArtifactKey": "file"}]}}
+    return pipeline(
+        {
+            "list": {},
+            "loop": {
+                "componentRef": {"name": "body"},
+                "dependentTasks": ["list"],
+                "inputs": from_task("list"),
+                "parameterIterator": {"itemInput": "item", "items": items},
+            },
+            "join": {
+                "dependentTasks": ["loop"],
+                "inputs": {"artifacts": {"all": {"taskOutputArtifact": made}}},
+            },
+        },
+        body={"dag": {"tasks": inner, "outputs": {"artifacts": collected}}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("items", "out"),
+    [
+        ({"inputParameter": "in"}, ["a", "b", "c"]),
+        ({"inputParameter": "in"}, '["a", "b", "c"]'),
+        ({"raw": '["a", "b", "c"]'}, []),
+    ],
+    ids=["list", "text", "raw"],
+)
+def test_a_loop_runs_its_tasks_for_each_item(items: dict[str, Any], out: Any) -> None:
+    seen: list[Any] = []
+
+    def run(task: Task, values: Values) -> Values:
+        if task.iteration:
+            seen.append((task.name, task.iteration, values.parameters["in"]))
+            return Values(artifacts={"file": {"uri": values.parameters["in"]}})
+        if task.name == "join":
+            seen.append([one["uri"] for one in values.artifacts["all"]])
+        return Values({"out": out})
+
+    specification.execute(looping(items), {}, run)
+    assert seen == [("one", (0, 3), "a"), ("one", (1, 3), "b"), ("one", (2, 3), "c"), ["a", "b", "c"]]
+
+
+def test_what_needs_a_loop_is_left_out_when_an_item_fails() -> None:
+    ran: list[str] = []
+
+    def run(task: Task, values: Values) -> Values | None:
+        ran.append(task.name)
+        return None if task.iteration == (1, 3) else Values({"out": ["a", "b", "c"]}, {"file": {"uri": "x"}})
+
+    done = specification.execute(looping({"inputParameter": "in"}), {}, run)
+    assert ran == ["list", "one", "one"], "nor are the other items begun"
+    assert set(done) == {"list"}
+    told = specification.executor_input(
+        specification.tasks(looping({"raw": "[]"}))[2], Values(artifacts={"all": [{"uri": "x"}]}), "/made", Path("/x")
+    )
+    assert told["inputs"]["artifacts"]["all"]["artifacts"] == [{"uri": "x"}]
+
+
 @pytest.fixture
 def told(tmp_path: Path) -> dict[str, Any]:
     artifact = {"name": "dataset", "uri": "/data", "type": {"schemaTitle": "system.Dataset"}, "metadata": {}}

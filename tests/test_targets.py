@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from xlnet import recipe as recipes
-from xlnet.errors import UserError
+from xlnet.data import objects
+from xlnet.errors import RunError, UserError
 from xlnet_pipeline import cli
-from xlnet_pipeline.targets import NAMES, Submission, Target, open_target
+from xlnet_pipeline.targets import NAMES, Submission, Target, open_target, remote
 from xlnet_pipeline.targets.submission import refuse
 
 RECIPE = recipes.tiny().replace(data={"train": "demo:uci_sentences"})
@@ -92,3 +93,30 @@ def test_an_unknown_target_names_the_nearest() -> None:
 def test_a_submission_asks_for_nothing_by_default() -> None:
     for name in ("local", "docker"):
         refuse(Submission(RECIPE), open_target(name).cannot)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "shards"),
+    [([3.9], "auto"), ([1.5, 2.5], 4), ([0.5] * 21, 11), ([500], 100)],
+    ids=["small", "four", "many", "huge"],
+)
+def test_a_large_input_is_divided_on_remote_targets(
+    gigabytes: list[float], shards: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gigabyte for each shard, from four on; a number that was given stays."""
+    sizes = enumerate(int(size * 2**30) for size in gigabytes)
+    files = [objects.Stored(f"gs://b/{n}.csv", f"{n}.csv", size, "crc32c:x", "1") for n, size in sizes]
+    monkeypatch.setattr(objects, "listing", lambda uri: files)
+    recipe = recipes.Recipe().replace(data={"train": "gs://b/*.csv"})
+    assert remote.with_shards(recipe).data.shards == shards
+    given = recipe.replace(data={"shards": 2})
+    assert remote.with_shards(given) == given
+
+
+def test_an_input_that_cannot_be_listed_is_preprocessed_by_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(uri: str) -> None:
+        raise RunError("no rights")
+
+    monkeypatch.setattr(objects, "listing", refuse)
+    recipe = recipes.Recipe().replace(data={"train": "gs://b/*.csv"})
+    assert remote.with_shards(recipe) == recipe

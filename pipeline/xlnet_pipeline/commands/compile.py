@@ -41,7 +41,7 @@ def write(options: argparse.Namespace) -> None:
 
     where = None
     path = options.recipe or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None)
-    pretrains = bool(path) and recipes.load(path).pretrains
+    given = recipes.load(path) if path else Recipe()
     if options.target != "local":
         needs = needed(options.target, image=bool(options.image), offline=True)
         target = open_target(options.target, options.home, options.recipe, needs)
@@ -52,4 +52,4 @@ def write(options: argparse.Namespace) -> None:
     elif options.machine or options.spot or options.flex_start or options.nodes != 1:
         raise UserError("--machine, --spot, --flex-start and --nodes need --target kfp or --target vertex")
     image = references.pinned(options.image) if options.image else None
-    print(f"wrote {dag.compile(options.output, image, where, pretrains)}")
+    print(f"wrote {dag.compile(options.output, image, where, given.pretrains, given.shards)}")

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import re
 import signal
 import time
@@ -18,11 +19,12 @@ from typing import Any
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.data import objects
+from xlnet.data import snapshot as snapshots
 from xlnet.data.addresses import GCS, SCHEMES
 from xlnet.data.storage import DEMO
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, nearest
 from xlnet.http import Unreachable
-from xlnet.recipe import Recipe
+from xlnet.recipe import AUTO, MOST_SHARDS, Recipe
 from xlnet.steps import KEPT, STEPS
 from xlnet_pipeline.images import references
 from xlnet_pipeline.placement import Placement, placement
@@ -49,6 +51,7 @@ DONE = (record.SUCCEEDED, record.CACHED, record.FAILED, record.CANCELLED, record
 ENDED = (record.SUCCEEDED, record.FAILED, record.CANCELLED, record.LOST)
 
 
+LARGE_INPUT, SHARD_BYTES = 4 << 30, 1 << 30  # bytes from which on auto divides the input, and of a shard
 HERE_ONLY = {
     "nproc": "is for the targets local and docker; elsewhere --machine says how many there are",
     "device": "is for the target local; elsewhere --machine says what there is",
@@ -110,6 +113,21 @@ def check_data(recipe: Recipe, target: str) -> None:
             raise UserError(
                 f"{name}: '{place}' lies on this machine; target '{target}' needs a name, or one in its image"
             )
+
+
+def with_shards(recipe: Recipe) -> Recipe:
+    """Replace ``data.shards = "auto"`` by a number that suits the size of the input, if that is more than one.
+
+    If the input cannot be listed from here, one task preprocesses it.
+    """
+    if recipe.data.shards != AUTO:
+        return recipe
+    try:
+        size = sum(file.size for file in snapshots.listed(recipe.data, []))
+    except (UserError, RunError):
+        return recipe
+    number = min(MOST_SHARDS, math.ceil(size / SHARD_BYTES)) if size >= LARGE_INPUT else 1
+    return recipe.replace(data={"shards": number}) if number > 1 else recipe
 
 
 def refuse_templates(recipe: Recipe, target: str) -> None:

@@ -67,7 +67,7 @@ class KfpSchedules:
         times = clock.in_utc(timing)
         if times.until and not timing.current_offset:
             raise clock.refusal(timing, times)
-        fields = self.target.body(recipe, where, name, self.api.experiment())
+        fields = self.target.body(remote.with_shards(recipe), where, name, self.api.experiment())
         wanted = {**fields, "max_concurrency": str(timing.max_concurrent), "no_catchup": True, "mode": "ENABLE"}
         wanted["trigger"] = {"cron_schedule": {"cron": times.six_fields()}}
         namesakes = self._listed().get(name, [])

@@ -4,6 +4,7 @@ The server chooses a run's id. A run's display name therefore contains an id of 
 is lost, we look for that name before we submit again.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator
@@ -103,6 +104,7 @@ class KfpTarget:
     def submit(self, submission: Submission, *, echo: Say | None = None, live: Say | None = None) -> Run:
         """Submit the recipe exactly once, and return the record of the new run."""
         where = remote.checked(self, submission)
+        submission = dataclasses.replace(submission, recipe=remote.with_shards(submission.recipe))
         run = remote.new_run(submission.recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
         fields = self.body(submission.recipe, where, name, self.api.experiment(), submission.cache)

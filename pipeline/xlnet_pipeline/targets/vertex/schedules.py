@@ -46,7 +46,7 @@ class VertexSchedules:
             "maxConcurrentRunCount": str(timing.max_concurrent),
             "createPipelineJobRequest": {
                 "parent": self.target.settings.parent,
-                "pipelineJob": self.target.body(recipe, where, name),
+                "pipelineJob": self.target.body(remote.with_shards(recipe), where, name),
             },
         }
 

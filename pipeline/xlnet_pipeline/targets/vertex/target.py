@@ -4,6 +4,7 @@ We choose each job's id. After a submission whose answer was lost, we look for a
 and the server refuses a second job of the same id.
 """
 
+import dataclasses
 import itertools
 import json
 import re
@@ -95,6 +96,7 @@ class VertexTarget:
     def submit(self, submission: Submission, *, echo: Say | None = None, live: Say | None = None) -> Run:
         """Submit the recipe and return the record of the run that has begun; nothing is submitted twice."""
         where = remote.checked(self, submission)
+        submission = dataclasses.replace(submission, recipe=remote.with_shards(submission.recipe))
         run = remote.new_run(submission.recipe.to_json(), self.name, record.new_id())
         name = f"{remote.PREFIX}{run.id}"
         path = f"{self.jobs}/{name}"
