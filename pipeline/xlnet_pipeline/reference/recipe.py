@@ -45,7 +45,7 @@ MEANINGS = {
     "data.max_rejects": "largest share of unreadable rows; the run fails above it; rejects.jsonl lists every such row",
     "data.max_record_lines": "most lines of a quoted CSV record; the first line of a longer one is rejected",
     "data.max_record_bytes": "most bytes of a CSV record, or of a line in any format: this much must fit into memory",
-    "data.shards": "tasks that tokenise a part of the input each; equal bytes; auto: 1, from 4 GB on remote targets more",
+    "data.shards": "tasks that tokenise a part of the input each; equal bytes; auto: 1, or more from 4 GB on remotely",
     "model.preset": "size of the network, with training defaults that suit it",
     "model.pretrained": "weights to start from: a Hugging Face name or a directory; their shape is used",
     "model.n_layer": "number of layers",
