@@ -129,6 +129,7 @@ def recorders(monkeypatch):
     monkeypatch.setattr(cuda_graph, "Recorder", lambda: made.append(Recorder()) or made[-1])
     monkeypatch.setattr(Transformer, "attention_name", lambda self: "triton")
     monkeypatch.setattr(xlnet, "relative_attention", attention)
+    monkeypatch.setattr(xlnet, "takes_last_queries", lambda *_: False)
     monkeypatch.setattr(fused, "_kernels", lambda *_: None)  # torch's operators only
     return made
 

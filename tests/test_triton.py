@@ -110,6 +110,23 @@ def test_on_the_device(width, lengths, probability, dtype):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("lengths", [[1], [65, 130, 1, 2], [512, 300, 17]], ids=str)
+@pytest.mark.parametrize(
+    ("size", "warps", "dtype"),
+    [(32, 4, torch.float32), *((size, warps, torch.bfloat16) for size, warps in ((16, 1), (32, 2), (64, 4), (64, 8)))],
+    ids=str,
+)
+def test_scores_that_move_in_registers_on_the_device(size, warps, dtype, lengths, monkeypatch):
+    from test_attention import compare
+
+    chosen = tiles.Tiling({"": tiles.Tile(size, size, warps, 2, turn=True)}, 1 << 20)
+    monkeypatch.setattr(triton_passes, "plan", lambda *_: chosen)
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    compare("triton", lengths, 64, 0.3, True, dtype, tolerance, device="cuda", spare=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("probability", [0.0, 0.3])
 @pytest.mark.parametrize("shape", [(2, 8, 3, 6), (3, 17, 1, 1), (2, 97, 60, 0), (2, 512, 85, 384)], ids=str)
