@@ -2,6 +2,7 @@
 
     python tests/benchmarks/serving_speed.py [--kinds ours pipeline onnx] [--parts offline server] [--texts 256]
         [--rounds 3] [--seconds 200]
+    python tests/benchmarks/serving_speed.py --table offline.json latency.json    # the parts in one table
 
 The weights are random, and the same for all. Every round measures each contender in turn: all texts at once without a
 server; all texts through the server in requests of 32 from two clients; single texts from 1, 8 and 64 clients. It
@@ -238,6 +239,28 @@ def summary(rounds: list[dict[str, Any]], texts: int, work: float) -> dict[str, 
     return result
 
 
+def table(files: list[Path]) -> str:
+    """Return a Markdown table of measurements that were made in parts."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in files:
+        for kind, own in json.loads(file.read_text(encoding="utf-8")).items():
+            if kind in KINDS:
+                found.setdefault(kind, {}).update(own)
+    places = list(dict.fromkeys(place for own in found.values() for place in own if "processor" not in place))
+    lines = ["| | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    for place in places:
+        lines.append(f"| {place} | " + " | ".join(_cell(place, own.get(place)) for own in found.values()) + " |")
+    return "\n".join(lines)
+
+
+def _cell(place: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if "clients" in place:  # the median and the 99th percentile
+        return f"{value[0]:.3g}, {value[1]:.3g}"
+    return f"{value[0] if isinstance(value, list) else value:.3g}"  # by the clock
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -248,7 +271,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no round after this time")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--folder", type=Path, help="where the model is kept; default: a temporary one")
+    parser.add_argument("--table", nargs="+", type=Path, help="print a table of what earlier calls printed, and end")
     options = parser.parse_args()
+    if options.table:
+        print(table(options.table))
+        return
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.folder or Path(temporary)
