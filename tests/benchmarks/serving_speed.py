@@ -38,6 +38,7 @@ from xlnet.model.xlnet import XLNetClassifier
 
 BASE = XLNetConfig(32_000, 12, 768, 12, 64, 3072, classes=("0", "1"))
 CLIENTS = {1: 24, 8: 64, 64: 256}  # and how many texts they send, each in a request of its own
+BYTES = {"bfloat16": 2, "int8": 1}  # of a weight; 4 otherwise
 PARTS = ("offline", "server", "latency", "cold")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -233,6 +234,11 @@ def summary(rounds: list[dict[str, Any]], texts: int, work: float) -> dict[str, 
             own[f"{clients} clients: median, 99 % ms"] = [middle(one) for one in figures]
             worked = [one[kind][f"processor {clients}"] for one in rounds]
             own[f"{clients} clients: processor ms a text"] = 1000 * middle(worked)
+        if "clients 1" in rounds[0][kind]:  # a short text reads all weights of the layers once
+            weights = 12 * BASE.n_layer * BASE.d_model**2 * BYTES.get(kind, 4)
+            own["single text: share of memory rate"] = middle(
+                weights / one[kind]["clients 1"][0] / one["rates"]["memory"][0] for one in rounds
+            )
         if "cold" in rounds[0][kind]:
             own["cold start s"] = [middle(one[kind]["cold"][clock] for one in rounds) for clock in (0, 1)]
         result[kind] = own

@@ -18,7 +18,7 @@ from xlnet.model.layout import Layout
 from xlnet.model.linear import project
 from xlnet.model.positions import Positions, Segments, distance_encoding
 from xlnet.model.precision import Product, prepare
-from xlnet.model.xlnet import Layer, RelativeAttention, XLNetClassifier, in_label_units
+from xlnet.model.xlnet import Layer, XLNetClassifier, in_label_units
 
 KEPT = 1024  # tokens: projections of distances are kept for texts up to this length
 GRAIN = 64  # the table of distances grows to a multiple of it
@@ -26,9 +26,10 @@ GRAIN = 64  # the table of distances grows to a multiple of it
 
 @dataclass(frozen=True)
 class _PreparedLayer:
-    """One layer's products, and the weights that stay as they are."""
+    """One layer's products, and the weights that stay as they are. The others are not kept, to save memory."""
 
-    attention: RelativeAttention
+    biases: dict[str, Tensor]  # r_w_bias, r_r_bias and r_s_bias, [N, H], and seg_embed, [2, N, H]
+    distances_DNH: Tensor
     qkv: tuple[Product, ...]  # queries, keys and values at once; in the last layer, queries, and keys and values
     out: Product
     inner: Product
@@ -40,7 +41,8 @@ class _PreparedLayer:
         own, ff = layer.rel_attn, layer.ff
         parts = own.qkv.detach().split([1, 2] if is_last else [3], 1)
         return cls(
-            own,
+            {name: getattr(own, name).detach() for name in ("r_w_bias", "r_r_bias", "r_s_bias", "seg_embed")},
+            own.r.detach(),
             tuple(prepare(precision, part.flatten(1).t().contiguous()) for part in parts),
             prepare(precision, own.o.detach().flatten(1)),
             prepare(precision, ff.layer_1.weight, ff.layer_1.bias),
@@ -92,7 +94,7 @@ class PreparedClassifier:
     def _attend(
         self, layer: _PreparedLayer, x_TD: Tensor, r_RNH: Tensor, ids_T: Tensor | None, layout: Layout
     ) -> Tensor:
-        own, heads = layer.attention, layer.attention.qkv.shape[2:]
+        heads = layer.distances_DNH.shape[1:]
         asking_TD = x_TD
         if layer is self._layers[-1] and takes_last_queries(self._impl, x_TD, heads[-1], layout):
             asking_TD = x_TD[layout.last_S]
@@ -102,11 +104,9 @@ class PreparedClassifier:
             for product, rows_TD in zip(layer.qkv, given, strict=False)
             for part_TNH in product(rows_TD).unflatten(1, (-1, *heads)).unbind(1)
         )
-        kind = q_TNH.dtype
-        positions = Positions(*(x.detach().to(kind) for x in (r_RNH, own.r_w_bias, own.r_r_bias)))
-        segments = None
-        if ids_T is not None:
-            segments = Segments(ids_T, own.r_s_bias.detach().to(kind), own.seg_embed.detach().to(kind))
+        own = {name: bias.to(q_TNH.dtype) for name, bias in layer.biases.items()}
+        positions = Positions(r_RNH.to(q_TNH.dtype), own["r_w_bias"], own["r_r_bias"])
+        segments = None if ids_T is None else Segments(ids_T, own["r_s_bias"], own["seg_embed"])
         return relative_attention(q_TNH, k_TNH, v_TNH, positions, segments, layout, impl=self._impl).flatten(1)
 
     def _projected(self, longest: int) -> list[Tensor]:
@@ -120,7 +120,7 @@ class PreparedClassifier:
 
     def _project(self, longest: int) -> list[Tensor]:
         distances_RD = distance_encoding(longest, self.config.d_model, self.config.clamp_len, self.device)
-        weights = [layer.attention.r.detach() for layer in self._layers]
+        weights = [layer.distances_DNH for layer in self._layers]
         return [project(distances_RD, r_DNH.flatten(1)).unflatten(-1, r_DNH.shape[1:]) for r_DNH in weights]
 
 
