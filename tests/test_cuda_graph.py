@@ -12,7 +12,7 @@ from test_same_numbers import CONFIG, rows
 from xlnet.data.batches import cut_evenly, epoch_plan
 from xlnet.data.shapes import Budget, Packed
 from xlnet.errors import RunError
-from xlnet.model import fused, xlnet
+from xlnet.model import fused, linear, xlnet
 from xlnet.model.layout import Capacity, Layout
 from xlnet.model.xlnet import Transformer, XLNetClassifier
 from xlnet.recipe import TrainingRecipe
@@ -130,7 +130,8 @@ def recorders(monkeypatch):
     monkeypatch.setattr(Transformer, "attention_name", lambda self: "triton")
     monkeypatch.setattr(xlnet, "relative_attention", attention)
     monkeypatch.setattr(xlnet, "takes_last_queries", lambda *_: False)
-    monkeypatch.setattr(fused, "_kernels", lambda *_: None)  # torch's operators only
+    monkeypatch.setattr(fused, "_kernels", lambda *_: None)  # torch's operators only, which alone are recorded
+    monkeypatch.setattr(linear, "_multiply_for", lambda *_: None)
     return made
 
 
