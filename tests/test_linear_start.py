@@ -17,7 +17,7 @@ from xlnet.model import config as configs
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.recipe import AUTO, budget
 from xlnet.recipe.budget import Size
-from xlnet.training import linear_model, linear_start, loop, objective
+from xlnet.training import linear_model, linear_start, loop, objective, tasks
 from xlnet.training.device import Device
 from xlnet.training.train import train
 from xlnet.training.validation import validation_logits
@@ -216,6 +216,23 @@ def test_the_start_is_validated_and_kept_if_training_makes_it_worse(dataset, tmp
     assert (first["step"], facts["best_step"], facts["global_step"]) == (0, 0, 4)
     assert facts["validation_accuracy"] == pytest.approx(first["validation_accuracy"], abs=1e-6)
     assert first["validation_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "steps", "best"),
+    [
+        ([0.80, 0.70, 0.72, 0.74, 0.76, 0.90], 5, 5),  # it gets better all the time, and passes the start in the end
+        ([0.80, 0.70, 0.72, 0.71, 0.72, 0.90], 4, 0),
+        ([0.80, 0.83, 0.82, 0.81, 0.90, 0.95], 3, 0),  # 0.83 is within a standard error of the start
+        ([0.80, 0.90, 0.89, 0.88, 0.95, 0.95], 3, 1),
+    ],
+)
+def test_patience_ends_once_the_trained_network_gets_no_better(dataset, tmp_path, monkeypatch, accuracies, steps, best):
+    scripted = iter({"validation_loss": 0.5, "validation_accuracy": accuracy} for accuracy in accuracies)
+    monkeypatch.setattr(tasks.Supervised, "validate", lambda *_: next(scripted))
+    recipe = LINEAR.replace(training={"steps": 5, "evaluate_every": 1, "patience": 2})
+    facts = train(recipe.part("model", "training"), dataset, str(tmp_path / "model"))
+    assert (facts["global_step"], facts["best_step"]) == (steps, best)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ class State:
     step: int = 0
     tokens: int = 0
     validated: int = -1  # step of the last validation; -1: none yet
-    evaluations_waited: int = 0  # validations since the best one
+    evaluations_waited: int = 0  # validations since the best one after an update
+    best_trained: dict[str, float] = field(default_factory=dict)  # its scores, which may be worse than the start's
     best_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)  # one per step since the last line of history

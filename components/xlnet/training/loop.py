@@ -239,8 +239,11 @@ class Training:
         margin = objective.standard_error(state.best, len(self.validation), select_by) if is_start else 0.0
         if objective.better(scores, state.best, select_by, margin):
             self.refuse_not_finite()
-            state.best, state.best_step, state.evaluations_waited = scores, state.step, 0
+            state.best, state.best_step = scores, state.step
             self.best_weights = self.tensors.full_weights()
+        # A network that gets better slowly may pass the start's margin in the end, so patience does not ask for it.
+        if not state.step or objective.better(scores, state.best_trained, select_by):
+            state.evaluations_waited, state.best_trained = 0, scores if state.step else {}
         is_best = state.best_step == state.step
         self.progress.say(
             f"step {state.step}/{self.schedule.steps}  {format_scores(scores)}{'  best so far' if is_best else ''}"
