@@ -60,3 +60,8 @@ def warn(text: str) -> None:
     """Print a warning about something that does not stop the run. Only the first rank prints it."""
     if os.environ.get("RANK", "0") == "0":
         print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a foreign error's message, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

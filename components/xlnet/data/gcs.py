@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from xlnet.data import transfer
 from xlnet.data.addresses import GCS, Stored, split
-from xlnet.errors import CorruptArtifact, Missing, RunError, UserError
+from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, first_line
 
 CRC32C = "crc32c:"  # prefix of a checksum
 CHUNK = 32 << 20  # bytes of one range of a large object, and of one piece of a resumable upload
@@ -72,17 +72,13 @@ def _explained(what: str) -> Iterator[None]:
         raise Missing(f"'{what}' does not exist; check the bucket's name and the path") from None
     except (Unauthorized, GoogleAuthError) as error:
         hint = "type: gcloud auth application-default login"
-        raise UserError(f"'{what}': no valid credentials ({_first_line(error)}); {hint}") from None
+        raise UserError(f"'{what}': no valid credentials ({first_line(error)}); {hint}") from None
     except Forbidden as error:
-        raise UserError(f"'{what}': access denied ({_first_line(error)}); ask for a role on the bucket") from None
+        raise UserError(f"'{what}': access denied ({first_line(error)}); ask for a role on the bucket") from None
     except DataCorruption:
         raise CorruptArtifact(f"'{what}' was stored other than it was sent (crc32c differs); try again") from None
     except (GoogleAPIError, RequestException, ConnectionError) as error:
-        raise RunError(f"'{what}' could not be transferred: {_first_line(error)}; try again") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise RunError(f"'{what}' could not be transferred: {first_line(error)}; try again") from None
 
 
 def listing(uri: str) -> list[Stored]:

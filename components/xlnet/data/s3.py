@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xlnet.data.addresses import MINIO, Stored, scheme, split
-from xlnet.errors import CorruptArtifact, Missing, RunError, UserError
+from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, first_line
 
 CHUNK = 32 << 20  # bytes of one part of a large object
 WORKERS = 16  # connections
@@ -80,11 +80,11 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise UserError(f"'{what}': no credentials ({_first_line(error)}); {KEYS}") from None
+        raise UserError(f"'{what}': no credentials ({first_line(error)}); {KEYS}") from None
     except ClientError as error:
         raise _refusal(what, error) from None
     except (BotoCoreError, Boto3Error, OSError) as error:
-        raise RunError(f"'{what}' could not be transferred: {_first_line(error)}; try again") from None
+        raise RunError(f"'{what}' could not be transferred: {first_line(error)}; try again") from None
 
 
 def _refusal(what: str, error: Any) -> Exception:
@@ -94,14 +94,10 @@ def _refusal(what: str, error: Any) -> Exception:
     if code in UNKNOWN:
         return UserError(f"'{what}': the credentials are not accepted ({code}); {KEYS}")
     if code in ("AccessDenied", "403", "Forbidden"):
-        return UserError(f"'{what}': access denied ({_first_line(error)}); ask for rights on the bucket")
+        return UserError(f"'{what}': access denied ({first_line(error)}); ask for rights on the bucket")
     if code in ("PreconditionFailed", "412"):
         return RunError(f"'{what}' has changed since it was listed; run again")
-    return RunError(f"'{what}' could not be transferred: {_first_line(error)}; try again")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return RunError(f"'{what}' could not be transferred: {first_line(error)}; try again")
 
 
 def _again(work: Callable[[], Result]) -> Result:
