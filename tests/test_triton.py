@@ -72,7 +72,8 @@ def test_scores_are_not_read_one_by_one(name, module):
 @pytest.mark.parametrize("name", KERNELS[1:])
 def test_kernels_that_move_scores_in_registers_compile(name, capability):
     used = resources.compiled(getattr(triton_attention, name), 64, tiles.Tile(32, 32, 4, 2, turn=True), capability)
-    assert (used.stack, used.singles) == (0, 0)
+    assert used.stack <= STACK
+    assert used.singles == 0
 
 
 def test_the_table_of_tiles_holds_what_the_kernels_need():
