@@ -15,7 +15,9 @@ STAMP := $(VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 XLA_VENV := .venv-xla
 XLA_STAMP := $(XLA_VENV)/installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install xla-env demo test lint format types docs bench kind-up kind-down clean
+BEAM := .beam
+
+.PHONY: help install xla-env beam-env demo test lint format types docs bench kind-up kind-down clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -47,6 +49,13 @@ $(XLA_STAMP): tests/xla-requirements.txt constraints.txt
 	    typing-extensions
 	@PJRT_DEVICE=CPU $(XLA_VENV)/bin/python -c 'import torch_xla; torch_xla.device()'
 	@rm -f $(XLA_VENV)/installed-* && touch $@
+
+beam-env: $(BEAM)/installed ## put Apache Beam into .beam, where its test finds it (160 MB)
+
+$(BEAM)/installed: $(STAMP) tests/beam-requirements.txt
+	@rm -rf $(BEAM)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target $(BEAM) -r tests/beam-requirements.txt
+	@touch $@
 
 demo: $(STAMP) ## train, evaluate and register a model on the shipped sentences, and show where it came from
 	@$(BIN)/xlnet-pipeline run
