@@ -1,6 +1,7 @@
 """Pretraining from text to a registered model, and a fine-tuning that continues it."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Trained
+from test_ui import client, make_run
 from transformers import XLNetLMHeadModel
 
 import xlnet
@@ -240,6 +243,33 @@ def test_a_tokenizer_that_does_not_match_the_weights_is_refused(pretrained, tmp_
     arguments = ["--recipe-json", given.to_json(), f"--dataset={tmp_path / 'dataset'}", f"--out={tmp_path / 'model'}"]
     assert main(["train", *arguments]) == 2
     assert "tokens, the dataset's tokenizer 150; set data.tokenizer" in capsys.readouterr().err
+
+
+def test_its_pages_show_curves_and_documents(pretrained, trained, tmp_path):
+    places = {name: pretrained / name for name in ("dataset", "model", "evaluation")}
+    recipe = recipe_of(pretrained / "corpus.txt")
+    first, second = (make_run(tmp_path, Trained(recipe, "", **places), number).id for number in (1, 2))
+    classifier = make_run(tmp_path, trained, 3).id
+    with client(tmp_path) as pages:
+        curves = pages.get(f"/api/runs/{first}/curves").json()["series"]
+        assert {"loss", "validation_loss", "validation_bits_per_byte"} <= curves.keys()
+        assert "Bits per byte" in pages.get(f"/runs/{first}/metrics").text
+        shown = pages.get(f"/runs/{first}/evaluation")
+        assert shown.status_code == 200, shown.text
+        assert '<th scope="col" class="n">Bits per byte</th>' in shown.text
+        rows = pages.get(f"/api/runs/{first}/predictions?only=all").json()["rows"]
+        bits = [row["bits_per_byte"] for row in rows]
+        assert bits == sorted(bits, reverse=True)
+        assert bits[0] == pytest.approx(rows[0]["loss"] / rows[0]["bytes"] / math.log(2))
+        found = pages.get(f"/api/compare?run={first}&run={second}").json()
+        assert found["against"][1]["difference"] == 0
+        for address in (
+            f"/compare?run={first}&run={classifier}",
+            f"/compare?run={first}&run={second}",
+            f"/runs/{first}/lineage",
+            f"/runs/{first}",
+        ):
+            assert pages.get(address).status_code == 200, address
 
 
 def other_pieces(folder):

@@ -71,6 +71,12 @@ class Split:
         return np.diff(self.offsets)
 
     @cached_property
+    def bytes(self) -> np.ndarray:
+        """Bytes of each document in UTF-8, with one for its end: int64 [rows]."""
+        sizes = [pc.fill_null(pc.binary_length(self._table[name]), 0) for name in ("text", "text_pair")]
+        return np.asarray(pc.add(*sizes).to_numpy(), np.int64) + 1
+
+    @cached_property
     def boundaries(self) -> np.ndarray:
         """Index of each row's first token with segment id 1: int32 [rows]."""
         return self._column("boundary")

@@ -49,9 +49,7 @@ def judge(model: str, data: Dataset, recipe: EvaluationRecipe) -> tuple[pa.Table
     split, made_of = data.split("test"), recipes.of_artifact(model)
     tokens = np.split(split.tokens, split.offsets[1:-1])
     losses = document_losses(language_model, tokens, Path(model))
-    rows = split.table()
-    texts = zip(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), strict=True)
-    sizes = np.array([len((text + (pair or "")).encode()) + 1 for text, pair in texts], np.int64)  # one for the end
+    rows, sizes = split.table(), split.bytes
     shapes = segments_of(data, made_of)
     permuted = segment_losses(language_model, split, shapes)
     if permuted is None or not np.isfinite([*losses, *permuted[0]]).all():

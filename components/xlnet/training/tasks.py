@@ -143,7 +143,12 @@ class Pretraining:
         """See :class:`TrainingTask`."""
         assert isinstance(device.shapes, CorpusSegments)
         found = segment_losses(model, split, device.shapes, device.tensor, device.autocast, goes_on)
-        return None if found is None else {"validation_loss": float(found[0].sum() / found[1].sum())}
+        if found is None:
+            return None
+        loss = float(found[0].sum() / found[1].sum())
+        # Does not depend on the tokenizer; under drawn orders, so it is not the evaluation's, which is left to right.
+        bits = loss / math.log(2) * split.lengths.sum() / split.bytes.sum()
+        return {"validation_loss": loss, "validation_bits_per_byte": float(bits)}
 
 
 SUPERVISED, PRETRAINING = Supervised(), Pretraining()

@@ -20,6 +20,7 @@ ORDER = ("loss", "validation_loss", "validation_accuracy", "learning_rate", "gra
 HIDDEN = ("tokens", "waited")
 CHARTS = (
     ("Loss", ("loss", "validation_loss")),
+    ("Bits per byte, validation, in drawn orders", ("validation_bits_per_byte",)),
     ("Validation", ("validation_accuracy", "validation_pearson", "validation_macro_f1")),
     ("Learning rate", ("learning_rate",)),
     ("Gradient norm", ("gradient_norm",)),

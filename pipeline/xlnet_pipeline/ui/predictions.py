@@ -1,5 +1,6 @@
 """Selects and compares rows of an evaluation's predictions. These functions run in the helper process."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,21 @@ def select(file: str, question: Mapping[str, str]) -> dict[str, Any]:
             the predicted class's probability), ``sort`` (loss, -loss, confidence, -confidence), ``page``.
 
     Returns:
-        ``rows`` (dictionaries), ``found`` and ``total`` (counts), ``page``, ``last``.
+        ``rows`` (dictionaries), ``found`` and ``total`` (counts), ``page``, ``last``. A language model's documents have
+        ``bits_per_byte``, by which they are sorted instead of their loss, as long ones lose more.
     """
     table = pq.read_table(file)
     classification = "probabilities" in table.column_names
     if classification:
         best = [max(one) if one else None for one in table["probabilities"].to_pylist()]
         table = table.append_column("confidence", pa.array(best, pa.float64())).drop_columns(["probabilities"])
+    if "bytes" in table.column_names:
+        nats = pc.divide(table["loss"], pc.cast(pc.max_element_wise(table["bytes"], 1), pa.float64()))
+        table = table.append_column("bits_per_byte", pc.divide(nats, math.log(2)))
     kept = table.filter(_wanted(table, question, classification))
     name = question.get("sort", "-loss").removeprefix("-")
-    name = name if name in kept.column_names and name in ("loss", "confidence", "row") else "loss"
+    name = name if name in kept.column_names and name in ("confidence", "row") else "loss"
+    name = "bits_per_byte" if name == "loss" and "bits_per_byte" in kept.column_names else name
     descending = question.get("sort", "-loss").startswith("-")
     order = pc.sort_indices(kept, [(name, "descending" if descending else "ascending")])
     last = max(1, -(-kept.num_rows // PAGE))
@@ -89,7 +95,7 @@ def changed(first: str, second: str, limit: int = 200) -> dict[str, Any]:
     found: dict[str, list[dict[str, Any]]] = {"better": [], "worse": []}
     for row in one:
         match = there.get((row["source"], row["line"], row["text"]))
-        if match is None or row["label"] != match["label"] or not isinstance(row["label"], str):
+        if match is None or row.get("label") != match.get("label") or not isinstance(row.get("label"), str):
             continue
         was, now = row["prediction"] == row["label"], match["prediction"] == row["label"]
         if was != now:

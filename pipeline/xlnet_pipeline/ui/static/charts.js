@@ -3,7 +3,8 @@
   const place = document.getElementById("charts");
   if (!place) return;
   const GROUPS = [
-    ["Loss", ["loss", "validation_loss"]], ["Validation", ["validation_accuracy", "validation_pearson", "validation_macro_f1"]],
+    ["Loss", ["loss", "validation_loss"]], ["Bits per byte, validation, in drawn orders", ["validation_bits_per_byte"]],
+    ["Validation", ["validation_accuracy", "validation_pearson", "validation_macro_f1"]],
     ["Learning rate", ["learning_rate"]], ["Gradient norm", ["gradient_norm"]], ["Tokens per second", ["tokens_per_second"]],
   ];
   const colours = ["--one", "--two", "--three", "--four", "--five", "--six"];
