@@ -241,13 +241,6 @@ def registered(given: PlannedRun) -> str | None:
     return None
 
 
-def schedule_name(given: PlannedRun) -> str | None:
-    """A schedule's name must be valid in names of resources."""
-    if given.schedule:
-        schedules.check_name(given.schedule)
-    return None
-
-
 def timing(given: PlannedRun) -> str | None:
     """A schedule needs five cron fields and a named time zone."""
     if given.cron:
@@ -291,7 +284,6 @@ CHECKS: tuple[Check, ...] = (
     Check("image", image_there, "push it, or name another with --image"),
     Check("pipeline root", root, "name it gs://BUCKET/FOLDER"),
     Check("registry", registered, "set registry.name and registry.uri"),
-    Check("schedule name", schedule_name, "such as nightly-reviews"),
     Check("schedule", timing, "such as '0 3 * * mon' for Mondays at three"),
     Check("truncation", truncation, "raise data.max_length if their ends matter", fatal=False),
 )

@@ -39,7 +39,6 @@ class PlannedRun:
     registry: str = ""  # address of the target's registry, used if the recipe names none
     cron: str = ""
     timezone: str = ""
-    schedule: str = ""  # the schedule's name
     whole: int = WHOLE  # bytes of input up to which every row is read
 
     @cached_property
