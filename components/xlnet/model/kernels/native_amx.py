@@ -24,7 +24,7 @@ def obstacle() -> str:
     if missing := NEEDED - processor.features():
         return f"the processor lacks {', '.join(sorted(missing))}"
     try:
-        return "" if build.library().amx_ready() else "the compiler is too old, or Linux forbids AMX"
+        return "" if build.library().amx_ready() else "the kernels were compiled without AMX, or Linux forbids it"
     except build.Unbuildable as error:
         return str(error)
 
