@@ -73,30 +73,18 @@ inline void split_pair(vec low, vec high, uint16_t* out) {
     for (long p = 0; p < PARTS; ++p) _mm512_store_si512(out + p * 2 * TILE, (__m512i)(a[p] >> 16 | b[p]));
 }
 
-// Writes the parts of a block of 16 rows and 32 depths of m as a tile of 16 pairs in each row; pair d is of the depths
-// d and d + 16. The block begins at (i, k), and what is beyond `rows` and `depth` more becomes zero.
-inline void split_rows(const Matrix& m, long i, long k, long rows, long depth, uint16_t* out) {
-    if (m.column == 1 && rows >= 16 && depth >= STEP) {
-        const float* from = m.at + i * m.row + k;
-        for (long r = 0; r < 16; ++r) split_pair(load(from + r * m.row), load(from + r * m.row + 16), out + r * STEP);
+// Writes a tile for each part of two blocks of 16 x 16 elements: that at (i, j), and the one below it or, if `beside`,
+// to its right. A row of the tile holds the pairs of the blocks' rows. What is beyond `rows` and `columns` more is zero.
+inline void split_blocks(const Matrix& m, long i, long j, long rows, long columns, bool beside, uint16_t* out) {
+    const long down = beside ? 0 : 16, right = 16 - down;
+    if (m.column == 1 && rows >= 16 + down && columns >= 16 + right) {
+        const float *from = m.at + i * m.row + j, *other = from + down * m.row + right;
+        for (long r = 0; r < 16; ++r) split_pair(load(from + r * m.row), load(other + r * m.row), out + r * STEP);
         return;
     }
     vec low[16], high[16];
-    load_block(m, i, k, rows, depth, low);
-    load_block(m, i, k + 16, rows, depth - 16, high);
-    for (long r = 0; r < 16; ++r) split_pair(low[r], high[r], out + r * STEP);
-}
-
-// The same for a block of 32 depths and 16 columns, as a tile of 16 columns in each row; row d is of two depths.
-inline void split_columns(const Matrix& m, long k, long j, long depth, uint16_t* out) {
-    if (m.column == 1 && depth >= STEP) {
-        const float* from = m.at + k * m.row + j;
-        for (long r = 0; r < 16; ++r) split_pair(load(from + r * m.row), load(from + (r + 16) * m.row), out + r * STEP);
-        return;
-    }
-    vec low[16], high[16];
-    load_block(m, k, j, depth, 16, low);
-    load_block(m, k + 16, j, depth - 16, 16, high);
+    load_block(m, i, j, rows, columns, low);
+    load_block(m, i + down, j + right, rows - down, columns - right, high);
     for (long r = 0; r < 16; ++r) split_pair(low[r], high[r], out + r * STEP);
 }
 
@@ -104,7 +92,7 @@ inline void split_columns(const Matrix& m, long k, long j, long depth, uint16_t*
 void split_left(const Matrix& x, long i, long rows, long k, long depth, uint16_t* out) {
     for (long d = 0; d < depth; d += STEP, out += STEP_SIZE)
         for (long half = 0; half < 2; ++half)
-            split_rows(x, i + half * 16, k + d, rows - half * 16, depth - d, out + half * TILE);
+            split_blocks(x, i + half * 16, k + d, rows - half * 16, depth - d, true, out + half * TILE);
 }
 
 // Columns [j, j + columns) of the right factor: [SIDE columns][step][part][2] tiles.
@@ -112,7 +100,7 @@ void split_right(const Matrix& w, long k, long depth, long j, long columns, uint
     for (long c = 0; c < columns; c += SIDE)
         for (long d = 0; d < depth; d += STEP, out += STEP_SIZE)
             for (long half = 0; half < 2; ++half)
-                split_columns(w, k + d, j + c + half * 16, depth - d, out + half * TILE);
+                split_blocks(w, k + d, j + c + half * 16, depth - d, 16, false, out + half * TILE);
 }
 
 // Multiplies the tiles in 4 and 5, one above the other, by those in 6 and 7, side by side.
