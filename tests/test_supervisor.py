@@ -45,6 +45,8 @@ def program(folder: Path, ends: list[int], monkeypatch: pytest.MonkeyPatch) -> P
         ([1, 0], "(0).root(0).train(1).executor(0)", 1, 1),  # Always holds for every template
         ([1, 0], "(2).root(0).train(0).executor(0)", 1, 1),
         ([1, 0], "(0).root(0).train(0).executor(10)", 1, 1),
+        ([1, 0], "(0).root(0).loop(0).iterations(3:3)(0).item(0).train(0).executor(0)", 0, 2),
+        ([1, 0], "(0).root(0).loop(0).iterations(3:3)(0).item(1).train(0).executor(0)", 1, 1),
         ([1, 0], ".root.train.executor", 0, 2),  # an installation without retries numbers nothing
     ],
 )
@@ -75,6 +77,23 @@ def test_a_later_pod_of_a_step_that_has_failed_does_not_begin_anew(
     assert capsys.readouterr().out.endswith(
         "Traceback (most recent call last):\nxlnet.errors.UserError: no such column\n"
     )
+
+
+@pytest.mark.parametrize(("shard", "status"), [(3, 2), (13, 0)])
+def test_a_shard_that_has_failed_says_nothing_of_another(
+    shard: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xlnet.data import index
+
+    kept = {"train-3": {"status": 2, "words": "xlnet.errors.UserError: no such column"}}
+    node = f"xlnet-abcde(0).root(0).loop(0).iterations({shard}:{shard})(1).item(0).train(0).executor(0)"
+    monkeypatch.setenv(supervisor.NODE, node)
+    monkeypatch.setenv(supervisor.INDEX, "gs://bucket/root/index")
+    monkeypatch.setenv(supervisor.RUN, "a-run")
+    monkeypatch.setattr(index, "failed", lambda place, run, step: kept.get(step))
+    monkeypatch.setattr(supervisor, "_enter", lambda *given: None)
+    program(tmp_path, [0], monkeypatch)
+    assert supervisor.main(ARGUMENTS) == status
 
 
 def test_sigterm_reaches_the_program_and_ends_all(tmp_path: Path) -> None:
