@@ -1,9 +1,10 @@
 """Matrix products of tokens' hidden states with weights.
 
 On a CPU with AMX, float32 products of 64 rows or more run on it: 1.3 to 1.6 times as fast as MKL, torch's default
-library, with half its error (measured on a Xeon). On a CPU that is not Intel's, they use oneDNN, which torch uses only
-for other types. On an AMD EPYC with AVX-512, oneDNN was measured to be 10 to 30 % faster than MKL. On an Intel Xeon
-with AVX-512, MKL was 11 to 38 % faster.
+library, with half its error (measured on a Xeon). With fewer rows, reading the weights takes the time, and oneDNN needs
+5 to 35 % less of it than MKL. On a CPU that is not Intel's, all float32 products use oneDNN, which torch uses only for
+other types. On an AMD EPYC with AVX-512, oneDNN was measured to be 10 to 30 % faster than MKL. On an Intel Xeon with
+AVX-512, MKL was 11 to 38 % faster at large products.
 
 Under bfloat16 autocast on a CPU, the weights are cast once per forward pass, for the backward pass too. A weight's
 gradient is a product whose left factor is transposed. oneDNN multiplies 1.6 to 2.5 times as fast if that factor is
@@ -92,9 +93,12 @@ def _multiply_for(x: Tensor) -> Callable[..., Tensor] | None:
         return None
     if not native_amx.obstacle():
         return _multiply_on_amx
-    if _is_intel() or not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return None
-    return _multiply_with_onednn
+    return _multiply_with_onednn if _has_onednn() and not _is_intel() else None
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @cache
@@ -105,6 +109,8 @@ def _is_intel() -> bool:
 def _multiply_on_amx(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     if native_amx.fits(left, right):
         return native_amx.product(left, right, bias)
+    if len(left) < native_amx.FEWEST and right.t().is_contiguous() and _has_onednn():
+        return _multiply_with_onednn(left, right, bias)
     return left @ right if bias is None else torch.addmm(bias, left, right)
 
 
