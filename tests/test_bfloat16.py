@@ -123,6 +123,14 @@ def test_hidden_states_in_bfloat16_follow_float32_as_closely(expected: np.ndarra
     assert smooth[-3:].mean() < 0.95 * smooth[:3].mean()
 
 
+def test_without_autocast_hidden_states_have_the_weights_type() -> None:
+    model = XLNetClassifier(CONFIG).eval()
+    batch = Device("float32").move(packed(*rows(3, seed=0)))
+    usual = model(batch.input_ids_T, batch.segment_ids_T, batch.layout)
+    model.transformer.hidden_type = torch.bfloat16
+    assert torch.equal(model(batch.input_ids_T, batch.segment_ids_T, batch.layout), usual)
+
+
 @pytest.mark.parametrize(("asked", "expected"), [("auto", torch.bfloat16), ("float32", torch.float32)])
 def test_the_environment_decides_on_hidden_states(monkeypatch, asked, expected) -> None:
     monkeypatch.setenv("XLNET_HIDDEN_STATES", asked)

@@ -129,7 +129,7 @@ class XLNetLanguageModel(nn.Module):
         first = text.first_text * visibility.place_BQ.shape[1]
         masks_BPD = self.transformer.mask_emb.expand(*text.place_BP.shape, -1)
         x_BQD = torch.cat([F.embedding(text.input_ids_BL, table_VD), masks_BPD], 1)
-        x_BQD = _drop(x_BQD.to(self.transformer.hidden_type or x_BQD.dtype), dropouts, rate, first)
+        x_BQD = _drop(self.transformer.as_hidden(x_BQD), dropouts, rate, first)
         shared = self._shared(text, visibility, dropouts)
         memory = []
         for number, layer in enumerate(self.transformer.layers()):

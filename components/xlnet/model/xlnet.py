@@ -134,8 +134,8 @@ class Transformer(nn.Module):
         impl: the attention implementation, see :data:`xlnet.model.attention.IMPLEMENTATIONS`.
         recompute: recompute each layer in the backward pass instead of keeping its activations.
         sparse_gradient: give the embedding table a sparse gradient, for only the batch's tokens.
-        hidden_type: type of the hidden states between layers; None: that of the embeddings. Layer norms compute in
-            float32 whatever it is.
+        hidden_type: type of the hidden states between layers under autocast; None: that of the embeddings. Layer norms
+            compute in float32 whatever it is.
     """
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -152,6 +152,11 @@ class Transformer(nn.Module):
     def layers(self) -> list[Layer]:
         """Return the layers, first to last."""
         return [layer for layer in self.layer if isinstance(layer, Layer)]
+
+    def as_hidden(self, x: Tensor) -> Tensor:
+        """Return embeddings in the type of hidden states."""
+        is_mixed = self.hidden_type is not None and torch.is_autocast_enabled(x.device.type)
+        return x.to(self.hidden_type) if is_mixed else x
 
     def attention_name(self) -> str:
         """Return the attention implementation that ``impl`` selects on the weights' device."""
@@ -177,7 +182,7 @@ class Transformer(nn.Module):
         x_TD = F.embedding(input_ids_T, self.word_embedding.weight, sparse=self.sparse_gradient)
         if hidden_T is not None:
             x_TD = torch.where(hidden_T[:, None], self.mask_emb[0].to(x_TD.dtype), x_TD)
-        x_TD = dropout(x_TD.to(self.hidden_type or x_TD.dtype), dropouts.next(p, first))
+        x_TD = dropout(self.as_hidden(x_TD), dropouts.next(p, first))
         distances_RD = distance_encoding(layout.longest, self.config.d_model, self.config.clamp_len, x_TD.device)
         # A distance's mask does not depend on the longest text, so all parts of a batch use the same mask.
         distances_RD = dropout(distances_RD.to(x_TD.dtype), dropouts.next(p, -layout.longest))

@@ -23,10 +23,11 @@ USABLE = {"cpu": 0.70, "gpu": 0.92, "tpu": 0.92}
 
 # Values for each token, as multiples of (d, i, N·L): what one layer keeps for its backward pass, what dropout adds to
 # that, what is kept around the layers, and what is there for a moment beside all this. Counted on the code as it is,
-# the last one measured; `tests/test_plan.py` counts and measures them again, and `tests/test_gpu.py` on a GPU. Where
-# products are bfloat16, what lies between the layers is float32 all the same, and a copy of it is kept beside it.
-# A GPU without bfloat16 computes in float32, and its attention keeps scores (modelled).
-KEPT = {"cpu": (8.5, 2, 0), "gpu": (12, 2, 0), "tpu": (12, 2, 0), "t4": (8.5, 2, 2)}
+# the last one measured; `tests/test_plan.py` counts and measures them again, and `tests/test_gpu.py` on a GPU. On TPUs
+# products are bfloat16, what lies between the layers is float32 all the same, and a copy of it is kept beside it; on
+# GPUs it is bfloat16 too, without a copy (counted; not measured since). A GPU without bfloat16 computes in float32, and
+# its attention keeps scores (modelled).
+KEPT = {"cpu": (8.5, 2, 0), "gpu": (8, 2, 0), "tpu": (12, 2, 0), "t4": (8.5, 2, 2)}
 KEPT_BY_DROPOUT, AROUND, PASSING = (0, 0, 0), (0, 0, 0), (0, 1.2, 0)
 SPARED = (4, 2, 0)  # what the last layer keeps less: after attention it computes each text's last token only
 
