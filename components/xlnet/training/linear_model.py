@@ -27,7 +27,9 @@ from xlnet.data.batches import Rows, cut_by_tokens
 BY_FREQUENCY, BY_CLASS = 0.02, 1.2
 SHORTEST, LONGEST = 3, 5  # characters of a run
 ITERATIONS = 100  # maximum number of L-BFGS iterations
+HISTORY = 10  # of their steps, each as large as the weights: many classes would need gigabytes for more
 MOST_COUNTS = 30_000_000  # tokens × outputs to fit on, about 40 s on two cores; larger sets are thinned out
+MOST_CLASSES = 200  # with more, runs of characters would need gigabytes, and are not counted
 AT_ONCE = 500_000  # tokens whose spellings are counted at once
 CLS_SCALE = 3.0  # value of the feature that is the same in every row; its weight is the intercept
 
@@ -65,7 +67,7 @@ class Spellings:
         self.offsets_V = np.cumsum(lengths_V) - lengths_V
 
     @staticmethod
-    def of(pieces: Sequence[str], vocabulary: int) -> "Spellings":
+    def of(pieces: Sequence[str], vocabulary: int, classes: int = 0) -> "Spellings":
         """Find the features of the tokens, of which the last ``vocabulary - len(pieces)`` have no piece."""
         numbers: dict[tuple[bool, str], int] = {}
         features_of = []
@@ -73,7 +75,8 @@ class Spellings:
             piece = pieces[token] if token < len(pieces) else f"<{token}>"
             spelling = piece.lower().removeprefix("▁")
             names = [(True, spelling)]
-            if not (piece.startswith("<") and piece.endswith(">")):  # the runs of "<cls>" mean nothing
+            is_word = not (piece.startswith("<") and piece.endswith(">"))  # the runs of "<cls>" mean nothing
+            if is_word and classes <= MOST_CLASSES:
                 marked = "▁" * piece.startswith("▁") + spelling
                 starts = range(len(marked) - SHORTEST + 1)
                 runs = {marked[start : start + size] for size in range(SHORTEST, LONGEST + 1) for start in starts}
@@ -278,7 +281,7 @@ def _minimise(
     """
     weights_FC = torch.zeros(len(scale_FC), outputs, requires_grad=True)
     penalty = 1.0 / (2 * inverse_penalty * len(bags.offsets_S))
-    search = torch.optim.LBFGS([weights_FC], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    search = torch.optim.LBFGS([weights_FC], max_iter=ITERATIONS, history_size=HISTORY, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         search.zero_grad()

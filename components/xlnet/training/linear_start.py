@@ -46,7 +46,8 @@ def begin(model: XLNetClassifier, device: Device, data: Dataset, recipe: Recipe)
     found = None
     if device.ranks.rank == 0:
         pieces = load_tokenizer(str(data.path / "tokenizer")).pieces
-        found = fit(split, Spellings.of(pieces, config.vocab_size), len(data.classes), weights_C, most)
+        classes = len(data.classes)
+        found = fit(split, Spellings.of(pieces, config.vocab_size, classes), classes, weights_C, most)
     linear: LinearModel | None = device.ranks.gather(found)[0]
     if linear and is_pretrained:
         write_beside(model, linear)
