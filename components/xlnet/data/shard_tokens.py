@@ -213,7 +213,7 @@ def node(directories: list[str]) -> dict[str, Any]:
 
 
 def _stream(file: Path) -> Iterator[pa.RecordBatch]:
-    with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
+    with pa.OSFile(str(file), "rb") as opened, pa.ipc.open_stream(opened) as stream:
         yield from stream
 
 
