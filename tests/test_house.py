@@ -53,7 +53,7 @@ LATE = {
     "botocore": {"xlnet.data.s3"},
     "requests": {"xlnet.data.gcs", "xlnet.data.transfer", "xlnet.registry.vertex_api"},
     "mlflow": {"xlnet.registry.mlflow_registry"},
-    "scipy": {"xlnet.evaluation.linear", "xlnet.training.linear_model"},
+    "scipy": {"xlnet.evaluation.linear"},
     "sklearn": {"xlnet.evaluation.linear"},
     "tensorboard": {"xlnet.training.history"},
 }

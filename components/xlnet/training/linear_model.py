@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ ITERATIONS = 100  # maximum number of L-BFGS iterations
 HISTORY = 10  # of their steps, each as large as the weights: many classes would need gigabytes for more
 MOST_COUNTS = 30_000_000  # tokens × outputs to fit on, about 40 s on two cores; larger sets are thinned out
 MOST_CLASSES = 200  # with more, runs of characters would need gigabytes, and are not counted
-AT_ONCE = 500_000  # tokens whose spellings are counted at once
+AT_ONCE = 100_000  # tokens whose spellings are counted at once
 CLS_SCALE = 3.0  # value of the feature that is the same in every row; its weight is the intercept
 
 
@@ -87,23 +86,17 @@ class Spellings:
 
     def only(self, tokens_U: np.ndarray) -> tuple["Spellings", np.ndarray]:
         """Return the spellings of some tokens, numbered anew, and the present numbers of their features."""
-        lengths_U = self.lengths_V[tokens_U]
-        starts_U = np.cumsum(lengths_U) - lengths_U
-        place_N = np.repeat(self.offsets_V[tokens_U] - starts_U, lengths_U) + np.arange(lengths_U.sum())
-        kept_G, features_N = np.unique(self.features_N[place_N], return_inverse=True)
-        return Spellings(features_N, lengths_U, len(kept_G)), kept_G
+        kept_G, features_N = np.unique(self.features_N[self.place(tokens_U)], return_inverse=True)
+        return Spellings(features_N, self.lengths_V[tokens_U], len(kept_G)), kept_G
 
     def sums(self, weights_GC: Tensor) -> Tensor:
         """Sum the weights of each token's features: [V, C]."""
         features_N, offsets_V = torch.from_numpy(self.features_N), torch.from_numpy(self.offsets_V)
         return F.embedding_bag(features_N, weights_GC, offsets_V, mode="sum")
 
-    def matrix(self) -> Any:
-        """Return which features each token has: a sparse float32 [V, G]."""
-        from scipy.sparse import csr_array
-
-        ends, ones = np.append(self.offsets_V, len(self.features_N)), np.ones(len(self.features_N), np.float32)
-        return csr_array((ones, self.features_N, ends), shape=(len(self.offsets_V), self.count))
+    def place(self, tokens_P: np.ndarray) -> np.ndarray:
+        """Return where in ``features_N`` the features of these tokens are, those of the first token first."""
+        return _runs(self.offsets_V[tokens_P], self.lengths_V[tokens_P])
 
 
 def fit(
@@ -186,8 +179,7 @@ class _Bags:
         """Gather the tokens of these rows."""
         lengths_S = split.lengths[rows]
         starts_S = np.cumsum(lengths_S) - lengths_S
-        place_T = np.repeat(split.offsets[rows] - starts_S, lengths_S) + np.arange(lengths_S.sum())
-        tokens_U, ids_T = np.unique(split.tokens[place_T], return_inverse=True)
+        tokens_U, ids_T = np.unique(split.tokens[_runs(split.offsets[rows], lengths_S)], return_inverse=True)
         few, kept_G = spellings.only(tokens_U)
         shares_T = torch.from_numpy((1.0 / np.repeat(lengths_S, lengths_S)).astype(np.float32))
         ids, offsets_S = torch.from_numpy(ids_T), torch.from_numpy(starts_S)
@@ -210,25 +202,23 @@ class _Bags:
         weights_GC[torch.from_numpy(self.kept_G)] = weights_FC[tokens:]
         return table_VC + spellings.sums(weights_GC)
 
-    def rows_with(self, classes_S: Tensor, classes: int) -> Tensor:
-        """Count the rows of each class that have a feature: [F, C]."""
-        from scipy.sparse import csr_array
-
-        spellings_VG = self.spellings.matrix()
-        tokens, count = spellings_VG.shape
+    def rows_with(self, of_rows: Tensor, classes: int) -> Tensor:
+        """Count the rows of each class that have a feature, [F, C]; ``of_rows`` holds the rows' classes, [S]."""
+        tokens, count, classes_S = len(self.tokens_U), self.spellings.count, of_rows.numpy()
         ends_S = np.append(self.offsets_S.numpy(), len(self.ids_T))
-        counts_CF = np.zeros((classes, tokens + count), np.float32)
+        counts_FC = np.zeros((tokens + count, classes), np.float32)
         for rows in cut_by_tokens(np.arange(len(classes_S)), np.diff(ends_S), AT_ONCE):
-            first, last = rows[0], rows[-1] + 1
-            ids_T = self.ids_T[ends_S[first] : ends_S[last]].numpy()
-            entries = np.ones(len(ids_T), np.float32), ids_T, ends_S[first : last + 1] - ends_S[first]
-            tokens_SV = csr_array(entries, (len(rows), tokens), copy=True)  # the next line sorts it in place
-            tokens_SV.sum_duplicates()
-            is_class_CS = csr_array(F.one_hot(classes_S[first:last], classes).numpy().T.astype(np.float32))
-            for features_SF, place in ((tokens_SV, slice(tokens)), (tokens_SV @ spellings_VG, slice(tokens, None))):
-                features_SF.data[:] = 1.0
-                counts_CF[:, place] += (is_class_CS @ features_SF).toarray()
-        return torch.from_numpy(counts_CF.T.copy())
+            ids_T = self.ids_T[ends_S[rows[0]] : ends_S[rows[-1] + 1]].numpy()
+            row_P, token_P = _once(np.repeat(np.arange(len(rows)), np.diff(ends_S)[rows]), ids_T, tokens)
+            found = self.spellings.features_N[self.spellings.place(token_P)]
+            row_Q, feature_Q = _once(np.repeat(row_P, self.spellings.lengths_V[token_P]), found, count)
+            for row, feature, part in (
+                (row_P, token_P, counts_FC[:tokens]),
+                (row_Q, feature_Q, counts_FC[tokens:]),
+            ):
+                each = np.bincount(feature * classes + classes_S[rows[row]], minlength=part.size)
+                part += each.reshape(part.shape)
+        return torch.from_numpy(counts_FC)
 
     def by_frequency(self, counts_FC: Tensor) -> Tensor:
         """Return each feature's inverse document frequency, 0 for one that no row has: [F, 1].
@@ -291,3 +281,13 @@ def _minimise(
 
     search.step(closure)
     return weights_FC.detach() * scale_FC
+
+
+def _runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Join runs of consecutive numbers: the first is ``starts[0]``, ``starts[0] + 1``, … of ``lengths[0]`` numbers."""
+    return np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+
+
+def _once(rows_P: np.ndarray, features_P: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each pair of a row and one of ``count`` features once."""
+    return np.divmod(np.unique(rows_P * count + features_P), count)
