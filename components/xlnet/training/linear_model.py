@@ -67,7 +67,13 @@ class Spellings:
 
     @staticmethod
     def of(pieces: Sequence[str], vocabulary: int, classes: int = 0) -> "Spellings":
-        """Find the features of the tokens, of which the last ``vocabulary - len(pieces)`` have no piece."""
+        """Find the features of tokens.
+
+        Args:
+            pieces: the text of each token.
+            vocabulary: V; rows of the table after the last piece stand alone.
+            classes: number of classes that are told apart.
+        """
         numbers: dict[tuple[bool, str], int] = {}
         features_of = []
         for token in range(vocabulary):
