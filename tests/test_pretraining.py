@@ -307,7 +307,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize(("exchange", "message"), FOREIGN.items(), ids=str)
+@pytest.mark.parametrize(("exchange", "message"), FOREIGN.items())
 def test_an_exchanged_tokenizer_is_found_wherever_the_model_is_opened(pretrained, tmp_path, capsys, exchange, message):
     """Also if it has the right size, and data.tokenizer names the same directory."""
     model = shutil.copytree(pretrained / "model", tmp_path / "model")
