@@ -61,13 +61,16 @@ def checkpoint(step: StepRun, recipe: dict[str, Any], home: Path) -> int | None:
 
 
 def _is_of(about: Path, dataset: str | None, recipe: dict[str, Any]) -> bool:
-    """Whether checkpoints belong to a run with this recipe. The training has replaced each "auto" by a number."""
+    """Whether checkpoints belong to a run with this recipe.
+
+    The training has replaced each "auto" by a number, and does not know fields that change no byte, as ``data.shards``.
+    """
     try:
         facts = json.loads(about.read_text(encoding="utf-8"))
         return facts["dataset"] == dataset and all(
-            value in (AUTO, facts["recipe"][section][name])
+            recipe[section].get(name) in (AUTO, value)
             for section in SHAPING
-            for name, value in recipe[section].items()
+            for name, value in facts["recipe"][section].items()
         )
     except (OSError, ValueError, KeyError):
         return False
