@@ -18,7 +18,6 @@ from provider_schema import CHECKOUT, GOLDEN, TERRAFORM
 
 META = {"for_each", "count", "depends_on", "lifecycle", "provider", "__is_block__"}  # Terraform's own
 FOLDERS = sorted({path.parent for path in TERRAFORM.rglob("*.tf")})
-EXAMPLE = TERRAFORM / "example"
 README = TERRAFORM / "README.md"
 
 
@@ -121,8 +120,7 @@ def test_the_kept_schema_is_that_of_the_package(tmp_path: Path) -> None:
 
 def test_the_provider_is_the_one_the_schema_is_of() -> None:
     major_minor = SCHEMA["provider"].rpartition(".")[0]
-    for folder in FOLDERS:
-        assert f'version = "~> {major_minor}"' in (folder / "versions.tf").read_text(encoding="utf-8")
+    assert f'version = "~> {major_minor}"' in (TERRAFORM / "versions.tf").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
@@ -140,9 +138,9 @@ def test_every_name_that_is_used_is_declared_and_the_other_way_round(folder: Pat
 
 
 def test_modules_get_what_they_take_and_give_what_is_asked_of_them() -> None:
-    text = "\n".join(path.read_text(encoding="utf-8") for path in EXAMPLE.glob("*.tf"))
-    for name, body in named(EXAMPLE, "module").items():
-        folder = (EXAMPLE / body["source"].strip('"')).resolve()
+    text = "\n".join(path.read_text(encoding="utf-8") for path in TERRAFORM.glob("*.tf"))
+    for name, body in named(TERRAFORM, "module").items():
+        folder = (TERRAFORM / body["source"].strip('"')).resolve()
         variables = named(folder, "variable")
         given = set(body) - META - {"source"}
         assert given <= set(variables), name
@@ -171,7 +169,7 @@ def test_nothing_is_open_to_the_world() -> None:
 
 
 def test_the_environment_is_what_the_pipeline_reads() -> None:
-    text = (EXAMPLE / "outputs.tf").read_text(encoding="utf-8").partition("\n}\n")[0]
+    text = (TERRAFORM / "outputs.tf").read_text(encoding="utf-8").partition("\n}\n")[0]
     given = set(re.findall(r"^ +([A-Z][A-Z_]+) += ", text, re.MULTILINE))
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "pipeline").rglob("*.py"))
     assert len(given) > 8
@@ -180,10 +178,9 @@ def test_the_environment_is_what_the_pipeline_reads() -> None:
 
 def test_pods_identities_wait_for_the_cluster_s_pool() -> None:
     """The pool of identities is made with a project's first cluster: a binding before that is refused."""
-    main = (EXAMPLE / "main.tf").read_text(encoding="utf-8")
-    assert "one(module.cluster[*].workload_pool)" in main
-    binding = named(TERRAFORM / "modules" / "identity", "resource")["google_service_account_iam_member"]
-    assert binding["workload_identity"]["member"] == '"serviceAccount:${var.workload_pool}[${each.value}]"'
+    binding = named(TERRAFORM, "resource")["google_service_account_iam_member"]
+    pool = "${one(module.cluster[*].workload_pool)}"
+    assert binding["workload_identity"]["member"] == f'"serviceAccount:{pool}[${{each.value}}]"'
 
 
 def test_every_role_is_explained_in_the_readme() -> None:
@@ -192,9 +189,9 @@ def test_every_role_is_explained_in_the_readme() -> None:
     assert set(re.findall(r"`(roles/[\w.]+)`", README.read_text(encoding="utf-8"))) == given
 
 
-def test_the_readme_names_every_variable_of_the_example() -> None:
+def test_the_readme_names_every_variable() -> None:
     table = set(re.findall(r"^\| `(\w+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE))
-    assert table == set(named(EXAMPLE, "variable"))
+    assert table == set(named(TERRAFORM, "variable"))
 
 
 # --- terraform itself: it needs no provider to judge variables --------------------------------------------------------
@@ -268,14 +265,14 @@ def judged(program: list[str], source: Path, folder: Path, values: dict[str, Any
 @pytest.mark.parametrize("case", BAD)
 def test_wrong_values_are_refused(case: str, terraform: list[str], tmp_path: Path) -> None:
     values, reason = BAD[case]
-    done = judged(terraform, EXAMPLE, tmp_path, {**GOOD, **values})
+    done = judged(terraform, TERRAFORM, tmp_path, {**GOOD, **values})
     assert done.returncode == 1
     assert reason in " ".join(done.stderr.replace("│", "").split())
 
 
 def test_the_example_s_own_values_are_accepted(terraform: list[str], tmp_path: Path) -> None:
-    shutil.copy(EXAMPLE / "terraform.tfvars.example", tmp_path / "terraform.tfvars")
-    done = judged(terraform, EXAMPLE, tmp_path, {})
+    shutil.copy(TERRAFORM / "terraform.tfvars.example", tmp_path / "terraform.tfvars")
+    done = judged(terraform, TERRAFORM, tmp_path, {})
     assert done.returncode == 0, done.stderr
 
 
@@ -294,11 +291,12 @@ def test_wrong_node_pools_are_refused(case: str, terraform: list[str], tmp_path:
     assert reason in " ".join(done.stderr.replace("│", "").split())
 
 
-def test_the_example_s_node_pools_are_accepted_and_cover_the_accelerators(terraform: list[str], tmp_path: Path) -> None:
+def test_the_default_node_pools_are_accepted_and_cover_the_accelerators(terraform: list[str], tmp_path: Path) -> None:
     (tmp_path / "read").mkdir()
-    shutil.copy(EXAMPLE / "variables.tf", tmp_path / "read")
+    shutil.copy(CLUSTER / "variables.tf", tmp_path / "read")
     (tmp_path / "read" / "outputs.tf").write_text('output "pools" { value = var.node_pools }\n')
-    (tmp_path / "read" / "terraform.tfvars.json").write_text(json.dumps(GOOD))
+    values = {name: value for name, value in CLUSTER_VALUES.items() if name != "node_pools"}
+    (tmp_path / "read" / "terraform.tfvars.json").write_text(json.dumps(values))
     assert run(terraform, tmp_path / "read", "apply", "-auto-approve", "-input=false").returncode == 0
     pools = json.loads(run(terraform, tmp_path / "read", "output", "-json").stdout)["pools"]["value"]
     done = judged(terraform, CLUSTER, tmp_path, {**CLUSTER_VALUES, "node_pools": pools})
@@ -311,8 +309,8 @@ def test_the_example_s_node_pools_are_accepted_and_cover_the_accelerators(terraf
 
 
 def test_state_and_values_of_a_user_stay_out_of_git() -> None:
-    ignored = ["infra/terraform/example/terraform.tfvars", "infra/terraform/example/terraform.tfstate"]
-    ignored += ["infra/terraform/example/.terraform/x"]
+    ignored = ["infra/terraform/terraform.tfvars", "infra/terraform/terraform.tfstate"]
+    ignored += ["infra/terraform/.terraform/x"]
     done = subprocess.run(["git", "check-ignore", *ignored], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if done.returncode == 128:
         pytest.skip("not a git checkout")

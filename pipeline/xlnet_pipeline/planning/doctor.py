@@ -56,15 +56,13 @@ def from_terraform(text: str) -> dict[str, str]:
         raise UserError(f"--from-terraform was given no JSON ({error.msg}); {hint}") from None
     values = outputs.get("environment", {}).get("value") if isinstance(outputs, dict) else None
     if not isinstance(values, dict) or not values:
-        raise UserError(
-            "--from-terraform: there is no output 'environment'; run it in infra/terraform/example, applied"
-        )
+        raise UserError("--from-terraform: there is no output 'environment'; run it in infra/terraform, applied")
     wrong = [
         name for name, value in values.items() if not VARIABLES.fullmatch(name) or not isinstance(value, str | None)
     ]
     if wrong:
         raise UserError(
-            f"--from-terraform: environment.{wrong[0]} is not a variable with a string; apply our example's outputs"
+            f"--from-terraform: environment.{wrong[0]} is not a variable with a string; apply infra/terraform"
         )
     return {name: value for name, value in values.items() if value}
 

@@ -120,14 +120,6 @@ resource "google_container_cluster" "this" {
     }
   }
 
-  dynamic "database_encryption" {
-    for_each = var.kms_key == null ? [] : [var.kms_key]
-    content {
-      state    = "ENCRYPTED"
-      key_name = database_encryption.value
-    }
-  }
-
   lifecycle {
     ignore_changes = [initial_node_count, node_config] # of the pool that was removed
   }

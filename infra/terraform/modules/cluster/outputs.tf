@@ -1,8 +1,3 @@
-output "name" {
-  description = "Name of the cluster."
-  value       = google_container_cluster.this.name
-}
-
 output "connect" {
   description = "What to type before kubectl."
   value       = "gcloud container clusters get-credentials ${google_container_cluster.this.name} --location ${var.zone} --project ${var.project}"

@@ -5,6 +5,8 @@ resource "google_compute_network" "this" {
   name                    = var.name
   auto_create_subnetworks = false
   routing_mode            = "REGIONAL"
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_compute_subnetwork" "this" {
@@ -84,14 +86,14 @@ resource "google_compute_firewall" "inside" {
 # GKE itself lets a control plane reach nodes at 443 and 10250 only: webhooks of Kubeflow Pipelines, Kueue and JobSet
 # listen elsewhere.
 resource "google_compute_firewall" "webhooks" {
-  count = var.masters_cidr == null ? 0 : 1
+  count = var.cluster ? 1 : 0
 
   project       = var.project
   name          = "${var.name}-webhooks"
   network       = google_compute_network.this.id
   direction     = "INGRESS"
   priority      = 1000
-  source_ranges = [var.masters_cidr]
+  source_ranges = [var.control_plane_cidr]
 
   allow {
     protocol = "tcp"

@@ -1,7 +1,7 @@
 # Mail when a run fails, and when money runs away.
 
 resource "google_monitoring_notification_channel" "this" {
-  for_each = toset(var.emails)
+  for_each = toset(var.alert_emails)
 
   project      = var.project
   display_name = "${var.name}: ${each.value}"
@@ -9,6 +9,8 @@ resource "google_monitoring_notification_channel" "this" {
   labels = {
     email_address = each.value
   }
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_monitoring_alert_policy" "failed_run" {
@@ -51,14 +53,14 @@ resource "google_billing_budget" "this" {
   display_name    = var.name
 
   budget_filter {
-    projects        = ["projects/${var.project_number}"]
+    projects        = ["projects/${data.google_project.this.number}"]
     calendar_period = "MONTH"
   }
 
   amount {
     specified_amount {
       currency_code = var.currency
-      units         = tostring(var.budget)
+      units         = tostring(var.monthly_budget)
     }
   }
 
@@ -88,7 +90,7 @@ locals {
     var.cluster ? {
       cluster = {
         title  = "a step failed in the cluster"
-        filter = "resource.type=\"k8s_container\" AND resource.labels.namespace_name=\"${var.namespace}\" AND resource.labels.container_name=\"main\" AND severity>=ERROR AND textPayload=~\"^xlnet\\.errors\\.\""
+        filter = "resource.type=\"k8s_container\" AND resource.labels.namespace_name=\"${split("/", var.kubernetes_service_accounts[0])[0]}\" AND resource.labels.container_name=\"main\" AND severity>=ERROR AND textPayload=~\"^xlnet\\.errors\\.\""
         remedy = "See which step and why: `xlnet-pipeline runs list`, then `xlnet-pipeline runs logs RUN`."
       }
     } : {},

@@ -187,35 +187,7 @@ variable "currency" {
 }
 
 variable "node_pools" {
-  description = "Node pools by name: see modules/cluster. Names and sizes follow `xlnet-pipeline run --machine`."
-  type = map(object({
-    machine_type = string
-    accelerator  = optional(string)
-    accelerators = optional(number, 0)
-    tpu_topology = optional(string)
-    hosts        = optional(number, 1)
-    zone         = optional(string)
-    spot         = optional(bool, false)
-    min_nodes    = optional(number, 0)
-    max_nodes    = number
-    disk_gb      = optional(number, 100)
-    disk_type    = optional(string, "pd-balanced")
-  }))
-  default = {
-    system = { machine_type = "e2-standard-4", min_nodes = 1, max_nodes = 4 }
-    cpu    = { machine_type = "n2-standard-8", max_nodes = 8 }
-
-    l4            = { machine_type = "g2-standard-12", accelerator = "nvidia-l4", accelerators = 1, max_nodes = 4 }
-    l4-spot       = { machine_type = "g2-standard-12", accelerator = "nvidia-l4", accelerators = 1, max_nodes = 8, spot = true }
-    a100-40g-spot = { machine_type = "a2-highgpu-1g", accelerator = "nvidia-tesla-a100", accelerators = 1, max_nodes = 4, spot = true }
-    a100-80g-spot = { machine_type = "a2-ultragpu-1g", accelerator = "nvidia-a100-80gb", accelerators = 1, max_nodes = 4, spot = true }
-    h100-8-spot   = { machine_type = "a3-highgpu-8g", accelerator = "nvidia-h100-80gb", accelerators = 8, max_nodes = 2, spot = true, disk_gb = 500 }
-
-    v5e-1       = { machine_type = "ct5lp-hightpu-1t", tpu_topology = "1x1", max_nodes = 1 }
-    v5e-4-spot  = { machine_type = "ct5lp-hightpu-4t", tpu_topology = "2x2", max_nodes = 2, spot = true }
-    v5e-8-spot  = { machine_type = "ct5lp-hightpu-8t", tpu_topology = "2x4", max_nodes = 2, spot = true }
-    v5e-16-spot = { machine_type = "ct5lp-hightpu-4t", tpu_topology = "4x4", hosts = 4, max_nodes = 4, spot = true }
-    v6e-4-spot  = { machine_type = "ct6e-standard-4t", tpu_topology = "2x2", zone = "us-central1-b", max_nodes = 2, spot = true, disk_type = "hyperdisk-balanced" }
-    v6e-16-spot = { machine_type = "ct6e-standard-4t", tpu_topology = "4x4", zone = "us-central1-b", hosts = 4, max_nodes = 4, spot = true, disk_type = "hyperdisk-balanced" }
-  }
+  description = "Node pools by name; null: those of modules/cluster, which says what a pool has."
+  type        = any
+  default     = null
 }

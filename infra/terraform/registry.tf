@@ -6,7 +6,7 @@ resource "google_artifact_registry_repository" "this" {
   repository_id          = var.name
   description            = "Images of xlnet-pipeline"
   format                 = "DOCKER"
-  kms_key_name           = var.kms_key
+  kms_key_name           = one(google_kms_crypto_key.this[*].id)
   cleanup_policy_dry_run = false
 
   docker_config {
@@ -19,7 +19,7 @@ resource "google_artifact_registry_repository" "this" {
 
     condition {
       tag_state  = "UNTAGGED"
-      older_than = "${var.keep_days * 24 * 3600}s"
+      older_than = "${30 * 24 * 3600}s"
     }
   }
 
@@ -29,7 +29,9 @@ resource "google_artifact_registry_repository" "this" {
     action = "KEEP"
 
     most_recent_versions {
-      keep_count = var.keep_images
+      keep_count = 20
     }
   }
+
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.this]
 }

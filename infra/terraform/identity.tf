@@ -6,6 +6,8 @@ resource "google_service_account" "this" {
   project      = var.project
   account_id   = "${var.name}-${each.key}"
   display_name = each.value
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_project_iam_member" "this" {
@@ -20,11 +22,11 @@ resource "google_project_iam_member" "this" {
 
 resource "google_storage_bucket_iam_member" "this" {
   for_each = {
-    "steps write artifacts" = ["steps", var.artifacts_bucket, "roles/storage.objectUser"]
-    "steps read data"       = ["steps", var.data_bucket, "roles/storage.objectViewer"]
+    "steps write artifacts" = ["steps", google_storage_bucket.this["artifacts"].name, "roles/storage.objectUser"]
+    "steps read data"       = ["steps", google_storage_bucket.this["data"].name, "roles/storage.objectViewer"]
     # KFP's launcher and Vertex AI ask for the bucket itself before they write to it.
-    "steps see the artifact bucket" = ["steps", var.artifacts_bucket, "roles/storage.bucketViewer"]
-    "schedule reads artifacts"      = ["schedule", var.artifacts_bucket, "roles/storage.objectViewer"]
+    "steps see the artifact bucket" = ["steps", google_storage_bucket.this["artifacts"].name, "roles/storage.bucketViewer"]
+    "schedule reads artifacts"      = ["schedule", google_storage_bucket.this["artifacts"].name, "roles/storage.objectViewer"]
   }
 
   bucket = each.value[1]
@@ -34,13 +36,13 @@ resource "google_storage_bucket_iam_member" "this" {
 
 # What gcloud uploads for a build (CLOUD_BUILD_STAGING), and nothing else in that bucket.
 resource "google_storage_bucket_iam_member" "build_reads_sources" {
-  bucket = var.artifacts_bucket
+  bucket = google_storage_bucket.this["artifacts"].name
   role   = "roles/storage.objectViewer"
   member = google_service_account.this["build"].member
 
   condition {
     title      = "sources of builds"
-    expression = "resource.name.startsWith(\"projects/_/buckets/${var.artifacts_bucket}/objects/cloud-build/\")"
+    expression = "resource.name.startsWith(\"projects/_/buckets/${google_storage_bucket.this["artifacts"].name}/objects/cloud-build/\")"
   }
 }
 
@@ -53,7 +55,7 @@ resource "google_artifact_registry_repository_iam_member" "this" {
 
   project    = var.project
   location   = var.region
-  repository = var.repository
+  repository = google_artifact_registry_repository.this.name
   role       = each.value
   member     = google_service_account.this[each.key].member
 }
@@ -68,11 +70,11 @@ resource "google_service_account_iam_member" "schedule_acts_as_steps" {
 # Pods of these Kubernetes service accounts are the steps' account, without a key in the cluster. The pool of identities
 # appears with the project's first cluster: its name comes from there, so that this waits for it.
 resource "google_service_account_iam_member" "workload_identity" {
-  for_each = toset(var.kubernetes_service_accounts)
+  for_each = toset(var.cluster ? var.kubernetes_service_accounts : [])
 
   service_account_id = google_service_account.this["steps"].name
   role               = "roles/iam.workloadIdentityUser"
-  member             = "serviceAccount:${var.workload_pool}[${each.value}]"
+  member             = "serviceAccount:${one(module.cluster[*].workload_pool)}[${each.value}]"
 }
 
 locals {

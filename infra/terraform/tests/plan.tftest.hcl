@@ -1,10 +1,11 @@
-# terraform test: the example is planned against a mocked provider, so that no project and no credentials are needed.
+# terraform test: the configuration is planned against a mocked provider, so that no project and no credentials are needed.
 # Not yet run where it belongs, in .github/workflows/cluster.yml.
 
 mock_provider "google" {}
 
 variables {
-  project = "my-team-ml"
+  project      = "my-team-ml"
+  alert_emails = ["ml-oncall@example.org"]
 }
 
 run "the_defaults_plan" {

@@ -25,7 +25,7 @@ resource "google_storage_bucket" "this" {
       type = "Delete"
     }
     condition {
-      days_since_noncurrent_time = var.noncurrent_days
+      days_since_noncurrent_time = 30
       with_state                 = "ARCHIVED"
     }
   }
@@ -60,7 +60,7 @@ resource "google_storage_bucket" "this" {
     }
   }
 
-  depends_on = [google_kms_crypto_key_iam_member.this]
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.this]
 }
 
 resource "google_kms_key_ring" "this" {
@@ -69,6 +69,8 @@ resource "google_kms_key_ring" "this" {
   project  = var.project
   name     = var.name
   location = var.region
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_kms_crypto_key" "this" {
@@ -85,6 +87,8 @@ resource "google_kms_crypto_key" "this" {
 
 data "google_storage_project_service_account" "this" {
   project = var.project
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_kms_crypto_key_iam_member" "this" {
@@ -97,13 +101,13 @@ resource "google_kms_crypto_key_iam_member" "this" {
 
 locals {
   buckets = {
-    artifacts = { coldline_days = var.coldline_days }
+    artifacts = { coldline_days = 90 }
     data      = { coldline_days = null }
   }
   # Google's service agents that read and write under the key.
   agents = {
     storage  = data.google_storage_project_service_account.this.email_address
-    registry = "service-${var.project_number}@gcp-sa-artifactregistry.iam.gserviceaccount.com"
-    vertex   = "service-${var.project_number}@gcp-sa-aiplatform.iam.gserviceaccount.com"
+    registry = "service-${data.google_project.this.number}@gcp-sa-artifactregistry.iam.gserviceaccount.com"
+    vertex   = "service-${data.google_project.this.number}@gcp-sa-aiplatform.iam.gserviceaccount.com"
   }
 }
