@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from transformers import AutoTokenizer
 
 from xlnet import provenance
 from xlnet import recipe as recipes
+from xlnet.data import survey as surveys
 from xlnet.data.dataset import open_dataset
 from xlnet.data.preprocess import preprocess
-from xlnet.data.snapshot import take
+from xlnet.data.snapshot import Snapshot, take
 from xlnet.errors import RunError, UserError
 
 
@@ -74,6 +76,36 @@ def test_equal_texts_stay_in_one_split(tmp_path):
         "train_validation": 0,
         "train": data.card["splits"]["train"]["rows"] * 3 // 4,
     }
+
+
+def test_rows_are_sorted_in_parts_of_any_size(tmp_path, monkeypatch):
+    rows = [(f"sentence {i // 3}", "abc"[i % 3]) for i in range(300)]
+    path = write(tmp_path / "a.csv", [(*row, i // 2) for i, row in enumerate(rows)], ("text", "label", "id"))
+    given = {"train": [path], "id": "id", "max_rejects": 0.9}
+    whole, data = run(tmp_path / "whole", **given)
+    monkeypatch.setattr(surveys, "ROWS_AT_ONCE", 7)
+    parts, _ = run(tmp_path / "parts", **given)
+    assert parts["dataset_digest"] == whole["dataset_digest"]
+    assert data.card["rejects"]["total"] == 150
+    assert data.card["duplicates"]["train"] > 0
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+def test_a_row_takes_few_bytes_while_splits_are_assigned(monkeypatch, fraction):
+    rows = 50_000
+    monkeypatch.setattr(surveys, "ROWS_AT_ONCE", 1000)
+    recipe = recipes.DataRecipe(test_fraction=fraction)
+    survey = surveys.Survey(Snapshot(()), recipe)
+    survey.hashes.extend(np.random.default_rng(0).integers(-(2**63), 2**63, rows).tolist())
+    survey.labels.extend(i % 2 for i in range(rows))
+    survey.given.frombytes(bytes(rows))
+    tracemalloc.start()
+    splits = surveys.assign(survey, survey.snapshot, recipe, np.zeros(rows, bool))
+    surveys.duplicates(survey, splits)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.bincount(splits).tolist() == [rows * (0.9 - fraction), rows * 0.1, rows * fraction]
+    assert most / rows < 20, "beside the 13 that the survey keeps"
 
 
 def test_given_files_keep_their_rows_and_leaks_are_counted(tmp_path):

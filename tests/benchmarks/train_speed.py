@@ -3,10 +3,10 @@
     python tests/benchmarks/train_speed.py sst2                # CPU: 4 layers of base width, or a GPU: base
     python tests/benchmarks/train_speed.py imdb --json FILE --plot FILE.png
 
-Prints real tokens per second (on a CPU, which others may use, per second of the process's own processor time), the
-ratio ours / theirs with its spread over the rounds, the share of the device's own matrix rate (or on a GPU of the
-ceiling) in useful operations, losses side by side without dropout, and each one's peak memory. Each has a process of
-its own, and they take turns update by update. `contenders.py` says who runs.
+Prints real tokens per second (on a CPU, which others may use, per second of the process's own processor time; with
+``--wall`` by the clock), the ratio ours / theirs with its spread over the rounds, the share of the device's own matrix
+rate (or on a GPU of the ceiling) in useful operations, losses side by side without dropout, and each one's peak memory.
+Each has a process of its own, and they take turns update by update. `contenders.py` says who runs.
 
 Useful operations per token and layer, forward: 24 d^2 linear and 6 L d attention. In the last layer only keys and
 values, 4 d^2, are needed of every token; the rest is needed once per text. Training takes three times that.
@@ -61,9 +61,9 @@ def timed(device: Device, work: Any, clock: Callable[[], float] = time.perf_coun
     return clock() - begun
 
 
-def used(device: Device) -> Callable[[], float]:
-    """The clock: the wall's for a GPU; this process's processor time for a CPU, which others may use."""
-    return time.process_time if device.torch.type == "cpu" else time.perf_counter
+def clock_of(device: Device, wall: bool) -> Callable[[], float]:
+    """The wall's clock for a GPU, and on request; otherwise this process's processor time."""
+    return time.process_time if device.torch.type == "cpu" and not wall else time.perf_counter
 
 
 def device_of(kind: str, arguments: argparse.Namespace) -> Device:
@@ -79,7 +79,7 @@ def serve(orders: Connection, kind: str, rows: Sample, arguments: argparse.Names
     """Run a contender in a process of its own: answer each update's number with its seconds, and the end with MiB."""
     torch.manual_seed(0)
     device = device_of(kind, arguments)
-    clock = used(device)
+    clock = clock_of(device, arguments.wall)
     one = make(kind, config, split_qkv(XLNetClassifier(config).state_dict()), device)
     plan = one.batches(rows, arguments.rows, arguments.steps)
     orders.send([int(rows.lengths[chosen].sum()) for chosen in plan])
@@ -98,7 +98,7 @@ def rounds(rows: Sample, arguments: argparse.Namespace, config: XLNetConfig, dev
         multiprocessing.get_context("spawn").Process(target=serve, args=given, daemon=True).start()
         theirs.close()  # so that the end of a contender is noticed
         counts[kind] = running[kind].recv()
-    count, clock = arguments.steps, used(device)
+    count, clock = arguments.steps, clock_of(device, arguments.wall)
     speeds: dict[str, list[float]] = {kind: [] for kind in running}
     rates: list[float] = []
     for number in range(arguments.rounds + 1):  # the first warms up
@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="default: 4 on a CPU, all on a GPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--wall", action="store_true", help="on a CPU that nobody else uses: seconds by the clock")
     parser.add_argument("--compare", type=int, default=5, help="updates whose losses are compared")
     parser.add_argument("--folder", type=Path, help="rows written by real_rows.py")
     parser.add_argument("--json", type=Path)

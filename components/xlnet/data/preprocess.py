@@ -217,7 +217,7 @@ def _finish(
     if remark := unknown.remark({writer.name: writer.counts.unknown for writer in writers}, survey.recipe):
         warn(remark)
     trained = (splits == surveys.TRAIN) | (splits == surveys.VALIDATION)
-    seen.write(directory / seen.FILE, np.array(survey.hashes, np.int64)[trained])
+    seen.write(directory / seen.FILE, np.asarray(survey.hashes)[trained])
     card = _card(survey, splits, load_tokenizer(directory / surveyed.VOCABULARY), writers)
     text = json.dumps(card, indent=1, ensure_ascii=False)
     (directory / "card.json").write_text(text + "\n", encoding="utf-8")

@@ -35,8 +35,11 @@ def write(path: Path, keys: np.ndarray) -> None:
 def _write(path: Path, values: np.ndarray, bits: int) -> None:
     """Write hashes of ``bits`` bits, sorted, each once, shortened to the bits that so many rows need."""
     kept = min(bits, max(FEWEST_BITS, len(values).bit_length() + MARGIN_BITS), 63)
-    shortened = np.sort(values >> np.uint64(bits - kept)).view(np.int64)
-    shortened = shortened[np.diff(shortened, prepend=-1) > 0]
+    shortened = (values >> np.uint64(bits - kept)).view(np.int64)
+    shortened.sort()
+    differs = np.ones(len(shortened), bool)
+    np.not_equal(shortened[1:], shortened[:-1], out=differs[1:])
+    shortened = shortened if differs.all() else shortened[differs]
     table = pa.table({"hash": shortened}).replace_schema_metadata({"bits": str(kept)})
     pq.write_table(
         table,

@@ -116,7 +116,7 @@ def _pieces(files: list[tuple[int, int, int]], first: int, stop: int) -> list[Pi
 
 def save(directory: Path, survey: Survey, splits: np.ndarray, shards: list[Shard]) -> None:
     """Write a survey. The tokenizer and the list of rejects are there already."""
-    np.save(directory / HASHES, np.array(survey.hashes, np.int64))
+    np.save(directory / HASHES, np.asarray(survey.hashes))
     np.save(directory / ASSIGNED, splits)
     content = {
         "files": [asdict(file) for file in survey.snapshot.files],

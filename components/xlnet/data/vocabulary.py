@@ -36,6 +36,6 @@ def make_tokenizer(directory: Path, survey: Survey, splits: np.ndarray) -> Token
 
 def rows_with_a_split(survey: Survey, splits: np.ndarray) -> Iterator[tuple[Row, int, int]]:
     """Yield every row that has a split, in reading order, as (row, index of its file, split)."""
-    for (row, number), split in zip(survey.rows(), splits.tolist(), strict=True):
+    for (row, number), split in zip(survey.rows(), memoryview(splits.data), strict=True):
         if split >= 0:
             yield row, number, split
