@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import Trained
 from test_ui import client, make_run
 from transformers import XLNetLMHeadModel
@@ -17,6 +19,7 @@ import xlnet
 from xlnet import provenance
 from xlnet import recipe as recipes
 from xlnet.__main__ import main
+from xlnet.data.dataset import open_dataset
 from xlnet.data.documents import rows_of
 from xlnet.data.readers import Row
 from xlnet.data.storage import list_sources
@@ -27,6 +30,7 @@ from xlnet.model.pretrained import check
 from xlnet.model.weights import load_language_model, load_pretrained
 from xlnet.registry import open_registry
 from xlnet.registry.locate import with_weights
+from xlnet.training.train import make_model
 from xlnet_pipeline.cli import main as cli
 
 SENTENCES = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
@@ -98,6 +102,21 @@ def test_it_learns_and_is_judged(pretrained):
     assert entry["promoted"] is True
     XLNetLMHeadModel.from_pretrained(pretrained / "model")
     assert load_language_model(pretrained / "model").memory is None  # what a training remembers is not kept
+
+
+@torch.no_grad()
+def test_new_weights_begin_with_the_frequencies_of_tokens(pretrained):
+    """Before the first update the loss is that of the train tokens' frequencies, and not of an even guess."""
+    data = open_dataset(pretrained / "dataset")
+    model = make_model(recipe_of(pretrained / "corpus.txt"), data)
+    share_V = model.lm_loss.bias.exp().detach()
+    assert float(share_V.sum()) == pytest.approx(1, abs=1e-5)
+    assert int(share_V.argmax()) == np.bincount(data.split("train").tokens).argmax()
+    logits_PV = model.logits(torch.nn.functional.layer_norm(torch.randn(400, 32), [32]))
+    targets_P = torch.from_numpy(data.split("validation").tokens[:400]).long()
+    losses = [torch.nn.functional.cross_entropy(one, targets_P) for one in (logits_PV, logits_PV - model.lm_loss.bias)]
+    assert losses[0] < losses[1] - 0.5
+    assert losses[1] == pytest.approx(math.log(200), abs=0.1)
 
 
 def test_the_gate_compares_bits_per_byte(pretrained, tmp_path, monkeypatch):
