@@ -49,7 +49,7 @@ def generate(weights, ids, tokens):
     decoder = Decoder(weights, len(ids) + tokens, 4096)
     for _ in range(tokens):
         begun, known = time.perf_counter(), len(text)
-        text.append(int(decoder.predict(text[-unread:], range(known - unread, known), known).argmax()))
+        text.append(int(decoder.predict(text[-unread:], range(known - unread, known), known, 1).argmax()))
         unread = min(2, len(text))
         times.append(time.perf_counter() - begun)
     return text, times

@@ -65,7 +65,7 @@ class Decoder:
         self._compiled = self._passes(weights)
 
     @torch.inference_mode()
-    def predict(self, ids: Sequence[int], places: Sequence[int], query: int) -> Tensor:
+    def predict(self, ids: Sequence[int], places: Sequence[int], query: int, likeliest: int = 0) -> Tensor:
         """Read tokens, cache their keys and values, and compute the logits of a place that is not known yet: [V].
 
         The tokens see each other and all known tokens. A known token may be read again, and then sees more.
@@ -74,11 +74,12 @@ class Decoder:
             ids: token ids, at least one.
             places: their places in the text.
             query: the place to predict.
+            likeliest: how many of the greatest logits are needed, which takes less time: others may be -inf; 0: all.
         """
         transformer, view = self._model.transformer, self._view(places, query)
         if self._compiled and len(ids) < native_decode.MOST_ROWS:
             start = view.distances.start
-            return self._compiled.logits(ids, view.slots, view.shifts, view.keys, start, view.hidden_K)
+            return self._compiled.logits(ids, view.slots, view.shifts, view.keys, start, view.hidden_K, likeliest)
         content_LD = F.embedding(torch.tensor(ids), transformer.word_embedding.weight)
         x_QD = torch.cat([content_LD, transformer.mask_emb[0]])
         for layer in self._layers:
@@ -107,7 +108,9 @@ class Decoder:
             return None
         layers, transformer = [layer.tensors() for layer in self._layers], self._model.transformer
         table_VD, mask_D = transformer.word_embedding.weight, transformer.mask_emb.flatten()
-        return native_decode.Passes(layers, table_VD, weights.output, mask_D, self._model.config.layer_norm_eps)
+        return native_decode.Passes(
+            layers, table_VD, weights.output, weights.screen, mask_D, self._model.config.layer_norm_eps
+        )
 
     def _move(self, first: int) -> None:
         """Move the keys that rows still see to the first slots."""

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from xlnet.errors import UserError
@@ -55,7 +56,7 @@ def _show(writer: Writer, request: Request) -> None:
     """Print each token when it is generated. A text that is filled in another order is printed at the end."""
     before, after = request.around
     tokens = []
-    stream = writer.write(request)  # checks the request before anything is printed
+    stream = writer.write(replace(request, probabilities=False))  # checks the request before anything is printed
     if request.in_order:
         _print(before)
     for token in stream:

@@ -27,6 +27,7 @@ class Request:
         infill: fill the gap at the marker, seeing the text on both sides.
         marker: marks the gap in the prompt.
         order: the places of the gap, 0 first, in the order in which they are filled; empty: from left to right.
+        probabilities: compute the probability of each new token.
     """
 
     prompt: str
@@ -37,6 +38,7 @@ class Request:
     infill: bool = False
     marker: str = MARKER
     order: tuple[int, ...] = ()
+    probabilities: bool = True
 
     def __post_init__(self) -> None:
         _refuse_count("tokens", self.tokens, 1, MOST_GAP if self.infill else MOST_TOKENS)

@@ -44,16 +44,18 @@ class Sampling:
         """Return a random number generator with the seed. It runs on the CPU, so that all devices draw the same."""
         return torch.Generator().manual_seed(self.seed)
 
-    def choose(self, logits_V: Tensor, generator: torch.Generator) -> tuple[int, float]:
-        """Choose a token; return it and its probability before temperature, top-k and top-p."""
-        scores_V = logits_V.double().cpu()
-        log_shares_V = scores_V.log_softmax(0)
+    @property
+    def likeliest(self) -> int:
+        """How many of the likeliest tokens it chooses among; 0: all of them."""
+        return 1 if self.greedy else self.top_k or 0
+
+    def choose(self, logits_V: Tensor, generator: torch.Generator) -> int:
+        """Choose a token. Logits of tokens that are not among the :attr:`likeliest` may be -inf."""
         if self.greedy:
-            token = int(logits_V.argmax())
-        else:
-            shares, tokens = self._cut((log_shares_V - log_shares_V.max()) / (self.temperature or 1.0))
-            token = int(tokens[torch.multinomial(shares, 1, generator=generator)])
-        return token, float(log_shares_V[token].exp())
+            return int(logits_V.argmax())
+        scores_V = logits_V.double().cpu()
+        shares, tokens = self._cut((scores_V - scores_V.max()) / (self.temperature or 1.0))
+        return int(tokens[torch.multinomial(shares, 1, generator=generator)])
 
     def _cut(self, scores_V: Tensor) -> tuple[Tensor, Tensor]:
         """Apply top-k and top-p; return the probabilities of the remaining tokens, and these tokens."""
@@ -64,6 +66,11 @@ class Sampling:
             kept = int((before < self.top_p).sum())  # at least 1
             shares, tokens = shares[:kept], tokens[:kept]
         return shares, tokens
+
+
+def probability(logits_V: Tensor, token: int) -> float:
+    """Return a token's probability before temperature, top-k and top-p."""
+    return float(logits_V.double().log_softmax(0)[token].exp())
 
 
 def new_seed() -> int:

@@ -10,16 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from xlnet.errors import UserError
 from xlnet.model.kernels import native_decode
-from xlnet.model.kernels.native_decode import Matrix
+from xlnet.model.kernels.native_decode import Matrix, Screen
 from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.positions import distance_encoding
 from xlnet.model.precision import quantised
 from xlnet.model.xlnet import Layer
 
 LINE = 64  # bytes of a processor's cache line
+NEVER = -1e30  # a logit that no token has
 
 
 class LayerWeights(NamedTuple):
@@ -45,6 +47,7 @@ class DecoderWeights:
         model: the language model.
         layers: of the model.
         output: gives the logits in the compiled kernel; None without a kernel.
+        screen: finds the likeliest tokens in fewer bytes than ``output``; None without a kernel, and in int8.
     """
 
     def __init__(self, model: XLNetLanguageModel, precision: str = "float32") -> None:
@@ -66,9 +69,11 @@ class DecoderWeights:
             biases = [torch.stack([one.rel_attn.r_w_bias, one.rel_attn.r_r_bias])[:, :, None] for one in layers]
             qkv = [one.rel_attn.qkv.flatten(1).T.contiguous() for one in layers]
         self.output: Matrix | None = None
+        self.screen: Screen | None = None
         found: list[Sequence[Matrix] | None] = [None] * len(layers)
         if not reason:
             *parts, self.output = _matrices(model, qkv, precision)
+            self.screen = None if precision == "int8" else _screen(self.output)
             found = [parts[first : first + 4] for first in range(0, len(parts), 4)]
         self.layers = [LayerWeights(*one) for one in zip(layers, qkv, biases, found, strict=True)]
         self._distances: tuple[int, list[Tensor]] = (0, [])
@@ -114,6 +119,24 @@ def _matrices(model: XLNetLanguageModel, qkv: list[Tensor], precision: str) -> l
     else:
         weights = [one.flatten(1).bfloat16() for one in weights]
     return [Matrix(*one) for one in zip(_side_by_side(weights), scales, biases, strict=True)]
+
+
+@torch.no_grad()
+def _screen(output: Matrix) -> Screen:
+    """Return a coarse copy of a matrix, with how far its products can be from the exact ones.
+
+    Two products with x differ by at most |row - coarse row| · |x| (Cauchy and Schwarz), and by what both lose in
+    rounding: a product loses at most its number of terms times 2^-24 of its factors' lengths (Higham 2002, section 3.1).
+    """
+    assert output.bias is not None
+    exact_WD = F.pad(output.weights.float(), (0, 0, 0, -len(output.weights) % native_decode.PANEL))
+    bias_W = F.pad(output.bias, (0, len(exact_WD) - len(output.bias)), value=NEVER)
+    coarse_WD, scale_W = quantised(exact_WD)
+    lost_W = (coarse_WD * scale_W[:, None] - exact_WD).double().norm(dim=1)
+    rounding = 3 * exact_WD.shape[1] * 2.0**-24
+    slack_W = (lost_W + rounding * exact_WD.double().norm(dim=1)).float() * (1 + 1e-6)
+    panels = coarse_WD.unflatten(0, (-1, native_decode.PANEL)).transpose(1, 2).contiguous()
+    return Screen(panels, scale_W, bias_W, slack_W)
 
 
 def _side_by_side(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
 from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, refuse_misfit
 from xlnet.errors import UserError
 from xlnet.generation.decoder import Decoder
 from xlnet.generation.request import Request
+from xlnet.generation.sampling import probability
 from xlnet.generation.weights import DecoderWeights
 from xlnet.model.config import tokenizer_digest
 from xlnet.model.language_model import XLNetLanguageModel
@@ -23,13 +26,13 @@ class Token:
     Attributes:
         id: the token.
         text: what it adds to the text; special tokens add nothing.
-        probability: its probability before temperature, top-k and top-p.
+        probability: its probability before temperature, top-k and top-p; None if the request does not ask for it.
         place: its place among the new tokens, from 0.
     """
 
     id: int
     text: str
-    probability: float
+    probability: float | None
     place: int
 
 
@@ -106,12 +109,13 @@ class Writer:
     def _continue(self, request: Request, prompt: list[int], decoder: Decoder) -> Iterator[Token]:
         random, ends = request.sampling.generator(), set() if request.past_end else self.tokenizer.end_ids
         spoken, text, unread = self.tokenizer.spoken(prompt), list(prompt), len(prompt)
+        likeliest = 0 if request.probabilities else request.sampling.likeliest  # a probability depends on all logits
         for place in range(request.tokens):
             known = len(text)
-            logits_V = decoder.predict(text[-unread:], range(known - unread, known), known)
-            token, probability = request.sampling.choose(logits_V, random)
+            logits_V = decoder.predict(text[-unread:], range(known - unread, known), known, likeliest)
+            token = request.sampling.choose(logits_V, random)
             text.append(token)
-            yield Token(token, spoken(token), probability, place)
+            yield Token(token, spoken(token), _probability(request, logits_V, token), place)
             if token in ends:
                 return
             unread = min(RECENT, len(text))
@@ -127,8 +131,8 @@ class Writer:
         for gap in request.order or range(request.tokens):
             logits_V = decoder.predict(ids, places, start + gap).clone()
             logits_V[special] = -float("inf")
-            token, probability = request.sampling.choose(logits_V, random)
-            yield Token(token, spoken(token) if request.in_order else "", probability, gap)
+            token = request.sampling.choose(logits_V, random)
+            yield Token(token, spoken(token) if request.in_order else "", _probability(request, logits_V, token), gap)
             ids, places = [token], [start + gap]
 
     def text(self, request: Request, tokens: Sequence[Token]) -> str:
@@ -136,3 +140,7 @@ class Writer:
         before, after = request.around
         spoken = self.tokenizer.spoken(self.tokenizer.encode_part(before))
         return before + "".join(spoken(token.id) for token in sorted(tokens, key=lambda one: one.place)) + after
+
+
+def _probability(request: Request, logits_V: Tensor, token: int) -> float | None:
+    return probability(logits_V, token) if request.probabilities else None

@@ -6,6 +6,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "vectors.h"
 
@@ -36,6 +37,13 @@ struct Matrix {
     const float *scales, *bias;
 };
 
+// A coarse copy of the output in panels of int8, [panel][width][PANEL], filled up with columns that never win. A coarse
+// logit is at most slack * (length of the hidden state) from the exact one.
+struct Screen {
+    const int8_t* panels;
+    const float *scales, *bias, *slack;
+};
+
 struct Layer {
     Matrix qkv, o, first, second;
     const float *r, *biases, *norm, *norm_bias, *last_norm, *last_norm_bias;
@@ -48,11 +56,13 @@ struct Pass {
     float *x, *scratch, *logits;
     const float *table, *mask;
     Matrix output;
+    Screen screen;                // of the output; null: there is none
     const unsigned char* hidden;  // for each key: its token is not known; null: all are known
     const long *ids, *slots;      // of each token of the content: what it is, and where its key is kept
     const long* shifts;           // of each row: its distance from the highest place
     long rows, layers, width, heads, head, inner, vocabulary;
     long kept_slots, distances, first, end, column, kind;
+    long likeliest;  // how many of the greatest logits are needed; 0: all logits
     float eps;
     int threads;
 };
@@ -109,6 +119,75 @@ void project(const Pass& p, long rows, const float* x, const Matrix& matrix, flo
         case BFLOAT16: products_of_rows<bf16>(rows, x, matrix, out, inputs, outputs, p.threads); break;
         default: products_of_rows<float>(rows, x, matrix, out, inputs, outputs, p.threads);
     }
+}
+
+// How far each of LANES coarse logits can be from the exact ones. The last term is the rounding of two sums with the bias.
+inline vec coarseness(const Pass& p, long j, vec logits, float length) {
+    return load(p.screen.slack + j) * length + where(logits < 0.0f, -logits, logits) * 2.4e-7f;
+}
+
+// Writes coarse logits, and the least that each exact one can be.
+void coarse_logits(const Pass& p, const float* x, float length, float* least) {
+#pragma omp parallel for num_threads(p.vocabulary * p.width <= SMALL ? 1 : p.threads) schedule(static)
+    for (long first = 0; first < p.vocabulary; first += PANEL) {
+        const int8_t* panel = p.screen.panels + first * p.width;
+        for (int part = 0; part < PANEL; part += BLOCK * LANES) {
+            vec sums[BLOCK] = {};
+            for (long i = 0; i < p.width; ++i)
+                for (int block = 0; block < BLOCK; ++block) {
+                    const int8_t* weights = panel + i * PANEL + part + block * LANES;
+                    if (!part && !block) __builtin_prefetch(weights + AHEAD);
+                    sums[block] += load(weights) * x[i];
+                }
+            for (int block = 0; block < BLOCK; ++block) {
+                const long j = first + part + block * LANES;
+                const vec logits = sums[block] * load(p.screen.scales + j) + load(p.screen.bias + j);
+                store(p.logits + j, logits);
+                store(least + j, logits - coarseness(p, j, logits, length));
+            }
+        }
+    }
+}
+
+// Computes the greatest logits exactly, as many as are needed; others may become -infinity. Reads the output's coarse
+// copy, and then only those rows of the output whose logit can be one of the greatest.
+template <class Weight>
+void greatest_logits(const Pass& p, const float* x) {
+    double squares = 0;
+    for (long i = 0; i < p.width; ++i) squares += double(x[i]) * x[i];
+    const float length = float(std::sqrt(squares)) * 1.000001f;
+    float* least = p.scratch;
+    coarse_logits(p, x, length, least);
+    const long padded = up(p.vocabulary, PANEL);
+    float threshold;  // at least so many logits as are needed are not below it
+    if (p.likeliest == 1) {
+        vec most = load(least);
+        for (long j = LANES; j < padded; j += LANES) most = where(load(least + j) > most, load(least + j), most);
+        threshold = largest(most);
+    } else {
+        float* last = least + std::min(p.likeliest, p.vocabulary) - 1;
+        std::nth_element(least, last, least + p.vocabulary, std::greater<float>());
+        threshold = *last;
+    }
+    for (long first = 0; first < padded; first += LANES) {
+        const vec logits = load(p.logits + first);
+        const ints loses = logits + coarseness(p, first, logits, length) < threshold;  // false with a nan
+        store(p.logits + first, where(loses, all(-INFINITY), logits));
+        for (long j = first; j < std::min(first + LANES, p.vocabulary); ++j) {
+            if (p.logits[j] == -INFINITY) continue;
+            const void* weights = static_cast<const Weight*>(p.output.weights) + j * p.width;
+            products<1, Weight>(x, {weights, nullptr, p.output.bias + j}, p.logits + j, p.width, 1, 1);
+        }
+    }
+}
+
+void output(const Pass& p, const float* x) {
+    if (!p.likeliest || !p.screen.panels)
+        project(p, 1, x, p.output, p.logits, p.width, p.vocabulary);
+    else if (p.kind == BFLOAT16)
+        greatest_logits<bf16>(p, x);
+    else
+        greatest_logits<float>(p, x);
 }
 
 // x = layer norm of x + added.
@@ -202,7 +281,8 @@ void mix_values(const float* v, const float* scores, const float* inverse, long 
 // One head of all rows: out[head width] = softmax of its scores, times the values. Keys, distances and values are read
 // once for all rows.
 template <int ROWS>
-void attend(const Pass& p, const Layer& layer, long n, const float* qkv, float* scratch, float* attended) {
+void attend(const Pass& p, const Layer& layer, long n, const long* shifts, const float* qkv, float* scratch,
+            float* attended) {
     const long keys = p.end - p.first, head = p.head, all_heads = p.heads * head;
     const float scale = 1.44269504f / std::sqrt(float(head));  // log2(e): the powers are of 2
     const float *content_bias = layer.biases + n * head, *position_bias = layer.biases + all_heads + n * head;
@@ -214,7 +294,7 @@ void attend(const Pass& p, const Layer& layer, long n, const float* qkv, float* 
             position[row][h] = (q[h] + position_bias[h]) * scale;
         }
     }
-    const auto [nearest, farthest] = std::minmax_element(p.shifts, p.shifts + ROWS);
+    const auto [nearest, farthest] = std::minmax_element(shifts, shifts + ROWS);
     const long begin = p.column + *nearest, end = p.column + *farthest + keys;
     const long padded = score_columns(keys), columns = score_columns(end - begin);
     float *scores = scratch, *by_distance = scratch + ROWS * padded;
@@ -223,7 +303,7 @@ void attend(const Pass& p, const Layer& layer, long n, const float* qkv, float* 
     float inverse[ROWS];
     for (int row = 0; row < ROWS; ++row) {
         const float* by_content = scores + row * padded + p.first % PANEL;
-        const float* by_position = by_distance + row * columns + begin % PANEL + p.shifts[row] - *nearest;
+        const float* by_position = by_distance + row * columns + begin % PANEL + shifts[row] - *nearest;
         for (long j = 0; j < keys; j += LANES)
             store(scores + row * padded + j, load(by_content + j) + load(by_position + j));
         inverse[row] = weigh(scores + row * padded, keys, up(keys, LANES), p.hidden);
@@ -236,11 +316,13 @@ void attend(const Pass& p, const Layer& layer, long n, const float* qkv, float* 
     for (; h < head; h += LANES) mix_values<ROWS, 1>(v + h, scores, inverse, keys, padded, head, out + h, all_heads);
 }
 
-void attend_rows(const Pass& p, const Layer& layer, long n, const float* qkv, float* scratch, float* attended) {
-    switch (p.rows) {
-        case 1: attend<1>(p, layer, n, qkv, scratch, attended); break;
-        case 2: attend<2>(p, layer, n, qkv, scratch, attended); break;
-        default: attend<3>(p, layer, n, qkv, scratch, attended);
+void attend_rows(const Pass& p, const Layer& layer, long n, long first_row, const float* qkv, float* scratch,
+                 float* attended) {
+    const long* shifts = p.shifts + first_row;
+    switch (p.rows - first_row) {
+        case 1: attend<1>(p, layer, n, shifts, qkv, scratch, attended); break;
+        case 2: attend<2>(p, layer, n, shifts, qkv, scratch, attended); break;
+        default: attend<3>(p, layer, n, shifts, qkv, scratch, attended);
     }
 }
 
@@ -254,8 +336,8 @@ long decode_most_rows() { return MOST_ROWS; }
 inline long head_scratch(long keys) { return MOST_ROWS * (score_columns(keys) + score_columns(2 * keys)); }
 
 // Floats of scratch memory that a pass over so many keys needs.
-long decode_scratch(long width, long heads, long head, long inner, long keys) {
-    return MOST_ROWS * (4 * heads * head + width + inner) + heads * head_scratch(keys);
+long decode_scratch(long width, long heads, long head, long inner, long keys, long vocabulary) {
+    return std::max(up(vocabulary, PANEL), MOST_ROWS * (4 * heads * head + width + inner) + heads * head_scratch(keys));
 }
 
 void decode(const Layer* layers, const Pass* pass) {
@@ -281,20 +363,24 @@ void decode(const Layer* layers, const Pass* pass) {
                 for (long h = 0; h < p.head; ++h) column[h * PANEL] = k[h];
                 std::memcpy(layer.values + before + slot * p.head, v, p.head * sizeof(float));
             }
+        // Of the last layer's rows, only the query's is needed.
+        const long first_row = number + 1 < p.layers ? 0 : p.rows - 1, rows = p.rows - first_row;
+        float* x = p.x + first_row * p.width;
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (long n = 0; n < p.heads; ++n)
-            attend_rows(p, layer, n, qkv, by_head + n * head_scratch(p.kept_slots), attended);
-        project(p, p.rows, attended, layer.o, added, all_heads, p.width);
-        add_norm(p.x, added, layer.norm, layer.norm_bias, p.rows, p.width, p.eps);
-        project(p, p.rows, p.x, layer.first, inner, p.width, p.inner);
-        for (long i = 0; i < p.rows * p.inner; i += LANES) {
+            attend_rows(p, layer, n, first_row, qkv + first_row * 3 * all_heads,
+                        by_head + n * head_scratch(p.kept_slots), attended);
+        project(p, rows, attended, layer.o, added, all_heads, p.width);
+        add_norm(x, added, layer.norm, layer.norm_bias, rows, p.width, p.eps);
+        project(p, rows, x, layer.first, inner, p.width, p.inner);
+        for (long i = 0; i < rows * p.inner; i += LANES) {
             const vec v = load(inner + i);
-            store(inner + i, v * (0.5f + 0.5f * erf_of(v * 0.70710678f)));
+            store(inner + i, v * normal_cdf(v));
         }
-        project(p, p.rows, inner, layer.second, added, p.inner, p.width);
-        add_norm(p.x, added, layer.last_norm, layer.last_norm_bias, p.rows, p.width, p.eps);
+        project(p, rows, inner, layer.second, added, p.inner, p.width);
+        add_norm(x, added, layer.last_norm, layer.last_norm_bias, rows, p.width, p.eps);
     }
-    project(p, 1, p.x + (p.rows - 1) * p.width, p.output, p.logits, p.width, p.vocabulary);
+    output(p, p.x + (p.rows - 1) * p.width);
 }
 
 }

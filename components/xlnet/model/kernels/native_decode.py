@@ -29,6 +29,22 @@ class Matrix(NamedTuple):
     bias: Tensor | None
 
 
+class Screen(NamedTuple):
+    """A coarse copy of the output, W words: the vocabulary, filled up to a multiple of 64.
+
+    Attributes:
+        panels: of its matrix in int8, [W / 64, D, 64].
+        scales_W: what each column is to be multiplied by.
+        bias_W: of the output; the words that fill it up have one that never wins.
+        slack_W: a coarse logit is at most this times the hidden state's length from the exact one.
+    """
+
+    panels: Tensor
+    scales_W: Tensor
+    bias_W: Tensor
+    slack_W: Tensor
+
+
 class LayerTensors(NamedTuple):
     """The weights and the cache of a layer; vectors are float32, and ``r`` and ``keys`` are :func:`panels`.
 
@@ -52,6 +68,12 @@ class _Matrix(ctypes.Structure):
     _fields_ = [(name, c_void_p) for name in Matrix._fields]
 
 
+class _Screen(ctypes.Structure):
+    """``struct Screen`` of decode.cpp."""
+
+    _fields_ = [(name, c_void_p) for name in Screen._fields]
+
+
 class _Layer(ctypes.Structure):
     """``struct Layer`` of decode.cpp."""
 
@@ -64,9 +86,10 @@ class _DecodePass(ctypes.Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("x", "scratch", "logits", "table", "mask")),
         ("output", _Matrix),
+        ("screen", _Screen),
         *((name, c_void_p) for name in ("hidden", "ids", "slots", "shifts")),
         *((name, c_long) for name in ("rows", "layers", "width", "heads", "head", "inner", "vocabulary")),
-        *((name, c_long) for name in ("kept_slots", "distances", "first", "end", "column", "kind")),
+        *((name, c_long) for name in ("kept_slots", "distances", "first", "end", "column", "kind", "likeliest")),
         ("eps", c_float),
         ("threads", c_int),
     ]
@@ -98,7 +121,13 @@ class Passes:
     """The passes of one text."""
 
     def __init__(
-        self, layers: Sequence[LayerTensors], table_VD: Tensor, output: Matrix, mask_D: Tensor, eps: float
+        self,
+        layers: Sequence[LayerTensors],
+        table_VD: Tensor,
+        output: Matrix,
+        screen: Screen | None,
+        mask_D: Tensor,
+        eps: float,
     ) -> None:
         """Take what passes read; the matrices have one of :data:`KINDS`, and everything is contiguous.
 
@@ -106,10 +135,11 @@ class Passes:
             layers: of the model.
             table_VD: the tokens' embeddings, in float32.
             output: gives the logits.
+            screen: of the output, to find the likeliest tokens in fewer bytes.
             mask_D: what the query stream begins with.
             eps: of the layer norms.
         """
-        self._tensors = layers, table_VD, output, mask_D  # keeps the memory that is pointed to
+        self._tensors = layers, table_VD, output, screen, mask_D  # keeps the memory that is pointed to
         heads, slots, head = layers[0].values.shape
         (vocabulary, width), inner, distances = (
             table_VD.shape,
@@ -120,10 +150,12 @@ class Passes:
         self._x_QD = table_VD.new_empty(MOST_ROWS, width)
         library = build.library()
         library.decode_scratch.restype = c_long
-        size = library.decode_scratch(*map(c_long, (width, heads, head, inner, slots)))
+        size = library.decode_scratch(*map(c_long, (width, heads, head, inner, slots, vocabulary)))
         self._scratch = table_VD.new_empty(size)
         self._pass = _DecodePass(self._x_QD.data_ptr(), self._scratch.data_ptr())
         self._pass.table, self._pass.mask, self._pass.output = table_VD.data_ptr(), mask_D.data_ptr(), _matrix(output)
+        if screen:
+            self._pass.screen = _Screen(*(one.data_ptr() for one in screen))
         self._pass.layers, self._pass.width, self._pass.heads, self._pass.head = len(layers), width, heads, head
         self._pass.inner, self._pass.vocabulary, self._pass.kind = inner, vocabulary, KINDS[output.weights.dtype]
         self._pass.kept_slots, self._pass.distances, self._pass.eps = slots, distances, eps
@@ -136,6 +168,7 @@ class Passes:
         keys: slice,
         column: int,
         hidden_K: Tensor | None,
+        likeliest: int = 0,
     ) -> Tensor:
         """Compute all layers' rows and the logits of the last one: [V].
 
@@ -146,16 +179,18 @@ class Passes:
             keys: the slots that are seen.
             column: the first column of the distances that the row at the highest place needs.
             hidden_K: True for keys whose token is not known; None if all are known.
+            likeliest: how many of the greatest logits are needed, others may be -inf; 0: all.
         """
-        logits_V = self._x_QD.new_empty(self._pass.vocabulary)
+        logits_V = self._x_QD.new_empty(-(-self._pass.vocabulary // PANEL) * PANEL)
         arrays = [(c_long * MOST_ROWS)(*numbers) for numbers in (ids, slots, shifts)]
         self._pass.ids, self._pass.slots, self._pass.shifts = map(ctypes.addressof, arrays)
         self._pass.logits, self._pass.rows = logits_V.data_ptr(), len(shifts)
         self._pass.hidden = None if hidden_K is None else hidden_K.data_ptr()
         self._pass.first, self._pass.end, self._pass.column = keys.start, keys.stop, column
+        self._pass.likeliest = likeliest
         self._pass.threads = torch.get_num_threads()
         build.library().decode(self._layers, ctypes.byref(self._pass))
-        return logits_V
+        return logits_V[: self._pass.vocabulary]
 
 
 def _matrix(matrix: Matrix) -> _Matrix:
