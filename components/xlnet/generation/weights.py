@@ -126,7 +126,7 @@ def _screen(output: Matrix) -> Screen:
     """Return a coarse copy of a matrix, with how far its products can be from the exact ones.
 
     Two products with x differ by at most |row - coarse row| · |x| (Cauchy and Schwarz), and by what both lose in
-    rounding: a product loses at most its number of terms times 2^-24 of its factors' lengths (Higham 2002, section 3.1).
+    rounding: each at most its number of terms times 2^-24 of its factors' lengths (Higham 2002, section 3.1).
     """
     assert output.bias is not None
     exact_WD = F.pad(output.weights.float(), (0, 0, 0, -len(output.weights) % native_decode.PANEL))
