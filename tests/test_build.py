@@ -65,7 +65,7 @@ def test_an_image_is_built_once_and_recorded(
     assert xlnet_pipeline() == 0
     (told,) = calls(machine, "docker build")
     assert "--file containers/Dockerfile --target cpu --tag xlnet-pipeline:cpu-" in told
-    assert f"--build-arg VERSION={build.xlnet.__version__}" in told
+    assert f"--label org.opencontainers.image.version={build.xlnet.__version__}" in told
     assert told.endswith(" .")
     shown = capsys.readouterr().out
     assert f"digest {ID}\nnext: xlnet-pipeline run --target docker\n" in shown

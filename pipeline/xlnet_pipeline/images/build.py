@@ -81,10 +81,13 @@ class Build:
     def options(self) -> list[str]:
         """Return the options of ``docker build``, except for the destination of the image."""
         chosen = [f"BASE_IMAGE={self.base_image}"] if self.base_image else []
-        facts = [f"REVISION={provenance.git_sha()}", f"VERSION={xlnet.__version__}", f"SOURCE={_source_url()}"]
+        revision = provenance.git_sha()
+        facts = {"revision": revision, "version": xlnet.__version__, "source": _source_url()}
         options = ["--file", "containers/Dockerfile", "--target", self.accelerator, "--tag", self.tag]
-        for argument in (*chosen, *self.arguments, *facts):
+        for argument in (*chosen, *self.arguments, f"REVISION={revision}"):
             options += ["--build-arg", argument]
+        for name, value in facts.items():
+            options += ["--label", f"org.opencontainers.image.{name}={value}"]
         return options + (["--network", self.network] if self.network else [])
 
 
