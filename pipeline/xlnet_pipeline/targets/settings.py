@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from xlnet.data.addresses import GCS, MINIO, S3
 from xlnet.errors import UserError, nearest
@@ -25,38 +25,30 @@ def _variable(name: str, default: str = "", *, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"variable": name, "secret": secret})
 
 
-class Settings(Protocol):
-    """The settings that all targets have in common."""
+@dataclass(frozen=True)
+class Settings:
+    """The settings that all targets have in common. On this machine they are empty.
 
-    @property
-    def image(self) -> str:
-        """The image that steps run in unless the submission names another; empty if unknown."""
+    Attributes:
+        image: the image that steps run in unless the submission names another.
+        image_registry: the registry of images whose name has none.
+        pipeline_root: address of a remote target's artifacts.
+        tracking_uri: address of the MLflow server with the model registry.
+    """
 
-    @property
-    def image_registry(self) -> str:
-        """The registry for images whose name has none; empty if there is none."""
-
-    @property
-    def pipeline_root(self) -> str:
-        """``gs://`` directory of a remote target's artifacts; empty on this machine."""
+    image: str = _variable("XLNET_IMAGE")
+    image_registry: str = _variable("CONTAINER_IMAGE_REGISTRY")
+    pipeline_root: str = ""
+    tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
 
     @property
     def registry(self) -> str:
         """The address of the target's model registry if the recipe names none; empty if unknown."""
+        return self.tracking_uri
 
 
 @dataclass(frozen=True)
-class LocalSettings:
-    """The settings of targets on this machine, which have none."""
-
-    image: str = ""
-    image_registry: str = ""
-    pipeline_root: str = ""
-    registry: str = ""
-
-
-@dataclass(frozen=True)
-class KfpSettings:
+class KfpSettings(Settings):
     """A Kubeflow Pipelines installation."""
 
     endpoint: str = _variable("KFP_ENDPOINT")
@@ -64,9 +56,6 @@ class KfpSettings:
     experiment: str = _variable("KFP_EXPERIMENT", "xlnet")
     pipeline_root: str = _variable("KFP_PIPELINE_ROOT")
     service_account: str = _variable("KFP_SERVICE_ACCOUNT")
-    image: str = _variable("XLNET_IMAGE")
-    image_registry: str = _variable("CONTAINER_IMAGE_REGISTRY")
-    tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
     registry_secret: str = _variable("KFP_REGISTRY_SECRET")  # a Kubernetes secret with the key MLFLOW_TRACKING_URI
     s3_endpoint: str = _variable("KFP_S3_ENDPOINT")  # where pods reach S3; for minio:// the cluster's own by default
     s3_secret: str = _variable("KFP_S3_SECRET")  # a Kubernetes secret with the keys accesskey and secretkey
@@ -76,11 +65,6 @@ class KfpSettings:
     def address(self) -> str:
         """The endpoint without the path that a browser or the API appends to it."""
         return re.split(r"/+(?:#|apis(?:/|$))", self.endpoint)[0].rstrip("/")
-
-    @property
-    def registry(self) -> str:
-        """The registry's address if the recipe names none; empty if a secret holds it."""
-        return self.tracking_uri
 
     def storage(self) -> tuple[dict[str, str], str]:
         """Return what steps need to reach an S3 pipeline root: variables, and the secret with the keys ('' if none).
@@ -95,16 +79,13 @@ class KfpSettings:
 
 
 @dataclass(frozen=True)
-class VertexSettings:
+class VertexSettings(Settings):
     """A Google Cloud project with Vertex AI."""
 
     project: str = _variable("VERTEX_PROJECT_ID")
     location: str = _variable("VERTEX_LOCATION", "us-central1")
     pipeline_root: str = _variable("VERTEX_PIPELINE_ROOT")
     service_account: str = _variable("VERTEX_SA_EMAIL")
-    image: str = _variable("XLNET_IMAGE")
-    image_registry: str = _variable("CONTAINER_IMAGE_REGISTRY")
-    tracking_uri: str = _variable("MLFLOW_TRACKING_URI")
     endpoint: str = _variable("VERTEX_ENDPOINT")
     logging_endpoint: str = _variable("VERTEX_LOGGING_ENDPOINT", "https://logging.googleapis.com")
 

@@ -29,7 +29,7 @@ from xlnet_pipeline.targets.local.execution import Execution
 from xlnet_pipeline.targets.local.fork_server import ForkServer
 from xlnet_pipeline.targets.local.schedules import LocalSchedules
 from xlnet_pipeline.targets.record import Artifact, Run, RunFailure, StepRun
-from xlnet_pipeline.targets.settings import LocalSettings
+from xlnet_pipeline.targets.settings import Settings
 from xlnet_pipeline.targets.submission import Say, Submission, refuse
 
 CANCEL_WAIT = 15.0  # seconds that a cancelled run has to end, beyond those that its step has
@@ -42,7 +42,7 @@ class LocalTarget:
     name = "local"
     # ``exec`` replaces the step's shell by its program; the shell would die of the first signal.
     interpreter = f"exec {shlex.quote(sys.executable)}"
-    settings = LocalSettings()
+    settings = Settings()
     cannot: Mapping[str, str] = {
         **dict.fromkeys(
             ("machine", "nodes", "spot", "flex_start", "image"),
