@@ -10,6 +10,7 @@ from xlnet.errors import UserError
 from xlnet_pipeline.commands.parser import Subparsers, command
 from xlnet_pipeline.commands.run import DEMO, DEMO_RECIPE
 from xlnet_pipeline.reference import recipe as recipe_reference
+from xlnet_pipeline.targets import record
 
 TITLE = """A recipe for xlnet-pipeline. Run it with: xlnet-pipeline run recipe.toml
 It trains on the demo sentences beside it. For your own texts change data.train, data.text, data.label,
@@ -47,6 +48,5 @@ def write(options: argparse.Namespace) -> None:
 
 def demo_values() -> dict[str, object]:
     """Return the demo's fields, with data paths that point beside the recipe instead of into the package."""
-    sections = tomllib.loads(DEMO_RECIPE.read_text(encoding="utf-8"))
-    values = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+    values = record.flat(tomllib.loads(DEMO_RECIPE.read_text(encoding="utf-8")))
     return {**values, "data.train": f"{DEMO.name}/*.txt"}

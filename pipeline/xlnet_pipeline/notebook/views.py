@@ -10,6 +10,7 @@ from typing import Any, overload
 from xlnet_pipeline.commands import outcome
 from xlnet_pipeline.commands.tables import duration
 from xlnet_pipeline.targets import Artifact, Run, Target
+from xlnet_pipeline.targets.record import differing, flat
 
 Rows = Sequence[Sequence[Any]]
 
@@ -186,10 +187,7 @@ class Comparison:
 
     def __init__(self, compared: Sequence[Result]) -> None:
         self.runs = list(compared)
-        flat = [_flat(one.record.recipe) for one in self.runs]
-        names = sorted(set().union(*flat))
-        rows = {name: [recipe.get(name) for recipe in flat] for name in names}
-        self.recipe = {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
+        self.recipe = dict(sorted(differing([flat(one.record.recipe) for one in self.runs]).items()))
         metrics = [one.metrics for one in self.runs]
         known = dict.fromkeys(name for found in metrics for name in found)
         self.metrics: dict[str, list[Figure | None]] = {name: [found.get(name) for found in metrics] for name in known}
@@ -270,10 +268,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"model {self.directory}"
-
-
-def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{name}": value for section, fields in recipe.items() for name, value in fields.items()}
 
 
 def _answer(answer: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,6 +144,17 @@ class Run:
             for name, value in step.outputs.items()
             if isinstance(value, dict) and "uri" in value
         ]
+
+
+def flat(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a recipe by their names, ``section.field``."""
+    return {f"{section}.{name}": value for section, fields in recipe.items() for name, value in fields.items()}
+
+
+def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the names whose values differ, with the value in each mapping; None where a mapping lacks the name."""
+    values = {name: [one.get(name) for one in found] for one in found for name in one}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
 
 def shown(seconds: float | None) -> str:

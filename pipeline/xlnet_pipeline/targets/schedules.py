@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from zoneinfo import available_timezones
 
 from xlnet.errors import UserError, nearest
-from xlnet_pipeline.targets import cron
+from xlnet_pipeline.targets import cron, record
 from xlnet_pipeline.targets.submission import Submission
 
 ACTIVE, PAUSED = "ACTIVE", "PAUSED"
@@ -117,20 +117,14 @@ def read_cron(text: str, max_concurrent: int) -> Timing:
 
 def differences(old: Schedule, new: Schedule) -> list[str]:
     """Return the differences, one line each: ``training.epochs: 3.0 → 5.0``."""
-    before, after = _facts(old), _facts(new)
-    return [
-        f"{name}: {before.get(name, '-')} → {after.get(name, '-')}"
-        for name in dict.fromkeys([*before, *after])
-        if before.get(name) != after.get(name)
-    ]
+    changed = record.differing([_facts(old), _facts(new)])
+    return [f"{name}: {before or '-'} → {after or '-'}" for name, (before, after) in changed.items()]
 
 
 def _facts(one: Schedule) -> dict[str, str]:
     facts = {"cron": one.timing.cron, "timezone": one.timing.timezone, "max-concurrent": str(one.timing.max_concurrent)}
     facts |= {"image": one.image, "machine": one.machine}
-    for section, fields in json.loads(json.dumps(one.recipe)).items():
-        facts |= {f"{section}.{key}": json.dumps(value) for key, value in fields.items()}
-    return facts
+    return facts | {name: json.dumps(value) for name, value in record.flat(one.recipe).items()}
 
 
 def find(name: str, known: list[Schedule]) -> Schedule:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from xlnet.errors import RunError, UserError
-from xlnet_pipeline.targets import Run
+from xlnet_pipeline.targets import Run, record
 from xlnet_pipeline.ui import curves, evaluation, pages
 from xlnet_pipeline.ui.site import LOCAL, Site, site_of
 
@@ -44,7 +44,7 @@ def found(request: Request) -> dict[str, Any]:
     return {
         "runs": runs,
         "rows": [rows.get(run.id) for run in runs],
-        "fields": differing(runs),
+        "fields": record.differing([_facts(run) for run in runs]),
         "metrics": _table([one[0] for one in measured]),
         "against": against,
         "changed": changed,
@@ -54,16 +54,9 @@ def found(request: Request) -> dict[str, Any]:
     }
 
 
-def differing(runs: list[Run]) -> dict[str, list[Any]]:
-    """Return the fields of recipe, data and code whose values differ: name → value in each run."""
-    flat = [_flat(run) for run in runs]
-    names = list(dict.fromkeys(name for one in flat for name in one))
-    values = {name: [one.get(name) for one in flat] for name in names}
-    return {name: found for name, found in values.items() if any(one != found[0] for one in found)}
-
-
-def _flat(run: Run) -> dict[str, Any]:
-    found = {f"{section}.{name}": value for section, part in run.recipe.items() for name, value in part.items()}
+def _facts(run: Run) -> dict[str, Any]:
+    """Return the fields of a run's recipe, and what its artifacts say of data and code."""
+    found = record.flat(run.recipe)
     for artifact in run.artifacts:
         facts = artifact.metadata
         if artifact.name == "dataset":

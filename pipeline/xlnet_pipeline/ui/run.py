@@ -157,15 +157,11 @@ def _changed(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     from xlnet import recipe as recipes
     from xlnet_pipeline.commands.run import DEMO_RECIPE
 
-    base = json.loads(recipes.load(DEMO_RECIPE).to_json())
-    if recipe.get("data", {}).get("train") != base["data"]["train"]:
+    base = record.flat(json.loads(recipes.load(DEMO_RECIPE).to_json()))
+    fields = record.flat(recipe)
+    if fields.get("data.train") != base["data.train"]:
         return None
-    return {
-        f"{section}.{name}": value
-        for section, fields in recipe.items()
-        for name, value in fields.items()
-        if value is not None and base.get(section, {}).get(name) != value
-    }
+    return {name: value for name, value in fields.items() if value is not None and base.get(name) != value}
 
 
 def repeat(run: Run) -> str:

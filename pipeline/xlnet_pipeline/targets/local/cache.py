@@ -17,6 +17,7 @@ from xlnet import provenance, state
 from xlnet import recipe as recipes
 from xlnet.errors import CorruptArtifact, UserError
 from xlnet.steps import KEPT
+from xlnet_pipeline.targets import record
 
 SCHEMA = 1
 SHOWN_CHANGES = 3
@@ -231,15 +232,6 @@ def _shortened(items: list[str]) -> str:
 
 def _recipe_change(before: str | None, after: str) -> str:
     """``"recipe changed: training.seed 0 → 1"``."""
-    old, new = (
-        {
-            f"{section}.{name}": value
-            for section, fields in json.loads(text or "{}").items()
-            for name, value in fields.items()
-        }
-        for text in (before, after)
-    )
-    changed = [
-        f"{name} {json.dumps(old.get(name))} → {json.dumps(new[name])}" for name in new if old.get(name) != new[name]
-    ]
+    fields = [record.flat(json.loads(text or "{}")) for text in (before, after)]
+    changed = [f"{name} {json.dumps(old)} → {json.dumps(new)}" for name, (old, new) in record.differing(fields).items()]
     return f"recipe changed: {_shortened(changed)}"
