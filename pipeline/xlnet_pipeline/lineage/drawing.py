@@ -1,5 +1,6 @@
 """Draws an acyclic graph as SVG, in layers from left to right or from top to bottom. Each box is a link or a button."""
 
+import graphlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -82,20 +83,14 @@ def _layered(known: dict[str, Box], pairs: list[tuple[str, str]]) -> tuple[dict[
 
 
 def _longest(names: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
+    before: dict[str, list[str]] = {name: [] for name in names}
     after: dict[str, list[str]] = {name: [] for name in names}
-    waiting = dict.fromkeys(names, 0)
     for start, end in pairs:
+        before[end].append(start)
         after[start].append(end)
-        waiting[end] += 1
-    layer = dict.fromkeys(names, 0)
-    ready = [name for name in names if not waiting[name]]
-    while ready:
-        name = ready.pop()
-        for other in after[name]:
-            layer[other] = max(layer[other], layer[name] + 1)
-            waiting[other] -= 1
-            if not waiting[other]:
-                ready.append(other)
+    layer: dict[str, int] = {}
+    for name in graphlib.TopologicalSorter(before).static_order():
+        layer[name] = max((layer[one] + 1 for one in before[name]), default=0)
     for name in names:  # place each source directly before its first successor
         if after[name] and layer[name] == 0:
             layer[name] = min(layer[other] for other in after[name]) - 1
