@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from xlnet.errors import UserError, nearest
@@ -109,49 +109,45 @@ def add_home(parser: argparse.ArgumentParser, default: Any = None) -> None:
 
 def seconds(text: str) -> float:
     """Parse a positive number of seconds, for argparse's ``type``."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
-    return value
+    if (value := _measured(text, {"": 1})) > 0:
+        return value
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
 
 
 def whole(text: str) -> int:
     """Parse a whole number of at least 1, for argparse's ``type``."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
-    return int(text)
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
 
 
 def count(text: str) -> int:
     """Parse a whole number of at least 0, for argparse's ``type``."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
-    return int(text)
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
 
 
 def age(text: str) -> float:
     """Parse a duration such as ``30d``, ``12h``, ``90m`` or ``0`` into seconds, for argparse's ``type``."""
-    units = {"d": 86400, "h": 3600, "m": 60}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
-    try:
-        value = float(number) * units.get(unit, 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf") or (value and not unit):
-        raise argparse.ArgumentTypeError(f"'{text}' is not an age; write it as 30d, 12h, 90m or 0")
-    return value
+    value = _measured(text, {"d": 86400, "h": 3600, "m": 60, "": 1})
+    if value == 0 or (value > 0 and text[-1].isalpha()):
+        return value
+    raise argparse.ArgumentTypeError(f"'{text}' is not an age; write it as 30d, 12h, 90m or 0")
 
 
 def hours(text: str) -> float:
     """Parse a positive duration such as ``90m``, ``2h`` or ``1.5`` (hours) into hours, for argparse's ``type``."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in ("h", "m") else (text, "h")
+    if (value := _measured(text, {"h": 1, "m": 1 / 60, "": 1})) > 0:
+        return value
+    raise argparse.ArgumentTypeError(f"'{text}' is not a time above 0; write it as 90m or 2h")
+
+
+def _measured(text: str, units: Mapping[str, float]) -> float:
+    """Parse a number and the letter of its unit (the key "" stands for none); -1 if that is not what the text holds."""
+    unit = text[-1:] if text[-1:] in units else ""
     try:
-        value = float(number) / (60 if unit == "m" else 1)
+        value = float(text.removesuffix(unit)) * units[unit]
     except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time above 0; write it as 90m or 2h")
-    return value
+        return -1.0
+    return value if value < float("inf") else -1.0

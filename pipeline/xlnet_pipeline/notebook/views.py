@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from xlnet_pipeline.commands import outcome
-from xlnet_pipeline.commands.tables import duration
+from xlnet_pipeline.commands.tables import duration, table
 from xlnet_pipeline.targets import Artifact, Run, Target
 from xlnet_pipeline.targets.record import differing, flat
 
@@ -197,10 +197,7 @@ class Comparison:
         return [(name, *("–" if value is None else str(value) for value in values)) for name, values in shown]
 
     def __repr__(self) -> str:
-        head = ("", *(one.id for one in self.runs))
-        widths = [max(map(len, column)) for column in zip(head, *self._rows(), strict=True)]
-        lines = [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in (head, *self._rows())]
-        return "\n".join("  ".join(line).rstrip() for line in lines)
+        return "\n".join(table(("", *(one.id for one in self.runs)), self._rows()))
 
     def _repr_html_(self) -> str:
         return _table(("", *(one.id for one in self.runs)), self._rows())

@@ -78,10 +78,11 @@ def read(site: Site, run: Run) -> Curves:
     if not files and not live:
         raise UserError(f"'{folder / HISTORY}' is gone; the model's other files may be damaged too")
     kept = facts.get("best_step")
-    return _merged(files, tuple(map(_stamp, files)), kept if isinstance(kept, int) else None, live)
+    return _merged(files, tuple(map(stamp, files)), kept if isinstance(kept, int) else None, live)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """Return the time of a file's last change, in ns, and its size; zeros if there is no such file."""
     try:
         facts = path.stat()
     except OSError:  # the training has just ended and renamed its directory

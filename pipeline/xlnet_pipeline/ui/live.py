@@ -1,7 +1,6 @@
 """Sends the changes of a run to open pages, as server-sent events."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -181,20 +180,12 @@ def _added(path: Path, offset: int) -> tuple[str, int]:
 
 def _curve_files(site: Site, run: Run) -> Signature:
     folder = curves.partial(site, run)
-    return tuple(_facts(folder / name) for name in (curves.HISTORY, curves.SPEED)) if folder else ()
+    return tuple(curves.stamp(folder / name) for name in (curves.HISTORY, curves.SPEED)) if folder else ()
 
 
 def _signature(site: Site, run: Run, *names: str) -> Signature:
     folder = site.home / "runs" / run.id
-    return tuple(_facts(folder / name) for name in ("run.json", *names))
-
-
-def _facts(path: Path) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
+    return tuple(curves.stamp(folder / name) for name in ("run.json", *names))
 
 
 def _streamed(events: AsyncIterator[str]) -> Response:
