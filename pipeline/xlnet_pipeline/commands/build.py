@@ -4,7 +4,7 @@ import argparse
 import os
 
 from xlnet_pipeline.commands.parser import Subparsers, command
-from xlnet_pipeline.commands.run import home_option
+from xlnet_pipeline.commands.run import home_option, local
 
 KIND_REGISTRY_PORT = "5001"  # infra/kind/settings.sh
 
@@ -52,9 +52,8 @@ def add(subparsers: Subparsers) -> None:
 def build(options: argparse.Namespace) -> None:
     """Build the image and print its name."""
     from xlnet_pipeline.images import build as images
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
-    home = LocalTarget(options.home).home
+    home = local(options).home
     wanted = images.Build(
         options.accelerator,
         _registry(options),

@@ -3,13 +3,12 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.commands.parser import Subparsers, command
 from xlnet_pipeline.commands.plan import add_machine
-from xlnet_pipeline.commands.run import add_recipe, load
+from xlnet_pipeline.commands.run import add_recipe, load, local
 from xlnet_pipeline.commands.tables import table
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ def check(options: argparse.Namespace) -> int:
     from xlnet_pipeline.planning import check as checks
     from xlnet_pipeline.planning.planned_run import PlannedRun
     from xlnet_pipeline.targets import settings
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
     known = {**settings.variables(options.recipe), **os.environ}
     planned = PlannedRun(
@@ -62,7 +60,7 @@ def check(options: argparse.Namespace) -> int:
             options.image or known.get("XLNET_IMAGE", ""), known.get("CONTAINER_IMAGE_REGISTRY", "")
         ),
         flex_start=options.flex_start,
-        home=Path(LocalTarget(options.home).home),
+        home=local(options).home,
         pipeline_root=known.get(f"{options.target.upper()}_PIPELINE_ROOT", ""),
         registry=settings.registry_of(options.target, known),
         cron=options.cron or "",

@@ -8,6 +8,7 @@ import dataclasses
 
 from xlnet.errors import RunError, UserError
 from xlnet_pipeline.commands.parser import Subparsers, age, command, group
+from xlnet_pipeline.commands.run import local
 from xlnet_pipeline.commands.tables import duration, print_json, print_table
 
 
@@ -46,9 +47,8 @@ def list_checkpoints(options: argparse.Namespace) -> None:
     """Print one row for each training that has checkpoints."""
     from xlnet.lineage.facts import size
     from xlnet_pipeline.targets.local import checkpoints
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
-    home = LocalTarget(options.home).home
+    home = local(options).home
     known = checkpoints.found(home)
     if options.json:
         print_json([{**dataclasses.asdict(one), "path": one.root} for one in known])
@@ -71,11 +71,10 @@ def remove(options: argparse.Namespace) -> None:
     """
     from xlnet.lineage.facts import size
     from xlnet_pipeline.targets.local import checkpoints
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
     if bool(options.names) == (options.older_than is not None):
         raise UserError("name checkpoints to remove, or --older-than AGE; see: xlnet-pipeline checkpoints list")
-    home = LocalTarget(options.home).home
+    home = local(options).home
     known = checkpoints.found(home)
     if options.names:
         chosen = [checkpoints.choose(name, known) for name in dict.fromkeys(options.names)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from xlnet import provenance
 from xlnet.errors import UserError
 from xlnet_pipeline.commands.parser import Subparsers, command
+from xlnet_pipeline.commands.run import local
 from xlnet_pipeline.commands.runs import add_target, chosen
 from xlnet_pipeline.commands.tables import coloured
 
@@ -43,14 +44,13 @@ def add(subparsers: Subparsers) -> None:
 def show(options: argparse.Namespace) -> int:
     """Print or write the lineage. Return 1 if ``--verify`` finds an artifact whose content has changed."""
     from xlnet_pipeline.lineage import graph, rendering
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
     if (options.subject is None) == (options.run is None):
         raise UserError("name one run, model or directory to show; for example: xlnet-pipeline lineage latest")
     if options.run is not None or options.target != "local":
         found = graph.of_target(options.run or options.subject, chosen(options))
     else:
-        found = graph.collect(options.subject, LocalTarget(options.home).home)
+        found = graph.collect(options.subject, local(options).home)
     if options.html:
         _write(options.html, rendering.to_html(found))
     elif options.json:

@@ -15,8 +15,8 @@ from xlnet.redaction import visible
 from xlnet.registry import CHAMPION, ModelVersion, Registry, champions
 from xlnet.registry import open_registry as registry_at
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
-from xlnet_pipeline.commands.run import home_option
-from xlnet_pipeline.commands.runs import add_target, chosen, target
+from xlnet_pipeline.commands.run import home_option, local
+from xlnet_pipeline.commands.runs import add_target, chosen
 from xlnet_pipeline.commands.tables import coloured, local_time, paint, print_json, print_table
 from xlnet_pipeline.targets.settings import DEFAULT_FILE
 
@@ -82,9 +82,9 @@ def add_uri(parser: Parser) -> None:
 def open_registry(options: argparse.Namespace) -> Registry:
     """Open the registry of ``--uri``, else of the recipe, the target's settings, the environment or ``--home``."""
     if given := options.uri or _of_recipe(getattr(options, "recipe", None)):
-        return registry_at(given, target(options).home)
+        return registry_at(given, local(options).home)
     elsewhere = getattr(options, "target", "local")
-    return (target(options) if elsewhere == "local" else chosen(options)).models()
+    return (local(options) if elsewhere == "local" else chosen(options)).models()
 
 
 def _of_recipe(file: str | None) -> str:

@@ -3,7 +3,7 @@
 import argparse
 
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, hours
-from xlnet_pipeline.commands.run import add_recipe, load
+from xlnet_pipeline.commands.run import add_recipe, load, local
 from xlnet_pipeline.commands.tables import print_json
 
 
@@ -39,11 +39,10 @@ def show(options: argparse.Namespace) -> int:
     """Print the plan. Return 1 if the run does not fit on the requested machine."""
     from xlnet_pipeline.placement import machines
     from xlnet_pipeline.planning.plan import plan
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
     made = plan(
         load(options.recipe, options.settings, options.home),
-        LocalTarget(options.home).home,
+        local(options).home,
         target=options.target,
         machine=options.machine,
         nodes=options.nodes,

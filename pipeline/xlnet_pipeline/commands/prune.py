@@ -4,6 +4,7 @@ import argparse
 
 from xlnet.errors import RunError
 from xlnet_pipeline.commands.parser import Subparsers, age, command, count
+from xlnet_pipeline.commands.run import local
 from xlnet_pipeline.commands.tables import duration, print_table
 
 DAYS = 30.0
@@ -44,9 +45,8 @@ def prune(options: argparse.Namespace) -> None:
     """
     from xlnet.lineage.facts import size
     from xlnet_pipeline.targets.local import prune as pruning
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
-    target = LocalTarget(options.home)
+    target = local(options)
     if not target.home.is_dir():
         print(f"nothing to remove: there is no state directory '{target.home}' yet")
         return

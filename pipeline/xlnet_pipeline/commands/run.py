@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xlnet
 from xlnet import recipe as recipes
@@ -23,6 +24,9 @@ from xlnet_pipeline.commands.tables import coloured, print_json
 from xlnet_pipeline.targets import NAMES, Submission, Target, open_target
 from xlnet_pipeline.targets.settings import needed
 from xlnet_pipeline.targets.submission import refuse
+
+if TYPE_CHECKING:
+    from xlnet_pipeline.targets.local.target import LocalTarget
 
 DEMO = Path(xlnet.__file__).parent / "demo" / "uci_sentences"
 DEMO_RECIPE = DEMO / "recipe.toml"
@@ -59,6 +63,13 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")
     parser.add_argument("--no-check", action="store_true", help="run even if the checks find an error")
     parser.add_argument("--dry-run", action="store_true", help="print the exact requests as JSON, and send nothing")
+
+
+def local(options: argparse.Namespace) -> "LocalTarget":
+    """Open the target on this machine, in the chosen state directory."""
+    from xlnet_pipeline.targets.local.target import LocalTarget
+
+    return LocalTarget(options.home)
 
 
 def add_recipe(parser: Parser, text: str) -> None:
@@ -147,11 +158,10 @@ def run_elsewhere(options: argparse.Namespace, target: Target, asked: Submission
 def cheapest(options: argparse.Namespace, recipe: Recipe) -> str:
     """Return the machine that ``--machine auto`` chooses, and print the reason."""
     from xlnet_pipeline.planning.plan import plan
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
     made = plan(
         recipe,
-        LocalTarget(options.home).home,
+        local(options).home,
         target=options.target,
         machine=AUTO,
         nodes=options.nodes,

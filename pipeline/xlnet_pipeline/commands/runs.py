@@ -3,19 +3,15 @@
 import argparse
 import dataclasses
 import sys
-from typing import TYPE_CHECKING
 
 from xlnet.errors import RunError, UserError
 from xlnet.redaction import visible
 from xlnet.steps import STEPS
 from xlnet_pipeline.commands import outcome, prune
 from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group, whole
-from xlnet_pipeline.commands.run import HERE, home_option
+from xlnet_pipeline.commands.run import HERE, home_option, local
 from xlnet_pipeline.commands.tables import coloured, duration, local_time, paint, print_json, print_table
 from xlnet_pipeline.targets import NAMES, Run, Target, following, open_target, progress, record
-
-if TYPE_CHECKING:
-    from xlnet_pipeline.targets.local.target import LocalTarget
 
 NEWEST = 20  # runs to list by default
 HELP_RUN = "'latest', a run's id, a unique beginning of it, or its last characters"
@@ -70,13 +66,6 @@ def _to_type(options: argparse.Namespace, words: str) -> str:
     return f"xlnet-pipeline {words} {tool_option(options)}"
 
 
-def target(options: argparse.Namespace) -> "LocalTarget":
-    """Open the local target over the chosen state directory."""
-    from xlnet_pipeline.targets.local.target import LocalTarget
-
-    return LocalTarget(options.home)
-
-
 def list_runs(options: argparse.Namespace) -> None:
     """Print one row for each run."""
     here = chosen(options)
@@ -106,7 +95,7 @@ def list_runs(options: argparse.Namespace) -> None:
         if len(found) == limit:
             print(f"the newest {limit}; all of them: {_to_type(options, 'runs list --all')}")
     else:
-        place = f"in '{target(options).home}'" if here.name in HERE else f"on target '{here.name}'"
+        place = f"in '{local(options).home}'" if here.name in HERE else f"on target '{here.name}'"
         print(f"no runs {place}; start one with: {_to_type(options, 'run')}")
 
 
@@ -148,7 +137,7 @@ def _progress(options: argparse.Namespace, run: Run) -> str:
     running = [step.name for step in run.steps if step.status == record.RUNNING and STEPS[step.name].trains]
     if not running:
         return ""
-    folder = target(options).home / "runs" / run.id / "logs" if options.target in HERE else None
+    folder = local(options).home / "runs" / run.id / "logs" if options.target in HERE else None
     try:
         return progress.of(chosen(options).logs(run.id, running[0]), folder)
     except (UserError, RunError):  # there is no readable log yet; the steps are already printed

@@ -11,15 +11,15 @@ from zoneinfo import ZoneInfo
 
 from xlnet.errors import UserError
 from xlnet.redaction import visible
-from xlnet_pipeline.commands.parser import Parser, Subparsers, command, group
-from xlnet_pipeline.commands.run import add_placement, check, load, submission
-from xlnet_pipeline.commands.runs import add_target
+from xlnet_pipeline.commands.parser import Subparsers, command, group
+from xlnet_pipeline.commands.run import add_placement, add_recipe, check, load, local, submission
+from xlnet_pipeline.commands.runs import add_target, chosen
 from xlnet_pipeline.commands.tables import local_time, print_json, print_table
-from xlnet_pipeline.targets import Target, open_target
+from xlnet_pipeline.targets import Target
 from xlnet_pipeline.targets.submission import refuse
 
 if TYPE_CHECKING:
-    from xlnet_pipeline.targets.schedules import Schedule, Schedules
+    from xlnet_pipeline.targets.schedules import Schedule
 
 DEFAULT_RECIPE = Path("recipe.toml")
 
@@ -87,7 +87,7 @@ def _add_create(inner: Subparsers) -> None:
         "\ntakes all its steps from the cache.",
     )
     parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and '-'")
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="what to run")
+    add_recipe(parser, "what to run")
     parser.add_argument("--cron", required=True, metavar="CRON", help="minute, hour, day, month, day of the week")
     parser.add_argument("--timezone", default="UTC", metavar="ZONE", help="such as Europe/Berlin (default: UTC)")
     parser.add_argument(
@@ -98,14 +98,7 @@ def _add_create(inner: Subparsers) -> None:
     parser.add_argument(
         "--max-concurrent", type=int, default=1, metavar="N", help="runs at the same time, 1 to 10 (default: 1)"
     )
-    _add_settings(parser)
     add_placement(parser)
-
-
-def _add_settings(parser: Parser) -> None:
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field"
-    )
 
 
 def create(options: argparse.Namespace) -> None:
@@ -117,7 +110,7 @@ def create(options: argparse.Namespace) -> None:
         options.cron, options.timezone, options.max_concurrent, current_offset=options.current_offset
     )
     asked = submission(options, load(options.recipe, options.settings, options.home))
-    target = open_target(options.target, options.home, options.recipe)
+    target = chosen(options)
     refuse(asked, target.cannot)
     if target.name != "local":
         check(target, asked)
@@ -136,15 +129,11 @@ def create(options: argparse.Namespace) -> None:
         print("it fires while this runs: xlnet-pipeline schedule serve")
 
 
-def _opened(options: argparse.Namespace) -> "Schedules":
-    return open_target(options.target, options.home, options.recipe).schedules()
-
-
 def list_schedules(options: argparse.Namespace) -> None:
     """Print one row for each schedule."""
     from xlnet_pipeline.targets import schedules
 
-    target = open_target(options.target, options.home, options.recipe)
+    target = chosen(options)
     found = target.schedules().all()
     if options.json:
         print_json([dataclasses.asdict(one) for one in found])
@@ -209,7 +198,7 @@ def show(options: argparse.Namespace) -> None:
     """Print one schedule."""
     from xlnet_pipeline.targets import schedules
 
-    target = open_target(options.target, options.home, options.recipe)
+    target = chosen(options)
     one = schedules.find(options.name, target.schedules().all())
     facts = {
         "state": one.state,
@@ -236,28 +225,26 @@ def _zoned(moment: str, zone: str) -> str:
 
 def pause(options: argparse.Namespace) -> None:
     """Pause a schedule."""
-    print(f"schedule {_opened(options).pause(options.name).name}: PAUSED")
+    print(f"schedule {chosen(options).schedules().pause(options.name).name}: PAUSED")
 
 
 def resume(options: argparse.Namespace) -> None:
     """Resume a schedule."""
-    one = _opened(options).resume(options.name)
+    one = chosen(options).schedules().resume(options.name)
     print(f"schedule {one.name}: ACTIVE, next run {local_time(one.next_run)}")
 
 
 def delete(options: argparse.Namespace) -> None:
     """Remove a schedule."""
-    notes = _opened(options).delete(options.name)
+    notes = chosen(options).schedules().delete(options.name)
     print("\n".join([f"schedule {options.name}: deleted", *notes]))
 
 
 def sync(options: argparse.Namespace) -> None:
     """Correct schedules after a daylight-saving change."""
-    print("\n".join(_opened(options).sync(options.name)) or f"no schedules on target '{options.target}'")
+    print("\n".join(chosen(options).schedules().sync(options.name)) or f"no schedules on target '{options.target}'")
 
 
 def serve(options: argparse.Namespace) -> None:
     """Start the runs of local schedules until the user stops the command."""
-    from xlnet_pipeline.targets.local.target import LocalTarget
-
-    LocalTarget(options.home).schedules().serve(lambda text: print(text, flush=True))
+    local(options).schedules().serve(lambda text: print(text, flush=True))
