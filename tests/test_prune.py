@@ -247,7 +247,6 @@ def test_who_was_champion_before_is_found_in_older_registries_too(
 
 
 def test_latest_names_the_newest_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from xlnet_pipeline.targets import remote
 
     tool = ["--home", str(tmp_path), "runs", "show", "latest"]
     assert cli.main(tool) == 2
@@ -258,7 +257,7 @@ def test_latest_names_the_newest_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.startswith(f"run {newest.id} ")
     assert cli.main(["--home", str(tmp_path), "lineage", "--run", "latest"]) == 2, "it left no artifact"
     assert f"run '{newest.id}' is SUCCEEDED and left no artifact" in capsys.readouterr().err
-    assert remote.choose("latest", ["c", "b", "a"], "kfp") == "c"
+    assert record.choose("latest", ["c", "b", "a"], "on target 'kfp'") == "c"
 
 
 def test_vertex_keeps_a_default_version_and_loses_the_model_with_its_last_version(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xlnet import provenance, state
-from xlnet.errors import RunError
+from xlnet.errors import RunError, UserError, nearest
 from xlnet.steps import of_run
 
 SCHEMA = 1
@@ -144,6 +144,28 @@ class Run:
             for name, value in step.outputs.items()
             if isinstance(value, dict) and "uri" in value
         ]
+
+
+def choose(run: str, known: Sequence[str], where: str) -> str:
+    """Return the known id that equals ``run``, begins with it or ends with it.
+
+    Args:
+        run: what the user typed; ``latest`` is the newest run.
+        known: the ids of the runs, the newest first.
+        where: where they are, for messages.
+
+    Raises:
+        UserError: no id matches, or several do.
+    """
+    if run == LATEST and known:
+        return known[0]
+    matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
+    if run and len(matches) == 1:
+        return matches[0]
+    if run and matches:
+        raise UserError(f"run '{run}' could be {', '.join(sorted(matches[:5]))}; type more of it")
+    hint = nearest(run, known) or (f"; the latest is '{known[0]}'" if known else "; there are no runs yet")
+    raise UserError(f"run '{run}' is unknown {where}{hint}")
 
 
 def flat(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

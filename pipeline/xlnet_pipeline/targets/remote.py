@@ -315,23 +315,6 @@ def between(started: str | None, ended: str | None) -> float | None:
     return round((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds(), 3)
 
 
-def choose(run: str, known: list[str], target: str) -> str:
-    """Return the known id that equals ``run``, begins with it or ends with it.
-
-    Raises:
-        UserError: no id matches, or several do.
-    """
-    if run == record.LATEST and known:
-        return known[0]
-    matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
-    if run and len(matches) == 1:
-        return matches[0]
-    if run and matches:
-        raise UserError(f"run '{run}' could be {', '.join(matches[:5])}; type more of it")
-    hint = nearest(run, known) or (f"; the latest is '{known[0]}'" if known else "; there are no runs yet")
-    raise UserError(f"run '{run}' is unknown on target '{target}'{hint}")
-
-
 def log_lines(run: Run, step: str | None, read: Callable[[StepRun], str]) -> Iterator[str]:
     """Yield the lines of the steps' logs, each step under a heading.
 

@@ -1,6 +1,7 @@
 """Sends the changes of a run to open pages, as server-sent events."""
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -131,14 +132,15 @@ async def metrics(request: Request) -> Response:
 async def runs(request: Request) -> Response:
     """Send an event whenever the list of runs has changed."""
     site = site_of(request)
+    listed = functools.partial(shared_slow, ("runs", site), _list, site)
 
     async def events() -> AsyncIterator[str]:
-        seen = await run_in_threadpool(_list, site)
+        seen = await listed()
         yield ": open\n\n"
         quiet = time.monotonic()
         while not site.stopping:
             await asyncio.sleep(2 * POLL)
-            if (now := await run_in_threadpool(_list, site)) != seen:
+            if (now := await listed()) != seen:
                 seen, quiet = now, time.monotonic()
                 yield event("changed", "runs")
             elif time.monotonic() - quiet > QUIET:
@@ -148,17 +150,11 @@ async def runs(request: Request) -> Response:
     return _streamed(events())
 
 
-_listed: tuple[float, Signature] = (0.0, ())
-
-
 def _list(site: Site) -> Signature:
-    """Return a value that changes with the list of runs. All tabs share it for POLL seconds."""
-    global _listed
-    if time.monotonic() - _listed[0] > POLL:
-        rows = site.rows()
-        newest = tuple((row.id, row.status, row.steps) for row in rows if row.running)
-        _listed = (time.monotonic(), (len(rows), newest, hash(tuple((row.id, row.status) for row in rows))))
-    return _listed[1]
+    """Return a value that changes with the list of runs."""
+    rows = site.rows()
+    newest = tuple((row.id, row.status, row.steps) for row in rows if row.running)
+    return (len(rows), newest, hash(tuple((row.id, row.status) for row in rows)))
 
 
 def _panel(site: Site, run: Run) -> tuple[Run, str]:

@@ -190,7 +190,7 @@ class KfpTarget:
             list_runs = self.api.runs.run_service_list_runs
             some = list(self.api.pages(list_runs, "runs", AMBIGUOUS, filter=contains(run))) if run else []
             candidates = {states.run_id(one): one for one in some or self.listed(1)}
-            found = candidates[remote.choose(run, list(candidates), self.name)]
+            found = candidates[record.choose(run, list(candidates), f"on target '{self.name}'")]
         return self._by_id(found.run_id)
 
     def _by_id(self, run_id: str) -> Any:

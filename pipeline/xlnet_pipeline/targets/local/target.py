@@ -156,16 +156,8 @@ class LocalTarget:
         with contextlib.suppress(OSError, ValueError):  # a whole id needs no list of what may be thousands of runs
             if run.strip(".") and Path(run).name == run and (self._folder / run / "run.json").is_file():
                 return self._folder / run
-        known = [path.parent.name for path in self._records()]
-        matches = [run] if run in known else [one for one in known if one.startswith(run) or one.endswith(run)]
-        if run and len(matches) == 1:
-            return self._folder / matches[0]
-        if run and matches:
-            raise UserError(f"run '{run}' could be {', '.join(matches[-5:])}; type more of it")
-        if run == record.LATEST and known:
-            return self._folder / known[-1]
-        hint = nearest(run, known) or (f"; the latest is '{known[-1]}'" if known else "; there are no runs yet")
-        raise UserError(f"run '{run}' is unknown in '{self.home}'{hint}")
+        known = [path.parent.name for path in reversed(self._records())]
+        return self._folder / record.choose(run, known, f"in '{self.home}'")
 
     def pipeline(self, recipe: Recipe) -> compiled.Specification:
         """Return the compiled pipeline. Its cache keys name the code that the steps will run."""

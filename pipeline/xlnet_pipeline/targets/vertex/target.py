@@ -181,7 +181,7 @@ class VertexTarget:
         if run and (job := self.api.get(f"{self.jobs}/{remote.PREFIX}{quote(run, safe='')}")):
             return job
         known = {_id(job): job["name"] for job in self._listed()}
-        return self.api.call("GET", known[remote.choose(run, list(known), self.name)])
+        return self.api.call("GET", known[record.choose(run, list(known), f"on target '{self.name}'")])
 
     def _record(self, job: dict[str, Any]) -> Run:
         text = job.get("runtimeConfig", {}).get("parameterValues", {}).get("recipe", "{}")
