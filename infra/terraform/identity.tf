@@ -3,7 +3,6 @@
 resource "google_service_account" "this" {
   for_each = local.accounts
 
-  project      = var.project
   account_id   = "${var.name}-${each.key}"
   display_name = each.value
 
@@ -53,7 +52,6 @@ resource "google_artifact_registry_repository_iam_member" "this" {
     steps = "roles/artifactregistry.reader"
   }
 
-  project    = var.project
   location   = var.region
   repository = google_artifact_registry_repository.this.name
   role       = each.value

@@ -3,7 +3,6 @@
 resource "google_monitoring_notification_channel" "this" {
   for_each = toset(var.alert_emails)
 
-  project      = var.project
   display_name = "${var.name}: ${each.value}"
   type         = "email"
   labels = {
@@ -16,7 +15,6 @@ resource "google_monitoring_notification_channel" "this" {
 resource "google_monitoring_alert_policy" "failed_run" {
   for_each = local.failures
 
-  project               = var.project
   display_name          = "${var.name}: ${each.value.title}"
   combiner              = "OR"
   severity              = "ERROR"

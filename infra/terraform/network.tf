@@ -1,7 +1,6 @@
 # One VPC whose machines have no public address: they reach Google's APIs privately and the internet through NAT.
 
 resource "google_compute_network" "this" {
-  project                 = var.project
   name                    = var.name
   auto_create_subnetworks = false
   routing_mode            = "REGIONAL"
@@ -10,7 +9,6 @@ resource "google_compute_network" "this" {
 }
 
 resource "google_compute_subnetwork" "this" {
-  project                  = var.project
   name                     = "${var.name}-${var.region}"
   region                   = var.region
   network                  = google_compute_network.this.id
@@ -36,14 +34,12 @@ resource "google_compute_subnetwork" "this" {
 }
 
 resource "google_compute_router" "this" {
-  project = var.project
   name    = var.name
   region  = var.region
   network = google_compute_network.this.id
 }
 
 resource "google_compute_router_nat" "this" {
-  project                            = var.project
   name                               = var.name
   region                             = var.region
   router                             = google_compute_router.this.name
@@ -63,7 +59,6 @@ resource "google_compute_router_nat" "this" {
 
 # Collectives between nodes (NCCL, TPU slices) use ports of their own choosing, inside the VPC only.
 resource "google_compute_firewall" "inside" {
-  project       = var.project
   name          = "${var.name}-inside"
   network       = google_compute_network.this.id
   direction     = "INGRESS"
@@ -88,7 +83,6 @@ resource "google_compute_firewall" "inside" {
 resource "google_compute_firewall" "webhooks" {
   count = var.cluster ? 1 : 0
 
-  project       = var.project
   name          = "${var.name}-webhooks"
   network       = google_compute_network.this.id
   direction     = "INGRESS"
@@ -103,7 +97,6 @@ resource "google_compute_firewall" "webhooks" {
 
 # What a VPC does anyway, written down so that a refused connection leaves a log line.
 resource "google_compute_firewall" "outside" {
-  project       = var.project
   name          = "${var.name}-deny-rest"
   network       = google_compute_network.this.id
   direction     = "INGRESS"

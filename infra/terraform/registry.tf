@@ -1,7 +1,6 @@
 # Images. Tags are immutable, so that a tag never comes to mean another image; runs name digests anyway.
 
 resource "google_artifact_registry_repository" "this" {
-  project                = var.project
   location               = var.region
   repository_id          = var.name
   description            = "Images of xlnet-pipeline"

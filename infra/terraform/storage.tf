@@ -4,7 +4,6 @@ resource "google_storage_bucket" "this" {
   # checkov:skip=CKV_GCP_62: Cloud Audit Logs record access; a bucket of access logs would need one more for its own
   for_each = local.buckets
 
-  project                     = var.project
   name                        = "${var.project}-${var.name}-${each.key}"
   location                    = var.region
   storage_class               = "STANDARD"
@@ -66,7 +65,6 @@ resource "google_storage_bucket" "this" {
 resource "google_kms_key_ring" "this" {
   count = var.cmek ? 1 : 0
 
-  project  = var.project
   name     = var.name
   location = var.region
 
@@ -86,8 +84,6 @@ resource "google_kms_crypto_key" "this" {
 }
 
 data "google_storage_project_service_account" "this" {
-  project = var.project
-
   depends_on = [google_project_service.this]
 }
 

@@ -3,7 +3,6 @@
 resource "google_vertex_ai_tensorboard" "this" {
   count = var.vertex ? 1 : 0
 
-  project      = var.project
   region       = var.region
   display_name = var.name
   description  = "Curves of xlnet-pipeline runs"
