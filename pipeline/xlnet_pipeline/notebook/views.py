@@ -2,6 +2,7 @@
 
 import html
 import os
+from collections import UserList
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,26 +151,11 @@ class Report:
         )
 
 
-class Results(Sequence[Result]):
+class Results(UserList[Result]):
     """Runs, the newest first."""
 
-    def __init__(self, found: Iterable[Result]) -> None:
-        self._runs = list(found)
-
-    @overload
-    def __getitem__(self, index: int) -> Result: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Results": ...
-
-    def __getitem__(self, index: int | slice) -> "Result | Results":
-        return Results(self._runs[index]) if isinstance(index, slice) else self._runs[index]
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
     def __repr__(self) -> str:
-        return "\n".join(map(repr, self._runs)) or "no runs"
+        return "\n".join(map(repr, self)) or "no runs"
 
     def _repr_html_(self) -> str:
         rows = [(one.id, one.status, outcome.primary(one.record) or "", one.version or "") for one in self]

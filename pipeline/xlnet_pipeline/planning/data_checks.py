@@ -13,7 +13,7 @@ from xlnet.data.snapshot import CORPUS
 from xlnet.data.vocabulary import make_tokenizer, rows_with_a_split
 from xlnet.evaluation.comparison import primary_metric, refuse_selection
 from xlnet.model import pretrained
-from xlnet.recipe import OWN_ROWS, DataRecipe
+from xlnet.recipe import OWN_ROWS
 from xlnet.recipe.checks import refuse_unknown_classes, segment_length
 from xlnet_pipeline.planning.planned_run import BEFORE_A_RUN, FIRST_ROWS, PlannedRun
 
@@ -78,7 +78,7 @@ def labels(given: PlannedRun) -> str | None:
         return None  # the reader checks numbers, a corpus has no labels, and the survey checks small inputs
     if len(rows) > 20 and len(names) > surveys.MANY_CLASSES * len(rows):
         return f"data.label = {data.label!r} has {len(names)} different values in the first {len(rows)} rows"
-    if len(names) == 1 and not _has_unread_rows(data, given):
+    if len(names) == 1 and not _has_unread_rows(given):
         return f"data.label = {data.label!r} is '{next(iter(names))}' in all of the first {len(rows)} rows"
     return None
 
@@ -155,7 +155,7 @@ def metric(given: PlannedRun) -> None:
     refuse_selection(given.recipe.training.select_by, given.recipe.data.task)
 
 
-def _has_unread_rows(data: DataRecipe, given: PlannedRun) -> bool:
+def _has_unread_rows(given: PlannedRun) -> bool:
     """Return whether some rows were not read; they may belong to other classes."""
     return any(len(rows) == FIRST_ROWS for _, rows in given.first) or len(given.sources) > len(given.first)
 

@@ -178,12 +178,15 @@ def _mount(folder: Path, *more: str) -> str:
     return f"--mount={line.getvalue()}"
 
 
+def _inputs(recipe: Recipe) -> list[str]:
+    return [*itertools.chain(*recipe.data.inputs.values()), *recipe.pretraining.files]
+
+
 def _data_folders(recipe: Recipe) -> set[Path]:
     """Return the directories of the recipe's local files, with links resolved."""
-    data = recipe.data
-    weights = [path for path in (data.tokenizer, recipe.model.pretrained) if path and Path(path).exists()]
+    weights = [path for path in (recipe.data.tokenizer, recipe.model.pretrained) if path and Path(path).exists()]
     folders = set()
-    for path in [*itertools.chain(*data.inputs.values()), *recipe.pretraining.files, *weights]:
+    for path in [*_inputs(recipe), *weights]:
         if "://" in path or path.startswith("demo:"):
             continue
         found = Path(_GLOB.split(path)[0]).absolute()
@@ -195,13 +198,7 @@ def _data_folders(recipe: Recipe) -> set[Path]:
 
 def _leaves_this_machine(recipe: Recipe) -> bool:
     """Whether a step needs the network: for a bucket, a registry's server, or a model hub."""
-    data = recipe.data
-    uris = [
-        *itertools.chain(*data.inputs.values()),
-        *recipe.pretraining.files,
-        recipe.registry.uri,
-        os.environ.get("MLFLOW_TRACKING_URI", ""),
-    ]
+    uris = [*_inputs(recipe), recipe.registry.uri, os.environ.get("MLFLOW_TRACKING_URI", "")]
     remote = any("://" in one and not one.startswith(("sqlite:", "file:")) for one in uris)
     pretrained = recipe.model.pretrained
     return remote or bool(pretrained and not Path(pretrained).exists())

@@ -302,9 +302,9 @@ def _described(recipe_json: str) -> tuple[str, str, tuple[str, ...]]:
 
 def moment(value: datetime | str | None) -> str | None:
     """Convert a backend's time to the format of our records."""
-    if value is None or value == "":
+    if not value:
         return None
-    found = datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
+    found = datetime.fromisoformat(value) if isinstance(value, str) else value
     return found.isoformat(timespec="milliseconds")
 
 

@@ -14,7 +14,7 @@ from xlnet.registry import CHAMPION, ModelVersion
 from xlnet_pipeline.ui import pages
 from xlnet_pipeline.ui.pages import quoted
 from xlnet_pipeline.ui.row import RunRow
-from xlnet_pipeline.ui.safety import Form, checked
+from xlnet_pipeline.ui.safety import Form, Handler, checked
 from xlnet_pipeline.ui.site import Site, site_of
 
 FRESH = 5.0  # seconds before the registry is asked again
@@ -135,31 +135,18 @@ def _consequences(site: Site, one: Entry) -> list[str]:
     return said
 
 
-def promote(request: Request, form: Form) -> Response:
-    """Make a version the champion."""
-    site, name = site_of(request), request.path_params["name"]
-    one = entry(site, name, request.path_params["version"])
-    return _changed(request, site.worker.call("registered.promote", site.options(), one.reference))
+def changing(how: str) -> Handler:
+    """Make a handler that changes a version or a model by a function of ``registered``, and says what was done."""
 
+    def handler(request: Request, form: Form) -> Response:
+        site, named = site_of(request), request.path_params
+        name, number = named["name"], named.get("version")
+        reference = entry(site, name, number).reference if number else name
+        said = site.worker.call(f"registered.{how}", site.options(), reference)
+        _kept.clear()
+        return pages.redirect(f"/models/{quoted(name)}" if name in known(site) else "/models", said)
 
-def roll_back(request: Request, form: Form) -> Response:
-    """Make the previous champion the champion again."""
-    site, name = site_of(request), request.path_params["name"]
-    return _changed(request, site.worker.call("registered.roll_back", site.options(), name))
-
-
-def delete(request: Request, form: Form) -> Response:
-    """Delete a version."""
-    site, name = site_of(request), request.path_params["name"]
-    one = entry(site, name, request.path_params["version"])
-    return _changed(request, site.worker.call("registered.delete", site.options(), one.reference))
-
-
-def _changed(request: Request, said: str) -> Response:
-    _kept.clear()
-    name = request.path_params["name"]
-    there = name in known(site_of(request))
-    return pages.redirect(f"/models/{quoted(name)}" if there else "/models", said)
+    return handler
 
 
 def attempt(request: Request, form: Form) -> Response:
@@ -192,9 +179,9 @@ def _shaded(tried: dict[str, Any]) -> dict[str, Any]:
 ROUTES = [
     Route("/models", listing),
     Route("/models/{name}", model),
-    Route("/models/{name}/rollback", checked(roll_back), methods=["POST"]),
+    Route("/models/{name}/rollback", checked(changing("roll_back")), methods=["POST"]),
     Route("/models/{name}/{version}", version),
-    Route("/models/{name}/{version}/promote", checked(promote), methods=["POST"]),
-    Route("/models/{name}/{version}/delete", checked(delete), methods=["POST"]),
+    Route("/models/{name}/{version}/promote", checked(changing("promote")), methods=["POST"]),
+    Route("/models/{name}/{version}/delete", checked(changing("delete")), methods=["POST"]),
     Route("/models/{name}/{version}/try", checked(attempt), methods=["POST"]),
 ]

@@ -45,7 +45,7 @@ def run_of(found: Any, target: str, namespace: str = "kubeflow") -> tuple[Run, N
     if run.status == record.RUNNING and asked:
         run.notes.append(f"somebody asked for its end at {asked:%H:%M:%S} UTC; it has not ended yet")
     elif run.status == record.RUNNING:
-        _say_what_waits(run, nodes, found, namespace)
+        _say_what_waits(run, nodes, namespace)
     return run, nodes
 
 
@@ -152,7 +152,7 @@ def _close(step: StepRun, status: str, asked: datetime | None) -> None:
         step.status = record.CANCELLED
 
 
-def _say_what_waits(run: Run, nodes: Nodes, found: Any, namespace: str) -> None:
+def _say_what_waits(run: Run, nodes: Nodes, namespace: str) -> None:
     """Set the waiting time and the reason of a step whose pod has not started."""
     see = f"kubectl -n {namespace} describe pods -l {WORKFLOW_LABEL}={nodes.workflow}"
     for step in run.steps:
