@@ -24,7 +24,9 @@ def test_generated_pages_are_up_to_date(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "parser"), list(reference.commands(cli.parser())), ids=lambda value: value if isinstance(value, str) else ""
+    ("words", "parser"),
+    list(reference.commands(cli.parser())),
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_command_has_help_and_an_example(words: str, parser: argparse.ArgumentParser) -> None:
     assert parser.description

@@ -9,7 +9,7 @@ from typing import Any
 from xlnet.errors import UserError
 from xlnet_pipeline.placement.machines import MACHINES, Machine, refuse
 
-__all__ = ["Placement", "all_tasks", "placement"]
+__all__ = ["Placement", "all_tasks", "larger", "placement"]
 
 _PINNED = re.compile(r"[^\s@]+@(sha256:[0-9a-f]{64})")
 
@@ -98,7 +98,7 @@ def placement(
     if target == "kfp" and nodes > 1 and machine.kind == "tpu":
         raise UserError(
             f"--nodes is {nodes}, but TPUs train together within one slice: take a larger one, such as --machine "
-            f"{_larger(machine, nodes).name}"
+            f"{larger(machine, nodes).name}"
         )
     if flex_start:
         _refuse_flexible_start(place)
@@ -110,7 +110,7 @@ def placement(
     return place
 
 
-def _larger(machine: Machine, nodes: int) -> Machine:
+def larger(machine: Machine, nodes: int) -> Machine:
     """Return the family's smallest slice with at least the chips of ``nodes`` machines, or else its largest slice."""
     rows = sorted((row for row in MACHINES.values() if row.family == machine.family), key=lambda row: row.chips)
     return next((row for row in rows if row.chips >= nodes * machine.chips), rows[-1])

@@ -14,8 +14,7 @@ from xlnet.recipe import AUTO, AUTO_VOCABULARY
 from xlnet.recipe import budget as budgets
 from xlnet.registry import check_name, resolve
 from xlnet_pipeline.images import references
-from xlnet_pipeline.placement import image_digest, placement
-from xlnet_pipeline.placement.machines import MACHINES
+from xlnet_pipeline.placement import image_digest, larger, placement
 from xlnet_pipeline.planning import estimate, workload
 from xlnet_pipeline.planning.data_checks import (
     class_weights,
@@ -147,12 +146,7 @@ def topology(given: PlannedRun) -> str | None:
     if machine.kind != "tpu" or given.nodes == 1:
         return None
     what = f"{given.nodes} slices '{machine.name}' are not one slice of {given.chips} chips"
-    return f"{what}; the machine for that is '{machine.family}-{_next_slice(machine.family, given.chips)}'"
-
-
-def _next_slice(family: str, chips: int) -> int:
-    sizes = sorted(row.chips for row in MACHINES.values() if row.family == family)
-    return next((size for size in sizes if size >= chips), sizes[-1])
+    return f"{what}; the machine for that is '{larger(machine, given.nodes).name}'"
 
 
 def memory(given: PlannedRun) -> str | None:
