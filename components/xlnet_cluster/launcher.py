@@ -4,12 +4,10 @@ The step's own pod is small and does not train. It creates the JobSet (or finds 
 restart), forwards rank 0's output, reports failures and restarts of pods, and ends with the JobSet's result.
 """
 
-import contextlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +17,7 @@ from xlnet.data import objects
 from xlnet.errors import Preempted, RunError, UserError
 from xlnet.http import HttpError
 from xlnet.training import buckets
-from xlnet.training.preemption import SIGNALS
+from xlnet.training.preemption import SIGNALS, handling
 from xlnet_cluster.api import Api
 from xlnet_cluster.jobset import COMMAND, CONTAINER, OUT, RUN, Requirements, TrainingJob, manifest
 from xlnet_cluster.pods import PendingPods, PodFailures, leader
@@ -69,24 +67,15 @@ def train(
     return watch.fetch(out)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def _signals() -> AbstractContextManager[None]:
     """Raise Cancelled on the first signal that asks this process to end; ignore later ones."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def cancel(number: int, frame: FrameType | None) -> None:
         for one in SIGNALS:
             signal.signal(one, signal.SIG_IGN)
         raise Cancelled(number)
 
-    earlier = {number: signal.signal(number, cancel) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+    return handling(SIGNALS, cancel)
 
 
 class JobSetWatcher:

@@ -10,7 +10,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -31,16 +32,22 @@ def grace() -> float:
 
 
 @contextlib.contextmanager
-def leaving_when_asked() -> Iterator[None]:
-    """Treat SIGTERM as a preemption already during start-up, before a :class:`StopRequest` handles signals."""
+def handling(numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle these signals with a function. Does nothing outside the main thread, where Python allows no handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = signal.signal(signal.SIGTERM, _leave)
+    earlier = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, before in earlier.items():
+            signal.signal(number, before)
+
+
+def leaving_when_asked() -> AbstractContextManager[None]:
+    """Treat SIGTERM as a preemption already during start-up, before a :class:`StopRequest` handles signals."""
+    return handling((signal.SIGTERM,), _leave)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

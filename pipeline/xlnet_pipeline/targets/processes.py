@@ -8,9 +8,9 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, BinaryIO, Protocol
 
 from xlnet.redaction import redacted, visible
-from xlnet.training.preemption import grace
+from xlnet.training.preemption import grace, handling
 
 BEYOND = 5.0  # seconds added to the grace period in which a step's program saves its work
 POLL = 0.1  # longest delay until a stop is noticed, seconds
@@ -70,12 +70,8 @@ class Cancellation:
         if reason := self.reason:
             raise Stopped(reason)
 
-    @contextlib.contextmanager
-    def on_signals(self) -> Iterator[None]:
+    def on_signals(self) -> AbstractContextManager[None]:
         """Handle the signals that ask a process to end. Does nothing outside the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
         def note(number: int, frame: FrameType | None) -> None:
             now = time.monotonic()
@@ -86,12 +82,7 @@ class Cancellation:
 
         under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         taken = [number for number in SIGNALS if not (number == signal.SIGHUP and under_nohup)]
-        earlier = {number: signal.signal(number, note) for number in taken}
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
+        return handling(taken, note)
 
 
 class Process(Protocol):
