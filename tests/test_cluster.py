@@ -132,7 +132,7 @@ def test_of_several_pods_the_one_that_failed_is_named_and_its_last_words_are_sho
     server.program = ["sh", "-c", f"{other}; echo Traceback; echo ' line 1'; echo 'ValueError: nothing left'; exit 1"]
     with pytest.raises(RunError, match=r"\(node 1 of 2\) ended with exit status 1: ValueError: nothing left$"):
         step(nodes=2, retries=0)
-    assert re.search(r"last words of pod \S+-0-1-\S+:\n  Traceback\n   line 1\n", capfd.readouterr().out)
+    assert re.search(r"last lines of pod \S+-0-1-\S+:\n  Traceback\n   line 1\n", capfd.readouterr().out)
     assert server.attempts == [only(server)["metadata"]["name"]]
 
 
@@ -181,7 +181,7 @@ def test_a_launcher_that_is_killed_and_started_again_goes_on_with_the_same_jobse
     for name, value in server.step_pod(RUN, "train").items():  # the next pod has another name, and the same run
         monkeypatch.setenv(name, value)
     facts = launcher.train(requirements, *given, str(folder / "second"))
-    assert "is there already: going on with it" in capfd.readouterr().out
+    assert "exists already: continuing with it" in capfd.readouterr().out
     assert len(server.attempts) == 2
     assert server.count("POST", "/jobsets") == 1
     status = only(server)["status"]
@@ -252,7 +252,7 @@ def test_a_cluster_without_jobsets_says_how_to_install_them(
     server: KubernetesServer, step: Callable[..., dict[str, Any]]
 ) -> None:
     server.installed = False
-    with pytest.raises(UserError, match="knows no JobSets.*type: kubectl apply --server-side -f https://"):
+    with pytest.raises(UserError, match="has no JobSets.*type: kubectl apply --server-side -f https://"):
         step()
 
 

@@ -112,7 +112,7 @@ def table(
 
 FIRST, SECOND = f"{CANCELLED}-node-0-0-rbpms", f"{CANCELLED}-node-0-0-6r5vm"
 UNTIL_THE_CANCEL = [
-    ("ADDED JobSet", f"JobSet {CANCELLED} of 1 pod is made"),
+    ("ADDED JobSet", f"JobSet {CANCELLED} of 1 pod was created"),
     ("MODIFIED Pod", f"a line of {FIRST}"),
     (
         "MODIFIED JobSet",
@@ -148,7 +148,7 @@ def test_one_that_has_ended_well_is_fetched(
     while table.server.moments[0]["object"]["kind"] == "Pod":
         table.server.advance()
     table.train(capsys)
-    assert table.lines() == [f"JobSet {COMPLETED} of 1 pod is made", f"a line of {COMPLETED}-node-0-0-nmzvr"]
+    assert table.lines() == [f"JobSet {COMPLETED} of 1 pod was created", f"a line of {COMPLETED}-node-0-0-nmzvr"]
 
 
 def test_what_we_send_is_what_the_real_server_took(recordings: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_jobset_trains_from_and_into_it(installation: Installation) -> None:
     if installation.scheme == "minio://":
         pytest.skip("the train step's own pod did it")
     log = installation.say("runs", "logs", installation.succeeded(), "train")[1]
-    assert "of 1 pod is made" in log
+    assert "of 1 pod was created" in log
     assert "step 6" in log
 
 

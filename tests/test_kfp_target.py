@@ -121,7 +121,7 @@ def test_two_nodes_train_one_model(kfp: KfpServer, tmp_path: Path, capsys: pytes
     assert metadata["image_digest"] == IMAGE.partition("@")[2]
     assert main(["runs", "logs", run, "train", "--target", "kfp"]) == 0
     log = capsys.readouterr().out
-    assert "of 2 pods is made" in log
+    assert "of 2 pods was created" in log
     assert "training on 2 × cpu" in log
     assert main(["lineage", run, "--target", "kfp"]) == 0
     assert "gs://bucket/data/rows.csv" in capsys.readouterr().out

@@ -220,7 +220,7 @@ def test_two_pods_train_one_model(installation: Installation) -> None:
     installation.while_running("two pods to train", run, lambda: installation.states(run)[2] == "SUCCEEDED")
     installation.say("runs", "cancel", run)  # its evaluation would show nothing new
     log = installation.log(run, "train")
-    assert "of 2 pods is made" in log
+    assert "of 2 pods was created" in log
     assert "training on 2 × " in log
     model = installation.record(run)["steps"][2]["outputs"]["model"]  # type: ignore[index]
     assert model["metadata"]["ranks"] == 2

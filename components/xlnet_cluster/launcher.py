@@ -120,20 +120,20 @@ class JobSetWatcher:
             time.sleep(POLL)
         if found:
             if found["metadata"].get("labels", {}).get(RUN) != self._work.run[:63]:
-                raise RunError(f"JobSet {self.name} is another run's; delete it: kubectl delete jobset {self.name}")
+                raise RunError(f"JobSet {self.name} belongs to another run; delete it: kubectl delete jobset {self.name}")
             self._out = found["metadata"]["annotations"][OUT]
-            _say(f"JobSet {self.name} is there already: going on with it")
+            _say(f"JobSet {self.name} exists already: continuing with it")
             return
         try:
             self._api.create(manifest(self._needs, self._work))
         except HttpError as error:
             if error.status == 404:
-                what = "this cluster knows no JobSets, which several nodes and --spot need"
+                what = "this cluster has no JobSets, which several nodes and --spot need"
                 raise UserError(f"{what}; type: kubectl apply --server-side -f {MANIFESTS}") from None
             if error.status != 409:  # 409: an earlier try succeeded, but its answer was lost
                 raise
         hosts = self._needs.hosts
-        _say(f"JobSet {self.name} of {hosts} {'pods' if hosts > 1 else 'pod'} is made")
+        _say(f"JobSet {self.name} of {hosts} {'pods' if hosts > 1 else 'pod'} was created")
 
     def finish(self) -> None:
         """Watch the JobSet until it has succeeded.

@@ -71,7 +71,7 @@ class PodFailures:
         pod, end = found
         if index(pod):
             lines = (end.get("message") or "").splitlines()[-TAIL:]
-            print(f"last words of pod {pod['metadata']['name']}:", *lines, sep="\n  ", flush=True)
+            print(f"last lines of pod {pod['metadata']['name']}:", *lines, sep="\n  ", flush=True)
         again = f" (started again {restarts} {'time' if restarts == 1 else 'times'})" if restarts else ""
         kind = UserError if end["exitCode"] == UserError.exit_status else RunError
         return kind(f"{self._describe(pod, end)}{again}")
@@ -81,7 +81,7 @@ class PodFailures:
         if self._hosts > 1:
             who += f" (node {index(pod)} of {self._hosts})"
         if end.get("reason") == "OOMKilled":
-            return f"{who} was killed for want of memory (OOMKilled); take a larger --machine or smaller batches"
+            return f"{who} ran out of memory and was killed (OOMKilled); take a larger --machine or smaller batches"
         for condition in pod["status"].get("conditions", []):
             if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
                 return f"{who} was disrupted: {condition.get('message') or condition.get('reason', '')}"
@@ -151,4 +151,4 @@ class PendingPods:
                 f"pod {name} cannot pull its image: {self._causes[name] or reason}; push it, or let the nodes' service "
                 "account read the registry"
             )
-        return f"the container of pod {name} cannot be made ({reason}): {self._causes[name]}"
+        return f"the container of pod {name} cannot be created ({reason}): {self._causes[name]}"
