@@ -1,10 +1,10 @@
-"""A container's first process: hands signals to the program below a step's shells, and ends as the step does.
+"""A container's first process: forwards signals to the program below a step's shells, and exits with its status.
 
     python -I -S entry.py COMMAND...
 
-A shell that waits for a program dies of SIGTERM at once; with it the container would end, and the trainer within be
-killed before its checkpoint is whole. So the signal goes past shells, to the first process below that is none; the
-shells see it end, and pass its exit status on. What is left behind by processes that ended is collected here.
+A shell that waits for a program ends at once on SIGTERM. The container would end with it, and the trainer would be
+killed before it has written its checkpoint. So this process sends the signal to the first process below the shells that
+is not a shell. The shells wait for that process, and pass its exit status on. Orphaned processes are reaped here.
 """
 
 import os
@@ -17,7 +17,7 @@ SHELLS = {"sh", "dash", "bash"}
 
 
 def family() -> tuple[dict[int, str], dict[int, list[int]]]:
-    """Names of all processes that live, and the children of each."""
+    """Return the names of all running processes, and the children of each."""
     names: dict[int, str] = {}
     children: dict[int, list[int]] = defaultdict(list)
     for entry in filter(str.isdecimal, os.listdir("/proc")):
@@ -34,7 +34,7 @@ def family() -> tuple[dict[int, str], dict[int, list[int]]]:
 
 
 def below_shells(process: int) -> list[int]:
-    """The processes that a signal to ``process`` is meant for."""
+    """Return the processes that a signal to ``process`` is meant for."""
     names, children = family()
     found, waiting = [], [process]
     while waiting:

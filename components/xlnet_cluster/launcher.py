@@ -120,7 +120,7 @@ class JobSetWatcher:
             time.sleep(POLL)
         if found:
             if found["metadata"].get("labels", {}).get(RUN) != self._work.run[:63]:
-                raise RunError(f"JobSet {self.name} belongs to another run; delete it: kubectl delete jobset {self.name}")
+                raise RunError(f"JobSet {self.name} is of another run; delete it: kubectl delete jobset {self.name}")
             self._out = found["metadata"]["annotations"][OUT]
             _say(f"JobSet {self.name} exists already: continuing with it")
             return

@@ -145,7 +145,7 @@ def _progress(options: argparse.Namespace, run: Run) -> str:
 
 
 def logs(options: argparse.Namespace) -> None:
-    """Print the lines of a run's logs."""
+    """Print the logs of a run's steps, or of one step; with ``--follow`` until it has ended."""
     here = chosen(options)
     lines = (
         following.follow(here, options.run, options.step) if options.follow else here.logs(options.run, options.step)

@@ -45,12 +45,12 @@ class StepRun:
     iterations: list["StepRun"] = field(default_factory=list)  # if a step runs once for each shard
 
     def told(self) -> list["StepRun"]:
-        """Return the iterations to show: all, or of many those that are not done."""
+        """Return the iterations to show: all of them, or only those that are not done if there are many."""
         is_done = (SUCCEEDED, CACHED)
         return [one for one in self.iterations if len(self.iterations) <= FEW or one.status not in is_done]
 
     def gather(self) -> None:
-        """Derive what is known of the whole step from its iterations."""
+        """Set the reason, duration and status of the whole step from its iterations."""
         done = [one for one in self.iterations if one.status in (SUCCEEDED, CACHED)]
         cached = [one for one in done if one.status == CACHED]
         self.reason = f"{len(done)} of {len(self.iterations)} shards are done"

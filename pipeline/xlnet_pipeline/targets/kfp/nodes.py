@@ -30,7 +30,7 @@ ITERATION = ("iteration-iterations({0}:{0})", "iteration-item")  # below the loo
 def fnv1a(text: str, before: int = 0x811C9DC5) -> int:
     """Return the 32-bit FNV-1a hash of a text's UTF-8 bytes, which Argo uses in node ids.
 
-    ``before`` is the hash of other text that stands before it.
+    ``before`` is the hash of the text that precedes it.
     """
     found = before
     for byte in text.encode():

@@ -120,7 +120,7 @@ class ForkServer:
             raise
 
     def _serves(self, environment: dict[str, str]) -> bool:
-        """Whether the server runs with this environment; libraries read theirs when they are imported."""
+        """Start the server if there is none. Return whether it has this environment, which its libraries have read."""
         if self._server is None:
             self._environment = environment
             ours, theirs = socket.socketpair()

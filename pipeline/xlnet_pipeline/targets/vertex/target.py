@@ -258,7 +258,7 @@ def _step(detail: dict[str, Any]) -> str:
 
 
 def _of_step(job: dict[str, Any], step: str) -> list[dict[str, Any]]:
-    """Return what the job says of a step; of a looped one, of each iteration in the order of their beginnings."""
+    """Return the job's details of a step; of a looped step, one for each iteration, in the order of their start."""
     return sorted((one for one in _details(job) if _step(one) == step), key=lambda one: str(one.get("startTime", "~")))
 
 
