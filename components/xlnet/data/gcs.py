@@ -174,7 +174,7 @@ def fetch(stored: Stored, path: Path) -> None:
 
 
 def holds(stored: Stored, path: Path) -> bool:
-    """Whether a file holds an object's bytes."""
+    """Whether a local file has the size and the checksum of an object."""
     return path.stat().st_size == stored.size and f"{CRC32C}{_crc32c(path)}" == stored.checksum
 
 

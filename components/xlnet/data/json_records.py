@@ -28,7 +28,7 @@ class Object(NamedTuple):
 
 
 class _Repeating(dict[str, Any]):
-    """A JSON object with several fields of one name, of which it keeps the last.
+    """A JSON object in which some names occur several times. It holds the last value of each name.
 
     Attributes:
         names: the names that occur more than once.

@@ -29,13 +29,13 @@ class Pool(Protocol):
 
 
 class SplitWriter:
-    """One split: collects rows in batches, and writes them as they come back tokenised.
+    """Writes one split: sends rows to be tokenised in batches, and stores each batch that comes back.
 
     Args:
         directory: the split's directory, which must not exist.
-        task: the recipe's.
+        task: the recipe's ``data.task``.
         classes: names in index order; empty for other tasks.
-        pool: what tokenises the batches.
+        pool: the processes that tokenise the batches.
     """
 
     def __init__(self, directory: Path, task: str, classes: list[str], pool: Pool) -> None:

@@ -80,7 +80,7 @@ class DecoderWeights:
 
     @torch.inference_mode()
     def distances(self, reach: int) -> tuple[int, list[Tensor]]:
-        """Return the greatest distance plus one, at least ``reach``, and each layer's projections in panels."""
+        """Return the number of distances, at least ``reach``, and each layer's projections of them, in panels."""
         if self._distances[0] < reach:
             reach, config = 1 << max(8, (reach - 1).bit_length()), self.model.config
             encoding_RD = distance_encoding(reach, config.d_model, config.clamp_len)

@@ -31,7 +31,7 @@ class TrainingSchedule:
     log_every: int
 
     def logs(self, step: int) -> bool:
-        """Whether a line of history is written after this step."""
+        """Whether to write a line of the history after this step."""
         return step % self.log_every == 0 or step in self.validations
 
 

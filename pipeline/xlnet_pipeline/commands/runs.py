@@ -133,7 +133,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def _progress(options: argparse.Namespace, run: Run) -> str:
-    """Return the progress of a running training."""
+    """Return step, loss, speed and time left of a run that is training; empty if nothing is known."""
     running = [step.name for step in run.steps if step.status == record.RUNNING and STEPS[step.name].trains]
     if not running:
         return ""

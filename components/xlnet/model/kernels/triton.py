@@ -16,7 +16,7 @@ TYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 
 
 def obstacle(device: str, dtype: str, head_width: int) -> str:
-    """Return why it cannot run here, or an empty text if it can."""
+    """Return the reason why Triton attention cannot run here; empty if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; pip install triton"
     if head_width not in WIDTHS:

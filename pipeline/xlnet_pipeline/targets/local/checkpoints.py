@@ -38,7 +38,7 @@ class Place:
 
     @property
     def data(self) -> str:
-        """The training's input files, as its recipe names them."""
+        """The names of the training's input files, at most three."""
         train = self.about.get("recipe", {}).get("data", {}).get("train") or []
         return ", ".join(str(one).rpartition("/")[2] for one in ([train] if isinstance(train, str) else train)[:3])
 
