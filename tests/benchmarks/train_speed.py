@@ -24,6 +24,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import xlnet  # noqa: F401  # isort: skip  # before torch: it sets how soon a thread without work sleeps
+
 import torch
 from contenders import KINDS, make
 from real_rows import SETS, VOCABULARY, Sample, sample
@@ -35,7 +37,7 @@ from xlnet.training.detect import choose, detect
 from xlnet.training.device import Device
 from xlnet.training.precision import on_cpu
 
-SHAPES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
+SHAPES = {"small": (4, 256, 4, 1024), "base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 
 
 def useful(lengths: list[int], layers: int, width: int) -> float:

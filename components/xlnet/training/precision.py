@@ -2,9 +2,9 @@
 
 from xlnet import processor
 
-# Measured on a Xeon with AMX, one thread, updates of 32 to 64 rows of SST-2: 1.8 times the speed of float32 at width
-# 768, 1.3 times at 256, 1.2 times at 128. Without AMX (oneDNN held to AVX512-bf16): 0.8 times at width 768.
-NARROWEST, GAIN = 256, 1.8
+# Measured on a Xeon with AMX, one thread, updates of 64 rows of SST-2: 2.1 times the speed of float32 at width 768, 1.6
+# times at 256; at 128, 1.2 times before float32 used AMX. Without AMX (oneDNN held to AVX512-bf16): 0.8 times at 768.
+NARROWEST, GAIN = 256, 1.6
 
 
 def on_cpu(precision: str, task: str, width: int) -> str:
