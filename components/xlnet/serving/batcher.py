@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from xlnet.serving.requests import MAX_TEXTS, Refusal
@@ -27,19 +27,14 @@ class Batcher:
         """Answer texts with ``answer``, which only the batcher's thread calls."""
         self._answer = answer
         self._queue: deque[Waiting] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, name="batcher")
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "batcher")
 
     def __enter__(self) -> "Batcher":
-        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        self._thread.shutdown()
 
     def predict(self, texts: list[Text]) -> list[Answer]:
         """Return the answers to texts in their order; this blocks.
@@ -49,25 +44,27 @@ class Batcher:
             Exception: the model failed with this exception.
         """
         future: Future[list[Answer]] = Future()
-        with self._changed:
-            if self._closed:
-                raise Refusal(503, "the server is closing; ask another one", (("Retry-After", "1"),))
+        with self._lock:
             if sum(len(waiting) for waiting, _ in self._queue) + len(texts) > WAITING:
                 raise Refusal(503, "too many texts are waiting; try again in a second", (("Retry-After", "1"),))
+            try:
+                self._thread.submit(self._work)
+            except RuntimeError:
+                raise Refusal(503, "the server is closing; ask another one", (("Retry-After", "1"),)) from None
             self._queue.append((texts, future))
-            self._changed.notify()
         return future.result()
 
     def _work(self) -> None:
-        while taken := self._take():
-            try:
-                answers = self._answers([text for texts, _ in taken for text in texts])
-            except BaseException as error:  # this thread must go on, or clients would wait for ever
-                self._each_alone(taken, error)
-                continue
-            for texts, future in taken:
-                future.set_result(answers[: len(texts)])
-                del answers[: len(texts)]
+        """Answer one batch. There is a call for each request, so the last ones may find an empty queue."""
+        taken = self._take()
+        try:
+            answers = self._answers([text for texts, _ in taken for text in texts]) if taken else []
+        except BaseException as error:  # clients would wait for ever
+            self._each_alone(taken, error)
+            return
+        for texts, future in taken:
+            future.set_result(answers[: len(texts)])
+            del answers[: len(texts)]
 
     def _each_alone(self, taken: list[Waiting], error: BaseException) -> None:
         """Answer the requests of a failed batch one by one. If the batch had only one request, this one has failed."""
@@ -86,12 +83,11 @@ class Batcher:
         return answers
 
     def _take(self) -> list[Waiting]:
-        """Take requests for about one batch from the queue; empty if the queue is closed and empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
-            taken: list[Waiting] = []
-            size = 0
+        """Take requests for about one batch from the queue; empty if the queue is."""
+        taken: list[Waiting] = []
+        size = 0
+        with self._lock:
             while self._queue and (not taken or size + len(self._queue[0][0]) <= BATCH):
                 taken.append(self._queue.popleft())
                 size += len(taken[-1][0])
-            return taken
+        return taken

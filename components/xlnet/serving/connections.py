@@ -31,7 +31,7 @@ class PredictionServer(ThreadingHTTPServer):
         self.predict = {PREDICT, environment.get("AIP_PREDICT_ROUTE", PREDICT)}
         self._idle: dict[socket.socket, None] = {}  # longest idle first
         self._lock = threading.Lock()
-        self._stopping = False
+        self.stopping = False  # whether the server is shutting down
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
         try:
             super().__init__((host, port), handler)
@@ -76,7 +76,7 @@ class PredictionServer(ThreadingHTTPServer):
         """Mark a connection as idle; return False if it must close."""
         with self._lock:
             self._idle[connection] = None
-            return not self._stopping
+            return not self.stopping
 
     def works(self, connection: socket.socket) -> None:
         """Mark a connection as busy, because its request has begun."""
@@ -96,14 +96,9 @@ class PredictionServer(ThreadingHTTPServer):
         """Accept no more requests, but answer those that have begun."""
         self.shutdown()
         with self._lock:
-            self._stopping = True
+            self.stopping = True
             for connection in self._idle:
                 _hang_up(connection)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the server is shutting down."""
-        return self._stopping
 
 
 def _hang_up(connection: socket.socket) -> None:

@@ -247,7 +247,6 @@ class _Incoming(io.RawIOBase):
         self._until = time.monotonic() + IDLE
 
     def readable(self) -> bool:
-        """Return True, as the base class requires."""
         return True
 
     def readinto(self, buffer: Any) -> int:

@@ -1,10 +1,9 @@
 """Serves a language model: it generates several texts at once, one token of each in turn."""
 
 import contextlib
-import itertools
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class LanguageModel:
         self.writer = Writer(directory, precision)
         self.facts: dict[str, Any] = {"name": name, "task": PRETRAIN, "vocabulary": self.writer.model.config.vocab_size}
         self.limits = {"tokens": MOST_TOKENS, "memory": MOST_MEMORY, "at_once": AT_ONCE, "instances": MOST_INSTANCES}
-        self._turns = _Turns()
+        self._thread = ThreadPoolExecutor(1, "generation")  # computes one token after another, as they are asked for
         self._slots = threading.BoundedSemaphore(AT_ONCE)
 
     def warm_up(self) -> None:
@@ -81,9 +80,7 @@ class LanguageModel:
     def started(self, request: Request, is_over: Callable[[], bool]) -> Iterator[Iterator[Record]]:
         """Generate a text: yield an iterator over one record per token, and a last one for the whole text.
 
-        Args:
-            request: a checked request.
-            is_over: returns True when the server is closing; then the text ends early.
+        The text ends early once ``is_over`` returns True, as it does when the server is closing.
 
         Raises:
             Refusal: status 503: too many texts are being generated.
@@ -99,36 +96,11 @@ class LanguageModel:
     def _records(self, request: Request, is_over: Callable[[], bool]) -> Generator[Record, None, None]:
         tokens: list[Token] = []
         stream = self.writer.write(request)
-        for _ in itertools.repeat(None):
-            if is_over():
-                yield output.summary(self.writer, request, tokens) | {"ended": CLOSING}
-                return
-            with self._turns.turn():
-                token = next(stream, None)
+        while not is_over():
+            token = self._thread.submit(next, stream, None).result()
             if token is None:
-                break
+                yield output.summary(self.writer, request, tokens)
+                return
             tokens.append(token)
             yield output.record(token)
-        yield output.summary(self.writer, request, tokens)
-
-
-class _Turns:
-    """Lets threads run the model one at a time, in the order in which they asked."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for this thread's turn, and end it when the context ends."""
-        ticket = object()
-        with self._changed:
-            self._waiting.append(ticket)
-            self._changed.wait_for(lambda: self._waiting[0] is ticket)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._waiting.popleft()
-                self._changed.notify_all()
+        yield output.summary(self.writer, request, tokens) | {"ended": CLOSING}

@@ -33,12 +33,7 @@ class Refusal(Exception):
 
 
 def body_length(lengths: list[str], transfer: str | None, coding: str | None) -> int:
-    """Return the body's length in bytes, according to the request's headers.
-
-    Args:
-        lengths: every Content-Length header.
-        transfer: the Transfer-Encoding header.
-        coding: the Content-Encoding header.
+    """Return the body's length in bytes, given the request's headers of length, transfer and content encoding.
 
     Raises:
         Refusal: the length is missing, given twice, not a number or too large; or the body is compressed.
@@ -58,18 +53,13 @@ def body_length(lengths: list[str], transfer: str | None, coding: str | None) ->
 
 
 def texts_of(body: bytes, check: Callable[[Any], T], most: int = MAX_TEXTS) -> list[T]:
-    """Return the instances of a request, checked.
+    """Return the instances of a request, as ``check`` returns them; it raises BadValue for one that cannot be used.
 
     As in KServe's and Vertex AI's protocols, a request is answered as a whole or refused as a whole. A refusal names
     every bad instance, so that a client can send the others again.
 
-    Args:
-        body: JSON.
-        check: checks an instance and returns it as the model takes it, or raises BadValue.
-        most: maximum number of instances in a request.
-
     Raises:
-        Refusal: the body is not a list of instances, or an instance cannot be used.
+        Refusal: the body is not a list of at most ``most`` instances, or an instance cannot be used.
     """
     instances = json_of(body, EXAMPLE).get("instances")
     if not isinstance(instances, list) or not instances:
