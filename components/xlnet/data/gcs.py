@@ -150,27 +150,16 @@ def send(place: str, path: Path) -> None:
             raise CorruptArtifact(f"'{place}' was stored other than it was sent (crc32c differs); try again")
 
 
-def fetch(stored: Stored, path: Path) -> None:
-    """Copy one object into a file unless the file already holds its bytes."""
-    if path.is_file() and holds(stored, path):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blob, name, checksum = _blob(stored), stored.uri, stored.checksum.removeprefix(CRC32C)
-    for attempt in (1, 2):
-        with _explained(name):
-            if stored.size > CHUNK:
-                part = _fetch_ranges(blob, path, checksum)
-                found = _crc32c(part)
-            else:
-                part = path.with_name(f".{path.name}.part")
-                with part.open("wb") as file:
-                    found = _receive(blob, file, 0, stored.size - 1)
-        if found == checksum:
-            os.replace(part, path)
-            return
-        part.unlink()
-        if attempt == 2:
-            raise CorruptArtifact(f"'{name}' arrived damaged twice (crc32c differs); try again, or write it anew")
+def receive(stored: Stored, path: Path) -> tuple[Path, bool]:
+    """See :func:`xlnet.data.objects.fetch`."""
+    blob, checksum = _blob(stored), stored.checksum.removeprefix(CRC32C)
+    with _explained(stored.uri):
+        if stored.size > CHUNK:
+            part = _fetch_ranges(blob, path, checksum)
+            return part, _crc32c(part) == checksum
+        part = path.with_name(f".{path.name}.part")
+        with part.open("wb") as file:
+            return part, _receive(blob, file, 0, stored.size - 1) == checksum
 
 
 def holds(stored: Stored, path: Path) -> bool:
@@ -214,12 +203,7 @@ def _fetch_ranges(blob: Any, path: Path, checksum: str) -> Path:
 def parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """Do the work on WORKERS items at once and return the results. The first error stops it."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        return list(pool.map(work, items))
 
 
 def comparable(stored: Stored) -> bool:

@@ -31,7 +31,6 @@ class ObjectStream(io.RawIOBase):
         self._checker, self._summed = objects.checker(stored), 0
 
     def readable(self) -> bool:
-        """Return True."""
         return True
 
     def seekable(self) -> bool:

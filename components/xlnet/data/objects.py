@@ -12,31 +12,11 @@ from pathlib import Path
 from types import ModuleType
 
 from xlnet.data import gcs
-from xlnet.data.addresses import GCS, Stored, address, inside, is_remote, mount, mounted, scheme, split
-from xlnet.errors import UserError
-
-__all__ = [
-    "Stored",
-    "address",
-    "checker",
-    "comparable",
-    "delete",
-    "download",
-    "fetch",
-    "inside",
-    "is_remote",
-    "listing",
-    "local_directory",
-    "matches",
-    "mount",
-    "mounted",
-    "read",
-    "read_range",
-    "scheme",
-    "split",
-    "upload",
-    "write",
-]
+from xlnet.data.addresses import GCS, Stored, inside, is_remote, mounted, scheme
+from xlnet.data.addresses import address as address
+from xlnet.data.addresses import mount as mount
+from xlnet.data.addresses import split as split
+from xlnet.errors import CorruptArtifact, UserError
 
 
 def _store(uri: str) -> ModuleType:
@@ -135,8 +115,25 @@ def download(uri: str, directory: str | Path) -> Path:
 
 
 def fetch(stored: Stored, path: Path) -> None:
-    """Copy one object into a file unless the file already holds its bytes."""
-    _store(stored.uri).fetch(stored, path)
+    """Copy one object into a file unless the file already holds its bytes.
+
+    A store's ``receive`` returns another file beside it with the bytes that arrived, and whether they are right.
+
+    Raises:
+        CorruptArtifact: twice they were not.
+    """
+    store = _store(stored.uri)
+    if path.is_file() and store.holds(stored, path):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):
+        part, is_right = store.receive(stored, path)
+        if is_right:
+            os.replace(part, path)
+            return
+        part.unlink()
+    kind = stored.checksum.partition(":")[0]
+    raise CorruptArtifact(f"'{stored.uri}' arrived damaged twice ({kind} differs); try again, or write it anew")
 
 
 def local_directory(uri: str) -> Path:

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from xlnet.data.addresses import MINIO, Stored, scheme, split
 from xlnet.errors import CorruptArtifact, Missing, RunError, UserError, first_line
@@ -31,7 +31,6 @@ MISSING = ("NoSuchKey", "NoSuchBucket", "404", "NotFound")
 UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-Result = TypeVar("Result")
 
 
 def client(uri: str) -> Any:
@@ -100,20 +99,6 @@ def _refusal(what: str, error: Any) -> Exception:
     return RunError(f"'{what}' could not be transferred: {first_line(error)}; try again")
 
 
-def _again(work: Callable[[], Result]) -> Result:
-    """Retry work whose body breaks off. Failed requests are not retried here, because boto3 has retried them."""
-    from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
-
-    for attempt in range(TRIES):
-        try:
-            return work()
-        except (HTTPClientError, IncompleteReadError, ResponseStreamingError):
-            if attempt == TRIES - 1:
-                raise
-            time.sleep(0.2 * 2**attempt)
-    raise AssertionError  # the last try has returned or raised
-
-
 def listing(uri: str) -> list[Stored]:
     """List the objects whose names begin with the address's name, sorted by name."""
     bucket, prefix = split(uri)
@@ -130,27 +115,26 @@ def _stored(bucket: str, one: dict[str, Any]) -> Stored:
 
 def read(uri: str) -> bytes:
     """Return the bytes of one object."""
-    bucket, name = split(uri)
-
-    def once() -> bytes:
-        answer = client(uri).get_object(Bucket=bucket, Key=name)
-        return answer["Body"].read()
-
-    with _explained(uri):
-        return _again(once)
+    return _got(uri)
 
 
 def read_range(stored: Stored, first: int, last: int) -> bytes:
     """Return bytes ``first`` to ``last`` of the version of an object that was listed."""
-    bucket, name = split(stored.uri)
+    etag = stored.checksum.removeprefix("etag:")
+    return _got(stored.uri, Range=f"bytes={first}-{last}", IfMatch=f'"{etag}"')
 
-    def once() -> bytes:
-        etag = f'"{stored.checksum.removeprefix("etag:")}"'
-        answer = client(stored.uri).get_object(Bucket=bucket, Key=name, Range=f"bytes={first}-{last}", IfMatch=etag)
-        return answer["Body"].read()
 
-    with _explained(stored.uri):
-        return _again(once)
+def _got(uri: str, **wanted: str) -> bytes:
+    """Return an object's bytes. If they break off, ask again: boto3 repeats only requests that fail."""
+    from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
+
+    bucket, name = split(uri)
+    with _explained(uri):
+        for attempt in range(TRIES - 1):
+            with contextlib.suppress(HTTPClientError, IncompleteReadError, ResponseStreamingError):
+                return client(uri).get_object(Bucket=bucket, Key=name, **wanted)["Body"].read()
+            time.sleep(0.2 * 2**attempt)
+        return client(uri).get_object(Bucket=bucket, Key=name, **wanted)["Body"].read()
 
 
 def write(uri: str, content: bytes) -> None:
@@ -184,22 +168,13 @@ def send(uri: str, path: Path) -> None:
         raise CorruptArtifact(f"'{uri}' was stored other than it was sent (its ETag differs); try again")
 
 
-def fetch(stored: Stored, path: Path) -> None:
-    """Copy one object into a file unless the file already holds its bytes."""
-    if path.is_file() and holds(stored, path):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+def receive(stored: Stored, path: Path) -> tuple[Path, bool]:
+    """See :func:`xlnet.data.objects.fetch`."""
     part = path.with_name(f".{path.name}.part")
     bucket, name = split(stored.uri)
-    for attempt in (1, 2):
-        with _explained(stored.uri):
-            client(stored.uri).download_file(bucket, name, str(part), Config=_parts())
-        if holds(stored, part) is not False:
-            os.replace(part, path)
-            return
-        part.unlink()
-        if attempt == 2:
-            raise CorruptArtifact(f"'{stored.uri}' arrived damaged twice (its ETag differs); try again")
+    with _explained(stored.uri):
+        client(stored.uri).download_file(bucket, name, str(part), Config=_parts())
+    return part, holds(stored, part) is not False
 
 
 def _parts() -> Any:
