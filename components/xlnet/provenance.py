@@ -20,6 +20,7 @@ import tempfile
 import types
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,7 @@ LOGS = "logs"
 LOG_NAMES = ("speed.jsonl", "events.out.tfevents")  # prefixes of the log files' names
 
 # Packages whose version can change a result.
-_RESULT_PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "sentencepiece",
-    "numpy",
-    "pyarrow",
-    "safetensors",
-    "mlflow-skinny",
-)
+_PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "pyarrow", "safetensors", "mlflow-skinny")
 
 
 def digest_file(path: str | Path) -> str:
@@ -114,6 +106,27 @@ def writing(directory: str | Path, type: str = "") -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@dataclass
+class Made:
+    """An artifact that a step is writing: its directory, and what its lineage will say; see :func:`node`."""
+
+    directory: Path
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Sequence[Mapping[str, Any]] = ()
+    digest: str = ""  # once it is written
+
+
+@contextlib.contextmanager
+def making(directory: str | Path, type: str, step: str, started: str = "") -> Iterator[Made]:
+    """Yield an artifact to fill; see :func:`writing`. Its lineage is recorded when the block ends without an error."""
+    started = started or now()
+    with writing(directory, type) as aside:
+        yield (made := Made(aside))
+        facts = {"parameters": made.parameters, "metadata": made.metadata, "inputs": made.inputs}
+        made.digest = record(aside, type=type, step=step, started=started, **facts)["artifact"]["digest"]
+
+
 def refuse_foreign(directory: str | Path, type: str = "") -> None:
     """Raise UserError if a directory holds anything but one unchanged artifact of this type (empty: any type)."""
     final, shown = Path(directory).resolve(), directory
@@ -147,12 +160,12 @@ def refuse_foreign_file(path: Path, is_ours: Callable[[str], bool]) -> None:
     if path.is_dir():
         raise UserError(f"'{path}' is a directory; name a file")
     try:
-        if path.is_file() and path.stat().st_size and not is_ours(path.read_text(encoding="utf-8")):
-            raise UserError(f"'{path}' was not written by this command; name another file, or remove it")
-    except UnicodeDecodeError:
-        raise UserError(f"'{path}' was not written by this command; name another file, or remove it") from None
+        with contextlib.suppress(UnicodeDecodeError):
+            if not path.is_file() or not path.stat().st_size or is_ours(path.read_text(encoding="utf-8")):
+                return
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; name a file in a directory of yours") from None
+    raise UserError(f"'{path}' was not written by this command; name another file, or remove it")
 
 
 def _copy_into_bucket(source: Path, final: Path) -> None:
@@ -179,7 +192,7 @@ def replace_file(path: Path, content: str | bytes, durable: bool = False) -> Non
         content: bytes, or text to be written as UTF-8.
         durable: wait until the content is on the disk, or a loss of power could leave an empty file.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
         if durable:
@@ -292,9 +305,7 @@ def code_parts(step: str) -> dict[str, str]:
     """Return the parts of a step's fingerprint: digests of reachable modules and kernels, and library versions."""
     files = {name: _source(name) for name in _reachable(STEPS[step].module)}
     for name, path in list(files.items()):
-        if (
-            path.name == "__init__.py"
-        ):  # kernels that are compiled on first use, and their tiles, belong to their package
+        if path.name == "__init__.py":  # to a package belong its kernels, compiled on first use, and their tiles
             files |= {f"{name}/{kernel.name}": kernel for kernel in sorted(path.parent.glob("*.[chj]*"))}
     sources = {name: digest_file(path) for name, path in files.items()}
     return {**sources, **_library_versions(), "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
@@ -346,7 +357,7 @@ def _source(module: str) -> Path:
 @functools.cache
 def _library_versions() -> dict[str, str]:
     versions = {}
-    for package in _RESULT_PACKAGES:
+    for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions

@@ -43,8 +43,8 @@ def survey(recipe_json: str, snapshot: str, shards: int, out: str) -> tuple[dict
     found = of(Recipe(data=whole.data, model=whole.model))
     if snapshot and found.digest != snapshot:
         raise RunError("the input changed after the snapshot was taken; run again")
-    with provenance.writing(out, "survey") as directory:
-        rejects = directory / surveyed.REJECTS
+    with provenance.making(out, "survey", "survey", started) as made:
+        directory, rejects = made.directory, made.directory / surveyed.REJECTS
         with surveys.rejects_kept(rejects, out):
             seen, splits = surveys.look(found, whole.data, rejects)
         say(f"read {counted(len(splits), 'row')}, {seen.rejects.total():,} rejected")
@@ -56,17 +56,8 @@ def survey(recipe_json: str, snapshot: str, shards: int, out: str) -> tuple[dict
             first += parts[-1].rows
         surveyed.save(directory, seen, splits, parts)
         facts = {"rows": len(splits), "rejects": seen.rejects.total(), "shards": shards}
-        parameters = json.loads(whole.part("data"))
-        node = snapshot_node(found, started)
-        provenance.record(
-            directory,
-            type="survey",
-            step="survey",
-            started=started,
-            parameters={**parameters, "shards": shards},
-            metadata=facts,
-            inputs=[node],
-        )
+        made.parameters = {**json.loads(whole.part("data")), "shards": shards}
+        made.metadata, made.inputs = facts, [snapshot_node(found, started)]
     print(f"{counted(len(splits), 'row')} in {counted(shards, 'shard')} of {min(p.rows for p in parts):,} or more rows")
     return facts, [one.key for one in parts]
 

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from xlnet.data.tokenise import CHARACTERS_PER_SECOND, Tokenise
 from xlnet.data.tokenizer import Tokenizer, load_tokenizer
 from xlnet.data.vocabulary import make_tokenizer, rows_with_a_split
 from xlnet.errors import RunError
+from xlnet.provenance import Made
 from xlnet.recipe import DataRecipe, Recipe
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -58,9 +58,9 @@ def preprocess(recipe_json: str, snapshot: str, out: str, work: str = "", run: R
         raise RunError("the input changed after the snapshot was taken; run again")
     pool_for = spread(work or f"{out.rstrip('/')}.shards", run)
     with _artifact(whole, out, started) as made:
-        made.facts = _write(made.directory, found, whole.data, out, pool_for)
+        made.metadata = _write(made.directory, found, whole.data, out, pool_for)
         made.inputs = [snapshot_node(found, started)]
-    return made.facts
+    return {**made.metadata, "dataset_digest": made.digest}
 
 
 def join(recipe_json: str, survey: str, tokens: list[str], out: str) -> dict[str, Any]:
@@ -79,41 +79,23 @@ def join(recipe_json: str, survey: str, tokens: list[str], out: str) -> dict[str
         UserError: the vocabulary does not suit the text.
         RunError: a shard is missing, or the disk is full.
     """
-    started = provenance.now()
     whole = recipes.from_json(recipe_json)
     found = surveyed.load(survey, whole.data)
-    with _artifact(whole, out, started) as made:
-        made.facts = _joined(made.directory, found, tokens, out)
+    with _artifact(whole, out) as made:
+        made.metadata = _joined(made.directory, found, tokens, out)
         made.inputs = [shard_tokens.node(tokens)]
-    return made.facts
-
-
-@dataclass
-class _Made:
-    """What is known of a dataset while it is written."""
-
-    directory: Path
-    facts: dict[str, Any] = field(default_factory=dict)
-    inputs: list[dict[str, Any]] = field(default_factory=list)
+    return {**made.metadata, "dataset_digest": made.digest}
 
 
 @contextlib.contextmanager
-def _artifact(whole: Recipe, out: str, started: str) -> Iterator[_Made]:
+def _artifact(whole: Recipe, out: str, started: str = "") -> Iterator[Made]:
     """Yield a dataset to be filled, and then record its recipe and lineage."""
     try:
-        with provenance.writing(out, "dataset") as directory, _no_cycle_search():
-            yield (made := _Made(directory))
-            (directory / "recipe.json").write_text(whole.part("data"), encoding="utf-8")
-            lineage = provenance.record(
-                directory,
-                type="dataset",
-                step="preprocess",
-                started=started,
-                parameters=json.loads(whole.part("data")),
-                metadata=made.facts,
-                inputs=made.inputs,
-            )
-            made.facts = {**made.facts, "dataset_digest": lineage["artifact"]["digest"]}
+        with provenance.making(out, "dataset", "preprocess", started) as made, _no_cycle_search():
+            yield made
+            part = whole.part("data")
+            (made.directory / "recipe.json").write_text(part, encoding="utf-8")
+            made.parameters = json.loads(part)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(f"no space left for the dataset at '{out}'; free some and run again") from None

@@ -45,24 +45,14 @@ def tokenise(recipe_json: str, shard: str, survey: str, out: str) -> dict[str, A
         UserError: the survey has no such shard.
         RunError: the input changed after the survey.
     """
-    started = provenance.now()
     recipe = recipes.from_json(recipe_json).data
     found = surveyed.load(survey, recipe)
     part = found.shard(shard)
-    with provenance.writing(out, "tokens") as directory:
-        with pa.OSFile(str(directory / FILE), "wb") as file:
+    with provenance.making(out, "tokens", "tokenise") as made:
+        with pa.OSFile(str(made.directory / FILE), "wb") as file:
             tokens = _write(file, _rows(found, part), part.rows, _work(found, recipe))
         facts = {"shard": shard, "rows": part.rows, "tokens": tokens}
-        lineage = provenance.read(survey)
-        provenance.record(
-            directory,
-            type="tokens",
-            step="tokenise",
-            started=started,
-            parameters={"shard": shard},
-            metadata=facts,
-            inputs=[lineage],
-        )
+        made.parameters, made.metadata, made.inputs = {"shard": shard}, facts, [provenance.read(survey)]
     print(f"{part.rows:,} rows, {tokens:,} tokens")
     return facts
 
@@ -162,12 +152,8 @@ class Ready:
 def read(found: Surveyed, directories: list[str]) -> Iterator[tuple[int, int, pa.RecordBatch]]:
     """Yield (index of the first row, index of the file, rows with their tokens) in reading order.
 
-    Args:
-        found: the survey.
-        directories: results of :func:`tokenise`, in any order.
-
     Raises:
-        RunError: a shard is missing, or a result is not of this survey.
+        RunError: a shard is missing, or a directory does not hold a result of this survey.
         CorruptArtifact: a result cannot be read.
     """
     places = {str(provenance.read(one)["artifact"]["metadata"]["shard"]): one for one in directories}

@@ -8,8 +8,6 @@ takes another run's result for its own.
 import functools
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -158,12 +156,7 @@ def _write(place: str, content: bytes) -> None:
     if objects.is_remote(place):
         objects.write(place, content)
         return
-    aside = Path(f"{place}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, place)
-    finally:
-        aside.unlink(missing_ok=True)
+    provenance.replace_file(Path(place), content)
 
 
 def _remove(place: str) -> None:

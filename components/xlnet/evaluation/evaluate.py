@@ -52,29 +52,21 @@ def evaluate(recipe_json: str, dataset: str, model: str, out: str) -> dict[str, 
     test_digest = data.card["splits"]["test"]["digest"]
     content = {"test_digest": test_digest, "model_digest": model_digest, "dataset_digest": dataset_digest, **figures}
     content["remarks"] = [] if is_language_model else baseline.remarks(content, whole)
-    with provenance.writing(out, "evaluation") as directory:
-        pq.write_table(table, directory / "predictions.parquet")
+    with provenance.making(out, "evaluation", "evaluate", started) as made:
+        pq.write_table(table, made.directory / "predictions.parquet")
         metrics_json = json.dumps(content, indent=1, ensure_ascii=False)
-        (directory / "metrics.json").write_text(metrics_json + "\n", encoding="utf-8")
+        (made.directory / "metrics.json").write_text(metrics_json + "\n", encoding="utf-8")
         if is_language_model:
             page = language.render(content, table, given.worst)
         else:
             page = report.render(content, data.card, whole, Path(model), table, given.worst)
-        (directory / "report.html").write_text(page, encoding="utf-8")
+        (made.directory / "report.html").write_text(page, encoding="utf-8")
         sections = ("data", "model", "training", "evaluation", "pretraining")
-        (directory / "recipe.json").write_text(whole.part(*sections), encoding="utf-8")
-        facts = _facts(content)
-        lineage = provenance.record(
-            directory,
-            type="evaluation",
-            step="evaluate",
-            started=started,
-            parameters=json.loads(whole.part("evaluation")),
-            metadata=facts,
-            inputs=[provenance.read(dataset), provenance.read(model)],
-        )
+        (made.directory / "recipe.json").write_text(whole.part(*sections), encoding="utf-8")
+        made.parameters, made.metadata = json.loads(whole.part("evaluation")), _facts(content)
+        made.inputs = [provenance.read(dataset), provenance.read(model)]
     _say(content)
-    return {**facts, "evaluation_digest": lineage["artifact"]["digest"]}
+    return {**made.metadata, "evaluation_digest": made.digest}
 
 
 def _with_baseline(
@@ -146,13 +138,9 @@ def refuse_not_finite(model: XLNetClassifier, logits: np.ndarray, name: str) -> 
 
 
 def judge(logits: np.ndarray, labels: np.ndarray, classes: list[str], recipe: EvaluationRecipe) -> dict[str, Any]:
-    """Compute all metrics of a test split.
+    """Compute all metrics of a test split from its logits, float32 [rows, C], and class indices or values, [rows].
 
-    Args:
-        logits: float32 [rows, C].
-        labels: class indices or values, [rows].
-        classes: class names in index order; empty for regression.
-        recipe: the primary metric, and the settings of the bootstrap.
+    The names of the classes stand in index order; there are none for a regression.
 
     Raises:
         UserError: the recipe's metric does not exist for this task.

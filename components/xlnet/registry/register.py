@@ -69,28 +69,13 @@ def register(recipe_json: str, dataset: str, model: str, evaluation: str, out: s
     }
     made_of = recipes.of_artifact(challenger.evaluation)
     whole = Recipe(made_of.data, made_of.model, made_of.training, given.evaluation, given.registry, made_of.pretraining)
-    inputs = [provenance.read(model), provenance.read(evaluation)]
-    _write(out, entry, facts, whole, started, inputs)
-    return facts
-
-
-def _write(
-    out: str, entry: dict[str, Any], facts: dict[str, Any], recipe: Recipe, started: str, inputs: list[dict[str, Any]]
-) -> None:
-    """Write the registration artifact."""
-    with provenance.writing(out, "registration") as directory:
+    with provenance.making(out, "registration", "register", started) as made:
         text = json.dumps(entry, indent=1, ensure_ascii=False)
-        (directory / "registration.json").write_text(text + "\n", encoding="utf-8")
-        (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
-        provenance.record(
-            directory,
-            type="registration",
-            step="register",
-            started=started,
-            parameters=json.loads(recipe.part("evaluation", "registry")),
-            metadata=facts,
-            inputs=inputs,
-        )
+        (made.directory / "registration.json").write_text(text + "\n", encoding="utf-8")
+        (made.directory / "recipe.json").write_text(whole.to_json(), encoding="utf-8")
+        made.parameters, made.metadata = json.loads(whole.part("evaluation", "registry")), facts
+        made.inputs = [provenance.read(model), provenance.read(evaluation)]
+    return facts
 
 
 def _challenger(dataset: str, model: str, evaluation: str, model_digest: str) -> Challenger:
