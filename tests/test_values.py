@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from xlnet.data.values import BadValue, check_id, check_label, check_pair, check_text, decode
+from xlnet.data.values import BadValue, check_id, check_label, check_pair, check_text
 
 HUGE = "9" * 5000
 
@@ -138,9 +138,3 @@ def test_an_id_may_be_missing_and_keeps_its_digits() -> None:
     assert why_not(check_id, {"a": 1}) == "id is dict, not a string or a number"
     assert why_not(check_id, b"\0") == "id is bytes, not a string or a number"
     assert why_not(check_id, "\ud800") == "half of a surrogate pair: U+D800 at column 1"
-
-
-def test_bytes_of_a_line_are_utf_8() -> None:
-    assert decode("很好".encode()) == "很好"
-    assert why_not(decode, b"b\xffd") == "not UTF-8: byte 0xff at column 2"
-    assert why_not(decode, b"\xed\xa0\xbd") == "not UTF-8: byte 0xed at column 1"

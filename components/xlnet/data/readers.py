@@ -206,37 +206,37 @@ def _text_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Col
             yield from parallel.rows(read_lines(file, source, recipe, columns.tell), labels, source, recipe.task)
         return
     label = _label_of_name(source, recipe) if columns.labelled else UNKNOWN
-    for line in read_lines(file, source, recipe, columns.tell):
-        text = line.text.rstrip("\r\n")
-        if columns.labelled and not line.reason and (not text or text.isspace()):
-            continue
-        try:
-            yield (
-                Reject(line.number, line.reason)
-                if line.reason
-                else Row(check_text(text), None, label, None, line.number)
-            )
-        except BadValue as bad:
-            yield Reject(line.number, bad.reason)
+    lines = read_lines(file, source, recipe, columns.tell)
+    yield from _rows_of_lines(lines, columns, lambda text: (check_text(text), label))
 
 
 def _label_first_rows(file: IO[bytes], source: Source, recipe: DataRecipe, columns: Columns) -> Iterator[Row | Reject]:
     """Read lines that begin with their label. Texts to predict have no label, or one with fastText's mark."""
-    for line in read_lines(file, source, recipe, columns.tell):
-        text = line.text.rstrip("\r\n")
-        if columns.labelled and not line.reason and (not text or text.isspace()):
-            continue
+
+    def parts(text: str) -> tuple[str, str]:
         word, rest = (*re.split(r"\s", text.lstrip(), maxsplit=1), "")[:2]
+        if rest.lstrip().startswith(LABEL_MARK):
+            raise BadValue(f"several labels: {shown(word)} and {shown(rest.split()[0])}")
+        if not columns.labelled:
+            return check_text(rest if word.startswith(LABEL_MARK) else text), UNKNOWN
+        label = check_label(word.removeprefix(LABEL_MARK), recipe.task)
+        return check_text(rest), label
+
+    return _rows_of_lines(read_lines(file, source, recipe, columns.tell), columns, parts)
+
+
+def _rows_of_lines(
+    lines: Iterator[Line], columns: Columns, parts: Callable[[str], tuple[str, str]]
+) -> Iterator[Row | Reject]:
+    """Yield a row for each line: its ``parts``, text and label. Without labels, blank lines are rejects."""
+    for line in lines:
+        text = line.text.rstrip("\r\n")
         try:
             if line.reason:
                 yield Reject(line.number, line.reason)
-            elif rest.lstrip().startswith(LABEL_MARK):
-                yield Reject(line.number, f"several labels: {shown(word)} and {shown(rest.split()[0])}")
-            elif columns.labelled:
-                label = check_label(word.removeprefix(LABEL_MARK), recipe.task)
-                yield Row(check_text(rest), None, label, None, line.number)
-            else:
-                yield Row(check_text(rest if word.startswith(LABEL_MARK) else text), None, UNKNOWN, None, line.number)
+            elif text.strip() or not columns.labelled:
+                checked, label = parts(text)
+                yield Row(checked, None, label, None, line.number)
         except BadValue as bad:
             yield Reject(line.number, bad.reason)
 

@@ -4,7 +4,6 @@ A row takes 13 bytes of memory, 21 if rows have ids, and at most 30 while splits
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 from array import array
@@ -104,13 +103,7 @@ def inputs(snapshot: Snapshot) -> Iterator[tuple[int, int, Source]]:
 def look(
     snapshot: Snapshot, recipe: DataRecipe, rejects: Path, tell: Callable[[str], None] = warn
 ) -> tuple[Survey, np.ndarray]:
-    """Read every row once.
-
-    Args:
-        snapshot: the input.
-        recipe: how to read it.
-        rejects: file to which one JSON line is written for each unusable row: file, line, reason.
-        tell: called with each warning.
+    """Read every row once. Write a line of JSON for each unusable row: file, line, reason; tell each warning.
 
     Returns:
         The survey, and the split of each row: int8 [rows], -1 for a duplicate id.
@@ -161,7 +154,7 @@ def _note(survey: Survey, row: Row, split: int, number: int) -> None:
         if row.written is not None and len(survey.written) < KEPT_SPELLINGS:
             survey.written[row.written] = row.label
     if survey.recipe.id is not None:  # ids may start anew in each split; a missing one is nobody's duplicate
-        survey.ids.append(_hash(f"{split} {row.id}" if row.id else f"no id {len(survey.given)}"))
+        survey.ids.append(seen.key(f"{split} {row.id}" if row.id else f"no id {len(survey.given)}", None))
     survey.labels.append(label)
     survey.given.append(split)
     survey.hashes.append(seen.key(row.text, row.text_pair))
@@ -170,10 +163,6 @@ def _note(survey: Survey, row: Row, split: int, number: int) -> None:
         survey.kept.append((row, number))
         if survey.characters > KEPT_CHARACTERS:
             survey.kept = None
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _duplicate_ids(survey: Survey) -> np.ndarray:

@@ -45,14 +45,6 @@ class BadValue(ValueError):
         self.reason = reason
 
 
-def decode(line: bytes) -> str:
-    """Decode a line or field; BadValue if it is not UTF-8."""
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise BadValue(f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}") from None
-
-
 def check_text(value: object) -> str:
     """Return the text unchanged; BadValue if it is not a text."""
     return _text(value, "text")
@@ -64,15 +56,7 @@ def check_pair(value: object) -> str:
 
 
 def check_label(value: object, task: str) -> str:
-    """Return the class's name, or the number as a string that ``float`` reads.
-
-    Args:
-        value: the label, as it was given.
-        task: ``"classification"`` or ``"regression"``.
-
-    Raises:
-        BadValue: it is neither.
-    """
+    """Return the class's name, or a regression's number as a string that ``float`` reads; BadValue if it is neither."""
     label = _scalar(value, "label")
     if not label:
         raise BadValue("no label")
@@ -90,8 +74,12 @@ def check_id(value: object) -> str | None:
 
 def shown(text: str) -> str:
     """Quote a string for a message. Cut it if it is long, and escape invisible characters."""
-    text = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
-    return "'" + "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text) + "'"
+    return f"'{printable(text if len(text) <= SHOWN else text[: SHOWN - 1] + '…')}'"
+
+
+def printable(text: str) -> str:
+    """Escape characters that are not printable, so that a name cannot control the terminal."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def bare(name: str) -> str:

@@ -6,7 +6,7 @@ artifact that is reached twice, such as the dataset of a model and of its evalua
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +72,11 @@ def build(
             metadata = {"files": len(files), "size": sum(int(file.get("size") or 0) for file in files)} | metadata
         hit, reason = cached.get(digest, (None, ""))
         nodes[name] = LineageNode(name, kind, "", digest)  # it precedes its inputs, which are added next
-        leaves = [_keep(nodes, leaf) for leaf in _leaves(name, files)]
-        inputs = dict.fromkeys([add(child, places) for child in one["inputs"]] + leaves)
-        nodes[name] = LineageNode(
-            name,
-            kind,
-            _title(kind, metadata),
-            digest,
-            metadata,
-            one["execution"],
-            tuple(inputs),
-            places.get(digest, ""),
-            hit,
-            reason,
-        )
+        leaves = {leaf.id: leaf for leaf in _leaves(name, files)}
+        nodes.update({id: leaf for id, leaf in leaves.items() if id not in nodes})
+        inputs = dict.fromkeys([*(add(child, places) for child in one["inputs"]), *leaves])
+        made = LineageNode(name, kind, _title(kind, metadata), digest, metadata, one["execution"], tuple(inputs))
+        nodes[name] = replace(made, uri=places.get(digest, ""), cached=hit, reason=reason)
         return name
 
     try:
@@ -95,11 +86,6 @@ def build(
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CorruptArtifact(f"lineage of '{subject}' is damaged ({error!r}); run its step again") from None
     return Lineage(subject, root, nodes, run)
-
-
-def _keep(nodes: dict[str, LineageNode], node: LineageNode) -> str:
-    nodes.setdefault(node.id, node)
-    return node.id
 
 
 def _leaves(snapshot: str, files: list[dict[str, Any]]) -> Iterator[LineageNode]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from xlnet import provenance
-from xlnet.lineage.facts import clean, execution_of, facts_of
+from xlnet.data.values import printable
+from xlnet.lineage.facts import execution_of, facts_of
 from xlnet.lineage.nodes import Lineage, LineageNode, build, short
 
 ROOM = 472  # pixels for the rows: the frame's height without the heading
@@ -46,15 +47,11 @@ path { fill:none; stroke:var(--kind); stroke-width:1.6; opacity:.75; } circle { 
 
 
 def write(artifact: str | Path, path: str | Path) -> None:
-    """Write the lineage page of an artifact.
-
-    Args:
-        artifact: the artifact's directory, which contains ``lineage.json``.
-        path: the file to write.
+    """Write the lineage page of an artifact's directory to a file.
 
     Raises:
         UserError: the directory has no ``lineage.json``.
-        CorruptArtifact: the file is not a lineage.
+        CorruptArtifact: that file is not a lineage.
     """
     lineage = provenance.read(artifact)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +177,6 @@ def _kind(node: LineageNode) -> str:
 
 def _text(value: Any) -> str:
     """Escape a text for HTML, and characters that are not printable, such as those that change the text's direction."""
-    text = clean(str(value))
+    text = printable(str(value))
     cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
     return html.escape(cut)

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
-from xlnet.lineage.facts import clean, execution_of, facts_of
+from xlnet.data.values import printable
+from xlnet.lineage.facts import execution_of, facts_of
 from xlnet.lineage.nodes import Lineage, LineageNode, short
 from xlnet_pipeline.lineage import drawing
 from xlnet_pipeline.lineage.world import known
@@ -66,7 +67,8 @@ def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
     if lineage.run:
         error = lineage.run.get("error")
         why = f" in {error['step']}: {error['message']}" if error else ""
-        lines += textwrap.wrap(clean(f"run {lineage.run['id']} {lineage.run['status']}{why}"), max(width, MIN_WIDTH))
+        told = printable(f"run {lineage.run['id']} {lineage.run['status']}{why}")
+        lines += textwrap.wrap(told, max(width, MIN_WIDTH))
 
     def walk(name: str, first: str, rest: str) -> None:
         node = lineage.nodes[name]
@@ -79,7 +81,7 @@ def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
         below = rest + ("│  " if node.inputs else "   ")
         room = max(width - len(below), MIN_WIDTH)
         for fact in (*facts_of(node), *execution_of(node)):
-            text = clean(fact)
+            text = printable(fact)
             lines.extend(below + _paint(piece, _colour_of(node, fact), colour) for piece in _wrap(text, room))
         for child in node.inputs:
             last = child == node.inputs[-1]
@@ -102,9 +104,9 @@ def _wrap(text: str, room: int) -> list[str]:
 
 
 def _head(node: LineageNode, colour: bool) -> str:
-    title = f" {clean(node.title)}" if node.title else ""
+    title = f" {printable(node.title)}" if node.title else ""
     if node.type in ("file", "files"):
-        title = f" {clean(str(node.metadata['split']))}:{title}"
+        title = f" {printable(str(node.metadata['split']))}:{title}"
     digest = "" if node.type == "file" else f" {short(node.digest)}"
     return _paint(node.type, _BOLD, colour) + title + _paint(digest, _GREY, colour)
 
