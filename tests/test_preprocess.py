@@ -308,7 +308,7 @@ def test_many_batches_and_shards_keep_every_row(tmp_path, monkeypatch):
     monkeypatch.setattr("xlnet.data.split_files.FILE_ROWS", 64)
     facts, data = run(tmp_path / "out", train=[write(tmp_path / "a.csv", rows_of(1000))])
     assert len(list((tmp_path / "out" / "train").iterdir())) == facts["train_rows"] // 64 + 1
-    assert data.split("train").rows.tolist() == list(range(800))
+    assert data.split("train").table()["row"].to_pylist() == list(range(800))
     assert data.split("train").table().num_rows == 800
 
 

@@ -54,22 +54,18 @@ class Unlabelled:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """[rows]."""
         return np.array([len(ids) for ids in self.encoded.input_ids], np.int64)
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """[rows + 1]."""
         return np.concatenate([[0], np.cumsum(self.lengths)])
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """[sum of lengths]."""
         return np.concatenate([np.array(ids, np.int32) for ids in self.encoded.input_ids])
 
     @cached_property
     def boundaries(self) -> np.ndarray:
-        """[rows]."""
         return np.array(self.encoded.boundaries, np.int32)
 
     @cached_property
@@ -98,19 +94,11 @@ class Batch:
 
 
 def epoch_plan(lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Split all rows into batches of at most ``batch_tokens`` tokens.
+    """Split all rows into batches of at most ``batch_tokens`` tokens; return the rows of each, in training order.
 
     Within a window of shuffled rows, longest first, each row goes to the first batch with room for it
-    (first-fit decreasing, Johnson 1973), so that batches are full and an update costs the same each time.
-
-    Args:
-        lengths: tokens per row, [rows].
-        batch_tokens: budget of one batch; a longer row makes a batch of its own.
-        seed: order of rows and batches.
-        epoch: counted from 0.
-
-    Returns:
-        One array of row positions per batch, in training order.
+    (first-fit decreasing, Johnson 1973), so that batches are full and an update costs the same each time. A row that is
+    longer than the budget makes a batch of its own. The order depends on the seed and on the epoch, counted from 0.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
@@ -175,15 +163,9 @@ def bucket_plan(
 ) -> list[tuple[np.ndarray, int]]:
     """Split all rows into batches of a few shapes, for devices that compile a program for each shape.
 
-    A row is padded to the smallest bucket into which it fits. A batch has :func:`bucket_rows` rows of one bucket; the
-    last batch of each bucket may have fewer, and :func:`collate_padded` completes it.
-
-    Args:
-        lengths: tokens per row, [rows].
-        batch_tokens: budget of one batch, padding counted.
-        seed: order of rows and batches.
-        epoch: counted from 0.
-        buckets: ascending lengths; the last must hold the longest row.
+    A row is padded to the smallest of the ascending buckets into which it fits; padding counts in the token budget. A
+    batch has :func:`bucket_rows` rows of one bucket; the last batch of each bucket may have fewer, and
+    :func:`collate_padded` completes it. The order depends on the seed and on the epoch, counted from 0.
 
     Returns:
         Row positions and bucket per batch, in training order.

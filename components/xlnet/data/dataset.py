@@ -38,7 +38,7 @@ def schema(task: str) -> pa.Schema:
 
 @dataclass(frozen=True)
 class Split:
-    """One split's rows. Token ids stay on disk, mapped, until they are read."""
+    """One split's rows, see :class:`xlnet.data.batches.Rows`. Token ids stay on disk, mapped, until they are read."""
 
     name: str
     shards: tuple[Path, ...]
@@ -56,18 +56,16 @@ class Split:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """Token ids of all rows, one after the other: int32 [sum of lengths]."""
-        return self._flat("input_ids")
+        chunks = [chunk.flatten().to_numpy() for chunk in self._table["input_ids"].chunks]
+        return np.concatenate(chunks) if chunks else np.empty(0, np.int32)
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """Row i holds ``tokens[offsets[i]:offsets[i + 1]]``: int64 [rows + 1]."""
         lengths = pc.list_value_length(self._table["input_ids"])
         return np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)]).astype(np.int64)
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens per row: int64 [rows]."""
         return np.diff(self.offsets)
 
     @cached_property
@@ -78,25 +76,11 @@ class Split:
 
     @cached_property
     def boundaries(self) -> np.ndarray:
-        """Index of each row's first token with segment id 1: int32 [rows]."""
-        return self._column("boundary")
+        return self._table["boundary"].to_numpy()
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class indices (int32) or values (float32): [rows]."""
-        return self._column("label")
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """Ordinal of each row within the split's inputs: int64 [rows]."""
-        return self._column("row")
-
-    def _column(self, name: str) -> np.ndarray:
-        return self._table[name].to_numpy()
-
-    def _flat(self, name: str) -> np.ndarray:
-        chunks = [chunk.flatten().to_numpy() for chunk in self._table[name].chunks]
-        return np.concatenate(chunks) if chunks else np.empty(0, np.int32)
+        return self._table["label"].to_numpy()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ finished writes an entry under its key. A reader of a run looks up a cached step
     INDEX/failed/RUN/STEP.json  {"status": …, "words": …} of a step that failed for good
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,20 +64,16 @@ def fail(index: str, run: str, step: str, why: Mapping[str, Any]) -> None:
 
 def failed(index: str, run: str, step: str) -> dict[str, Any] | None:
     """Return what :func:`fail` recorded; None if the step has not failed."""
-    try:
-        found: dict[str, Any] = json.loads(objects.read(f"{index}/failed/{run}/{step}.json"))
-    except Missing:
-        return None
-    return found
+    with contextlib.suppress(Missing):
+        return json.loads(objects.read(f"{index}/failed/{run}/{step}.json"))
+    return None
 
 
 def keys_of(index: str, run: str) -> dict[str, str]:
     """Return the key of each step, as the run's snapshot step wrote them; empty if it wrote none."""
-    try:
-        found: dict[str, str] = json.loads(objects.read(f"{index}/runs/{run}.json"))
-    except Missing:
-        return {}
-    return found
+    with contextlib.suppress(Missing):
+        return json.loads(objects.read(f"{index}/runs/{run}.json"))
+    return {}
 
 
 def done(index: str, key: str) -> list[Work]:

@@ -239,17 +239,15 @@ def _cut(whole: SegmentBatch, part: slice) -> SegmentBatch:
     count = len(whole.index_B)
     weight = 1.0 if part.start < count else 0.0
     part = part if weight else slice(0, 1)
-    return SegmentBatch(
-        whole.input_ids_BL[part],
-        whole.segment_ids_BL[part],
-        whole.order_BL[part],
-        whole.place_BP[part],
-        whole.weights_BP[part] * np.float32(weight),
-        whole.index_B[part],
-        whole.is_first,
-        whole.tokens,
-        whole.first_text + part.start,
-        whole.backward,
+    return replace(
+        whole,
+        input_ids_BL=whole.input_ids_BL[part],
+        segment_ids_BL=whole.segment_ids_BL[part],
+        order_BL=whole.order_BL[part],
+        place_BP=whole.place_BP[part],
+        weights_BP=whole.weights_BP[part] * np.float32(weight),
+        index_B=whole.index_B[part],
+        first_text=whole.first_text + part.start,
     )
 
 

@@ -86,7 +86,6 @@ class Packed:
         return "packed"
 
     def plan(self, lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """See :func:`xlnet.data.batches.epoch_plan`."""
         return epoch_plan(lengths, batch_tokens, seed, epoch)
 
     def share(self, split: Rows, rows: np.ndarray, budget: Budget) -> Share:
@@ -98,7 +97,6 @@ class Packed:
         return Share(tuple(collate(split, rows, part) for part in parts), len(rows), tokens)
 
     def evaluation(self, split: Rows, batch_tokens: int) -> Iterator[Batch | PaddedBatch]:
-        """See :func:`xlnet.data.batches.evaluation_batches`."""
         return evaluation_batches(split, batch_tokens)
 
 
@@ -126,7 +124,6 @@ class Padded:
         return f"padded to {', '.join(map(str, self.buckets))}"
 
     def plan(self, lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """See :func:`xlnet.data.batches.bucket_plan`."""
         return [rows for rows, _ in bucket_plan(lengths, batch_tokens, seed, epoch, self.buckets)]
 
     def share(self, split: Rows, rows: np.ndarray, budget: Budget) -> Share:

@@ -29,32 +29,3 @@ from xlnet.recipe.fields import (
 )
 from xlnet.recipe.files import load
 from xlnet.recipe.presets import PRESETS, base, from_changes, large, small, tiny
-
-__all__ = [
-    "AUTO",
-    "AUTO_VOCABULARY",
-    "INPUTS",
-    "MOST_SHARDS",
-    "OWN_ROWS",
-    "PRESETS",
-    "ClassWeights",
-    "Column",
-    "DataRecipe",
-    "EvaluationRecipe",
-    "ModelRecipe",
-    "Paths",
-    "PretrainingRecipe",
-    "Recipe",
-    "RegistryRecipe",
-    "TrainingRecipe",
-    "base",
-    "field_names",
-    "from_changes",
-    "from_json",
-    "large",
-    "load",
-    "of_artifact",
-    "parts",
-    "small",
-    "tiny",
-]

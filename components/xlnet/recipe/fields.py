@@ -1,6 +1,7 @@
 """Defines the fields of a recipe as immutable sections, and converts a recipe to and from JSON."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -29,22 +30,16 @@ def _choice(default: str, *allowed: str) -> Any:
     return field(default=default, metadata={"allowed": allowed})
 
 
-def _number(default: float | int, low: float, high: float = math.inf) -> Any:
-    return field(default=default, metadata={"low": low, "high": high})
+def _number(default: float | int, low: float, high: float = math.inf, **more: bool) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, **more})
+
+
+_auto = functools.partial(_number, auto=True)  # may be "auto" until xlnet.recipe.budget.decide replaces it
+_spread = functools.partial(_auto, spread=True)  # says how work is spread: no result depends on it, so no step's part
 
 
 OWN_ROWS = "train"  # in pretraining.corpus: the rows that are trained on, never those of validation or test
 INPUTS = ("train", "validation", "test", "labels")  # the fields of data that name input files
-
-
-def _auto(default: float | int, low: float, high: float = math.inf) -> Any:
-    """Declare a number that may be "auto" until :func:`xlnet.recipe.budget.decide` replaces it."""
-    return field(default=default, metadata={"low": low, "high": high, "auto": True})
-
-
-def _spread(default: float | int, low: float, high: float) -> Any:
-    """Declare a number that says how work is spread. Results do not depend on it, so it is in no step's part."""
-    return field(default=default, metadata={"low": low, "high": high, "auto": True, "spread": True})
 
 
 @dataclass(frozen=True)

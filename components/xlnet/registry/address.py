@@ -19,9 +19,8 @@ _UNSAFE = "%?#"  # characters with a special meaning in addresses; all others st
 def resolve(given: str = "", home: str | Path | None = None) -> str:
     """Return the registry's address: the given one, else the environment's, else a file in the state directory.
 
-    Args:
-        given: address from an option or the recipe; empty means ``XLNET_REGISTRY``, else ``MLFLOW_TRACKING_URI``.
-        home: the state directory; None means ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
+    The environment's is ``XLNET_REGISTRY``, else ``MLFLOW_TRACKING_URI``. The state directory is ``home``, else
+    ``XLNET_PIPELINE_HOME``, else ``.xlnet-pipeline``.
 
     Raises:
         UserError: neither MLflow nor Vertex AI accepts this address.

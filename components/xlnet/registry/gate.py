@@ -42,13 +42,9 @@ class NamedPredictions:
 def gate(
     challenger: Challenger, champion: ModelVersion | None, recipe: EvaluationRecipe, force: bool = False
 ) -> Decision:
-    """Decide whether the challenger becomes champion.
+    """Decide whether the challenger becomes champion, by the recipe's metric, margin and bootstrap.
 
-    Args:
-        challenger: the model to judge.
-        champion: the current champion; None if there is none.
-        recipe: the metric, the margin, and the settings of the bootstrap.
-        force: promote the challenger whatever the comparison says; the decision still gives the reason.
+    ``force`` promotes the challenger whatever the comparison says; the decision still gives the reason.
     """
     if champion and champion.tags.get("model_digest") == challenger.model_digest:
         return Decision(True, f"the champion is this very model, version {champion.version}", champion.version)

@@ -16,10 +16,8 @@ FORMS = "a directory, gs:// URI, models:/NAME/VERSION, or registered NAME, NAME:
 def model_directory(reference: str, registry: Callable[[], Registry] = open_registry) -> Path:
     """Return a model's directory: the given one, a download from a ``gs://`` URI, or a registered model's.
 
-    Args:
-        reference: a directory, a ``gs://`` URI, MLflow's ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``, or a
-            registered ``NAME``, ``NAME:VERSION``, ``NAME@ALIAS``.
-        registry: opens the registry, if it is needed.
+    A registered model is named by MLflow's ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``, or by ``NAME``,
+    ``NAME:VERSION``, ``NAME@ALIAS``. Only then the registry is opened.
 
     Raises:
         UserError: there is no such model.
@@ -50,12 +48,8 @@ def with_weights(
 ) -> Recipe:
     """If ``model.pretrained`` names a registered model or a run, replace it by the address of the model's files.
 
-    So the recipe names one version, not an alias that may move. The model's tokenizer replaces the default one.
-
-    Args:
-        recipe: may name ``models:/NAME@champion``, ``models:/NAME/VERSION`` or ``runs:/RUN``.
-        registry: opens the registry, if it is needed.
-        run: returns the address of a run's model, if it is needed.
+    It may be ``models:/NAME@champion``, ``models:/NAME/VERSION`` or ``runs:/RUN``; ``run`` returns the address of a
+    run's model. So the recipe names one version, not an alias that may move. Its tokenizer replaces the default.
 
     Raises:
         UserError: there is no such model.

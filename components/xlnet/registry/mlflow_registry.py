@@ -56,14 +56,12 @@ class MlflowRegistry:
             )
 
     def names(self) -> list[str]:
-        """List the registered models, sorted."""
         if self._file is not None and not self._file.is_file():
             return []
         with self._errors():
             return sorted(model.name for model in _all(self._client.search_registered_models))
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """List a model's versions, newest first."""
         if name not in (known := self.names()):
             listed = f"registered: {', '.join(known)}" if known else "no model is registered yet; run a recipe first"
             raise UserError(f"model '{name}' is unknown; {listed}{nearest(name, known)}")
@@ -77,11 +75,9 @@ class MlflowRegistry:
         return sorted(versions, key=lambda version: version.version, reverse=True)
 
     def find(self, reference: str) -> ModelVersion:
-        """Find one version by reference."""
         return choose(reference, self.versions)
 
     def champion(self, name: str) -> ModelVersion | None:
-        """Return the champion; None if there is none."""
         if self._file is not None and not self._file.is_file():
             return None
         with self._errors(), _absent():
@@ -123,14 +119,12 @@ class MlflowRegistry:
         return f"{self._client.get_run(run).info.artifact_uri}/{MODEL}"
 
     def describe(self, name: str, version: int, description: str, tags: dict[str, str]) -> None:
-        """Change a version's description and tags."""
         with self._errors():
             self._client.update_model_version(name, str(version), description)
             for key, value in self._stored(tags).items():
                 self._client.set_model_version_tag(name, str(version), key, value)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Move an alias."""
         with self._errors():
             self._client.set_registered_model_alias(name, alias, str(version))
 

@@ -40,11 +40,7 @@ class ModelVersion:
 
 
 def choose(reference: str, versions_of: Callable[[str], list[ModelVersion]]) -> ModelVersion:
-    """Find ``NAME:3``, ``NAME@alias`` or ``NAME`` (champion, else latest version).
-
-    Args:
-        reference: names the version.
-        versions_of: returns a model's versions, newest first, or raises UserError.
+    """Find ``NAME:3``, ``NAME@alias`` or ``NAME`` (champion, else latest) among a model's versions, newest first.
 
     Raises:
         UserError: there is no such model or version.

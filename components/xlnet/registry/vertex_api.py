@@ -103,15 +103,13 @@ class VertexApi:
 
     def _once(self, method: str, url: str, body: Any, query: Mapping[str, str | int] | None) -> dict[str, Any]:
         from google.auth.exceptions import GoogleAuthError
-        from requests.exceptions import ConnectionError, RequestException
+        from requests.exceptions import RequestException
 
         try:
             answer = self.session.request(method, url, json=body, params=query, timeout=http.limits())
             content = answer.json() if answer.content else {}
         except GoogleAuthError as error:
             raise HttpError(401, " ".join(str(error).split())[:200]) from None
-        except ConnectionError as error:
-            raise HttpError(None, http.short(error)) from None
         except RequestException as error:
             raise HttpError(None, http.short(error)) from None
         except ValueError:

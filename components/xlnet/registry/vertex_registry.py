@@ -33,7 +33,10 @@ def schema(metrics: Mapping[str, float]) -> str:
 
 
 class VertexRegistry:
-    """The registry at ``vertex://PROJECT/LOCATION``; ``VERTEX_ENDPOINT`` replaces the server."""
+    """The registry at ``vertex://PROJECT/LOCATION``; ``VERTEX_ENDPOINT`` replaces the server.
+
+    See :class:`xlnet.registry.Registry` for the methods.
+    """
 
     def __init__(self, uri: str) -> None:
         place = urlsplit(uri)
@@ -48,13 +51,11 @@ class VertexRegistry:
         self.champion(name)
 
     def names(self) -> list[str]:
-        """List the registered models, sorted."""
         query: dict[str, str | int] = {"filter": 'labels.created-by="xlnet-pipeline"', "pageSize": 100}
         found = self.api.pages(f"{self.api.parent}/models", "models", query)
         return sorted(model["name"].rpartition("/")[2].partition("@")[0] for model in found)
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """List a model's versions, newest first; raise UserError if there is no such model."""
         path = f"{self._path(name)}:listVersions"
         try:
             found = [_version(name, one) for one in self.api.pages(path, "models", {"pageSize": 100})]
@@ -65,11 +66,9 @@ class VertexRegistry:
         return sorted(found, key=lambda one: one.version, reverse=True)
 
     def find(self, reference: str) -> ModelVersion:
-        """Find ``NAME:3``, ``NAME@alias`` or ``NAME`` (champion, else latest version); UserError if there is none."""
         return choose(reference, self.versions)
 
     def champion(self, name: str) -> ModelVersion | None:
-        """Return the version with the alias ``champion``; None if there is none."""
         found = self.api.get(f"{self._path(name)}@{CHAMPION}")
         return _version(name, found) if found else None
 
@@ -109,13 +108,11 @@ class VertexRegistry:
         return None
 
     def describe(self, name: str, version: int, description: str, tags: dict[str, str]) -> None:
-        """Change a version's description and add or change tags."""
         merged = {**self.find(f"{name}:{version}").tags, **tags}
         body = {"versionDescription": _described(description, merged), "labels": _labels(merged)}
         self.api.call("PATCH", f"{self._path(name)}@{version}", body, query={"updateMask": "versionDescription,labels"})
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Move an alias to a version."""
         try:
             self.api.call("POST", f"{self._path(name)}@{version}:mergeVersionAliases", {"versionAliases": [alias]})
         except HttpError as error:
