@@ -64,12 +64,8 @@ def find(
 ) -> tuple[Dialect, Iterator[Line]]:
     """Return the dialect of a file and an iterator over its lines, without a first line such as ``sep=;``.
 
-    Args:
-        lines: of the file, from the first one on.
-        source: the file, for messages.
-        recipe: its settings win over the guesses.
-        form: ``"csv"``, whose delimiter is a comma unless the first lines show another one, or ``"tsv"``.
-        tell: called with each guess.
+    The recipe's settings win over the guesses, which are told. In a file of form ``"csv"`` the delimiter is a comma
+    unless the first lines show another one.
 
     Raises:
         UserError: it is a table in Markdown.

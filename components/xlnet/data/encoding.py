@@ -25,12 +25,7 @@ USUAL += ["cp1255", "cp1256", "iso8859_2"]
 
 
 def find(head: bytes, source: Source, tell: Callable[[str], None]) -> str:
-    """Return Python's name of a file's encoding.
-
-    Args:
-        head: the file's first bytes.
-        source: the file, for messages.
-        tell: called with the guess, or with the candidates if none is sure.
+    """Return Python's name of the encoding of a file with these first bytes. Tell a guess, or the candidates for it.
 
     Raises:
         UserError: it looks like UTF-16 without a byte order mark.

@@ -19,14 +19,7 @@ def below_titles(
     """Return the first record that holds all wanted names, among the first few; if none does, the first record.
 
     Lines above the header are titles or remarks, so they must have fewer filled fields than it. Otherwise they could be
-    rows, and the first record is returned.
-
-    Args:
-        first: the first record that can be used.
-        records: those below it. Some are consumed.
-        wanted: names of columns.
-        source: the file, for messages.
-        tell: called with the header's line, if it is not the first.
+    rows, and the first record is returned. Some of the records below it are consumed.
     """
     if _holds(first, wanted):
         return first

@@ -25,15 +25,10 @@ class Line(NamedTuple):
 def read_lines(
     file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None], quoted: bool = False
 ) -> Iterator[Line]:
-    """Yield all lines of a file, in flat memory.
+    """Yield all lines of a file that is uncompressed and at its beginning, in flat memory.
 
-    Args:
-        file: the file, uncompressed and at its beginning.
-        source: the file's name, for messages.
-        recipe: the encoding, and how long a line may be; a longer one has a reason instead of a text.
-        tell: called with each guess that was made from the first bytes.
-        quoted: the lines are CSV's, where what stands in quotes does not tell how lines end. CR alone ends a line
-            only in a file whose first line ends so; elsewhere it is a character like others.
+    A line longer than the recipe allows has a reason instead of a text. In CSV (``quoted``), what stands in quotes does
+    not tell how lines end; CR alone ends a line only in a file whose first line ends so, and is a character elsewhere.
 
     Raises:
         UserError: the file is not text, or its encoding cannot be read.

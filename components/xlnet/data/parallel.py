@@ -11,13 +11,7 @@ from xlnet.errors import UserError
 
 
 def rows(texts: Iterator[Line], labels: Iterator[Line], source: Source, task: str) -> Iterator[Row | Reject]:
-    """Yield a row or a reject for each line that is not blank in both files.
-
-    Args:
-        texts: lines of the source.
-        labels: lines of ``source.labels``.
-        source: the file of texts, for messages.
-        task: ``"classification"`` or ``"regression"``.
+    """Yield a row or a reject for each line that is not blank in both files, ``source`` and ``source.labels``.
 
     Raises:
         UserError: one file has more lines than the other. Blank lines at its end do not count.

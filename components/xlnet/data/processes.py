@@ -135,10 +135,7 @@ def _how_ended(status: int) -> str:
 
 
 def number(cost: float) -> int:
-    """Return how many processes of this machine are worth starting for some work.
-
-    Args:
-        cost: seconds that one process would need at least; starting a process takes half a second.
+    """Return how many processes are worth starting for work that takes one process ``cost`` seconds.
 
     Raises:
         UserError: the variable XLNET_PROCESSES is no number.

@@ -71,10 +71,7 @@ class Snapshot:
 
 
 def take(recipe_json: str) -> Snapshot:
-    """List and checksum the input that a recipe names, and warn of what is left out.
-
-    Args:
-        recipe_json: JSON of a recipe, or of its ``data`` section.
+    """List and checksum the input that a recipe, or its ``data`` section, names; warn of what is left out.
 
     Raises:
         UserError: the recipe names no input, or a path that matches nothing.
@@ -106,9 +103,7 @@ def of(recipe: Recipe) -> Snapshot:
 def listed(data: DataRecipe, remarks: list[str]) -> list[SourceFile]:
     """List the files of rows, split after split, followed by the files of their labels.
 
-    Args:
-        data: the recipe's paths.
-        remarks: a line is added for what was left out, and for which labels go with which texts.
+    What is left out, and which labels go with which texts, is added to ``remarks``, one line each.
 
     Raises:
         UserError: a path names nothing, or the files of labels are not as many as the files of texts.
@@ -135,15 +130,10 @@ def listed(data: DataRecipe, remarks: list[str]) -> list[SourceFile]:
 
 
 def corpus_files(recipe: Recipe, others: list[SourceFile], remarks: list[str]) -> list[SourceFile]:
-    """List the files of ``pretraining.corpus``; none for the training's own rows.
-
-    Args:
-        recipe: the run's.
-        others: the files of data.
-        remarks: a line is added for what was left out.
+    """List the files of ``pretraining.corpus``; none for the training's own rows. Add what is left out to ``remarks``.
 
     Raises:
-        UserError: a path names nothing, or a file of data, whose rows are partly those of validation and test.
+        UserError: a path names nothing, or one of the ``others``, the files of data, some of whose rows are tested on.
     """
     paths = recipe.pretraining.files
     skipped = Skipped()

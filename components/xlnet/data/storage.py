@@ -47,12 +47,7 @@ class Source:
 
 
 def list_sources(field: str, paths: tuple[str, ...], skipped: Skipped | None = None) -> list[Source]:
-    """List every object that the paths of a recipe field name, each once, in a stable order.
-
-    Args:
-        field: name of the recipe's field, for messages.
-        paths: files, directories, globs, ``gs://`` URIs, ``demo:NAME``.
-        skipped: what was found but left out is added here.
+    """List every object that the paths of a recipe field name, each once, in a stable order; add others to ``skipped``.
 
     Raises:
         UserError: a path names nothing; says which field and what to type.

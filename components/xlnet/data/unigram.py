@@ -32,14 +32,10 @@ INVISIBLE = r"[\p{Cc}\x{200B}\x{200E}\x{200F}\x{2060}\x{FEFF}]"  # characters th
 
 
 def train(texts: Iterable[str], vocab_size: int, directory: Path) -> None:
-    """Learn a vocabulary and write ``spiece.model`` and ``tokenizer.json`` to ``directory``.
+    """Learn a vocabulary and write ``spiece.model`` and ``tokenizer.json`` to ``directory``, which is made if need be.
 
-    The same texts give the same bytes. Every character of the texts becomes a piece where there is room for it.
-
-    Args:
-        texts: the texts, of which at most a bounded sample is used.
-        vocab_size: number of pieces, special ones included. 0: as many as the texts support, at most about 8,000.
-        directory: the directory to write to. It is created if it does not exist.
+    The same texts give the same bytes. At most a bounded sample of the texts is used. Every character of it becomes a
+    piece where there is room. ``vocab_size`` counts special pieces; 0: what the texts support, at most about 8,000.
 
     Raises:
         UserError: sentencepiece is missing, or the texts are too few for ``vocab_size`` pieces.
@@ -120,13 +116,10 @@ def _too_few(problem: str, vocab_size: int) -> UserError:
 
 
 def write_tokenizer_json(directory: Path, keep_marks: bool = False) -> None:
-    """Convert ``spiece.model`` to ``tokenizer.json``, so that both give the same ids.
+    """Convert ``spiece.model`` to ``tokenizer.json`` beside it, so that both give the same ids.
 
-    Args:
-        directory: the directory with ``spiece.model``. A ``tokenizer_config.json`` in it says whether texts are
-            lower-cased and whether marks are kept.
-        keep_marks: whether the vocabulary was learnt from texts with marks. It is ignored if the vocabulary holds
-            a letter with a mark.
+    A ``tokenizer_config.json`` beside it says whether texts are lower-cased and whether marks are kept. Marks are kept
+    too if the vocabulary was learnt from texts with marks (``keep_marks``), or holds a letter with a mark.
     """
     import sentencepiece
 

@@ -15,12 +15,7 @@ MOST_TIMES, FREE = 200, 1 << 30  # a file may unpack to so many times its size, 
 def member(raw: IO[bytes], uri: str) -> tuple[str, IO[bytes]]:
     """Return the name and content of an archive's only file. Files that file managers add do not count.
 
-    Args:
-        raw: the archive, open at its beginning.
-        uri: its name, for messages.
-
-    Returns:
-        An empty name and ``raw`` itself for a workbook, which is an archive too.
+    For a workbook, which is an archive too, the name is empty and the content is ``raw`` itself, at its beginning.
 
     Raises:
         UserError: there are several files or none, it needs a password, or it unpacks to a thousand times its size.

@@ -23,17 +23,12 @@ NAMES = {"tfidf": "TF-IDF with {} regression", "majority": "the majority class"}
 
 
 def answers(recipe: EvaluationRecipe, data: Dataset, seconds: float) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """Answer the test rows with the recipe's baseline.
+    """Answer the test rows with the recipe's baseline; None if the recipe wants none.
 
-    Args:
-        recipe: names the baseline.
-        data: the dataset.
-        seconds: how long the model was trained. The baseline reads only a part of a large dataset, so that it takes
-            about a tenth of this time.
+    It reads only a part of a large dataset, so that it takes about a tenth of the seconds that the model was trained.
 
     Returns:
-        The answers (class indices or values, [test rows]) and a description of the baseline; None if the recipe wants
-        no baseline.
+        The answers (class indices or values, [test rows]) and a description of the baseline.
 
     Raises:
         UserError: scikit-learn is not installed.
@@ -86,13 +81,7 @@ def judge(
 ) -> dict[str, Any]:
     """Compute the baseline's metrics, and the paired difference model − baseline in the primary metric.
 
-    Args:
-        ours: the model's answers: class indices or values, [rows].
-        theirs: the baseline's answers.
-        labels: the true classes or values.
-        classes: number of classes; 0 for regression.
-        primary: the primary metric.
-        recipe: the settings of the bootstrap.
+    ``ours`` (the model's answers), ``theirs`` and ``labels`` are class indices, or values if ``classes`` is 0: [rows].
     """
     drawing = (recipe.confidence, recipe.resamples, recipe.seed)
     if classes:

@@ -43,14 +43,8 @@ def chart(
 ) -> str:
     """Draw series over two axes, as HTML; empty if no series has a point.
 
-    Args:
-        title: heading, and the chart's name for screen readers.
-        x_label: label of the x axis.
-        y_label: label of the y axis.
-        series: the series to draw; more than one adds a legend.
-        x: bounds of the x axis; None takes them from the data.
-        y: bounds of the y axis; None takes them from the data.
-        mark: a position to mark with a vertical line.
+    The title is also the name for screen readers. Several series get a legend. Bounds of None come from the data. A
+    vertical line shows the mark.
     """
     series = [one for one in series if one.points]
     if not series:
@@ -68,14 +62,7 @@ def chart(
 
 
 def bars(title: str, x_label: str, y_label: str, heights: Sequence[tuple[str, float]]) -> str:
-    """Draw bars with a word under each, as HTML; empty if there are none.
-
-    Args:
-        title: heading, and the chart's name for screen readers.
-        x_label: meaning of the words.
-        y_label: meaning of the heights.
-        heights: (word, height) from left to right.
-    """
+    """Draw bars from left to right, each a height with a word under it, as HTML; empty if there are none."""
     if not heights:
         return ""
     frame = Frame((0, len(heights)), (0, max(1.0, *(height for _, height in heights))))

@@ -40,17 +40,7 @@ class Effort:
 
 
 def predict(train: Split, test: Split, classes: int, effort: Effort) -> np.ndarray:
-    """Fit the linear model on the training rows, and answer the test rows.
-
-    Args:
-        train: rows with their texts.
-        test: rows with their texts.
-        classes: number of classes; 0 for regression.
-        effort: which training rows and n-grams to use.
-
-    Returns:
-        Class indices or values: [test rows].
-    """
+    """Fit the linear model on the training rows. Answer the test rows: class indices, or values if ``classes`` is 0."""
     chosen = np.arange(0, len(train), effort.every)
     labels = train.labels[chosen]
     if np.ptp(labels) == 0:

@@ -122,14 +122,10 @@ def table(
     numbers: Sequence[int] = (),
     stacked: bool = False,
 ) -> str:
-    """Make a table whose first column contains the row headers.
+    """Make a table of HTML cells, whose first column contains the row headers; caption and column names are text.
 
-    Args:
-        caption: the table's caption.
-        head: column names, as text.
-        rows: cells, as HTML.
-        numbers: indices of the right-aligned columns.
-        stacked: on a narrow screen, show each row as a block with one line per cell.
+    The columns with the indices ``numbers`` are right-aligned. If ``stacked``, a narrow screen shows each row as a
+    block with one line per cell.
     """
     names = [f' data-head="{escape(name)}"' if stacked else "" for name in head]
     mark = [' class="n"' if index in numbers else "" for index in range(len(head))]

@@ -30,15 +30,9 @@ WORDS = {"better": "better", "level": "not shown to be better", "worse": "worse"
 def render(
     content: dict[str, Any], card: dict[str, Any], recipe: Recipe, model: Path, table: pa.Table, worst: int
 ) -> str:
-    """Write the page.
+    """Write the page from the content of metrics.json, the dataset's card, the whole recipe and all predictions.
 
-    Args:
-        content: the content of metrics.json.
-        card: the dataset's card.
-        recipe: the recipe of the dataset, the model and this evaluation.
-        model: directory of the model, for its history and lineage.
-        table: one row per test row, as in predictions.parquet.
-        worst: number of mistakes to show.
+    The model's directory has its history and lineage. As many mistakes as ``worst`` says are shown.
     """
     classes = content["classes"]
     judged = _classes(content) if classes else _values(table)
