@@ -18,23 +18,14 @@ _MOUNTS = {GCS: "XLNET_GCS_MOUNT", S3: "XLNET_S3_MOUNT", MINIO: "XLNET_MINIO_MOU
 
 @dataclass(frozen=True)
 class Stored:
-    """One object as its bucket lists it.
-
-    Attributes:
-        uri: its address.
-        name: its name in the bucket.
-        size: bytes as stored.
-        checksum: ``crc32c:…`` (Google Cloud Storage) or ``etag:…`` (S3): known without downloading.
-        version: generation of a gs:// object; empty elsewhere.
-        updated: when it was written; None for one that was not listed.
-    """
+    """One object as its bucket lists it."""
 
     uri: str
-    name: str
-    size: int
-    checksum: str
-    version: str = ""
-    updated: datetime | None = field(default=None, compare=False)
+    name: str  # in the bucket
+    size: int  # bytes as stored
+    checksum: str  # ``crc32c:…`` (Google Cloud Storage) or ``etag:…`` (S3): known without downloading
+    version: str = ""  # generation of a gs:// object; empty elsewhere
+    updated: datetime | None = field(default=None, compare=False)  # when it was written; None: it was not listed
     handle: Any = field(default=None, compare=False, repr=False)  # the client's own object, where it has one
 
 

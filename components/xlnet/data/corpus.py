@@ -23,13 +23,13 @@ from xlnet.data.dataset import Dataset, open_dataset
 from xlnet.data.documents import rows_of
 from xlnet.data.processes import Processes
 from xlnet.data.readers import file_format
-from xlnet.data.remarks import counted, say, warn
+from xlnet.data.remarks import counted, say
 from xlnet.data.snapshot import PRETRAINED, SourceFile
 from xlnet.data.split_files import SplitWriter
 from xlnet.data.storage import Source
 from xlnet.data.tokenise import CHARACTERS_PER_SECOND, Tokenise
 from xlnet.data.tokenizer import load_tokenizer
-from xlnet.errors import RunError, UserError
+from xlnet.errors import RunError, UserError, warn
 from xlnet.recipe import OWN_ROWS, DataRecipe, Recipe
 from xlnet.recipe.checks import BEFORE_TRAINING, segment_length
 

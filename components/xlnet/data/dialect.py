@@ -26,19 +26,12 @@ _MARKDOWN = re.compile(r"\|?(\s*:?-{3,}:?\s*\|)+(\s*:?-{3,}:?\s*)?")  # the line
 
 
 class Dialect(NamedTuple):
-    """How lines are split into fields.
+    """How lines are split into fields."""
 
-    Attributes:
-        delimiter: the character between fields.
-        quote: the character around a field that may hold delimiters and line ends; None: quotes are part of the text.
-        backslash: whether a backslash stands before a quote inside such a field; otherwise the quote is doubled.
-        spaces: whether spaces after a delimiter do not belong to the field.
-    """
-
-    delimiter: str = ","
-    quote: str | None = '"'
-    backslash: bool = False
-    spaces: bool = False
+    delimiter: str = ","  # the character between fields
+    quote: str | None = '"'  # around a field that may hold delimiters and line ends; None: quotes are part of the text
+    backslash: bool = False  # whether a backslash stands before a quote inside a field; otherwise it is doubled
+    spaces: bool = False  # whether spaces after a delimiter do not belong to the field
 
     def reader(self, lines: Iterable[str]) -> Any:
         """Return a strict reader of the csv module over these lines."""
@@ -132,25 +125,15 @@ def _columns(texts: Sequence[str], delimiter: str, quote: str = '"') -> list[int
 
 
 class _Found(NamedTuple):
-    """What the first lines show about one quote character.
+    """What the first lines show about one quote character."""
 
-    Attributes:
-        whole: whether all lines parse into records with equally many fields.
-        needed: whether some fields hold delimiters or line ends, so that the lines only parse with these quotes.
-        columns: whether some column is quoted in every record.
-        quoted: number of fields that are enclosed in quotes.
-        escaped: number of those that hold an escaped quote.
-        bare: number of other fields that hold a quote.
-        example: a quoted field, with an escaped quote if possible; else a line that holds the quote.
-    """
-
-    whole: bool
-    needed: bool
-    columns: bool
-    quoted: int
-    escaped: int
-    bare: int
-    example: str
+    whole: bool  # whether all lines parse into records with equally many fields
+    needed: bool  # whether some fields hold delimiters or line ends, so that the lines only parse with these quotes
+    columns: bool  # whether some column is quoted in every record
+    quoted: int  # number of fields that are enclosed in quotes
+    escaped: int  # number of those that hold an escaped quote
+    bare: int  # number of other fields that hold a quote
+    example: str  # a quoted field, with an escaped quote if possible; else a line that holds the quote
 
     @property
     def is_certain(self) -> bool:

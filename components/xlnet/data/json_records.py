@@ -28,13 +28,9 @@ class Object(NamedTuple):
 
 
 class _Repeating(dict[str, Any]):
-    """A JSON object in which some names occur several times. It holds the last value of each name.
+    """A JSON object in which some names occur several times. It holds the last value of each name."""
 
-    Attributes:
-        names: the names that occur more than once.
-    """
-
-    names: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()  # the names that occur more than once
 
 
 def of_lines(lines: Iterator[Line], wanted: set[Any], blank: bool) -> Iterator[Object]:

@@ -18,7 +18,7 @@ from xlnet import recipe as recipes
 from xlnet.data import processes, remarks, seen, shard_tokens, split_files, surveyed, unknown
 from xlnet.data import survey as surveys
 from xlnet.data.processes import Processes
-from xlnet.data.remarks import counted, say, warn
+from xlnet.data.remarks import counted, say
 from xlnet.data.shards import Runner, Shards, refuse_unusable
 from xlnet.data.snapshot import SPLITS, Snapshot, of, snapshot_node
 from xlnet.data.split_files import Pool, SplitWriter
@@ -27,7 +27,7 @@ from xlnet.data.surveyed import Surveyed
 from xlnet.data.tokenise import CHARACTERS_PER_SECOND, Tokenise
 from xlnet.data.tokenizer import Tokenizer, load_tokenizer
 from xlnet.data.vocabulary import make_tokenizer, rows_with_a_split
-from xlnet.errors import RunError
+from xlnet.errors import RunError, warn
 from xlnet.provenance import Made
 from xlnet.recipe import DataRecipe, Recipe
 

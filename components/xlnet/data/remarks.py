@@ -11,11 +11,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def warn(text: str) -> None:
-    """Print a warning about something that is used, but may be a mistake."""
-    say(f"warning: {text}")
-
-
 def counted(number: int, noun: str) -> str:
     """``1 row``, ``2,000 rows``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -33,25 +33,15 @@ EVALUATION = 2**31  # replaces the epoch, so that targets are the same at every 
 
 @dataclass(frozen=True)
 class CorpusSegments:
-    """How a corpus becomes updates; see :class:`xlnet.data.shapes.Shapes`.
+    """How a corpus becomes updates; see :class:`xlnet.data.shapes.Shapes`."""
 
-    Attributes:
-        length: L.
-        reuse: tokens of each segment that become memory; 0: there is no memory.
-        one_in: one token in so many is predicted.
-        seed: seed of targets, orders and shuffling.
-        special: token ids of ``sep``, ``cls`` and ``pad``.
-        starts_V: for each token, whether it begins a word.
-        bidirectional: whether half of an update with memory reads backwards.
-    """
-
-    length: int
-    reuse: int
-    one_in: int
-    seed: int
-    special: dict[str, int]
-    starts_V: np.ndarray
-    bidirectional: bool = False
+    length: int  # tokens of a segment: L
+    reuse: int  # tokens of each segment that become memory; 0: there is no memory
+    one_in: int  # one token in so many is predicted
+    seed: int  # seed of targets, orders and shuffling
+    special: dict[str, int]  # token ids of ``sep``, ``cls`` and ``pad``
+    starts_V: np.ndarray  # for each token, whether it begins a word
+    bidirectional: bool = False  # whether half of an update with memory reads backwards
 
     def __str__(self) -> str:
         return f"segments of {self.length}"

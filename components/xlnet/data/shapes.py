@@ -32,17 +32,11 @@ GRAIN = 16  # lengths are multiples of this
 
 @dataclass(frozen=True)
 class Share:
-    """The part of an update that one rank computes.
+    """The part of an update that one rank computes."""
 
-    Attributes:
-        batches: computed one after the other; their gradients are added. Their class depends on :class:`Shapes`.
-        texts: number of texts in the whole update, over all ranks; the loss is a mean over them.
-        tokens: number of tokens in the whole update, over all ranks.
-    """
-
-    batches: tuple[Any, ...]
-    texts: int
-    tokens: int
+    batches: tuple[Any, ...]  # computed one after the other; gradients are added. Their class depends on Shapes
+    texts: int  # number of texts in the whole update, over all ranks; the loss is a mean over them
+    tokens: int  # number of tokens in the whole update, over all ranks
 
 
 class Shapes(Protocol):
@@ -60,19 +54,12 @@ class Shapes(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """Says which rank's share of an update is wanted, and how large its batches may be.
+    """Says which rank's share of an update is wanted, and how large its batches may be."""
 
-    Attributes:
-        rank: the rank's number, from 0.
-        ranks: number of ranks.
-        batch_tokens: largest number of tokens in an update.
-        micro_batch_tokens: largest number of tokens that a device computes at once; 0: its whole share.
-    """
-
-    rank: int
+    rank: int  # from 0
     ranks: int
-    batch_tokens: int
-    micro_batch_tokens: int
+    batch_tokens: int  # largest number of tokens in an update
+    micro_batch_tokens: int  # largest number of tokens that a device computes at once; 0: its whole share
 
     def rounds(self, tokens: int) -> int:
         """Return the number of batches in a rank's share of an update with this many tokens; equal on all ranks."""
@@ -102,17 +89,11 @@ class Packed:
 
 @dataclass(frozen=True)
 class Padded:
-    """Batches of a few fixed shapes, for devices that compile a program for each shape.
+    """Batches of a few fixed shapes, for devices that compile a program for each shape."""
 
-    Attributes:
-        buckets: lengths to which texts are padded, ascending; the longest text fits into the last.
-        pad_id: token id of padding.
-        multiple: the number of rows in a batch is a multiple of this.
-    """
-
-    buckets: tuple[int, ...]
-    pad_id: int
-    multiple: int = 1
+    buckets: tuple[int, ...]  # lengths to which texts are padded, ascending; the longest text fits into the last
+    pad_id: int  # token id of padding
+    multiple: int = 1  # the number of rows in a batch is a multiple of this
 
     @classmethod
     def fitting(cls, data: Dataset, multiple: int = 1) -> "Padded":

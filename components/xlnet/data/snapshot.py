@@ -12,10 +12,10 @@ from typing import Any
 
 from xlnet import provenance
 from xlnet import recipe as recipes
-from xlnet.data.remarks import counted, warn
+from xlnet.data.remarks import counted
 from xlnet.data.storage import Source, list_sources, local_source, same_object
 from xlnet.data.walking import Skipped
-from xlnet.errors import UserError
+from xlnet.errors import UserError, warn
 from xlnet.recipe import INPUTS, OWN_ROWS, DataRecipe, Recipe
 
 SPLITS = ("train", "validation", "test")

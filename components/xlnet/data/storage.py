@@ -23,22 +23,13 @@ GLOB = "[*?[]"  # a sign that makes a name a glob
 
 @dataclass(frozen=True)
 class Source:
-    """One input object.
+    """One input object."""
 
-    Attributes:
-        uri: the name that a user would type; absolute for local files.
-        size: bytes as stored.
-        checksum: ``sha256:…`` of a local file, ``crc32c:…`` of a gs:// object and ``etag:…`` of an
-            S3 one (known without downloading).
-        generation: version of a gs:// object; empty elsewhere.
-        labels: the file that holds the label of each line; None: the source holds its own.
-    """
-
-    uri: str
-    size: int
-    checksum: str
-    generation: str = ""
-    labels: "Source | None" = None
+    uri: str  # the name that a user would type; absolute for local files
+    size: int  # bytes as stored
+    checksum: str  # ``sha256:…`` of a local file; ``crc32c:…`` or ``etag:…`` of an object, known without downloading
+    generation: str = ""  # version of a gs:// object; empty elsewhere
+    labels: "Source | None" = None  # the file that holds the label of each line; None: the source holds its own
 
     @property
     def name(self) -> str:

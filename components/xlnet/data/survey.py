@@ -17,11 +17,11 @@ import numpy as np
 from xlnet.data import classes, objects, seen
 from xlnet.data.documents import rows_of
 from xlnet.data.readers import Reject, Row, unused_settings
-from xlnet.data.remarks import counted, warn
+from xlnet.data.remarks import counted
 from xlnet.data.snapshot import SPLITS, Snapshot
 from xlnet.data.storage import Source
 from xlnet.data.values import shown
-from xlnet.errors import UserError
+from xlnet.errors import UserError, warn
 from xlnet.recipe import DataRecipe
 
 MAX_CLASSES = 1000

@@ -29,17 +29,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive rows of the input.
+    """Consecutive rows of the input."""
 
-    Attributes:
-        key: digest of everything that its tokens depend on, in hexadecimal digits. Empty shards have the same key.
-        first: index of its first row among all usable rows.
-        pieces: where its rows lie.
-    """
-
-    key: str
-    first: int
-    pieces: tuple[Piece, ...]
+    key: str  # digest of everything that its tokens depend on, in hexadecimal digits. Empty shards have the same key.
+    first: int  # index of its first row among all usable rows
+    pieces: tuple[Piece, ...]  # where its rows lie
 
     @property
     def rows(self) -> int:
@@ -49,19 +43,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """What is read from the artifact.
+    """What is read from the artifact."""
 
-    Attributes:
-        survey: files, hashes, classes and rejects; its rows cannot be read again.
-        splits: the split of each row: int8 [rows], -1 for a row that is left out.
-        shards: the parts of the input, in reading order.
-        directory: the artifact, with the tokenizer and the list of rejects.
-    """
-
-    survey: Survey
-    splits: np.ndarray
-    shards: tuple[Shard, ...]
-    directory: Path
+    survey: Survey  # files, hashes, classes and rejects; its rows cannot be read again
+    splits: np.ndarray  # the split of each row: int8 [rows], -1 for a row that is left out
+    shards: tuple[Shard, ...]  # the parts of the input, in reading order
+    directory: Path  # the artifact, with the tokenizer and the list of rejects
 
     @property
     def vocabulary(self) -> Path:

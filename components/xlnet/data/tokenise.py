@@ -62,19 +62,12 @@ def rows_schema(task: str) -> pa.Schema:
 
 @dataclass(frozen=True)
 class Tokenise:
-    """Tokenises batches. The result depends only on the fields, so it is the same on every machine.
+    """Tokenises batches. The result depends only on the fields, so it is the same on every machine."""
 
-    Attributes:
-        tokenizer: directory of the vocabulary, or its address in a bucket.
-        task: the recipe's.
-        max_length: maximum number of tokens in a row; documents of a corpus keep all.
-        has_pairs: whether rows may have a second text.
-    """
-
-    tokenizer: str
+    tokenizer: str  # directory of the vocabulary, or its address in a bucket
     task: str
-    max_length: int
-    has_pairs: bool
+    max_length: int  # maximum number of tokens in a row; documents of a corpus keep all
+    has_pairs: bool  # whether rows may have a second text
 
     def __call__(self, rows: pa.RecordBatch) -> Tokenised:
         """Add the columns of tokens to a batch in :func:`rows_schema`."""

@@ -12,19 +12,12 @@ UNLIMITED = 10**6  # transformers writes 1e30 for "no limit"
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """How a directory's tokenizer is used.
+    """How a directory's tokenizer is used."""
 
-    Attributes:
-        lower_case: texts are put into lower case first.
-        keep_accents: letters keep their marks.
-        max_length: tokens that a row is cut to; None: the directory names no limit.
-        segments: the model is given segment ids, which tell a text, its pair and ``<cls>`` apart.
-    """
-
-    lower_case: bool = False
-    keep_accents: bool = False
-    max_length: int | None = None
-    segments: bool = True
+    lower_case: bool = False  # texts are put into lower case first
+    keep_accents: bool = False  # letters keep their marks
+    max_length: int | None = None  # tokens that a row is cut to; None: the directory names no limit
+    segments: bool = True  # the model is given segment ids, which tell a text, its pair and ``<cls>`` apart
 
 
 def read_settings(directory: Path) -> TokenizerSettings:

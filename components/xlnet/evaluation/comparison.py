@@ -20,17 +20,11 @@ LANGUAGE = ("bits_per_byte",)  # metrics that can decide between language models
 
 @dataclass(frozen=True)
 class RowPredictions:
-    """One model's predictions for the test rows.
+    """One model's predictions for the test rows."""
 
-    Attributes:
-        labels: class indices, or true values: [rows].
-        predictions: class indices, or predicted values: [rows].
-        classes: number of classes; 0 for regression.
-    """
-
-    labels: np.ndarray
-    predictions: np.ndarray
-    classes: int
+    labels: np.ndarray  # class indices, or true values: [rows]
+    predictions: np.ndarray  # class indices, or predicted values: [rows]
+    classes: int  # number of classes; 0 for regression
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,10 @@ PASSES = 10  # of SGD over the rows
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of the training texts the linear model uses.
+    """How much of the training texts the linear model uses."""
 
-    Attributes:
-        characters: count n-grams of characters too, not only of words.
-        every: use one training row in this many.
-    """
-
-    characters: bool = True
-    every: int = 1
+    characters: bool = True  # count n-grams of characters too, not only of words
+    every: int = 1  # use one training row in this many
 
     def __str__(self) -> str:
         kinds = "words and characters" if self.characters else "words"

@@ -17,15 +17,10 @@ LONGEST = 8192  # maximum tokens of a row if neither recipe nor directory names 
 
 @dataclass(frozen=True)
 class Predictor:
-    """An open model directory, written by this project or by ``transformers``.
-
-    Attributes:
-        directory: the directory.
-        precision: number type of matrix products, see :func:`xlnet.model.precision.choose`.
-    """
+    """An open model directory, written by this project or by ``transformers``."""
 
     directory: Path
-    precision: str = "auto"
+    precision: str = "auto"  # number type of matrix products, see :func:`xlnet.model.precision.choose`
 
     @cached_property
     def model(self) -> Any:

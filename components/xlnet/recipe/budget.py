@@ -27,19 +27,12 @@ NOT_READ = ("summary_dropout", "token_dropout", "initialisation")
 
 @dataclass(frozen=True)
 class Size:
-    """The facts about the data that a budget depends on.
+    """The facts about the data that a budget depends on."""
 
-    Attributes:
-        rows: number of rows to train on.
-        tokens: number of tokens in these rows.
-        longest: number of tokens in the longest row.
-        width: width of the network, if it is pretrained; 0 if unknown.
-    """
-
-    rows: int
-    tokens: int
-    longest: int
-    width: int = 0
+    rows: int  # number of rows to train on
+    tokens: int  # number of tokens in these rows
+    longest: int  # number of tokens in the longest row
+    width: int = 0  # width of the network, if it is pretrained; 0 if unknown
 
 
 def decide(recipe: Recipe, size: Size) -> Recipe:

@@ -17,19 +17,12 @@ T = TypeVar("T")  # a checked instance: a text with its pair, or a request to ge
 
 @dataclass(frozen=True)
 class Refusal(Exception):
-    """An error response to a request.
+    """An error response to a request."""
 
-    Attributes:
-        status: HTTP status.
-        message: what was given, what is allowed, what to send next.
-        headers: additional headers, such as ``Allow``.
-        details: additional fields of the answer, besides ``error``.
-    """
-
-    status: int
-    message: str
-    headers: tuple[tuple[str, str], ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
+    status: int  # HTTP status
+    message: str  # what was given, what is allowed, what to send next
+    headers: tuple[tuple[str, str], ...] = ()  # additional headers, such as ``Allow``
+    details: dict[str, Any] = field(default_factory=dict)  # additional fields of the answer, besides ``error``
 
 
 def body_length(lengths: list[str], transfer: str | None, coding: str | None) -> int:
