@@ -3,7 +3,7 @@
     python tests/benchmarks/generate_speed.py [tiny|small|base] [--tokens 200] [--prompt 32] [--rounds 3] [--threads 2]
 
 Prints the seconds of transformers and of each precision of ours; their ratios, by the clock and by the processor, which
-other work disturbs less; how many of the new tokens are equal; and our time per token, early and late in the text.
+other work disturbs less; how many of the new tokens are equal; and our time per token at six places of a text.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SHAPES = {
     "base": {"n_layer": 12, "d_model": 768, "n_head": 12, "d_inner": 3072, "vocab_size": 32000},
 }
 PRECISIONS = ("float32", "bfloat16", "int8")
-EARLY, LATE = slice(50, 100), slice(450, 500)  # tokens whose median time is given
+PLACES, AROUND = (50, 100, 200, 300, 400, 500), 12  # tokens whose time is given: the median of so many on each side
 
 
 def models(shape):
@@ -55,14 +55,12 @@ def generate(weights, ids, tokens):
     return text, times
 
 
-def growth(weights):
-    """Milliseconds per token, early and late in a text, and their ratio: the medians of three texts."""
-    found = []
-    for _ in range(3):
-        _, times = generate(weights, [100], LATE.stop)
-        found.append([1000 * statistics.median(times[part]) for part in (EARLY, LATE)])
-    early, late = (statistics.median(one) for one in zip(*found, strict=True))
-    return {"tokens 50 to 100": round(early, 3), "tokens 450 to 500": round(late, 3), "ratio": round(late / early, 3)}
+def growth(weights, texts):
+    """Milliseconds of the tokens at some places of a text, each token in its fastest text, and last to first."""
+    found = [generate(weights, [100], PLACES[-1] + AROUND)[1] for _ in range(texts)]
+    fastest = [min(times) for times in zip(*found, strict=True)]
+    at = {place: 1000 * statistics.median(fastest[place - AROUND : place + AROUND]) for place in PLACES}
+    return {place: round(one, 3) for place, one in at.items()} | {"last / first": round(at[500] / at[50], 3)}
 
 
 def measure(options):
@@ -91,7 +89,7 @@ def measure(options):
         "ratio of seconds": {name: ratio(seconds, name) for name in sides},
         "ratio of processor seconds": {name: ratio(processor, name) for name in sides},
         "equal tokens": {name: sum(map(operator.eq, new[name], new["transformers"])) for name in sides},
-        "ms per token": {name: growth(weights) for name, weights in sides.items()},
+        "ms per token": {name: growth(weights, options.texts) for name, weights in sides.items()},
     }
 
 
@@ -104,7 +102,7 @@ def ratio(seconds, name):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", nargs="?", choices=SHAPES, default="small")
-    for name, default in {"tokens": 200, "prompt": 32, "rounds": 3, "threads": 2}.items():
+    for name, default in {"tokens": 200, "prompt": 32, "rounds": 3, "threads": 2, "texts": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
