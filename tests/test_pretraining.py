@@ -26,6 +26,10 @@ from xlnet.data.storage import list_sources
 from xlnet.data.tokenizer import TOKENIZER_FILES, train_tokenizer
 from xlnet.errors import UserError
 from xlnet.model import streams
+from xlnet.model.config import XLNetConfig
+from xlnet.model.language_model import XLNetLanguageModel
+from xlnet.model.neighbours import begin_neighbours
+from xlnet.model.positions import distance_encoding
 from xlnet.model.pretrained import check
 from xlnet.model.weights import load_language_model, load_pretrained
 from xlnet.registry import open_registry
@@ -117,6 +121,26 @@ def test_new_weights_begin_with_the_frequencies_of_tokens(pretrained):
     losses = [torch.nn.functional.cross_entropy(one, targets_P) for one in (logits_PV, logits_PV - model.lm_loss.bias)]
     assert losses[0] < losses[1] - 0.5
     assert losses[1] == pytest.approx(math.log(200), abs=0.1)
+
+
+@pytest.mark.parametrize(("width", "heads", "head"), [(32, 2, 16), (128, 4, 32), (96, 5, 8), (256, 1, 64), (16, 3, 1)])
+@torch.no_grad()
+def test_new_heads_begin_with_one_neighbour_each(width, heads, head):
+    """The first layer looks at the token before, the one after, the second before, and so on, and mostly at them."""
+    torch.manual_seed(0)
+    model = XLNetLanguageModel(XLNetConfig(50, 2, width, heads, head, 64, task="pretrain"))
+    usual = [one.clone() for one in model.parameters()]
+    begin_neighbours(model)
+    changed = [name for (name, one), old in zip(model.named_parameters(), usual, strict=True) if not one.equal(old)]
+    assert changed == [f"transformer.layer.0.rel_attn.{name}" for name in ("r", "r_r_bias")]
+    attention, length = model.transformer.layers()[0].rel_attn, 60
+    encoding_RD = distance_encoding(length, width, -1)
+    for number, distance in zip(range(heads), (1, -1, 2, -2, 3), strict=False):
+        score_R = encoding_RD @ attention.r[:, number] @ attention.r_r_bias[number] / math.sqrt(head)
+        share_R = score_R.softmax(0)
+        assert int(share_R.argmax()) == length - distance
+        if width >= 32:
+            assert float(share_R[length - distance - 1 : length - distance + 2].sum()) > 0.5
 
 
 def test_the_gate_compares_bits_per_byte(pretrained, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from xlnet.evaluation.permuted import moved, segment_losses
 from xlnet.model import config as configs
 from xlnet.model.language_model import XLNetLanguageModel
 from xlnet.model.matching import begin_matching
+from xlnet.model.neighbours import begin_neighbours
 from xlnet.model.token_loss import token_loss
 from xlnet.model.weights import load_pretrained
 from xlnet.model.xlnet import XLNetClassifier
@@ -113,6 +114,7 @@ class Pretraining:
         shape = configs.from_recipe(recipe.model, data.card["vocab_size"], data.pad_id, configs.PRETRAIN, [])
         model = XLNetLanguageModel(shape)
         model.lm_loss.bias.data = _log_frequencies(data.split("train").tokens, shape.vocab_size)
+        begin_neighbours(model)
         return model
 
     def begin(self, model: Model, device: Device, data: Dataset, recipe: Recipe) -> None:
