@@ -30,6 +30,7 @@ PAGE, RESULTS = CHECKOUT / "docs" / "defaults.md", Path(__file__).with_name("def
 SETS = {
     "uci": ("uci_sentences", 0), "sst2-500": ("sst2", 500), "sst2-2000": ("sst2", 2000), "sst2-8000": ("sst2", 8000),
     "sst2": ("sst2", 0), "imdb-500": ("imdb", 500), "imdb-2000": ("imdb", 2000), "imdb-8000": ("imdb", 8000),
+    "imdb": ("imdb", 0),
     "rte": ("rte", 0), "similarity": ("rte", 0),
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ from xlnet.data.batches import Rows, cut_by_tokens
 
 # C of the regressions, on rows of about unit length, chosen on held-out train rows. A token's count is multiplied with
 # its inverse document frequency, or with the logarithm of how much more often a class has it (naive Bayes).
-BY_FREQUENCY, BY_CLASS = 0.02, 1.2
+BY_FREQUENCY, BY_CLASS = 0.025, 1.6
 SHORTEST, LONGEST = 3, 5  # characters of a run
 ITERATIONS = 100  # maximum number of L-BFGS iterations
 HISTORY = 10  # of their steps, each as large as the weights: many classes would need gigabytes for more
