@@ -237,6 +237,7 @@ BAD = {
     "short": ("".join(f"one two three {i}\n" for i in range(40)), {}, r"fewer than the 512 of one segment"),
     "endless": ("word " * 300_000, {"max_record_bytes": 2000}, r"line is too long"),
     "binary": (b"\x89PNG\r\n\x1a\n" + bytes(500), {}, r"is a picture"),
+    "binary, with a tab": (b"col\tabc\n" + bytes(range(32)) * 20, {}, r"is not text: .* control characters"),
 }
 
 

@@ -164,8 +164,9 @@ def main() -> None:
             with given.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-    head, mark, _ = PAGE.read_text(encoding="utf-8").partition("<!-- table -->\n")
-    PAGE.write_text(f"{head}{mark}\n{table(known)}\n", encoding="utf-8")
+    if given.results == RESULTS:
+        head, mark, _ = PAGE.read_text(encoding="utf-8").partition("<!-- table -->\n")
+        PAGE.write_text(f"{head}{mark}\n{table(known)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def main() -> None:
                 with given.results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 print({key: value for key, value in line.items() if key != "right"}, flush=True)
-    if PAGE.exists():
+    if given.results == RESULTS:
         head, mark, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table -->\n")
         end = "<!-- end of table -->"
         PAGE.write_text(f"{head}{mark}\n{table(known)}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")

@@ -65,9 +65,10 @@ def _look(file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[s
     head = file.read(HEAD)
     file.seek(0)
     signatures.refuse(head, source)
-    if recipe.encoding == "auto":
-        return head, encodings.find(head, source, tell)
-    return head, encodings.check(head, recipe.encoding, source)
+    is_auto = recipe.encoding == "auto"
+    encoding = encodings.find(head, source, tell) if is_auto else encodings.check(head, recipe.encoding, source)
+    signatures.refuse_binary(head.decode(encoding, "replace"), source)
+    return head, encoding
 
 
 def _decoded(file: IO[bytes], encoding: str, ends: str) -> io.TextIOWrapper:

@@ -1,4 +1,6 @@
-"""Recognises files that are not text by their first bytes, so that a wrong extension is one line with a remedy."""
+"""Recognises files that are not text by their beginning, so that a wrong extension is one line with a remedy."""
+
+import re
 
 from xlnet.data.storage import Source
 from xlnet.errors import UserError
@@ -19,6 +21,8 @@ SIGNATURES: dict[bytes, tuple[str, str]] = {
     b"version https://git-lfs": ("a pointer of Git LFS, without the data", "get them with 'git lfs pull'"),
 }
 PAGES = (b"<!doctype html", b"<html", b"<?xml")
+# Neither white space nor among the characters that separate fields (1 to 3, 28 to 31) or end files (26).
+CONTROL = re.compile("[\x00\x04-\x08\x0e-\x19\x1b\x7f]")
 
 
 def refuse(head: bytes, source: Source) -> None:
@@ -28,3 +32,13 @@ def refuse(head: bytes, source: Source) -> None:
             raise UserError(f"'{source.uri}' is {what}; {remedy}")
     if head[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
         raise UserError(f"'{source.uri}' is a page of HTML or XML, such as a server's answer; download the data itself")
+
+
+def refuse_binary(start: str, source: Source) -> None:
+    """Raise UserError if more than 2 % of a file's first characters are control characters, as no text has them."""
+    count = len(CONTROL.findall(start))
+    if count > max(3, len(start) / 50):
+        raise UserError(
+            f"'{source.uri}' is not text: {count:,} of its first {len(start):,} characters are control characters; name "
+            "the file with the rows, or set data.encoding if it has a rare one"
+        )
