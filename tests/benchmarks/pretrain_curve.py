@@ -1,10 +1,12 @@
-"""Draws the validation losses of pretrainings against their updates.
+"""Draws the losses of pretrainings against the tokens that they read.
 
-python tests/benchmarks/pretrain_curve.py docs/images/pretraining.svg "with neighbours=MODEL" "without=MODEL"
+    python tests/benchmarks/pretrain_curve.py docs/images/pretraining.svg "with neighbours=MODEL" "without=MODEL"
+
+MODEL is the directory of a pretrained model. Its history holds the mean loss of each stretch of updates.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -13,21 +15,23 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 
-def main(out, *named):
-    """Draw a line for each NAME=MODEL, a model artifact's directory."""
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "xlnet", "font.family": "sans-serif"})
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.2), layout="constrained")
-    for one in named:
-        name, folder = one.split("=", 1)
-        records = map(json.loads, (Path(folder) / "history.jsonl").read_text(encoding="utf-8").splitlines())
-        points = [(one["step"], one["validation_loss"]) for one in records if "validation_loss" in one]
-        axes.plot(*zip(*points, strict=True), label=name, marker=".")
-    axes.set_xlabel("updates of 1,024 tokens")
-    axes.set_ylabel("validation loss (nats)")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL")
+    given = parser.parse_args()
+    matplotlib.rcParams.update({"svg.hashsalt": "xlnet", "font.family": "sans-serif"})
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.0), layout="constrained", facecolor="white")
+    for name, folder in (one.split("=", 1) for one in given.models):
+        lines = (Path(folder) / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [record for record in map(json.loads, lines) if "loss" in record]
+        axes.plot([one["tokens"] / 1e6 for one in records], [one["loss"] for one in records], label=name)
+    axes.set_xlabel("million tokens")
+    axes.set_ylabel("loss (nats a token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(out, metadata={"Date": None})
+    figure.savefig(given.out, metadata={"Date": None}, dpi=150)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
