@@ -39,6 +39,6 @@ def refuse_binary(start: str, source: Source) -> None:
     count = len(CONTROL.findall(start))
     if count > max(3, len(start) / 50):
         raise UserError(
-            f"'{source.uri}' is not text: {count:,} of its first {len(start):,} characters are control characters; name "
-            "the file with the rows, or set data.encoding if it has a rare one"
+            f"'{source.uri}' is not text: {count:,} of its first {len(start):,} characters are control characters; "
+            "name the file with the rows, or set data.encoding if it has a rare one"
         )
