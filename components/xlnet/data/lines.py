@@ -33,8 +33,7 @@ def read_lines(
     Raises:
         UserError: the file is not text, or its encoding cannot be read.
     """
-    head, encoding = _look(file, source, recipe, tell)
-    start = head.decode(encoding, "replace")
+    start, encoding = _look(file, source, recipe, tell)
     plain = re.sub(r'"[^"]*"', "", start) if quoted else start
     first_end = re.search(r"\r\n|\r|\n", plain)
     is_old = first_end is not None and first_end.group() == "\r" and (quoted or "\n" not in start)
@@ -60,15 +59,16 @@ def open_text(
     return _decoded(file, _look(file, source, recipe, tell)[1], "\n")
 
 
-def _look(file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None]) -> tuple[bytes, str]:
-    """Return a file's first bytes, and its encoding."""
+def _look(file: IO[bytes], source: Source, recipe: DataRecipe, tell: Callable[[str], None]) -> tuple[str, str]:
+    """Return a file's first characters, and its encoding."""
     head = file.read(HEAD)
     file.seek(0)
     signatures.refuse(head, source)
     is_auto = recipe.encoding == "auto"
     encoding = encodings.find(head, source, tell) if is_auto else encodings.check(head, recipe.encoding, source)
-    signatures.refuse_binary(head.decode(encoding, "replace"), source)
-    return head, encoding
+    start = head.decode(encoding, "replace")
+    signatures.refuse_binary(start, source)
+    return start, encoding
 
 
 def _decoded(file: IO[bytes], encoding: str, ends: str) -> io.TextIOWrapper:
