@@ -57,6 +57,13 @@ def test_a_delimiter_that_gives_one_column_is_one_line(tmp_path):
         read(tmp_path / "a.csv", "text;label\na;1\n", delimiter=",")
 
 
+@pytest.mark.parametrize("text", ["\r0\n", "a\rb\nc", "a\n\r", "one\r\rtwo\n\nthree\rfour"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_carriage_returns_in_quotes_belong_to_the_text(tmp_path, text, ends):
+    rows, rejects = read(tmp_path / "a.csv", f'text,label{ends}"{text}x",neg{ends}'.encode())
+    assert (texts(rows), rejects) == ([(f"{text}x", "neg")], [])
+
+
 @pytest.mark.parametrize("codec", ["utf-16", "utf-32"])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_an_encoding_that_marks_itself_is_read_and_said(tmp_path, codec, name):
@@ -296,7 +303,7 @@ OTHER_FILES = {
     b"\x89PNG\r\n\x1a\n\0": "is a picture",
     b"version https://git-lfs.github.com/spec/v1\noid": "is a pointer of Git LFS.*git lfs pull",
     b"\n<!DOCTYPE html>\n<html>": "is a page of HTML or XML",
-    b"\x7fELF\x02\x01\x01\0\0\0\0\0\ta\tb\n\x03\0>\0\x01\0\0\0": "is not text: 11 of its first 25",
+    b"\x7fELF\x02\x01" + bytes(70) + b"\ta\tb\n\x03": "is not text: 75 of its first 82 characters are control",
     random.Random(0).randbytes(70_000): "is not text: .* name the file with the rows, or set data.encoding",
 }
 

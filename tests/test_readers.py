@@ -306,7 +306,8 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path):
         with pytest.raises((RunError, UserError), match=r"is damaged|is not a Parquet file") as caught:
             read(path, whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         assert str(caught.value).isprintable()
-    for content in (whole[:-20], whole[:100], b"PAR1" * 3, whole[:-4] + b"XXXX"):
+    undecodable = whole.replace(b"label", b"labe\xec")
+    for content in (whole[:-20], whole[:100], b"PAR1" * 3, whole[:-4] + b"XXXX", undecodable):
         with pytest.raises(UserError, match="is not a Parquet file"):
             read(path, content)
 

@@ -107,7 +107,7 @@ class CsvRecords:
     def _trouble(self, fields: list[str]) -> str:
         """Return why a record of several lines cannot be right, or an empty text if it can."""
         lines = [line.text for line in self._buffer.taken if line.text.strip()]
-        plain = self._plain.reader(lines)
+        plain = self._plain.reader(line.replace("\r", "") for line in lines)  # the csv module refuses CR outside quotes
         alike = sum(map(self.is_row, plain)) if self.is_row else 0
         fits = self.width is None or len(fields) == self.width
         if alike == len(lines) or (not fits and 2 * alike >= len(lines)):

@@ -23,7 +23,7 @@ class ParquetRows:
         self._source = source
         try:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of the columns' names
             raise UserError(f"'{source.uri}' is not a Parquet file: {_line(error)}") from None
         self.names: list[str] = self._file.schema_arrow.names
 

@@ -23,6 +23,7 @@ SIGNATURES: dict[bytes, tuple[str, str]] = {
 PAGES = (b"<!doctype html", b"<html", b"<?xml")
 # Neither white space nor among the characters that separate fields (1 to 3, 28 to 31) or end files (26).
 CONTROL = re.compile("[\x00\x04-\x08\x0e-\x19\x1b\x7f]")
+FEW = 64  # control characters: a file of so few may be text with some damaged rows, which become rejects one by one
 
 
 def refuse(head: bytes, source: Source) -> None:
@@ -35,9 +36,9 @@ def refuse(head: bytes, source: Source) -> None:
 
 
 def refuse_binary(start: str, source: Source) -> None:
-    """Raise UserError if more than 2 % of a file's first characters are control characters, as no text has them."""
+    """Raise UserError if many of a file's first characters are control characters: above 64 of them, and above 2 %."""
     count = len(CONTROL.findall(start))
-    if count > max(3, len(start) / 50):
+    if count > max(FEW, len(start) / 50):
         raise UserError(
             f"'{source.uri}' is not text: {count:,} of its first {len(start):,} characters are control characters; "
             "name the file with the rows, or set data.encoding if it has a rare one"
