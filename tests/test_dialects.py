@@ -303,7 +303,7 @@ OTHER_FILES = {
     b"\x89PNG\r\n\x1a\n\0": "is a picture",
     b"version https://git-lfs.github.com/spec/v1\noid": "is a pointer of Git LFS.*git lfs pull",
     b"\n<!DOCTYPE html>\n<html>": "is a page of HTML or XML",
-    b"\x7fELF\x02\x01" + bytes(70) + b"\ta\tb\n\x03": "is not text: 75 of its first 82 characters are control",
+    b"\x7fELF\x02\x01" + bytes(70) + b"\ta\tb\n\x03": "is not text: 71 of its first 82 characters are control",
     random.Random(0).randbytes(70_000): "is not text: .* name the file with the rows, or set data.encoding",
 }
 
