@@ -19,6 +19,7 @@ from tokenizers.decoders import DecodeStream
 from xlnet import provenance
 from xlnet.data import objects, unigram
 from xlnet.data.tokenizer_settings import TokenizerSettings, read_settings
+from xlnet.data.word_cache import WordCache
 from xlnet.errors import UserError
 
 SHIPPED = Path(__file__).parent / "vocabulary"
@@ -56,6 +57,10 @@ class Tokenizer:
         if self.settings.lower_case:
             unigram.lower(tokenizer)
         return tokenizer
+
+    @cached_property
+    def _words(self) -> WordCache:
+        return WordCache(self._rust)
 
     @cached_property
     def settings(self) -> TokenizerSettings:
@@ -125,9 +130,8 @@ class Tokenizer:
 
     def encode_documents(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> Encoded:
         """Return all token ids of a corpus's documents, each with its end: ``A <eod>`` or ``A <sep> B <eod>``."""
-        found = [one.ids for one in self._rust.encode_batch_fast(list(texts), add_special_tokens=False)]
-        others = pairs or [None] * len(found)
-        second = [one.ids for one in self._rust.encode_batch_fast([pair or "" for pair in others], False)]
+        found = self._words.encode(texts)
+        second = self._words.encode([pair or "" for pair in pairs or [None] * len(found)])
         sep = [self.special_ids["sep"]]
         rows = [a + (sep + b if b else []) + [self.end_id] for a, b in zip(found, second, strict=True)]
         return Encoded(rows, [len(row) for row in rows], [False] * len(rows))
@@ -181,7 +185,7 @@ class Tokenizer:
     def _tokens(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
         limit = PREFIX_CHARACTERS * max_length
         shortened = [text if len(text) <= limit else _prefix(text, limit) for text in texts]
-        found = [one.ids for one in self._rust.encode_batch_fast(shortened, add_special_tokens=False)]
+        found = self._words.encode(shortened)
         for i, text in enumerate(texts):
             if len(shortened[i]) < len(text):
                 found[i] = self._long(text, found[i], max_length)
@@ -190,15 +194,14 @@ class Tokenizer:
     def _whole(self, text: str, tokens: list[int], max_length: int) -> list[int]:
         """Return all tokens of a text, given the tokens of its beginning."""
         seen_all = len(text) <= PREFIX_CHARACTERS * max_length
-        return tokens if seen_all else list(self._rust.encode(text, add_special_tokens=False).ids)
+        return tokens if seen_all else self._words.encode([text])[0]
 
     def _long(self, text: str, tokens: list[int], max_length: int) -> list[int]:
         """Return more than ``max_length`` tokens of a long text, or all of its tokens."""
         limit = PREFIX_CHARACTERS * max_length
         while len(tokens) <= max_length and limit < len(text):
             limit *= 4
-            prefix = _prefix(text, limit)
-            tokens = self._rust.encode(prefix, add_special_tokens=False).ids
+            (tokens,) = self._words.encode([_prefix(text, limit)])
         return tokens
 
     def save(self, directory: Path) -> None:

@@ -134,7 +134,7 @@ def write_tokenizer_json(directory: Path, keep_marks: bool = False) -> None:
     keep_marks = keep_marks or any(_published_form(False).normalize_str(piece) != piece for piece, _ in vocabulary)
     kept, published = _kept_form(given.lower_case), _published_form(given.lower_case, _charsmap(pieces))
     rust.normalizer = kept if keep_marks else published
-    rust.pre_tokenizer = _words_with_a_space()
+    rust.pre_tokenizer = words_with_a_space()
     rust.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     ids = {name: rust.token_to_id(name) for name in ("<sep>", "<cls>")}
     if missing := [name for name, number in ids.items() if number is None]:
@@ -168,24 +168,25 @@ def built_by_xlnets_class(rust: RustTokenizer) -> bool | None:
     model = parts["model"]
     if model.get("type") != "Unigram" or model["unk_id"] != 0 or model.get("byte_fallback"):
         return None
-    steps = [step for step in _steps(parts["normalizer"]) if step["type"] != "Precompiled"]  # the class keeps that one
+    steps = normalizer_steps(parts["normalizer"])
+    steps = [step for step in steps if step["type"] != "Precompiled"]  # the class keeps that one
     built = RustTokenizer(models.Unigram([("<unk>", 0.0)], unk_id=0))
-    built.pre_tokenizer = _words_with_a_space()
+    built.pre_tokenizer = words_with_a_space()
     for lower in (False, True):
         built.normalizer = _published_form(lower)
         same = json.loads(built.to_str())
-        if (steps, parts["pre_tokenizer"]) == (_steps(same["normalizer"]), same["pre_tokenizer"]):
+        if (steps, parts["pre_tokenizer"]) == (normalizer_steps(same["normalizer"]), same["pre_tokenizer"]):
             return lower
     return None
 
 
-def _steps(normalizer: dict[str, Any] | None) -> list[dict[str, Any]]:
+def normalizer_steps(normalizer: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Flatten a normaliser, as a file holds it, into a list of its steps."""
     if normalizer is None:
         return []
     if normalizer["type"] != "Sequence":
         return [normalizer]
-    return [step for part in normalizer["normalizers"] for step in _steps(part)]
+    return [step for part in normalizer["normalizers"] for step in normalizer_steps(part)]
 
 
 def _published_form(lower: bool, charsmap: bytes = b"") -> normalizers.Normalizer:
@@ -204,6 +205,7 @@ def _charsmap(pieces: Any) -> bytes:
     return first_bytes(first_bytes(pieces.serialized_model_proto(), 3), 2)
 
 
-def _words_with_a_space() -> pre_tokenizers.PreTokenizer:
+def words_with_a_space() -> pre_tokenizers.PreTokenizer:
+    """Return XLNet's way to split a text: at white space, which becomes a sign at each word's beginning."""
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
