@@ -99,7 +99,7 @@ class Columns:
             raise UserError(f"'{self.source.uri}' is empty; give a file with rows")
         by_name = [key for key in self.keys.values() if isinstance(key, str)]
         if by_name and self.recipe.header == "no":
-            raise UserError(f"data.header is 'no', but '{by_name[0]}' is a name; give columns by index, from 0")
+            raise UserError(f"data.header is 'no', but {shown(by_name[0])} is a name; give columns by index, from 0")
         if skipped and (by_name or self.recipe.header == "yes"):
             line, _, reason = skipped[0]
             raise UserError(f"line {line} of '{self.source.uri}' should name the columns, but cannot be used: {reason}")
@@ -170,9 +170,9 @@ class Columns:
         """Return the positions of those optional columns that the file has exactly once."""
         stripped = list(map(bare, names))
         found = {
-            use: key if isinstance(key, int) else stripped.index(key)
+            use: key if isinstance(key, int) else stripped.index(bare(key))
             for use, key in self.optional.items()
-            if isinstance(key, int) or stripped.count(key) == 1
+            if isinstance(key, int) or stripped.count(bare(key)) == 1
         }
         return {use: position for use, position in found.items() if position < len(names)}
 
@@ -249,12 +249,12 @@ class Columns:
             if key >= len(names):
                 raise headers.no_column(self.source, self.recipe, key, names)
             return key
-        places = [index for index, name in enumerate(names) if bare(name) == key]
+        places = [index for index, name in enumerate(names) if bare(name) == bare(key)]
         if not places:
             raise headers.no_column(self.source, self.recipe, key, list(map(bare, names)))
         if len(places) > 1:
             both = " and ".join(map(str, places[:5]))
-            raise UserError(f"'{self.source.uri}' has {len(places)} columns named '{key}', {both}; {remedy}")
+            raise UserError(f"'{self.source.uri}' has {len(places)} columns named {shown(key)}, {both}; {remedy}")
         return places[0]
 
 

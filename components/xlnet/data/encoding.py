@@ -59,6 +59,10 @@ def check(head: bytes, given: str, source: Source) -> str:
             return marked
     if wide and b"\n" in head and b"\0" not in head:
         raise _wrong(given, source, "it holds no byte that is 0")
+    if name in MARKS.values() and head:
+        raise UserError(
+            f"data.encoding is {given!r}, but '{source.uri}' has no mark; set it to '{name}-le' or '{name}-be'"
+        )
     if wide:
         return given
     lines = [(number, line) for number, line in enumerate(head.split(b"\n")[:-1], 1) if not line.isascii()]

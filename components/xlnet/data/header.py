@@ -36,7 +36,7 @@ def below_titles(
 
 
 def _holds(record: Record, wanted: Sequence[str]) -> bool:
-    return set(wanted) <= set(map(bare, record.fields))
+    return set(map(bare, wanted)) <= set(map(bare, record.fields))
 
 
 def _filled(record: Record) -> int:
@@ -91,7 +91,7 @@ def no_column(source: Source, recipe: DataRecipe, key: Column, names: Sequence[s
         or nearest(key, filter(str.isprintable, names[:1000]))
         or _no_header_hint(names)
     )
-    return UserError(f"'{source.uri}' has no column '{key}'; it has: {listed}{more}{hint}")
+    return UserError(f"'{source.uri}' has no column {shown(key)}; it has: {listed}{more}{hint}")
 
 
 def _delimiter_hint(names: Sequence[str], given: str) -> str:
@@ -106,9 +106,9 @@ def _delimiter_hint(names: Sequence[str], given: str) -> str:
 
 def _quote_hint(key: str, names: Sequence[str]) -> str:
     """Say that the file has the name, but in quotes that were not taken off."""
-    if all(name.strip("\"' ") != key for name in names):
+    if all(name.strip("\"' ") != bare(key) for name in names):
         return ""
-    return f"; '{key}' is there in quotes that belong to the name: take off the quotes, and spaces before them"
+    return f"; {shown(key)} is there in quotes that belong to the name: take off the quotes, and spaces before them"
 
 
 def _no_header_hint(names: Sequence[str]) -> str:

@@ -14,15 +14,18 @@ def rows(texts: Iterator[Line], labels: Iterator[Line], source: Source, task: st
     """Yield a row or a reject for each line that is not blank in both files, ``source`` and ``source.labels``.
 
     Raises:
-        UserError: one file has more lines than the other. Blank lines at its end do not count.
+        UserError: one file has more lines than the other, and not only blank ones at its end.
     """
     last_text = last_label = 0  # lines up to the last that is not blank
+    text: Line | None = None
+    label: Line | None = None
     for text, label in zip_longest(texts, labels):
         last_text = text.number if text and _is_filled(text) else last_text
         last_label = label.number if label and _is_filled(label) else last_label
         if text and label and (_is_filled(text) or _is_filled(label)):
             yield _row(text, label, task)
-    if last_text != last_label and source.labels is not None:
+    ends_together = text and label  # a blank line at the end of one file stands for an empty text or label
+    if last_text != last_label and not ends_together and source.labels is not None:
         raise UserError(
             f"'{source.uri}' has {last_text:,} lines, but '{source.labels.uri}' has {last_label:,}; each text needs "
             "its label in the same line"

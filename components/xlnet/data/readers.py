@@ -13,7 +13,7 @@ For any bytes, nothing disappears:
 
 import codecs
 import contextlib
-import gzip
+import lzma
 import re
 import zipfile
 import zlib
@@ -25,7 +25,7 @@ from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
 from xlnet.data.storage import Source, inner_name, open_binary
-from xlnet.data.values import BadValue, check_label, check_text, shown
+from xlnet.data.values import BadValue, check_label, check_text, printable, shown
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Column, DataRecipe
 
@@ -95,11 +95,13 @@ def _naming(rows: Iterator[Row | Reject], encoding: str) -> Iterator[Row | Rejec
 
 @contextlib.contextmanager
 def _damage_said(source: Source) -> Iterator[None]:
-    """Raise the errors of a damaged compressed file again as RunError, whose message is one line."""
+    """Raise the errors of a damaged file or disk again as RunError, whose message is one line."""
     try:
         yield
-    except (gzip.BadGzipFile, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise RunError(f"'{source.uri}' is damaged: {error}; replace the file") from None
+    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise RunError(f"'{source.uri}' cannot be read: {error.strerror}") from None
+        raise RunError(f"'{source.uri}' is damaged: {printable(str(error))}; replace the file") from None
 
 
 def file_format(source: Source, recipe: DataRecipe) -> str:

@@ -16,7 +16,8 @@ from typing import IO, Any, cast
 
 from xlnet.data.csv_records import Record
 from xlnet.data.storage import Source
-from xlnet.data.values import shown
+from xlnet.data.values import printable, shown
+from xlnet.data.zipped import DAMAGE
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import DataRecipe
 
@@ -87,10 +88,10 @@ def _parts(file: IO[bytes], source: Source) -> zipfile.ZipFile:
         raise UserError(f"workbook '{source.uri}' {what}")
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except DAMAGE as error:
         file.seek(0)
         if file.read(4) == b"PK\x03\x04":
-            raise RunError(f"'{source.uri}' is damaged: {error}; replace the file") from None
+            raise RunError(f"'{source.uri}' is damaged: {printable(str(error))}; replace the file") from None
         raise UserError(f"'{source.uri}' is not a workbook; set data.format to what it is") from None
     names = set(archive.namelist())
     for part, suffix in {"xl/vbaProject.bin": ".xlsm", "xl/workbook.bin": ".xlsb", "content.xml": ".ods"}.items():
@@ -163,7 +164,7 @@ def _tell_of_cells(archive: zipfile.ZipFile, sheet: Any, source: Source, tell: C
     """Report cells that look filled in a spreadsheet program but have no value: merged ones, unsaved formulas."""
     merged = formulas = 0
     example = ""
-    with archive.open(sheet._worksheet_path) as part:
+    with _guarded(lambda: archive.open(sheet._worksheet_path), source) as part:
         rest = b""
         while chunk := _guarded(lambda: part.read(1 << 20), source):
             text = rest + chunk

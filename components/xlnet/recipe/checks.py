@@ -173,6 +173,7 @@ def _check_dialect(data: Any) -> None:
     try:
         if data.encoding != "auto":
             io.TextIOWrapper(io.BytesIO(), encoding=codecs.lookup(data.encoding).name)  # refuses what is no text
+            bytes(4).decode(data.encoding, "surrogateescape")  # refuses codecs of host names, such as idna
     except (LookupError, ValueError):
         known = "utf-8, utf-16-le, cp1252, latin-1, gb18030"
         raise UserError(
