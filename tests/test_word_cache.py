@@ -17,7 +17,7 @@ from xlnet.data.word_cache import WordCache
 EXAMPLES = int(os.environ.get("READER_EXAMPLES", "0"))
 # What could tie a word to its neighbours: marks, joiners, spaces of all kinds, controls, parts of special tokens.
 ODD = " \u0301\u0308\u200d\u200c\ufe0f\u00a0\u2028\u0085\x1c\x1f\x0b\x0c\u0600\u0d4e\u1100\u1161\u11a8\ud55c"
-ODD += "\u00ad\u00b4\u00a8\u2581\u2585"
+ODD += "\x7f\x80\x96\u00ad\u00b4\u00a8\u2581\u2585"
 USUAL = ["good", "the", "The", "caf\u00e9", "``so''", "<sep>", "<s", "k>", "\u201cyes\u201d", "👍🏽", "ﬁsh", "x" * 60]
 WORDS = st.one_of(
     st.sampled_from(USUAL),

@@ -1,6 +1,6 @@
 """Tokenises texts word by word, and each word once: its tokens depend on no other word where white space splits first.
 
-On English reviews this takes a fifth of the library's time, which normalises and aligns every word anew.
+On English reviews this takes a third of the library's time or less, because the library normalises each word anew.
 """
 
 import json
@@ -19,7 +19,7 @@ SPACES = str.maketrans("\t\n\r", "   ")
 LOCAL = {"NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase", "Precompiled"}
 LOCAL_PATTERNS = (unigram.INVISIBLE, " {2,}")
 # Sentencepiece's table replaces whole grapheme clusters. None of these characters joins a cluster over a space.
-ALONE = re.compile("[!-~\xa1-\xac\xae-\u02ff\u2010-\u2027\u2030-\u205e]*")
+ALONE = re.compile("[!-\u02ff\u2010-\u2027\u2030-\u205e]*")
 
 Tokens = tuple[int, ...]
 
