@@ -1,10 +1,12 @@
 """Generation: transformers' tokens from the same weights, sampling, infilling from both sides, and bad input."""
 
+import functools
 import io
 import itertools
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from transformers import XLNetLMHeadModel
 
 from xlnet.errors import UserError
 from xlnet.generation.decoder import Decoder, KeptLayer
+from xlnet.generation.drafts import Guesses, continued
 from xlnet.generation.request import request_of
 from xlnet.generation.sampling import Sampling, probability
 from xlnet.generation.weights import DecoderWeights
@@ -225,6 +228,119 @@ def _round(model, precision):
         elif precision == "bfloat16":
             rows = rows.bfloat16().float()
         weight.data = (rows.T if name.endswith("qkv") else rows).reshape(weight.shape).contiguous()
+
+
+# ---- drafts -----------------------------------------------------------------------------------------
+
+
+def _model(**changes):
+    torch.manual_seed(0)
+    config = XLNetConfig(61, 3, 32, 2, 16, 64, initializer_range=0.3, task="pretrain", **changes)
+    return XLNetLanguageModel(config).eval()
+
+
+def _written(monkeypatch, weights, sampling, memory, likeliest, drafts=None, prompt=(7, 8, 9)):
+    """New tokens with their logits, and how many drafts each pass checked. ``drafts`` replaces the guesses."""
+    checked = []
+    with monkeypatch.context() as patch:
+        if drafts:
+            patch.setattr(Guesses, "drafts", drafts)
+        patch.setattr(Decoder, "follow", _noted(Decoder.follow, checked))
+        decoder, generator = Decoder(weights, len(prompt) + 60, memory), sampling.generator()
+        found = list(continued(decoder, prompt, 60, lambda logits: sampling.choose(logits, generator), likeliest))
+    return found, checked
+
+
+def _noted(method, checked):
+    def noted(self, ids, start, drafts, likeliest):
+        checked.append(len(drafts))
+        return method(self, ids, start, drafts, likeliest)
+
+    return noted
+
+
+SAMPLINGS = [{}, {"temperature": 1.0}, {"top_k": 4}, {"top_p": 0.6}, {"temperature": 0.4, "top_k": 20, "top_p": 0.9}]
+
+
+def _guessed(text, start, falsify):
+    """Replaces guesses: by the tokens of this text, which begins at this place, each falsified or not."""
+
+    def drafts(guesses, most):
+        first = len(guesses._text) - start
+        return [falsify(first + number, token) for number, token in enumerate(text[first : first + most])]
+
+    return drafts
+
+
+NONE, RIGHT = _guessed([], 0, None), lambda number, token: token
+WRONG, MIXED = lambda number, token: (token + 1) % 61, lambda number, token: token if number % 5 else (token + 1) % 61
+
+
+@pytest.mark.parametrize(
+    ("precision", "memory"),
+    [("float32", 2), ("float32", 5), ("float32", 16), ("float32", 1000), ("bfloat16", 16), ("int8", 16)],
+)
+@pytest.mark.parametrize("settings", SAMPLINGS, ids=str)
+def test_drafts_change_no_token_and_no_logit(precision, settings, memory, monkeypatch):
+    """Whether they are our own guesses, always right, always wrong, or right at times."""
+    if reason := native_decode.obstacle("cpu", "torch.float32", [32], 16):
+        pytest.skip(reason)
+    weights, sampling = DecoderWeights(_model(), precision), Sampling(**settings, seed=3)
+    write = functools.partial(_written, monkeypatch, weights, sampling, memory, sampling.likeliest)
+    expected, checked = write(NONE)
+    assert checked == [0] * 60
+    text = [token for token, _ in expected]
+    passes = {RIGHT: range(9, 11), WRONG: range(60, 61), MIXED: range(12, 30), None: range(9, 61)}
+    for falsify, allowed in passes.items():
+        found, checked = write(falsify and _guessed(text, 3, falsify))
+        assert [token for token, _ in found] == text
+        pairs = zip(found, expected, strict=True)
+        assert all(torch.equal(ours[1], other[1]) for ours, other in pairs)
+        assert len(checked) in allowed
+
+
+@pytest.mark.parametrize("prompt", [(7,), (7, 8), tuple(range(20))], ids=len)
+def test_drafts_follow_prompts_of_any_length(prompt, monkeypatch):
+    weights, ways = DecoderWeights(_model()), (None, NONE)
+    (found, _), (expected, _) = (_written(monkeypatch, weights, Sampling(), 99, 1, way, prompt) for way in ways)
+    assert [one[0] for one in found] == [one[0] for one in expected]
+
+
+def test_a_text_that_repeats_itself_takes_few_passes(monkeypatch):
+    model = _model()
+    model.lm_loss.bias.data[5] = 1e4
+    found, checked = _written(monkeypatch, DecoderWeights(model), Sampling(), 99, 1)
+    assert [token for token, _ in found] == [5] * 60
+    assert len(checked) == 60 - sum(checked)
+    assert len(checked) <= (16 if Decoder(DecoderWeights(model), 9, 9).most_drafts else 60)
+
+
+def test_guesses_repeat_what_followed_the_same_tokens():
+    guesses = Guesses([1, 2, 3, 4, 5, 6, 1, 2, 3])
+    assert guesses.drafts(7) == []  # no guess has been right yet
+    guesses.append(4)
+    guesses.append(5)
+    assert guesses.drafts(7) == [6]
+    guesses.append(6)
+    guesses.append(1)
+    assert guesses.drafts(7) == [2, 3, 4]
+    assert guesses.drafts(2) == [2, 3]
+    assert guesses.drafts(0) == []
+    guesses.append(9)
+    assert guesses.drafts(7) == []
+    for token in [9] * 12:
+        guesses.append(token)
+    assert guesses.drafts(7) == [9] * 7
+
+
+def test_a_stop_token_among_drafts_ends_the_text(random, monkeypatch):
+    request = request_of({"prompt": WORDS, "tokens": 40, "temperature": 9.0, "seed": 4, "past_end": True})
+    writer = Writer(random)
+    known, text = len(writer.tokenizer.encode_part(WORDS)), [token.id for token in writer.write(request)]
+    monkeypatch.setattr(type(writer.tokenizer), "end_ids", {text[12]})
+    monkeypatch.setattr(Guesses, "drafts", _guessed(text, known, RIGHT))
+    assert [token.id for token in writer.write(replace(request, past_end=False))] == text[: text.index(text[12]) + 1]
+    assert [token.id for token in writer.write(replace(request, tokens=7))] == text[:7]
 
 
 # ---- choosing ---------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Decoder:
             memory: how many of the last tokens each row sees, at least 2.
         """
         self._model, self._memory = weights.model, memory
-        self._slots = min(longest, 2 * memory + 2)
+        self._slots = min(longest, 2 * memory + native_decode.MOST_GROUPS)
         self._known: set[int] = set()  # places
         self._end = self._shift = 0  # the last known place plus one; the place of slot 0
         self._reach, distances = weights.distances(min(longest, memory + 1))
@@ -76,24 +76,61 @@ class Decoder:
             query: the place to predict.
             likeliest: how many of the greatest logits are needed, which takes less time: others may be -inf; 0: all.
         """
-        transformer, view = self._model.transformer, self._view(places, query)
+        self._add(places, max(self._end, max(places) + 1))
+        transformer, view = self._model.transformer, self._view(places, query, self._end)
         if self._compiled and len(ids) < native_decode.MOST_ROWS:
-            start = view.distances.start
-            return self._compiled.logits(ids, view.slots, view.shifts, view.keys, start, view.hidden_K, likeliest)
+            return self._compiled.logits([_group(ids, view)], view.hidden_K, likeliest)[0]
         content_LD = F.embedding(torch.tensor(ids), transformer.word_embedding.weight)
         x_QD = torch.cat([content_LD, transformer.mask_emb[0]])
         for layer in self._layers:
             x_QD = layer.rows(x_QD, view)
         return F.linear(x_QD[-1], transformer.word_embedding.weight, self._model.lm_loss.bias)
 
-    def _view(self, places: Sequence[int], query: int) -> View:
+    @torch.inference_mode()
+    def follow(self, ids: Sequence[int], start: int, drafts: Sequence[int], likeliest: int = 0) -> Tensor:
+        """Read a text's last tokens, and compute the logits of the next place and after each draft: [1 + drafts, V].
+
+        The logits after a draft have the same bits as if the draft and those before it were tokens of the text, and a
+        pass read the last two. Forgets tokens that earlier passes read at later places, such as drafts.
+
+        Args:
+            ids: token ids, at least one; with drafts at most two.
+            start: the place of the first of them. All tokens before it are known.
+            drafts: tokens that may follow, at most :attr:`most_drafts`.
+            likeliest: see :meth:`predict`.
+        """
+        end = start + len(ids)
+        self._known.difference_update(range(end, self._end))
+        self._end = min(self._end, end)
+        if not drafts:
+            return self.predict(ids, range(start, end), end, likeliest)[None]
+        assert self._compiled
+        text, last = (*ids, *drafts), end + len(drafts)
+        self._add(range(start, last), end)
+        groups = []
+        for known in range(end, last + 1):
+            places = range(start if known == end else known - 2, known)
+            read = text[places.start - start : known - start]
+            groups.append(_group(read, self._view(places, known, known)))
+        return self._compiled.logits(groups, likeliest=likeliest)
+
+    @property
+    def most_drafts(self) -> int:
+        """How many drafts one pass can check."""
+        return native_decode.MOST_GROUPS - 1 if self._compiled else 0
+
+    def _add(self, places: Sequence[int], end: int) -> None:
+        """Take places as known, and make room for their keys beside all keys that are seen from ``end`` on."""
         self._known.update(places)
-        self._end = end = max(self._end, max(places) + 1)
+        self._end = max(self._end, max(places) + 1)
+        if self._end - self._shift > self._slots:
+            self._move(max(0, end - self._memory))
+
+    def _view(self, places: Sequence[int], query: int, end: int) -> View:
+        """Return what rows at these places see of the text before ``end``."""
         first = max(0, end - self._memory)
-        if end - self._shift > self._slots:
-            self._move(first)
         lowest, highest = min(*places, query), max(*places, query)
-        hidden = [place not in self._known for place in range(first, end)] if len(self._known) < end else []
+        hidden = [place not in self._known for place in range(first, end)] if len(self._known) < self._end else []
         return View(
             slots=[place - self._shift for place in places],
             keys=slice(first - self._shift, end - self._shift),
@@ -118,6 +155,10 @@ class Decoder:
         for layer in self._layers:
             layer.move(seen)
         self._shift = first
+
+
+def _group(ids: Sequence[int], view: View) -> native_decode.Group:
+    return native_decode.Group(ids, view.slots, view.shifts, view.keys, view.distances.start)
 
 
 class KeptLayer:

@@ -10,13 +10,12 @@ from torch import Tensor
 from xlnet.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, refuse_misfit
 from xlnet.errors import UserError
 from xlnet.generation.decoder import Decoder
+from xlnet.generation.drafts import continued
 from xlnet.generation.request import Request
 from xlnet.generation.sampling import probability
 from xlnet.generation.weights import DecoderWeights
 from xlnet.model.config import tokenizer_digest
 from xlnet.model.language_model import XLNetLanguageModel
-
-RECENT = 2  # tokens that each pass reads again, as in transformers: so the second to last token sees the last
 
 
 @dataclass(frozen=True)
@@ -108,17 +107,15 @@ class Writer:
 
     def _continue(self, request: Request, prompt: list[int], decoder: Decoder) -> Iterator[Token]:
         random, ends = request.sampling.generator(), set() if request.past_end else self.tokenizer.end_ids
-        spoken, text, unread = self.tokenizer.spoken(prompt), list(prompt), len(prompt)
+        spoken = self.tokenizer.spoken(prompt)
         likeliest = 0 if request.probabilities else request.sampling.likeliest  # a probability depends on all logits
-        for place in range(request.tokens):
-            known = len(text)
-            logits_V = decoder.predict(text[-unread:], range(known - unread, known), known, likeliest)
-            token = request.sampling.choose(logits_V, random)
-            text.append(token)
+        chosen = continued(
+            decoder, prompt, request.tokens, lambda logits_V: request.sampling.choose(logits_V, random), likeliest
+        )
+        for place, (token, logits_V) in enumerate(chosen):
             yield Token(token, spoken(token), _probability(request, logits_V, token), place)
             if token in ends:
                 return
-            unread = min(RECENT, len(text))
 
     def _fill(self, request: Request, sides: tuple[list[int], list[int]], decoder: Decoder) -> Iterator[Token]:
         """Fill the gap in the requested order. Each new token sees both sides and the tokens filled before it."""

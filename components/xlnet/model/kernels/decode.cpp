@@ -3,39 +3,17 @@
 // A token costs its weights' way from memory once: each weight is loaded for all rows together. Matrices may therefore be
 // kept in bfloat16 or int8; all sums are of float32. Widths must be multiples of 16. Shapes: see generation/decoder.py.
 
-#include <omp.h>
-
-#include <algorithm>
 #include <functional>
 
-#include "vectors.h"
+#include "few_rows.h"
 
 namespace {
 
-constexpr int MOST_ROWS = 3, OUTPUTS = 4, WIDEST_HEAD = 1024;
+constexpr int MOST_ROWS = 3, MOST_GROUPS = 8, WIDEST_HEAD = 1024;
 constexpr int BLOCK = LANES == 16 ? 4 : 2;  // vectors whose products are computed together
 // Keys and projected distances are kept as panels of columns, [panel][head][PANEL]: memory is read in its order, and no
 // vector has to be summed up.
 constexpr int PANEL = 64;
-constexpr long AHEAD = 4096;  // bytes: weights are fetched so long before they are read
-constexpr long SMALL = 1 << 16;  // weights up to which one thread is fastest
-
-// The sum of a vector's elements, by halves: a chain of additions would take longer than a short product.
-inline float total_of(vec v) {
-    float parts[LANES];
-    store(parts, v);
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half; half /= 2)
-#pragma GCC unroll 8
-        for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
-    return parts[0];
-}
-
-// Weights [outputs, inputs]. A row of int8 is to be multiplied by its scale; scales and bias may be null.
-struct Matrix {
-    const void* weights;
-    const float *scales, *bias;
-};
 
 // A coarse copy of the output in panels of int8, [panel][width][PANEL], filled up with columns that never win. A coarse
 // logit is at most slack * (length of the hidden state) from the exact one.
@@ -50,18 +28,22 @@ struct Layer {
     float *keys, *values;
 };
 
-enum Kind : long { FLOAT32, BFLOAT16, INT8 };  // of all matrices
+// Rows of one pass that see the same keys: some tokens of the content, and last the query. Later groups see what earlier
+// ones keep, and may keep other keys in the same slots.
+struct Group {
+    long rows, first, end, column;  // slots of the keys; the first distance of a row at the highest place
+};
 
 struct Pass {
     float *x, *scratch, *logits;
     const float *table, *mask;
-    Matrix output;
+    Matrix output;                // null: coarse logits will do
     Screen screen;                // of the output; null: there is none
     const unsigned char* hidden;  // for each key: its token is not known; null: all are known
-    const long *ids, *slots;      // of each token of the content: what it is, and where its key is kept
-    const long* shifts;           // of each row: its distance from the highest place
-    long rows, layers, width, heads, head, inner, vocabulary;
-    long kept_slots, distances, first, end, column, kind;
+    const Group* groups;
+    const long *ids, *slots, *shifts;  // of each row: its token, the slot of its key, its distance from the highest place
+    long count, rows, layers, width, heads, head, inner, vocabulary;
+    long kept_slots, distances, kind;
     long likeliest;  // how many of the greatest logits are needed; 0: all logits
     float eps;
     int threads;
@@ -70,54 +52,12 @@ struct Pass {
 // Room for the products of so many columns, which may begin and end inside a panel, and for a vector behind them.
 inline long score_columns(long columns) { return up(columns + PANEL + LANES, PANEL); }
 
-// out[row][o] = x[row] . weight[o] * scale[o] + bias[o], in groups of outputs.
-template <int ROWS, class Weight>
-void products(const float* x, const Matrix& matrix, float* out, long inputs, long outputs, int threads) {
-    threads = inputs * outputs <= SMALL ? 1 : threads;
-    const Weight* weight = static_cast<const Weight*>(matrix.weights);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long o = 0; o < outputs; o += OUTPUTS) {
-        const int here = int(std::min<long>(OUTPUTS, outputs - o));
-        vec sums[OUTPUTS][ROWS] = {};
-        if (here == OUTPUTS) {
-            for (long i = 0; i < inputs; i += LANES) {
-                vec values[ROWS];
-                for (int row = 0; row < ROWS; ++row) values[row] = load(x + row * inputs + i);
-                for (int k = 0; k < OUTPUTS; ++k) {
-                    const Weight* here_k = weight + (o + k) * inputs + i;
-                    __builtin_prefetch(reinterpret_cast<const char*>(here_k) + AHEAD);
-                    const vec w = load(here_k);
-                    for (int row = 0; row < ROWS; ++row) sums[k][row] += w * values[row];
-                }
-            }
-        } else {
-            for (int k = 0; k < here; ++k)
-                for (long i = 0; i < inputs; i += LANES)
-                    for (int row = 0; row < ROWS; ++row)
-                        sums[k][row] += load(weight + (o + k) * inputs + i) * load(x + row * inputs + i);
-        }
-        for (int k = 0; k < here; ++k)
-            for (int row = 0; row < ROWS; ++row)
-                out[row * outputs + o + k] = total_of(sums[k][row]) * (matrix.scales ? matrix.scales[o + k] : 1.0f) +
-                                             (matrix.bias ? matrix.bias[o + k] : 0.0f);
-    }
-}
-
-template <class Weight>
-void products_of_rows(long rows, const float* x, const Matrix& matrix, float* out, long inputs, long outputs,
-                      int threads) {
-    switch (rows) {
-        case 1: products<1, Weight>(x, matrix, out, inputs, outputs, threads); break;
-        case 2: products<2, Weight>(x, matrix, out, inputs, outputs, threads); break;
-        default: products<3, Weight>(x, matrix, out, inputs, outputs, threads);
-    }
-}
-
-void project(const Pass& p, long rows, const float* x, const Matrix& matrix, float* out, long inputs, long outputs) {
+void project(const Pass& p, long rows, const float* x, const Matrix& matrix, float* out, long out_row, long inputs,
+             long outputs) {
     switch (p.kind) {
-        case INT8: products_of_rows<int8_t>(rows, x, matrix, out, inputs, outputs, p.threads); break;
-        case BFLOAT16: products_of_rows<bf16>(rows, x, matrix, out, inputs, outputs, p.threads); break;
-        default: products_of_rows<float>(rows, x, matrix, out, inputs, outputs, p.threads);
+        case INT8: products<int8_t>(rows, x, matrix, out, out_row, inputs, outputs, p.threads); break;
+        case BFLOAT16: products<bf16>(rows, x, matrix, out, out_row, inputs, outputs, p.threads); break;
+        default: products<float>(rows, x, matrix, out, out_row, inputs, outputs, p.threads);
     }
 }
 
@@ -126,38 +66,37 @@ inline vec coarseness(const Pass& p, long j, vec logits, float length) {
     return load(p.screen.slack + j) * length + where(logits < 0.0f, -logits, logits) * 2.4e-7f;
 }
 
-// Writes coarse logits, and the least that each exact one can be.
-void coarse_logits(const Pass& p, const float* x, float length, float* least) {
+// Writes coarse logits of some rows, [row][padded vocabulary], and the least that each exact one can be.
+template <int ROWS>
+void coarse_logits(const Pass& p, const float* x, const float* lengths, float* out, float* least) {
+    const long padded = up(p.vocabulary, PANEL);
 #pragma omp parallel for num_threads(p.vocabulary * p.width <= SMALL ? 1 : p.threads) schedule(static)
-    for (long first = 0; first < p.vocabulary; first += PANEL) {
+    for (long first = 0; first < padded; first += PANEL) {
         const int8_t* panel = p.screen.panels + first * p.width;
         for (int part = 0; part < PANEL; part += BLOCK * LANES) {
-            vec sums[BLOCK] = {};
+            vec sums[ROWS][BLOCK] = {};
             for (long i = 0; i < p.width; ++i)
                 for (int block = 0; block < BLOCK; ++block) {
                     const int8_t* weights = panel + i * PANEL + part + block * LANES;
                     if (!part && !block) __builtin_prefetch(weights + AHEAD);
-                    sums[block] += load(weights) * x[i];
+                    const vec w = load(weights);
+                    for (int row = 0; row < ROWS; ++row) sums[row][block] += w * x[row * p.width + i];
                 }
-            for (int block = 0; block < BLOCK; ++block) {
-                const long j = first + part + block * LANES;
-                const vec logits = sums[block] * load(p.screen.scales + j) + load(p.screen.bias + j);
-                store(p.logits + j, logits);
-                store(least + j, logits - coarseness(p, j, logits, length));
-            }
+            for (int row = 0; row < ROWS; ++row)
+                for (int block = 0; block < BLOCK; ++block) {
+                    const long j = first + part + block * LANES;
+                    const vec logits = sums[row][block] * load(p.screen.scales + j) + load(p.screen.bias + j);
+                    store(out + row * padded + j, logits);
+                    store(least + row * padded + j, logits - coarseness(p, j, logits, lengths[row]));
+                }
         }
     }
 }
 
-// Computes the greatest logits exactly, as many as are needed; others may become -infinity. Reads the output's coarse
-// copy, and then only those rows of the output whose logit can be one of the greatest.
+// Computes a row's greatest logits exactly, as many as are needed; others become -infinity. Reads only those rows of the
+// output whose coarse logit can be one of the greatest.
 template <class Weight>
-void greatest_logits(const Pass& p, const float* x) {
-    double squares = 0;
-    for (long i = 0; i < p.width; ++i) squares += double(x[i]) * x[i];
-    const float length = float(std::sqrt(squares)) * 1.000001f;
-    float* least = p.scratch;
-    coarse_logits(p, x, length, least);
+void greatest_logits(const Pass& p, const float* x, float length, float* out, float* least) {
     const long padded = up(p.vocabulary, PANEL);
     float threshold;  // at least so many logits as are needed are not below it
     if (p.likeliest == 1) {
@@ -170,24 +109,38 @@ void greatest_logits(const Pass& p, const float* x) {
         threshold = *last;
     }
     for (long first = 0; first < padded; first += LANES) {
-        const vec logits = load(p.logits + first);
+        const vec logits = load(out + first);
         const ints loses = logits + coarseness(p, first, logits, length) < threshold;  // false with a nan
-        store(p.logits + first, where(loses, all(-INFINITY), logits));
+        store(out + first, where(loses, all(-INFINITY), logits));
         for (long j = first; j < std::min(first + LANES, p.vocabulary); ++j) {
-            if (p.logits[j] == -INFINITY) continue;
+            if (out[j] == -INFINITY) continue;
             const void* weights = static_cast<const Weight*>(p.output.weights) + j * p.width;
-            products<1, Weight>(x, {weights, nullptr, p.output.bias + j}, p.logits + j, p.width, 1, 1);
+            products<Weight>(1, x, {weights, nullptr, p.output.bias + j}, out + j, 1, p.width, 1, 1);
         }
     }
 }
 
-void output(const Pass& p, const float* x) {
-    if (!p.likeliest || !p.screen.panels)
-        project(p, 1, x, p.output, p.logits, p.width, p.vocabulary);
-    else if (p.kind == BFLOAT16)
-        greatest_logits<bf16>(p, x);
-    else
-        greatest_logits<float>(p, x);
+// The logits of the queries, which are the first rows of x.
+void output(const Pass& p) {
+    const long padded = up(p.vocabulary, PANEL);
+    if (p.output.weights && (!p.likeliest || !p.screen.panels))
+        return project(p, p.count, p.x, p.output, p.logits, padded, p.width, p.vocabulary);
+    float lengths[MOST_GROUPS];
+    for (long row = 0; row < p.count; ++row) {
+        double squares = 0;
+        for (long i = 0; i < p.width; ++i) squares += double(p.x[row * p.width + i]) * p.x[row * p.width + i];
+        lengths[row] = float(std::sqrt(squares)) * 1.000001f;
+    }
+    float* least = p.scratch;
+    for (long row = 0; row < p.count;) {
+        const long rows = std::min<long>(4, p.count - row), at = row * padded;
+        const auto coarse = rows == 1 ? coarse_logits<1> : rows == 2 ? coarse_logits<2> : rows == 3 ? coarse_logits<3> : coarse_logits<4>;
+        coarse(p, p.x + row * p.width, lengths + row, p.logits + at, least + at);
+        row += rows;
+    }
+    for (long row = 0; p.output.weights && row < p.count; ++row)
+        (p.kind == BFLOAT16 ? greatest_logits<bf16> : greatest_logits<float>)(
+            p, p.x + row * p.width, lengths[row], p.logits + row * padded, least + row * padded);
 }
 
 // x = layer norm of x + added.
@@ -208,6 +161,15 @@ void add_norm(float* x, const float* added, const float* weight, const float* bi
         const float scale = 1.0f / std::sqrt(sum(squares) / float(width) + eps);
         for (long i = 0; i < width; i += LANES)
             store(x + i, (load(x + i) - mean) * scale * load(weight + i) + load(bias + i));
+    }
+}
+
+// Moves the row of each group's query to the first rows.
+void keep_queries(const Pass& p) {
+    long row = -1;
+    for (long group = 0; group < p.count; ++group) {
+        row += p.groups[group].rows;
+        std::memmove(p.x + group * p.width, p.x + row * p.width, p.width * sizeof(float));
     }
 }
 
@@ -281,9 +243,9 @@ void mix_values(const float* v, const float* scores, const float* inverse, long 
 // One head of all rows: out[head width] = softmax of its scores, times the values. Keys, distances and values are read
 // once for all rows.
 template <int ROWS>
-void attend(const Pass& p, const Layer& layer, long n, const long* shifts, const float* qkv, float* scratch,
-            float* attended) {
-    const long keys = p.end - p.first, head = p.head, all_heads = p.heads * head;
+void attend(const Pass& p, const Layer& layer, const Group& group, long n, const long* shifts, const float* qkv,
+            float* scratch, float* attended) {
+    const long keys = group.end - group.first, head = p.head, all_heads = p.heads * head;
     const float scale = 1.44269504f / std::sqrt(float(head));  // log2(e): the powers are of 2
     const float *content_bias = layer.biases + n * head, *position_bias = layer.biases + all_heads + n * head;
     float content[ROWS][WIDEST_HEAD], position[ROWS][WIDEST_HEAD];
@@ -295,20 +257,20 @@ void attend(const Pass& p, const Layer& layer, long n, const long* shifts, const
         }
     }
     const auto [nearest, farthest] = std::minmax_element(shifts, shifts + ROWS);
-    const long begin = p.column + *nearest, end = p.column + *farthest + keys;
+    const long begin = group.column + *nearest, end = group.column + *farthest + keys;
     const long padded = score_columns(keys), columns = score_columns(end - begin);
     float *scores = scratch, *by_distance = scratch + ROWS * padded;
-    products_of_panels<ROWS>(content, layer.keys + n * p.kept_slots * head, p.first, p.end, head, scores, padded);
+    products_of_panels<ROWS>(content, layer.keys + n * p.kept_slots * head, group.first, group.end, head, scores, padded);
     products_of_panels<ROWS>(position, layer.r + n * p.distances * head, begin, end, head, by_distance, columns);
     float inverse[ROWS];
     for (int row = 0; row < ROWS; ++row) {
-        const float* by_content = scores + row * padded + p.first % PANEL;
+        const float* by_content = scores + row * padded + group.first % PANEL;
         const float* by_position = by_distance + row * columns + begin % PANEL + shifts[row] - *nearest;
         for (long j = 0; j < keys; j += LANES)
             store(scores + row * padded + j, load(by_content + j) + load(by_position + j));
         inverse[row] = weigh(scores + row * padded, keys, up(keys, LANES), p.hidden);
     }
-    const float* v = layer.values + (n * p.kept_slots + p.first) * head;
+    const float* v = layer.values + (n * p.kept_slots + group.first) * head;
     float* out = attended + n * head;
     long h = 0;
     for (; h + BLOCK * LANES <= head; h += BLOCK * LANES)
@@ -316,13 +278,29 @@ void attend(const Pass& p, const Layer& layer, long n, const long* shifts, const
     for (; h < head; h += LANES) mix_values<ROWS, 1>(v + h, scores, inverse, keys, padded, head, out + h, all_heads);
 }
 
-void attend_rows(const Pass& p, const Layer& layer, long n, long first_row, const float* qkv, float* scratch,
-                 float* attended) {
-    const long* shifts = p.shifts + first_row;
-    switch (p.rows - first_row) {
-        case 1: attend<1>(p, layer, n, shifts, qkv, scratch, attended); break;
-        case 2: attend<2>(p, layer, n, shifts, qkv, scratch, attended); break;
-        default: attend<3>(p, layer, n, shifts, qkv, scratch, attended);
+// One head of all groups, one after another: keeps the content's keys and values, then attends.
+void attend_groups(const Pass& p, const Layer& layer, long n, bool only_queries, const float* qkv, float* scratch,
+                   float* attended) {
+    const long all_heads = p.heads * p.head, kept = n * p.kept_slots * p.head;
+    long row = 0;
+    for (const Group* group = p.groups; group < p.groups + p.count; ++group) {
+        for (long content = row; content + 1 < row + group->rows; ++content) {
+            const float *k = qkv + (content * 3 + 1) * all_heads + n * p.head, *v = k + all_heads;
+            const long slot = p.slots[content];
+            float* column = layer.keys + kept + slot / PANEL * PANEL * p.head + slot % PANEL;
+            for (long h = 0; h < p.head; ++h) column[h * PANEL] = k[h];
+            std::memcpy(layer.values + kept + slot * p.head, v, p.head * sizeof(float));
+        }
+        const long skipped = only_queries ? group->rows - 1 : 0, rows = group->rows - skipped;
+        row += skipped;
+        const float* q = qkv + row * 3 * all_heads;
+        switch (rows) {
+            case 1: attend<1>(p, layer, *group, n, p.shifts + row, q, scratch, attended); break;
+            case 2: attend<2>(p, layer, *group, n, p.shifts + row, q, scratch, attended); break;
+            default: attend<3>(p, layer, *group, n, p.shifts + row, q, scratch, attended);
+        }
+        row += rows;
+        attended += rows * all_heads;
     }
 }
 
@@ -330,57 +308,49 @@ void attend_rows(const Pass& p, const Layer& layer, long n, long first_row, cons
 
 extern "C" {
 
-long decode_most_rows() { return MOST_ROWS; }
-
 // Floats of scratch memory for one head: scores, and products with distances, of which there may be twice as many.
 inline long head_scratch(long keys) { return MOST_ROWS * (score_columns(keys) + score_columns(2 * keys)); }
 
 // Floats of scratch memory that a pass over so many keys needs.
 long decode_scratch(long width, long heads, long head, long inner, long keys, long vocabulary) {
-    return std::max(up(vocabulary, PANEL), MOST_ROWS * (4 * heads * head + width + inner) + heads * head_scratch(keys));
+    const long rows = MOST_GROUPS * MOST_ROWS;
+    return std::max(MOST_GROUPS * up(vocabulary, PANEL),
+                    rows * (4 * heads * head + width + inner) + heads * head_scratch(keys));
 }
 
 void decode(const Layer* layers, const Pass* pass) {
     const Pass& p = *pass;
     const long all_heads = p.heads * p.head;
     float* qkv = p.scratch;
-    float* attended = qkv + MOST_ROWS * 3 * all_heads;
-    float* added = attended + MOST_ROWS * all_heads;
-    float* inner = added + MOST_ROWS * p.width;
-    float* by_head = inner + MOST_ROWS * p.inner;
+    float* attended = qkv + p.rows * 3 * all_heads;
+    float* added = attended + p.rows * all_heads;
+    float* inner = added + p.rows * p.width;
+    float* by_head = inner + p.rows * p.inner;
     for (long row = 0; row < p.rows; ++row)
-        std::memcpy(p.x + row * p.width, row + 1 < p.rows ? p.table + p.ids[row] * p.width : p.mask,
+        std::memcpy(p.x + row * p.width, p.ids[row] < 0 ? p.mask : p.table + p.ids[row] * p.width,
                     p.width * sizeof(float));
-    const int threads = (p.end - p.first) * all_heads * p.rows <= SMALL ? 1 : p.threads;
+    const Group& longest = p.groups[p.count - 1];
+    const int threads = (longest.end - longest.first) * all_heads * p.rows <= SMALL ? 1 : p.threads;
     for (long number = 0; number < p.layers; ++number) {
         const Layer& layer = layers[number];
-        project(p, p.rows, p.x, layer.qkv, qkv, p.width, 3 * all_heads);
-        for (long row = 0; row + 1 < p.rows; ++row)
-            for (long n = 0; n < p.heads; ++n) {
-                const float *k = qkv + (row * 3 + 1) * all_heads + n * p.head, *v = k + all_heads;
-                const long slot = p.slots[row], before = n * p.kept_slots * p.head;
-                float* column = layer.keys + before + slot / PANEL * PANEL * p.head + slot % PANEL;
-                for (long h = 0; h < p.head; ++h) column[h * PANEL] = k[h];
-                std::memcpy(layer.values + before + slot * p.head, v, p.head * sizeof(float));
-            }
-        // Of the last layer's rows, only the query's is needed.
-        const long first_row = number + 1 < p.layers ? 0 : p.rows - 1, rows = p.rows - first_row;
-        float* x = p.x + first_row * p.width;
+        const bool is_last = number + 1 == p.layers;  // only the queries of its rows are needed
+        const long rows = is_last ? p.count : p.rows;
+        project(p, p.rows, p.x, layer.qkv, qkv, 3 * all_heads, p.width, 3 * all_heads);
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (long n = 0; n < p.heads; ++n)
-            attend_rows(p, layer, n, first_row, qkv + first_row * 3 * all_heads,
-                        by_head + n * head_scratch(p.kept_slots), attended);
-        project(p, rows, attended, layer.o, added, all_heads, p.width);
-        add_norm(x, added, layer.norm, layer.norm_bias, rows, p.width, p.eps);
-        project(p, rows, x, layer.first, inner, p.width, p.inner);
+            attend_groups(p, layer, n, is_last, qkv, by_head + n * head_scratch(p.kept_slots), attended);
+        if (is_last) keep_queries(p);
+        project(p, rows, attended, layer.o, added, p.width, all_heads, p.width);
+        add_norm(p.x, added, layer.norm, layer.norm_bias, rows, p.width, p.eps);
+        project(p, rows, p.x, layer.first, inner, p.inner, p.width, p.inner);
         for (long i = 0; i < rows * p.inner; i += LANES) {
             const vec v = load(inner + i);
             store(inner + i, v * normal_cdf(v));
         }
-        project(p, rows, inner, layer.second, added, p.inner, p.width);
-        add_norm(x, added, layer.last_norm, layer.last_norm_bias, rows, p.width, p.eps);
+        project(p, rows, inner, layer.second, added, p.width, p.inner, p.width);
+        add_norm(p.x, added, layer.last_norm, layer.last_norm_bias, rows, p.width, p.eps);
     }
-    output(p, p.x + (p.rows - 1) * p.width);
+    output(p);
 }
 
 }

@@ -17,7 +17,7 @@ from xlnet.model.kernels import build, native
 LANES = 16  # every width must be a multiple of the widest vector
 WIDEST_HEAD = 1024
 PANEL = 64  # columns of keys and distances that lie together
-MOST_ROWS = 3
+MOST_ROWS, MOST_GROUPS = 3, 8  # rows of a group, groups of a pass
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
@@ -80,6 +80,24 @@ class _Layer(ctypes.Structure):
     _fields_ = [("matrices", _Matrix * 4), *((name, c_void_p) for name in LayerTensors._fields[1:])]
 
 
+class Group(NamedTuple):
+    """Rows of one pass that see the same keys: some tokens of the content, and last the query.
+
+    Attributes:
+        ids: the content's tokens, fewer than :data:`MOST_ROWS`.
+        slots: where the content's keys are kept.
+        shifts: each row's distance from the highest place.
+        keys: the slots that are seen.
+        column: the first column of the distances that the row at the highest place needs.
+    """
+
+    ids: Sequence[int]
+    slots: Sequence[int]
+    shifts: Sequence[int]
+    keys: slice
+    column: int
+
+
 class _DecodePass(ctypes.Structure):
     """``struct Pass`` of decode.cpp."""
 
@@ -87,9 +105,9 @@ class _DecodePass(ctypes.Structure):
         *((name, c_void_p) for name in ("x", "scratch", "logits", "table", "mask")),
         ("output", _Matrix),
         ("screen", _Screen),
-        *((name, c_void_p) for name in ("hidden", "ids", "slots", "shifts")),
-        *((name, c_long) for name in ("rows", "layers", "width", "heads", "head", "inner", "vocabulary")),
-        *((name, c_long) for name in ("kept_slots", "distances", "first", "end", "column", "kind", "likeliest")),
+        *((name, c_void_p) for name in ("hidden", "groups", "ids", "slots", "shifts")),
+        *((name, c_long) for name in ("count", "rows", "layers", "width", "heads", "head", "inner", "vocabulary")),
+        *((name, c_long) for name in ("kept_slots", "distances", "kind", "likeliest")),
         ("eps", c_float),
         ("threads", c_int),
     ]
@@ -124,7 +142,7 @@ class Passes:
         self,
         layers: Sequence[LayerTensors],
         table_VD: Tensor,
-        output: Matrix,
+        output: Matrix | None,
         screen: Screen | None,
         mask_D: Tensor,
         eps: float,
@@ -134,7 +152,7 @@ class Passes:
         Args:
             layers: of the model.
             table_VD: the tokens' embeddings, in float32.
-            output: gives the logits.
+            output: gives the logits; None: those of the screen will do.
             screen: of the output, to find the likeliest tokens in fewer bytes.
             mask_D: what the query stream begins with.
             eps: of the layer norms.
@@ -147,50 +165,47 @@ class Passes:
             layers[0].r.shape[1] * PANEL,
         )
         self._layers = (_Layer * len(layers))(*map(_layer, layers))
-        self._x_QD = table_VD.new_empty(MOST_ROWS, width)
+        self._x_QD = table_VD.new_empty(MOST_GROUPS * MOST_ROWS, width)
         library = build.library()
         library.decode_scratch.restype = c_long
         size = library.decode_scratch(*map(c_long, (width, heads, head, inner, slots, vocabulary)))
         self._scratch = table_VD.new_empty(size)
         self._pass = _DecodePass(self._x_QD.data_ptr(), self._scratch.data_ptr())
-        self._pass.table, self._pass.mask, self._pass.output = table_VD.data_ptr(), mask_D.data_ptr(), _matrix(output)
+        self._pass.table, self._pass.mask = table_VD.data_ptr(), mask_D.data_ptr()
+        if output:
+            self._pass.output = _matrix(output)
         if screen:
             self._pass.screen = _Screen(*(one.data_ptr() for one in screen))
         self._pass.layers, self._pass.width, self._pass.heads, self._pass.head = len(layers), width, heads, head
-        self._pass.inner, self._pass.vocabulary, self._pass.kind = inner, vocabulary, KINDS[output.weights.dtype]
+        self._pass.inner, self._pass.vocabulary, self._pass.kind = (
+            inner,
+            vocabulary,
+            KINDS[layers[0].matrices[0].weights.dtype],
+        )
         self._pass.kept_slots, self._pass.distances, self._pass.eps = slots, distances, eps
 
-    def logits(
-        self,
-        ids: Sequence[int],
-        slots: Sequence[int],
-        shifts: Sequence[int],
-        keys: slice,
-        column: int,
-        hidden_K: Tensor | None,
-        likeliest: int = 0,
-    ) -> Tensor:
-        """Compute all layers' rows and the logits of the last one: [V].
+    def logits(self, groups: Sequence[Group], hidden_K: Tensor | None = None, likeliest: int = 0) -> Tensor:
+        """Compute all layers' rows and the logits of each group's query: [groups, V].
 
         Args:
-            ids: the content's tokens, fewer than :data:`MOST_ROWS`.
-            slots: where the content's keys are kept.
-            shifts: each row's distance from the highest place.
-            keys: the slots that are seen.
-            column: the first column of the distances that the row at the highest place needs.
-            hidden_K: True for keys whose token is not known; None if all are known.
+            groups: at most :data:`MOST_GROUPS`. Each sees what earlier ones keep.
+            hidden_K: True for keys whose token is not known, of a single group; None if all are known.
             likeliest: how many of the greatest logits are needed, others may be -inf; 0: all.
         """
-        logits_V = self._x_QD.new_empty(-(-self._pass.vocabulary // PANEL) * PANEL)
-        arrays = [(c_long * MOST_ROWS)(*numbers) for numbers in (ids, slots, shifts)]
-        self._pass.ids, self._pass.slots, self._pass.shifts = map(ctypes.addressof, arrays)
-        self._pass.logits, self._pass.rows = logits_V.data_ptr(), len(shifts)
+        logits_GW = self._x_QD.new_empty(len(groups), -(-self._pass.vocabulary // PANEL) * PANEL)
+        numbers = (
+            [number for one in groups for number in (len(one.shifts), one.keys.start, one.keys.stop, one.column)],
+            [number for one in groups for number in (*one.ids, -1)],
+            [number for one in groups for number in (*one.slots, -1)],
+            [number for one in groups for number in one.shifts],
+        )
+        arrays = [(c_long * len(these))(*these) for these in numbers]
+        self._pass.groups, self._pass.ids, self._pass.slots, self._pass.shifts = map(ctypes.addressof, arrays)
+        self._pass.logits, self._pass.count, self._pass.rows = logits_GW.data_ptr(), len(groups), len(numbers[1])
         self._pass.hidden = None if hidden_K is None else hidden_K.data_ptr()
-        self._pass.first, self._pass.end, self._pass.column = keys.start, keys.stop, column
-        self._pass.likeliest = likeliest
-        self._pass.threads = torch.get_num_threads()
+        self._pass.likeliest, self._pass.threads = likeliest, torch.get_num_threads()
         build.library().decode(self._layers, ctypes.byref(self._pass))
-        return logits_V[: self._pass.vocabulary]
+        return logits_GW[:, : self._pass.vocabulary]
 
 
 def _matrix(matrix: Matrix) -> _Matrix:
