@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from test_same_numbers import CONFIG, RECIPE, packed, rows
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from xlnet import processor
 from xlnet.errors import UserError
 from xlnet.model import fused
 from xlnet.model.dropout import Dropout
-from xlnet.model.kernels import build, native_fused
+from xlnet.model.kernels import build, native, native_fused
 from xlnet.model.linear import linear, project
 from xlnet.model.xlnet import XLNetClassifier
 from xlnet.training import device, precision
@@ -44,6 +45,35 @@ def test_products_have_the_gradients_of_float64(tokens: int, layout: str, bias: 
     assert {x.dtype for x in found[1:]} == {torch.float32}, "gradients of weights are kept in float32"
     assert all(close(mine, theirs) for mine, theirs in zip(found, exact, strict=True))
     assert all(torch.equal(mine, same) for mine, same in zip(found, again, strict=True))
+
+
+class Products(TorchDispatchMode):
+    """Collects the shapes of products of bfloat16 matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default) and args[-1].dtype == torch.bfloat16:
+            self.shapes.add((*args[-2].shape, args[-1].shape[1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(bool(native.obstacle("cpu", "torch.bfloat16", native.LANES)), reason="no compiled kernels here")
+def test_updates_of_other_sizes_repeat_the_shapes_of_products() -> None:
+    """For each new shape oneDNN writes new machine code, for long; texts, tokens and distances differ every time."""
+    torch.manual_seed(0)
+    device, products = Device("bfloat16"), Products()
+    model = device.prepare(XLNetClassifier(CONFIG)).train()
+    sizes = set()
+    for seed in range(4):
+        texts, labels = rows(30 + seed % 4, seed)
+        sizes.add((len(texts), sum(map(len, texts))))
+        with products:
+            forward(model, device.move(packed(texts, labels)), len(texts), RECIPE, device).backward()
+    assert len(sizes) == 4
+    assert not [shape for shape in products.shapes if any(size % 16 for size in shape)], "texts, distances, classes"
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (31, 33), (32, 64), (65, 100)])

@@ -21,7 +21,7 @@ from xlnet.model.config import XLNetConfig
 from xlnet.model.dropout import Dropout, Dropouts
 from xlnet.model.fused import dropout, dropout_add_norm, gelu_dropout
 from xlnet.model.layout import Layout
-from xlnet.model.linear import linear, project
+from xlnet.model.linear import linear, linear_of_few, project
 from xlnet.model.positions import Positions, Segments, distance_encoding, split_columns, split_heads
 
 
@@ -208,7 +208,7 @@ class SequenceSummary(nn.Module):
 
     def forward(self, last_SD: Tensor, first_text: int | Tensor = 0) -> Tensor:
         """[S, D] → [S, D]; ``first_text`` is the layout's."""
-        summary_SD = torch.tanh(self.summary(last_SD))
+        summary_SD = torch.tanh(linear_of_few(last_SD, self.summary.weight, self.summary.bias))
         return dropout(summary_SD, Dropouts(1, last_SD.device, self.training).next(self.last_dropout, first_text))
 
 
@@ -228,7 +228,8 @@ class XLNetClassifier(nn.Module):
     ) -> Tensor:
         """Compute the logits of packed texts, [S, C]; for the arguments see :class:`Transformer`."""
         last_SD = self.transformer(input_ids_T, segment_ids_T, layout, hidden_T)
-        logits_SC = self.logits_proj(self.sequence_summary(last_SD, layout.first_text))
+        head, summary_SD = self.logits_proj, self.sequence_summary(last_SD, layout.first_text)
+        logits_SC = linear_of_few(summary_SD, head.weight, head.bias)
         return in_label_units(logits_SC, self.config)
 
 
