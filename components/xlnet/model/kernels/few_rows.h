@@ -14,15 +14,21 @@ constexpr int TOGETHER = LANES == 16 ? 6 : 3;  // rows whose sums stay in regist
 constexpr long AHEAD = 4096;                   // bytes: weights are fetched so long before they are read
 constexpr long SMALL = 1 << 16;                // weights up to which one thread is fastest
 
-// The sum of a vector's elements, by halves: a chain of additions would take longer than a short product.
-inline float total_of(vec v) {
-    float parts[LANES];
-    store(parts, v);
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half; half /= 2)
+// Adds to the lower halves of each block of 2 * STEP lanes the upper ones, of two vectors at once.
+template <int STEP>
+inline void add_halves(vec* x) {
+    using All = std::make_integer_sequence<int, LANES>;
 #pragma GCC unroll 8
-        for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
-    return parts[0];
+    for (int i = 0; i < STEP; ++i)
+        x[i] = exchange<STEP, false>(x[i], x[i + STEP], All{}) + exchange<STEP, true>(x[i], x[i + STEP], All{});
+}
+
+// The sums of the elements of LANES vectors, as one vector. Changes x.
+inline vec sums_of(vec* x) {
+    if constexpr (LANES > 8) add_halves<8>(x);
+    if constexpr (LANES > 4) add_halves<4>(x);
+    add_halves<2>(x), add_halves<1>(x);
+    return x[0];
 }
 
 enum Kind : long { FLOAT32, BFLOAT16, INT8 };  // of weights
@@ -33,12 +39,14 @@ struct Matrix {
     const float *scales, *bias;
 };
 
+constexpr int up_to_vectors(int floats) { return (floats + LANES - 1) / LANES * LANES; }
+
 // out[row][o] = x[row] . weight[o] * scale[o] + bias[o] for a few outputs. A row's sum has the same order, and so the same
 // bits, whatever the number of rows.
 template <int ROWS, int HERE, class Weight>
 inline void few_products(const float* x, const Matrix& matrix, const Weight* weight, float* out, long out_row, long inputs, long o,
                          bool fetch) {
-    vec sums[HERE][ROWS] = {};
+    vec sums[up_to_vectors(HERE * ROWS)] = {};
     for (long i = 0; i < inputs; i += LANES) {
         vec values[ROWS];
 #pragma GCC unroll 8
@@ -46,15 +54,18 @@ inline void few_products(const float* x, const Matrix& matrix, const Weight* wei
 #pragma GCC unroll 8
         for (int k = 0; k < HERE; ++k) {
             const Weight* here = weight + k * inputs + i;
-            if (fetch) __builtin_prefetch(reinterpret_cast<const char*>(here) + AHEAD);
+            if (fetch) __builtin_prefetch(here + HERE * inputs, 0, 2);
             const vec w = load(here);
 #pragma GCC unroll 8
-            for (int row = 0; row < ROWS; ++row) sums[k][row] += w * values[row];
+            for (int row = 0; row < ROWS; ++row) sums[k * ROWS + row] += w * values[row];
         }
     }
+    float totals[up_to_vectors(HERE * ROWS)];
+#pragma GCC unroll 8
+    for (int first = 0; first < HERE * ROWS; first += LANES) store(totals + first, sums_of(sums + first));
     for (int k = 0; k < HERE; ++k)
         for (int row = 0; row < ROWS; ++row)
-            out[row * out_row + o + k] = total_of(sums[k][row]) * (matrix.scales ? matrix.scales[o + k] : 1.0f) +
+            out[row * out_row + o + k] = totals[k * ROWS + row] * (matrix.scales ? matrix.scales[o + k] : 1.0f) +
                                          (matrix.bias ? matrix.bias[o + k] : 0.0f);
 }
 
