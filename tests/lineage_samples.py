@@ -7,7 +7,7 @@ from xlnet import provenance
 
 BREAKOUT = 'data/</script><script>document.title="broken"</script><!--.csv'
 FOREIGN = "gs://bucket/" + "a-long-directory-name/" * 8 + "评论 \U0001f600\x1b[31m\n.csv"
-REASON = "does not beat the champion: accuracy 0.7525 against 0.8100 (version 1)"
+REASON = "it does not beat the champion: accuracy 0.7525 against 0.8100 (version 1)"
 
 
 def source(split: str, uri: str, number: int = 0) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def test_a_clearly_better_model_wins_and_a_worse_one_does_not():
 def test_equal_predictions_never_win(margin):
     found = compare(model(0.8), model(0.8), "accuracy", EvaluationRecipe(margin=margin))
     assert not found.wins
-    assert found.reason.startswith("predicts the same as the champion")
+    assert found.reason.startswith("it predicts the same as the champion")
 
 
 def test_luck_does_not_win():

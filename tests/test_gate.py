@@ -119,7 +119,7 @@ def test_a_class_that_only_one_of_them_knows(tmp_path, lacks):
 def test_no_better_than_the_commonest_class(tmp_path, right):
     found = gate(model(tmp_path, "new", right), None, RECIPE)
     assert not found.promote
-    assert found.reason.startswith("is no better than always answering 'neg': accuracy 0.")
+    assert found.reason.startswith("it is no better than always answering 'neg': accuracy 0.")
     assert "training.epochs" in found.reason
     assert "--force" in found.reason
     forced = gate(model(tmp_path, "again", right), None, RECIPE, force=True)

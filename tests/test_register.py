@@ -131,7 +131,7 @@ def test_a_champion_of_other_test_rows_predicts_them_anew(registry, tmp_path, tr
     record(copies[1], "evaluation", "evaluate")
     facts = register(RECIPE, dataset, str(copies[0]), str(copies[1]), str(tmp_path / "r2"))
     assert facts["promoted"] == "false"
-    assert facts["reason"].startswith("predicts the same as the champion")
+    assert facts["reason"].startswith("it predicts the same as the champion")
 
 
 def test_an_evaluation_of_another_model_or_a_changed_one_is_refused(registry, tmp_path):

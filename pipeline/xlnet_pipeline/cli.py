@@ -56,7 +56,7 @@ def parser() -> Parser:
         prog="xlnet-pipeline",
         description="Train XLNet on your own text: snapshot → preprocess → train → evaluate → register.",
         epilog="examples:\n"
-        "  xlnet-pipeline run                 # the demo, about two minutes\n"
+        "  xlnet-pipeline run                 # the demo, about a minute\n"
         "  xlnet-pipeline init                # a commented recipe.toml for your own texts\n"
         "  xlnet-pipeline run recipe.toml\n"
         "  xlnet-pipeline help run            # what a command does, with examples",

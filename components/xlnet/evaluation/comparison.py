@@ -98,13 +98,13 @@ def compare(
     low, high = (float(x) for x in np.quantile(samples, [tail, 1 - tail]))
     found = ModelComparison(metric, ours, theirs, difference, low, high, difference > recipe.margin and low > 0, "")
     if np.array_equal(challenger.predictions, champion.predictions):
-        reason = "predicts the same as the champion"
+        reason = "it predicts the same as the champion"
     elif found.wins:
-        reason = "beats the champion"
+        reason = "it beats the champion"
     elif difference <= recipe.margin:
-        reason = f"does not beat the champion by more than the margin {recipe.margin:g}"
+        reason = f"it does not beat the champion by more than the margin {recipe.margin:g}"
     else:
-        reason = "is better than the champion by no more than chance allows"
+        reason = "it is better than the champion by no more than chance allows"
     return replace(found, reason=f"{reason}: {found.figures}")
 
 
@@ -112,7 +112,7 @@ def _unknown(metric: str, ours: float, theirs: float) -> ModelComparison:
     """If only one model's metric can be computed, that model wins."""
     wins = not math.isnan(ours)
     whose = "the champion's" if wins else "the challenger's"
-    reason = f"{'beats' if wins else 'does not beat'} the champion: {whose} {metric} cannot be computed"
+    reason = f"it {'beats' if wins else 'does not beat'} the champion: {whose} {metric} cannot be computed"
     return ModelComparison(metric, ours, theirs, math.nan, math.nan, math.nan, wins, reason)
 
 

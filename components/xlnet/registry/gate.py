@@ -50,7 +50,7 @@ def gate(
         return Decision(True, f"the champion is this very model, version {champion.version}", champion.version)
     found = _judge(challenger, champion, recipe)
     if force and not found.promote:
-        return replace(found, promote=True, reason=f"by registry.force, although it {found.reason}")
+        return replace(found, promote=True, reason=f"by registry.force, although {found.reason}")
     return found
 
 
@@ -79,7 +79,7 @@ def _by_hand(champion: ModelVersion | None, why: Incomparable) -> Decision:
     """Return the decision that two models cannot be compared."""
     assert champion is not None
     by_hand = f"xlnet-pipeline models promote {shlex.quote(champion.name)}:VERSION"
-    reason = f"cannot be compared with champion {champion.version}: {why}; to decide by hand: {by_hand}"
+    reason = f"it cannot be compared with champion {champion.version}: {why}; to decide by hand: {by_hand}"
     return Decision(False, reason, champion.version)
 
 
@@ -93,14 +93,14 @@ def _no_better_than_a_constant(challenger: Challenger, ours: NamedPredictions, r
         known = [figure.get(end) for end in ("value", "low", "high")]
         if figure.get("low") is None or not figure["low"] > 0:
             value, low, high = (f"{one:+.4f}" if one is not None else "unknown" for one in known)
-            return f"is no better than always giving one value: {metric} {value} [{low}, {high}]"
+            return f"it is no better than always giving one value: {metric} {value} [{low}, {high}]"
         return ""
     ((commonest, _),) = Counter(ours.truth).most_common(1)
     constant = NamedPredictions(ours.truth, [commonest] * len(ours.truth))
     found = compare(*paired(ours, constant, challenger.classes), metric, replace(recipe, margin=0.0))
     if found.low > 0:
         return ""
-    return f"is no better than always answering '{commonest}': {found.figures}"
+    return f"it is no better than always answering '{commonest}': {found.figures}"
 
 
 def _worse_than_the_baseline(challenger: Challenger) -> str:
@@ -110,7 +110,7 @@ def _worse_than_the_baseline(challenger: Challenger) -> str:
         return ""
     found = base["difference"]
     interval = f"[{found['low']:+.4f}, {found['high']:+.4f}]"
-    return f"is worse than {base['name']} on the same rows: {found['metric']} {found['value']:+.4f} {interval}"
+    return f"it is worse than {base['name']} on the same rows: {found['metric']} {found['value']:+.4f} {interval}"
 
 
 def _against(

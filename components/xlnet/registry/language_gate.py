@@ -37,7 +37,7 @@ def judge(
     """
     ours = challenger.score
     if ours is None or ours >= UNIFORM:
-        return Decision(False, f"is no better than guessing bytes: {ours} bits per byte of {UNIFORM:g}")
+        return Decision(False, f"it is no better than guessing bytes: {ours} bits per byte of {UNIFORM:g}")
     from xlnet.evaluation.language import ratio
 
     if champion is None:
@@ -53,7 +53,7 @@ def judge(
     fewer = ratio(gain, sizes, recipe)
     difference, low, high = fewer.value, fewer.low, fewer.high
     wins = difference > recipe.margin and low > 0
-    verb = "beats the champion" if wins else "does not beat the champion by more than the margin and chance allow"
+    verb = "it beats the champion" if wins else "it does not beat the champion by more than the margin and chance allow"
     theirs = float(losses[rows].sum() / math.log(2) / sizes.sum())
     reason = (
         f"{verb}: bits per byte {theirs - difference:.4f} against {theirs:.4f}, {difference:+.4f} fewer "

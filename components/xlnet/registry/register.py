@@ -56,9 +56,7 @@ def register(recipe_json: str, dataset: str, model: str, evaluation: str, out: s
         if decision.promote and CHAMPION not in version.aliases:
             make_champion(registry, version)
         remember(resolve(given.registry.uri), registry.find(f"{name}:{version.version}"), registry.champion(name))
-    line = (
-        f"{name}:{version.version} {'is champion' if decision.promote else 'is kept, not champion'}: {decision.reason}"
-    )
+    line = f"{name}:{version.version} {'is champion' if decision.promote else 'is registered, but not as champion'}: {decision.reason}"
     print(line if is_new else f"{line} (the same model was registered before)")
     entry = _entry(name, version, decision, challenger, digests)
     facts = {key: value for key, value in entry.items() if isinstance(value, str | int | float) and value != ""}

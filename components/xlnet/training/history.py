@@ -71,7 +71,7 @@ class Progress:
         self.silent = silent  # True on every rank but one
         self.terminal = self.out.isatty()
         self.tokens = 0
-        self.last = 0.0  # mean loss in the last line of history
+        self.last: float | None = None  # mean loss in the last line of history
         self.start(1)
 
     def start(self, steps: int, first: int = 0) -> None:
@@ -98,9 +98,8 @@ class Progress:
         self.printed = time.perf_counter()
         loss = sum(losses) / len(losses) if losses else self.last
         left = (self.printed - self.started) / max(1, step - self.first) * (self.steps - step)
-        text = (
-            f"step {step}/{self.steps}  loss {loss:.4f}  {self.tokens_per_second():,.0f} tokens/s  {clock(left)} left"
-        )
+        shown = "" if loss is None else f"  loss {loss:.4f}"  # the first loss may still be on the device
+        text = f"step {step}/{self.steps}{shown}  {self.tokens_per_second():,.0f} tokens/s  {clock(left)} left"
         if self.terminal:
             filled = BAR_WIDTH * step // max(1, self.steps)
             self.out.write(f"\r\033[K[{'█' * filled}{'·' * (BAR_WIDTH - filled)}] {text}")

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from xlnet.data.dataset import Dataset
+from xlnet.data.remarks import counted
 from xlnet.data.shapes import Share
 from xlnet.errors import RunError, UserError
 from xlnet.evaluation.comparison import refuse_selection
@@ -111,7 +112,9 @@ class Training:
             RunError: a loss is nan or inf, or memory does not suffice.
         """
         state, steps, first = self.state, self.schedule.steps, self.state.step
-        rows = f"{len(self.training):,} rows, {steps:,} steps" + f", from step {first:,} on" * bool(first)
+        rows = f"{counted(len(self.training), 'row')}, {counted(steps, 'step')}" + f", from step {first:,} on" * bool(
+            first
+        )
         precision = str(self.device.precision).removeprefix("torch.")
         self.progress.say(f"training on {self.device.describe()} in {precision}: {rows}")
         self.progress.start(steps, first)
@@ -142,7 +145,7 @@ class Training:
                     break
         seconds = self.progress.seconds()
         self.progress.say(
-            f"trained {state.step - first:,} steps in {clock(seconds)}, "
+            f"trained {counted(state.step - first, 'step')} in {clock(seconds)}, "
             f"{self.progress.tokens_per_second():,.0f} tokens/s, {feed.waited:.1f} s of it waiting for batches, "
             f"{self.checkpoints.seconds:.1f} s for checkpoints; "
             f"kept the weights of step {state.best_step}: {format_scores(state.best)}"

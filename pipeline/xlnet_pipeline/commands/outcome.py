@@ -82,7 +82,7 @@ def lines(run: Run, home: str, colour: bool = False) -> list[str]:
     shown = [""]
     shown += _metric_lines(metrics) if metrics else []
     if entry:
-        place = f"as {paint('champion', 'champion', colour)}" if entry["promoted"] else "as a version, not champion"
+        place = f"as {paint('champion', 'champion', colour)}" if entry["promoted"] else "but not as champion"
         shown += ["", f"registered {version(run)} {place}; the gate: {entry['reason']}"]
         shown += [f"report {report_path(run)}"]
     shown += [f"note: {remark}" for remark in metrics.get("remarks", [])]

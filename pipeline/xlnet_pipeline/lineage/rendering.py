@@ -92,12 +92,10 @@ def to_text(lineage: Lineage, colour: bool = False, width: int = 100) -> str:
 
 
 def _wrap(text: str, room: int) -> list[str]:
-    """Wrap text to lines of about ``room`` characters, preferably between facts."""
+    """Wrap text to lines of about ``room`` characters, within a fact only if it is longer than a line."""
     facts = text.split(" · ")
-    if len(facts) > 1:
-        text = "\xa0· ".join(
-            fact.replace(" ", "\xa0") for fact in facts
-        )  # textwrap does not break at non-breaking spaces
+    if len(facts) > 1:  # textwrap does not break at non-breaking spaces
+        text = "\xa0· ".join(fact.replace(" ", "\xa0") if len(fact) < room else fact for fact in facts)
     # A long digest or address stays on one line, so that people can copy it.
     lines = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)
     return [line.replace("\xa0", " ") for line in lines]
