@@ -144,11 +144,12 @@ class Training:
                     stopped_early = True
                     break
         seconds = self.progress.seconds()
+        why = "" if state.best_step else ", for no later ones are better by a standard error"
         self.progress.say(
             f"trained {counted(state.step - first, 'step')} in {clock(seconds)}, "
             f"{self.progress.tokens_per_second():,.0f} tokens/s, {feed.waited:.1f} s of it waiting for batches, "
             f"{self.checkpoints.seconds:.1f} s for checkpoints; "
-            f"kept the weights of step {state.best_step}: {format_scores(state.best)}"
+            f"kept the weights of step {state.best_step}{why}: {format_scores(state.best)}"
         )
         return TrainingResult(state, self.best_weights, self.progress.tokens_per_second(), stopped_early)
 
