@@ -12,6 +12,7 @@ import pytest
 
 from xlnet.registry import open_registry
 from xlnet.registry.address import sqlite
+from xlnet.registry.mlflow_registry import MlflowRegistry
 
 OPEN = (
     "import sys; from xlnet.registry import open_registry;"
@@ -54,3 +55,22 @@ def test_the_second_of_two_creators_takes_the_first_ones_file(tmp_path: Path, mo
     mlflow_files.create(file, late)
     assert file.read_text() == "the first one's"
     assert [one.name for one in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_file_that_has_not_changed_answers_without_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = sqlite(tmp_path / "mlflow.db")
+    registry = open_registry(address, tmp_path)
+    tags = {"model_uri": str(tmp_path / "runs" / "model"), "model_digest": "sha256:1"}
+    for version in (1, 2):
+        registry.add("reviews", f"reason {version}", tags, {}, {})
+    registry.set_alias("reviews", "champion", 1)
+    asked = [open_registry(address).versions("reviews"), open_registry(address).champion("reviews")]
+    monkeypatch.setattr(MlflowRegistry, "_client", None)  # using it is an error from here on
+    again = open_registry(address)
+    assert [again.versions("reviews"), again.champion("reviews")] == asked
+    assert (again.names(), again.find("reviews:2").description) == (["reviews"], "reason 2")
+    assert again.champion("reviews").tags == tags
+    (tmp_path / "mlflow.db").rename(tmp_path / "moved.db")
+    (tmp_path / "mlflow.db-answers.json").rename(tmp_path / "moved.db-answers.json")
+    with pytest.raises(AssertionError):
+        open_registry(sqlite(tmp_path / "moved.db")).names()

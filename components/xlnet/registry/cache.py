@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from xlnet import provenance
-from xlnet.registry import ModelVersion
-from xlnet.registry.address import sqlite_file
 
 CHANGE_COUNTER = slice(24, 28)  # in a sqlite file's header; each transaction raises it (sqlite.org/fileformat.html)
 
@@ -19,9 +17,9 @@ class AnswerCache:
     was read before asking: if the file changes meanwhile, the answer is dropped.
     """
 
-    def __init__(self, address: str) -> None:
-        """Open the cache of a registry. Only sqlite registries are cached."""
-        self._database = sqlite_file(address)
+    def __init__(self, database: Path | None) -> None:
+        """Open the cache of a registry's file. Without a file, nothing is cached."""
+        self._database = database
         self.state = self._read_state()
 
     def _read_state(self) -> str:
@@ -31,7 +29,9 @@ class AnswerCache:
         with self._database.open("rb") as file:
             counter = file.read(CHANGE_COUNTER.stop)[CHANGE_COUNTER].hex()
         found = self._database.stat()
-        return f"{counter} {found.st_size} {found.st_mtime_ns} {log.stat().st_mtime_ns if log.is_file() else '-'}"
+        written = log.stat().st_mtime_ns if log.is_file() else "-"
+        # A moved file is opened once, because MLflow's addresses in it have to be corrected.
+        return f"{counter} {found.st_size} {found.st_mtime_ns} {written} {self._database}"
 
     @property
     def _file(self) -> Path:
@@ -59,18 +59,3 @@ class AnswerCache:
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         return kept
-
-
-def described(champion: ModelVersion | None) -> str:
-    """Describe a champion in a few words that differ for every version."""
-    if champion is None:
-        return "without a champion"
-    return f"with champion {champion.version} ({champion.tags.get('model_digest', '')[:19]})"
-
-
-def remember(registry_address: str, version: ModelVersion, champion: ModelVersion | None) -> None:
-    """Cache the result of a registration. Call this while holding the registry's lock."""
-    answers = AnswerCache(registry_address)
-    answers.put(f"ready {version.name}", True)
-    answers.put(f"champion {version.name}", described(champion))
-    answers.put(f"model of {version.name}:{version.version}", version.tags.get("model_digest") or "")

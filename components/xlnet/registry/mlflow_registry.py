@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from xlnet.errors import RunError, UserError, nearest
 from xlnet.redaction import redacted
 from xlnet.registry import mlflow_files
 from xlnet.registry.address import sqlite_file
+from xlnet.registry.cache import AnswerCache
 from xlnet.registry.versions import CHAMPION, ModelVersion, choose
 
 MODEL = "model"  # folder of a run's artifacts on a server
@@ -46,10 +47,7 @@ class MlflowRegistry:
         """Raise UserError or RunError if no version can be registered: no server, or a deleted experiment."""
         if self._file is not None and not self._file.is_file():
             return
-        with self._errors():
-            experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None and experiment.lifecycle_stage != "active":
-            number = experiment.experiment_id
+        if number := self._answer(f"deleted experiment {name}", lambda: self._deleted_experiment(name)):
             raise UserError(
                 f"MLflow's experiment '{name}' was deleted in '{self.shown_uri}'; choose another registry.name, or "
                 f"restore it: mlflow experiments restore --experiment-id {number}"
@@ -58,21 +56,32 @@ class MlflowRegistry:
     def names(self) -> list[str]:
         if self._file is not None and not self._file.is_file():
             return []
-        with self._errors():
-            return sorted(model.name for model in _all(self._client.search_registered_models))
+        found: list[str] = self._answer("names", self._all_names)
+        return found
+
+    def _all_names(self) -> list[str]:
+        return sorted(model.name for model in _all(self._client.search_registered_models))
 
     def versions(self, name: str) -> list[ModelVersion]:
         if name not in (known := self.names()):
-            listed = f"registered: {', '.join(known)}" if known else "no model is registered yet; run a recipe first"
+            none = "no model is registered yet; train one with: xlnet-pipeline run"
+            listed = f"registered: {', '.join(known)}" if known else none
             raise UserError(f"model '{name}' is unknown; {listed}{nearest(name, known)}")
         return self._versions(name)
 
     def _versions(self, name: str) -> list[ModelVersion]:
-        with self._errors():
-            found = _all(self._client.search_model_versions, filter_string=_named(name))
-            aliases = self._client.get_registered_model(name).aliases if found else {}
-        versions = [self._version(one, aliases) for one in found if one.name == name]
-        return sorted(versions, key=lambda version: version.version, reverse=True)
+        found: list[dict[str, Any]] = self._answer(f"versions {name}", lambda: self._facts_of_versions(name))
+        return [self._version(one) for one in found]
+
+    def _version(self, facts: dict[str, Any]) -> ModelVersion:
+        tags = state.restored(facts["tags"], self._folder)
+        return ModelVersion(**facts | {"aliases": tuple(facts["aliases"]), "tags": tags})
+
+    def _facts_of_versions(self, name: str) -> list[dict[str, Any]]:
+        found = _all(self._client.search_model_versions, filter_string=_named(name))
+        aliases = self._client.get_registered_model(name).aliases if found else {}
+        facts = [_facts(one, aliases) for one in found if one.name == name]
+        return sorted(facts, key=lambda one: int(one["version"]), reverse=True)
 
     def find(self, reference: str) -> ModelVersion:
         return choose(reference, self.versions)
@@ -80,11 +89,7 @@ class MlflowRegistry:
     def champion(self, name: str) -> ModelVersion | None:
         if self._file is not None and not self._file.is_file():
             return None
-        with self._errors(), _absent():
-            model = self._client.get_registered_model(name)
-            if number := model.aliases.get(CHAMPION):
-                return self._version(self._client.get_model_version(name, number), model.aliases)
-        return None
+        return next((version for version in self._versions(name) if CHAMPION in version.aliases), None)
 
     def add(
         self, name: str, description: str, tags: dict[str, str], parameters: dict[str, str], metrics: dict[str, float]
@@ -105,7 +110,7 @@ class MlflowRegistry:
             made = client.create_model_version(name, source, run_id=run, tags=kept, description=description)
         if self._file and not known:
             mlflow_files.settle(self._file)  # corrects MLflow's default experiment
-        return self._version(made, {})
+        return self._version(_facts(made, {}))
 
     def _source(self, run: str, model: str) -> str:
         """Return the address of a version's files. A server refuses paths of this machine, so it gets a copy."""
@@ -171,16 +176,18 @@ class MlflowRegistry:
     def _stored(self, tags: dict[str, str]) -> dict[str, str]:
         return state.stored(tags, self._folder) if self._file else tags
 
-    def _version(self, one: Any, aliases: dict[str, Any]) -> ModelVersion:
-        created = datetime.fromtimestamp(one.creation_timestamp / 1000, UTC)
-        return ModelVersion(
-            name=one.name,
-            version=int(one.version),
-            aliases=tuple(sorted(alias for alias, version in aliases.items() if int(version) == int(one.version))),
-            created=created.isoformat(timespec="seconds"),
-            description=one.description or "",
-            tags=state.restored(dict(one.tags), self._folder),
-        )
+    def _answer(self, question: str, ask: Callable[[], Any]) -> Any:
+        """Return what ``ask`` finds in MLflow. A file is only opened if it has changed since the question was asked."""
+        answers = AnswerCache(self._file)
+        if (found := answers.get(question)) is None:
+            with self._errors():
+                found = ask()
+            answers.put(question, found)
+        return found
+
+    def _deleted_experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        return str(found.experiment_id) if found and found.lifecycle_stage != "active" else ""
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -225,16 +232,17 @@ def _refuse_unreadable(file: Path) -> None:
         raise RunError(f"registry file '{file}' is damaged ({error}); put back a copy, or move it away") from None
 
 
-@contextlib.contextmanager
-def _absent() -> Iterator[None]:
-    """Ignore MLflow's error that there is no such model or version."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+def _facts(one: Any, aliases: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a :class:`ModelVersion` as JSON can hold them, with the tags as they are stored."""
+    created = datetime.fromtimestamp(one.creation_timestamp / 1000, UTC)
+    return {
+        "name": one.name,
+        "version": int(one.version),
+        "aliases": sorted(alias for alias, version in aliases.items() if int(version) == int(one.version)),
+        "created": created.isoformat(timespec="seconds"),
+        "description": one.description or "",
+        "tags": dict(one.tags),
+    }
 
 
 def _named(name: str) -> str | None:

@@ -13,8 +13,7 @@ from xlnet.data.dataset import open_dataset
 from xlnet.errors import UserError
 from xlnet.evaluation.baseline import spell
 from xlnet.recipe import Recipe
-from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry, resolve
-from xlnet.registry.cache import remember
+from xlnet.registry import CHAMPION, ModelVersion, Registry, open_registry
 from xlnet.registry.challenger import Challenger
 from xlnet.registry.champions import make_champion, was_rolled_back
 from xlnet.registry.gate import Decision, gate
@@ -55,8 +54,10 @@ def register(recipe_json: str, dataset: str, model: str, evaluation: str, out: s
         version, is_new = _version(registry, name, challenger, decision, tags)
         if decision.promote and CHAMPION not in version.aliases:
             make_champion(registry, version)
-        remember(resolve(given.registry.uri), registry.find(f"{name}:{version.version}"), registry.champion(name))
-    line = f"{name}:{version.version} {'is champion' if decision.promote else 'is registered, but not as champion'}: {decision.reason}"
+        registry.ready(name)  # The next commands find these answers in the cache, and do not open MLflow.
+        registry.versions(name)
+    standing = "is champion" if decision.promote else "is registered, but not as champion"
+    line = f"{name}:{version.version} {standing}: {decision.reason}"
     print(line if is_new else f"{line} (the same model was registered before)")
     entry = _entry(name, version, decision, challenger, digests)
     facts = {key: value for key, value in entry.items() if isinstance(value, str | int | float) and value != ""}

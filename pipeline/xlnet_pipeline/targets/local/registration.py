@@ -11,7 +11,6 @@ from xlnet.recipe import Recipe
 from xlnet.redaction import redacted
 from xlnet.registry import check_name, open_registry, resolve
 from xlnet.registry.address import sqlite_file
-from xlnet.registry.cache import AnswerCache, described
 from xlnet_pipeline.targets.local.cache import Damaged
 
 
@@ -26,12 +25,8 @@ def ready(recipe: Recipe, home: Path, ask: bool = True) -> None:
     given = recipe.registry
     address = resolve(given.uri, home)
     check_name(address, given.name)
-    if not ask:
-        return
-    answers, question = AnswerCache(address), f"ready {given.name}"
-    if answers.get(question) is None:
+    if ask:
         open_registry(given.uri, home).ready(given.name)
-        answers.put(question, True)
 
 
 def standing(recipe_json: str, home: Path) -> str:
@@ -45,14 +40,13 @@ def standing(recipe_json: str, home: Path) -> str:
     address = resolve(given.uri, home)
     file = sqlite_file(address)
     shown = state.relative(str(file), home) if file else redacted(address)
-    answers, question = AnswerCache(address), f"champion {given.name}"
-    if (found := answers.get(question)) is None:
-        try:
-            found = described(open_registry(given.uri, home).champion(given.name))
-        except (UserError, RunError):
-            return f"{shown}, which does not answer"
-        answers.put(question, found)
-    return f"{shown} {found}"
+    try:
+        champion = open_registry(given.uri, home).champion(given.name)
+    except (UserError, RunError):
+        return f"{shown}, which does not answer"
+    if champion is None:
+        return f"{shown} without a champion"
+    return f"{shown} with champion {champion.version} ({champion.tags.get('model_digest', '')[:19]})"
 
 
 def check(outputs: dict[str, Any], recipe_json: str, home: Path) -> None:
@@ -60,12 +54,9 @@ def check(outputs: dict[str, Any], recipe_json: str, home: Path) -> None:
     given = recipes.from_json(recipe_json).registry
     kept = json.loads(Path(outputs["registration"]["uri"], "registration.json").read_text(encoding="utf-8"))
     reference = f"{kept['name']}:{kept['version']}"
-    answers, question = AnswerCache(resolve(given.uri, home)), f"model of {reference}"
-    if (model := answers.get(question)) is None:
-        try:
-            found = open_registry(given.uri, home).find(reference)
-        except (UserError, RunError):
-            raise Damaged(f"'{reference}' is not in the registry any more") from None
-        answers.put(question, model := found.tags.get("model_digest") or "")
-    if model != kept["model_digest"]:
+    try:
+        found = open_registry(given.uri, home).find(reference)
+    except (UserError, RunError):
+        raise Damaged(f"'{reference}' is not in the registry any more") from None
+    if found.tags.get("model_digest") != kept["model_digest"]:
         raise Damaged(f"'{reference}' is another model in the registry now")
