@@ -52,7 +52,7 @@ def watch(jobset: str, kind: str, owner: str) -> None:
                 if any_alive(api.workflow_pods(owner) if kind == "Workflow" else [api.pod(owner)]):
                     alone_since = None
                     continue
-            except RunError:  # the API server does not answer, which says nothing about the run
+            except RunError:  # the API server does not answer, so the run may still be there
                 continue
             alone_since = alone_since or time.monotonic()
             if time.monotonic() - alone_since >= PATIENCE:

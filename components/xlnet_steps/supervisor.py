@@ -120,6 +120,7 @@ def _try_index(work: Any) -> Any:
 
 
 def _enter(place: str, run: str, step: str, given: dict[str, Any]) -> None:
+    """Record a finished step in the index: the snapshot step writes all keys, a later one its artifact."""
     outputs = given["outputs"]
     if step == "snapshot":
         index.announce(place, run, index.keys(_parameters(outputs), os.environ.get("XLNET_IMAGE_DIGEST", "")))

@@ -266,7 +266,7 @@ class PaddedBatch:
 
 
 def collate_padded(split: Rows, rows: np.ndarray, part: slice, length: int, pad_id: int) -> PaddedBatch:
-    """Gather a part of an update's rows, each of ``length`` tokens; missing rows are the first one with weight 0."""
+    """Gather a part of an update's rows, padded to ``length`` tokens; the first row, at weight 0, fills up the part."""
     count, given = part.stop - part.start, len(rows[part])
     filled = np.concatenate([rows[part], np.full(count - given, rows[0])])
     lengths_B = split.lengths[filled]

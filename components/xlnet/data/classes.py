@@ -59,7 +59,7 @@ def warnings(counts: Mapping[str, int], written: Mapping[str, str]) -> list[str]
 
     Args:
         counts: rows of each class.
-        written: a label as it is written → its class, where marks or spaces around it were taken off.
+        written: maps each label that lost marks or spaces around it to its class.
     """
     found = [
         f"label {shown(raw)} counts as class {shown(name)}: spaces and marks around a label are taken off"

@@ -14,7 +14,7 @@ from xlnet.recipe import Column, DataRecipe
 
 UNKNOWN = "?"  # label of a text to predict
 PROBED = 200  # rows that are read to recognise a header
-MOST_LABELS = 1000  # labels that are kept to recognise rows that a quotation glued together
+MOST_LABELS = 1000  # labels that are kept, to recognise rows that a wrong quotation has joined
 LABEL_NAMES = {"label", "labels", "class", "sentiment", "target", "score", "y", "category", "stars", "rating"}
 TEXT_NAMES = {"text", "sentence", "sentence1", "review", "comment", "content", "message", "question", "tweet", "body"}
 _NAME = re.compile(r"[^\W\d][\w .-]*")
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     label: str
     id: str | None
     line: int
-    written: str | None = None  # the label as it is written, where spaces or marks around it were taken off
+    written: str | None = None  # the label in the file, if spaces or marks around it were removed
 
 
 class Reject(NamedTuple):
@@ -200,7 +200,7 @@ class Columns:
             yield record
 
     def _know_labels(self, records: CsvRecords) -> None:
-        """Tell the CSV parser which labels there are, so that it detects rows that a quotation glued together."""
+        """Give the CSV parser the labels that occur, so that it detects rows that a wrong quotation has joined."""
         for _ in self._noted(one for one in records.ahead() if len(one.fields) == self.width):
             pass
         records.width, records.is_row = self.width, self._is_row

@@ -34,7 +34,7 @@ class CsvRecords:
         width: columns that each record has to have; None: any number.
         blank_rows: whether an empty line is a record, without fields, from now on.
         is_row: whether one line, split without regard to quotes, is a complete row of the file with its label.
-            If every line of a record is such a row, a wrong quotation has glued rows together.
+            If every line of a record is such a row, a wrong quotation has joined rows.
     """
 
     def __init__(self, lines: Iterable[Line], max_lines: int, max_bytes: int, dialect: Dialect = USUAL) -> None:

@@ -17,7 +17,7 @@ from xlnet.recipe import DataRecipe
 
 PROBED, PROBED_CHARACTERS = 200, 1 << 20  # lines that a guess is made from
 MOST_TITLES = 5  # lines above the rows, such as a table's title, that may lack the delimiter
-CUT_SHORT = 20  # the last record may go on below the probed lines if it has at most so many lines
+CUT_SHORT = 20  # lines: a record that is not closed within the probed lines may be this long
 COMMON = ",;\t|"
 NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
@@ -163,7 +163,7 @@ class _Quotes:
                 if self._is_shown(found):
                     return self._with_spaces(self._told(found))
         if delimiter == "\t" and recipe.quote == "auto":
-            # As data sets are published, a quote in such a file is part of the text.
+            # In published tab-separated data sets, quotes are part of the text.
             self._say_kept(delimiter)
             return Dialect(delimiter, None)
         return self._with_spaces(Dialect(delimiter, usual))
@@ -249,7 +249,7 @@ class _Quotes:
 
 
 class LateQuotes:
-    """Counts the lines that look quoted below the first ones of a file whose quotes are kept."""
+    """Warns of a wrong guess that quotes are part of the text: counts lines below the probed ones that look quoted."""
 
     def __init__(self, source: Source, tell: Callable[[str], None]) -> None:
         self._uri, self._tell, self._found = source.uri, tell, 0

@@ -15,7 +15,7 @@ from xlnet.data.vocabulary import make_tokenizer
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import MOST_SHARDS, DataRecipe, Recipe
 
-# What a row's tokens do not depend on: how the rows are assigned to splits, and how many may be rejected.
+# Fields that do not change any row's tokens: they assign rows to splits, or limit rejects.
 OF_OTHERS = {"train", "validation", "test", "labels", "validation_fraction", "test_fraction", "split_seed"}
 OF_OTHERS |= {"tokenizer", "vocab_size", "max_rejects", "shards"}
 

@@ -1,8 +1,8 @@
-"""The index of finished work below a pipeline root. It tells which artifact a cached step of a backend stands for.
+"""The index of finished steps below a pipeline root. It finds the artifact that a cached step of a backend reused.
 
-A backend says that a step was cached, but not whose result it used. Therefore the snapshot step, which always runs,
-writes a key for each later step. The key is made of everything that decides the step's result. A step that has
-finished writes an entry under its key. A reader of a run looks up a cached step's key, and finds the artifact.
+A backend reports that a step was cached, but not which run's result it used. Therefore the snapshot step, which always
+runs, writes a key for each later step, made of everything that the step's result depends on. A step that has finished
+writes an entry under its key. A reader of a run looks up a cached step's key, and finds the artifact.
 
     INDEX/runs/RUN.json         step → key
     INDEX/work/KEY/RUN.json     {"run": …, "uri": … of the artifact}

@@ -11,7 +11,7 @@ from xlnet.data import signatures
 from xlnet.data.storage import Source
 from xlnet.recipe import DataRecipe
 
-HEAD = 1 << 16  # bytes that tell the encoding and the ends of lines
+HEAD = 1 << 16  # bytes from which the encoding and the kind of line end are determined
 
 
 class Line(NamedTuple):
@@ -27,8 +27,8 @@ def read_lines(
 ) -> Iterator[Line]:
     """Yield all lines of a file that is uncompressed and at its beginning, in flat memory.
 
-    A line longer than the recipe allows has a reason instead of a text. In CSV (``quoted``), what stands in quotes does
-    not tell how lines end; CR alone ends a line only in a file whose first line ends so, and is a character elsewhere.
+    A line longer than the recipe allows has a reason instead of a text. A lone CR ends lines only if it ends the first
+    line; elsewhere it is a character. In CSV (``quoted``), the first line is the first outside quotes.
 
     Raises:
         UserError: the file is not text, or its encoding cannot be read.

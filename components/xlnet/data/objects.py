@@ -64,7 +64,7 @@ def checker(stored: Stored) -> Callable[[bytes], str | None] | None:
 
 
 def comparable(stored: Stored) -> bool:
-    """Whether a difference between an object's checksum and that of the received bytes means that they are damaged."""
+    """Whether a wrong checksum proves damage; in some buckets, checksums are not of an object's bytes."""
     return _store(stored.uri).comparable(stored)
 
 
@@ -117,7 +117,7 @@ def download(uri: str, directory: str | Path) -> Path:
 def fetch(stored: Stored, path: Path) -> None:
     """Copy one object into a file unless the file already holds its bytes.
 
-    A store's ``receive`` returns another file beside it with the bytes that arrived, and whether they are right.
+    The bytes arrive in a temporary file beside it, which takes its place if their checksum is right.
 
     Raises:
         CorruptArtifact: twice they were not.

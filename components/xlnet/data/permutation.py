@@ -73,7 +73,7 @@ def choose(
         turn = slice(None, None, -1 if backward else 1)
         given = (starts_L[part][turn], functional_L[part][turn])
         chosen_L = _spans(*given, length // one_in, one_in, generator)[turn]
-        # Distinct numbers above all those of earlier parts. What is not predicted comes before them, all at once.
+        # Known tokens share the number ``lowest``, others get distinct ones above it; earlier parts have lower ones.
         lowest = first + number - 1
         known_L = ~chosen_L & ~functional_L[part]
         order_L[part] = np.where(known_L, lowest, lowest + 1 + generator.permutation(length))

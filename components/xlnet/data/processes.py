@@ -22,10 +22,10 @@ from typing import Any, Generic, TypeVar
 
 from xlnet.errors import RunError, UserError
 
-NUMBER = "XLNET_PROCESSES"  # variable with the number of processes; by default as many as there are cores and memory
+NUMBER = "XLNET_PROCESSES"  # environment variable: number of processes; default: as many as cores and memory allow
 MEMORY = 512 << 20  # bytes for each process
 CGROUP = Path("/sys/fs/cgroup")
-# The libraries' own threads would be as many as cores in each process.
+# Otherwise the libraries would start a thread per core in each process.
 ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -161,7 +161,7 @@ def _memory() -> int:
 
 
 def _numbers(*files: str) -> Iterator[int]:
-    """Read a container's limits; nothing where there is no such file, or it says that there is no limit."""
+    """Yield the container's limits from these files of its cgroup; files that are absent or say ``max`` have none."""
     for file in files:
         with contextlib.suppress(OSError):
             words = (CGROUP / file).read_text().split()

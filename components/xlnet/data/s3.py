@@ -210,7 +210,8 @@ def _md5(path: Path) -> str:
 
 
 def comparable(stored: Stored) -> bool:
-    """Whether an ETag that looks like an MD5 is one. It is not if the bucket encrypts with a key of its own."""
+    """Whether an ETag that looks like an MD5 is one. With server-side encryption by a key service or a customer's key,
+    it is not."""
     bucket, name = split(stored.uri)
     with _explained(stored.uri):
         head = client(stored.uri).head_object(Bucket=bucket, Key=name)

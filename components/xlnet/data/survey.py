@@ -27,7 +27,7 @@ from xlnet.recipe import DataRecipe
 MAX_CLASSES = 1000
 MANY_CLASSES = 0.5  # with more classes per row, the label column holds something else
 SHOWN_REJECTS = 3
-# What may be wrong with the recipe if rows are rejected for this reason.
+# Reason of rejects → the setting that may be wrong.
 REMEDIES = {
     "not UTF-8": "set data.encoding (such as cp1252), ",
     "not a JSON object": 'write each row as an object, such as {"text": "a film", "label": "good"}, ',
@@ -153,7 +153,7 @@ def _note(survey: Survey, row: Row, split: int, number: int) -> None:
         label = survey.names.setdefault(row.label, len(survey.names))
         if row.written is not None and len(survey.written) < KEPT_SPELLINGS:
             survey.written[row.written] = row.label
-    if survey.recipe.id is not None:  # ids may start anew in each split; a missing one is nobody's duplicate
+    if survey.recipe.id is not None:  # two splits may use the same ids, and rows without an id are no duplicates
         survey.ids.append(seen.key(f"{split} {row.id}" if row.id else f"no id {len(survey.given)}", None))
     survey.labels.append(label)
     survey.given.append(split)

@@ -218,8 +218,8 @@ class Tokenizer:
     def _settings(self) -> dict[str, Any]:
         """``tokenizer_config.json``: names the class of ``transformers`` that gives the ids of ``tokenizer.json``.
 
-        XLNet's own class removes marks whatever the file says, so a vocabulary that knows them names the class
-        that takes the file as it is.
+        XLNet's own class always removes accents. So a vocabulary with accents names the generic class, which follows
+        ``tokenizer.json``.
         """
         lower = unigram.built_by_xlnets_class(self._rust)
         xlnets = {"tokenizer_class": "XLNetTokenizer", "do_lower_case": lower, "keep_accents": False}

@@ -99,7 +99,7 @@ def _each_once(files: list[Path], skipped: Skipped) -> list[Path]:
 def _matching(
     folder: Path, pattern: tuple[str, ...], skipped: Skipped, seen: set[tuple[tuple[int, int], int]]
 ) -> Iterator[Path]:
-    """Yield the files below a directory that match a pattern, part by part; ``seen`` ends cycles of links."""
+    """Yield the files below a directory that match the parts of a pattern; ``seen`` stops cycles of links."""
     first, rest = pattern[0], pattern[1:]
     if (identity(folder), len(pattern)) in seen:
         if first == "**":

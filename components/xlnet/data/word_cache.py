@@ -81,7 +81,7 @@ def _is_word_by_word(parts: dict[str, Any]) -> bool:
 
 
 def _is_local(step: dict[str, Any]) -> bool:
-    """Whether a step of the normaliser changes a word in the same way, whatever words stand beside it."""
+    """Whether a step of the normaliser changes each word without regard to its neighbours."""
     if step["type"] != "Replace":
         return step["type"] in LOCAL
     pattern: dict[str, str] = step["pattern"]

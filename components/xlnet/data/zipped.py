@@ -15,7 +15,8 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.
 # What zipfile raises if an archive is damaged.
 DAMAGE = (zipfile.BadZipFile, NotImplementedError, OSError, OverflowError, ValueError, struct.error)
 NAMED = 5  # files that a message names
-MOST_TIMES, FREE = 200, 1 << 30  # a file may unpack to so many times its size, and to so many bytes in any case
+# Limits against archive bombs: unpacked over packed size; unpacked bytes that are always allowed.
+MOST_TIMES, FREE = 200, 1 << 30
 
 
 def member(raw: IO[bytes], uri: str) -> tuple[str, IO[bytes]]:

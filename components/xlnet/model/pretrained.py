@@ -1,4 +1,4 @@
-"""Finds a pretrained model, and checks from the headers of its files that it fits, without torch or its weights."""
+"""Finds a pretrained model, and checks from its files' headers that it fits, without torch and without its weights."""
 
 import itertools
 import json

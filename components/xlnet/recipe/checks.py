@@ -14,7 +14,7 @@ NAME_LENGTH = 200
 SEGMENT = 128  # tokens of a segment in the pretrain step, unless the recipe sets a number
 BEFORE_TRAINING = ("max_length", "epochs", "steps", "batch_tokens", "learning_rate", "max_minutes", "seed")
 SMALLEST_VOCABULARY = 64
-SMALLEST_REST = 5  # of a segment, beside what becomes memory: <sep>, <sep>, <cls>, and a token on each side
+SMALLEST_REST = 5  # tokens of a segment that do not become memory: <sep>, <sep>, <cls>, and one on each side
 FOR_MLFLOW = (
     "leave it out and set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, instead"
 )

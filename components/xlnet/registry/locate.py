@@ -61,7 +61,7 @@ def with_weights(
         place = registry().find(registered(name)).model_uri
     else:
         return recipe
-    if not objects.is_remote(place):  # what lies in a bucket is downloaded by the steps that read it
+    if not objects.is_remote(place):  # steps that read an object in a bucket download it themselves
         place = str(model_directory(place) if place else model_directory(name, registry))
     has_own = recipe.data.tokenizer != DataRecipe().tokenizer
     return recipe.replace(model={"pretrained": place}, data={} if has_own else {"tokenizer": place})

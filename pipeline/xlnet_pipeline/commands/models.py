@@ -94,7 +94,7 @@ def _of_recipe(file: str | None) -> str:
     except UserError:
         if file is not None:
             raise
-        return ""  # the working directory has no usable recipe, which is fine if nobody named one
+        return ""  # no recipe was named, and the working directory has none that can be used
 
 
 def list_models(options: argparse.Namespace) -> None:

@@ -153,7 +153,7 @@ def verify(lineage: Lineage) -> list[str]:
 
 
 def changed(type: str, digest: str, directory: Path) -> str:
-    """Say how a directory differs from the artifact that it should hold; empty if it does not.
+    """Describe how a directory differs from the artifact that it should hold; empty if it holds it.
 
     Raises:
         UserError: the directory has no ``lineage.json``.

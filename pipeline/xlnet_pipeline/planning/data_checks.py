@@ -123,7 +123,7 @@ def weights(given: PlannedRun) -> str | None:
     if not name or given.survey is None or objects.is_remote(name):
         return None
     if not Path(name).is_dir():
-        if not given.remote:  # the train step fetches the rest; a remote machine may reach more than this one
+        if not given.remote:  # the train step fetches the rest, perhaps on a machine that reaches more than this one
             pretrained.find(name)
         return None
     survey, splits, _ = given.survey

@@ -13,7 +13,7 @@ from xlnet_pipeline.planning.workload import Workload
 
 GIB = float(1 << 30)
 
-# Bytes of one parameter: the optimizer holds two moments, and the best weights so far are kept beside the current.
+# Bytes of one parameter: the optimizer holds two moments; the best weights so far are kept besides the current ones.
 WEIGHTS, GRADIENTS, OPTIMIZER, BEST = 4, 4, 8, 4
 ACTIVATION = {"cpu": 4, "gpu": 2, "tpu": 2, "t4": 4}  # bytes of one activation: float32, else bfloat16
 # GiB that the program takes before it trains (CPU: measured); on a GPU it includes temporary attention scores.
@@ -21,15 +21,14 @@ PROCESS = {"cpu": 0.46, "gpu": 1.05, "tpu": 0.5}
 # Usable share of a chip's memory. A CPU's allocator was measured to hold a third more than is in use.
 USABLE = {"cpu": 0.70, "gpu": 0.92, "tpu": 0.92}
 
-# Values for each token, as multiples of (d, i, N·L): what one layer keeps for its backward pass, what dropout adds to
-# that, what is kept around the layers, and what is there for a moment beside all this. Counted on the code as it is,
-# the last one measured; `tests/test_plan.py` counts and measures them again, and `tests/test_gpu.py` on a GPU. On TPUs
-# products are bfloat16, what lies between the layers is float32 all the same, and a copy of it is kept beside it; on
-# GPUs it is bfloat16 too, without a copy (counted; not measured since). A GPU without bfloat16 computes in float32, and
-# its attention keeps scores (modelled).
+# Activations of each token, as multiples of (d, i, N·L): KEPT by one layer for its backward pass, added by dropout,
+# kept outside the layers, and the largest temporary ones. The first three are counted in the code, the last is
+# measured; `tests/test_plan.py` checks them, and `tests/test_gpu.py` does on a GPU. On TPUs, products are bfloat16, but
+# activations between layers are float32, with a bfloat16 copy. On GPUs both are bfloat16, without a copy (counted, not
+# measured). A GPU without bfloat16 computes in float32, and its attention keeps scores (modelled).
 KEPT = {"cpu": (8.5, 2, 0), "gpu": (8, 2, 0), "tpu": (12, 2, 0), "t4": (8.5, 2, 2)}
 KEPT_BY_DROPOUT, AROUND, PASSING = (0, 0, 0), (0, 0, 0), (0, 1.2, 0)
-SPARED = (4, 2, 0)  # what the last layer keeps less: after attention it computes each text's last token only
+SPARED = (4, 2, 0)  # what the last layer does not keep: after attention it computes only each text's last token
 
 # Share of a chip's peak that training reaches in useful operations. CPU: measured, of the rate at which matrices are
 # multiplied. GPU: measured on an H200 in bfloat16, 30 % (base) and 34 % (large) of what it multiplies, which is 77 % of

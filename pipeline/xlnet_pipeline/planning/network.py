@@ -3,7 +3,7 @@
 It follows :mod:`xlnet.training.distributed`: buckets of gradients are summed one after another while the backward pass
 goes on, the embedding table's gradient after it. On a CPU the table's gradient is exchanged as the rows that the
 batch used, and nothing is hidden, because gloo's threads need the processors that compute. A TPU's exchange is
-inserted by its compiler; nothing of it is taken to be hidden either.
+inserted by its compiler; the model assumes that none of it is hidden either.
 """
 
 import math
@@ -78,8 +78,8 @@ class Links:
     def all_reduce(self, size: float) -> float:
         """Return the seconds to sum ``size`` bytes over all devices.
 
-        Each device sends and receives nearly twice the bytes, in a ring at the rate of its slowest link; the latency is
-        a ring's, or that of a tree over the machines where that is less.
+        In a ring, each device sends and receives nearly ``2 * size`` bytes at the rate of the slowest link. The latency
+        is that of a ring or of a tree over the machines, whichever is less.
         """
         if self.devices == 1:
             return 0.0

@@ -43,7 +43,7 @@ CANCEL_WAIT = 120.0  # seconds that a cancelled run has to end: 21 were seen, an
 # The last line of Kubeflow Pipelines' launcher; its program's status, or the signal in Go's words.
 ENDED_WITH = re.compile(r"failed to execute component: (?:exit status (?P<status>\d+)|signal: (?P<signal>\w+))")
 SIGNALS = {"killed": -signal.SIGKILL, "terminated": -signal.SIGTERM, "aborted": -signal.SIGABRT}
-OUTAGE = 1800.0  # seconds that a target may not answer while a run is waited for; the run does not need us
+OUTAGE = 1800.0  # seconds without an answer until waiting for a run ends with an error; the run itself goes on
 SILENCE = 20.0  # seconds that a step's pod waits before a message says so
 REPEAT = 600.0  # seconds between two messages about the same wait
 LOST_FOR = 180.0  # seconds until a run counts as lost: a cluster that is briefly unreachable looks the same

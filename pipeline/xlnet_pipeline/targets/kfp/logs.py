@@ -108,7 +108,7 @@ class PodLogs:
             return None
 
     def _note(self, page: Page) -> None:
-        """Keep what an answer says that is neither a log nor the absence of one."""
+        """Remember the first answer that is an error, to report it if no place has the log."""
         said = " ".join(reason(page.text, page.text).split())[:200] or "nothing"
         what = f"answers {page.status}: {said}" if page.status else f"does not answer ({said})"
         self.trouble = self.trouble or f"Kubeflow Pipelines at {self.api.settings.address} {what}; try again later"

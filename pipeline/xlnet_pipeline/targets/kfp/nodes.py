@@ -6,8 +6,8 @@ such as ``WORKFLOW(0).root(0).train(0).executor(0)``. The numbers in brackets co
 template may be retried. Each task lists the ids of its children. So the nodes are those paths whose hash is some task's
 child, and a task belongs to the path under which all its children make sense.
 
-A loop is a node with the nodes ``iteration-driver`` and ``iteration-iterations`` below it. Each item has one named
-``iteration-iterations(2:2)`` beside the latter, with ``iteration-item-driver`` and ``iteration-item``, which holds the
+Below a loop's node are the nodes ``iteration-driver`` and ``iteration-iterations``, and for each item a node such as
+``iteration-iterations(2:2)``. Below the latter are ``iteration-item-driver`` and ``iteration-item``, which holds the
 tasks. No recording shows a loop: this follows the compiler in Kubeflow Pipelines' backend.
 """
 

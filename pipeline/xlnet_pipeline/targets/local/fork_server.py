@@ -4,9 +4,9 @@ Importing torch, scikit-learn and MLflow takes longer than the work of a small r
 while the first steps already run, and each step starts as a copy of it. A step that was started like this is a process
 like any other: it has its own session, group, output and exit status, and its libraries have done nothing yet.
 
-The server is a program of its own and not a fork of ours, because our process may have threads, a notebook's CUDA
-context or modules that a step must not see. It answers requests one at a time, between two imports: one socket
-message with the output and a socket for the answers, which are ``pid N`` and then ``status N``.
+The server is a separate program and not a fork of this process, which may have threads, a notebook's CUDA context or
+modules that a step must not see. It handles one request at a time, also between two imports. A request is one socket
+message with the step's output and a socket for the answers: first ``pid N``, in the end ``status N``.
 """
 
 import contextlib

@@ -40,7 +40,7 @@ class LocalTarget:
     """Runs on this machine. See :class:`xlnet_pipeline.targets.Target` for the methods."""
 
     name = "local"
-    # ``exec`` replaces the step's shell by its program; the shell would die of the first signal.
+    # ``exec`` replaces the step's shell by its program, because a shell would end at the first signal.
     interpreter = f"exec {shlex.quote(sys.executable)}"
     settings = Settings()
     cannot: Mapping[str, str] = {

@@ -21,7 +21,7 @@ class CronTimes(BaseTrigger):
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Return the first time after the last one, or after now if the schedule has not fired yet."""
         (found,) = cron.parse(self.expression).next_times(self.zone, 1, previous_fire_time or now)
-        return found.astimezone(UTC)  # APScheduler adds and compares by wall clock, which an autumn night has twice
+        return found.astimezone(UTC)  # APScheduler compares wall clocks, which show an hour twice when summer time ends
 
     def __str__(self) -> str:
         return f"cron[{self.expression}, {self.zone}]"
