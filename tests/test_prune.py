@@ -22,6 +22,12 @@ from xlnet_pipeline.targets.local.target import LocalTarget
 OLD = time.time() - 40 * 86400
 
 
+@pytest.fixture(autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other programs have left in the system's temporary directory is not ours to judge."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("temporary")))
+
+
 def a_run(home: Path, number: int, *, uses: str = "", **fields: object) -> Run:
     """The record of a run of long ago with one artifact, made by itself or taken from the run ``uses``."""
     name = f"2026010{number}-100000-abc{number}"

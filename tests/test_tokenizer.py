@@ -1,5 +1,6 @@
 """Tokens: the same ids as transformers' XLNet tokenizer, at any length, for any script."""
 
+import gc
 import io
 import json
 import shutil
@@ -110,11 +111,23 @@ def test_training_twice_gives_the_same_bytes(german, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_sentencepiece_model_alone_is_enough(german, tmp_path):
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The system's temporary directory."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    return tmp_path / "temporary"
+
+
+def test_a_sentencepiece_model_alone_is_enough(german, tmp_path, temporary):
     texts, folder, tokenizer = german
     (tmp_path / "spiece.model").write_bytes((folder / "spiece.model").read_bytes())
     again = load_tokenizer(tmp_path)
     assert again.encode(texts, None, 32) == tokenizer.encode(texts, None, 32)
+    assert again.directory.parent == temporary
+    del again
+    gc.collect()
+    assert not list(temporary.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +224,8 @@ def test_mistakes(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", bytes(range(256)) * 20])
-def test_a_damaged_sentencepiece_model_is_one_line(tmp_path, content):
+def test_a_damaged_sentencepiece_model_is_one_line(tmp_path, temporary, content):
     (tmp_path / "spiece.model").write_bytes(content)
     with pytest.raises(UserError, match=r"tokenizer '.*': spiece.model is not a SentencePiece model, or is damaged"):
         load_tokenizer(tmp_path)
+    assert not list(temporary.iterdir())

@@ -7,6 +7,7 @@ long text therefore have the same tokens alone as in the whole text.
 import json
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -306,14 +307,19 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             f"data.tokenizer '{name}' has neither tokenizer.json nor spiece.model; name a tokenizer's directory"
         )
     converted = Path(tempfile.mkdtemp(prefix="xlnet-tokenizer-"))
-    for name in TOKENIZER_FILES:
-        if (directory / name).is_file():
-            shutil.copyfile(directory / name, converted / name)
     try:
+        for name in TOKENIZER_FILES:
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, converted / name)
         unigram.write_tokenizer_json(converted)
-    except UserError as error:
-        raise UserError(f"tokenizer '{directory}': {error}") from None
-    return Tokenizer(converted)
+        tokenizer = Tokenizer(converted)
+    except BaseException as error:
+        shutil.rmtree(converted)
+        if isinstance(error, UserError):
+            raise UserError(f"tokenizer '{directory}': {error}") from None
+        raise
+    weakref.finalize(tokenizer, shutil.rmtree, converted, ignore_errors=True)
+    return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> Tokenizer:
