@@ -32,14 +32,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what waits for a daemon and its builds, so that other workers' tests fill the time.
+    """Begin with what waits for a daemon and its builds, so that other workers' tests fill the time; then the longest file.
 
     Raises:
         pytest.UsageError: a test's name holds an address in memory, which differs between the workers.
     """
     if named_by_address := [item.nodeid for item in items if " at 0x" in item.nodeid]:
         raise pytest.UsageError(f"give its parameters other ids: {named_by_address[0]}")
-    items.sort(key=lambda item: item.get_closest_marker("containers") is None)
+    items.sort(key=lambda item: not item.get_closest_marker("xla"))
+    items.sort(key=lambda item: not item.get_closest_marker("containers"))
 
 
 @pytest.fixture(autouse=True)
