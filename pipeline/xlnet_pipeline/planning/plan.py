@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xlnet.data.remarks import counted
 from xlnet.errors import UserError
 from xlnet.recipe import ModelRecipe, Recipe
 from xlnet.training import precision
@@ -237,7 +238,8 @@ def _lines(plan: Plan) -> list[str]:
 
 def _updates(work: Workload) -> str:
     limit = f", at most {work.minutes:g} minutes" if work.minutes else ""
-    return f"{work.steps:,} steps of {work.batch_tokens:,} tokens, {work.tokens / 1e6:,.1f} M tokens in all{limit}"
+    tokens = f"{work.tokens / 1e6:,.1f} M" if work.tokens >= 1e6 else f"{work.tokens:,.0f}"
+    return f"{counted(work.steps, 'step')} of {work.batch_tokens:,} tokens, {tokens} tokens in all{limit}"
 
 
 def _table(plan: Plan) -> list[str]:
