@@ -32,7 +32,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what waits for a daemon and its builds, so that other workers' tests fill the time; then with torch_xla.
+    """Begin with what waits for a daemon and its builds, so that other tests fill the time; then with torch_xla.
 
     Raises:
         pytest.UsageError: a test's name holds an address in memory, which differs between the workers.
