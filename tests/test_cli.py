@@ -158,6 +158,11 @@ def test_home_is_understood_before_and_after_the_command(
     assert str(isolated_state) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("word", "device"), [("gpu", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
+def test_a_gpu_is_the_device_cuda(word: str, device: str) -> None:
+    assert cli.parser().parse_args(["run", "--device", word]).device == device
+
+
 def test_recipe_of_settings_alone_takes_nothing_from_the_demo(tmp_path: Path) -> None:
     demo = load(None, ["training.epochs=1"])
     assert demo.data.train == ("demo:uci_sentences",)

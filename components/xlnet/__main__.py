@@ -10,7 +10,7 @@ from typing import Any
 
 from xlnet import recipe as recipes
 from xlnet.errors import RunError, UserError
-from xlnet.options import MODEL, add_generation, add_serving, add_source
+from xlnet.options import MODEL, add_generation, add_serving, add_source, device
 from xlnet.redaction import visible
 from xlnet.steps import STEPS
 from xlnet.training import DEVICES
@@ -139,7 +139,10 @@ def build_parser() -> argparse.ArgumentParser:
             one.add_argument(f"--{step.key}", required=True, metavar="KEY", help=what)
         if step.trains:
             one.add_argument(
-                "--device", choices=DEVICES, help="where to train; default: $XLNET_DEVICE, else what is there"
+                "--device",
+                type=device,
+                choices=DEVICES,
+                help="where to train; default: $XLNET_DEVICE, else what is there",
             )
         for field in step.if_made:
             one.add_argument(f"--{field}", **IF_MADE[field])

@@ -7,6 +7,11 @@ PRECISIONS = ("auto", "float32", "bfloat16", "int8")  # number types of matrix p
 MODEL = "directory, gs:// URI, models:/NAME/VERSION, or registered NAME, NAME:VERSION, NAME@ALIAS"
 
 
+def device(word: str) -> str:
+    """Return the kind of device that a word on a command line names: ``gpu`` means ``cuda``."""
+    return "cuda" if word == "gpu" else word
+
+
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Declare the input arguments of ``predict``."""
     text = "a text; a file in any format of training data; or - for one text per line of standard input"

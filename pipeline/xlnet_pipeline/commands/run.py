@@ -14,6 +14,7 @@ from xlnet import recipe as recipes
 from xlnet import state
 from xlnet.data.walking import DATA_SUFFIXES
 from xlnet.errors import UserError
+from xlnet.options import device
 from xlnet.recipe import Recipe
 from xlnet.registry import Registry
 from xlnet.registry.locate import MLFLOW, RUNS, with_weights
@@ -57,7 +58,8 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--nproc", type=int, metavar="N", help="on local and docker: processes that train together (one per GPU, or 1)"
     )
-    parser.add_argument("--device", choices=DEVICES, help="on local: device to train on (default: the best one)")
+    text = "on local: device to train on (default: the best one)"
+    parser.add_argument("--device", type=device, choices=DEVICES, help=text)
     parser.add_argument("--memory", metavar="SIZE", help="with --target docker: memory limit of a step, such as 4g")
     parser.add_argument("--wait", action="store_true", help="on kfp and vertex: wait until the run has ended")
     parser.add_argument("--deadline", type=hours, metavar="TIME", help="for --machine auto: how long training may take")

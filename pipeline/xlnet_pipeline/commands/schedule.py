@@ -122,7 +122,7 @@ def create(options: argparse.Namespace) -> None:
     else:
         print(f"schedule {made.name}: updated")
         print("\n".join(f"  {line}" for line in changed))
-    print(f"next run {local_time(made.next_run) or '-'}" + (" (paused)" if made.state == "PAUSED" else ""))
+    print(f"next run {_next(made) or '-'}" + (" (paused)" if made.state == "PAUSED" else ""))
     for note in made.notes:
         print(f"warning: {note}", file=sys.stderr)
     if target.name == "local":
@@ -145,7 +145,7 @@ def list_schedules(options: argparse.Namespace) -> None:
                 one.state,
                 one.timing.cron,
                 one.timing.timezone,
-                local_time(one.next_run),
+                _next(one),
                 local_time(one.last_run),
                 one.machine or None,
                 _short(drift_of(options, target, one)),
@@ -218,6 +218,10 @@ def show(options: argparse.Namespace) -> None:
             print(f"{title}:\n" + "\n".join(f"  {line}" for line in lines))
 
 
+def _next(one: "Schedule") -> str | None:
+    return _zoned(one.next_run, one.timing.timezone) if one.next_run else None
+
+
 def _zoned(moment: str, zone: str) -> str:
     """Convert an ISO 8601 time to the schedule's time zone."""
     return datetime.fromisoformat(moment).astimezone(ZoneInfo(zone)).strftime("%a %Y-%m-%d %H:%M %Z")
@@ -231,7 +235,7 @@ def pause(options: argparse.Namespace) -> None:
 def resume(options: argparse.Namespace) -> None:
     """Resume a schedule."""
     one = chosen(options).schedules().resume(options.name)
-    print(f"schedule {one.name}: ACTIVE, next run {local_time(one.next_run)}")
+    print(f"schedule {one.name}: ACTIVE, next run {_next(one)}")
 
 
 def delete(options: argparse.Namespace) -> None:
