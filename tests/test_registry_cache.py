@@ -1,46 +1,56 @@
-"""Answers of a registry in a file: kept while the file stays as it is, and forgotten with any change."""
+"""Answers about a registry's file: kept while the file stays as it is, and forgotten with any change."""
 
 import os
 import sqlite3
 from pathlib import Path
+from typing import NoReturn
 
-from xlnet.registry.cache import AnswerCache
+import pytest
+
+from xlnet.registry.cache import answer
 
 
-def database(path: Path) -> Path:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mlflow.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE models (name TEXT)")
     return path
 
 
-def test_an_answer_is_kept_until_the_file_changes(tmp_path: Path) -> None:
-    file = tmp_path / "mlflow.db"
-    database(file)
-    AnswerCache(file).put("champion", "with champion 1")
-    assert AnswerCache(file).get("champion") == "with champion 1"
-    found = file.stat()
+def change(file: Path) -> None:
     with sqlite3.connect(file) as connection:
         connection.execute("INSERT INTO models VALUES ('a')")
-    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
-    assert AnswerCache(file).get("champion") is None, "the file's counter of changes tells, whatever its time says"
 
 
-def test_an_answer_from_before_a_change_is_not_kept(tmp_path: Path) -> None:
-    file = tmp_path / "mlflow.db"
-    database(file)
-    asked = AnswerCache(file)
-    with sqlite3.connect(file) as connection:
-        connection.execute("INSERT INTO models VALUES ('a')")
-    asked.put("champion", "with champion 1")
-    assert AnswerCache(file).get("champion") is None
+def unasked() -> NoReturn:
+    raise AssertionError("the answer is known")
 
 
-def test_of_servers_absent_and_damaged_files_nothing_is_known(tmp_path: Path) -> None:
-    for file in (None, tmp_path / "absent.db"):
-        AnswerCache(file).put("champion", "with champion 1")
-        assert AnswerCache(file).get("champion") is None
+@pytest.mark.parametrize("found", ["with champion 1", [], "", None, {"a": [1]}])
+def test_an_answer_is_kept_until_the_file_changes(file: Path, found: object) -> None:
+    assert answer(file, "champion", lambda: found) == found
+    assert answer(file, "names", list) == []
+    assert answer(file, "champion", unasked) == found
+    before = file.stat()
+    change(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert answer(file, "champion", lambda: "new") == "new", "the file's counter of changes tells, whatever its time"
+
+
+def test_an_answer_from_before_a_change_is_not_kept(file: Path) -> None:
+    assert answer(file, "champion", lambda: change(file) or "old") == "old"
+    assert answer(file, "champion", lambda: "new") == "new"
+
+
+def test_of_servers_and_absent_files_nothing_is_kept(tmp_path: Path) -> None:
+    for place in (None, tmp_path / "absent.db"):
+        assert [answer(place, "champion", lambda number=number: number) for number in range(2)] == [0, 1]
     assert not list(tmp_path.iterdir())
-    file = database(tmp_path / "mlflow.db")
-    for content in ("", "[]", '{"state": 1}', '{"state": "", "answers": []}'):
-        (tmp_path / "mlflow.db-answers.json").write_text(content)
-        assert AnswerCache(file).get("champion") is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"state": 1}', '{"state": "", "answers": []}'])
+def test_damaged_answers_are_asked_again(file: Path, content: str) -> None:
+    file.with_name("mlflow.db-answers.json").write_text(content)
+    assert answer(file, "champion", lambda: 1) == 1
+    assert answer(file, "champion", unasked) == 1

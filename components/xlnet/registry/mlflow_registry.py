@@ -14,9 +14,8 @@ from xlnet import state
 from xlnet.data.addresses import is_remote
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.redaction import redacted
-from xlnet.registry import mlflow_files
+from xlnet.registry import cache, mlflow_files
 from xlnet.registry.address import sqlite_file
-from xlnet.registry.cache import AnswerCache
 from xlnet.registry.versions import CHAMPION, ModelVersion, choose
 
 MODEL = "model"  # folder of a run's artifacts on a server
@@ -178,12 +177,12 @@ class MlflowRegistry:
 
     def _answer(self, question: str, ask: Callable[[], Any]) -> Any:
         """Return what ``ask`` finds in MLflow. A file is only opened if it has changed since the question was asked."""
-        answers = AnswerCache(self._file)
-        if (found := answers.get(question)) is None:
+
+        def asked() -> Any:
             with self._errors():
-                found = ask()
-            answers.put(question, found)
-        return found
+                return ask()
+
+        return cache.answer(self._file, question, asked)
 
     def _deleted_experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
