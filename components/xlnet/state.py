@@ -14,7 +14,7 @@ HOME = "XLNET_PIPELINE_HOME"
 DEFAULT = ".xlnet-pipeline"
 SQLITE = "sqlite:///"
 
-# Earlier versions stored absolute paths. In a moved directory, this part of such a path leads to the file.
+# Earlier versions stored absolute paths. This part of such a path finds the file in a moved directory.
 _WITHIN = re.compile(r".*/(runs/[^/]+/artifacts/.+)", re.DOTALL)
 
 

@@ -54,7 +54,7 @@ class PodFailures:
         return min(present, key=lambda one: (_blame(one[1]), one[1].get("finishedAt") or ""))
 
     def last(self) -> str:
-        """Describe the end of the latest attempt in one line, or return an empty text if nobody saw it end."""
+        """Describe the end of the latest attempt in one line; empty if its end was not recorded."""
         found = self.first_cause()
         return self._describe(*found) if found else ""
 

@@ -21,7 +21,7 @@ _NAME = re.compile(r"[^\W\d][\w .-]*")
 
 
 class Row(NamedTuple):
-    """One example as it stands in a file."""
+    """One example, as the file gives it."""
 
     text: str
     text_pair: str | None

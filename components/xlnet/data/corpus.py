@@ -184,7 +184,7 @@ def _refuse_short(tokens: list[int], length: int) -> None:
 
 
 def reading(recipe: Recipe) -> DataRecipe:
-    """Return the settings that read the files of a run's corpus: those of its data, but without labels."""
+    """Return the settings with which a run's corpus is read: the recipe's for data, without labels."""
     own = {name: getattr(recipe.data, name) for name in READING}
     return Recipe().replace(data={**own, "task": "pretrain", "max_length": segment_length(recipe)}).data
 

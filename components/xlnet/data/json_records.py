@@ -111,7 +111,7 @@ def rows_alone(objects: Iterator[Object], wanted: Sequence[Any], source: Source)
     """Return the objects; refuse a file that is one object with all rows inside.
 
     Raises:
-        UserError: it is; the message says how its rows lie in it, and what to write instead.
+        UserError: it is; the message describes the object's form, and what to write instead.
     """
     first = list(islice(objects, 2))
     if len(first) == 1 and (how := _table(first[0].fields, wanted)):
@@ -190,7 +190,7 @@ def _object_of_line(line: Line, wanted: set[Any]) -> Object:
         check_text(text)
         value, end = _JSON.raw_decode(text)  # decode() searches for spaces around it, which takes a third longer
         if end < len(text):
-            value = _JSON.decode(text)  # raises, and says where something follows
+            value = _JSON.decode(text)  # raises an error with the position of what follows
     except BadValue as bad:
         return Object(line.number, {}, bad.reason)
     except ValueError as error:

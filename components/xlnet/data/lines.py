@@ -28,7 +28,7 @@ def read_lines(
     """Yield all lines of a file that is uncompressed and at its beginning, in flat memory.
 
     A line longer than the recipe allows has a reason instead of a text. A lone CR ends lines only if it ends the first
-    line; elsewhere it is a character. In CSV (``quoted``), the first line is the first outside quotes.
+    line; otherwise it is a character. In CSV (``quoted``), the first line is the first outside quotes.
 
     Raises:
         UserError: the file is not text, or its encoding cannot be read.

@@ -103,7 +103,7 @@ def download(uri: str, directory: str | Path) -> Path:
 
     Raises:
         UserError: there are no objects or no access, or an object's name cannot be a file name.
-        CorruptArtifact: an object's bytes twice had another checksum than the bucket says.
+        CorruptArtifact: an object's bytes arrived twice with a wrong checksum.
     """
     base, root = uri.rstrip("/"), Path(directory)
     found = [one for one in listing(base + "/") if not one.name.endswith("/")]

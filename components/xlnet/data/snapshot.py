@@ -106,7 +106,7 @@ def listed(data: DataRecipe, remarks: list[str]) -> list[SourceFile]:
     What is left out, and which labels go with which texts, is added to ``remarks``, one line each.
 
     Raises:
-        UserError: a path names nothing, or the files of labels are not as many as the files of texts.
+        UserError: a path names nothing, or there are not as many files of labels as files of texts.
     """
     files: list[SourceFile] = []
     for field in INPUTS:

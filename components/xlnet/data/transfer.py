@@ -37,7 +37,7 @@ def receive(client: Any, blob: Any, file: IO[bytes], first: int, last: int, time
         ConnectionError: the connection broke, or fewer bytes arrived.
     """
     query = {"alt": "media"} | ({"generation": blob.generation} if blob.generation else {})
-    headers = {"Accept-Encoding": "gzip"}  # the checksum of an object stored as gzip is that of its gzip bytes
+    headers = {"Accept-Encoding": "gzip"}  # an object stored as gzip has the checksum of its compressed bytes
     if blob.size is None or (first, last) != (0, blob.size - 1):
         headers["Range"] = f"bytes={first}-{last}"
     path = f"/download/storage/v1/b/{blob.bucket.name}/o/{quote(blob.name, safe='')}"

@@ -1,6 +1,6 @@
 """The evaluation's report: one HTML page that needs no other file, for desktop and phone.
 
-The only time in it is that of the model's training, so equal evaluations of a model write equal pages.
+It shows no time but that of the model's training, so that equal evaluations write equal pages.
 """
 
 import dataclasses

@@ -217,7 +217,7 @@ def _log(client: Any, run: str, parameters: dict[str, str], metrics: dict[str, f
 
 
 def _refuse_unreadable(file: Path) -> None:
-    """Raise RunError for a sqlite file that MLflow cannot open, because MLflow says so only after minutes, or never."""
+    """Raise RunError for a sqlite file that MLflow cannot open, because MLflow reports it after minutes, or never."""
     try:
         with file.open("rb"):
             pass

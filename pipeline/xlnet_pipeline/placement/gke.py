@@ -79,7 +79,7 @@ def _compute(task: dsl.PipelineTask, machine: Machine, spot: bool) -> None:
 
 
 def _hand_over(task: dsl.PipelineTask, where: Placement) -> None:
-    """Turn the task into one that creates and watches a JobSet, and tell it what the JobSet's pods need."""
+    """Make the task create and watch a JobSet, and give it what the JobSet's pods need."""
     task.set_cpu_request(SMALL[0]).set_memory_request(SMALL[1]).set_retry(LAUNCHER_RETRIES, **BACKOFF)
     kubernetes.use_field_path_as_env(task, "XLNET_POD_NAME", "metadata.name")
     task.set_env_variable(JOBSET, requirements(where).to_json())

@@ -26,7 +26,7 @@ class Candidate:
     hours: float
     usd: float | None  # of all these hours; None: not sold
     speed_basis: str  # "measured …" or "modelled …"
-    pretraining_hours: float = 0.0  # of ``hours``: those of the pretrain step
+    pretraining_hours: float = 0.0  # hours of the pretrain step, which ``hours`` includes
 
     @property
     def usable_memory(self) -> float:

@@ -22,7 +22,7 @@ from xlnet.training.preemption import grace, handling
 
 BEYOND = 5.0  # seconds added to the grace period in which a step's program saves its work
 POLL = 0.1  # longest delay until a stop is noticed, seconds
-AGAIN = 1.0  # seconds after which a second signal is a person's, and not the same one passed on
+AGAIN = 1.0  # a second signal within so many seconds is the first one, forwarded by another process
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONGEST_LINE = 1 << 20  # bytes; a longer line is split
 
@@ -115,8 +115,8 @@ class Watch:
         line: called with each whole line of the log, without control characters.
         stop: checked all the time. When it asks to stop, the command and all that it has started get SIGTERM, and
             :func:`patience` seconds to end.
-        live: if given, the command writes to a terminal of its own, and this is called with the unfinished last line
-            whenever a progress bar has drawn it again.
+        live: if given, the command writes to a pseudo-terminal, and this is called with the unfinished last line each
+            time a progress bar redraws it.
         stopping: called after the command has been asked to end.
     """
 

@@ -20,7 +20,7 @@ BY_POD = "/k8s/pod/logs"
 # Argo names a pod after its template. These are the templates of Kubeflow Pipelines' own compiler.
 STEP_TEMPLATES = ("retry-system-container-impl", "system-container-impl")
 DRIVER_TEMPLATES = ("system-container-driver", "system-dag-driver")
-GLIMPSE = 2000  # bytes that tell a log from an error, and which error
+GLIMPSE = 2000  # bytes that are enough to distinguish a log from an error, and to read the error
 NO_LOG = re.compile(r"NoSuchKey|NotFound|not found", re.IGNORECASE)  # in an error: there is none, or no such run
 
 
@@ -29,7 +29,7 @@ class PodLogs:
 
     def __init__(self, api: KfpApi) -> None:
         self.api = api
-        self._by_node = self._by_pod = True  # until the server says that it has no such path
+        self._by_node = self._by_pod = True  # becomes False when the server answers that it has no such path
         self.trouble = ""  # why the last log that was not found may exist nevertheless
 
     def read(self, run: str, node: ArgoNode, root: str = "", pipeline: str = "") -> str | None:

@@ -232,7 +232,7 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
         later = list(KEPT)[list(KEPT).index(step) + 1 :]
         waiting = [module for name in later for module in LIBRARIES[name] if module not in sys.modules]
         answer = socket.socket(fileno=answers)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until its number is known
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until the new process is in ``running``
         if (pid := os.fork()) == 0:
             requests.close()
             for other in running.values():
