@@ -4,7 +4,8 @@
 
 Prints the seconds of transformers and of each precision of ours; their ratios, by the clock and by the processor, which
 other work disturbs less; how many of the new tokens are equal; how many different ones there are, as drafts help a text
-that repeats itself; and our time per token around six places of a text. Larger weights (--range 0.06) repeat less.
+that repeats itself; and our processor time per token around six places of a text. Larger weights (--range 0.2) repeat
+less.
 """
 
 import argparse
@@ -48,18 +49,18 @@ def models(shape, initializer_range=0.02):
 
 
 def generate(weights, ids, tokens, drafts=True):
-    """Our greedy text, and the seconds until each token."""
-    text, times, begun = list(ids), [], time.perf_counter()
+    """Our greedy text, and the seconds of processor time until each token."""
+    text, times, begun = list(ids), [], time.process_time()
     decoder = Decoder(weights, len(ids) + tokens, 4096)
     with nullcontext() if drafts else patch.object(Decoder, "most_drafts", 0):
         for token, _ in continued(decoder, ids, tokens, lambda logits_V: int(logits_V.argmax()), 1):
             text.append(token)
-            times.append(time.perf_counter() - begun)
+            times.append(time.process_time() - begun)
     return text, times
 
 
 def growth(weights, texts, drafts):
-    """Milliseconds a token around some places of a text, the fastest of some texts, and last to first."""
+    """Milliseconds of processor time per token around some places, the fastest of some texts, and last to first."""
     found = [generate(weights, [100], PLACES[-1] + AROUND, drafts)[1] for _ in range(texts)]
     at = {
         place: min(times[place + AROUND - 1] - times[place - AROUND - 1] for times in found) * 1000 / (2 * AROUND)

@@ -1,7 +1,8 @@
-// One pass of generation: a few rows through all layers, with kept keys and values, and the logits of the last row.
+// One pass of generation: groups of a few rows through all layers, with kept keys and values, and the logits of each
+// group's last row.
 //
-// A token costs its weights' way from memory once: each weight is loaded for all rows together. Matrices may therefore be
-// kept in bfloat16 or int8; all sums are of float32. Widths must be multiples of 16. Shapes: see generation/decoder.py.
+// A pass costs its weights' way from memory once: each weight is loaded for all rows together. Matrices may therefore be
+// kept in bfloat16 or int8; all sums are of float32, and each row's bits do not depend on how many groups there are. Widths must be multiples of 16. Shapes: see generation/decoder.py.
 
 #include <functional>
 
@@ -37,7 +38,7 @@ struct Group {
 struct Pass {
     float *x, *scratch, *logits;
     const float *table, *mask;
-    Matrix output;                // null: coarse logits will do
+    Matrix output;
     Screen screen;                // of the output; null: there is none
     const unsigned char* hidden;  // for each key: its token is not known; null: all are known
     const Group* groups;
@@ -123,7 +124,7 @@ void greatest_logits(const Pass& p, const float* x, float length, float* out, fl
 // The logits of the queries, which are the first rows of x.
 void output(const Pass& p) {
     const long padded = up(p.vocabulary, PANEL);
-    if (p.output.weights && (!p.likeliest || !p.screen.panels))
+    if (!p.likeliest || !p.screen.panels)
         return project(p, p.count, p.x, p.output, p.logits, padded, p.width, p.vocabulary);
     float lengths[MOST_GROUPS];
     for (long row = 0; row < p.count; ++row) {
@@ -134,11 +135,11 @@ void output(const Pass& p) {
     float* least = p.scratch;
     for (long row = 0; row < p.count;) {
         const long rows = std::min<long>(4, p.count - row), at = row * padded;
-        const auto coarse = rows == 1 ? coarse_logits<1> : rows == 2 ? coarse_logits<2> : rows == 3 ? coarse_logits<3> : coarse_logits<4>;
-        coarse(p, p.x + row * p.width, lengths + row, p.logits + at, least + at);
+        constexpr decltype(&coarse_logits<1>) of[] = {coarse_logits<1>, coarse_logits<2>, coarse_logits<3>, coarse_logits<4>};
+        of[rows - 1](p, p.x + row * p.width, lengths + row, p.logits + at, least + at);
         row += rows;
     }
-    for (long row = 0; p.output.weights && row < p.count; ++row)
+    for (long row = 0; row < p.count; ++row)
         (p.kind == BFLOAT16 ? greatest_logits<bf16> : greatest_logits<float>)(
             p, p.x + row * p.width, lengths[row], p.logits + row * padded, least + row * padded);
 }

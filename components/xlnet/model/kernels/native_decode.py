@@ -142,7 +142,7 @@ class Passes:
         self,
         layers: Sequence[LayerTensors],
         table_VD: Tensor,
-        output: Matrix | None,
+        output: Matrix,
         screen: Screen | None,
         mask_D: Tensor,
         eps: float,
@@ -152,7 +152,7 @@ class Passes:
         Args:
             layers: of the model.
             table_VD: the tokens' embeddings, in float32.
-            output: gives the logits; None: those of the screen will do.
+            output: gives the logits.
             screen: of the output, to find the likeliest tokens in fewer bytes.
             mask_D: what the query stream begins with.
             eps: of the layer norms.
@@ -171,9 +171,7 @@ class Passes:
         size = library.decode_scratch(*map(c_long, (width, heads, head, inner, slots, vocabulary)))
         self._scratch = table_VD.new_empty(size)
         self._pass = _DecodePass(self._x_QD.data_ptr(), self._scratch.data_ptr())
-        self._pass.table, self._pass.mask = table_VD.data_ptr(), mask_D.data_ptr()
-        if output:
-            self._pass.output = _matrix(output)
+        self._pass.table, self._pass.mask, self._pass.output = table_VD.data_ptr(), mask_D.data_ptr(), _matrix(output)
         if screen:
             self._pass.screen = _Screen(*(one.data_ptr() for one in screen))
         self._pass.layers, self._pass.width, self._pass.heads, self._pass.head = len(layers), width, heads, head
