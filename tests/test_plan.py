@@ -91,14 +91,14 @@ def test_parameters_are_exact(preset: str) -> None:
 def test_the_pretrain_step_is_planned_too(recipe: Recipe, tmp_path: Path) -> None:
     """Its documents, time and memory count; each predicted token has a second stream and logits."""
     alone = planned(recipe, tmp_path, target="local")
-    (tmp_path / "corpus.txt").write_text("the film was long and good\n" * 200, encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("the film was long and good\n" * 400, encoding="utf-8")
     corpus = ("train", str(tmp_path / "corpus.txt"))
     pretraining = {"corpus": corpus, "steps": 50, "batch_tokens": 4096, "mem_len": 8, "reuse_len": 8}
     both = planned(recipe.replace(pretraining=pretraining), tmp_path, target="local")
     work = both.pretraining
     assert work is not None
     assert (work.steps, work.batch_tokens, work.attended, work.outputs) == (50, 4096, 32 + 8, 0)
-    assert work.rows == pytest.approx(0.9 * (alone.work.rows + 200), abs=2)  # a tenth is held back
+    assert work.rows == pytest.approx(0.9 * (alone.work.rows + 400), abs=2)  # a tenth is held back
     before, after = alone.chosen, both.chosen
     assert after.pretraining_hours > 0
     assert after.hours - after.pretraining_hours == pytest.approx(before.hours, rel=0.5)  # the rate is measured twice

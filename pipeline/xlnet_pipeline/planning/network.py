@@ -19,7 +19,7 @@ NUMBER = 4  # bytes of one gradient
 # A100, H100, H200: three quarters of NVLink's 300 and 450 GB/s each way, as NCCL's own tests reach. TPU: three quarters
 # of the 1,600 and 3,200 Gbit/s of https://docs.cloud.google.com/tpu/docs/v6e.
 INSIDE = {"t4": 8.0, "l4": 12.0, "a100-40g": 225.0, "a100-80g": 225.0, "h100": 340.0, "h200": 340.0}
-INSIDE |= {"v5e": 150.0, "v6e": 300.0, "cpu": 5.0}
+INSIDE |= {"v5e": 150.0, "v6e": 300.0, "cpu": 1.4}  # CPU: measured with gloo, two processes of one machine
 # Gbit/s of one machine of this type: https://cloud.google.com/compute/docs/gpus/gpu-network-bandwidth and, for N2,
 # https://cloud.google.com/compute/docs/general-purpose-machines. Of A3 Ultra, only what is for its GPUs.
 GIGABITS = {
