@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xlnet import provenance
+from xlnet import __version__, provenance
 
 CHANGE_COUNTER = slice(24, 28)  # in a sqlite file's header; each transaction raises it (sqlite.org/fileformat.html)
 
@@ -43,7 +43,7 @@ def _state(database: Path) -> str:
     found = database.stat()
     written = log.stat().st_mtime_ns if log.is_file() else "-"
     # A moved file is opened once, because MLflow's addresses in it have to be corrected.
-    return f"{counter} {found.st_size} {found.st_mtime_ns} {written} {database}"
+    return f"{__version__} {counter} {found.st_size} {found.st_mtime_ns} {written} {database}"
 
 
 def _known(file: Path, state: str) -> dict[str, Any]:
