@@ -104,15 +104,19 @@ def test_products_that_do_not_fit_are_left_to_torch(x: torch.Tensor, weight: tor
     assert torch.equal(linear.linear(x, weight), F.linear(x, weight))
 
 
-def test_a_processor_without_amx_takes_other_products(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 8, 64])
+@pytest.mark.parametrize("intel", [True, False])
+def test_a_processor_without_amx_takes_other_products(rows: int, intel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     native_amx.obstacle.cache_clear()
     monkeypatch.setattr(processor, "features", lambda: frozenset({"amx_tile", "avx512f"}))
+    monkeypatch.setattr(linear, "_is_intel", lambda: intel)
     try:
         assert native_amx.obstacle() == "the processor lacks amx_bf16"
-        x, weight, bias = _factors(64, 64, 64)
+        x, weight, bias = _factors(rows, 64, 64)
         assert not native_amx.fits(x, weight.t())
         expected = F.linear(x, weight, bias)
         torch.testing.assert_close(linear.linear(x, weight, bias), expected)
         torch.testing.assert_close(linear.multiply_gelu(x, weight, bias), F.gelu(expected))
+        torch.testing.assert_close(linear.project(x, weight), x @ weight)
     finally:
         native_amx.obstacle.cache_clear()

@@ -1,10 +1,11 @@
 """Matrix products of tokens' hidden states with weights.
 
 On a CPU with AMX, float32 products of 64 rows or more run on it: 1.3 to 1.6 times as fast as MKL, torch's default
-library, with half its error (measured on a Xeon). With fewer rows, reading the weights takes the time, and oneDNN needs
-5 to 35 % less of it than MKL. On a CPU that is not Intel's, all float32 products use oneDNN, which torch uses only for
-other types. On an AMD EPYC with AVX-512, oneDNN was measured to be 10 to 30 % faster than MKL. On an Intel Xeon with
-AVX-512, MKL was 11 to 38 % faster at large products.
+library, with half its error (measured on a Xeon). With 2 to 63 rows, reading the weights takes the time; on Intel's
+processors, with AMX or without, oneDNN needs 5 to 35 % less of it than MKL if the weights are wide. On a CPU that is
+not Intel's, all float32 products use oneDNN, which torch uses only for other types. On an AMD EPYC with AVX-512, oneDNN
+was measured to be 10 to 30 % faster than MKL. On an Intel Xeon with AVX-512, MKL was 11 to 38 % faster at large
+products.
 
 Under bfloat16 autocast on a CPU, the weights are cast once per forward pass, for the backward pass too. A weight's
 gradient is a product whose left factor is transposed. oneDNN multiplies 1.6 to 2.5 times as fast if that factor is
@@ -119,9 +120,9 @@ def _multiply_for(x: Tensor) -> Callable[..., Tensor] | None:
     """Return the function for products of float32 matrices on this CPU; None means torch's own."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return None
-    if not native_amx.obstacle():
-        return _multiply_on_amx
-    return _multiply_with_onednn if _has_onednn() and not _is_intel() else None
+    if not native_amx.obstacle() or (_is_intel() and _has_onednn()):
+        return _multiply_on_intel
+    return _multiply_with_onednn if _has_onednn() else None
 
 
 @cache
@@ -134,10 +135,10 @@ def _is_intel() -> bool:
     return sys.platform == "linux" and "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 
 
-def _multiply_on_amx(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+def _multiply_on_intel(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     if native_amx.fits(left, right):
         return native_amx.product(left, right, bias)
-    if len(left) < native_amx.FEWEST and right.t().is_contiguous() and _has_onednn():
+    if 1 < len(left) < native_amx.FEWEST and right.t().is_contiguous() and _has_onednn():
         return _multiply_with_onednn(left, right, bias)
     return left @ right if bias is None else torch.addmm(bias, left, right)
 
