@@ -112,9 +112,8 @@ class Training:
             RunError: a loss is nan or inf, or memory does not suffice.
         """
         state, steps, first = self.state, self.schedule.steps, self.state.step
-        rows = f"{counted(len(self.training), 'row')}, {counted(steps, 'step')}" + f", from step {first:,} on" * bool(
-            first
-        )
+        rows = f"{counted(len(self.training), 'row')}, {counted(steps, 'step')}"
+        rows += f", from step {first:,} on" * bool(first)
         precision = str(self.device.precision).removeprefix("torch.")
         self.progress.say(f"training on {self.device.describe()} in {precision}: {rows}")
         self.progress.start(steps, first)

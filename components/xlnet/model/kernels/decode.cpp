@@ -1,8 +1,9 @@
 // One pass of generation: groups of a few rows through all layers, with kept keys and values, and the logits of each
 // group's last row.
 //
-// A pass costs its weights' way from memory once: each weight is loaded for all rows together. Matrices may therefore be
-// kept in bfloat16 or int8; all sums are of float32, and each row's bits do not depend on how many groups there are. Widths must be multiples of 16. Shapes: see generation/decoder.py.
+// A pass reads each weight from memory once, for all rows together. So matrices may be kept in bfloat16 or int8; all sums
+// are of float32, and a row's bits do not depend on how many groups there are. Widths must be multiples of 16. Shapes: see
+// generation/decoder.py.
 
 #include <functional>
 

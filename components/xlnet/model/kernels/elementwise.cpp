@@ -2,8 +2,8 @@
 // norm of a residual plus dropout; and the optimizer's update of an embedding table. The backward passes
 // recompute the masks and the normalised values.
 //
-// Everything is computed in float32; what enters or leaves a product may be bfloat16 in memory. Rows are divided into a fixed number of parts, so that sums over rows do not depend
-// on the number of threads.
+// Everything is computed in float32; what enters or leaves a product may be bfloat16 in memory. Rows are divided
+// into a fixed number of parts, so that sums over rows do not depend on the number of threads.
 
 #include <omp.h>
 

@@ -41,11 +41,11 @@ struct Matrix {
 
 constexpr int up_to_vectors(int floats) { return (floats + LANES - 1) / LANES * LANES; }
 
-// out[row][o] = x[row] . weight[o] * scale[o] + bias[o] for a few outputs. A row's sum has the same order, and so the same
-// bits, whatever the number of rows.
+// out[row][o] = x[row] . weight[o] * scale[o] + bias[o] for a few outputs. A row's sum has the same order, and so the
+// same bits, whatever the number of rows.
 template <int ROWS, int HERE, class Weight>
-inline void few_products(const float* x, const Matrix& matrix, const Weight* weight, float* out, long out_row, long inputs, long o,
-                         bool fetch) {
+inline void few_products(const float* x, const Matrix& matrix, const Weight* weight, float* out, long out_row,
+                         long inputs, long o, bool fetch) {
     vec sums[up_to_vectors(HERE * ROWS)] = {};
     for (long i = 0; i < inputs; i += LANES) {
         vec values[ROWS];

@@ -175,11 +175,8 @@ class Passes:
         if screen:
             self._pass.screen = _Screen(*(one.data_ptr() for one in screen))
         self._pass.layers, self._pass.width, self._pass.heads, self._pass.head = len(layers), width, heads, head
-        self._pass.inner, self._pass.vocabulary, self._pass.kind = (
-            inner,
-            vocabulary,
-            KINDS[layers[0].matrices[0].weights.dtype],
-        )
+        self._pass.inner, self._pass.vocabulary = inner, vocabulary
+        self._pass.kind = KINDS[layers[0].matrices[0].weights.dtype]
         self._pass.kept_slots, self._pass.distances, self._pass.eps = slots, distances, eps
 
     def logits(self, groups: Sequence[Group], hidden_K: Tensor | None = None, likeliest: int = 0) -> Tensor:
