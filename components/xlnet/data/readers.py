@@ -25,7 +25,8 @@ from xlnet.data.columns import UNKNOWN, Columns, Reject, Row
 from xlnet.data.csv_records import CsvRecords, Record
 from xlnet.data.lines import Line, read_lines
 from xlnet.data.storage import Source, inner_name, open_binary
-from xlnet.data.values import BadValue, check_label, check_text, printable, shown
+from xlnet.data.values import BadValue, check_label, check_text, shown
+from xlnet.data.zipped import damaged
 from xlnet.errors import RunError, UserError
 from xlnet.recipe import Column, DataRecipe
 
@@ -101,7 +102,7 @@ def _damage_said(source: Source) -> Iterator[None]:
     except (zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno:
             raise RunError(f"'{source.uri}' cannot be read: {error.strerror}") from None
-        raise RunError(f"'{source.uri}' is damaged: {printable(str(error))}; replace the file") from None
+        raise damaged(source.uri, error) from None
 
 
 def file_format(source: Source, recipe: DataRecipe) -> str:

@@ -210,8 +210,7 @@ def _md5(path: Path) -> str:
 
 
 def comparable(stored: Stored) -> bool:
-    """Whether an ETag that looks like an MD5 is one. With server-side encryption by a key service or a customer's key,
-    it is not."""
+    """Whether an ETag that looks like an MD5 is one: not with encryption by a key service or by a customer's key."""
     bucket, name = split(stored.uri)
     with _explained(stored.uri):
         head = client(stored.uri).head_object(Bucket=bucket, Key=name)

@@ -307,18 +307,15 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             f"data.tokenizer '{name}' has neither tokenizer.json nor spiece.model; name a tokenizer's directory"
         )
     converted = Path(tempfile.mkdtemp(prefix="xlnet-tokenizer-"))
-    try:
-        for name in TOKENIZER_FILES:
-            if (directory / name).is_file():
-                shutil.copyfile(directory / name, converted / name)
-        unigram.write_tokenizer_json(converted)
-        tokenizer = Tokenizer(converted)
-    except BaseException as error:
-        shutil.rmtree(converted)
-        if isinstance(error, UserError):
-            raise UserError(f"tokenizer '{directory}': {error}") from None
-        raise
+    tokenizer = Tokenizer(converted)
     weakref.finalize(tokenizer, shutil.rmtree, converted, ignore_errors=True)
+    for name in TOKENIZER_FILES:
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, converted / name)
+    try:
+        unigram.write_tokenizer_json(converted)
+    except UserError as error:
+        raise UserError(f"tokenizer '{directory}': {error}") from None
     return tokenizer
 
 

@@ -16,8 +16,8 @@ from typing import IO, Any, cast
 
 from xlnet.data.csv_records import Record
 from xlnet.data.storage import Source
-from xlnet.data.values import printable, shown
-from xlnet.data.zipped import DAMAGE
+from xlnet.data.values import shown
+from xlnet.data.zipped import DAMAGE, damaged
 from xlnet.errors import RunError, UserError, nearest
 from xlnet.recipe import DataRecipe
 
@@ -91,7 +91,7 @@ def _parts(file: IO[bytes], source: Source) -> zipfile.ZipFile:
     except DAMAGE as error:
         file.seek(0)
         if file.read(4) == b"PK\x03\x04":
-            raise RunError(f"'{source.uri}' is damaged: {printable(str(error))}; replace the file") from None
+            raise damaged(source.uri, error) from None
         raise UserError(f"'{source.uri}' is not a workbook; set data.format to what it is") from None
     names = set(archive.namelist())
     for part, suffix in {"xl/vbaProject.bin": ".xlsm", "xl/workbook.bin": ".xlsb", "content.xml": ".ods"}.items():

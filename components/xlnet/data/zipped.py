@@ -62,4 +62,9 @@ def _damage_said(uri: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise RunError(f"'{uri}' is damaged: {printable(str(error))}; replace the file") from None
+        raise damaged(uri, error) from None
+
+
+def damaged(uri: str, error: Exception) -> RunError:
+    """Return the error, of one line, that an archive or a compressed file is damaged."""
+    return RunError(f"'{uri}' is damaged: {printable(str(error))}; replace the file")

@@ -76,7 +76,7 @@ class Decoder:
             query: the place to predict.
             likeliest: how many of the greatest logits are needed, which takes less time: others may be -inf; 0: all.
         """
-        self._add(places, max(self._end, max(places) + 1))
+        self._add(places)
         transformer, view = self._model.transformer, self._view(places, query, self._end)
         if self._compiled and len(ids) < native_decode.MOST_ROWS:
             return self._compiled.logits([_group(ids, view)], view.hidden_K, likeliest)[0]
@@ -119,12 +119,15 @@ class Decoder:
         """How many drafts one pass can check."""
         return native_decode.MOST_GROUPS - 1 if self._compiled else 0
 
-    def _add(self, places: Sequence[int], end: int) -> None:
-        """Take places as known, and make room for their keys beside all keys that are seen from ``end`` on."""
+    def _add(self, places: Sequence[int], end: int | None = None) -> None:
+        """Take places as known, and make room for their keys beside all keys that are seen from ``end`` on.
+
+        The default is the end of all known places.
+        """
         self._known.update(places)
         self._end = max(self._end, max(places) + 1)
         if self._end - self._shift > self._slots:
-            self._move(max(0, end - self._memory))
+            self._move(max(0, (self._end if end is None else end) - self._memory))
 
     def _view(self, places: Sequence[int], query: int, end: int) -> View:
         """Return what rows at these places see of the text before ``end``."""
